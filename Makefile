@@ -1,0 +1,66 @@
+# The whole developer manual. Needs Python 3.11+, make and a shell; everything else is installed into .venv.
+
+PYTHON ?= python3
+CONFIG ?= configs/dev.yaml
+# For `make test`, for example PYTEST='-k retry -x'.
+PYTEST ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install start check test test-all format clean
+
+help:
+	@echo 'make install    make .venv with the runner in it'
+	@echo 'make start      install, then run $(CONFIG) (another file: make start CONFIG=...)'
+	@echo 'make check      format, lint, types and import directions'
+	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
+	@echo 'make test-all   the same on both PostgreSQL versions, 18 and 16'
+	@echo 'make format     let ruff rewrite what `make check` would complain about'
+	@echo 'make clean      remove .venv and all caches'
+
+install: .venv/installed
+
+start: install
+	@exec $(BIN)/runner start -c $(CONFIG)
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-all: test
+	$(BIN)/python -m pytest --postgres 16 $(PYTEST)
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run instant; a change of the dependencies makes them old.
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo 'installing the runner into .venv'
+	@$(PIP) --editable .
+	@touch $@
+	@echo 'installed: $(BIN)/runner --help'
+
+.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo 'installing the runner and its test tools into .venv'
+	@$(PIP) --editable '.[dev]'
+	@touch .venv/installed $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'Python 3.11 or newer is needed, and $(PYTHON) is not (or is missing):' >&2; \
+		$(PYTHON) --version >&2; \
+		echo 'name another one, for example: make $(or $(MAKECMDGOALS),install) PYTHON=python3.12' >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv --clear .venv

@@ -1,0 +1,77 @@
+"""Fixtures that every suite may ask for: real servers, started once and only when a test needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .support.nats import NatsServer
+from .support.postgres import PostgresServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `pytest --postgres 16` run everything on the older of the two packaged versions."""
+    parser.addoption("--postgres", type=int, default=18, choices=(16, 18), help="PostgreSQL version (default: 18)")
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """The shared server; it does not sync to disk, so a test that kills its server asks for `make_postgres`."""
+    server = PostgresServer(request.config.getoption("--postgres"), fsync=False)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.discard()
+
+
+@pytest.fixture
+def postgres_dsn(postgres: PostgresServer) -> Iterator[str]:
+    """The DSN of a fresh, empty database on the shared server."""
+    dsn = postgres.create_database()
+    yield dsn
+    postgres.drop_database(dsn)
+
+
+@pytest.fixture
+def make_postgres(request: pytest.FixtureRequest) -> Iterator[Callable[..., PostgresServer]]:
+    """Start a PostgreSQL server for this test alone; arguments as `PostgresServer`."""
+    servers: list[PostgresServer] = []
+
+    def make(version: int | None = None, **options: object) -> PostgresServer:
+        server = PostgresServer(version or request.config.getoption("--postgres"), **options)  # type: ignore[arg-type]  # forwarded as given
+        servers.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in servers:
+        server.discard()
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """The shared nats-server, with JetStream; a test that stops its server asks for `make_nats_server`."""
+    server = NatsServer(jetstream=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.discard()
+
+
+@pytest.fixture
+def make_nats_server() -> Iterator[Callable[..., NatsServer]]:
+    """Start a nats-server for this test alone; arguments as `NatsServer`."""
+    servers: list[NatsServer] = []
+
+    def make(config: str = "", *, jetstream: bool = False) -> NatsServer:
+        server = NatsServer(config, jetstream=jetstream)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in servers:
+        server.discard()
