@@ -1,0 +1,105 @@
+"""A delivery: one event for one subscription; what a sink says of it, and what is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from .event import Event
+
+__all__ = [
+    "ACCEPTED",
+    "Accepted",
+    "Dead",
+    "Delivered",
+    "Delivery",
+    "DeliveryState",
+    "Failed",
+    "Outcome",
+    "Rejected",
+    "RetryIn",
+    "Settlement",
+]
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands. A retry, or a wait, is `pending` with a due time in the future."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """
+    What a sink is given: one event for one subscription.
+
+    `attempt` starts at 1 and counts claims, so that a crash counts too. The same delivery may come
+    twice; `event.source` and `event.id` stay the same over all attempts.
+    """
+
+    event: Event
+    subscription: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The sink has the event; the delivery is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """
+    This attempt failed; another one may succeed.
+
+    `retry_after` is the wait the other side asked for, `status` its answer in its own terms (an HTTP
+    status code), `excerpt` the beginning of what it said.
+    """
+
+    reason: str
+    retry_after: timedelta | None = None
+    status: int | None = None
+    excerpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """No attempt can succeed; the delivery is dead."""
+
+    reason: str
+    status: int | None = None
+    excerpt: str | None = None
+
+
+Outcome = Accepted | Failed | Rejected
+
+ACCEPTED = Accepted()
+"""The one instance every sink returns, so that the common case allocates nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Write down: done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryIn:
+    """Write down: pending again, due `delay` from now on the database's clock."""
+
+    delay: timedelta
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Write down: dead, kept with its reason until somebody retries it."""
+
+    reason: str
+
+
+Settlement = Delivered | RetryIn | Dead

@@ -1,0 +1,89 @@
+"""Every error this package raises on purpose.
+
+    RunnerError
+    ├── ConfigError          the file, or what it names, is wrong (exit code 78)
+    ├── EventError           an event breaks CloudEvents 1.0 or a limit of the bus
+    │   └── EventConflict    same source and id, other content
+    ├── StorageError         the store refused, or holds something unexpected
+    │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
+    │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78)
+    │   └── SchemaMismatch       the tables are missing, older or newer than this version
+    ├── StrategyError        a wake-up path failed; costs latency, never an event
+    ├── SinkError            a sink cannot be built or started
+    └── NotFound             what was asked for by name or number does not exist
+
+A foreign exception is mapped where it enters (`raise ... from error`), and its text
+is never shown where it could carry a DSN or a payload.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "EventConflict",
+    "EventError",
+    "ForeignDeployment",
+    "NotFound",
+    "RunnerError",
+    "SchemaMismatch",
+    "SinkError",
+    "StorageError",
+    "StorageUnavailable",
+    "StrategyError",
+]
+
+
+class RunnerError(Exception):
+    """Something went wrong that this package has a name for."""
+
+    exit_code = 1
+
+
+class ConfigError(RunnerError):
+    """The configuration is wrong; one line per fault, each with its place in the file."""
+
+    exit_code = 78
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class EventError(RunnerError, ValueError):
+    """An event breaks CloudEvents 1.0 or a limit of the bus."""
+
+
+class EventConflict(EventError):
+    """An event with the same source and id, but other content, is already recorded."""
+
+
+class StorageError(RunnerError):
+    """The store refused, or holds something unexpected."""
+
+
+class StorageUnavailable(StorageError):
+    """The store cannot be reached. Whether the last write took effect is unknown; repeating it is safe."""
+
+    exit_code = 69
+
+
+class ForeignDeployment(StorageError):
+    """The tables belong to another deployment."""
+
+    exit_code = 78
+
+
+class SchemaMismatch(StorageError):
+    """The tables are missing, older or newer than this version of the runner."""
+
+
+class StrategyError(RunnerError):
+    """A wake-up path failed. It costs latency, never an event."""
+
+
+class SinkError(RunnerError):
+    """A sink cannot be built or started."""
+
+
+class NotFound(RunnerError):
+    """What was asked for does not exist."""

@@ -1,0 +1,149 @@
+"""The event: an immutable CloudEvents 1.0 record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+import uuid_utils
+
+from .errors import EventError
+
+__all__ = ["MAX_DATA_BYTES", "Event", "ExtensionValue", "new_id"]
+
+ExtensionValue = str | int | bool
+
+MAX_DATA_BYTES = 1024 * 1024
+"""Largest `data` the bus takes, in bytes. CloudEvents 1.0 §6 obliges intermediaries to carry 64 KiB."""
+
+_MAX_ATTRIBUTE = 2048  # characters; a database index row holds (source, id)
+_NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
+_ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
+# RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
+_CORE = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data"})
+# CloudEvents 1.0 §3.1: no control characters, no noncharacters; a lone surrogate cannot be encoded at all.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def new_id() -> str:
+    """Return a new event id: UUID version 7 (RFC 9562 §5.7), so that ids sort by time."""
+    return str(uuid_utils.uuid7())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """
+    A fact that happened, in the shape of CloudEvents 1.0.
+
+    `source` and `id` together are its identity: publishing the same pair again changes nothing.
+    `data` holds the bytes exactly as they were received; `json()` reads them. A `time` that was
+    not given is the moment the bus recorded the event.
+    """
+
+    type: str
+    source: str
+    id: str = field(default_factory=new_id)
+    subject: str | None = None
+    time: datetime | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, ExtensionValue] = field(default_factory=lambda: _NO_EXTENSIONS)
+    data: bytes | None = None
+
+    @classmethod
+    def new(cls, type: str, data: object = None, *, source: str, **attributes: Any) -> Event:
+        """
+        Return a checked event; `data` that is not bytes is written as JSON.
+
+        Args:
+            type: such as `order.created`.
+            data: bytes are kept as they are; anything else becomes `application/json`; None is no data.
+            source: a URI reference that names the producer.
+            attributes: any other field of `Event`.
+
+        Raises:
+            EventError: an attribute breaks CloudEvents 1.0, or the data is no JSON.
+        """
+        if data is not None and not isinstance(data, bytes):
+            attributes.setdefault("datacontenttype", "application/json")
+            try:
+                data = orjson.dumps(data)
+            except orjson.JSONEncodeError as error:
+                raise EventError(f"data: cannot be written as JSON: {error}") from error
+        event = cls(type=type, source=source, data=data, **attributes)
+        event.validate()
+        return event
+
+    def json(self) -> Any:
+        """Return `data` parsed as JSON; None without data. Raise `EventError` when it is no JSON."""
+        if self.data is None:
+            return None
+        try:
+            return orjson.loads(self.data)
+        except orjson.JSONDecodeError as error:
+            raise EventError(f"event {self.id!r}: data is not JSON: {error}") from error
+
+    def validate(self) -> None:
+        """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
+        for name, text in (("type", self.type), ("source", self.source), ("id", self.id)):
+            _check_text(name, text)
+        for name, optional in (
+            ("subject", self.subject),
+            ("datacontenttype", self.datacontenttype),
+            ("dataschema", self.dataschema),
+        ):
+            if optional is not None:
+                _check_text(name, optional)
+        if self.datacontenttype is not None and not _MEDIA_TYPE.match(self.datacontenttype):
+            raise EventError(f"datacontenttype: expected a media type (RFC 2046), got {self.datacontenttype[:80]!a}")
+        if self.time is not None:
+            _check_time(self.time)
+        for name, value in self.extensions.items():
+            _check_extension(name, value)
+        if self.data is not None:
+            if not isinstance(self.data, bytes):
+                raise EventError(f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON")
+            if len(self.data) > MAX_DATA_BYTES:
+                raise EventError(f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken")
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise EventError(f"{name}: expected a string, got {type(value).__name__}")
+    if not value:
+        raise EventError(f"{name}: must not be empty")
+    if len(value) > _MAX_ATTRIBUTE:
+        raise EventError(f"{name}: {len(value)} characters, at most {_MAX_ATTRIBUTE} are taken")
+    if not value.isascii() or not value.isprintable():
+        found = _FORBIDDEN.search(value)
+        if found:
+            raise EventError(f"{name}: the character U+{ord(found[0]):04X} is not allowed (CloudEvents 1.0 §3.1)")
+
+
+def _check_time(value: datetime) -> None:
+    if value.tzinfo is None:
+        raise EventError(f"time: expected a time with an offset (RFC 3339), got {value.isoformat()!r}")
+    try:
+        value.astimezone(UTC)
+    except OverflowError as error:
+        raise EventError(f"time: {value.isoformat()!r} is no time in UTC") from error
+
+
+def _check_extension(name: str, value: object) -> None:
+    if not _ATTRIBUTE_NAME.match(name) or name in _CORE:
+        raise EventError(f"extension {name!r}: expected 1-20 of a-z and 0-9, other than the names CloudEvents defines")
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        if not -(2**31) <= value < 2**31:
+            raise EventError(f"extension {name!r}: {value} does not fit in 32 bits (CloudEvents 1.0 §3.1)")
+        return
+    if value == "":
+        return
+    _check_text(f"extension {name!r}", value)

@@ -1,0 +1,92 @@
+"""The contract of everything that lives as long as the runner, and the one loop helper."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+__all__ = ["Background", "Service"]
+
+log = structlog.get_logger(__name__)
+
+
+class Service(Protocol):
+    """
+    Something with a start and an end.
+
+    `start()` returns once the service is ready, which never depends on a peer that may be down.
+    `stop()` may be called twice, and without `start()`.
+    """
+
+    async def start(self) -> None:
+        """Return once ready; run in the background from then on."""
+
+    async def stop(self) -> None:
+        """Return once stopped, in bounded time."""
+
+
+class Background:
+    """
+    The one place that owns background tasks: run a step for ever, survive its errors, stop on request.
+
+    `step` is awaited again and again. When it raises, the error is logged and the next try waits
+    `pause`, doubled at each further error up to `longest`; one success resets it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], Awaitable[None]],
+        *,
+        nudge: Callable[[], None] | None = None,
+        pause: float = 0.1,
+        longest: float = 2.0,
+    ) -> None:
+        """
+        Args:
+            nudge: makes a step that sleeps return, so that `stop()` need not cancel it; a cancelled database
+                call leaves behind whatever it was doing.
+            pause, longest: seconds.
+        """
+        self._name = name
+        self._step = step
+        self._nudge = nudge
+        self._pause = pause
+        self._longest = longest
+        self._task: asyncio.Task[None] | None = None
+        self._ending = False
+
+    def start(self) -> None:
+        """Begin; a second call does nothing while the first one's task runs."""
+        if self._task is None or self._task.done():
+            self._ending = False
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Wait for the end of the step, at most `timeout` seconds; at once cancel one that has no `nudge`."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._ending = True
+        if self._nudge is not None:
+            self._nudge()
+            await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=timeout)
+
+    async def _run(self) -> None:
+        wait = self._pause
+        while not self._ending:
+            try:
+                await self._step()
+                wait = self._pause
+            except Exception as error:
+                if self._ending:
+                    return
+                log.warning("loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=wait)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, self._longest)

@@ -1,0 +1,143 @@
+"""A subscription: who wants which events, in which sink, and how hard to try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+from .event import Event
+from .filter import Predicate, compile_filter
+from .retry import RetryPolicy
+
+__all__ = ["Matcher", "Subscription", "matches_pattern"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """
+    Who wants which events, in which sink.
+
+    `types` and `source` are patterns in which `*` stands for any run of characters; no types, or no
+    source, means all. `filter` narrows further (see `filter.py`). At most `concurrency` deliveries
+    run at once in one process, each for at most `timeout`.
+    """
+
+    name: str
+    sink: str
+    types: tuple[str, ...] = ()
+    source: str | None = None
+    filter: Mapping[str, Any] | None = None
+    concurrency: int = 64
+    timeout: timedelta = timedelta(seconds=25)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form in which it is stored: JSON types only, durations in seconds."""
+        return {
+            "types": list(self.types),
+            "source": self.source,
+            "filter": self.filter,
+            "sink": self.sink,
+            "concurrency": self.concurrency,
+            "timeout": self.timeout.total_seconds(),
+            "retry": {
+                "max_attempts": self.retry.max_attempts,
+                "delay": self.retry.delay.total_seconds(),
+                "max_delay": self.retry.max_delay.total_seconds(),
+                "jitter": self.retry.jitter,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, name: str, stored: Mapping[str, Any]) -> Subscription:
+        """Return what `to_json()` wrote."""
+        retry = stored["retry"]
+        return cls(
+            name=name,
+            sink=stored["sink"],
+            types=tuple(stored["types"]),
+            source=stored["source"],
+            filter=stored["filter"],
+            concurrency=stored["concurrency"],
+            timeout=timedelta(seconds=stored["timeout"]),
+            retry=RetryPolicy(
+                max_attempts=retry["max_attempts"],
+                delay=timedelta(seconds=retry["delay"]),
+                max_delay=timedelta(seconds=retry["max_delay"]),
+                jitter=retry["jitter"],
+            ),
+        )
+
+
+def matches_pattern(pattern: str, text: str) -> bool:
+    """Return whether `text` fits `pattern`, in which `*` stands for any run of characters."""
+    return pattern == text or ("*" in pattern and _compiled(pattern).fullmatch(text) is not None)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in re.split(r"\*+", pattern)), re.DOTALL)
+
+
+class Matcher(Generic[T]):
+    """
+    Which targets an event goes to, indexed by its type.
+
+    Compiled once per version of the subscription set. The candidates of a type are looked up once
+    and kept, so that an event costs what matches it, however many subscriptions there are. Equal
+    results are the same tuple object as long as no source or filter has a say.
+    """
+
+    _KEPT = 10_000  # event types whose candidates are remembered
+
+    def __init__(self, targets: Iterable[tuple[Subscription, T]]) -> None:
+        self._exact: dict[str, list[tuple[int, Predicate | None, T]]] = {}
+        self._patterns: list[tuple[int, str, Predicate | None, T]] = []
+        self._kept: dict[str, tuple[tuple[T, ...], Sequence[tuple[Predicate | None, T]] | None]] = {}
+        for rank, (subscription, target) in enumerate(targets):
+            predicate = _predicate(subscription)
+            for pattern in dict.fromkeys(subscription.types or ("*",)):
+                if "*" in pattern:
+                    self._patterns.append((rank, pattern, predicate, target))
+                else:
+                    self._exact.setdefault(pattern, []).append((rank, predicate, target))
+
+    def match(self, event: Event) -> tuple[T, ...]:
+        """Return the targets of `event`, each once, in the order of the subscriptions."""
+        kept = self._kept.get(event.type)
+        if kept is None:
+            kept = self._candidates(event.type)
+        everyone, conditional = kept
+        if conditional is None:
+            return everyone
+        return tuple(target for predicate, target in conditional if predicate is None or predicate(event))
+
+    def _candidates(self, type: str) -> tuple[tuple[T, ...], Sequence[tuple[Predicate | None, T]] | None]:
+        found = {rank: (predicate, target) for rank, predicate, target in self._exact.get(type, ())}
+        for rank, pattern, predicate, target in self._patterns:
+            if rank not in found and matches_pattern(pattern, type):
+                found[rank] = (predicate, target)
+        candidates = [found[rank] for rank in sorted(found)]
+        conditional = candidates if any(predicate for predicate, _ in candidates) else None
+        kept = (tuple(target for _, target in candidates), conditional)
+        if len(self._kept) >= self._KEPT:
+            self._kept.clear()
+        self._kept[type] = kept
+        return kept
+
+
+def _predicate(subscription: Subscription) -> Predicate | None:
+    """Return the part of the match that depends on more than the event's type."""
+    pattern = subscription.source
+    wanted = compile_filter(subscription.filter) if subscription.filter else None
+    if pattern is None or pattern == "*":
+        return wanted
+    if wanted is None:
+        return lambda event: matches_pattern(pattern, event.source)
+    return lambda event: matches_pattern(pattern, event.source) and wanted(event)
