@@ -1,0 +1,139 @@
+-- Publish an event from SQL, inside the caller's own transaction: it exists if and when that commits.
+-- The rules are those of runner/event.py: what is refused there is refused here, with the same limits.
+CREATE FUNCTION publish_event(
+    type text,
+    data jsonb DEFAULT NULL,
+    source text DEFAULT NULL,
+    id text DEFAULT NULL,
+    subject text DEFAULT NULL,
+    "time" timestamptz DEFAULT NULL,
+    datacontenttype text DEFAULT 'application/json',
+    dataschema text DEFAULT NULL,
+    extensions json DEFAULT NULL,
+    deliver_at timestamptz DEFAULT NULL,
+    raw bytea DEFAULT NULL
+) RETURNS bigint
+LANGUAGE plpgsql
+-- The schema of the tables, as it is while this is created. It holds wherever the function is called from, and no
+-- object of the caller's can take the place of a table.
+SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    bus_row bus%ROWTYPE;
+    body bytea := coalesce(raw, convert_to(data::text, 'UTF8'));
+    attribute text;
+    value text;
+    event_seq bigint;
+    fresh boolean;
+BEGIN
+    SELECT * INTO STRICT bus_row FROM bus WHERE bus.one = 1;
+    IF source IS NULL AND bus_row.deployment_id IS NULL THEN
+        RAISE EXCEPTION 'publish_event: source has no default before a runner was started on these tables'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give a source, or start a runner first.';
+    END IF;
+    source := coalesce(source, 'urn:runner:' || bus_row.deployment_id);
+    IF id IS NULL THEN
+        -- Looked up when it runs, so that an older server never sees the name it does not know.
+        IF current_setting('server_version_num')::int >= 180000 THEN
+            id := uuidv7()::text;
+        ELSE
+            id := gen_random_uuid()::text;
+        END IF;
+    END IF;
+
+    IF data IS NOT NULL AND raw IS NOT NULL THEN
+        RAISE EXCEPTION 'publish_event: got both data and raw'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give JSON as data, or bytes as raw.';
+    END IF;
+    IF octet_length(body) > 1048576 THEN
+        RAISE EXCEPTION 'publish_event: data has % bytes, at most 1048576 are taken', octet_length(body)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Keep large content elsewhere and publish where it is.';
+    END IF;
+    IF json_typeof(extensions) <> 'object' THEN
+        RAISE EXCEPTION 'publish_event: extensions is a JSON %, expected an object', json_typeof(extensions)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR attribute IN
+        SELECT each.key FROM json_each(extensions) each
+        WHERE each.key !~ '^[a-z0-9]{1,20}$' OR each.key IN
+            ('specversion', 'id', 'source', 'type', 'subject', 'time', 'datacontenttype', 'dataschema', 'data')
+    LOOP
+        RAISE EXCEPTION 'publish_event: extension "%" has no possible name', attribute
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'Expected 1-20 of a-z and 0-9, other than the names CloudEvents defines.';
+    END LOOP;
+    FOR attribute IN
+        SELECT each.key FROM json_each(extensions) each
+        WHERE NOT CASE json_typeof(each.value)
+            WHEN 'string' THEN true
+            WHEN 'boolean' THEN true
+            WHEN 'number' THEN each.value::text ~ '^-?[0-9]+$'
+                AND each.value::text::numeric BETWEEN -2147483648 AND 2147483647
+            ELSE false END
+    LOOP
+        RAISE EXCEPTION 'publish_event: extension "%" is no text, boolean or integer of 32 bits', attribute
+            USING ERRCODE = 'invalid_parameter_value';
+    END LOOP;
+    FOR attribute, value IN
+        VALUES ('type', coalesce(type, '')), ('source', source), ('id', id), ('subject', subject),
+            ('datacontenttype', datacontenttype), ('dataschema', dataschema)
+        UNION ALL
+        SELECT 'extension "' || each.key || '"', nullif(each.value #>> '{}', '')
+        FROM json_each(extensions) each WHERE json_typeof(each.value) = 'string'
+    LOOP
+        IF value = '' THEN
+            RAISE EXCEPTION 'publish_event: % must not be empty', attribute
+                USING ERRCODE = 'invalid_parameter_value';
+        ELSIF char_length(value) > 2048 THEN
+            RAISE EXCEPTION 'publish_event: % has % characters, at most 2048 are taken', attribute, char_length(value)
+                USING ERRCODE = 'invalid_parameter_value';
+        ELSIF value ~ '[\u0001-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff]' THEN
+            RAISE EXCEPTION 'publish_event: % has a control character or noncharacter', attribute
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'CloudEvents 1.0, section 3.1, forbids them.';
+        END IF;
+    END LOOP;
+    IF NOT "time" BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00'
+        OR NOT deliver_at BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00'
+    THEN
+        RAISE EXCEPTION 'publish_event: time and deliver_at must be in the years 1 to 9999'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    -- A known event is written again, so that this commit waits for the same durability as the first one's did.
+    INSERT INTO events AS e
+        (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, created_at)
+    VALUES
+        (publish_event.id, publish_event.source, publish_event.type, publish_event.subject, publish_event.time,
+         CASE WHEN body IS NOT NULL THEN publish_event.datacontenttype END, publish_event.dataschema,
+         nullif(publish_event.extensions::text, '{}')::json, body, clock_timestamp())
+    ON CONFLICT ON CONSTRAINT events_source_id DO UPDATE SET source = excluded.source
+        WHERE e.type IS NOT DISTINCT FROM excluded.type
+            AND e.subject IS NOT DISTINCT FROM excluded.subject
+            AND e.time IS NOT DISTINCT FROM excluded.time
+            AND e.datacontenttype IS NOT DISTINCT FROM excluded.datacontenttype
+            AND e.dataschema IS NOT DISTINCT FROM excluded.dataschema
+            AND e.extensions::text IS NOT DISTINCT FROM excluded.extensions::text
+            AND e.data IS NOT DISTINCT FROM excluded.data
+    RETURNING e.seq, e.xmax = 0 INTO event_seq, fresh;
+    IF event_seq IS NULL THEN
+        RAISE EXCEPTION 'publish_event: event "%" of source "%" is recorded with other content', id, source
+            USING ERRCODE = 'unique_violation', HINT = 'Give every event an id of its own.';
+    END IF;
+    IF NOT fresh THEN
+        RETURN event_seq;
+    END IF;
+
+    IF deliver_at > clock_timestamp() THEN
+        INSERT INTO scheduled (event_seq, due_at) VALUES (event_seq, deliver_at);
+    ELSE
+        INSERT INTO dispatch (event_seq) VALUES (event_seq);
+    END IF;
+    -- A runner that listens has written its channel here. The commit of a transaction that notifies takes a lock that
+    -- all notifying transactions of the server share, so where nobody listens nothing is said. The payload is empty
+    -- on purpose: equal signals of one transaction become one, and an id could exceed the 7999 bytes NOTIFY takes.
+    IF bus_row.channel IS NOT NULL THEN
+        PERFORM pg_notify(bus_row.channel, '');
+    END IF;
+    RETURN event_seq;
+END
+$function$

@@ -1,0 +1,65 @@
+"""The store: opened from a DSN, the same in shape on PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from ..config.dsn import Dsn
+    from .base import Records
+    from .postgres import PostgresStore
+    from .sqlite import SqliteStore
+
+__all__ = ["Storage", "open_storage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """
+    One store, by what is asked of it.
+
+    Attributes:
+        store: takes events, gives out work, knows the subscriptions.
+        records: what people look at.
+        schema: PostgreSQL schema of the tables.
+    """
+
+    engine: AsyncEngine
+    store: PostgresStore | SqliteStore
+    records: Records
+    schema: str | None
+
+    async def migrate(self) -> Sequence[str]:
+        """Bring the tables up to date; return the revisions that were applied."""
+        from .migrate import migrate
+
+        return await migrate(self.engine, self.schema)
+
+    async def close(self) -> None:
+        """Close every connection, at most in five seconds: one to a dead peer would take its time."""
+        await self.store.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await self.engine.dispose()
+
+
+def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> Storage:
+    """Return the store at `dsn`; nothing connects yet. The arguments are those of `open_engine()`."""
+    from .engine import open_engine
+    from .postgres import PostgresStore
+    from .records import SqlRecords
+    from .sqlite import SqliteStore
+
+    engine = open_engine(dsn, schema=schema, pool=max(pool, 2), pgbouncer=pgbouncer)
+    store: PostgresStore | SqliteStore
+    if dsn.scheme == "sqlite":
+        store = SqliteStore(engine)
+    else:
+        store = PostgresStore(engine, schema=schema, wires=max(1, pool - 1), pgbouncer=pgbouncer)
+    return Storage(engine, store, SqlRecords(engine), schema)

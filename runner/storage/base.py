@@ -1,0 +1,411 @@
+"""The seams of the store, split by who calls them, and the values that cross."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from ..delivery import DeliveryState
+from ..event import Event
+from ..subscription import Subscription
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+__all__ = [
+    "AttemptRecord",
+    "AttemptView",
+    "Claim",
+    "ClaimedDelivery",
+    "DeliveryClaim",
+    "DeliveryQuery",
+    "DeliveryRecord",
+    "DeliveryView",
+    "EventQuery",
+    "EventStore",
+    "EventView",
+    "Instance",
+    "InstanceView",
+    "Publication",
+    "Receipt",
+    "Records",
+    "Registered",
+    "Registry",
+    "Settled",
+    "Work",
+    "WorkQueue",
+]
+
+
+# --- what the bus writes ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`."""
+
+    event: Event
+    delay: timedelta | None = None
+    deliver_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a publisher gets: `seq` orders events within the store; `duplicate` if it was there before."""
+
+    source: str
+    id: str
+    seq: int
+    duplicate: bool
+
+
+class EventStore(Protocol):
+    """What the bus needs: events go in, each with its one row of work, in one transaction."""
+
+    async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """
+        Record the events, all or none, and return a receipt for each in the same order.
+
+        An event whose (source, id) is recorded already changes nothing and has `duplicate` set; its
+        acknowledgement is as durable as the first one's.
+
+        Raises:
+            EventConflict: the same (source, id) is recorded with other content.
+            StorageUnavailable: whether they were recorded is unknown; the same call again is safe.
+        """
+
+    async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Do the same inside the caller's own transaction: recorded if and when that commits."""
+
+
+# --- what the worker claims and settles ------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Work:
+    """One claimed event. `attempt` counts its claims, this one included."""
+
+    position: int
+    attempt: int
+    seq: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    What one claim brought.
+
+    Attributes:
+        token: fences every write about `works`.
+        works: events in the order in which they were published.
+        version: of the subscription set, read in the same round trip.
+        scheduled_in: until the first scheduled event is due (zero or less: now); None without one.
+        again_in: until the queue is worth another look though no signal came (a lease that ends); None if never.
+        waiting: whether any delivery is pending or leased.
+    """
+
+    token: int
+    works: Sequence[Work]
+    version: int
+    scheduled_in: timedelta | None = None
+    again_in: timedelta | None = None
+    waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """
+    One delivery as it is to be written.
+
+    `token` is the lease it is held under from now on when `state` is leased, and otherwise the lease
+    that must still hold for the write to take effect. `due_in` counts from the database's now.
+    """
+
+    seq: int
+    subscription_id: int
+    state: DeliveryState
+    attempts: int
+    token: int
+    due_in: timedelta = timedelta(0)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt that failed, or that ended a delivery after failures."""
+
+    seq: int
+    subscription_id: int
+    number: int
+    duration: timedelta
+    error: str | None = None
+    status: int | None = None
+    excerpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """
+    The end of one claim: its rows of work go, every delivery they led to is recorded.
+
+    Attributes:
+        token: the claim's.
+        works: the claimed events this is about.
+        delivered: for each of `works`, the ids of the subscriptions whose first attempt succeeded. Works
+            with the same ids share one tuple object.
+        records: every other delivery, row by row.
+        attempts: their failed attempts.
+    """
+
+    token: int
+    works: Sequence[Work]
+    delivered: Sequence[tuple[int, ...]]
+    records: Sequence[DeliveryRecord] = ()
+    attempts: Sequence[AttemptRecord] = ()
+
+
+@dataclass(slots=True)
+class ClaimedDelivery:
+    """
+    One claimed delivery. `attempt` counts its claims, this one included.
+
+    `suspect`: the lease it had ended without an answer, so whoever held it may have died of it.
+    """
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    suspect: bool
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryClaim:
+    """What one claim of waiting deliveries brought; `next_due` is until the next one this caller could take."""
+
+    token: int
+    deliveries: Sequence[ClaimedDelivery]
+    next_due: timedelta | None = None
+
+
+class WorkQueue(Protocol):
+    """
+    What the worker needs. Every method is one transaction; every time is the database's.
+
+    All raise `StorageUnavailable` when the store cannot be reached; all may be repeated then.
+    """
+
+    async def claim(self, limit: int, lease: timedelta) -> Claim:
+        """Lease at most `limit` events that are due, oldest first. Never waits for another claimer."""
+
+    async def settle(self, settled: Settled) -> int:
+        """
+        Remove the rows of work still held under the token and record their deliveries, atomically.
+
+        Returns:
+            how many were still held; what was not is not recorded.
+        """
+
+    async def promote(self, limit: int) -> int:
+        """Move at most `limit` scheduled events that have fallen due into the queue; return how many."""
+
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+        """
+        Lease deliveries that are due.
+
+        Args:
+            quotas: for each subscription this caller can serve, how many it can take now; zero says
+                that it serves it but has no room. No other subscription is touched or counted.
+        """
+
+    async def settle_deliveries(
+        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+    ) -> Sequence[tuple[int, int]]:
+        """
+        Write each record whose delivery is still leased under its token, and the attempts of those.
+
+        Returns:
+            (seq, subscription id) of what was written.
+        """
+
+    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
+        """
+        Extend the leases of running deliveries, given as (seq, subscription id, token).
+
+        Returns:
+            (seq, subscription id) of those still held.
+        """
+
+
+# --- who takes part --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A subscription as the store knows it."""
+
+    id: int
+    subscription: Subscription
+    paused: bool
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running process of the deployment."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+
+
+class Registry(Protocol):
+    """What the runtime needs to take its place: the tables' owner, the subscriptions, who is alive."""
+
+    async def adopt(self, deployment_id: str) -> None:
+        """
+        Make `deployment_id` the owner of the tables, unless they have one.
+
+        Raises:
+            ForeignDeployment: they belong to another deployment.
+            SchemaMismatch: the tables are not there, or not of this version.
+        """
+
+    async def set_channel(self, channel: str | None) -> None:
+        """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""
+
+    async def put_subscriptions(self, subscriptions: Sequence[Subscription], origin: str) -> None:
+        """
+        Make the active subscriptions of `origin` be exactly these.
+
+        A name keeps its id, its history and its pause over any change. One that is no longer given
+        matches no more events and is no longer served; its deliveries stay. Nothing is written, and the
+        version stays, when nothing changed.
+        """
+
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions in the order of their ids."""
+
+    async def set_paused(self, name: str, paused: bool) -> bool:
+        """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
+
+    async def beat(self, instance: Instance) -> None:
+        """Record that the instance is alive."""
+
+    async def leave(self, instance_id: str) -> None:
+        """Record that the instance has ended."""
+
+
+# --- what people look at ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One recorded event. `state` sums it up: scheduled, queued, or settled."""
+
+    seq: int
+    event: Event
+    created_at: datetime
+    state: str
+    due_at: datetime | None = None
+    deliveries: Mapping[str, int] = field(default_factory=dict)  # state of delivery -> how many
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """One recorded delivery."""
+
+    seq: int
+    subscription: str
+    event_source: str
+    event_id: str
+    event_type: str
+    state: DeliveryState
+    attempts: int
+    due_at: datetime | None
+    last_error: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One recorded attempt."""
+
+    number: int
+    at: datetime
+    duration: timedelta
+    status: int | None
+    error: str | None
+    excerpt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """One process that reported; `alive` if it did so lately on the database's clock."""
+
+    instance: Instance
+    started_at: datetime
+    heartbeat_at: datetime
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Which events: all conditions must hold; None is no condition. `type` and `source` are patterns (`*`)."""
+
+    type: str | None = None
+    source: str | None = None
+    id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after_seq: int | None = None
+    limit: int = 100
+    newest_first: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryQuery:
+    """Which deliveries: all conditions must hold; None is no condition. `since` and `until` bound the last change."""
+
+    state: DeliveryState | None = None
+    subscription: str | None = None
+    seq: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = 100
+
+
+class Records(Protocol):
+    """What the command line and the API read and correct. Not on the hot path."""
+
+    def events(self, query: EventQuery) -> AsyncIterator[EventView]:
+        """Yield the events `query` describes, read in pages."""
+
+    async def event(self, reference: str) -> EventView:
+        """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""
+
+    def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
+        """Yield the deliveries `query` describes, newest event first, read in pages."""
+
+    async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
+        """Return one delivery and its attempts in order. Raise `NotFound`."""
+
+    async def retry(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
+        """Make the matching dead or cancelled deliveries pending and due now, with fresh attempts; return how many."""
+
+    async def cancel(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
+        """
+        Cancel the matching pending or leased deliveries; return how many.
+
+        A leased one's token is taken away, so that a late answer cannot undo it.
+        """
+
+    async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
+        """Return every subscription ever known, whether it is active, and its deliveries not delivered, by state."""
+
+    async def instances(self) -> Sequence[InstanceView]:
+        """Return the processes that reported, the latest first."""

@@ -1,0 +1,238 @@
+"""The way to the database: one SQLAlchemy engine, and how its connections are made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sqlite3
+import ssl
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ..config.dsn import Dsn
+from ..errors import StorageError, StorageUnavailable
+
+if TYPE_CHECKING:
+    import asyncpg
+
+__all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine"]
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT = 3.0  # seconds for each host: a dead first host must not eat the time of the second
+COMMAND_TIMEOUT = 10.0  # seconds; without it a dead peer blocks a call for ever, closing included
+
+_SERVER_SETTINGS = {
+    "application_name": "runner",
+    "jit": "off",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "10s",
+}
+
+# SQLSTATE classes and codes after which a connection, or the node behind it, is of no more use:
+# connection exceptions, shutdown and crash, too many connections, a node that turned read-only.
+_UNAVAILABLE = ("08", "57P", "53", "25006")
+# Worth another try on a live connection: serialization failure, deadlock, statement or lock timeout.
+_REPEATABLE = frozenset({"40001", "40P01", "57014", "55P03"})
+
+
+class PostgresConnector:
+    """
+    Makes asyncpg connections from a DSN.
+
+    Every host gets its own timeout, the last good one is tried first, and with several hosts only a
+    primary is taken; never one whose WAL timeline is older than one already seen, because that is a
+    former primary that came back.
+    """
+
+    def __init__(self, dsn: Dsn, *, pgbouncer: bool = False) -> None:
+        self._dsn = dsn
+        self._pgbouncer = pgbouncer
+        self._hosts: list[tuple[str, int] | None] = list(dsn.hosts) or [None]  # None: the driver's own default
+        self._timeline = ""
+
+    async def connect(self) -> asyncpg.Connection:
+        """Return a new connection. Raise `StorageUnavailable` when no host takes one."""
+        reasons = []
+        for host in list(self._hosts):
+            try:
+                connection = await self._connect(*(host or (None, None)))
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                reasons.append(f"{host[0]}:{host[1]}: {_reason(error)}" if host else _reason(error))
+                continue
+            self._hosts.sort(key=lambda each: each != host)
+            return connection
+        raise StorageUnavailable(f"PostgreSQL cannot be reached: {'; '.join(reasons)}")
+
+    async def _connect(self, host: str | None, port: int | None) -> asyncpg.Connection:
+        import asyncpg
+
+        dsn = self._dsn
+        connection = await asyncpg.connect(
+            host=host,
+            port=port,
+            user=dsn.user,
+            password=dsn.password.reveal() if dsn.password else None,
+            database=dsn.database,
+            ssl=_ssl(dsn),
+            timeout=dsn.connect_timeout or CONNECT_TIMEOUT,
+            command_timeout=COMMAND_TIMEOUT,
+            server_settings=None if self._pgbouncer else {**_SERVER_SETTINGS, **dsn.server_settings},
+            statement_cache_size=0 if self._pgbouncer else 100,
+        )
+        _keep_alive(connection)
+        try:
+            if len(self._hosts) > 1 or dsn.target_session_attrs != "any":
+                await self._check_primary(connection, host)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _check_primary(self, connection: asyncpg.Connection, host: str | None) -> None:
+        standby = await connection.fetchval("SELECT pg_is_in_recovery()")
+        if standby:
+            raise StorageUnavailable(f"{host} is a standby")
+        timeline = await connection.fetchval("SELECT substring(pg_walfile_name(pg_current_wal_lsn()), 1, 8)")
+        if timeline < self._timeline:
+            raise StorageUnavailable(f"{host} is a former primary (timeline {timeline}, seen {self._timeline})")
+        self._timeline = timeline
+
+
+def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> AsyncEngine:
+    """
+    Return the engine for `dsn`; nothing connects yet.
+
+    Args:
+        schema: PostgreSQL schema of the tables; None is the connection's default.
+        pool: connections it may hold at most.
+        pgbouncer: the DSN leads to a pooler in transaction mode: no session state, no prepared statements.
+    """
+    if dsn.scheme == "sqlite":
+        return _sqlite_engine(dsn, pool)
+    options: dict[str, Any] = {}
+    if pgbouncer:
+        options["connect_args"] = {"prepared_statement_cache_size": 0}
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=PostgresConnector(dsn, pgbouncer=pgbouncer).connect,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=COMMAND_TIMEOUT,
+        hide_parameters=True,
+        execution_options={"schema_translate_map": {None: schema}},
+        **options,
+    )
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def _disconnect(context: Any) -> None:
+        if is_unavailable(context.original_exception):
+            context.is_disconnect = True
+
+    return engine
+
+
+def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
+    from .sqlite import pragmas
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{dsn.path}", pool_size=pool, max_overflow=0, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _prepare(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver starts no transaction by itself; `_begin` does
+        cursor = connection.cursor()
+        for pragma in pragmas(sqlite3.sqlite_version_info):
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        # A transaction that reads first and writes later fails at once when another wrote in between,
+        # whatever the busy timeout; so the write lock is taken at the start, unless told otherwise.
+        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'IMMEDIATE')}")
+
+    return engine
+
+
+@contextlib.contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turn what the drivers raise into `StorageUnavailable` or `StorageError`, without statements or values."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (SQLAlchemyError, OSError, TimeoutError, sqlite3.Error) as error:
+        raise _mapped(error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("asyncpg"):
+            raise _mapped(error) from error
+        raise
+
+
+def is_unavailable(error: BaseException | None) -> bool:
+    """Return whether `error` says that the store cannot be reached or used now, so that trying again helps."""
+    if isinstance(error, StorageUnavailable | PoolTimeoutError | OSError | TimeoutError | asyncio.IncompleteReadError):
+        return True
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or is_unavailable(error.orig) or is_unavailable(error.__cause__)
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(_UNAVAILABLE) or state in _REPEATABLE
+    if isinstance(error, sqlite3.OperationalError):
+        text = str(error)
+        return any(sign in text for sign in ("locked", "busy", "disk", "unable to open", "readonly"))
+    return type(error).__module__.startswith("asyncpg") and type(error).__name__ in (
+        "InterfaceError",
+        "InternalClientError",
+        "ConnectionDoesNotExistError",
+    )
+
+
+def _mapped(error: BaseException) -> StorageError:
+    if is_unavailable(error):
+        return StorageUnavailable(f"the store is unavailable: {_reason(error)}")
+    return StorageError(f"the store refused: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the server's or driver's own first line; SQLAlchemy's text would carry the statement."""
+    if isinstance(error, DBAPIError | InterfaceError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    if isinstance(error, TimeoutError) and not str(error):
+        return "timed out"
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _keep_alive(connection: asyncpg.Connection) -> None:
+    """Let the kernel find out that a peer is gone (asyncpg sets none of this)."""
+    transport = connection._transport  # type: ignore[attr-defined]  # asyncpg has no public way to its socket
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20_000)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _ssl(dsn: Dsn) -> str | ssl.SSLContext | None:
+    """Return what asyncpg takes for libpq's sslmode; a context where files are named."""
+    if not (dsn.sslrootcert or dsn.sslcert):
+        return dsn.sslmode
+    context = ssl.create_default_context(cafile=dsn.sslrootcert)
+    context.check_hostname = dsn.sslmode == "verify-full"
+    if dsn.sslmode not in ("verify-ca", "verify-full"):
+        context.verify_mode = ssl.CERT_NONE
+    if dsn.sslcert:
+        context.load_cert_chain(dsn.sslcert, dsn.sslkey)
+    return context

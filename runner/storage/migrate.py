@@ -1,0 +1,154 @@
+"""The version of the tables: what it is, and how to bring it up to this version of the runner."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, column, inspect, select, table
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ..errors import SchemaMismatch, StorageError
+from .engine import mapped_errors
+from .tables import metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+__all__ = ["HEAD", "MigrationStatus", "migrate", "offline_sql", "scripts", "status"]
+
+HEAD = "0001"
+"""The newest revision, written here so that a runner that is up to date need not load Alembic."""
+
+# Alembic tells of every plug-in and step; what `migrate()` returns is enough.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+# Alembic keeps the running migration in module globals, so there is one at a time.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """Where the tables stand: `current` is None before the first migration, `pending` in the order of application."""
+
+    current: str | None
+    head: str
+    pending: tuple[str, ...]
+
+
+async def status(engine: AsyncEngine, schema: str | None) -> MigrationStatus:
+    """
+    Return where the tables stand.
+
+    Args:
+        schema: PostgreSQL schema of the tables; None is the connection's default, and the only one of SQLite.
+
+    Raises:
+        SchemaMismatch: they are at a revision this version does not know.
+        StorageUnavailable: the store cannot be reached.
+    """
+    with mapped_errors():
+        async with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
+            current = await connection.run_sync(_current, schema)
+    if current == HEAD:
+        return MigrationStatus(current, HEAD, ())
+    return MigrationStatus(current, HEAD, _pending(current, schema))
+
+
+async def migrate(engine: AsyncEngine, schema: str | None) -> list[str]:
+    """
+    Bring the tables to `HEAD` in one transaction; return the revisions this call applied, in order.
+
+    Any number of processes may call it at once: one migrates, the others wait and find nothing to do.
+    Whatever interrupts it, nothing remains, and the next call begins again. See `status()` for `schema`.
+
+    Raises:
+        SchemaMismatch: the tables are at a revision this version does not know.
+        StorageError: tables of the same names are there that are not the runner's, or a right is missing.
+        StorageUnavailable: the store cannot be reached.
+    """
+    if not (await status(engine, schema)).pending:
+        return []
+    turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    with mapped_errors():
+        async with turn, engine.begin() as connection:
+            return await connection.run_sync(_upgrade, schema)
+
+
+def offline_sql(dialect: Literal["postgresql", "sqlite"], schema: str | None) -> str:
+    """Return the script that makes the tables in an empty database, one transaction. See `status()` for `schema`."""
+    from alembic import command
+
+    script = io.StringIO()
+    config = _config(schema, dialect=dialect)
+    config.output_buffer = script
+    command.upgrade(config, "head", sql=True)
+    return script.getvalue()
+
+
+def scripts() -> Path:
+    """Return the directory of the migrations: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for place in (package / "migrations", package.parent / "migrations"):
+        if (place / "env.py").is_file():
+            return place
+    raise StorageError(
+        f"the migrations are not part of this installation (looked beside {package}); install the runner again"
+    )
+
+
+def _current(connection: Connection, schema: str | None) -> str | None:
+    if not inspect(connection).has_table("alembic_version", schema=schema):
+        return None
+    revision: str | None = connection.scalar(
+        select(column("version_num")).select_from(table("alembic_version", schema=schema))
+    )
+    return revision
+
+
+def _pending(current: str | None, schema: str | None) -> tuple[str, ...]:
+    from alembic.script import ScriptDirectory
+
+    revisions = [script.revision for script in ScriptDirectory.from_config(_config(schema)).walk_revisions()][::-1]
+    if current is None:
+        return tuple(revisions)
+    if current not in revisions:
+        raise SchemaMismatch(
+            f"the tables are at revision {current!r}, and this version of the runner knows none beyond {HEAD!r}: "
+            "upgrade the runner; if another application's tables are there, set storage.schema to a schema of its own"
+        )
+    return tuple(revisions[revisions.index(current) + 1 :])
+
+
+def _upgrade(connection: Connection, schema: str | None) -> list[str]:
+    from alembic import command
+
+    _refuse_foreign_tables(connection, schema)
+    applied: list[str] = []
+    command.upgrade(_config(schema, connection=connection, applied=applied), "head")
+    return applied
+
+
+def _refuse_foreign_tables(connection: Connection, schema: str | None) -> None:
+    # In this order: whoever migrates at the same time makes the tables and their version visible together.
+    taken = sorted(metadata.tables.keys() & inspect(connection).get_table_names(schema=schema))
+    if taken and _current(connection, schema) is None:
+        raise StorageError(
+            f"tables named {', '.join(taken)} are there already, and are not the runner's: "
+            "give it tables of its own: set storage.schema (PostgreSQL) or another database in storage.dsn"
+        )
+
+
+def _config(schema: str | None, **attributes: Any) -> Config:
+    """Return what `migrations/env.py` reads; that file says which attributes there are."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
+    config.attributes.update(schema=schema, **attributes)
+    return config

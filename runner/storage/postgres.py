@@ -1,0 +1,269 @@
+"""The store on PostgreSQL 14 and later."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ..errors import EventConflict
+from ..event import Event, ExtensionValue
+from .base import (
+    AttemptRecord,
+    Claim,
+    ClaimedDelivery,
+    DeliveryClaim,
+    DeliveryRecord,
+    Publication,
+    Receipt,
+    Settled,
+    Work,
+)
+from .mark import LowWaterMark
+from .publishing import append_in, distinct
+from .registry import SqlRegistry
+from .statements import statement
+from .wires import Wires
+
+if TYPE_CHECKING:
+    import asyncpg
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+__all__ = ["PostgresStore"]
+
+# A cached plan made while a table of work was empty would scan all of it when it is full.
+_PLAN_BY_INDEX = ("SET enable_seqscan = off", "SET enable_sort = off")
+
+
+class PostgresStore(SqlRegistry):
+    """
+    Events, work and subscriptions in PostgreSQL (see `base.py` for what each method promises).
+
+    The statements that run all the time live in `sql/postgres/` and go straight to held driver
+    connections; each is one round trip and one transaction.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, schema: str | None = None, wires: int = 4, pgbouncer: bool = False) -> None:
+        super().__init__(engine)
+        self._schema = schema
+        self._wires = Wires(engine, wires, () if pgbouncer else _PLAN_BY_INDEX)
+        self._mark = LowWaterMark()
+
+    async def close(self) -> None:
+        """Let go of the held connections; the engine is the caller's."""
+        await self._wires.close()
+
+    # --- the bus -----------------------------------------------------------------------------------
+
+    async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Record the events, all or none."""
+        import asyncpg
+
+        batch = distinct(publications)
+        arguments: list[Any] = _columns([publication.event for publication in batch.unique])
+        arguments.append(len(batch.unique))
+        name = "append"
+        if any(each.delay is not None or each.deliver_at is not None for each in batch.unique):
+            name = "append_due"
+            arguments += [[each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]]
+        async with self._wires.take() as connection:
+            try:
+                rows = await connection.fetch(self._sql(name), *arguments)
+            except asyncpg.DivisionByZeroError:
+                rows = []
+        if len(rows) < len(batch.unique):
+            raise await self._conflict(batch.unique)
+        return batch.receipts((row["source"], row["id"], row["seq"], row["fresh"]) for row in rows)
+
+    async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Record the events inside the caller's own transaction."""
+        return await append_in(session, publications, self._schema)
+
+    async def _conflict(self, publications: Sequence[Publication]) -> EventConflict:
+        """Return the error that names the first event whose recorded content differs."""
+        async with self._wires.take() as connection:
+            for event in (publication.event for publication in publications):
+                rows = await connection.fetch(
+                    self._sql("content"), event.source, event.id, *[column[0] for column in _columns([event])[2:]]
+                )
+                if rows and not rows[0]["same"]:
+                    return EventConflict(
+                        f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) with "
+                        "other content; give a changed event a new id"
+                    )
+        return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
+
+    # --- the worker --------------------------------------------------------------------------------
+
+    async def claim(self, limit: int, lease: timedelta) -> Claim:
+        """Lease at most `limit` events that are due, oldest first."""
+        token = _token()
+        now = time.monotonic()
+        after = self._mark.start(now)
+        async with self._wires.take() as connection:
+            rows = await connection.fetch(self._sql("claim", limit), token, after, lease)
+        works = [_work(row) for row in rows if row[0] is not None]
+        works.sort(key=_position)
+        self._mark.saw(works[-1].position if works else None, now)
+        first = rows[0]
+        again_in: timedelta | None = first["expires_in"]
+        sweep_in = self._mark.sweep_in(now) if len(works) < limit else None
+        if sweep_in is not None:
+            again_in = min(again_in or timedelta.max, timedelta(seconds=sweep_in))
+        return Claim(token, works, first["version"], first["scheduled_in"], again_in, first["waiting"])
+
+    async def settle(self, settled: Settled) -> int:
+        """Remove the rows of work still held under the token and record their deliveries, atomically."""
+        ids, ends = _slices(settled.delivered)
+        firsts = [end - len(each) + 1 for end, each in zip(ends, settled.delivered, strict=True)]
+        arguments = (settled.token, [work.position for work in settled.works], firsts, ends, ids)
+        async with self._wires.take() as connection:
+            if not settled.records:
+                return len(await connection.fetch(self._sql("settle"), *arguments))
+            async with connection.transaction():
+                held = {row[0] for row in await connection.fetch(self._sql("settle"), *arguments)}
+                records = [record for record in settled.records if record.seq in held]
+                await connection.execute(self._sql("record"), *_record_columns(records))
+                await self._record_attempts(connection, [each for each in settled.attempts if each.seq in held])
+            return len(held)
+
+    async def promote(self, limit: int) -> int:
+        """Move at most `limit` scheduled events that have fallen due into the queue."""
+        async with self._wires.take() as connection:
+            return int(await connection.fetchval(self._sql("promote", limit)))
+
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+        """Lease deliveries that are due, for each subscription at most its quota."""
+        token = _token()
+        async with self._wires.take() as connection:
+            rows = await connection.fetch(
+                self._sql("claim_deliveries"), token, lease, list(quotas), [max(0, quota) for quota in quotas.values()]
+            )
+        claimed = [ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5)) for row in rows if row[0] is not None]
+        claimed.sort(key=lambda delivery: delivery.seq)
+        return DeliveryClaim(token, claimed, rows[0]["next_due"])
+
+    async def settle_deliveries(
+        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+    ) -> Sequence[tuple[int, int]]:
+        """Write each record whose delivery is still leased under its token, and the attempts of those."""
+        async with self._wires.take() as connection:
+            if not attempts:
+                rows = await connection.fetch(self._sql("settle_deliveries"), *_record_columns(records))
+                return [(row[0], row[1]) for row in rows]
+            async with connection.transaction():
+                rows = await connection.fetch(self._sql("settle_deliveries"), *_record_columns(records))
+                held = {(row[0], row[1]) for row in rows}
+                await self._record_attempts(connection, [a for a in attempts if (a.seq, a.subscription_id) in held])
+            return list(held)
+
+    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
+        """Extend the leases of running deliveries, given as (seq, subscription id, token)."""
+        seqs, ids, tokens = ([each[index] for each in leases] for index in range(3))
+        async with self._wires.take() as connection:
+            rows = await connection.fetch(self._sql("renew"), seqs, ids, tokens, lease)
+        return [(row[0], row[1]) for row in rows]
+
+    async def _record_attempts(self, connection: asyncpg.Connection, attempts: Sequence[AttemptRecord]) -> None:
+        if attempts:
+            await connection.execute(
+                self._sql("record_attempts"),
+                [each.seq for each in attempts],
+                [each.subscription_id for each in attempts],
+                [each.number for each in attempts],
+                [each.duration // timedelta(microseconds=1) for each in attempts],
+                [each.status for each in attempts],
+                [_text(each.error) for each in attempts],
+                [_text(each.excerpt) for each in attempts],
+            )
+
+    def _sql(self, name: str, limit: int = 0) -> str:
+        return statement(name, self._schema, limit)
+
+
+def _token() -> int:
+    """Return a new lease token: 63 random bits, compared only with the tokens of one row."""
+    return secrets.randbits(63)
+
+
+def _columns(events: Sequence[Event]) -> list[Any]:
+    return [
+        [event.id for event in events],
+        [event.source for event in events],
+        [event.type for event in events],
+        [event.subject for event in events],
+        [event.time for event in events],
+        [event.datacontenttype for event in events],
+        [event.dataschema for event in events],
+        [_dump_extensions(event.extensions) for event in events],
+        [event.data for event in events],
+    ]
+
+
+def _record_columns(records: Sequence[DeliveryRecord]) -> tuple[list[Any], ...]:
+    return (
+        [record.seq for record in records],
+        [record.subscription_id for record in records],
+        [record.state.value for record in records],
+        [record.attempts for record in records],
+        [record.due_in for record in records],
+        [record.token for record in records],
+        [_text(record.error) for record in records],
+    )
+
+
+def _slices(groups: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
+    """Return all ids one after the other, each distinct tuple once, and for each group where it ends (from 1)."""
+    distinct_groups = {id(group): group for group in groups}
+    ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
+    return [each for group in distinct_groups.values() for each in group], [ends[id(group)] for group in groups]
+
+
+def _position(work: Work) -> int:
+    return work.position
+
+
+def _work(row: asyncpg.Record) -> Work:
+    return Work(row[0], row[1], row[2], _event(row, 3))
+
+
+def _event(row: asyncpg.Record, start: int) -> Event:
+    """Return the event in the nine columns from `start` on (type to data)."""
+    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row[start : start + 9]
+    if extensions is None:
+        return Event(
+            type=type,
+            source=source,
+            id=id,
+            subject=subject,
+            time=time,
+            datacontenttype=datacontenttype,
+            dataschema=dataschema,
+            data=data,
+        )
+    return Event(
+        type=type,
+        source=source,
+        id=id,
+        subject=subject,
+        time=time,
+        datacontenttype=datacontenttype,
+        dataschema=dataschema,
+        extensions=orjson.loads(extensions),
+        data=data,
+    )
+
+
+def _dump_extensions(extensions: Mapping[str, ExtensionValue]) -> str | None:
+    return orjson.dumps(dict(extensions), option=orjson.OPT_SORT_KEYS).decode() if extensions else None
+
+
+def _text(text: str | None) -> str | None:
+    """Return what PostgreSQL can hold as text: it has no NUL and no lone surrogates."""
+    return text if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,0 +1,112 @@
+"""Publishing, as far as it is the same on every database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, insert, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from ..errors import EventConflict, EventError
+from ..event import Event
+from .base import Publication, Receipt
+from .tables import Later, Now, dispatch, events, scheduled
+
+__all__ = ["Batch", "append_in", "distinct"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Publications with those said twice left out, and how to answer for all of them."""
+
+    publications: Sequence[Publication]
+    unique: Sequence[Publication]
+
+    def receipts(self, rows: Iterable[tuple[str, str, int, bool]]) -> list[Receipt]:
+        """Return a receipt for each publication, from (source, id, seq, fresh) of each unique one in any order."""
+        found = {(source, id): Receipt(source, id, seq, not fresh) for source, id, seq, fresh in rows}
+        if len(self.unique) == len(self.publications):
+            return [found[each.event.source, each.event.id] for each in self.publications]
+        receipts, seen = [], set()
+        for each in self.publications:
+            key = (each.event.source, each.event.id)
+            receipt = found[key]
+            receipts.append(Receipt(receipt.source, receipt.id, receipt.seq, True) if key in seen else receipt)
+            seen.add(key)
+        return receipts
+
+
+def distinct(publications: Sequence[Publication]) -> Batch:
+    """Return the batch of `publications`. Raise `EventConflict` when two share source and id but not their content."""
+    first: dict[tuple[str, str], Publication] = {}
+    for each in publications:
+        known = first.setdefault((each.event.source, each.event.id), each)
+        if known is not each and known.event != each.event:
+            raise EventConflict(f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content")
+    return Batch(publications, list(first.values()))
+
+
+async def append_in(session: AsyncSession, publications: Sequence[Publication], schema: str | None) -> list[Receipt]:
+    """
+    Record the events inside the caller's own transaction, on whatever driver it uses.
+
+    Args:
+        schema: PostgreSQL schema of the tables; the caller's engine knows nothing of it.
+    """
+    connection = await session.connection()
+    if schema is not None:
+        connection = await connection.execution_options(schema_translate_map={None: schema})
+    batch = distinct(publications)
+    rows = [await _append_one(connection, publication) for publication in batch.unique]
+    return batch.receipts(rows)
+
+
+async def _append_one(connection: AsyncConnection, publication: Publication) -> tuple[str, str, int, bool]:
+    event = publication.event
+    match connection.dialect.name:
+        case "postgresql":
+            put: Any = postgresql.insert(events)
+        case "sqlite":
+            put = sqlite.insert(events)
+        case other:
+            raise EventError(f"session: expected one on PostgreSQL or SQLite, got {other}")
+    values = _values(event)
+    statement = put.values(**values, created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
+    seq = await connection.scalar(statement.returning(events.c.seq))
+    if seq is None:
+        return event.source, event.id, await _known(connection, event, values), False
+    if publication.deliver_at is not None:
+        await connection.execute(insert(scheduled).values(event_seq=seq, due_at=publication.deliver_at))
+    elif publication.delay is not None:
+        delay = literal(publication.delay // timedelta(microseconds=1), BigInteger)
+        await connection.execute(insert(scheduled).values(event_seq=seq, due_at=Later(delay)))
+    else:
+        await connection.execute(insert(dispatch).values(event_seq=seq))
+    return event.source, event.id, seq, True
+
+
+async def _known(connection: AsyncConnection, event: Event, values: dict[str, Any]) -> int:
+    """Return the seq of the recorded event. Raise `EventConflict` when its content differs."""
+    query = select(events).where(events.c.source == event.source, events.c.id == event.id)
+    row = (await connection.execute(query)).one()
+    if any(getattr(row, name) != value for name, value in values.items()):
+        raise EventConflict(f"event {event.id!r} of source {event.source!r} is already recorded with other content")
+    return int(row.seq)
+
+
+def _values(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time,
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+        "extensions": dict(event.extensions) or None,
+        "data": event.data,
+    }

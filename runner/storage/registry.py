@@ -1,0 +1,165 @@
+"""Who takes part, for both databases: the owner of the tables, the subscriptions, the instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..errors import ForeignDeployment, NotFound, SchemaMismatch
+from ..subscription import Subscription
+from .base import Instance, Registered
+from .engine import mapped_errors
+from .tables import Now, bus, instances, subscriptions
+
+__all__ = ["SqlRegistry", "registered"]
+
+
+class SqlRegistry:
+    """The `Registry` of `base.py` on SQLAlchemy Core."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def adopt(self, deployment_id: str) -> None:
+        """Make `deployment_id` the owner of the tables, unless they have one."""
+        with mapped_errors():
+            try:
+                async with self._engine.begin() as connection:
+                    await connection.execute(
+                        update(bus).where(bus.c.one == 1, bus.c.deployment_id.is_(None)).values(deployment_id=deployment_id)
+                    )
+                    owner = await connection.scalar(select(bus.c.deployment_id).where(bus.c.one == 1))
+            except DBAPIError as error:
+                if _is_missing_table(error):
+                    raise SchemaMismatch("the tables are not there; run `runner migrate` first") from error
+                raise
+        if owner != deployment_id:
+            raise ForeignDeployment(
+                f"the tables belong to deployment {owner!r}, not {deployment_id!r}; "
+                "give each deployment its own tables: set storage.schema (PostgreSQL) or another database in storage.dsn"
+            )
+
+    async def set_channel(self, channel: str | None) -> None:
+        """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                changed = bus.c.channel.is_distinct_from(channel)
+                await connection.execute(update(bus).where(bus.c.one == 1, changed).values(channel=channel))
+
+    async def put_subscriptions(self, wanted: Sequence[Subscription], origin: str) -> None:
+        """Make the active subscriptions of `origin` be exactly these."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                # Whoever holds the bus row is alone here: instances that start together do not race.
+                await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
+                known = {row.name: row for row in await connection.execute(select(subscriptions))}
+                changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
+                names = {each.name for each in wanted}
+                gone = [row.id for row in known.values() if row.origin == origin and row.active and row.name not in names]
+                if gone:
+                    await connection.execute(
+                        update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
+                    )
+                if gone or any(changed):
+                    await _bump(connection)
+
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions in the order of their ids."""
+        query = (
+            select(bus.c.subscriptions_version, subscriptions)
+            .select_from(bus)
+            .outerjoin(subscriptions, subscriptions.c.active)
+            .order_by(subscriptions.c.id)
+        )
+        with mapped_errors():
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+        return rows[0].subscriptions_version, [registered(row) for row in rows if row.id is not None]
+
+    async def set_paused(self, name: str, paused: bool) -> bool:
+        """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                row = (await connection.execute(select(subscriptions).where(subscriptions.c.name == name))).one_or_none()
+                if row is None:
+                    known = (await connection.scalars(select(subscriptions.c.name).order_by(subscriptions.c.name))).all()
+                    raise NotFound(f"no subscription {name!r}; there are: {', '.join(known) or 'none'}")
+                if row.paused == paused:
+                    return False
+                await connection.execute(
+                    update(subscriptions).where(subscriptions.c.id == row.id).values(paused=paused, updated_at=Now())
+                )
+                await _bump(connection)
+                return True
+
+    async def beat(self, instance: Instance) -> None:
+        """Record that the instance is alive."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                known = await connection.execute(
+                    update(instances).where(instances.c.id == instance.id).values(heartbeat_at=Now())
+                )
+                if known.rowcount == 0:
+                    await connection.execute(
+                        insert(instances).values(
+                            id=instance.id,
+                            host=instance.host,
+                            pid=instance.pid,
+                            version=instance.version,
+                            started_at=Now(),
+                            heartbeat_at=Now(),
+                        )
+                    )
+
+    async def leave(self, instance_id: str) -> None:
+        """Record that the instance has ended."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await connection.execute(instances.delete().where(instances.c.id == instance_id))
+
+
+async def _put(
+    connection: AsyncConnection, known: Row[tuple[object, ...]] | None, subscription: Subscription, origin: str
+) -> bool:
+    """Write one subscription if it differs from what is known; return whether it did."""
+    spec = subscription.to_json()
+    if known is None:
+        await connection.execute(
+            insert(subscriptions).values(
+                name=subscription.name,
+                spec=spec,
+                origin=origin,
+                active=True,
+                paused=False,
+                created_at=Now(),
+                updated_at=Now(),
+            )
+        )
+        return True
+    if known.spec == spec and known.active and known.origin == origin:
+        return False
+    await connection.execute(
+        update(subscriptions)
+        .where(subscriptions.c.id == known.id)
+        .values(spec=spec, origin=origin, active=True, updated_at=Now())
+    )
+    return True
+
+
+async def _bump(connection: AsyncConnection) -> None:
+    await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
+
+
+def registered(row: Row[tuple[object, ...]]) -> Registered:
+    """Return the subscription in a row of the table."""
+    return Registered(
+        id=row.id, subscription=Subscription.from_json(row.name, row.spec), paused=row.paused, origin=row.origin
+    )
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state in {"42P01", "3F000"} or "no such table" in str(error.orig)

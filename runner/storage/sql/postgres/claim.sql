@@ -1,0 +1,31 @@
+-- Lease the oldest events that are due: at most the limit, under any plan, because the CTE is computed
+-- once and the update takes its rows by key. The commit need not be synced: a lost claim returns the work.
+WITH unsynced AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), due AS MATERIALIZED (
+    SELECT position FROM {dispatch}
+    WHERE position > $2 AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+    ORDER BY position
+    LIMIT {limit}
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE {dispatch} d
+    SET lease_until = clock_timestamp() + $3::interval, lease_token = $1, attempts = d.attempts + 1
+    WHERE d.position = ANY (ARRAY(SELECT position FROM due))
+    RETURNING d.position, d.attempts, d.event_seq
+)
+SELECT
+    c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at) AS time,
+    e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
+    b.subscriptions_version AS version,
+    (SELECT min(s.due_at) - clock_timestamp() FROM {scheduled} s) AS scheduled_in,
+    EXISTS (SELECT FROM {deliveries} w WHERE w.state IN ('pending', 'leased')) AS waiting,
+    -- Claims go in order, so whatever is leased stands at the head. Asked only where nothing else is due.
+    CASE WHEN (SELECT count(*) FROM due) < {limit} THEN (
+        SELECT min(head.lease_until) - clock_timestamp()
+        FROM (SELECT lease_until FROM {dispatch} ORDER BY position LIMIT 2000) head
+        WHERE head.lease_until > clock_timestamp()
+    ) END AS expires_in
+FROM {bus} b
+CROSS JOIN unsynced
+LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true

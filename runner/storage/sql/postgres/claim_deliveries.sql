@@ -1,0 +1,39 @@
+-- Lease deliveries that are due, for each subscription at most its quota, so that a backlog of one never
+-- hides another's. Which subscriptions have any is found by hopping over the index, one probe each.
+WITH RECURSIVE unsynced AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), waiting (id) AS (
+    (SELECT subscription_id FROM {deliveries} WHERE state IN ('pending', 'leased') ORDER BY subscription_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.subscription_id FROM {deliveries} d
+            WHERE d.state IN ('pending', 'leased') AND d.subscription_id > w.id
+            ORDER BY d.subscription_id LIMIT 1)
+    FROM waiting w WHERE w.id IS NOT NULL
+), mine AS MATERIALIZED (
+    SELECT q.id, q.quota
+    FROM unnest($3::int[], $4::int[]) WITH ORDINALITY AS q (id, quota, rank)
+    WHERE q.id IN (SELECT id FROM waiting)
+    ORDER BY q.rank
+), due AS MATERIALIZED (
+    SELECT d.event_seq, d.subscription_id, d.state = 'leased' AS suspect
+    FROM mine CROSS JOIN LATERAL (
+        SELECT event_seq, subscription_id, state FROM {deliveries}
+        WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at <= clock_timestamp()
+        ORDER BY due_at LIMIT mine.quota FOR UPDATE SKIP LOCKED
+    ) d
+), claimed AS (
+    UPDATE {deliveries} d
+    SET state = 'leased', lease_token = $1, due_at = clock_timestamp() + $2::interval, attempts = d.attempts + 1,
+        updated_at = clock_timestamp()
+    FROM due WHERE d.event_seq = due.event_seq AND d.subscription_id = due.subscription_id
+    RETURNING d.event_seq, d.subscription_id, d.attempts, due.suspect
+)
+SELECT
+    c.event_seq, c.subscription_id, c.attempts, c.suspect,
+    e.seq, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at) AS time,
+    e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
+    (SELECT min(next.due_at) - clock_timestamp() FROM mine CROSS JOIN LATERAL (
+        SELECT due_at FROM {deliveries}
+        WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > clock_timestamp()
+        ORDER BY due_at LIMIT 1) next) AS next_due
+FROM unsynced LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true

@@ -1,0 +1,2 @@
+-- When the next lease in the queue ends.
+SELECT min(lease_until) FROM dispatch WHERE lease_until > ?

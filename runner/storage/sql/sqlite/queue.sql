@@ -1,0 +1,2 @@
+-- Add an event's row of work.
+INSERT INTO dispatch (event_seq) VALUES (?)

@@ -1,0 +1,4 @@
+-- Record one delivery whose event's row of work was removed in the same transaction.
+INSERT INTO deliveries
+    (event_seq, subscription_id, state, attempts, due_at, lease_token, last_error, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)

@@ -1,0 +1,407 @@
+"""
+The store on SQLite: embedded, one file, no server.
+
+A transaction is one plain function that runs on the connection's thread, in one hop: it cannot be cut
+in the middle by a cancelled coroutine, which would leave the file locked for everybody. SQLite has one
+writer at a time, so a claim needs no `SKIP LOCKED`: whoever has begun is alone. What finds nothing to do
+has only read, so that idle polls neither wait for a lock nor look like a change to those who watch the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import orjson
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from ..delivery import DeliveryState
+from ..errors import EventConflict
+from ..event import Event
+from .base import (
+    AttemptRecord,
+    Claim,
+    ClaimedDelivery,
+    DeliveryClaim,
+    DeliveryRecord,
+    Publication,
+    Receipt,
+    Settled,
+    Work,
+)
+from .engine import mapped_errors
+from .publishing import append_in
+from .registry import SqlRegistry
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+__all__ = ["SqliteStore", "pragmas", "wal_is_safe"]
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+_Row = tuple[Any, ...]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """
+    Return whether this SQLite has the fix of the WAL-reset bug, which can corrupt a file in WAL mode.
+
+    All of 3.7.0-3.51.2 have the bug, but for the backports (https://sqlite.org/wal.html#walresetbug).
+    """
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def pragmas(version: tuple[int, ...]) -> Sequence[str]:
+    """
+    Return what every new connection is to execute, in this order, given the linked SQLite's version.
+
+    FULL makes a commit survive a power cut in both journal modes: the WAL, or the truncation of the
+    journal, is synced before COMMIT returns. (EXTRA only adds a sync for journals that are deleted.)
+    """
+    return (
+        "PRAGMA busy_timeout = 5000",  # milliseconds; first, because the change of mode needs a lock
+        f"PRAGMA journal_mode = {'WAL' if wal_is_safe(version) else 'TRUNCATE'}",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA foreign_keys = ON",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    connection: AsyncConnection
+    driver: aiosqlite.Connection
+
+
+class SqliteStore(SqlRegistry):
+    """
+    `EventStore`, `WorkQueue` and `Registry` on SQLite.
+
+    Holds one of the engine's connections from its first call until `close()`; the engine, which
+    needs at least two, stays its owner's.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self._held: _Held | None = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Give the connection back. Idempotent; a later call opens another one."""
+        held, self._held = self._held, None
+        if held is not None:
+            await held.connection.close()
+
+    async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Record the events, all or none, each with its row of work."""
+        return await self._run(_transaction, _append, publications)
+
+    async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Do the same inside the caller's own transaction."""
+        with mapped_errors():
+            return await append_in(session, publications, None)
+
+    async def claim(self, limit: int, lease: timedelta) -> Claim:
+        """Lease at most `limit` events that are due, oldest first."""
+        return await self._run(_claim, secrets.randbits(63), max(limit, 0), lease)
+
+    async def settle(self, settled: Settled) -> int:
+        """Remove the rows of work still held under the token and record their deliveries, atomically."""
+        return await self._run(_transaction, _settle, settled)
+
+    async def promote(self, limit: int) -> int:
+        """Move at most `limit` scheduled events that have fallen due into the queue."""
+        return await self._run(_promote, max(limit, 0))
+
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+        """Lease deliveries that are due, for each subscription at most its quota."""
+        return await self._run(_claim_deliveries, secrets.randbits(63), quotas, lease)
+
+    async def settle_deliveries(
+        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+    ) -> Sequence[tuple[int, int]]:
+        """Write each record whose delivery is still leased under its token, and the attempts of those."""
+        return await self._run(_transaction, _settle_deliveries, records, attempts)
+
+    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
+        """Extend the leases that are still held."""
+        return await self._run(_transaction, _renew, leases, lease)
+
+    async def _run(self, function: Callable[..., R], *args: Any) -> R:
+        """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
+        with mapped_errors():
+            held = await self._open()
+            try:
+                # aiosqlite has no public way to run a function on its thread; it is pinned, and a test guards this.
+                hop = held.driver._execute(function, held.driver._conn, *args)  # type: ignore[no-untyped-call]  # untyped there
+                result: R = await asyncio.shield(hop)
+                return result
+            except sqlite3.OperationalError as error:
+                # Whatever is wrong with it (a rollback that failed, a file that was replaced), the next
+                # call is better off with a new connection; what waits in its thread's queue still runs.
+                log.warning("connection dropped", reason=str(error))
+                await asyncio.shield(self._discard(held))
+                raise
+
+    async def _open(self) -> _Held:
+        async with self._opening:
+            if self._held is None:
+                connection = await self._engine.connect()
+                raw = await connection.get_raw_connection()
+                self._held = _Held(connection, cast("aiosqlite.Connection", raw.driver_connection))
+            return self._held
+
+    async def _discard(self, held: _Held) -> None:
+        if held is self._held:
+            self._held = None
+            await held.connection.invalidate()
+            await held.connection.close()
+
+
+# --- what runs on the connection's thread -----------------------------------------------------------
+
+
+def _transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) -> R:
+    """Run `function` as one transaction that has the write lock from its start."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = function(db, *args)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite itself rolls back on some errors, such as a full disk
+            db.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequence[Receipt]:
+    now = _now(db)
+    receipts, queued, scheduled = [], [], []
+    for publication in publications:
+        event = publication.event
+        content = _content(event)
+        inserted = db.execute(_sql("insert_event"), (event.source, event.id, *content, now))
+        duplicate = inserted.rowcount == 0
+        seq = _known_seq(db, event, content) if duplicate else inserted.lastrowid
+        assert seq is not None  # an INSERT that took a row has its rowid
+        receipts.append(Receipt(event.source, event.id, seq, duplicate))
+        if not duplicate:
+            due_at = _due_at(publication, now)
+            if due_at <= now:
+                queued.append((seq,))
+            else:
+                scheduled.append((seq, due_at))
+    db.executemany(_sql("queue"), queued)
+    db.executemany(_sql("schedule"), scheduled)
+    return receipts
+
+
+def _known_seq(db: sqlite3.Connection, event: Event, content: _Row) -> int:
+    [(seq, *known, extensions)] = db.execute(_sql("known_event"), (event.source, event.id)).fetchall()
+    if (*known, extensions and _json(orjson.loads(extensions))) != content:
+        raise EventConflict(
+            f"event {event.id!r} of source {event.source!r} is recorded with other content; give a new event a new id"
+        )
+    return int(seq)
+
+
+def _claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
+    now = _now(db)
+    if not _any(db, _sql("any_due"), now):
+        return _outlook(db, token, (), limit, now)
+    return _transaction(db, _lease_works, token, limit, lease)
+
+
+def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
+    now = _now(db)
+    leased = db.execute(_sql("claim"), (now + _us(lease), token, now, limit)).fetchall()
+    rows = db.execute(_sql("works"), (_json([position for (position,) in leased]),)).fetchall()
+    works = [Work(position, attempt, seq, _event(row)) for position, attempt, seq, *row in rows]
+    return _outlook(db, token, works, limit, now)
+
+
+def _outlook(db: sqlite3.Connection, token: int, works: Sequence[Work], limit: int, now: int) -> Claim:
+    [(version, scheduled_at, waiting)] = db.execute(_sql("outlook")).fetchall()
+    expiry = None
+    if len(works) < limit:  # whatever is left in the queue is leased, so this reads no backlog
+        [(expiry,)] = db.execute(_sql("next_expiry"), (now,)).fetchall()
+    return Claim(token, works, version, _until(scheduled_at, now), _until(expiry, now), bool(waiting))
+
+
+def _settle(db: sqlite3.Connection, settled: Settled) -> int:
+    now = _now(db)
+    positions = _json([work.position for work in settled.works])
+    held: dict[int, int] = dict(db.execute(_sql("remove"), (positions, settled.token)).fetchall())
+    groups: dict[tuple[int, int], tuple[tuple[int, ...], list[int]]] = {}
+    for work, ids in zip(settled.works, settled.delivered, strict=True):
+        attempts = held.get(work.seq)
+        if ids and attempts is not None:
+            groups.setdefault((id(ids), attempts), (ids, []))[1].append(work.seq)
+    for (_, attempts), (ids, seqs) in groups.items():
+        db.execute(_sql("delivered"), (attempts, now, _json(seqs), _json(ids)))
+    db.executemany(_sql("record"), [_record(record, now) for record in settled.records if record.seq in held])
+    _record_attempts(db, [attempt for attempt in settled.attempts if attempt.seq in held], now)
+    return len(held)
+
+
+def _promote(db: sqlite3.Connection, limit: int) -> int:
+    return _transaction(db, _move_due, limit) if _any(db, _sql("any_scheduled"), _now(db)) else 0
+
+
+def _move_due(db: sqlite3.Connection, limit: int) -> int:
+    due = sorted(db.execute(_sql("unschedule"), (_now(db), limit)).fetchall())
+    db.executemany(_sql("queue"), [(seq,) for _, seq in due])
+    return len(due)
+
+
+def _claim_deliveries(db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    now = _now(db)
+    deliveries: Sequence[ClaimedDelivery] = ()
+    if _due_deliveries(db, quotas, now):
+        deliveries = _transaction(db, _lease_deliveries, token, quotas, lease)
+    nexts = [at for id in quotas for (at,) in db.execute(_sql("next_delivery"), (id, now)).fetchall() if at is not None]
+    return DeliveryClaim(token, deliveries, _until(min(nexts, default=None), now))
+
+
+def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int) -> list[_Row]:
+    found: list[_Row] = []
+    for id, quota in quotas.items():
+        if quota > 0:
+            found += db.execute(_sql("due_deliveries"), (id, now, quota)).fetchall()
+    return found
+
+
+def _lease_deliveries(
+    db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta
+) -> Sequence[ClaimedDelivery]:
+    now = _now(db)
+    due = _due_deliveries(db, quotas, now)
+    db.executemany(_sql("claim_delivery"), [(now + _us(lease), token, now, seq, id) for seq, id, _ in due])
+    return [
+        ClaimedDelivery(seq, id, attempt, bool(suspect), _event(row))
+        for seq, id, suspect in due
+        for attempt, *row in db.execute(_sql("claimed_delivery"), (seq, id)).fetchall()
+    ]
+
+
+def _settle_deliveries(
+    db: sqlite3.Connection, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord]
+) -> Sequence[tuple[int, int]]:
+    now = _now(db)
+    written = []
+    for record in records:
+        key = (record.seq, record.subscription_id)
+        values = (record.state.value, record.attempts, _waits_until(record, now), _text(record.error), now)
+        if db.execute(_sql("settle_delivery"), (*values, *key, record.token)).rowcount:
+            written.append(key)
+    theirs = set(written)
+    _record_attempts(db, [each for each in attempts if (each.seq, each.subscription_id) in theirs], now)
+    return written
+
+
+def _renew(
+    db: sqlite3.Connection, leases: Sequence[tuple[int, int, int]], lease: timedelta
+) -> Sequence[tuple[int, int]]:
+    until = _now(db) + _us(lease)
+    return [(seq, id) for seq, id, token in leases if db.execute(_sql("renew"), (until, seq, id, token)).rowcount]
+
+
+def _record_attempts(db: sqlite3.Connection, attempts: Iterable[AttemptRecord], now: int) -> None:
+    rows = [
+        (a.seq, a.subscription_id, a.number, now, _us(a.duration), a.status, _text(a.error), _text(a.excerpt))
+        for a in attempts
+    ]
+    db.executemany(_sql("record_attempt"), rows)
+
+
+# --- rows and values -------------------------------------------------------------------------------
+
+
+@cache
+def _sql(name: str) -> str:
+    """Return the statement in `sql/sqlite/<name>.sql`."""
+    return (files(__package__) / "sql" / "sqlite" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _now(db: sqlite3.Connection) -> int:
+    [(now,)] = db.execute(_sql("now")).fetchall()
+    return int(now)
+
+
+def _any(db: sqlite3.Connection, statement: str, now: int) -> bool:
+    return bool(db.execute(statement, (now,)).fetchall())
+
+
+def _us(duration: timedelta) -> int:
+    return duration // _MICROSECOND
+
+
+def _until(instant: int | None, now: int) -> timedelta | None:
+    return None if instant is None else timedelta(microseconds=instant - now)
+
+
+def _text(text: str | None) -> str | None:
+    """Return what can be written as UTF-8: what others say may hold lone surrogates."""
+    return text if text is None else text.encode("utf-8", "replace").decode()
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _due_at(publication: Publication, now: int) -> int:
+    if publication.deliver_at is not None:
+        return _us(publication.deliver_at - _EPOCH)
+    return now + _us(publication.delay or timedelta(0))
+
+
+def _content(event: Event) -> _Row:
+    """Return everything but the identity as it is stored."""
+    return (
+        event.type,
+        event.subject,
+        None if event.time is None else _us(event.time - _EPOCH),
+        event.datacontenttype,
+        event.dataschema,
+        event.data,
+        _json(dict(event.extensions)) if event.extensions else None,
+    )
+
+
+def _event(row: Sequence[Any]) -> Event:
+    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
+    optional = {"extensions": orjson.loads(extensions)} if extensions else {}
+    return Event(
+        type=type,
+        source=source,
+        id=id,
+        subject=subject,
+        time=_EPOCH + timedelta(microseconds=time),
+        datacontenttype=datacontenttype,
+        dataschema=dataschema,
+        data=data,
+        **optional,
+    )
+
+
+def _record(record: DeliveryRecord, now: int) -> _Row:
+    token = record.token if record.state is DeliveryState.LEASED else None
+    values = (record.state.value, record.attempts, _waits_until(record, now), token, _text(record.error), now)
+    return (record.seq, record.subscription_id, *values)
+
+
+def _waits_until(record: DeliveryRecord, now: int) -> int | None:
+    waits = record.state in (DeliveryState.PENDING, DeliveryState.LEASED)
+    return now + _us(record.due_in) if waits else None

@@ -1,0 +1,30 @@
+"""The hot statements, one in a file."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from .tables import metadata
+
+__all__ = ["statement"]
+
+_CONTENT = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
+_SAME_CONTENT = " AND ".join(
+    [f"e.{name} IS NOT DISTINCT FROM excluded.{name}" for name in _CONTENT]
+    + ["e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb"]
+)
+
+
+@cache
+def statement(name: str, schema: str | None, limit: int = 0) -> str:
+    """
+    Return the PostgreSQL statement in `sql/postgres/<name>.sql`, its tables qualified by `schema`.
+
+    `limit` is written into the text where a statement has one: the planner then knows how few rows it
+    is about, which it cannot for a parameter.
+    """
+    prefix = "" if schema is None else '"' + schema.replace('"', '""') + '".'
+    tables = {table: f"{prefix}{table}" for table in metadata.tables}
+    text = (files(__package__) / "sql" / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
+    return text.format(limit=int(limit), same_content=_SAME_CONTENT, **tables)

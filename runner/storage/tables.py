@@ -1,0 +1,267 @@
+"""The one definition of the tables, for PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+__all__ = [
+    "Instant",
+    "Later",
+    "Now",
+    "attempts",
+    "bus",
+    "deliveries",
+    "dispatch",
+    "events",
+    "instances",
+    "metadata",
+    "occurrences",
+    "scheduled",
+    "schedules",
+    "subscriptions",
+]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC time: `timestamptz` on PostgreSQL, microseconds since 1970 on SQLite, which has no such type."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type of the dialect."""
+        return dialect.type_descriptor(DateTime(timezone=True) if dialect.name == "postgresql" else BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Return what the driver stores."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Return what the driver read as an aware UTC datetime."""
+        if value is None:
+            return None
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
+        return _EPOCH + timedelta(microseconds=value)
+
+
+class Now(FunctionElement[datetime]):
+    """The store's own clock, read when the statement runs (not when its transaction began)."""
+
+    type = Instant()
+    inherit_cache = True
+
+
+@compiles(Now)
+def _now(element: Now, compiler: SQLCompiler, **options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(Now, "sqlite")
+def _now_sqlite(element: Now, compiler: SQLCompiler, **options: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+class Later(FunctionElement[datetime]):
+    """The store's own clock plus a number of microseconds: `Later(literal(1_000_000))` is in one second."""
+
+    type = Instant()
+    inherit_cache = True
+
+
+@compiles(Later)
+def _later(element: Later, compiler: SQLCompiler, **options: Any) -> str:
+    return f"clock_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 microsecond'"
+
+
+@compiles(Later, "sqlite")
+def _later_sqlite(element: Later, compiler: SQLCompiler, **options: Any) -> str:
+    return f"{_now_sqlite(Now(), compiler)} + {compiler.process(element.clauses, **options)}"
+
+
+# SQLite numbers rows by itself only where the key's type is INTEGER, which holds 64 bits there.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+# The queue's rows live for milliseconds: updated once (the claim, HOT, because no index holds a lease
+# column and half of each page is free for the new version), then deleted. Vacuum early and without rest.
+_QUEUE = {
+    "fillfactor": 50,
+    "autovacuum_vacuum_scale_factor": 0.0,
+    "autovacuum_vacuum_threshold": 5000,
+    "autovacuum_analyze_scale_factor": 0.0,
+    "autovacuum_analyze_threshold": 50000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+
+metadata = MetaData()
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Serial, Identity(), primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("subject", Text),
+    Column("time", Instant),
+    Column("datacontenttype", Text),
+    Column("dataschema", Text),
+    Column("extensions", JSON(none_as_null=True)),
+    Column("data", LargeBinary),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("source", "id", name="events_source_id"),
+    sqlite_autoincrement=True,
+)
+
+dispatch = Table(
+    "dispatch",
+    metadata,
+    Column("position", _Serial, Identity(), primary_key=True),
+    Column("event_seq", BigInteger, nullable=False),
+    Column("lease_until", Instant),
+    Column("lease_token", BigInteger),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    sqlite_autoincrement=True,
+    postgresql_with=_QUEUE,
+)
+
+scheduled = Table(
+    "scheduled",
+    metadata,
+    Column("event_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("due_at", Instant, nullable=False),
+    Index("scheduled_due_at", "due_at"),
+)
+
+# `due_at` is when a pending delivery may be claimed, and when the lease of a leased one ends: in both
+# cases the moment from which a claim may take it, so that one index serves both.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("event_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(9), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Instant),
+    Column("lease_token", BigInteger),
+    Column("last_error", Text),
+    Column("updated_at", Instant, nullable=False),
+    Index(
+        "deliveries_due",
+        "subscription_id",
+        "due_at",
+        postgresql_where=text("state IN ('pending', 'leased')"),
+        sqlite_where=text("state IN ('pending', 'leased')"),
+    ),
+    Index(
+        "deliveries_dead",
+        "subscription_id",
+        "event_seq",
+        postgresql_where=text("state = 'dead'"),
+        sqlite_where=text("state = 'dead'"),
+    ),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("serial", _Serial, Identity(), primary_key=True),
+    Column("event_seq", BigInteger, nullable=False),
+    Column("subscription_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("excerpt", Text),
+    Index("attempts_delivery", "event_seq", "subscription_id"),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("spec", JSON, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("next_at", Instant),
+    Column("updated_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+occurrences = Table(
+    "occurrences",
+    metadata,
+    Column("schedule_id", Integer, primary_key=True, autoincrement=False),
+    Column("tick", Instant, primary_key=True),
+    Column("event_seq", BigInteger),
+    Column("created_at", Instant, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("heartbeat_at", Instant, nullable=False),
+)
+
+bus = Table(
+    "bus",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("deployment_id", Text),
+    Column("subscriptions_version", BigInteger, nullable=False),
+    Column("channel", Text),
+    Column("created_at", Instant, nullable=False),
+)

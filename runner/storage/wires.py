@@ -1,0 +1,92 @@
+"""Driver connections, held for the statements that run all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..errors import StorageError, StorageUnavailable
+from .engine import mapped_errors
+
+if TYPE_CHECKING:
+    import asyncpg
+
+__all__ = ["Wires"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    connection: AsyncConnection
+    driver: asyncpg.Connection
+
+
+class Wires:
+    """
+    A few asyncpg connections, taken from the engine's pool and kept.
+
+    A statement on a held driver connection costs nothing beyond the driver, where one through
+    SQLAlchemy's connection costs 0.2 to 0.6 ms. One that broke is thrown away; the next use opens another.
+    """
+
+    def __init__(self, engine: AsyncEngine, size: int, settings: tuple[str, ...] = ()) -> None:
+        """Args: settings are statements to run on each new connection."""
+        self._engine = engine
+        self._settings = settings
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[_Wire] = []
+
+    @contextlib.asynccontextmanager
+    async def take(self) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection; whatever the driver raises comes out as a `StorageError`."""
+        async with self._slots:
+            wire = await self._open()
+            try:
+                with mapped_errors():
+                    yield wire.driver
+            except StorageUnavailable:
+                await self._discard(wire)
+                raise
+            except StorageError:
+                self._idle.append(wire)
+                raise
+            except BaseException:
+                # Cancelled, say: what the server is doing on this connection is unknown.
+                await self._discard(wire)
+                raise
+            else:
+                self._idle.append(wire)
+
+    async def close(self) -> None:
+        """Give every idle connection back to the engine."""
+        while self._idle:
+            await self._discard(self._idle.pop())
+
+    async def _open(self) -> _Wire:
+        while self._idle:
+            wire = self._idle.pop()
+            if not wire.driver.is_closed():
+                return wire
+            await self._discard(wire)
+        with mapped_errors():
+            connection = await self._engine.connect()
+            try:
+                raw = await connection.get_raw_connection()
+                driver: asyncpg.Connection = raw.driver_connection  # type: ignore[assignment]  # typed Any | None
+                for setting in self._settings:
+                    await driver.execute(setting)
+            except BaseException:
+                await connection.invalidate()
+                await connection.close()
+                raise
+            return _Wire(connection, driver)
+
+    async def _discard(self, wire: _Wire) -> None:
+        wire.driver.terminate()
+        with contextlib.suppress(Exception):  # it is gone either way
+            await wire.connection.invalidate()
+            await wire.connection.close()
