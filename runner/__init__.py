@@ -1,0 +1,79 @@
+"""A durable event bus, built from one YAML file and run.
+
+    from runner import Event, load
+
+    runner = load("bus.yaml")
+    runner.subscribe("greeter", greet, types=["order.*"])
+    async with runner:
+        await runner.publish(Event.new("order.created", {"n": 1}, source="/shop"))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .builder import load
+    from .bus import EventBus
+    from .delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
+    from .errors import ConfigError, EventConflict, EventError, RunnerError, StorageUnavailable
+    from .event import Event
+    from .runtime import Runner
+    from .sinks.base import Sink
+    from .storage.base import Publication, Receipt
+    from .strategies.base import NotifyStrategy, PushStrategy
+    from .strategies.stack import compose
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ACCEPTED",
+    "Accepted",
+    "ConfigError",
+    "Delivery",
+    "Event",
+    "EventBus",
+    "EventConflict",
+    "EventError",
+    "Failed",
+    "NotifyStrategy",
+    "Outcome",
+    "Publication",
+    "PushStrategy",
+    "Receipt",
+    "Rejected",
+    "Runner",
+    "RunnerError",
+    "Sink",
+    "StorageUnavailable",
+    "__version__",
+    "compose",
+    "load",
+]
+
+# Where each name lives: imported when it is first asked for, so that the command line answers at once.
+_HOMES = {
+    "load": "builder",
+    "EventBus": "bus",
+    **dict.fromkeys(("ACCEPTED", "Accepted", "Delivery", "Failed", "Outcome", "Rejected"), "delivery"),
+    **dict.fromkeys(("ConfigError", "EventConflict", "EventError", "RunnerError", "StorageUnavailable"), "errors"),
+    "Event": "event",
+    "Runner": "runtime",
+    "Sink": "sinks.base",
+    **dict.fromkeys(("Publication", "Receipt"), "storage.base"),
+    **dict.fromkeys(("NotifyStrategy", "PushStrategy"), "strategies.base"),
+    "compose": "strategies.stack",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

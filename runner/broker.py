@@ -1,0 +1,249 @@
+"""
+The one connection to NATS, shared by the wake-up path and the sinks.
+
+nats-py is not trusted to heal: an error from the server closes it for good, an exception in a callback
+or a stuck socket ends its reconnecting unseen. So a client connects once, is asked every few seconds
+whether it still answers, and is thrown away when it does not; a new one takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+import structlog
+from nats import errors
+
+from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
+from .broker_options import BrokerOptions, Server
+from .errors import StrategyError
+from .retry import RetryPolicy
+from .service import Background
+
+__all__ = ["Broker", "BrokerError", "BrokerOptions", "Counts", "MessageRefused", "Subscription"]
+
+log = structlog.get_logger(__name__)
+
+OPEN_TIMEOUT = 3.0  # seconds to connect to one server and subscribe there
+PROBE_EVERY = 2.5  # seconds
+STEADY = 5.0  # seconds a connection must have held for the next one to be made without a wait
+LOG_EVERY = 60.0  # seconds between two reports of one outage
+
+_BACKOFF = RetryPolicy(delay=timedelta(milliseconds=100), max_delay=timedelta(seconds=2), jitter=1.0)
+_PUBLISHABLE = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+
+
+class BrokerError(StrategyError):
+    """The message did not reach NATS, or nobody knows whether it did; it may be sent again."""
+
+
+class MessageRefused(BrokerError):
+    """The message can never be sent: its subject, its headers or its size are not what NATS takes."""
+
+
+class Broker:
+    """
+    The supervised connection to NATS.
+
+    Nothing is buffered while it is down: `publish()` raises, and who has something to say waits for
+    `ready` of its subscription or tries again. Give one `Broker` to all that use the same options.
+    """
+
+    def __init__(self, options: BrokerOptions, *, name: str = "runner") -> None:
+        self.counts = Counts()
+        self.last_error = "not connected yet"
+        self._options = options
+        self._name = name
+        self._configured = options.parsed()
+        self._discovered: tuple[Server, ...] = ()
+        self._last: Server | None = None
+        self._link: Link | None = None
+        self._subscriptions: set[Subscription] = set()
+        self._loop = Background("nats connection", self._session)
+        self._hurried = 0
+        self._logged_at = float("-inf")
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be handed over now."""
+        return self._link is not None and self._link.alive
+
+    @property
+    def server(self) -> str | None:
+        """Host and port of the server in use."""
+        return self._link.server.address if self._link is not None and self._link.alive else None
+
+    @property
+    def max_payload(self) -> int | None:
+        """The most bytes of headers and payload together the server takes in a message; None while unknown."""
+        return self._link.client.max_payload if self._link is not None else None
+
+    async def start(self) -> None:
+        """Begin to connect, and return at once. A second call does nothing."""
+        if self._options.tls_insecure:
+            log.warning("nats tls insecure", detail="nobody checks who the server is; remove tls.insecure")
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Send what was handed over, then close; takes at most three seconds."""
+        await self._loop.stop(timeout=1.0)
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close(broken=not link.alive)
+
+    def subscribe(
+        self, subject: str, heard: Callable[[bytes], None], ready: Callable[[], None] = lambda: None
+    ) -> Subscription:
+        """
+        Listen to `subject`, now if connected and on every later connection.
+
+        Args:
+            heard: called with the payload of every message. When they come faster than they are looked
+                at, the surplus is dropped.
+            ready: called when the server has taken the subscription, on each connection; messages sent
+                before it may have been missed. Neither may block or raise.
+        """
+        subscription = Subscription(subject, heard, ready, self._check)
+        self._subscriptions.add(subscription)
+        self._check()
+        return subscription
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None, *, confirm: bool = False
+    ) -> None:
+        """
+        Hand a message to the server.
+
+        Args:
+            confirm: return only when the server has it. A connection is never resumed, so the answer to a
+                ping proves that everything before it arrived.
+
+        Raises:
+            MessageRefused: it can never be sent.
+            BrokerError: not connected, or the connection was lost meanwhile.
+        """
+        link = self._link
+        if link is None or not link.alive:
+            raise BrokerError(f"not connected to NATS: {self.last_error}")
+        _check_message(subject, payload, headers, link.client.max_payload)
+        try:
+            await link.client.publish(subject, payload, headers=dict(headers) if headers else None)
+            if confirm:
+                await link.client.rtt(2 * ANSWER_TIMEOUT)
+        except (errors.BadHeaderError, errors.BadSubjectError) as error:
+            raise MessageRefused(f"NATS does not take this message: {type(error).__name__}") from error
+        except LOST as error:
+            raise BrokerError(f"{link.server.address}: {_reason(error)}") from error
+        self.counts.published += 1
+
+    def _check(self) -> None:
+        """Let the supervisor look at the connection, and at the subscriptions, now."""
+        self._subscriptions = {each for each in self._subscriptions if not each.cancelled}
+        if self._link is not None:
+            self._link.attention.set()
+
+    async def _session(self) -> None:
+        """Bring a new connection into use, retire the one before it, and watch it to its end."""
+        link = await self._dial()
+        retired, self._link, self._last = self._link, link, link.server
+        self.counts.connects += 1
+        self._logged_at = float("-inf")
+        log.info("nats connected", server=link.server.address)
+        if retired is not None:
+            await retired.close(broken=not retired.alive)
+        began = time.monotonic()
+        self.last_error = await self._watch(link)
+        self._discovered = link.discovered()
+        log.warning("nats connection ends", server=link.server.address, reason=self.last_error)
+        if link.leaving and link.alive:
+            return  # it serves until the next one is there
+        self._link = None
+        await link.close(broken=True)
+        # A server that lets us in and throws us out must not be asked in a tight loop.
+        self._hurried = self._hurried + 1 if time.monotonic() - began < STEADY else 0
+        if self._hurried:
+            await asyncio.sleep(_BACKOFF.backoff(self._hurried).total_seconds())
+
+    async def _dial(self) -> Link:
+        """Return a connection that has all subscriptions, however long it takes to get one."""
+        for attempt in itertools.count(1):
+            for server in self._candidates():
+                link = Link(server, self.counts)
+                try:
+                    async with asyncio.timeout(OPEN_TIMEOUT):
+                        await link.open(self._options, self._name)
+                        await link.reconcile(self._subscriptions)
+                except Exception as error:
+                    await link.close(broken=True)
+                    self._failed(server, link.last_error or error)
+                except BaseException:
+                    await link.close(broken=True)
+                    raise
+                else:
+                    return link
+            await asyncio.sleep(_BACKOFF.backoff(attempt).total_seconds())
+        raise AssertionError("the count has no end")
+
+    async def _watch(self, link: Link) -> str:
+        """Keep the subscriptions as they are wanted; return why the connection must be replaced."""
+        silent = 0
+        while True:
+            try:
+                await link.reconcile(self._subscriptions)
+            except LOST as error:
+                return _reason(error)
+            link.announce(self._subscriptions)
+            if not silent:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PROBE_EVERY):
+                        await link.attention.wait()
+                link.attention.clear()
+            if link.leaving:
+                return "the server is about to shut down"
+            if not link.alive:
+                return _reason(link.last_error) if link.last_error else "closed by the server"
+            silent = 0 if await link.answers() else silent + 1
+            if silent == 2:
+                return "no answer to two pings"
+
+    def _candidates(self) -> list[Server]:
+        """Return the known servers in random order, the one used last at the end."""
+        known = {server.address: server for server in (*self._discovered, *self._configured)}
+        servers = list(known.values())
+        random.shuffle(servers)
+        servers.sort(key=lambda server: server == self._last)
+        return servers
+
+    def _failed(self, server: Server, error: BaseException) -> None:
+        self.counts.failures += 1
+        self.last_error = f"{server.address}: {_reason(error)}"
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY:
+            self._logged_at = now
+            log.warning("nats unreachable", server=server.address, reason=_reason(error))
+
+
+def _check_message(subject: str, payload: bytes, headers: Mapping[str, str] | None, max_payload: int) -> None:
+    """Refuse what would make the server drop the message unsaid, or close the connection all share."""
+    if not _PUBLISHABLE.fullmatch(subject):
+        raise MessageRefused(
+            f"subject {subject!r}: expected tokens separated by dots, none of them empty, without spaces, '*' or '>'"
+        )
+    size = len(payload)
+    if headers:
+        size += 14 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    if size > max_payload:
+        raise MessageRefused(f"subject {subject!r}: {size} bytes with headers, the server takes at most {max_payload}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's text where it is known to hold no secret, its name elsewhere."""
+    if isinstance(error, (*LOST, StrategyError)) and str(error):
+        return str(error)
+    return type(error).__name__

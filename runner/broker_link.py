@@ -1,0 +1,227 @@
+"""One connection to one server: a nats-py client that connects once, and never again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from nats import errors
+from nats.aio.client import Client, RawCredentials
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as Interest
+from nats.aio.transport import TcpTransport
+
+from .broker_options import BrokerOptions, Material, Server
+
+__all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "GuardedClient", "Link", "Subscription"]
+
+CONNECT_TIMEOUT = 2  # seconds for each step: the connection, the greeting, the answer to our credentials
+ANSWER_TIMEOUT = 1  # seconds to answer a ping
+CLOSE_TIMEOUT = 1.0  # seconds
+PENDING_MESSAGES = 64  # received and not yet looked at; more are dropped, since signals all say the same
+
+LOST = (errors.Error, OSError, TimeoutError)
+"""What nats-py raises when the other side, or the way to it, is the cause."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened on the connection since the process began."""
+
+    connects: int = 0
+    failures: int = 0
+    published: int = 0
+    dropped: int = 0
+
+
+class Subscription:
+    """A wish to hear a subject, fulfilled on every connection until `cancel()`."""
+
+    def __init__(
+        self, subject: str, heard: Callable[[bytes], None], ready: Callable[[], None], changed: Callable[[], None]
+    ) -> None:
+        self.subject = subject
+        self.heard = heard
+        self.ready = ready
+        self.version = 0
+        self.cancelled = False
+        self._changed = changed
+
+    def renew(self) -> None:
+        """Ask the server again; a refusal is told once, and to nobody in particular."""
+        self.version += 1
+        self._changed()
+
+    def cancel(self) -> None:
+        """Stop listening."""
+        self.cancelled = True
+        self._changed()
+
+
+class Link:
+    """One client, connected once."""
+
+    def __init__(self, server: Server, counts: Counts) -> None:
+        self.server = server
+        self.client = GuardedClient()
+        self.attention = asyncio.Event()
+        self.leaving = False
+        self.last_error: Exception | None = None
+        self._counts = counts
+        self._interests: dict[Subscription, tuple[int, Interest]] = {}
+        self._unannounced: set[Subscription] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages can be handed over."""
+        return self.client.is_connected
+
+    async def open(self, options: BrokerOptions, name: str) -> None:
+        """Connect, or raise whatever stands in the way."""
+        server = self.server
+        material = Material()
+        if options.credentials or options.needs_tls(server):
+            # Read anew each time, so that a replaced file takes effect; in a thread, since a file system may hang.
+            material = await asyncio.to_thread(options.material, server)
+        source = server if server.user or server.token else options
+        await self.client.connect(
+            [server.url],
+            name=name,
+            error_cb=self._on_error,
+            closed_cb=self._on_closed,
+            lame_duck_mode_cb=self._on_lame_duck,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=CONNECT_TIMEOUT,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            flush_timeout=1,
+            pending_size=1024 * 1024,
+            tls=material.tls,
+            tls_hostname=server.tls_hostname or options.tls_hostname,
+            tls_handshake_first=options.tls_handshake_first,
+            user=source.user,
+            password=source.password,
+            token=source.token,
+            user_credentials=RawCredentials(material.credentials) if material.credentials else None,
+        )
+
+    async def reconcile(self, wanted: set[Subscription]) -> None:
+        """Make the server send what is wanted and nothing else."""
+        for subscription, (version, interest) in list(self._interests.items()):
+            if subscription not in wanted or subscription.version != version:
+                del self._interests[subscription]
+                await interest.unsubscribe()
+        fresh = wanted - self._interests.keys()
+        for subscription in fresh:
+            version = subscription.version
+            interest = await self.client.subscribe(
+                subscription.subject, cb=_receiver(subscription.heard), pending_msgs_limit=PENDING_MESSAGES
+            )
+            self._interests[subscription] = (version, interest)
+        if fresh:
+            await self.client.rtt(ANSWER_TIMEOUT)  # by its answer the server has taken them
+            self._unannounced |= fresh
+
+    def announce(self, wanted: set[Subscription]) -> None:
+        """Tell the subscriptions the server has taken since the last call."""
+        fresh, self._unannounced = self._unannounced & wanted, set()
+        for subscription in fresh:
+            subscription.ready()
+
+    async def answers(self) -> bool:
+        """Return whether the server answers a ping."""
+        try:
+            # The outer limit is for the queue before the socket, for which nats-py waits without one.
+            async with asyncio.timeout(2 * ANSWER_TIMEOUT):
+                await self.client.rtt(ANSWER_TIMEOUT)
+        except LOST:
+            return False
+        return True
+
+    def discovered(self) -> tuple[Server, ...]:
+        """Return the other nodes of the cluster; what let us into this one lets us into them."""
+        own = self.server
+        found = []
+        for uri in self.client.discovered_servers:
+            if uri.hostname and uri.port:
+                # A certificate names hosts, and nodes are announced by address.
+                name = (own.tls_hostname or own.host) if _is_address(uri.hostname) else None
+                found.append(Server(uri.hostname, uri.port, own.tls, own.user, own.password, own.token, name))
+        return tuple(found)
+
+    async def close(self, *, broken: bool) -> None:
+        """Close in bounded time; first send what is unsent, unless the connection is broken."""
+        if broken:
+            self.client.abort()
+        closing = asyncio.create_task(self._close(), name="nats close")
+        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+        self.client.abort()  # whatever it still waits for ends with the socket
+        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+
+    async def _close(self) -> None:
+        if self.client.started:
+            with contextlib.suppress(*LOST):
+                await self.client.close()
+
+    # nats-py awaits these inside its read loop, and an exception would end that: they only set and count.
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, errors.SlowConsumerError):
+            self._counts.dropped += 1
+            return
+        self.last_error = error
+        self.attention.set()
+
+    async def _on_closed(self) -> None:
+        self.attention.set()
+
+    async def _on_lame_duck(self) -> None:
+        self.leaving = True
+        self.attention.set()
+
+
+class GuardedClient(Client):
+    """nats-py's client, which says nothing before the encryption asked for is there."""
+
+    @property
+    def started(self) -> bool:
+        """Whether `connect()` got far enough for `close()` to work."""
+        return self._flush_queue is not None
+
+    def abort(self) -> None:
+        """Drop the socket at once, with whatever is unsent."""
+        transport = self._transport
+        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+            transport._io_writer.transport.abort()
+
+    def _connect_command(self) -> bytes:
+        # nats-py encrypts only if the greeting says so, which anybody on the way can change.
+        if "tls" in self.options and not self._encrypted():
+            raise errors.Error("the server offers no TLS, which is required here; no credentials were sent")
+        return super()._connect_command()
+
+    def _encrypted(self) -> bool:
+        transport = self._transport
+        if not isinstance(transport, TcpTransport) or transport._io_writer is None:
+            return False
+        return transport._io_writer.get_extra_info("cipher") is not None
+
+
+def _receiver(heard: Callable[[bytes], None]) -> Callable[[Msg], Awaitable[None]]:
+    async def receive(message: Msg) -> None:
+        heard(message.data)
+
+    return receive
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,172 @@
+"""The bus: events go in, durably, and the workers hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import event as sqlalchemy_event
+
+from .errors import EventError, StorageError, StorageUnavailable
+from .event import Event
+from .storage.base import EventStore, Publication, Receipt
+from .strategies.base import NotifyStrategy, Wake
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session, SessionTransaction
+
+__all__ = ["EventBus"]
+
+MAX_BATCH = 500  # events in one commit
+MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
+
+
+class EventBus:
+    """
+    Publish events.
+
+    An event is recorded, with its one row of work, before `publish()` returns; only then are workers
+    signalled. Concurrent calls share commits: while one is in flight, the next ones gather and go
+    together (group commit).
+    """
+
+    def __init__(self, store: EventStore, strategy: NotifyStrategy, *, wake: Wake | None = None) -> None:
+        """Args: wake is called for work in this process, without a detour over the strategy."""
+        self._store = store
+        self._strategy = strategy
+        self._wake = wake
+        self._waiting: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._signals: set[asyncio.Task[None]] = set()
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        delay: timedelta | None = None,
+        deliver_at: datetime | None = None,
+        session: AsyncSession | None = None,
+    ) -> Receipt:
+        """
+        Record one event; return its receipt.
+
+        Publishing the same (source, id) again changes nothing and returns the first receipt with
+        `duplicate` set, so that a publisher that got no answer may simply try again.
+
+        Args:
+            delay: from now, on the store's clock, until it is due.
+            deliver_at: the time at which it is due instead; aware. A past one is due at once.
+            session: record it inside this session's transaction: it exists if and when that commits, and
+                workers are signalled then.
+
+        Raises:
+            EventError: the event breaks CloudEvents 1.0 or a limit.
+            EventConflict: the same (source, id) is recorded with other content.
+            StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
+        """
+        receipts = await self.publish_many([Publication(event, delay, deliver_at)], session=session)
+        return receipts[0]
+
+    async def publish_many(
+        self, events: Iterable[Event | Publication], *, session: AsyncSession | None = None
+    ) -> Sequence[Receipt]:
+        """
+        Record events, all or none, in one transaction; return their receipts in order.
+
+        Args:
+            events: at most a few thousand at a time; a `Publication` carries its own due time.
+            session: as in `publish()`.
+        """
+        publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
+        for publication in publications:
+            _check(publication)
+        if not publications:
+            return []
+        if session is not None:
+            receipts = await self._store.append_in(session, publications)
+            self._signal_after(session, publications[-1].event.id)
+            return receipts
+        answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((publications, answer))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(), name="publish")
+        return await answer
+
+    async def notify(self, event_id: str = "") -> None:
+        """Tell every worker of the deployment, here and elsewhere, that there may be work."""
+        if self._wake is not None:
+            self._wake()
+        await self._strategy.notify(event_id)
+
+    async def stop(self) -> None:
+        """Return once what was handed over is recorded and signalled."""
+        if self._flushing is not None:
+            await asyncio.wait({self._flushing})
+        if self._signals:
+            await asyncio.wait(self._signals)
+
+    async def _flush(self) -> None:
+        """Commit what waits, batch by batch, until nothing does."""
+        try:
+            while self._waiting:
+                await self._commit(self._take())
+        finally:
+            self._flushing = None
+
+    def _take(self) -> list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]]:
+        """Return the callers of the next commit: at least one, and no more than a batch holds."""
+        count = size = bytes_ = 0
+        for publications, _ in self._waiting:
+            size += len(publications)
+            bytes_ += sum(len(each.event.data or b"") for each in publications)
+            if count and (size > MAX_BATCH or bytes_ > MAX_BATCH_BYTES):
+                break
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    async def _commit(self, callers: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]]) -> None:
+        try:
+            receipts = await self._store.append([each for publications, _ in callers for each in publications])
+        except Exception as error:
+            if len(callers) > 1 and isinstance(error, StorageError | EventError) and not isinstance(error, StorageUnavailable):
+                for caller in callers:  # one of them spoils the batch; the others must not hear of it
+                    await self._commit([caller])
+                return
+            for _, answer in callers:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        start = 0
+        for publications, answer in callers:
+            if not answer.done():  # a caller that was cancelled has its event recorded all the same
+                answer.set_result(receipts[start : start + len(publications)])
+            start += len(publications)
+        await self.notify(receipts[-1].id)
+
+    def _signal_after(self, session: AsyncSession, event_id: str) -> None:
+        """Signal once the outermost transaction of `session` has ended; after a rollback that wakes for nothing."""
+        loop = asyncio.get_running_loop()
+        target = session.sync_session
+
+        def ended(_: Session, transaction: SessionTransaction) -> None:
+            if transaction.parent is None:
+                sqlalchemy_event.remove(target, "after_transaction_end", ended)
+                task = loop.create_task(self.notify(event_id))
+                self._signals.add(task)
+                task.add_done_callback(self._signals.discard)
+
+        sqlalchemy_event.listen(target, "after_transaction_end", ended)
+
+
+def _check(publication: Publication) -> None:
+    publication.event.validate()
+    if publication.delay is not None and publication.deliver_at is not None:
+        raise EventError("give either delay or deliver_at, not both")
+    if publication.deliver_at is not None and publication.deliver_at.tzinfo is None:
+        raise EventError(f"deliver_at: expected a time with an offset, got {publication.deliver_at.isoformat()!r}")
+    if publication.delay is not None and publication.delay < timedelta(0):
+        raise EventError(f"delay: must not be negative, got {publication.delay}")

@@ -1,0 +1,1 @@
+"""`runner check`: say what the configuration would build, without building it."""

@@ -1,0 +1,249 @@
+"""`runner deliveries`: look at deliveries, and retry or cancel them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..storage.base import AttemptView, DeliveryQuery, DeliveryView, Records
+
+__all__ = ["deliveries"]
+
+Verb = Literal["retry", "cancel"]
+
+_STATES = ("pending", "leased", "delivered", "dead", "cancelled")
+_DONE: dict[Verb, str] = {"retry": "retried", "cancel": "cancelled"}
+_FITTING: dict[Verb, str] = {"retry": "dead or cancelled", "cancel": "pending or leased"}
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which deliveries."""
+    for option in (
+        click.option("--until", type=SINCE, metavar="TIME", help="Last changed before TIME."),
+        click.option("--since", type=SINCE, metavar="TIME", help="Last changed at or after TIME, such as 1h (ago)."),
+        click.option("--subscription", metavar="NAME", help="Only of this subscription."),
+        click.option("--state", type=click.Choice(_STATES), help="Only in this state."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def deliveries() -> None:
+    """Look at deliveries, retry dead ones, cancel waiting ones.
+
+    \b
+    Examples:
+      runner deliveries list --state dead
+      runner deliveries show 12 crm
+      runner deliveries retry --subscription crm --since 1h --dry-run
+    """
+
+
+@deliveries.command("list")
+@config_option
+@_filters
+@click.option("--event", metavar="EVENT", help="Only of this event, given by its seq or its id.")
+@limit_option
+@json_option
+def list_deliveries(
+    path: Path,
+    state: str | None,
+    subscription: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    event: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Print deliveries, those of the newest event first.
+
+    \b
+    Examples:
+      runner deliveries list --state dead
+      runner deliveries list --subscription crm --since 1h --json
+      runner deliveries list --event 12
+    """
+    query = replace(_query(state, subscription, since, until), limit=limit)
+    asyncio.run(_list(load(path), query, event, as_json))
+
+
+@deliveries.command("show")
+@config_option
+@click.argument("event")
+@click.argument("subscription")
+@json_option
+def show_delivery(path: Path, event: str, subscription: str, as_json: bool) -> None:
+    """Print the delivery of EVENT (its seq or its id) to SUBSCRIPTION, with its attempts.
+
+    \b
+    Examples:
+      runner deliveries show 12 crm
+      runner deliveries show 019b0d6c-5f5e-7c33-8f0e-0d6a5b7c9e11 crm --json
+    """
+    asyncio.run(_show(load(path), event, subscription, as_json))
+
+
+@deliveries.command("retry")
+@config_option
+@click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
+@_filters
+@dry_run_option
+@json_option
+def retry(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **filters: Any) -> None:
+    """Make dead or cancelled deliveries due now, with fresh attempts.
+
+    Either the one of EVENT (its seq or its id) to SUBSCRIPTION, or all that the options describe.
+
+    \b
+    Examples:
+      runner deliveries retry 12 crm
+      runner deliveries retry --state dead --subscription crm --dry-run
+      runner deliveries retry --state dead --since 1h
+    """
+    _check_target(target, filters)
+    asyncio.run(_change("retry", load(path), target, _query(**filters), dry_run, as_json))
+
+
+@deliveries.command("cancel")
+@config_option
+@click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
+@_filters
+@dry_run_option
+@json_option
+def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **filters: Any) -> None:
+    """Cancel deliveries that wait or run; the answer of a running one will not count.
+
+    Either the one of EVENT (its seq or its id) to SUBSCRIPTION, or all that the options describe.
+
+    \b
+    Examples:
+      runner deliveries cancel 12 crm
+      runner deliveries cancel --subscription crm --dry-run
+    """
+    _check_target(target, filters)
+    asyncio.run(_change("cancel", load(path), target, _query(**filters), dry_run, as_json))
+
+
+def _check_target(target: tuple[str, ...], filters: dict[str, object]) -> None:
+    filtered = any(value is not None for value in filters.values())
+    if target and filtered:
+        raise click.UsageError("give either EVENT SUBSCRIPTION or options, not both")
+    if not target and not filtered:
+        raise click.UsageError(
+            "give EVENT SUBSCRIPTION, or at least one of --state, --subscription, --since and --until"
+        )
+    if len(target) not in (0, 2):
+        raise click.UsageError("expected EVENT SUBSCRIPTION, for example: 12 crm")
+
+
+def _query(
+    state: str | None, subscription: str | None, since: datetime | None, until: datetime | None
+) -> DeliveryQuery:
+    from ..delivery import DeliveryState
+    from ..storage.base import DeliveryQuery
+
+    wanted = None if state is None else DeliveryState(state)
+    return DeliveryQuery(state=wanted, subscription=subscription, since=since, until=until, limit=None)
+
+
+async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json, print_table
+    from .records import DELIVERY_COLUMNS, delivery_json, delivery_row
+
+    async with open_storage(config) as storage:
+        if event is not None:
+            query = replace(query, seq=await _seq(storage.records, event))
+        if as_json:
+            async for view in storage.records.deliveries(query):
+                print_json(delivery_json(view))
+        else:
+            print_table(DELIVERY_COLUMNS, [delivery_row(view) async for view in storage.records.deliveries(query)])
+
+
+async def _show(config: Config, event: str, subscription: str, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json
+    from .records import attempt_json, delivery_json
+
+    async with open_storage(config) as storage:
+        view, history = await storage.records.delivery(await _seq(storage.records, event), subscription)
+    if as_json:
+        print_json({**delivery_json(view), "history": [attempt_json(each) for each in history]})
+    else:
+        _print_delivery(view, history)
+
+
+def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
+    from .output import moment, print_fields, print_table
+
+    print_fields(
+        {
+            "seq": view.seq,
+            "subscription": view.subscription,
+            "state": view.state.value,
+            "attempts": view.attempts,
+            "due": moment(view.due_at) or None,
+            "updated": moment(view.updated_at),
+            "error": view.last_error,
+            "event id": view.event_id,
+            "event source": view.event_source,
+            "event type": view.event_type,
+        }
+    )
+    if history:
+        click.echo()
+        rows = [
+            (each.number, moment(each.at), each.duration.total_seconds(), each.status, each.error, each.excerpt)
+            for each in history
+        ]
+        print_table(("attempt", "at", "seconds", "status", "error", "answer"), rows)
+
+
+async def _change(
+    verb: Verb, config: Config, target: tuple[str, ...], query: DeliveryQuery, dry_run: bool, as_json: bool
+) -> None:
+    from ..builder import open_storage
+    from .output import print_json
+    from .wakeup import wake_workers
+
+    async with open_storage(config) as storage:
+        if target:
+            query = replace(query, seq=await _seq(storage.records, target[0]), subscription=target[1])
+        change = storage.records.retry if verb == "retry" else storage.records.cancel
+        number = await change(query, dry_run=dry_run)
+        if target and number == 0:
+            await _explain(verb, storage.records, query)
+    if number and not dry_run:
+        await wake_workers(config)
+    if as_json:
+        print_json({_DONE[verb]: number, "dry_run": dry_run})
+        return
+    would = "would be " if dry_run else ""
+    click.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{_DONE[verb]}")
+
+
+async def _explain(verb: Verb, records: Records, query: DeliveryQuery) -> None:
+    """Raise: the one delivery that was asked for does not exist, or is in no state for this."""
+    assert query.seq is not None
+    assert query.subscription is not None
+    view, _ = await records.delivery(query.seq, query.subscription)
+    raise click.ClickException(
+        f"the delivery of event {view.seq} to {view.subscription} is {view.state.value}; "
+        f"only {_FITTING[verb]} ones can be {_DONE[verb]}"
+    )
+
+
+async def _seq(records: Records, reference: str) -> int:
+    return (await records.event(reference)).seq

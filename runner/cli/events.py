@@ -1,0 +1,205 @@
+"""`runner events`: look at what was published."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import SINCE, config_option, json_option, limit_option, load
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..event import Event
+    from ..storage.base import EventQuery, EventView, Records
+
+__all__ = ["events"]
+
+_PAUSE = 0.5  # seconds between two looks of `tail`
+
+
+@click.group()
+def events() -> None:
+    """Look at what was published.
+
+    \b
+    Examples:
+      runner events list --type 'order.*' --since 1h
+      runner events show 12
+      runner events tail
+    """
+
+
+@events.command("list")
+@config_option
+@click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
+@click.option("--source", metavar="PATTERN", help="Only these sources; * stands for any characters.")
+@click.option("--since", type=SINCE, metavar="TIME", help="Recorded at or after TIME, such as 1h (ago).")
+@click.option("--until", type=SINCE, metavar="TIME", help="Recorded before TIME.")
+@limit_option
+@json_option
+def list_events(
+    path: Path,
+    type_: str | None,
+    source: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Print events, the newest first.
+
+    \b
+    Examples:
+      runner events list
+      runner events list --type 'order.*' --since 1h
+      runner events list --since 2026-01-31T00:00:00Z --limit 1000 --json
+    """
+    from ..storage.base import EventQuery
+
+    query = EventQuery(type=type_, source=source, since=since, until=until, limit=limit)
+    asyncio.run(_list(load(path), query, as_json))
+
+
+@events.command("show")
+@config_option
+@click.argument("event")
+@json_option
+def show_event(path: Path, event: str, as_json: bool) -> None:
+    """Print one EVENT, given by its seq or its id, with its data.
+
+    \b
+    Examples:
+      runner events show 12
+      runner events show 019b0d6c-5f5e-7c33-8f0e-0d6a5b7c9e11 --json
+    """
+    asyncio.run(_show(load(path), event, as_json))
+
+
+@events.command("tail")
+@config_option
+@click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
+@click.option("--since", type=SINCE, metavar="TIME", help="Begin at TIME, such as 10m (ago); otherwise now.")
+@json_option
+def tail_events(path: Path, type_: str | None, since: datetime | None, as_json: bool) -> None:
+    """Print events as they are published, until interrupted.
+
+    \b
+    Examples:
+      runner events tail
+      runner events tail --type 'order.*' --since 10m --json
+    """
+    asyncio.run(_tail(load(path), type_, since, as_json))
+
+
+async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json, print_table
+    from .records import EVENT_COLUMNS, event_json, event_row
+
+    async with open_storage(config) as storage:
+        if as_json:
+            async for view in storage.records.events(query):
+                print_json(event_json(view))
+        else:
+            print_table(EVENT_COLUMNS, [event_row(view) async for view in storage.records.events(query)])
+
+
+async def _show(config: Config, reference: str, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json
+    from .records import event_json
+
+    async with open_storage(config) as storage:
+        view = await storage.records.event(reference)
+    if as_json:
+        print_json(event_json(view))
+    else:
+        _print_event(view)
+
+
+def _print_event(view: EventView) -> None:
+    from .output import moment, print_fields
+    from .records import counts
+
+    event = view.event
+    print_fields(
+        {
+            "seq": view.seq,
+            "state": view.state,
+            "deliveries": counts(view.deliveries) or None,
+            "created": moment(view.created_at),
+            "due": moment(view.due_at) or None,
+            "id": event.id,
+            "source": event.source,
+            "type": event.type,
+            "subject": event.subject,
+            "time": moment(event.time) or None,
+            "datacontenttype": event.datacontenttype,
+            "dataschema": event.dataschema,
+            **{name: event.extensions[name] for name in sorted(event.extensions)},
+            "data": None if event.data is None else _readable(event),
+        }
+    )
+
+
+def _readable(event: Event) -> str:
+    data = event.data or b""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return f"{len(data)} bytes; --json prints them as data_base64"
+
+
+async def _tail(config: Config, pattern: str | None, since: datetime | None, as_json: bool) -> None:
+    from ..builder import open_storage
+    from ..subscription import matches_pattern
+    from .cursor import Cursor
+
+    async with open_storage(config) as storage:
+        cursor = Cursor(await _beginning(storage.records, since))
+        while True:
+            now = time.monotonic()
+            async for view in storage.records.events(_following(cursor.after)):
+                fresh = cursor.fresh(view.seq, now)
+                if fresh and (pattern is None or matches_pattern(pattern, view.event.type)):
+                    _print_line(view, as_json)
+            cursor.advance(now)
+            await asyncio.sleep(_PAUSE)
+
+
+async def _beginning(records: Records, since: datetime | None) -> int:
+    """Return the seq after which to begin: before the first event since then, or the last one there is."""
+    from ..storage.base import EventQuery
+
+    if since is not None:
+        async for view in records.events(EventQuery(since=since, newest_first=False, limit=1)):
+            return view.seq - 1
+    async for view in records.events(EventQuery(limit=1)):
+        return view.seq
+    return 0
+
+
+def _following(seq: int) -> EventQuery:
+    from ..storage.base import EventQuery
+
+    return EventQuery(after_seq=seq, newest_first=False, limit=sys.maxsize)
+
+
+def _print_line(view: EventView, as_json: bool) -> None:
+    from ..log import printable
+    from .output import moment, print_json
+    from .records import event_json
+
+    if as_json:
+        print_json(event_json(view))
+        return
+    event = view.event
+    data = "" if event.data is None else _readable(event)
+    line = f"{moment(view.created_at)}  {view.seq}  {event.type}  {event.source}  {event.id}  {data}"
+    click.echo(printable(line).rstrip())

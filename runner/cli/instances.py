@@ -1,0 +1,56 @@
+"""`runner instances`: which processes take part."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import config_option, json_option, load
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+__all__ = ["instances"]
+
+
+@click.command()
+@config_option
+@json_option
+def instances(path: Path, as_json: bool) -> None:
+    """Print the processes of the deployment that reported, the latest first.
+
+    \b
+    Examples:
+      runner instances
+      runner instances --json
+    """
+    asyncio.run(_list(load(path), as_json))
+
+
+async def _list(config: Config, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import moment, print_json, print_table
+    from .records import instance_json
+
+    async with open_storage(config) as storage:
+        views = await storage.records.instances()
+    if as_json:
+        for view in views:
+            print_json(instance_json(view))
+        return
+    rows = [
+        (
+            view.instance.id,
+            view.instance.host,
+            view.instance.pid,
+            view.instance.version,
+            "yes" if view.alive else "no",
+            moment(view.started_at),
+            moment(view.heartbeat_at),
+        )
+        for view in views
+    ]
+    print_table(("id", "host", "pid", "version", "alive", "started", "heartbeat"), rows)

@@ -1,0 +1,130 @@
+"""What several verbs share: `-c`, `--json`, times and durations on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+__all__ = ["DURATION", "MOMENT", "SINCE", "config_option", "dry_run_option", "json_option", "limit_option", "load"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_EXAMPLE = "2026-01-31T12:00:00Z"
+
+
+def _require(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path:
+    if path is None:
+        raise click.UsageError(
+            "no configuration: give it with -c FILE or in $RUNNER_CONFIG; `runner init` writes a first one"
+        )
+    return path
+
+
+def config_option(command: Command) -> Command:
+    """Add `-c FILE` as the argument `path`."""
+    return click.option(
+        "-c",
+        "--config",
+        "path",
+        envvar="RUNNER_CONFIG",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        callback=_require,
+        help="The configuration; $RUNNER_CONFIG unless given.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json` as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON: an object, or for a list one per line.")(
+        command
+    )
+
+
+def limit_option(command: Command) -> Command:
+    """Add `--limit N`."""
+    return click.option(
+        "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Print at most this many."
+    )(command)
+
+
+def dry_run_option(command: Command) -> Command:
+    """Add `--dry-run`."""
+    return click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
+
+
+def load(path: Path, *, level: str = "warning") -> Config:
+    """
+    Read the configuration for a verb that ends by itself, and log no less than `level`, for people.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
+    from ..config import load_config
+    from ..log import configure
+
+    configure(level, "text")
+    return load_config(path)
+
+
+class Duration(click.ParamType[timedelta]):
+    """A length of time, written as in the configuration: `500ms`, `2s`, `1h30m`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the length of time `value` spells."""
+        if isinstance(value, timedelta):
+            return value
+        from ..config.duration import parse_duration
+
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Moment(click.ParamType[datetime]):
+    """A point in time by RFC 3339; with `ago`, also a duration before now."""
+
+    name = "time"
+
+    def __init__(self, *, ago: bool = False) -> None:
+        self._ago = ago
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the point in time `value` spells, in UTC."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+        if moment is not None and moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+        if moment is not None:
+            self.fail(f"{value!r} has no offset; write it as in {_EXAMPLE}", param, ctx)
+        age = _age(value) if self._ago else None
+        if age is None:
+            expected = f"{_EXAMPLE}, or an age such as 1h" if self._ago else _EXAMPLE
+            self.fail(f"{value!r} is no time; expected one such as {expected}", param, ctx)
+        return datetime.now(UTC) - age
+
+
+def _age(value: str) -> timedelta | None:
+    try:
+        return DURATION.convert(value, None, None)
+    except click.BadParameter:
+        return None
+
+
+DURATION = Duration()
+MOMENT = Moment()
+SINCE = Moment(ago=True)

@@ -1,0 +1,136 @@
+"""The `runner` command: its verbs, loaded when asked for, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from .. import __version__
+from ..errors import ConfigError, RunnerError
+
+__all__ = ["PROGRAM", "LazyGroup", "main", "run"]
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+# verb -> module that holds it under the same name
+VERBS = {
+    "init": "init",
+    "start": "start",
+    "check": "check",
+    "config": "configuration",
+    "migrate": "migrate",
+    "publish": "publish",
+    "events": "events",
+    "deliveries": "deliveries",
+    "subscriptions": "subscriptions",
+    "instances": "instances",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported by name, when they are asked for."""
+
+    def __init__(self, name: str, *, modules: Mapping[str, str], help: str) -> None:
+        super().__init__(name, help=help)
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which somebody meets them, not by alphabet."""
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        if cmd_name not in self._modules:
+            return None
+        module = import_module(f".{self._modules[cmd_name]}", __package__)
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"runner {__version__}")
+        ctx.exit()
+
+
+PROGRAM = LazyGroup(
+    "runner",
+    modules=VERBS,
+    help="""A durable event bus, built from one YAML file.
+
+    \b
+    Examples:
+      runner init
+      runner start -c runner.yaml
+      runner publish -c runner.yaml hello.world --data '{"n": 1}'
+
+    FILE defaults to $RUNNER_CONFIG. `runner VERB --help` has examples for each verb.
+    """,
+)
+PROGRAM.params.append(
+    click.Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_print_version,
+        help="Print the version and exit.",
+    )
+)
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; say on standard error what went wrong."""
+    try:
+        code = PROGRAM.main(list(arguments), prog_name="runner", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except RunnerError as error:
+        _complain(error)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads our output has left (`| head`). The interpreter would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        _confess(error)
+        return FAILED
+    return code if isinstance(code, int) else DONE
+
+
+def _complain(error: RunnerError) -> None:
+    """Print a failure we have a name for; the faults of a file already say where they are."""
+    if _debugging():
+        traceback.print_exception(error)
+    click.echo(str(error) if isinstance(error, ConfigError) else f"error: {error}", err=True)
+
+
+def _confess(error: Exception) -> None:
+    """Print an unforeseen failure in one line, without its text, which could carry a payload or a DSN."""
+    if _debugging():
+        traceback.print_exception(error)
+        return
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    click.echo(
+        f"error: unexpected {type(error).__name__} at {place}; RUNNER_DEBUG=1 shows the whole traceback", err=True
+    )
+
+
+def _debugging() -> bool:
+    return os.environ.get("RUNNER_DEBUG", "") not in ("", "0")

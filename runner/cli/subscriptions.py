@@ -1,0 +1,156 @@
+"""`runner subscriptions`: look at who wants which events, and pause or resume it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import config_option, json_option, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..config import Config
+    from ..storage.base import Registered
+
+__all__ = ["subscriptions"]
+
+
+@click.group()
+def subscriptions() -> None:
+    """Look at subscriptions, pause and resume them.
+
+    \b
+    Examples:
+      runner subscriptions list
+      runner subscriptions pause crm
+      runner subscriptions resume crm
+    """
+
+
+@subscriptions.command("list")
+@config_option
+@json_option
+def list_subscriptions(path: Path, as_json: bool) -> None:
+    """Print every subscription ever known, with its deliveries that are not delivered.
+
+    \b
+    Examples:
+      runner subscriptions list
+      runner subscriptions list --json
+    """
+    asyncio.run(_list(load(path), as_json))
+
+
+@subscriptions.command("show")
+@config_option
+@click.argument("name")
+@json_option
+def show_subscription(path: Path, name: str, as_json: bool) -> None:
+    """Print the subscription NAME in full.
+
+    \b
+    Examples:
+      runner subscriptions show crm
+      runner subscriptions show crm --json
+    """
+    asyncio.run(_show(load(path), name, as_json))
+
+
+@subscriptions.command("pause")
+@config_option
+@click.argument("name")
+@json_option
+def pause(path: Path, name: str, as_json: bool) -> None:
+    """Stop delivering to NAME; its events are kept for it.
+
+    \b
+    Examples:
+      runner subscriptions pause crm
+    """
+    asyncio.run(_set_paused(load(path), name, True, as_json))
+
+
+@subscriptions.command("resume")
+@config_option
+@click.argument("name")
+@json_option
+def resume(path: Path, name: str, as_json: bool) -> None:
+    """Deliver to NAME again, what was kept first.
+
+    \b
+    Examples:
+      runner subscriptions resume crm
+    """
+    asyncio.run(_set_paused(load(path), name, False, as_json))
+
+
+async def _list(config: Config, as_json: bool) -> None:
+    from .output import print_json, print_table
+    from .records import counts, subscription_json
+
+    known = await _known(config)
+    if as_json:
+        for each in known:
+            print_json(subscription_json(*each))
+        return
+    rows = [
+        (
+            registered.subscription.name,
+            _state(registered, active),
+            ", ".join(registered.subscription.types) or "*",
+            registered.subscription.sink,
+            registered.origin,
+            counts(open_deliveries),
+        )
+        for registered, active, open_deliveries in known
+    ]
+    print_table(("name", "state", "types", "sink", "origin", "deliveries"), rows)
+
+
+async def _show(config: Config, name: str, as_json: bool) -> None:
+    from ..errors import NotFound
+    from .output import print_fields, print_json
+    from .records import subscription_json
+
+    known = {each[0].subscription.name: each for each in await _known(config)}
+    if name not in known:
+        raise NotFound(f"no subscription {name!r}; there are: {', '.join(sorted(known)) or 'none'}")
+    fields = subscription_json(*known[name])
+    if as_json:
+        print_json(fields)
+        return
+    for nested in ("retry", "deliveries"):
+        fields |= {f"{nested}.{key}": value for key, value in fields.pop(nested).items()}
+    print_fields(fields | {"types": ", ".join(fields["types"]) or "*"})
+
+
+async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json
+    from .wakeup import wake_workers
+
+    async with open_storage(config) as storage:
+        changed = await storage.store.set_paused(name, paused)
+    if changed:
+        await wake_workers(config)
+    if as_json:
+        print_json({"name": name, "paused": paused, "changed": changed})
+    else:
+        click.echo(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'running'}")
+
+
+async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
+    from ..builder import open_storage
+
+    async with open_storage(config) as storage:
+        return await storage.records.registered()
+
+
+def _state(registered: Registered, active: bool) -> str:
+    if not active:
+        return "removed"
+    return "paused" if registered.paused else "running"

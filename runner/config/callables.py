@@ -1,0 +1,63 @@
+"""Functions and classes that a configuration names: `module:function`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .errors import quoted
+
+__all__ = ["import_callable", "is_reference"]
+
+_REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
+
+
+def is_reference(text: str) -> bool:
+    """Return whether `text` has the form `module:name`."""
+    return _REFERENCE.match(text) is not None
+
+
+def import_callable(reference: str) -> Callable[..., Any]:
+    """
+    Return what `module:name` names; modules of the working directory are found too, as with uvicorn.
+
+    Raises:
+        ValueError: the reference has another form, does not import, is not there, or cannot be called.
+    """
+    found = _REFERENCE.match(reference)
+    if not found:
+        raise ValueError(f"expected module:function, such as acme.audit:handle, got {quoted(reference)}")
+    target: Any = _module(found[1])
+    path = found[1]
+    for name in found[2].split("."):
+        if not hasattr(target, name):
+            close = difflib.get_close_matches(name, [known for known in dir(target) if not known.startswith("_")], n=1)
+            hint = f"; did you mean {quoted(close[0])}?" if close else ""
+            raise ValueError(f"{quoted(path)} has no {quoted(name)}{hint}")
+        target, path = getattr(target, name), f"{path}.{name}"
+    if not callable(target):
+        raise ValueError(f"{quoted(reference)} is {_article(type(target).__name__)}, expected something to call")
+    return target  # type: ignore[no-any-return]  # callable() narrows Any to no signature
+
+
+def _module(name: str) -> Any:
+    directory = os.getcwd()
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {quoted(name)}: {' '.join(str(error).split())}") from error
+    except (Exception, SystemExit) as error:
+        # Anybody's code ran, and anything can come out of it; its text may hold what it was working on.
+        reason = f"it raised {type(error).__name__}; python -c 'import {name}' shows where"
+        raise ValueError(f"cannot import {quoted(name)}: {reason}") from error
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"

@@ -1,0 +1,250 @@
+"""Data source names, in the spellings people paste."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import quote, unquote_to_bytes
+
+from .errors import complaint
+from .secret import MASK, Secret
+
+__all__ = ["Dsn"]
+
+_POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
+_SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
+_EXAMPLES = "postgresql://user@host:5432/database or sqlite:///file.db"
+_DEFAULT_PORT = 5432
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SESSIONS = ("any", "primary", "read-write")  # of libpq's six, those that let a runner write
+_SETTINGS = ("application_name", "options")
+_FILES = ("sslrootcert", "sslcert", "sslkey")
+_KNOWN = ("host", "port", "user", "password", "dbname", "sslmode", "connect_timeout", "target_session_attrs")
+_KNOWN_PARAMETERS = (*_KNOWN, *_FILES, *_SETTINGS)
+_SYNONYMS = {"ssl": "sslmode", "database": "dbname"}
+_ELSEWHERE = {
+    "schema": "set storage.schema",
+    "currentSchema": "set storage.schema",
+    "pgbouncer": "set storage.pgbouncer",
+    "connection_limit": "set storage.pool",
+    "pool_size": "set storage.pool",
+    "timeout": "use connect_timeout, in seconds",
+    "channel_binding": "the driver has none; remove it, and use sslmode=verify-full",
+}
+_ENCODE = "a '/', '?', '#', '@', ':' or '%' in a user name or password has to be percent-encoded (%2F, %3F, …)"
+_NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dsn:
+    """
+    Where the store is, and how to get in.
+
+    PostgreSQL: `hosts` with ports, in the order they are tried; a host that starts with `/` is the
+    directory of a socket. `connect_timeout` is in seconds, for each host; None is no limit from here.
+    SQLite: `path`, absolute. `str()` never shows the password.
+    """
+
+    scheme: Literal["postgresql", "sqlite"]
+    hosts: tuple[tuple[str, int], ...] = ()
+    user: str | None = None
+    password: Secret | None = None
+    database: str | None = None
+    path: Path | None = None
+    sslmode: str = "prefer"
+    sslrootcert: Path | None = None
+    sslcert: Path | None = None
+    sslkey: Path | None = None
+    server_settings: Mapping[str, str] = field(default_factory=lambda: _NO_SETTINGS, hash=False)
+    connect_timeout: float | None = None
+    target_session_attrs: str = "any"
+
+    @classmethod
+    def parse(cls, text: str, base: Path) -> Dsn:
+        """
+        Return what `text` says.
+
+        Understands libpq's URIs (several hosts, sockets, percent-encoding, its parameters) and SQLAlchemy's
+        (`+asyncpg`, `+aiosqlite`, `?host=a:1&host=b:2`).
+
+        Args:
+            base: the directory that relative paths start from.
+
+        Raises:
+            ValueError: anything else; the message repeats nothing that could be a password.
+        """
+        scheme, separator, rest = text.partition("://")
+        if re.search(r"[\x00-\x20\x7f]", text):
+            raise ValueError("a DSN holds no spaces, line ends or control characters; percent-encode them")
+        if separator and scheme in _SQLITE:
+            return cls(scheme="sqlite", path=_sqlite_path(rest, base))
+        if separator and scheme in _POSTGRESQL:
+            return cls(scheme="postgresql", **_postgresql(rest, base))
+        known = separator and re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}", scheme)
+        raise ValueError(f"expected {_EXAMPLES}, got {f'the scheme {scheme!r}' if known else 'text without a scheme'}")
+
+    @property
+    def display(self) -> str:
+        """The DSN for people and logs, with `***` in place of the password."""
+        return self._url(MASK)
+
+    def reveal(self) -> str:
+        """Return the DSN with its password, for a program that takes nothing else; never log it."""
+        return self._url(quote(self.password.reveal(), safe="") if self.password else "")
+
+    def __str__(self) -> str:
+        return self.display
+
+    def _url(self, password: str) -> str:
+        if self.path is not None:
+            return f"sqlite:///{self.path}"
+        user = quote(self.user or "", safe="") + (f":{password}" if self.password else "")
+        hosts = ",".join(f"{_host_text(host)}:{port}" for host, port in self.hosts)
+        database = quote(self.database or "", safe="")
+        parameters: dict[str, object] = {
+            "sslmode": self.sslmode if self.sslmode != "prefer" else None,
+            "sslrootcert": self.sslrootcert,
+            "sslcert": self.sslcert,
+            "sslkey": self.sslkey,
+            **self.server_settings,
+            "connect_timeout": f"{self.connect_timeout:g}" if self.connect_timeout else None,
+            "target_session_attrs": self.target_session_attrs if self.target_session_attrs != "any" else None,
+        }
+        query = "&".join(f"{key}={quote(str(value), safe='/')}" for key, value in parameters.items() if value)
+        return f"postgresql://{user}{'@' if user else ''}{hosts}/{database}{'?' if query else ''}{query}"
+
+
+def _host_text(host: str) -> str:
+    return f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")
+
+
+def _sqlite_path(rest: str, base: Path) -> Path:
+    name, _, query = rest.partition("?")
+    name = name.removeprefix("/")
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise ValueError(
+            "expected sqlite:///file.db; a database in memory cannot be shared by several connections, nor outlive them"
+        )
+    if query:
+        raise ValueError("sqlite takes no parameters; remove what follows the '?'")
+    if name.endswith("/"):
+        raise ValueError("expected the path of a file, got that of a directory")
+    return Path(os.path.abspath(base / name))
+
+
+def _postgresql(rest: str, base: Path) -> dict[str, Any]:
+    """Return the fields of the DSN that `authority/database?parameters` gives."""
+    found = re.fullmatch(r"([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?", rest)
+    if not found:
+        raise ValueError(f"a '#' cannot be part of a DSN; {_ENCODE}")
+    authority, database, query = found[1], found[2] or "", found[3] or ""
+    userinfo, at, hosts = authority.rpartition("@")
+    if "@" in database or ("@" in query and not at):
+        # The '/' or '?' that ended the host was part of a password: say so, and repeat nothing of it.
+        raise ValueError(f"an '@' comes after the first '/' or '?'; {_ENCODE}")
+    user, colon, password = userinfo.partition(":")
+    given: dict[str, list[str]] = {}
+    for name, value in (("user", user), ("password", password if colon else ""), ("dbname", database)):
+        if value:
+            given[name] = [_decode(value)]
+    _add_parameters(given, query)
+    names = [_decode(part) for value in given.pop("host", []) for part in value.split(",")]
+    if hosts and names:
+        raise ValueError("the host is given twice: after the '//' and as a parameter")
+    ports = [port for value in given.pop("port", []) for port in value.split(",")]
+    return {
+        "hosts": _hosts([_decode(part) for part in hosts.split(",")] if hosts else names or ["localhost"], ports),
+        **_fields({name: values[0] for name, values in given.items()}, base),
+    }
+
+
+def _add_parameters(given: dict[str, list[str]], query: str) -> None:
+    for pair in filter(None, query.split("&")):
+        key, _, value = pair.partition("=")
+        key = _SYNONYMS.get(key, key)
+        if key in _ELSEWHERE:
+            raise ValueError(f"unknown parameter {key!r}: {_ELSEWHERE[key]}")
+        if key not in _KNOWN_PARAMETERS:
+            if re.fullmatch(r"[A-Za-z][A-Za-z_]{0,40}", key):
+                raise ValueError(complaint(key, _KNOWN_PARAMETERS, what="parameter"))
+            raise ValueError(f"unknown parameter, expected one of: {', '.join(_KNOWN_PARAMETERS)}; {_ENCODE}")
+        if key in given and key not in ("host", "port"):
+            raise ValueError(f"{key} is given twice")
+        given.setdefault(key, []).append(_decode(value))
+
+
+def _fields(given: Mapping[str, str], base: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "user": given.get("user"),
+        "password": Secret(given["password"]) if given.get("password") else None,
+        "database": given.get("dbname"),
+        "sslmode": _one_of("sslmode", given.get("sslmode", "prefer"), _SSL_MODES),
+        "target_session_attrs": _one_of("target_session_attrs", given.get("target_session_attrs", "any"), _SESSIONS),
+        "server_settings": MappingProxyType({key: given[key] for key in _SETTINGS if given.get(key)}),
+    }
+    fields |= {key: base.absolute() / given[key] for key in _FILES if given.get(key)}
+    timeout = given.get("connect_timeout", "0")
+    if not re.fullmatch(r"[0-9]{1,4}", timeout):
+        raise ValueError("connect_timeout: expected whole seconds, such as connect_timeout=5")
+    if int(timeout):  # libpq: zero is no limit
+        fields["connect_timeout"] = float(timeout)
+    return fields
+
+
+def _one_of(name: str, value: str, expected: tuple[str, ...]) -> str:
+    if value not in expected:
+        raise ValueError(f"{name}: expected one of: {', '.join(expected)}")
+    return value
+
+
+def _hosts(names: list[str], ports: list[str]) -> tuple[tuple[str, int], ...]:
+    if len(ports) > 1 and len(ports) != len(names):
+        raise ValueError("port: expected one, or as many as there are hosts")
+    hosts = []
+    for index, name in enumerate(names):
+        host, port = _split_port(name)
+        if ports and port is not None:
+            raise ValueError("the port is given twice: with the host and as a parameter")
+        port = port if port is not None or not ports else ports[index if len(ports) > 1 else 0]
+        hosts.append((host, _port(port)))
+    return tuple(hosts)
+
+
+def _split_port(text: str) -> tuple[str, str | None]:
+    """Return host and port of `host`, `host:port`, `[v6]`, `[v6]:port`, a bare `v6`, or a socket's directory."""
+    found = re.fullmatch(r"\[([0-9A-Fa-f:.]+(?:%.+)?)\](?::(.*))?", text)
+    if found:
+        return found[1], found[2]
+    if text.count(":") > 1 and re.fullmatch(r"[0-9A-Fa-f:.]+", text):
+        return text, None
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        host, port = port, ""
+    if not host.startswith("/") and not re.fullmatch(r"[A-Za-z0-9_.-]+", host or "localhost"):
+        raise ValueError(f"a host name holds letters, digits, '.', '-' and '_'; {_ENCODE}")
+    return host or "localhost", port if colon else None
+
+
+def _port(text: str | None) -> int:
+    if not text:
+        return _DEFAULT_PORT
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 0 < int(text) < 65536:
+        raise ValueError(f"the port is no number from 1 to 65535; {_ENCODE}")
+    return int(text)
+
+
+def _decode(text: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise ValueError("a '%' that starts no percent-encoded byte has to be written %25")
+    try:
+        decoded = unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ValueError("percent-encoded bytes that are not UTF-8") from None
+    if "\0" in decoded:
+        raise ValueError("a NUL character (%00) is not allowed")
+    return decoded

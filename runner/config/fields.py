@@ -1,0 +1,167 @@
+"""Field types of the schema, and what they are told about the file around them."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from .dsn import Dsn
+from .errors import complaint, got, quoted
+
+__all__ = ["Context", "DsnField", "FilePath", "Model", "Name", "Number", "SinkName", "check_subject", "context_of"]
+
+T = TypeVar("T", dict[str, Any], list[Any])
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+class Model(BaseModel):
+    """What every part of the schema has in common: unknown keys are faults, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(slots=True)
+class Context:
+    """What one part of the file has to know of the others, gathered before any of them is checked."""
+
+    base: Path = field(default_factory=Path)
+    dsn: Dsn | None = None
+    pgbouncer: bool = False
+    sinks: frozenset[str] | None = None
+    nats: bool = True
+    names: set[tuple[str, str]] = field(default_factory=set)  # (kind of thing, name) met so far
+
+    @classmethod
+    def of(cls, document: object, base: Path) -> Context:
+        """Return what can be said of a document that nobody has checked yet."""
+        storage, sinks = _part(document, "storage", dict), _part(document, "sinks", dict)
+        strategies = _part(document, "strategies", list)
+        try:
+            dsn = Dsn.parse(str(storage.get("dsn")), base)
+        except ValueError:
+            dsn = None  # said where the field is checked
+        return cls(
+            base=base,
+            dsn=dsn,
+            pgbouncer=str(storage.get("pgbouncer")).lower() == "true",
+            sinks=frozenset(sinks),
+            nats=any(isinstance(entry, dict) and "nats" in entry for entry in strategies),
+        )
+
+    def claim(self, what: str, name: str) -> None:
+        """Take a name that only one may have. Raise `ValueError` for the second."""
+        if (what, name) in self.names:
+            raise ValueError(f"a second {what} is called {quoted(name)}; names are unique")
+        self.names.add((what, name))
+
+
+def _part(document: object, key: str, shape: type[T]) -> T:
+    part = document.get(key) if isinstance(document, dict) else None
+    return part if isinstance(part, shape) else shape()
+
+
+def context_of(info: ValidationInfo) -> Context:
+    """Return the context of the file; without one, the working directory is the base and nothing else is known."""
+    return info.context if isinstance(info.context, Context) else Context()
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a whole number, got {got(value)}")
+    return value
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"expected up to 63 letters, digits, '_', '-' and '.', no '_', '-' or '.' first, got {got(value)}"
+        )
+    return value
+
+
+def _sink(value: str, info: ValidationInfo) -> str:
+    sinks = context_of(info).sinks
+    if sinks is not None and value not in sinks:
+        raise ValueError(complaint(value, sinks, what="sink"))
+    return value
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"expected the path of a file, got {got(value)}")
+    return Path(os.path.abspath(context_of(info).base / value))
+
+
+def _dsn(value: object, info: ValidationInfo) -> Dsn:
+    if isinstance(value, Dsn):
+        return value
+    if not isinstance(value, str):
+        # The value is not repeated: whatever stands here may hold a password.
+        raise ValueError("expected a DSN such as postgresql://user@host:5432/database or sqlite:///file.db")
+    return Dsn.parse(value, context_of(info).base)
+
+
+def check_subject(template: str, tokens: frozenset[str], reserved: tuple[str, ...]) -> str:
+    """
+    Return `template` if it can become a NATS subject.
+
+    Each token between dots holds letters, digits, `_`, `-` and the placeholders in `tokens`: what else
+    NATS allows (`*`, `>`) would reach other deployments, and an empty token is published into nothing.
+    """
+    placeholders = re.findall(r"\{([^{}]*)\}", template)
+    for name in placeholders:
+        if name not in tokens:
+            raise ValueError(complaint(name, tokens, what="placeholder"))
+    filled = re.sub(r"\{[^{}]*\}", "x", template)
+    if len(template) > 200 or not all(_TOKEN.fullmatch(token) for token in filled.split(".")):
+        raise ValueError(
+            "expected a NATS subject: at most 200 characters, letters, digits, '_', '-' and "
+            f"{', '.join(f'{{{name}}}' for name in sorted(tokens))} between single dots, got {got(template)}"
+        )
+    if template.startswith(reserved):
+        raise ValueError(f"subjects that start with {' or '.join(reserved)} are reserved, got {got(template)}")
+    return template
+
+
+Number = Annotated[int, BeforeValidator(_whole)]
+"""A whole number; `yes` is none, although Python says so."""
+
+Name = Annotated[str, AfterValidator(_name)]
+"""What something is called in commands, URLs and logs."""
+
+SinkName = Annotated[str, AfterValidator(_sink)]
+"""The name of a sink that the file describes."""
+
+FilePath = Annotated[
+    Path,
+    PlainValidator(_path),
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
+"""The path of a file, relative to the configuration file; that it exists is not checked here."""
+
+DsnField = Annotated[
+    Dsn,
+    PlainValidator(_dsn),
+    PlainSerializer(lambda dsn: dsn.display, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "examples": ["postgresql://user@host:5432/database", "sqlite:///file.db"]}),
+]
+"""A DSN, shown without its password."""

@@ -1,0 +1,104 @@
+"""From a file to a configuration, or to the list of everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import ConfigError
+from .errors import Fault, config_error, quoted
+from .errors import Path as KeyPath
+from .fields import Context
+from .keys import known_keys
+from .messages import describe
+from .schema import Config
+from .source import MAX_BYTES, Source, parse_source
+from .substitution import Substitution
+
+__all__ = ["dump", "json_schema", "load_config"]
+
+# Faults about a key that is not in the file: they stay where they are, others move up to what is there.
+_ABOUT_ABSENCE = frozenset({"missing", "extra_forbidden"})
+
+
+def load_config(path: Path | str, environ: Mapping[str, str] | None = None) -> Config:
+    """
+    Return the configuration in the file.
+
+    Nothing is connected to. The modules that `python:` sinks and third-party plug-ins name are imported.
+
+    Args:
+        path: as the user wrote it; messages begin with it.
+        environ: what `${VAR}` is looked up in; the process's environment by default.
+
+    Raises:
+        ConfigError: every fault of the file, in its order, one per line.
+    """
+    file, path = str(path), Path(path)
+    base = Path(os.path.abspath(path)).parent
+    source = parse_source(_content(path, file), Substitution(os.environ if environ is None else environ, base))
+    if source.value is None:
+        raise config_error(file, source.faults or [Fault("the file is empty, expected deployment_id and storage")])
+    if not isinstance(source.value, dict):
+        shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
+        raise config_error(file, [*source.faults, shape])
+    try:
+        config = Config.model_validate(source.value, context=Context.of(source.value, base))
+    except ValidationError as error:
+        raise config_error(file, [*source.faults, *_faults(error, source)]) from None
+    if source.faults:
+        raise config_error(file, source.faults)
+    return config.attach(file, source)
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Return the configuration with all defaults, as JSON types: durations as text, secrets as `***`."""
+    document = config.model_dump(mode="json", by_alias=True)
+    for entry in document["subscriptions"]:
+        own = {key: value for key, value in entry["retry"].items() if value is not None}
+        entry["retry"] = document["retry"] | own
+    return document
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file, as editors use it to complete and check."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema(by_alias=True)
+
+
+def _content(path: Path, file: str) -> bytes:
+    try:
+        with path.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        reason = "this is a directory, expected a file"
+    except FileNotFoundError:
+        reason = "no such file; write one with: runner init"
+    except (OSError, ValueError) as error:
+        detail = error.strerror if isinstance(error, OSError) else "no valid path"
+        reason = f"the file cannot be read: {detail}"
+    raise ConfigError(f"{file}: {reason}")
+
+
+def _faults(error: ValidationError, source: Source) -> list[Fault]:
+    faults = []
+    for item in error.errors(include_url=False):
+        path: KeyPath = tuple(step for step in item["loc"] if step != "[key]")
+        if item["type"] not in _ABOUT_ABSENCE:
+            while path and path not in source.positions:
+                path = path[:-1]
+        if any(path[: len(broken)] == broken for broken in source.broken):
+            continue  # said already, and better
+        message = describe(item, known_keys(Config, item["loc"][:-1]))
+        faults.append(Fault(_without_substitutes(message, source), path, source.position(path)))
+    return faults
+
+
+def _without_substitutes(message: str, source: Source) -> str:
+    """Return the message with what the file says in place of what came from outside: that may be a secret."""
+    for value, template in source.templates.items():
+        message = message.replace(quoted(value), quoted(template))
+    return message

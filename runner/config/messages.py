@@ -1,0 +1,98 @@
+"""What pydantic's errors mean to the author of the file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from .duration import format_duration
+from .errors import got, quoted
+
+__all__ = ["describe"]
+
+
+def describe(error: Mapping[str, Any], known: Iterable[str]) -> str:
+    """
+    Return what one of pydantic's errors means to the author of the file.
+
+    Args:
+        error: an item of `ValidationError.errors()`.
+        known: the keys that would have been right in that place.
+    """
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            return _unknown_key(error["loc"][-1], known)
+        case "missing":
+            return "this key is required"
+        case "value_error":
+            return str(context["error"])
+        case "literal_error":
+            return _no_choice(value, re.findall(r"'([^']*)'", context["expected"]))
+        case "string_type":
+            return f"expected text, got {_shape(value)}"
+        case "string_unicode":
+            return "expected text in UTF-8"
+        case "string_too_short":
+            return "must not be empty"
+        case "too_short":
+            return "expected a non-empty list"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            bound = context[{"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt"}.get(kind, "le")]
+            return f"expected {_COMPARISONS[kind]} {bound}, got {_written(value)}"
+    for prefix, expected in _EXPECTED.items():
+        if kind.startswith(prefix):
+            return f"expected {expected}, got {got(value)}"
+    # Pydantic's own words hold no value, only the rule that was broken.
+    return str(error["msg"])
+
+
+_COMPARISONS = {
+    "greater_than": "more than",
+    "greater_than_equal": "at least",
+    "less_than": "less than",
+    "less_than_equal": "at most",
+}
+_EXPECTED = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "finite_number": "a finite number",
+    "bool_": "true or false",
+    "model_": "a mapping",
+    "dict_": "a mapping",
+    "mapping_": "a mapping",
+    "tuple_": "a list",
+    "list_": "a list",
+}
+
+
+def _unknown_key(key: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(key), known := sorted(known), n=1, cutoff=0.6)
+    if close:
+        return f"unknown key; did you mean {quoted(close[0])}?"
+    return f"unknown key, expected one of: {', '.join(known)}" if known else "unknown key"
+
+
+def _shape(value: object) -> str:
+    """Name the kind of a value that should have been text; its content might be a secret in the wrong place."""
+    match value:
+        case bool():
+            return "a yes/no value; quote it"
+        case int() | float():
+            return "a number; quote it"
+        case _:
+            return got(value)
+
+
+def _no_choice(value: object, choices: list[str]) -> str:
+    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    hint = f"; did you mean {quoted(close[0])}?" if close else ""
+    return f"expected one of: {', '.join(choices)}, got {got(value)}{hint}"
+
+
+def _written(value: object) -> str:
+    """Name a value whose bounds are checked; a duration is read by then."""
+    return format_duration(value) if isinstance(value, timedelta) else got(value)

@@ -1,0 +1,309 @@
+"""The options of every kind of strategy and sink."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, Field, field_serializer, model_validator
+
+from .callables import import_callable
+from .duration import Duration
+from .errors import got
+from .fields import Context, DsnField, FilePath, Model, check_subject
+from .plugin import Options, Plugin, PluginField
+from .secret import MASK, Secret
+
+__all__ = [
+    "SINKS",
+    "STRATEGIES",
+    "NatsConnection",
+    "NatsOptions",
+    "NatsSinkOptions",
+    "NatsTls",
+    "PollingOptions",
+    "PostgresOptions",
+    "PythonOptions",
+    "SinkField",
+    "SqliteOptions",
+    "StdoutOptions",
+    "StrategyField",
+    "WebhookOptions",
+]
+
+_POSITIVE = timedelta(0)
+_SUBJECT_TOKENS = frozenset({"deployment_id", "id", "source", "subject", "type"})
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2, token
+_OUR_HEADERS = ("ce-", "webhook-")
+_RESERVED_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+
+
+# --- checks of single values -----------------------------------------------------------------------
+
+
+def _split_server(server: Any) -> tuple[Any, dict[str, str]]:
+    """Return the URL without user, password and token, and those."""
+    scheme, separator, rest = server.partition("://") if isinstance(server, str) else ("", "", "")
+    userinfo, at, host = rest.rpartition("@")
+    if not (separator and at):
+        return server, {}
+    user, colon, password = userinfo.partition(":")
+    login = {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
+    return f"{scheme}://{host}", login
+
+
+def _server(url: str) -> str:
+    """Check one server; the URL is never repeated, it may hold what is wrongly placed."""
+    expected = "expected a URL such as nats://host:4222 or tls://host:4222"
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        valid = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+    except ValueError:
+        raise ValueError(f"{expected}; host or port cannot be read") from None
+    if not valid or re.search(r"[\x00-\x20,]", url):
+        raise ValueError(expected)
+    return parts.geturl()
+
+
+def _web_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\x00-\x20\x7f]", url):
+        raise ValueError("expected a URL such as https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL with a user or password is refused; use headers: {Authorization: …}")
+    if parts.fragment:
+        raise ValueError("a URL with a fragment (#…) is refused; a server never sees it")
+    return url
+
+
+def _importable(target: str) -> str:
+    import_callable(target)
+    return target
+
+
+# --- strategies ------------------------------------------------------------------------------------
+
+
+class PollingOptions(Options):
+    """Look for work at regular times, whatever was or was not heard."""
+
+    main = "every"
+
+    every: Duration = Field(
+        default=timedelta(seconds=30), gt=_POSITIVE, description="Time between two looks at the database."
+    )
+    deaf: Duration = Field(
+        default=timedelta(seconds=2), gt=_POSITIVE, description="The same while no other strategy is known to hear."
+    )
+
+
+class NatsTls(Model):
+    """TLS towards NATS. With this section a connection that is not encrypted is refused."""
+
+    ca: FilePath | None = Field(default=None, description="File of the authorities to trust; the system's by default.")
+    cert: FilePath | None = Field(default=None, description="File of the client certificate.")
+    key: FilePath | None = Field(default=None, description="File of the key to `cert`.")
+    handshake_first: bool = Field(
+        default=False, description="Start TLS before the server's first line, as it is set to."
+    )
+    insecure: bool = Field(
+        default=False, description="Do not check who the server is.", json_schema_extra={"inactive": True}
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> NatsTls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together; give both or none")
+        return self
+
+
+class NatsConnection(Options):
+    """How to reach NATS. A user, password or token inside a server's URL is moved to its own option."""
+
+    servers: tuple[Annotated[str, AfterValidator(_server)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="URLs of the servers: `nats://host:4222`, or `tls://…`, several also in one text with commas.",
+    )
+    credentials: FilePath | None = Field(default=None, description="Credentials file (JWT and seed).")
+    user: str | None = Field(default=None, description="User name.")
+    password: Secret | None = Field(default=None, description="Password of `user`.")
+    token: Secret | None = Field(default=None, description="Token, instead of a user.")
+    tls: NatsTls | None = Field(
+        default=None, description="TLS settings; without them TLS is used if the server asks for it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_userinfo(cls, data: Any) -> Any:
+        """nats-py forgets what a URL says for the servers it discovers, and does not decode it."""
+        if not isinstance(data, dict):
+            return data
+        servers = data.get("servers")
+        if isinstance(servers, str):
+            servers = [servers]
+        if not isinstance(servers, list):
+            return data
+        servers = [part for entry in servers for part in (entry.split(",") if isinstance(entry, str) else [entry])]
+        split = [_split_server(server) for server in servers]
+        found = {tuple(sorted(login.items())) for _, login in split if login}
+        if len(found) > 1 or (found and data.keys() & {"credentials", "user", "password", "token"}):
+            raise ValueError("servers: a user is given in several ways; give user and password, or token, once")
+        return {**data, "servers": [server for server, _ in split], **(dict(found.pop()) if found else {})}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> NatsConnection:
+        ways = [name for name in ("credentials", "user", "token") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"expected one of: credentials, user, token, got {' and '.join(ways)}")
+        if self.password is not None and self.user is None:
+            raise ValueError("password: there is no user that it belongs to; give both")
+        return self
+
+
+class NatsOptions(NatsConnection):
+    """Signals over NATS."""
+
+    main = "servers"
+
+    servers: tuple[Annotated[str, AfterValidator(_server)], ...] = Field(
+        min_length=1,
+        description="URLs of the servers: `nats://host:4222`, or `tls://…`, several also in one text with commas.",
+    )
+
+
+class PostgresOptions(Options):
+    """Signals by LISTEN and NOTIFY."""
+
+    main = "dsn"
+
+    dsn: DsnField | None = Field(
+        default=None,
+        description="DSN to listen on, past any pooler. The store's by default, which then must not be pgbouncer.",
+    )
+
+    def check(self, context: Context) -> None:
+        """LISTEN needs PostgreSQL, and a session of its own."""
+        if self.dsn is not None:
+            if self.dsn.scheme != "postgresql":
+                raise ValueError("postgres.dsn: expected postgresql://…, LISTEN is PostgreSQL's")
+        elif context.dsn is not None and context.dsn.scheme != "postgresql":
+            raise ValueError(
+                "strategy 'postgres' needs a store on PostgreSQL; use 'sqlite' with storage.dsn sqlite://…"
+            )
+        elif context.pgbouncer:
+            raise ValueError(
+                "LISTEN does not work through pgbouncer; give the strategy a direct DSN: postgres: {dsn: postgresql://…}"
+            )
+
+
+class SqliteOptions(Options):
+    """Watch the database file for commits of other processes."""
+
+    main = "every"
+
+    every: Duration = Field(
+        default=timedelta(milliseconds=25),
+        ge=timedelta(milliseconds=1),
+        description="Time between two looks at the file.",
+    )
+
+    def check(self, context: Context) -> None:
+        """Only SQLite has a file to watch."""
+        if context.dsn is not None and context.dsn.scheme != "sqlite":
+            raise ValueError(
+                "strategy 'sqlite' needs a store on SQLite; use 'postgres' with storage.dsn postgresql://…"
+            )
+
+
+# --- sinks -----------------------------------------------------------------------------------------
+
+
+class StdoutOptions(Options):
+    """Print every event."""
+
+    main = "format"
+
+    format: Literal["text", "json"] = Field(default="text", description="`text`, or `json`: one CloudEvent per line.")
+
+
+class PythonOptions(Options):
+    """Call a Python function."""
+
+    main = "target"
+
+    target: Annotated[str, AfterValidator(_importable)] = Field(
+        description="`module:function`; modules of the working directory are found too."
+    )
+
+
+class WebhookOptions(Options):
+    """Send every event by HTTP POST."""
+
+    main = "url"
+
+    url: Annotated[str, AfterValidator(_web_address)] = Field(description="`https://…` or `http://…`.")
+    secret: Secret | None = Field(default=None, description="Signs each request.", json_schema_extra={"inactive": True})
+    timeout: Duration = Field(default=timedelta(seconds=10), gt=_POSITIVE, description="Longest wait for the answer.")
+    headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
+
+    @model_validator(mode="after")
+    def _check_headers(self) -> WebhookOptions:
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"headers: {got(name)} is no header name (RFC 9110)")
+            if name.lower().startswith(_OUR_HEADERS) or name.lower() in _RESERVED_HEADERS:
+                raise ValueError(f"headers: {got(name)} is set by the sink itself; leave it out")
+            if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value.reveal()):
+                raise ValueError(f"headers: the value of {got(name)} holds a control character or line end")
+        return self
+
+    @field_serializer("url", when_used="json")
+    def _shown(self, url: str) -> str:
+        """Many receivers put their key in the query."""
+        return re.sub(r"\?.*", f"?{MASK}", url)
+
+
+class NatsSinkOptions(NatsConnection):
+    """Publish every event to NATS. Without `servers`, over the connection of the nats strategy."""
+
+    main = "subject"
+
+    subject: Annotated[
+        str, AfterValidator(lambda subject: check_subject(subject, _SUBJECT_TOKENS, ("mesh.", "_INBOX", "$")))
+    ] = Field(description="Subject; {type}, {source}, {subject}, {id} and {deployment_id} are filled in.")
+    jetstream: bool = Field(
+        default=False, description="Publish to a stream and wait for its answer.", json_schema_extra={"inactive": True}
+    )
+
+    def check(self, context: Context) -> None:
+        """Somebody has to say where NATS is."""
+        if self.servers is None and (self.model_fields_set & {"credentials", "user", "password", "token", "tls"}):
+            raise ValueError("nats.servers: this key is required together with credentials, user, token or tls")
+        if self.servers is None and not context.nats:
+            raise ValueError("nats.servers: this key is required, because no nats strategy says where NATS is")
+
+
+STRATEGIES: Mapping[str, type[Options]] = {
+    "nats": NatsOptions,
+    "polling": PollingOptions,
+    "postgres": PostgresOptions,
+    "sqlite": SqliteOptions,
+}
+SINKS: Mapping[str, type[Options]] = {
+    "nats": NatsSinkOptions,
+    "python": PythonOptions,
+    "stdout": StdoutOptions,
+    "webhook": WebhookOptions,
+}
+
+
+StrategyField = Annotated[Plugin, PluginField(STRATEGIES)]
+SinkField = Annotated[Plugin, PluginField(SINKS)]

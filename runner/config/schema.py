@@ -1,0 +1,403 @@
+"""The schema of the configuration file: every key, its meaning and its default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ..filter import FilterError, compile_filter
+from ..retry import RetryPolicy
+from ..subscription import Subscription
+from .dsn import Dsn
+from .duration import Duration
+from .errors import Fault, got
+from .errors import Path as KeyPath
+from .fields import Context, DsnField, Model, Name, Number, SinkName, check_subject, context_of
+from .plugin import Plugin
+from .plugins import NatsConnection, NatsOptions, SinkField, StrategyField
+from .rate import RateField
+from .secret import Secret
+from .source import Source
+
+__all__ = [
+    "Api",
+    "Config",
+    "EventTemplate",
+    "Log",
+    "Retention",
+    "Retry",
+    "RetryOverride",
+    "ScheduleEntry",
+    "Storage",
+    "SubscriptionEntry",
+    "Worker",
+]
+
+_NONE = timedelta(0)
+_DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
+_INACTIVE: dict[str, JsonValue] = {"inactive": True}  # checked, but not acted on by this version
+
+
+def _deployment_id(value: str) -> str:
+    if not _DEPLOYMENT.fullmatch(value):
+        raise ValueError(f"expected up to 63 letters, digits, '_' and '-', no '_' or '-' first, got {got(value)}")
+    return value
+
+
+def _schema_name(value: str) -> str:
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", value):
+        raise ValueError(
+            f"expected up to 63 lower-case letters, digits and '_', no digit and no 'pg_' first, got {got(value)}"
+        )
+    return value
+
+
+def _pattern(value: str) -> str:
+    if not re.fullmatch(r"[^\x00-\x20\x7f]{1,2048}", value):
+        raise ValueError(f"expected text without spaces, in which '*' stands for anything, got {got(value)}")
+    return value
+
+
+def _one_or_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _cron(value: str) -> str:
+    from cronsim import CronSim, CronSimError  # of use to schedules only
+
+    try:
+        next(CronSim(value, datetime(2024, 1, 1)))
+    except StopIteration:
+        raise ValueError(f"{got(value)} names no date that ever comes") from None
+    except (CronSimError, ValueError, OverflowError) as error:
+        reason = str(error).lower() or "it cannot be read"
+        raise ValueError(f"expected a cron expression such as '0 2 * * *', got {got(value)}: {reason}") from error
+    return value
+
+
+def _timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        import difflib
+        import zoneinfo
+
+        close = difflib.get_close_matches(value, zoneinfo.available_timezones(), n=1)
+        hint = f"; did you mean {got(close[0])}?" if close else ""
+        raise ValueError(f"expected an IANA time zone such as Europe/Paris, got {got(value)}{hint}") from error
+    return value
+
+
+def _filter(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        compile_filter(value)
+    except FilterError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return value
+
+
+class Storage(Model):
+    """Where events and deliveries are kept."""
+
+    dsn: DsnField = Field(description="`postgresql://…` or `sqlite:///…`, in any spelling people paste.")
+    schema_name: Annotated[str, AfterValidator(_schema_name)] | None = Field(
+        default=None,
+        alias="schema",
+        description="PostgreSQL schema of the tables; null is the first of the search path.",
+    )
+    pool: Number = Field(default=5, ge=1, le=500, description="Connections to the database, per process.")
+    start_timeout: Duration = Field(
+        default=timedelta(seconds=30),
+        gt=_NONE,
+        description="How long a start waits for a database that is down (exit 69).",
+    )
+    migrate: bool = Field(default=True, description="Bring the tables up to date at every start.")
+    pgbouncer: bool = Field(default=False, description="The DSN leads through pgbouncer in transaction mode.")
+
+    @model_validator(mode="after")
+    def _only_postgresql(self) -> Storage:
+        if self.dsn.scheme == "sqlite":
+            if self.schema_name is not None:
+                raise ValueError("schema: SQLite has no schemas; leave it out, and give each deployment its own file")
+            if self.pgbouncer:
+                raise ValueError("pgbouncer: SQLite has none; leave it out")
+        return self
+
+
+class Retry(Model):
+    """When a failed delivery is tried again, and when no more."""
+
+    max_attempts: Number = Field(default=20, ge=1, le=1000, description="Attempts before a delivery is dead.")
+    delay: Duration = Field(
+        default=timedelta(seconds=1), ge=_NONE, description="Wait after the first failure; doubles."
+    )
+    max_delay: Duration = Field(default=timedelta(hours=1), ge=_NONE, description="Longest wait.")
+    jitter: float = Field(default=0.2, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
+
+
+class RetryOverride(Model):
+    """The same for one subscription; what is left out comes from the defaults."""
+
+    max_attempts: Number | None = Field(default=None, ge=1, le=1000, description="Attempts before a delivery is dead.")
+    delay: Duration | None = Field(default=None, ge=_NONE, description="Wait after the first failure; doubles.")
+    max_delay: Duration | None = Field(default=None, ge=_NONE, description="Longest wait.")
+    jitter: float | None = Field(default=None, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
+
+    def over(self, defaults: Retry) -> RetryPolicy:
+        """Return the policy, each field from here or else from `defaults`."""
+        own = {name: value for name in Retry.model_fields if (value := getattr(self, name)) is not None}
+        return RetryPolicy(**(dict(defaults) | own))
+
+
+class SubscriptionEntry(Model):
+    """Who wants which events, in which sink."""
+
+    name: Name = Field(description="Unique name; the history of deliveries hangs on it.")
+    types: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(_one_or_list)] | None = (
+        Field(default=None, min_length=1, description="Event types; `*` stands for any characters. Left out: all.")
+    )
+    source: Annotated[str, AfterValidator(_pattern)] | None = Field(
+        default=None, description="Event source; `*` stands for any characters. Left out: all."
+    )
+    filter: Annotated[dict[str, Any], AfterValidator(_filter)] | None = Field(
+        default=None, description="CloudEvents filter: `exact`, `prefix`, `suffix`, `all`, `any`, `not`."
+    )
+    sink: SinkName = Field(description="Name of the sink.")
+    concurrency: Number = Field(default=64, ge=1, le=10_000, description="Deliveries at once, per process.")
+    timeout: Duration = Field(
+        default=timedelta(seconds=25), gt=_NONE, description="Longest time one delivery may take."
+    )
+    retry: RetryOverride = Field(default=RetryOverride(), description="Differences from the top-level `retry`.")
+    rate: RateField | None = Field(default=None, description="At most so many deliveries.", json_schema_extra=_INACTIVE)
+    dead_letter: SinkName | None = Field(
+        default=None, description="Sink that is given what is dead.", json_schema_extra=_INACTIVE
+    )
+    order_by: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Attribute whose equal values are delivered in order.",
+        json_schema_extra=_INACTIVE,
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _unique(cls, name: str, info: ValidationInfo) -> str:
+        context_of(info).claim("subscription", name)
+        return name
+
+    def to_subscription(self, defaults: Retry) -> Subscription:
+        """Return the subscription, its retry policy completed from `defaults`."""
+        return Subscription(
+            name=self.name,
+            sink=self.sink,
+            types=self.types or (),
+            source=self.source,
+            filter=self.filter,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            retry=self.retry.over(defaults),
+        )
+
+
+class EventTemplate(Model):
+    """The event that a schedule publishes."""
+
+    type: str = Field(min_length=1, description="Event type.")
+    source: str | None = Field(default=None, min_length=1, description="Event source; `/schedules/NAME` by default.")
+    subject: str | None = Field(default=None, min_length=1, description="Event subject.")
+    data: Any = Field(default=None, description="Data, written as JSON.")
+
+
+class ScheduleEntry(Model):
+    """An event at regular times."""
+
+    name: Name = Field(description="Unique name.")
+    cron: Annotated[str, AfterValidator(_cron)] = Field(
+        description="Cron expression of five fields, or six with seconds."
+    )
+    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
+        default="UTC", description="IANA time zone of the expression."
+    )
+    catch_up: Literal["none", "one", "all"] = Field(
+        default="one", description="What to publish for times that were missed."
+    )
+    event: EventTemplate = Field(description="The event.")
+
+    @field_validator("name")
+    @classmethod
+    def _unique(cls, name: str, info: ValidationInfo) -> str:
+        context_of(info).claim("schedule", name)
+        return name
+
+
+class Worker(Model):
+    """How much one process takes on."""
+
+    batch: Number = Field(default=500, ge=1, le=10_000, description="Events claimed at once.")
+    concurrency: Number = Field(default=256, ge=1, le=10_000, description="Deliveries at once, over all subscriptions.")
+    lease: Duration = Field(
+        default=timedelta(seconds=30),
+        ge=timedelta(seconds=1),
+        description="After this long without renewal others take over.",
+    )
+    shutdown_grace: Duration = Field(
+        default=timedelta(seconds=25), ge=_NONE, description="How long a stop waits for deliveries that are running."
+    )
+
+
+class Retention(Model):
+    """How long finished deliveries are kept; null keeps them for ever."""
+
+    delivered: Duration | None = Field(default=timedelta(days=7), gt=_NONE, description="Deliveries that succeeded.")
+    dead: Duration | None = Field(
+        default=timedelta(days=90), gt=_NONE, description="Deliveries that are dead or cancelled."
+    )
+
+
+class Api(Model):
+    """The HTTP interface."""
+
+    listen: str = Field(default="127.0.0.1:8080", description="Address and port.")
+    tokens: tuple[Secret, ...] = Field(
+        default=(), description="Bearer tokens; needed unless `listen` is a loopback address."
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not re.fullmatch(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+", host) or not re.fullmatch(r"[0-9]{1,5}", port):
+            raise ValueError(f"expected address:port, such as 127.0.0.1:8080 or [::1]:8080, got {got(value)}")
+        if int(port) > 65535:
+            raise ValueError(f"expected a port from 0 to 65535, got {got(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Api:
+        host = self.listen.rpartition(":")[0]
+        if not self.tokens and host not in ("localhost", "[::1]") and not host.startswith("127."):
+            raise ValueError("tokens: expected at least one, because listen is not a loopback address")
+        return self
+
+
+class Log(Model):
+    """What is logged, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level.")
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="`auto` is console on a terminal, else json."
+    )
+
+
+class Config(Model):
+    """The whole file. Every default is here and nowhere else."""
+
+    deployment_id: Annotated[str, AfterValidator(_deployment_id)] = Field(
+        description="Names the bus: owns its tables, and keeps its signals apart from others'."
+    )
+    subject: Annotated[
+        str, AfterValidator(lambda subject: check_subject(subject, frozenset({"deployment_id"}), ("_INBOX", "$")))
+    ] = Field(
+        default="mesh.{deployment_id}.events.notify",
+        description="Subject of the signals; the PostgreSQL channel derives from it too.",
+    )
+    storage: Storage = Field(description="Where events and deliveries are kept.")
+    strategies: tuple[StrategyField, ...] = Field(
+        min_length=1,
+        description="What wakes workers, all at once. Left out: `polling: 30s`, and `postgres` or `sqlite: 25ms`"
+        " after the DSN.",
+    )
+    sinks: Mapping[Name, SinkField] = Field(default_factory=dict, description="Where deliveries go, by name.")
+    subscriptions: tuple[SubscriptionEntry, ...] = Field(
+        default=(), description="Who wants which events, in which sink."
+    )
+    schedules: tuple[ScheduleEntry, ...] = Field(
+        default=(), description="Events at regular times.", json_schema_extra=_INACTIVE
+    )
+    worker: Worker = Field(default=Worker(), description="How much one process takes on.")
+    retry: Retry = Field(default=Retry(), description="Defaults for every subscription.")
+    retention: Retention = Field(
+        default=Retention(), description="How long finished deliveries are kept.", json_schema_extra=_INACTIVE
+    )
+    api: Api = Field(default=Api(), description="The HTTP interface.", json_schema_extra=_INACTIVE)
+    log: Log = Field(default=Log(), description="What is logged, on stderr.")
+
+    _file: str = PrivateAttr("")
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_strategies(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, dict) or data.get("strategies") is not None:
+            return data
+        return data | {"strategies": default_strategies(context_of(info))}
+
+    def attach(self, file: str, source: Source) -> Config:
+        """Remember where the values stand, for `inactive()`; return the configuration."""
+        self._file, self._source = file, source
+        return self
+
+    @property
+    def signal_subject(self) -> str:
+        """The subject with the deployment filled in."""
+        return self.subject.replace("{deployment_id}", self.deployment_id)
+
+    def to_subscriptions(self) -> tuple[Subscription, ...]:
+        """Return the subscriptions, each with its retry policy complete."""
+        return tuple(entry.to_subscription(self.retry) for entry in self.subscriptions)
+
+    def nats_connection(self, options: NatsConnection) -> NatsConnection:
+        """Return the connection that `options` ask for: their own, or else that of the first nats strategy."""
+        if options.servers is not None:
+            return options
+        return next(plugin.options for plugin in self.strategies if isinstance(plugin.options, NatsOptions))
+
+    def inactive(self) -> list[str]:
+        """Return a line for every key in the file that is checked, but that this version does not act on yet."""
+        message = "checked, but this version does not act on it yet"
+        return [Fault(message, path, self._source.position(path)).line(self._file) for path in _inactive(self, ())]
+
+
+def default_strategies(context: Context) -> list[Any]:
+    """Return the stack that follows the DSN, in the form the file would have it."""
+    match context.dsn:
+        case Dsn(scheme="sqlite"):
+            return [{"polling": "30s"}, {"sqlite": "25ms"}]
+        case Dsn() if not context.pgbouncer:
+            return [{"polling": "30s"}, "postgres"]
+        case _:
+            return [{"polling": "30s"}]
+
+
+def _inactive(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    match value:
+        case BaseModel():
+            for name, info in type(value).model_fields.items():
+                inside, content = (*path, info.alias or name), getattr(value, name)
+                if info.json_schema_extra != _INACTIVE:
+                    yield from _inactive(content, inside)
+                elif name in value.model_fields_set and content not in (None, False, ()):
+                    yield inside
+        case Plugin():
+            yield from _inactive(value.options, (*path, value.kind))
+        case tuple():
+            for index, item in enumerate(value):
+                yield from _inactive(item, (*path, index))
+        case Mapping():
+            for key, item in value.items():
+                yield from _inactive(item, (*path, key))

@@ -1,0 +1,54 @@
+"""A secret: text that never shows itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+__all__ = ["MASK", "Secret"]
+
+MASK = "***"
+"""What is shown in place of a secret, whatever its length."""
+
+
+class Secret:
+    """
+    Text whose `str`, `repr`, format and JSON are `***`; `reveal()` is the only way to it.
+
+    No subclass of `str`: joining, formatting and JSON encoders would take the text out unseen.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text, for the call that needs it; never keep, log or format the result."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Accept a non-empty string, or a secret; write `***`."""
+        from_text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
+        return core_schema.json_or_python_schema(
+            json_schema=from_text,
+            python_schema=core_schema.lax_or_strict_schema(
+                lax_schema=core_schema.no_info_before_validator_function(
+                    lambda value: value.reveal() if isinstance(value, Secret) else value, from_text
+                ),
+                strict_schema=from_text,
+            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda _: MASK, when_used="json"),
+        )

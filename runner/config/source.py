@@ -1,0 +1,244 @@
+"""YAML read with care: plain values, and the place of each in the file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from .errors import Fault, Path, Position, quoted
+from .substitution import Substitution
+
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "Source", "parse_source"]
+
+MAX_BYTES = 1024 * 1024
+MAX_DEPTH = 32
+
+# libyaml where it was built in: the pure parser takes seconds for what it reads in milliseconds.
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT_TAGS = frozenset({"str", "timestamp", "value"})  # a date is text until a field says otherwise
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\Z")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?\Z|[-+]?\.(inf|nan)\Z", re.IGNORECASE)
+_TRUE = frozenset({"yes", "true", "on"})
+# YAML 1.1 §4.1.1: what a stream may consist of.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(slots=True)
+class Source:
+    """
+    What a file says, before anybody asks whether it makes sense.
+
+    `positions` holds the place of every key and list item. `templates` leads from a substituted value
+    back to what the file says, for messages. The values at the `broken` paths are faults already.
+    """
+
+    value: Any = None
+    positions: dict[Path, Position] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    broken: set[Path] = field(default_factory=set)
+
+    def position(self, path: Path) -> Position:
+        """Return the place of `path`, or of the nearest thing around it that is in the file."""
+        while path and path not in self.positions:
+            path = path[:-1]
+        return self.positions.get(path, (1, 1))
+
+
+def parse_source(content: bytes, substitution: Substitution) -> Source:
+    """
+    Return the document in `content`, with its faults; `value` is None when nothing can be said about it.
+
+    Cuts early whatever is no configuration: more than 1 MiB, deeper than 32, anchors and aliases,
+    merge keys, tags, a second document. Duplicate keys, and keys that are not text, are faults.
+    """
+    source = Source()
+    if len(content) > MAX_BYTES:
+        source.faults.append(Fault(f"larger than {MAX_BYTES // 1024} KiB; expected a configuration file"))
+        return source
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = _text_position(content[: error.start].decode(errors="replace"), error.start)
+        source.faults.append(Fault(f"not UTF-8: byte 0x{content[error.start]:02x}", (), place))
+        return source
+    if forbidden := _FORBIDDEN.search(text):
+        place = _text_position(text, forbidden.start())
+        source.faults.append(Fault(f"the character U+{ord(forbidden[0]):04X} is not allowed in YAML", (), place))
+        return source
+    try:
+        _Walk(_Loader(text), source, substitution).document()
+    except _TooDeep:
+        source.value = None
+    except yaml.YAMLError as error:
+        source.faults.append(_syntax_fault(error, text))
+        source.value = None
+    return source
+
+
+class _TooDeep(Exception):
+    """The rest of the file is not worth reading."""
+
+
+class _Walk:
+    """One pass over the parser's events, so that nothing is built before it is known to be harmless."""
+
+    def __init__(self, loader: Any, source: Source, substitution: Substitution) -> None:
+        self._loader = loader
+        self._source = source
+        self._substitution = substitution
+
+    def document(self) -> None:
+        """Read the first document into the source; a second one is a fault."""
+        self._next()  # the start of the stream
+        if isinstance(self._next(), yaml.StreamEndEvent):
+            return
+        event = self._next()
+        self._source.positions[()] = _position(event)
+        self._source.value = self._node(event, (), 0)
+        self._next()  # the end of the document
+        event = self._next()
+        if not isinstance(event, yaml.StreamEndEvent):
+            self._fault("a second document starts here; expected one", (), event)
+
+    def _next(self) -> Any:
+        return self._loader.get_event()
+
+    def _fault(self, message: str, path: Path, event: Any) -> None:
+        self._source.faults.append(Fault(message, path, _position(event)))
+
+    def _broken(self, message: str, path: Path, event: Any) -> None:
+        self._fault(message, path, event)
+        self._source.broken.add(path)
+
+    def _node(self, event: Any, path: Path, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            self._fault(f"nested deeper than {MAX_DEPTH}", path[:3], event)
+            raise _TooDeep
+        if isinstance(event, yaml.AliasEvent):
+            self._broken("aliases (*name) are not supported; write the value out", path, event)
+            return None
+        if event.anchor is not None:
+            self._fault("anchors (&name) are not supported; write the value out where it is needed", path, event)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, path)
+        if event.tag not in (None, "!", _TAG + ("map" if _is_mapping(event) else "seq")):
+            self._broken(f"tag {quoted(event.tag)} is not supported", path, event)
+        return self._mapping(path, depth) if _is_mapping(event) else self._sequence(path, depth)
+
+    def _sequence(self, path: Path, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            inside = (*path, len(items))
+            self._source.positions[inside] = _position(event)
+            items.append(self._node(event, inside, depth + 1))
+        return items
+
+    def _mapping(self, path: Path, depth: int) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            key = self._key(event, path, depth)
+            if key is None or key in entries:
+                # Its value is read for the faults in it, under a path that nothing else has.
+                inside: Path = (*path, key or "?")
+                if key is not None:
+                    self._duplicate(inside, event)
+                self._node(self._next(), inside, depth + 1)
+                continue
+            inside = (*path, key)
+            self._source.positions[inside] = _position(event)
+            entries[key] = self._node(self._next(), inside, depth + 1)
+        return entries
+
+    def _duplicate(self, path: Path, event: Any) -> None:
+        line, _ = self._source.positions[path]
+        self._fault(f"duplicate key; it is given in line {line} already", path, event)
+
+    def _key(self, event: Any, path: Path, depth: int) -> str | None:
+        if not isinstance(event, yaml.ScalarEvent):
+            self._fault("expected text as a key", path, event)
+            self._node(event, path, depth + 1)
+            return None
+        tag = self._tag(event)
+        if tag == "merge":
+            self._fault("merge keys (<<) are not supported; write the values out", path, event)
+            return None
+        if event.anchor is not None:
+            self._fault("anchors (&name) are not supported", path, event)
+        if tag not in _TEXT_TAGS:
+            self._fault(
+                f"expected text as a key; YAML reads {quoted(event.value)} as something else: quote it", path, event
+            )
+            return None
+        return str(event.value)
+
+    def _tag(self, event: Any) -> str:
+        tag = event.tag
+        if tag is None or tag == "!":
+            tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        return str(tag).removeprefix(_TAG)
+
+    def _scalar(self, event: Any, path: Path) -> Any:
+        text, tag = event.value, self._tag(event)
+        if tag in _TEXT_TAGS:
+            return self._text(text, path, event)
+        if tag == "null":
+            return None
+        if tag == "bool" and event.tag is None:
+            return text.lower() in _TRUE
+        if tag == "int" and _DECIMAL.match(text):
+            return int(text)
+        if tag == "float" and _FLOAT.match(text):
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        if tag in ("int", "float"):
+            self._broken(
+                f"YAML does not read {quoted(text)} as you do; write a decimal number, or quote it", path, event
+            )
+            return None
+        self._broken(f"tag {quoted(str(event.tag))} is not supported", path, event)
+        return None
+
+    def _text(self, text: str, path: Path, event: Any) -> str:
+        if "$" not in text:
+            return text
+        try:
+            value = self._substitution.apply(text)
+        except ValueError as error:
+            self._source.faults.append(Fault(str(error), path, self._source.position(path)))
+            self._source.broken.add(path)
+            return text
+        if value != text:
+            self._source.templates[value] = text
+        return value
+
+
+def _is_mapping(event: Any) -> bool:
+    return isinstance(event, yaml.MappingStartEvent)
+
+
+def _position(event: Any) -> Position:
+    return event.start_mark.line + 1, event.start_mark.column + 1
+
+
+def _text_position(text: str, offset: int) -> Position:
+    before = text[:offset]
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        return Fault("not YAML", (), (1, 1))
+    line = (text.splitlines()[mark.line :] or [""])[0]
+    problem = " ".join(str(getattr(error, "problem", None) or "cannot be read").split())
+    hint = ""
+    if "${" in line:
+        hint = '; quote "${…}" inside [ ] and { }'
+    elif "\t" in line:
+        hint = "; indent with spaces, not tabs"
+    return Fault(f"not YAML: {problem}{hint}", (), (mark.line + 1, mark.column + 1))

@@ -1,0 +1,75 @@
+"""`${…}` in the values of a configuration file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import quoted
+
+__all__ = ["Substitution"]
+
+_TOKEN = re.compile(r"\$\$|\$\{([^}]*)(\}?)", re.DOTALL)
+_REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?\Z", re.DOTALL)
+_FILE = "file:"
+_MAX_FILE_BYTES = 64 * 1024
+_FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message} or ${file:/path}"
+
+
+class Substitution:
+    """
+    Replace `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `${file:/path}` in one text, once.
+
+    `$$` stands for one `$`; any other `$` for itself. A variable that is set but empty counts as unset
+    where there is a default or a message, as in a shell. The last line end of a file is dropped.
+    """
+
+    def __init__(self, environ: Mapping[str, str], base: Path) -> None:
+        """Args: base is the directory that relative paths of `${file:…}` start from."""
+        self._environ = environ
+        self._base = base
+
+    def apply(self, text: str) -> str:
+        """Return the text with every reference replaced. Raise `ValueError`: unset, unreadable, or no such form."""
+        return _TOKEN.sub(self._replace, text)
+
+    def _replace(self, token: re.Match[str]) -> str:
+        if token[0] == "$$":
+            return "$"
+        inside, closed = token[1], token[2]
+        if not closed:
+            raise ValueError("'${' is never closed; write $${ for the two characters themselves")
+        if inside.startswith(_FILE):
+            return self._file(inside.removeprefix(_FILE))
+        reference = _REFERENCE.match(inside)
+        if not reference or "${" in inside:
+            raise ValueError(f"expected {_FORMS}, not nested; write $${{ for the two characters themselves")
+        return self._variable(reference[1], reference[2], reference[3])
+
+    def _variable(self, name: str, operator: str | None, operand: str | None) -> str:
+        value = self._environ.get(name)
+        if operator is None and value is not None:
+            return value
+        if value:
+            return value
+        if operator == "-":
+            return operand or ""
+        why = f"environment variable {name} is {'not set' if value is None else 'empty'}"
+        if operator == "?" and operand:
+            raise ValueError(f"{why}: {' '.join(operand.split())}")
+        raise ValueError(f"{why}; set it, or give a default: ${{{name}:-default}}")
+
+    def _file(self, name: str) -> str:
+        try:
+            with (self._base / name).open("rb") as file:
+                content = file.read(_MAX_FILE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no valid path"
+            raise ValueError(f"file {quoted(name)} cannot be read: {reason}") from error
+        if len(content) > _MAX_FILE_BYTES:
+            raise ValueError(f"file {quoted(name)} is larger than {_MAX_FILE_BYTES // 1024} KiB")
+        try:
+            return re.sub(r"\r?\n\Z", "", content.decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"file {quoted(name)} is not UTF-8 text") from error

@@ -1,0 +1,142 @@
+"""A dispatch: one claim of events on its way to every subscription that matches, and what is written of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence, Set
+from datetime import timedelta
+
+from .delivery import DeliveryState
+from .event import Event
+from .outlet import Flight, Outlet
+from .settling import crashed, settle
+from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Work
+
+__all__ = ["Dispatch"]
+
+Match = Callable[[Event], tuple[Outlet, ...]]
+
+
+class Dispatch:
+    """
+    One claim: start its deliveries, wait a short grace, say what is to be written.
+
+    What has finished by then is settled. What is still running is written as leased, and settles
+    later under its own lease. What could not start, because its subscription is at its limit, paused,
+    or not served here, is written as pending, free for any instance.
+    """
+
+    def __init__(self, claim: Claim, match: Match, closed: Set[Outlet], *, crash_limit: int) -> None:
+        """
+        Args:
+            closed: the outlets that deliver nothing now.
+            crash_limit: how often an event may be claimed before its deliveries are tried one by one.
+        """
+        self.claim = claim
+        self.flights: dict[Outlet, Flight[Work]] = {}
+        self._matched: list[tuple[Outlet, ...]] = []
+        self._records: list[DeliveryRecord] = []
+        self._attempts: list[AttemptRecord] = []
+        self._landed = asyncio.get_running_loop().create_future()
+        self._flying = 0
+        self._assign(match, closed, crash_limit)
+
+    def start(self) -> None:
+        """Hand every delivery to its outlet."""
+        self._flying = len(self.flights)
+        for outlet, flight in self.flights.items():
+            outlet.start(flight)
+        if not self._flying:
+            self.hurry()
+
+    async def wait(self, grace: float) -> None:
+        """Return when everything has finished, after `grace` seconds, or at `hurry()`."""
+        timer = asyncio.get_running_loop().call_later(grace, self.hurry)
+        try:
+            await self._landed
+        finally:
+            timer.cancel()
+
+    def hurry(self) -> None:
+        """End the grace now."""
+        if not self._landed.done():
+            self._landed.set_result(None)
+
+    def settled(self, lease: timedelta) -> Settled:
+        """Cut what is unfinished, and return what is to be written."""
+        rows = set()
+        for outlet, flight in self.flights.items():
+            if not flight.over or flight.troubles:
+                rows.add(outlet)
+                self._write(outlet, flight, lease)
+        kept: dict[int, tuple[int, ...]] = {}
+        delivered = []
+        for matched in self._matched:
+            ids = kept.get(id(matched))
+            if ids is None:
+                ids = tuple(outlet.id for outlet in matched if outlet not in rows)
+                kept[id(matched)] = ids
+            delivered.append(ids)
+        return Settled(self.claim.token, self.claim.works, delivered, self._records, self._attempts)
+
+    def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
+        """Return the flights that were running when they were cut."""
+        return [(outlet, flight) for outlet, flight in self.flights.items() if flight.watched]
+
+    def _assign(self, match: Match, closed: Set[Outlet], crash_limit: int) -> None:
+        """Match every event, and give each open outlet the works it is to deliver."""
+        works: dict[Outlet, list[Work]] = {}
+        for work in self.claim.works:
+            matched = match(work.event)
+            if work.attempt > 1 or not closed.isdisjoint(matched):
+                matched = self._startable(work, matched, crash_limit)
+            self._matched.append(matched)
+            for outlet in matched:
+                if outlet in works:
+                    works[outlet].append(work)
+                else:
+                    works[outlet] = [work]
+        self.flights = {outlet: Flight(each, self._ended) for outlet, each in works.items()}
+
+    def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:
+        """Return the outlets that may deliver `work` now; write down the others."""
+        startable = []
+        for outlet in matched:
+            if outlet.subscription.retry.exhausted(work.attempt):
+                record, attempt = crashed(work.seq, outlet.id, work.attempt, self.claim.token)
+                self._records.append(record)
+                self._attempts.append(attempt)
+            elif not outlet.open or work.attempt > crash_limit:
+                self._records.append(self._pending(work, outlet))
+            else:
+                startable.append(outlet)
+        return tuple(startable)
+
+    def _write(self, outlet: Outlet, flight: Flight[Work], lease: timedelta) -> None:
+        """Write down the deliveries of an outlet of which not every one succeeded."""
+        outlet.withdraw(flight)
+        running = set(outlet.in_flight(flight))
+        troubles = {index: (outcome, seconds) for index, outcome, seconds in flight.troubles}
+        token, policy = self.claim.token, outlet.subscription.retry
+        for index, work in enumerate(flight.works):
+            if index >= flight.next:
+                self._records.append(self._pending(work, outlet))
+            elif index in running:
+                leased = DeliveryState.LEASED
+                self._records.append(DeliveryRecord(work.seq, outlet.id, leased, work.attempt, token, lease))
+            elif index in troubles:
+                record, attempt = settle(policy, work.seq, outlet.id, work.attempt, token, *troubles[index])
+                self._records.append(record)
+                if attempt is not None:
+                    self._attempts.append(attempt)
+            else:
+                done = DeliveryState.DELIVERED
+                self._records.append(DeliveryRecord(work.seq, outlet.id, done, work.attempt, token))
+
+    def _pending(self, work: Work, outlet: Outlet) -> DeliveryRecord:
+        return DeliveryRecord(work.seq, outlet.id, DeliveryState.PENDING, 0, self.claim.token)
+
+    def _ended(self) -> None:
+        self._flying -= 1
+        if self._flying == 0:
+            self.hurry()

@@ -1,0 +1,77 @@
+"""Logging: one set-up for our own structlog events and for what libraries send through `logging`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+__all__ = ["configure", "printable"]
+
+Fields = MutableMapping[str, Any]
+
+
+def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
+    """
+    Send every log record to `stream`, standard error unless given.
+
+    Libraries are heard from `warning` upwards whatever `level` says: below it, drivers write statements
+    and addresses that may carry secrets.
+
+    Args:
+        level: debug, info, warning or error.
+        format: `text` for people, `json` for machines, `auto` for text on a terminal and json elsewhere.
+    """
+    stream = stream or sys.stderr
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering = _rendering(format, stream)
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def printable(text: str) -> str:
+    """Return `text` with its control characters escaped, so that no stranger's text can steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _rendering(format: str, stream: TextIO) -> list[structlog.typing.Processor]:
+    terminal = stream.isatty()
+    if format == "json" or (format == "auto" and not terminal):
+        # Plain tracebacks: structlog's structured ones include local variables, hence payloads and secrets.
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    colors = terminal and not os.environ.get("NO_COLOR")
+    plain = structlog.dev.plain_traceback  # the default one, by rich, prints local variables
+    return [_escape, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+
+
+def _escape(_logger: Any, _method: str, fields: Fields) -> Fields:
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = printable(value)
+    return fields

@@ -1,0 +1,271 @@
+"""An outlet: a subscription as this process serves it, running as many of its deliveries at once as it may."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from .delivery import ACCEPTED, Delivery, Failed, Outcome
+from .event import Event
+from .sinks.base import Sink
+from .subscription import Subscription
+
+__all__ = ["Flight", "Outlet", "Slots", "Startable"]
+
+
+class Startable(Protocol):
+    """Something claimed that can be delivered: a `Work` or a `ClaimedDelivery`."""
+
+    seq: int
+    event: Event
+    attempt: int
+
+
+class Slots:
+    """How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+W = TypeVar("W", bound=Startable)
+
+
+class Flight(Generic[W]):
+    """
+    Deliveries of one outlet that were claimed together.
+
+    Until `cut()`, outcomes other than `ACCEPTED` gather in `troubles`; nothing is kept of a success.
+    Afterwards no further delivery starts, and those that were running report one by one.
+    """
+
+    __slots__ = ("_ended", "_held", "_report", "next", "running", "stop", "troubles", "watched", "works")
+
+    def __init__(self, works: Sequence[W], ended: Callable[[], None]) -> None:
+        """Args: ended is called once, when nothing runs and nothing is left to start."""
+        self.works = works
+        self.next = 0  # index of the first one that has not started
+        self.stop = len(works)
+        self.running = 0
+        self.troubles: list[tuple[int, Outcome, float]] = []  # index, outcome, seconds it took
+        self.watched = False  # whether successes are reported too
+        self._ended = ended
+        self._held: list[tuple[int, Outcome, float]] | None = None
+        self._report: Callable[[int, Outcome, float], None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs and nothing will start."""
+        return self.running == 0 and self.next >= self.stop
+
+    def cut(self) -> None:
+        """Start nothing more, and hold back what still comes in until `report_to()`."""
+        self.stop = self.next
+        self.watched = True
+        self._held = []
+
+    def report_to(self, report: Callable[[int, Outcome, float], None]) -> None:
+        """From now on hand each outcome to `report`, beginning with those held back."""
+        self._report = report
+        self.watched = True
+        held, self._held = self._held or [], None
+        for each in held:
+            report(*each)
+
+    def landed(self, index: int, outcome: Outcome, seconds: float) -> None:
+        """Take the outcome of the delivery at `index`; a success only once `watched`."""
+        if self._report is not None:
+            self._report(index, outcome, seconds)
+        elif self._held is not None:
+            self._held.append((index, outcome, seconds))
+        else:
+            self.troubles.append((index, outcome, seconds))
+
+    def end(self) -> None:
+        """Say that nothing runs and nothing is left to start."""
+        self._ended()
+
+
+class _Lane:
+    """One of the deliveries an outlet runs at a time."""
+
+    __slots__ = ("flight", "index", "since", "task", "timed_out")
+
+    def __init__(self) -> None:
+        self.flight: Flight[Any] | None = None
+        self.index = 0
+        self.since = 0.0
+        self.timed_out = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Outlet:
+    """
+    A subscription with its sink.
+
+    Deliveries run in lanes, each a task that takes one after the other, so that a sink that answers
+    at once costs no task of its own. Lanes are added while there is more to start, up to the
+    subscription's concurrency and the process's slots; the first lane needs no slot, so that no
+    subscription can starve another.
+    """
+
+    def __init__(self, id: int, subscription: Subscription, sink: Sink | None, *, paused: bool, slots: Slots) -> None:
+        """
+        Args:
+            sink: None where this process has none by that name.
+            paused: deliveries wait until the subscription is resumed.
+            slots: shared by all outlets of the process.
+        """
+        self.id = id
+        self.subscription = subscription
+        self.sink = sink
+        self.paused = paused
+        self.room: Callable[[], None] = _nothing  # called when a lane ends
+        self._slots = slots
+        self._flights: deque[Flight[Any]] = deque()
+        self._lanes: set[_Lane] = set()
+
+    @property
+    def open(self) -> bool:
+        """Whether this process delivers for it now."""
+        return self.sink is not None and not self.paused
+
+    @property
+    def running(self) -> int:
+        """How many of its deliveries run here."""
+        return len(self._lanes)
+
+    def free(self) -> int:
+        """Return how many more deliveries could start now."""
+        if not self.open:
+            return 0
+        waiting = sum(flight.stop - flight.next for flight in self._flights)
+        own = self.subscription.concurrency - len(self._lanes) - waiting
+        shared = self._slots.limit - self._slots.used - waiting
+        return max(min(own, shared), 1 if not self._lanes and not waiting else 0)
+
+    def start(self, flight: Flight[Any]) -> None:
+        """Run the deliveries of `flight` as lanes become free."""
+        self._flights.append(flight)
+        if not self._lanes:
+            self._add_lane()
+        self._widen_soon()
+
+    def withdraw(self, flight: Flight[Any]) -> None:
+        """Cut `flight`: what of it has not started is not ours to start any more."""
+        flight.cut()
+        with contextlib.suppress(ValueError):
+            self._flights.remove(flight)
+
+    def overdue(self, now: float) -> None:
+        """Cancel the deliveries that have run for longer than the subscription allows."""
+        latest = now - self.subscription.timeout.total_seconds()
+        for lane in self._lanes:
+            if lane.flight is not None and lane.since < latest and not lane.timed_out and lane.task is not None:
+                lane.timed_out = True
+                lane.task.cancel()
+
+    def in_flight(self, flight: Flight[Any]) -> list[int]:
+        """Return the indexes of `flight` that are running now."""
+        return [lane.index for lane in self._lanes if lane.flight is flight]
+
+    def cancel(self, flight: Flight[Any], index: int) -> None:
+        """Stop one running delivery, which is no longer ours; nothing is reported."""
+        for lane in self._lanes:
+            if lane.flight is flight and lane.index == index and lane.task is not None:
+                lane.task.cancel()
+
+    async def stop(self) -> None:
+        """Cancel whatever runs and wait for it, at most a second."""
+        tasks = {lane.task for lane in self._lanes if lane.task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+
+    def _add_lane(self) -> None:
+        lane = _Lane()
+        self._lanes.add(lane)
+        self._slots.used += 1
+        lane.task = asyncio.create_task(self._run(lane), name=f"deliver {self.subscription.name}")
+
+    def _widen_soon(self) -> None:
+        if len(self._lanes) < self.subscription.concurrency:
+            asyncio.get_running_loop().call_soon(self._widen)
+
+    def _widen(self) -> None:
+        """Double the lanes while they leave something to start."""
+        waiting = sum(flight.stop - flight.next for flight in self._flights)
+        more = min(
+            waiting,
+            len(self._lanes) or 1,
+            self.subscription.concurrency - len(self._lanes),
+            self._slots.limit - self._slots.used,
+        )
+        for _ in range(more):
+            self._add_lane()
+        if more > 0:
+            self._widen_soon()
+
+    async def _run(self, lane: _Lane) -> None:
+        """Take deliveries until none is left to start."""
+        try:
+            while self._flights:
+                flight = self._flights[0]
+                if flight.next < flight.stop:
+                    await self._fly(lane, flight)
+                elif self._flights and self._flights[0] is flight:
+                    self._flights.popleft()
+        finally:
+            self._lanes.discard(lane)
+            self._slots.used -= 1
+            self.room()
+
+    async def _fly(self, lane: _Lane, flight: Flight[Any]) -> None:
+        """Take deliveries of one flight until none of it is left to start."""
+        sink = self.sink
+        assert sink is not None
+        deliver, name, works = sink.deliver, self.subscription.name, flight.works
+        lane.flight = flight
+        flight.running += 1
+        try:
+            while (index := flight.next) < flight.stop:
+                flight.next = index + 1
+                work = works[index]
+                lane.index = index
+                lane.since = started = monotonic()
+                try:
+                    outcome = await deliver(Delivery(work.event, name, work.attempt))
+                except asyncio.CancelledError:
+                    outcome = self._timed_out(lane)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
+                    # SystemExit from a handler, too: it must not take the process with it.
+                    outcome = Failed(f"{type(error).__name__}: {error}".rstrip(": "))
+                if flight.watched or outcome is not ACCEPTED:
+                    flight.landed(index, outcome, monotonic() - started)
+        finally:
+            lane.flight = None
+            flight.running -= 1
+            if flight.over:
+                flight.end()
+
+    def _timed_out(self, lane: _Lane) -> Outcome:
+        """Return what a cancelled delivery amounts to; go on cancelling if it was not for its time."""
+        if not lane.timed_out or lane.task is None:
+            raise asyncio.CancelledError
+        lane.timed_out = False
+        lane.task.uncancel()
+        return Failed(f"no answer within {self.subscription.timeout.total_seconds():g} s")
+
+
+def _nothing() -> None:
+    return None

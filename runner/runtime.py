@@ -1,0 +1,239 @@
+"""The runner: everything one process of a deployment does, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+
+from . import __version__
+from .bus import EventBus
+from .errors import StorageUnavailable
+from .event import Event, new_id
+from .service import Background
+from .sinks.base import Sink
+from .sinks.python import PythonSink
+from .storage import Storage
+from .storage.base import Instance, Publication, Receipt
+from .strategies.stack import StrategyState
+from .subscription import Subscription
+from .worker import Worker, WorkerLimits
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from .service import Service
+    from .strategies.stack import StrategyStack
+
+__all__ = ["Plan", "Runner"]
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT = 10.0  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """
+    What a runner is to be, apart from its parts.
+
+    Attributes:
+        summary: one line that says what was built.
+        subscriptions: those of the file.
+        channel: NOTIFY channel to tell SQL publishers about; None if nobody listens.
+        start_timeout: how long `start()` waits for a store that is away.
+        migrate: whether `start()` brings the tables up to date.
+        shutdown_grace: how long `stop()` waits for running deliveries.
+    """
+
+    deployment_id: str
+    summary: str
+    subscriptions: Sequence[Subscription]
+    limits: WorkerLimits
+    channel: str | None = None
+    start_timeout: timedelta = timedelta(seconds=30)
+    migrate: bool = True
+    shutdown_grace: timedelta = timedelta(seconds=25)
+
+
+class Runner:
+    """
+    A bus built from a file: publish into it, subscribe functions to it, run it.
+
+    `async with runner:` starts and stops it. Publishing works from `start()` on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        storage: Storage,
+        strategies: StrategyStack,
+        sinks: Mapping[str, Sink],
+        brokers: Iterable[Service] = (),
+    ) -> None:
+        self._plan = plan
+        self._storage = storage
+        self._strategies = strategies
+        self._sinks = dict(sinks)
+        self._brokers = tuple(brokers)
+        self._functions: dict[str, Subscription] = {}
+        self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
+        store = storage.store
+        self.worker = Worker(store, store, self._sinks, plan.limits, notify=lambda: strategies.notify(""))
+        self._bus = EventBus(store, strategies, wake=self.worker.wake)
+        self._heart = Background("heartbeat", self._beat)
+        self._started = False
+
+    # --- publishing and subscribing ------------------------------------------------------------------
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        delay: timedelta | None = None,
+        deliver_at: datetime | None = None,
+        session: AsyncSession | None = None,
+    ) -> Receipt:
+        """Record one event; see `EventBus.publish()`."""
+        return await self._bus.publish(event, delay=delay, deliver_at=deliver_at, session=session)
+
+    async def publish_many(
+        self, events: Iterable[Event | Publication], *, session: AsyncSession | None = None
+    ) -> Sequence[Receipt]:
+        """Record events in one transaction; see `EventBus.publish_many()`."""
+        return await self._bus.publish_many(events, session=session)
+
+    def subscribe(self, name: str, handler: Callable[..., Any], **options: Any) -> None:
+        """
+        Have `handler` called with every event that matches; call this before `start()`.
+
+        The subscription outlives the process: what is published while no process serves it waits for
+        the next one that does. `unsubscribe()` ends it.
+
+        Args:
+            name: of the subscription, unique in the deployment.
+            handler: `handler(event)` or `handler(event, delivery)`; async functions run on the loop, others
+                in a thread. What it returns or raises is the outcome, as for a `python` sink.
+            options: any other field of `Subscription`, such as `types=("order.*",)`.
+        """
+        sink = f"function:{name}"
+        if "types" in options:
+            options["types"] = tuple(options["types"])
+        self._functions[name] = Subscription(name=name, sink=sink, **options)
+        self._sinks[sink] = PythonSink(handler)
+        self.worker.serve(sink, self._sinks[sink])
+
+    async def unsubscribe(self, name: str) -> None:
+        """End the subscription of a function; what waits for it stays on record, and is delivered no more."""
+        self._functions.pop(name, None)
+        await self._storage.store.put_subscriptions([], f"function:{name}")
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """
+        Take our place in the deployment and begin to work.
+
+        Waits for the store, at most `start_timeout`; for nothing else.
+
+        Raises:
+            StorageUnavailable: the store did not come up in time.
+            ForeignDeployment: its tables belong to another deployment.
+            SinkError: a sink can never work.
+        """
+        await self._prepare()
+        for broker in self._brokers:
+            await broker.start()
+        for sink in self._sinks.values():
+            await sink.start()
+        await self._strategies.start(self.worker.wake)
+        await self.worker.start()
+        self._heart.start()
+        self._started = True
+        log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
+
+    async def stop(self) -> None:
+        """Drain and stop: no new claims, running deliveries get their grace, leases are released."""
+        if self._started:
+            log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
+            await self.worker.stop(self._plan.shutdown_grace)
+            await self._bus.stop()
+            await self._leave()
+        await self._strategies.stop()
+        for sink in self._sinks.values():
+            await sink.stop()
+        for broker in self._brokers:
+            await broker.stop()
+        await self._storage.close()
+        if self._started:
+            self._started = False
+            log.info("stopped", instance=self._instance.id)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def describe(self) -> list[str]:
+        """Return what was built, in a line or more."""
+        return [self._plan.summary]
+
+    def strategies(self) -> list[StrategyState]:
+        """Return how each strategy is."""
+        return self._strategies.states()
+
+    async def _prepare(self) -> None:
+        """Wait for the store, and make it ours."""
+        deadline = monotonic() + self._plan.start_timeout.total_seconds()
+        pause = 0.1
+        while True:
+            try:
+                await self._take_place()
+                return
+            except StorageUnavailable as error:
+                if monotonic() + pause > deadline:
+                    raise
+                log.warning("waiting for the store", detail=str(error), retry_in=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    async def _take_place(self) -> None:
+        store, plan = self._storage.store, self._plan
+        if plan.migrate:
+            applied = await self._storage.migrate()
+            if applied:
+                log.info("tables brought up to date", revisions=list(applied))
+        await store.adopt(plan.deployment_id)
+        await store.put_subscriptions(plan.subscriptions, "file")
+        for name, subscription in self._functions.items():
+            await store.put_subscriptions([subscription], f"function:{name}")
+        if plan.channel is not None:
+            await store.set_channel(plan.channel)
+        await store.beat(self._instance)
+
+    async def _beat(self) -> None:
+        await asyncio.sleep(HEARTBEAT)
+        await self._storage.store.beat(self._instance)
+
+    async def _leave(self) -> None:
+        await self._heart.stop()
+        try:
+            await self._storage.store.leave(self._instance.id)
+        except StorageUnavailable as error:
+            log.warning("could not sign off", detail=str(error))

@@ -1,0 +1,80 @@
+"""The settler: writes down single deliveries, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from .errors import StorageUnavailable
+from .storage.base import AttemptRecord, DeliveryRecord, WorkQueue
+
+__all__ = ["Settler"]
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Settler:
+    """
+    Gather settlements while one write is in flight, and write them together.
+
+    While the store is unavailable it tries again and again: every write is fenced, so the worst that can
+    come of a late one is nothing.
+    """
+
+    def __init__(self, queue: WorkQueue, written: Callable[[Sequence[DeliveryRecord]], object]) -> None:
+        """Args: written is told what has been written."""
+        self._queue = queue
+        self._written = written
+        self._records: list[DeliveryRecord] = []
+        self._attempts: list[AttemptRecord] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._patient = True
+
+    def start(self) -> None:
+        """Begin to be patient with a store that is away."""
+        self._patient = True
+
+    def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None) -> None:
+        """Write `record`, and `attempt` with it, soon."""
+        self._records.append(record)
+        if attempt is not None:
+            self._attempts.append(attempt)
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(), name="settle")
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Write what is left, at most `timeout` seconds; what is not written by then returns when its lease ends."""
+        if self._flushing is not None:
+            await asyncio.wait({self._flushing}, timeout=timeout)
+        self._patient = False
+
+    async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of `write`, tried again while the store is unavailable. Every try must be safe to repeat."""
+        pause = 0.05
+        while True:
+            try:
+                return await write()
+            except StorageUnavailable as error:
+                if not self._patient:
+                    raise
+                log.warning("cannot settle", detail=str(error), retry_in=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    async def _flush(self) -> None:
+        try:
+            while self._records:
+                records, self._records = self._records, []
+                attempts, self._attempts = self._attempts, []
+                written = await self.patiently(partial(self._queue.settle_deliveries, records, attempts))
+                self._written(records)
+                if len(written) < len(records):
+                    log.warning("late settlements dropped", count=len(records) - len(written))
+        finally:
+            self._flushing = None

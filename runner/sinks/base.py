@@ -1,0 +1,32 @@
+"""The seam of the places where deliveries go."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..delivery import Delivery, Outcome
+
+__all__ = ["Sink"]
+
+
+class Sink(Protocol):
+    """
+    Where deliveries go.
+
+    One instance serves every subscription that names it, many deliveries at once. Nothing here
+    retries, limits or times out: the worker does, and cancels `deliver()` at the subscription's timeout.
+    """
+
+    async def start(self) -> None:
+        """Get ready; do not depend on a peer being up. Raise `SinkError` when it can never work."""
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """
+        Hand over one event; return what became of it.
+
+        May be called twice with the same delivery. Return `ACCEPTED` for success. An exception counts
+        as `Failed`; return `Rejected` when no further attempt can help.
+        """
+
+    async def stop(self) -> None:
+        """Release what is held, in bounded time. Idempotent, and safe without `start()`."""

@@ -1,0 +1,111 @@
+"""
+The sink that publishes on NATS: CloudEvents in binary mode, on core NATS.
+
+Core NATS delivers at most once: accepted means that the server had the message, not that anybody
+listened. Who must not miss an event reads it from a JetStream stream on the same subjects.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..broker import Broker, BrokerError, MessageRefused
+from ..cloudevents import to_nats
+from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
+from ..errors import EventError, SinkError
+from ..event import Event
+
+__all__ = ["NatsSink", "Subject"]
+
+_PLACES = ("deployment_id", "id", "source", "subject", "type")
+_PLACE = re.compile(r"\{([^{}]*)\}")
+_WELL_FORMED = re.compile(r"[^\s.*>{}\x00-\x1f\x7f]+(?:\.[^\s.*>{}\x00-\x1f\x7f]+)*\Z")
+_RESERVED = ("$", "_INBOX", "mesh.")
+_LONGEST = 2048  # characters; a server closes the connection, which all share, over a line beyond 4,096 bytes
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+
+
+class NatsSink:
+    """
+    Publish each event, and accept it once the server has it.
+
+    The connection is the broker's, which others share; it is started and stopped by who made it.
+    """
+
+    def __init__(self, broker: Broker, subject: str, *, deployment_id: str) -> None:
+        """
+        Take the template of the subject; see `Subject`.
+
+        Raises:
+            SinkError: the template is malformed.
+        """
+        self._broker = broker
+        self._subject = Subject(subject, deployment_id)
+
+    async def start(self) -> None:
+        """Do nothing: the broker connects on its own."""
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Publish the event and wait for the server's word that it has it."""
+        try:
+            headers, payload = to_nats(delivery.event)
+            subject = self._subject.of(delivery.event)
+        except EventError as error:
+            return Rejected(f"the event cannot be sent over NATS: {error}")
+        try:
+            await self._broker.publish(subject, payload, headers, confirm=True)
+        except MessageRefused as error:
+            return Rejected(str(error))
+        except BrokerError as error:
+            return Failed(str(error))
+        return ACCEPTED
+
+    async def stop(self) -> None:
+        """Do nothing: the connection is not ours."""
+
+
+class Subject:
+    """
+    A template such as `orders.{type}`, with places for type, source, subject, id and deployment_id.
+
+    What an event puts into a place can never change the structure of the subject: every character other
+    than A-Z, a-z, 0-9, `-` and `_` becomes `_` and the two hexadecimal digits of each of its bytes, and
+    nothing becomes `_`. Only the dots of a type separate tokens, as they do in the type.
+    """
+
+    def __init__(self, template: str, deployment_id: str) -> None:
+        unknown = [name for name in _PLACE.findall(template) if name not in _PLACES]
+        if unknown:
+            raise SinkError(f"nats subject: unknown place {{{unknown[0]}}}, expected one of: {', '.join(_PLACES)}")
+        if not _WELL_FORMED.match(_PLACE.sub("x", template)):
+            raise SinkError(
+                f"nats subject {template!r}: expected tokens separated by dots, none of them empty, without"
+                " spaces, '*' or '>'"
+            )
+        if template.startswith(_RESERVED):
+            raise SinkError(f"nats subject {template!r}: {', '.join(_RESERVED)} are reserved, start it otherwise")
+        self._deployment_id = deployment_id
+        # Literal text at even indexes, the name of a place at odd ones.
+        self._parts = _PLACE.split(template)
+
+    def of(self, event: Event) -> str:
+        """Return the subject of `event`. Raise `EventError` when it is too long, or reserved."""
+        subject = "".join(self._fill(part, event) if index % 2 else part for index, part in enumerate(self._parts))
+        if len(subject) > _LONGEST:
+            raise EventError(f"subject: {len(subject)} characters, at most {_LONGEST} are sent")
+        if subject.startswith(_RESERVED):
+            raise EventError(f"subject {subject!r}: {', '.join(_RESERVED)} are reserved")
+        return subject
+
+    def _fill(self, place: str, event: Event) -> str:
+        match place:
+            case "deployment_id":
+                return self._deployment_id
+            case "type":
+                return ".".join(_token(part) for part in event.type.split("."))
+            case _:
+                return _token(getattr(event, place) or "")
+
+
+def _token(text: str) -> str:
+    return _UNSAFE.sub(lambda found: b"_%02x" % found[0][0], text.encode()).decode() or "_"

@@ -1,0 +1,116 @@
+"""The sink that calls a Python function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
+from ..errors import SinkError
+from .threads import Threads
+
+__all__ = ["PythonSink"]
+
+
+class PythonSink:
+    """
+    Call `handler(event)`, or `handler(event, delivery)`, for each delivery.
+
+    An `async def` runs on the event loop, anything else in one of `threads` threads. A handler that
+    returns None or True has accepted the event, one that returns an `Outcome` has decided itself, one
+    that raises has failed. A thread cannot be interrupted: a synchronous handler that outlives its
+    subscription's timeout keeps its thread until it returns.
+    """
+
+    def __init__(self, target: str | Callable[..., Any], *, threads: int = 16) -> None:
+        """
+        Look the handler up and decide how it is called.
+
+        Args:
+            target: `module:function`, also from the working directory; or the function itself.
+            threads: how many synchronous calls run at once.
+
+        Raises:
+            SinkError: it does not import, or cannot be called with an event.
+        """
+        self._name = target if isinstance(target, str) else _name(target)
+        handler = _imported(target) if isinstance(target, str) else target
+        self._threads = Threads(self._name, threads)
+        self._wants_delivery = _wants_delivery(handler, self._name)
+        self._handler: Callable[..., Awaitable[object]] = (
+            handler if _is_async(handler) else functools.partial(self._threads.submit, handler)
+        )
+
+    async def start(self) -> None:
+        """Do nothing: threads start as they are needed."""
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Call the handler; an exception it raises comes out as it is."""
+        try:
+            if self._wants_delivery:
+                answer = await self._handler(delivery.event, delivery)
+            else:
+                answer = await self._handler(delivery.event)
+        except SystemExit:
+            # asyncio would end the whole process with it
+            return Failed("handler called sys.exit()")
+        if answer is None:
+            return ACCEPTED
+        return _outcome(answer)
+
+    async def stop(self) -> None:
+        """Let the threads end as their calls return; do not wait for them."""
+        self._threads.close()
+
+
+def _imported(reference: str) -> Callable[..., Any]:
+    from ..config.callables import import_callable  # the configuration's machinery is of no use to a given function
+
+    try:
+        return import_callable(reference)
+    except ValueError as error:
+        raise SinkError(f"python: {error}") from error
+
+
+def _wants_delivery(handler: Callable[..., Any], name: str) -> bool:
+    """Return whether the handler takes the delivery too: a second parameter it needs, or one called `delivery`."""
+    try:
+        signature = inspect.signature(handler)
+    except ValueError:  # some builtins have none
+        return False
+    second = next(itertools.islice(signature.parameters, 1, None), None)
+    if _accepts(signature, 1) and not (second == "delivery" and _accepts(signature, 2)):
+        return False
+    if _accepts(signature, 2):
+        return True
+    raise SinkError(f"python: {name}: expected handler(event) or handler(event, delivery), got handler{signature}")
+
+
+def _accepts(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # the method itself is asked
+
+
+def _outcome(answer: object) -> Outcome:
+    if answer is True:
+        return ACCEPTED
+    if isinstance(answer, Accepted | Failed | Rejected):
+        return answer
+    if inspect.iscoroutine(answer):
+        answer.close()
+        return Failed("handler returned a coroutine; declare it with 'async def'")
+    return Failed(f"handler returned {type(answer).__name__}, expected None, True or an outcome")
+
+
+def _name(handler: Callable[..., Any]) -> str:
+    return getattr(handler, "__qualname__", None) or type(handler).__qualname__

@@ -1,0 +1,81 @@
+"""Threads for calls that block: a slow pipe, a synchronous handler."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+__all__ = ["Threads"]
+
+T = TypeVar("T")
+
+
+class Threads:
+    """
+    At most `limit` threads, started as they are needed.
+
+    Unlike those of `ThreadPoolExecutor` they are daemons: a call that never returns cannot keep the
+    process from ending.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._started = 0
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """
+        Call `function` in a thread, in the caller's context; return the future of its answer.
+
+        Cancelling that future drops the call if it still waits for a thread; one that runs goes on.
+        An exception that would end a thread or confuse a future comes out as `RuntimeError`.
+        """
+        future: Future[T] = Future()
+        self._calls.put((future, functools.partial(contextvars.copy_context().run, function, *arguments)))
+        if not self._idle.acquire(blocking=False) and self._started < self._limit:
+            self._started += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        return asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """End the threads as they become free, after the calls that wait already. A later call starts new ones."""
+        for _ in range(self._started):
+            self._calls.put(None)
+        self._started = 0
+        self._calls, self._idle = SimpleQueue(), threading.Semaphore(0)
+
+    def _work(self) -> None:
+        calls, idle = self._calls, self._idle
+        while (item := calls.get()) is not None:
+            _run(*item)
+            del item  # or the last answer is kept until the next call
+            idle.release()
+
+
+def _run(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        answer = call()
+    except BaseException as error:
+        future.set_exception(error if _harmless(error) else _wrapped(error))
+    else:
+        future.set_result(answer)
+
+
+def _harmless(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, StopIteration)
+
+
+def _wrapped(error: BaseException) -> RuntimeError:
+    wrapped = RuntimeError(f"{type(error).__name__} was raised")
+    wrapped.__cause__ = error
+    return wrapped

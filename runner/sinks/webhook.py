@@ -1,0 +1,199 @@
+"""
+The sink that posts: CloudEvents over HTTP in binary mode.
+
+What an answer means is decided by its status alone, never by its text:
+
+    2xx                           accepted
+    400 410 413 415 422 431       rejected: the receiver will say the same of this event again
+    everything else               failed, tried again: 5xx, 408, 425, 429; but also 401, 403, 404, 405 and
+                                  redirects, which say that one side is wrongly deployed or configured
+                                  now, and nothing about the event
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+from yarl import URL
+
+from ..clock import utcnow
+from ..cloudevents import to_http
+from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
+from ..errors import EventError, SinkError
+
+__all__ = ["WebhookSink"]
+
+_REJECTED = frozenset({400, 410, 413, 415, 422, 431})
+_ASKS_TO_WAIT = frozenset({429, 503})
+_LONGEST_WAIT = 10**9  # seconds; the retry policy has a limit of its own, this one keeps the arithmetic in range
+_READ = 64 * 1024  # bytes of an answer; what is longer ends the connection
+_EXCERPT = 512  # characters of an answer that are kept
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
+_OWN_HEADERS = frozenset({"connection", "content-length", "content-type", "host", "transfer-encoding"})
+_OWN_PREFIXES = ("ce-", "runner-", "webhook-")
+
+
+class WebhookSink:
+    """
+    POST each event to one URL.
+
+    The attempt travels as `runner-attempt`; `ce-source` and `ce-id` stay the same over all attempts, so
+    a receiver can tell a repetition. Redirects are not followed, cookies not kept, proxies of the
+    environment not used, and no more than 64 KiB of an answer is read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: timedelta = timedelta(seconds=10),
+        headers: Mapping[str, str] | None = None,
+        connections: int = 256,
+    ) -> None:
+        """
+        Check the address and the headers.
+
+        Args:
+            url: where to post; credentials in it become basic authentication.
+            timeout: from the first step of connecting to the end of the answer.
+            headers: sent with every event, such as `Authorization`.
+            connections: how many are open at once; further deliveries wait for one.
+
+        Raises:
+            SinkError: the URL is no absolute http(s) URL, or a header is reserved or malformed.
+        """
+        self._url = _checked_url(url)
+        self._headers = _checked_headers(headers or {})
+        self._peer = f"{self._url.host}:{self._url.port}"  # all of the URL that may be shown; the rest can be secret
+        self._timeout = timeout
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Get a pool of connections ready; none is opened yet."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=self._timeout.total_seconds()),
+                headers={"User-Agent": "eventbus-runner", "Accept-Encoding": "identity"} | self._headers,
+                skip_auto_headers=("Content-Type",),
+                auto_decompress=False,
+                trust_env=False,
+            )
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Post the event and read what the answer's status means."""
+        try:
+            headers, body = to_http(delivery.event)
+        except EventError as error:
+            return Rejected(f"the event cannot be sent over HTTP: {error}")
+        headers["runner-attempt"] = str(delivery.attempt)
+        if self._session is None:
+            raise SinkError("webhook: deliver() before start()")
+        try:
+            response = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Failed(f"{self._peer}: {self._reason(error)}")
+        try:
+            return _outcome(response, await _beginning(response))
+        finally:
+            response.close()  # does nothing to a connection whose answer was read to the end
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _reason(self, error: Exception) -> str:
+        """Return what went wrong, without anything of the URL or of what the peer sent."""
+        match error:
+            case TimeoutError():
+                return f"no answer within {self._timeout.total_seconds():g} s"
+            case aiohttp.ClientConnectorDNSError():
+                return "the name does not resolve"
+            case aiohttp.ClientConnectorCertificateError():
+                return "the certificate is not trusted"
+            case aiohttp.ServerDisconnectedError():
+                return "the connection was closed without an answer"
+            case aiohttp.ClientConnectorError():
+                return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
+            case OSError():
+                return f"the connection was lost: {error.strerror or type(error).__name__}"
+            case aiohttp.ClientResponseError():
+                return "the answer is not HTTP"
+            case _:
+                return type(error).__name__
+
+
+def _outcome(response: aiohttp.ClientResponse, beginning: bytes) -> Outcome:
+    status = response.status
+    if 200 <= status < 300:
+        return ACCEPTED
+    excerpt = _CONTROL.sub("\ufffd", beginning.decode(errors="replace")[:_EXCERPT]) or None
+    if status in _REJECTED:
+        return Rejected(f"HTTP {status}{' (gone)' if status == 410 else ''}", status, excerpt)
+    if 300 <= status < 400:
+        return Failed(f"HTTP {status}: redirects are not followed, the sink's url has to change", None, status, excerpt)
+    wait = _retry_after(response.headers) if status in _ASKS_TO_WAIT else None
+    return Failed(f"HTTP {status}", wait, status, excerpt)
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """Return at most 64 KiB of the answer; the status has said already what matters, so no error is one."""
+    beginning = b""
+    try:
+        while len(beginning) < _READ and (chunk := await response.content.readany()):
+            beginning += chunk
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        pass
+    return beginning
+
+
+def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """Return the wait asked for (RFC 9110 §10.2.3), not below zero; None when it makes no sense."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"-?[0-9]{1,20}", value):
+        return timedelta(seconds=min(max(int(value), 0), _LONGEST_WAIT))
+    moment = _http_date(value)
+    if moment is None:
+        return None
+    # By the peer's own clock when it tells the time, so that ours may differ.
+    now = _http_date(headers.get("Date", "")) or utcnow()
+    return max(moment - now, timedelta(0))
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _checked_url(url: str) -> URL:
+    try:
+        parsed = URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host and parsed.port:
+            return parsed.with_fragment(None)
+    except ValueError:
+        pass
+    raise SinkError("webhook: expected an absolute URL, such as https://crm.example.com/events")
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not _TOKEN.match(name):
+            raise SinkError(f"webhook: header {name!r}: expected a name of letters, digits and hyphens")
+        if name.lower() in _OWN_HEADERS or name.lower().startswith(_OWN_PREFIXES):
+            raise SinkError(f"webhook: header {name!r} is set by the runner, choose another name")
+        if not _HEADER_VALUE.match(value):
+            raise SinkError(f"webhook: header {name!r}: expected a value without control characters")
+    return dict(headers)

@@ -1,0 +1,47 @@
+"""The seam of the wake-up paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+__all__ = ["NotifyStrategy", "PushStrategy", "Wake"]
+
+Wake = Callable[[], None]
+
+
+class NotifyStrategy(Protocol):
+    """
+    Tell workers that there may be work.
+
+    A signal carries no data, and may be lost, late or repeated: the worker asks the database. Only
+    latency depends on a strategy, never delivery.
+    """
+
+    async def start(self, wake: Wake) -> None:
+        """
+        Begin listening; call `wake` on every signal, from the event loop.
+
+        Returns at once: a peer that is down is tried again behind. `wake` is also called once after
+        every (re)connect, because signals may have been missed before it.
+        """
+
+    async def notify(self, event_id: str) -> None:
+        """
+        Signal every process of the deployment; fire and forget.
+
+        Never blocks a publisher and never raises: a failure is counted. Signals that pile up while
+        one is being sent become one.
+        """
+
+    async def stop(self) -> None:
+        """Return once silent, in bounded time. Idempotent, and safe without `start()`."""
+
+
+@runtime_checkable
+class PushStrategy(NotifyStrategy, Protocol):
+    """A strategy whose signals come from a peer, and that knows whether it hears them."""
+
+    @property
+    def hears(self) -> bool:
+        """Whether a probe sent to ourselves came back lately; False from the moment the peer is lost."""

@@ -1,0 +1,160 @@
+"""Signals over NATS: one subject for the deployment, the id of the event as payload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from ..broker import Broker, BrokerError, Subscription
+from ..service import Background
+from .base import Wake
+from .signaller import Signaller
+
+__all__ = ["PROBE", "Nats"]
+
+log = structlog.get_logger(__name__)
+
+PROBE = b"\x01probe"
+"""The payload of a probe. No event id starts with a control character (CloudEvents 1.0 §3.1)."""
+
+PATIENCE = 2.0  # seconds until a probe is taken for lost
+
+
+class Nats:
+    """
+    Signals every process that listens on `subject`, and knows whether it would hear one itself.
+
+    Being connected proves nothing: a subscription that is not permitted looks like any other. So a probe
+    goes out on our own subject after every connect, and whenever nothing was heard for `probe_every`.
+
+    Attributes:
+        received: signals of other processes.
+    """
+
+    def __init__(self, broker: Broker, subject: str, *, probe_every: timedelta = timedelta(seconds=5)) -> None:
+        self.received = 0
+        self._broker = broker
+        self._subject = subject
+        self._probe_every = probe_every.total_seconds()
+        self._wake: Wake | None = None
+        self._subscription: Subscription | None = None
+        self._own: bytes | None = None
+        self._proven = False
+        self._silent = False
+        self._heard_at = float("-inf")
+        self._heard = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._probe_now = asyncio.Event()
+        self._signals = Signaller("nats", self._send)
+        self._prober = Background("nats probe", self._probe)
+
+    @property
+    def hears(self) -> bool:
+        """Whether a message on our subject reached us lately, over the connection there is now."""
+        return self._proven and self._broker.connected
+
+    @property
+    def sent(self) -> int:
+        """Signals that reached the server."""
+        return self._signals.sent
+
+    @property
+    def failed(self) -> int:
+        """Tries to send a signal that failed."""
+        return self._signals.failed
+
+    @property
+    def detail(self) -> str:
+        """What `health` says about it."""
+        if not self._broker.connected:
+            return f"not connected: {self._broker.last_error}"
+        if not self._proven:
+            return f"connected to {self._broker.server}, but deaf: a probe on {self._subject} did not come back"
+        return f"connected to {self._broker.server}"
+
+    async def start(self, wake: Wake) -> None:
+        """Subscribe as soon as there is a connection. Starts the broker, unless somebody has."""
+        if self._subscription is not None:
+            return
+        self._wake = wake
+        await self._broker.start()
+        self._subscription = self._broker.subscribe(self._subject, self._receive, self._subscribed)
+        self._signals.start()
+        self._prober.start()
+
+    async def notify(self, event_id: str) -> None:
+        """Have a signal sent; while there is no connection, one is kept until there is."""
+        self._signals.request(event_id)
+
+    async def stop(self) -> None:
+        """Let a last signal out, then fall silent. The broker is stopped by whoever made it."""
+        await self._signals.stop()
+        await self._prober.stop(timeout=1.0)
+        subscription, self._subscription = self._subscription, None
+        self._proven = False
+        if subscription is not None:
+            subscription.cancel()
+
+    def _receive(self, payload: bytes) -> None:
+        if self._subscription is None:
+            return
+        self._heard_at = time.monotonic()
+        self._proven = True
+        self._heard.set()
+        # Our own signal proves that we hear; it is no news, because the publisher has woken us already.
+        if payload.startswith(PROBE) or payload == self._own or self._wake is None:
+            return
+        self.received += 1
+        self._wake()
+
+    def _subscribed(self) -> None:
+        """Begin anew on a new connection: nothing is proven, and signals may have been missed."""
+        self._proven = False
+        self._ready.set()
+        self._probe_now.set()
+        if self._wake is not None:
+            self._wake()
+
+    async def _send(self, event_id: str) -> None:
+        while not self._broker.connected:
+            self._ready.clear()
+            await self._ready.wait()
+        self._own = event_id.encode()
+        await self._broker.publish(self._subject, self._own, confirm=True)
+
+    async def _probe(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._probe_every):
+                await self._probe_now.wait()
+        if not self._broker.connected:
+            self._probe_now.clear()
+            return
+        if not self._probe_now.is_set() and self._subscription is not None and not self._proven:
+            self._subscription.renew()  # the last probe was lost; the next follows when the server has it anew
+            return
+        self._probe_now.clear()
+        lately = self._proven and time.monotonic() - self._heard_at < self._probe_every
+        self._hearing(lately or await self._echo())
+
+    async def _echo(self) -> bool:
+        """Return whether anything, a probe for instance, comes in."""
+        self._heard.clear()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._broker.publish(self._subject, PROBE)
+                await self._heard.wait()
+        except (BrokerError, TimeoutError):
+            return False
+        return True
+
+    def _hearing(self, hears: bool) -> None:
+        self._proven = hears
+        if hears == self._silent:
+            report: Callable[..., object] = log.info if hears else log.warning
+            report("nats hears again" if hears else "nats is deaf", subject=self._subject)
+            self._silent = not hears

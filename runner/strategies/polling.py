@@ -1,0 +1,77 @@
+"""Polling: the wake-up path that cannot fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from ..service import Background
+from .base import Wake
+
+__all__ = ["Polling"]
+
+TICK = 0.25  # seconds between two looks at whether the push strategies still hear
+
+
+class Polling:
+    """
+    Wakes this process every `every`, and every `deaf_every` while `deaf()` says that nothing else does.
+
+    Each interval is shortened by up to a tenth at random, so that the processes of a deployment do not
+    ask the database in step.
+    """
+
+    def __init__(
+        self,
+        every: timedelta,
+        deaf_every: timedelta = timedelta(seconds=2),
+        deaf: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._every = every.total_seconds()
+        self._deaf_every = min(deaf_every, every).total_seconds()
+        self._deaf = deaf
+        self._wake: Wake | None = None
+        self._woken_at = 0.0
+        self._share = _share()
+        self._loop = Background("polling", self._step)
+
+    @property
+    def interval(self) -> float:
+        """The interval in force now, in seconds."""
+        return self._deaf_every if self._deaf() else self._every
+
+    @property
+    def detail(self) -> str:
+        """What `health` says about it."""
+        return f"every {self.interval:g} s"
+
+    async def start(self, wake: Wake) -> None:
+        """Begin; the first wake comes after one interval."""
+        self._wake = wake
+        self._woken_at = time.monotonic()
+        self._loop.start()
+
+    async def notify(self, event_id: str) -> None:
+        """Do nothing: polling reaches no other process."""
+
+    async def stop(self) -> None:
+        """Stop waking."""
+        await self._loop.stop()
+
+    async def _step(self) -> None:
+        """Wait one tick, since the interval may become shorter meanwhile, or wake."""
+        left = self._woken_at + self.interval * self._share - time.monotonic()
+        if left > 0:
+            await asyncio.sleep(min(left, TICK))
+            return
+        self._woken_at = time.monotonic()
+        self._share = _share()
+        if self._wake is not None:
+            self._wake()
+
+
+def _share() -> float:
+    return random.uniform(0.9, 1.0)

@@ -1,0 +1,81 @@
+"""The sending half of a push strategy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from ..errors import StrategyError
+from ..service import Background
+
+__all__ = ["Signaller"]
+
+log = structlog.get_logger(__name__)
+
+SPACING = 0.01  # seconds from the end of one signal to the next: a burst of publishes is a handful of signals
+RETRY_AFTER = 0.25  # seconds
+FLUSH_TIMEOUT = 1.0  # seconds a last signal gets to go out when we stop
+
+
+class Signaller:
+    """
+    Sends signals one at a time, behind the publishers' backs.
+
+    Those that pile up while one is on its way become one, which leaves after the last of them. One that
+    fails is kept and sent again, so that a peer that comes back gets one signal and no burst.
+    """
+
+    def __init__(self, name: str, send: Callable[[str], Awaitable[None]]) -> None:
+        """Args: send delivers one signal, waiting for its connection if need be, or raises `StrategyError`."""
+        self.sent = 0
+        self.failed = 0
+        self._name = name
+        self._send = send
+        self._latest = ""
+        self._asked = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop = Background(f"{name} signaller", self._step)
+        self._running = False
+
+    def request(self, event_id: str) -> None:
+        """Have a signal sent as soon as possible."""
+        self._latest = event_id
+        self._idle.clear()
+        self._asked.set()
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._running = True
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Give a signal that waits a moment to go out, then stop."""
+        if not self._running:
+            return
+        self._running = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self._idle.wait()
+        await self._loop.stop(timeout=1.0)
+        self._asked.clear()
+        self._idle.set()
+
+    async def _step(self) -> None:
+        await self._asked.wait()
+        self._asked.clear()
+        try:
+            await self._send(self._latest)
+        except StrategyError as error:
+            self.failed += 1
+            log.debug("signal failed", strategy=self._name, detail=str(error))
+            self.request(self._latest)
+            await asyncio.sleep(RETRY_AFTER)
+            return
+        self.sent += 1
+        if not self._asked.is_set():
+            self._idle.set()
+        await asyncio.sleep(SPACING)

@@ -1,0 +1,384 @@
+"""The worker: claims, dispatches, delivers, settles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from .delivery import DeliveryState, Outcome
+from .dispatch import Dispatch
+from .outlet import Flight, Outlet, Slots
+from .service import Background
+from .settler import Settler
+from .settling import crashed, given_back, settle
+from .sinks.base import Sink
+from .storage.base import ClaimedDelivery, DeliveryRecord, Registered, Registry, WorkQueue
+from .subscription import Matcher
+
+__all__ = ["Worker", "WorkerLimits"]
+
+log = structlog.get_logger(__name__)
+
+_PROMOTED = 1000  # scheduled events moved into the queue at once
+_WATCH = 0.25  # seconds between looks at running deliveries for their timeouts
+_FRUITLESS = 8  # wakes in a row that brought nothing before wakes are slowed down
+_SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
+_SLOWED = 0.02  # seconds between claims from then on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """
+    How much a worker takes on.
+
+    Attributes:
+        batch: events in one claim.
+        concurrency: deliveries that run at once; each subscription may have one beyond it.
+        lease: how long claimed work is ours; renewed at a third of it while a delivery runs.
+        grace: how long a dispatch waits for its deliveries before it writes down what is unfinished.
+        ahead: events claimed and not yet settled, as a multiple of `batch`.
+        crash_limit: claims of an event before its deliveries are tried one by one.
+    """
+
+    batch: int = 500
+    concurrency: int = 256
+    lease: timedelta = timedelta(seconds=30)
+    grace: timedelta = timedelta(milliseconds=100)
+    ahead: int = 2
+    crash_limit: int = 3
+
+
+class Worker:
+    """
+    Take what is due, hand it to the sinks, write down what became of it.
+
+    Two loops feed the outlets: one claims events and dispatches them, one claims single deliveries that
+    wait (retries, and what a dispatch could not start). Both sleep until a wake or the next due time.
+    """
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        registry: Registry,
+        sinks: Mapping[str, Sink],
+        limits: WorkerLimits,
+        *,
+        notify: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Args: notify tells other instances that there are deliveries anyone may take."""
+        self._queue = queue
+        self._registry = registry
+        self._sinks = dict(sinks)
+        self._limits = limits
+        self._notify = notify
+        self._slots = Slots(limits.concurrency)
+        self._settler = Settler(queue, self._written)
+        self._outlets: dict[int, Outlet] = {}
+        self._closed: frozenset[Outlet] = frozenset()
+        self._matcher: Matcher[Outlet] = Matcher([])
+        self._version = -1
+        self._woken = asyncio.Event()
+        self._refill = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._fruitless = 0
+        self._held = 0  # events claimed and not yet settled
+        self._waiting = False  # whether the store may have deliveries that wait
+        self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
+        self._leases: dict[tuple[int, int], tuple[int, Outlet, Flight[Any], int]] = {}
+        self._stopping = False
+        self._loops = (
+            Background("claim", self._claim, nudge=self._nudge),
+            Background("claim deliveries", self._claim_deliveries, nudge=self._nudge),
+        )
+        self._watch = Background("watch", self._watch_once)
+        self._renew = Background("renew", self._renew_once)
+
+    def wake(self) -> None:
+        """Look for work now. Cheap, and safe to call at any time from the event loop."""
+        self._woken.set()
+        self._refill.set()
+
+    def serve(self, name: str, sink: Sink) -> None:
+        """Deliver through `sink` for the subscriptions that name it, from the next reload on."""
+        self._sinks[name] = sink
+
+    async def start(self) -> None:
+        """Begin to work; whatever is due is found without a wake."""
+        self._settler.start()
+        for loop in (*self._loops, self._watch, self._renew):
+            loop.start()
+
+    async def stop(self, grace: timedelta = timedelta(seconds=25)) -> None:
+        """
+        Stop claiming, give what runs up to `grace` to finish, settle it, and give back the rest.
+
+        What was running when the grace ended is pending again and due at once, for any instance.
+        """
+        ends = monotonic() + grace.total_seconds()
+        self._stopping = True
+        for loop in self._loops:
+            await loop.stop()
+        for dispatch in self._dispatches:
+            dispatch.hurry()
+        if self._dispatches:
+            await asyncio.wait(self._dispatches.values(), timeout=max(1.0, ends - monotonic()))
+        while self._leases and monotonic() < ends:
+            self._settled.clear()
+            await _wait(self._settled, timedelta(seconds=ends - monotonic()))
+        await self._give_back()
+        await self._watch.stop()
+        await self._renew.stop()
+        await self._settler.stop()
+        if self._dispatches:
+            await asyncio.wait(self._dispatches.values(), timeout=2.0)
+
+    @property
+    def busy(self) -> int:
+        """How many deliveries run now."""
+        return self._slots.used
+
+    # --- events ------------------------------------------------------------------------------------
+
+    async def _claim(self) -> None:
+        """Claim once and start the dispatch; sleep when nothing more is due."""
+        await self._room()
+        if self._stopping:
+            return
+        limits = self._limits
+        self._woken.clear()
+        claim = await self._queue.claim(limits.batch, limits.lease)
+        if claim.version != self._version:
+            await self.reload()
+        if claim.waiting and not self._waiting:
+            self._waiting = True
+            self._refill.set()
+        if claim.works:
+            self._fruitless = 0
+            self._held += len(claim.works)
+            dispatch = Dispatch(claim, self._matcher.match, self._closed, crash_limit=limits.crash_limit)
+            self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
+        if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
+            await self._queue.promote(_PROMOTED)
+        elif len(claim.works) < limits.batch:
+            await self._sleep(_earlier(claim.scheduled_in, claim.again_in), found=bool(claim.works))
+
+    async def _room(self) -> None:
+        """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
+        while self._held >= self._limits.ahead * self._limits.batch and not self._stopping:
+            next(iter(self._dispatches)).hurry()
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _sleep(self, due: timedelta | None, *, found: bool) -> None:
+        """Sleep until a wake, or until `due`."""
+        if not found:
+            self._fruitless += 1
+            if self._fruitless > _FRUITLESS:
+                # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
+                await asyncio.sleep(_SLOWED)
+        # Look at least once in a lease, to learn when the lease of an instance that died will end.
+        await _wait(self._woken, _earlier(due, self._limits.lease))
+
+    async def _dispatch(self, dispatch: Dispatch) -> None:
+        """See one dispatch to its end."""
+        try:
+            dispatch.start()
+            await dispatch.wait(self._limits.grace.total_seconds())
+            settled = dispatch.settled(self._limits.lease)
+            await self._settler.patiently(lambda: self._queue.settle(settled))
+        except Exception as error:
+            log.error("dispatch failed", error=type(error).__name__, detail=str(error), events=len(dispatch.claim.works))
+            return  # its lease ends, and the events are dispatched again
+        finally:
+            self._held -= len(dispatch.claim.works)
+            del self._dispatches[dispatch]
+            self._settled.set()
+        for outlet, flight in dispatch.unfinished():
+            for index in outlet.in_flight(flight):
+                self._hold(outlet, flight, index, dispatch.claim.token)
+            flight.report_to(self._reporter(outlet, flight, dispatch.claim.token))
+        if self._written(settled.records):
+            await self._notify()
+
+    async def reload(self) -> None:
+        """Read the subscriptions again and compile the match."""
+        version, registered = await self._registry.subscriptions()
+        outlets = {each.id: self._outlet(each) for each in registered}
+        self._outlets = outlets
+        self._closed = frozenset(outlet for outlet in outlets.values() if not outlet.open)
+        self._matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
+        self._version = version
+        log.debug("subscriptions loaded", version=version, count=len(outlets))
+
+    def _outlet(self, registered: Registered) -> Outlet:
+        """Return the outlet of a subscription: the one that is there, unless it has changed."""
+        known = self._outlets.get(registered.id)
+        if known and known.subscription == registered.subscription:
+            known.paused = registered.paused
+            return known
+        sink = self._sinks.get(registered.subscription.sink)
+        outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
+        outlet.room = self._refill_soon
+        return outlet
+
+    # --- single deliveries -------------------------------------------------------------------------
+
+    async def _claim_deliveries(self) -> None:
+        """Claim waiting deliveries once, as many as can start; sleep when there is nothing more to take."""
+        self._refill.clear()
+        if not self._waiting or self._version < 0 or self._stopping:
+            await self._refill.wait()
+            return
+        quotas = {outlet.id: outlet.free() for outlet in self._outlets.values() if outlet.open}
+        claim = await self._queue.claim_deliveries(quotas, self._limits.lease)
+        due = claim.next_due
+        suspect = next((each for each in claim.deliveries if each.suspect and each.attempt >= _SUSPECTED), None)
+        if suspect is not None:
+            await self._fly_alone(suspect, claim.deliveries, claim.token)
+            return
+        self._fly(claim.deliveries, claim.token)
+        if not claim.deliveries and due is None and all(quotas.values()):
+            self._waiting = False
+        await _wait(self._refill, due)
+
+    def _fly(self, claimed: Sequence[ClaimedDelivery], token: int) -> None:
+        """Start claimed deliveries; each settles by itself."""
+        groups: dict[int, list[ClaimedDelivery]] = {}
+        for each in claimed:
+            groups.setdefault(each.subscription_id, []).append(each)
+        for id, group in groups.items():
+            outlet = self._outlets.get(id)
+            if outlet is None or not outlet.open:
+                for each in group:
+                    self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
+                continue
+            startable = [each for each in group if not self._worn_out(outlet, each, token)]
+            flight = Flight(startable, _nothing)
+            for index in range(len(startable)):
+                self._hold(outlet, flight, index, token)
+            flight.report_to(self._reporter(outlet, flight, token))
+            outlet.start(flight)
+
+    async def _fly_alone(self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int) -> None:
+        """
+        Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
+
+        The others go back first, without their suspicion: an innocent one that was with it is delivered
+        while the guilty one's lease runs out.
+        """
+        others = [each for each in claimed if each is not suspect]
+        if others:
+            back = [given_back(each.seq, each.subscription_id, each.attempt, token, started=False) for each in others]
+            await self._queue.settle_deliveries(back)
+        self._refill.set()
+        self._fly([suspect], token)
+        while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
+            self._settled.clear()
+            await self._settled.wait()
+
+    def _worn_out(self, outlet: Outlet, claimed: ClaimedDelivery, token: int) -> bool:
+        """Whether the delivery has no attempt left; then write it down as dead."""
+        if not outlet.subscription.retry.exhausted(claimed.attempt):
+            return False
+        self._settler.submit(*crashed(claimed.seq, claimed.subscription_id, claimed.attempt, token))
+        return True
+
+    def _hold(self, outlet: Outlet, flight: Flight[Any], index: int, token: int) -> None:
+        self._leases[flight.works[index].seq, outlet.id] = (token, outlet, flight, index)
+
+    def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
+        """Return what settles one delivery of `flight` when it lands."""
+
+        def report(index: int, outcome: Outcome, seconds: float) -> None:
+            work = flight.works[index]
+            policy = outlet.subscription.retry
+            self._settler.submit(*settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds))
+            self._leases.pop((work.seq, outlet.id), None)
+            self._settled.set()
+
+        return report
+
+    def _written(self, records: Sequence[DeliveryRecord]) -> bool:
+        """Note what was written; return whether some of it waits to be claimed."""
+        if not records:
+            return False
+        waiting = any(record.state is DeliveryState.PENDING for record in records)
+        if waiting or self._waiting:
+            self._waiting = True
+            self._refill.set()
+        return waiting
+
+    def _refill_soon(self) -> None:
+        if self._waiting:
+            self._refill.set()
+
+    # --- while deliveries run ----------------------------------------------------------------------
+
+    async def _watch_once(self) -> None:
+        """Cancel deliveries that have run for too long."""
+        await asyncio.sleep(_WATCH)
+        if self._slots.used:
+            now = monotonic()
+            for outlet in self._running_outlets():
+                outlet.overdue(now)
+
+    async def _renew_once(self) -> None:
+        """Extend the leases of what runs; stop what is no longer ours."""
+        await asyncio.sleep(self._limits.lease.total_seconds() / 3)
+        held = dict(self._leases)
+        if not held:
+            return
+        leases = [(seq, id, token) for (seq, id), (token, *_) in held.items()]
+        kept = set(await self._queue.renew(leases, self._limits.lease))
+        for key, (_, outlet, flight, index) in held.items():
+            if key not in kept and self._leases.pop(key, None):
+                log.warning("lease lost", seq=key[0], subscription=outlet.subscription.name)
+                outlet.cancel(flight, index)
+                self._settled.set()
+
+    def _running_outlets(self) -> set[Outlet]:
+        return {*self._outlets.values(), *(outlet for _, outlet, _, _ in self._leases.values())}
+
+    async def _give_back(self) -> None:
+        """Make what still runs pending again."""
+        left = dict(self._leases)
+        started = {key: index < flight.next for key, (_, _, flight, index) in left.items()}
+        self._leases.clear()
+        for outlet in self._running_outlets() | {outlet for _, outlet, _, _ in left.values()}:
+            await outlet.stop()
+        for (seq, id), (token, _, flight, index) in left.items():
+            attempt = flight.works[index].attempt
+            self._settler.submit(given_back(seq, id, attempt, token, started=started[seq, id]), None)
+        if left:
+            log.info("deliveries given back", count=len(left))
+
+    def _nudge(self) -> None:
+        """Let every loop see that it is to end."""
+        self._stopping = True
+        self._woken.set()
+        self._refill.set()
+        self._settled.set()
+
+
+def _earlier(one: timedelta | None, other: timedelta | None) -> timedelta | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
+
+
+async def _wait(event: asyncio.Event, longest: timedelta | None) -> None:
+    """Return when `event` is set, or after `longest`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(None if longest is None else max(0.0, longest.total_seconds())):
+            await event.wait()
+
+
+def _nothing() -> None:
+    return None

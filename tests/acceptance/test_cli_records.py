@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.eventually import eventually
+
+from .deployment import Deployment, started
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
+    dsn = "sqlite:///runner.db" if request.param == "sqlite" else request.getfixturevalue("postgres_dsn")
+    made = Deployment(tmp_path, dsn)
+    made.write()
+    made.cli("migrate")
+    return made
+
+
+def line(number: int, **more: object) -> str:
+    return json.dumps({"specversion": "1.0", "id": f"n{number}", "source": "/test", "type": "a.b", **more}) + "\n"
+
+
+def test_publish_prints_the_receipt(deployment: Deployment) -> None:
+    output, _ = deployment.cli("publish", "order.created", "--data", '{"n": 1}', "--source", "/shop", "--id", "o1")
+    assert output == "o1  seq 1\n"
+    repeated = ("publish", "order.created", "--data", '{"n": 1}', "--source", "/shop", "--id", "o1")
+    assert deployment.cli(*repeated)[0] == "o1  seq 1  duplicate\n"
+    assert deployment.json(*repeated) == [{"id": "o1", "source": "/shop", "seq": 1, "duplicate": True}]
+    _, complaint = deployment.cli("publish", "order.created", "--source", "/shop", "--id", "o1", code=1)
+    assert complaint.startswith("error: ")
+    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}  seq \d+\n", deployment.cli("publish", "order.created")[0])
+
+
+def test_data_is_kept_as_it_was_given(deployment: Deployment) -> None:
+    content = '{"big": 12345678901234567890123,  "n": 1.0}'
+    (deployment.directory / "data.json").write_text(content)
+    deployment.cli("publish", "a.file", "--data", "@data.json", "--subject", "eu/1")
+    deployment.cli("publish", "a.pipe", "--data", "-", "--content-type", "text/plain", input="grüße")
+    deployment.cli("publish", "a.bare")
+    assert re.search(rf"^data +{re.escape(content)}$", deployment.cli("events", "show", "1")[0], re.MULTILINE)
+    [first], [second], [third] = (deployment.json("events", "show", str(seq)) for seq in (1, 2, 3))
+    assert first["event"].items() >= {"subject": "eu/1", "datacontenttype": "application/json"}.items()
+    assert second["event"].items() >= {"data": "grüße", "datacontenttype": "text/plain"}.items()
+    assert "data" not in third["event"]
+
+
+def test_a_file_goes_in_whole_and_again_without_effect(deployment: Deployment) -> None:
+    file = deployment.directory / "events.jsonl"
+    file.write_text("".join(line(number) for number in range(1200)))
+    assert deployment.cli("publish", "--file", file, "--dry-run")[0] == "1200 valid, nothing published\n"
+    assert deployment.cli("events", "list")[0].count("\n") == 1
+    assert deployment.cli("publish", "--file", file)[0] == "1200 published, 0 of them duplicates\n"
+    receipts = deployment.json("publish", "--file", file)
+    assert [receipt["id"] for receipt in receipts] == [f"n{number}" for number in range(1200)]
+    assert all(receipt["duplicate"] for receipt in receipts)
+
+
+def test_a_bad_line_in_a_file_loses_nothing_and_publishes_nothing(deployment: Deployment) -> None:
+    file = deployment.directory / "events.jsonl"
+    file.write_text(line(1) + line(2, type="") + line(3) + "{\n")
+    _, complaint = deployment.cli("publish", "--file", "events.jsonl", code=1)
+    assert "events.jsonl:2: type" in complaint
+    assert "events.jsonl:4: " in complaint
+    assert deployment.json("events", "list") == []
+
+
+def test_standard_input_is_published_up_to_the_first_bad_line(deployment: Deployment) -> None:
+    output, complaint = deployment.cli("publish", "--file", "-", code=1, input=line(1) + line(2) + "{\n" + line(3))
+    assert output == "2 published, 0 of them duplicates\n"
+    assert "-:3: " in complaint
+    assert [each["event"]["id"] for each in deployment.json("events", "list")] == ["n2", "n1"]
+
+
+def test_a_later_event_is_scheduled(deployment: Deployment) -> None:
+    before = datetime.now(UTC)
+    deployment.cli("publish", "a.b", "--delay", "1h")
+    deployment.cli("publish", "a.b", "--deliver-at", "2100-01-31T12:00:00+01:00")
+    second, first = deployment.json("events", "list")
+    assert (first["state"], second["state"]) == ("scheduled", "scheduled")
+    assert second["due_at"] == "2100-01-31T11:00:00Z"
+    assert timedelta(minutes=59) < datetime.fromisoformat(first["due_at"]) - before < timedelta(minutes=61)
+
+
+def test_events_are_listed_and_shown(deployment: Deployment) -> None:
+    text = "".join(line(number, type=f"order.{'odd' if number % 2 else 'even'}") for number in range(6))
+    deployment.cli("publish", "--file", "-", input=text)
+    plain = deployment.cli("events", "list", "--limit", "2")[0].splitlines()
+    assert [row.split()[0] for row in plain] == ["SEQ", "6", "5"]
+    odd = deployment.json("events", "list", "--type", "*.odd", "--since", "1h")
+    assert [each["event"]["id"] for each in odd] == ["n5", "n3", "n1"]
+    assert deployment.json("events", "list", "--since", "2100-01-01T00:00:00Z") == []
+    assert deployment.json("events", "list", "--until", "1h") == []
+    [shown] = deployment.json("events", "show", "n3")
+    assert shown.keys() == {"seq", "state", "created_at", "due_at", "deliveries", "event"}
+    assert (shown["seq"], shown["state"], shown["deliveries"]) == (4, "queued", {})
+    assert shown["event"].items() >= json.loads(line(3, type="order.odd")).items()
+    _, complaint = deployment.cli("events", "show", "n99", code=1)
+    assert complaint.startswith("error: ")
+    assert "n99" in complaint
+
+
+def test_tail_follows_until_interrupted(deployment: Deployment) -> None:
+    deployment.cli("publish", "old.one")
+    deployment.cli("publish", "old.two")
+    with deployment.process("events", "tail", "--type", "new.*") as tail:
+        with deployment.process("events", "tail", "--since", "1h", "--json") as everything:
+            everything.wait_for_line("old.two")
+            number = 0
+
+            def appears() -> bool:
+                # What is published before `tail` looks for the first time is old for it.
+                nonlocal number
+                number += 1
+                deployment.cli("publish", "new.one", "--data", str(number))
+                deployment.cli("publish", "other.one")
+                return any("new.one" in row for row in tail.stdout)
+
+            _wait(appears)
+            everything.wait_for_line("other.one")
+            everything.signal(signal.SIGINT)
+            assert everything.wait() == 130
+            shown = [json.loads(row)["event"]["type"] for row in everything.stdout]
+            assert shown[:2] == ["old.one", "old.two"]
+        tail.signal(signal.SIGINT)
+        assert tail.wait() == 130
+        assert {row.split()[2] for row in tail.stdout} == {"new.one"}
+        assert "".join(tail.stderr + everything.stderr).strip() == ""
+
+
+def _wait(check: Any) -> None:
+    import asyncio
+
+    asyncio.run(eventually(check, timeout=20))
+
+
+def test_deliveries_are_listed_shown_and_retried(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        deployment.cli("publish", "broken.one", "--id", "b1", "--source", "/test")
+        _wait(lambda: deployment.json("deliveries", "list", "--state", "dead"))
+        [dead] = deployment.json("deliveries", "list", "--state", "dead", "--subscription", "broken")
+        assert dead.keys() == {
+            "seq",
+            "subscription",
+            "source",
+            "id",
+            "type",
+            "state",
+            "attempts",
+            "due_at",
+            "last_error",
+            "updated_at",
+        }
+        assert (dead["id"], dead["source"], dead["type"], dead["attempts"]) == ("b1", "/test", "broken.one", 2)
+        [shown] = deployment.json("deliveries", "show", "b1", "broken")
+        assert [each["number"] for each in shown["history"]] == [1, 2]
+        assert shown["history"][0].keys() == {"number", "at", "duration", "status", "error", "excerpt"}
+        assert "dead" in deployment.cli("deliveries", "show", "1", "broken")[0]
+
+        output, _ = deployment.cli("deliveries", "retry", "--state", "dead", "--dry-run")
+        assert output == "1 delivery would be retried\n"
+        assert deployment.json("deliveries", "list", "--state", "dead")[0]["updated_at"] == dead["updated_at"]
+        (deployment.directory / "handlers.py").touch()
+        assert deployment.cli("deliveries", "retry", "b1", "broken")[0] == "1 delivery retried\n"
+        _wait(
+            lambda: any(
+                each["updated_at"] > dead["updated_at"]
+                for each in deployment.json("deliveries", "list", "--state", "dead")
+            )
+        )
+        _, complaint = deployment.cli("deliveries", "retry", "b1", "everything", code=1)
+        assert "delivered; only dead or cancelled" in complaint
+        deployment.cli("deliveries", "show", "b1", "nobody", code=1)
+        assert runner.stop() == 0
+
+
+def test_waiting_deliveries_are_cancelled(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        deployment.cli("publish", "stuck.one")
+        runner.wait_for_line("stuck now")
+        _wait(lambda: deployment.json("deliveries", "list", "--state", "leased"))
+        assert deployment.json("deliveries", "cancel", "--subscription", "stuck", "--dry-run") == [
+            {"cancelled": 1, "dry_run": True}
+        ]
+        assert deployment.cli("deliveries", "cancel", "--subscription", "stuck")[0] == "1 delivery cancelled\n"
+        assert deployment.cli("deliveries", "cancel", "--subscription", "stuck")[0] == "0 deliveries cancelled\n"
+        [cancelled] = deployment.json("deliveries", "list", "--event", "1", "--state", "cancelled")
+        assert cancelled["subscription"] == "stuck"
+
+
+def test_subscriptions_are_listed_paused_and_resumed(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        names = [each["name"] for each in deployment.json("subscriptions", "list")]
+        assert names == ["everything", "broken", "stuck"]
+        [shown] = deployment.json("subscriptions", "show", "everything")
+        assert shown.items() >= {"active": True, "paused": False, "origin": "file", "sink": "terminal"}.items()
+        assert re.search(r"^sink +terminal$", deployment.cli("subscriptions", "show", "everything")[0], re.MULTILINE)
+
+        assert deployment.cli("subscriptions", "pause", "everything")[0] == "everything is paused\n"
+        assert deployment.cli("subscriptions", "pause", "everything")[0] == "everything was already paused\n"
+        assert re.search(r"^everything +paused", deployment.cli("subscriptions", "list")[0], re.MULTILINE)
+        deployment.cli("publish", "while.paused")
+        assert deployment.json("subscriptions", "resume", "everything") == [
+            {"name": "everything", "paused": False, "changed": True}
+        ]
+        runner.wait_for_line("while.paused")
+        _, complaint = deployment.cli("subscriptions", "pause", "nobody", code=1)
+        assert "everything" in complaint
+        deployment.cli("subscriptions", "show", "nobody", code=1)
+
+
+def test_instances_are_listed(deployment: Deployment) -> None:
+    assert deployment.cli("instances")[0].splitlines() == ["ID  HOST  PID  VERSION  ALIVE  STARTED  HEARTBEAT"]
+    with started(deployment) as runner:
+        _wait(lambda: deployment.json("instances"))
+        [instance] = deployment.json("instances")
+        assert (instance["pid"], instance["alive"]) == (runner.pid, True)
+        assert instance.keys() == {"id", "host", "pid", "version", "started_at", "heartbeat_at", "alive"}

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .deployment import Deployment, started
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    made = Deployment(tmp_path, "sqlite:///runner.db")
+    made.write()
+    return made
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
+    dsn = "sqlite:///runner.db" if request.param == "sqlite" else request.getfixturevalue("postgres_dsn")
+    made = Deployment(tmp_path, dsn)
+    made.write()
+    return made
+
+
+def test_start_says_what_it_built_delivers_and_drains(either: Deployment) -> None:
+    with started(either) as runner:
+        assert "shop" in runner.stderr[0]
+        either.cli("publish", "hello.world", "--data", '{"n": 1}')
+        runner.wait_for_line("hello.world")
+        assert runner.stop() == 0
+        assert either.json("events", "list")[0]["state"] == "settled"
+        assert either.json("instances") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_second_signal_ends_it_at_once(deployment: Deployment, number: signal.Signals) -> None:
+    with started(deployment) as runner:
+        deployment.cli("publish", "stuck.one")
+        runner.wait_for_line("stuck now")
+        runner.signal(number)
+        runner.wait_for_line("drain|stopping")
+        runner.signal(number)
+        assert runner.wait(timeout=5) == 130
+
+
+def test_a_reload_takes_a_good_file_and_leaves_a_bad_one(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        good = deployment.path.read_text()
+        deployment.path.write_text(good.replace("sink: terminal", "sink: terminl"))
+        runner.signal(signal.SIGHUP)
+        runner.wait_for_line(r"runner\.yaml:8:.*terminl")
+        assert runner.returncode is None
+        deployment.path.write_text(good.replace("name: everything", "name: whatever"))
+        runner.signal(signal.SIGHUP)
+        runner.wait_for_line("configuration reloaded")
+        deployment.cli("publish", "hello.again")
+        runner.wait_for_line("hello.again")
+        states = {each["name"]: each["active"] for each in deployment.json("subscriptions", "list")}
+        assert states == {"everything": False, "whatever": True, "broken": True, "stuck": True}
+        assert runner.stop() == 0
+
+
+def test_a_reload_that_cannot_start_goes_back(either: Deployment) -> None:
+    with started(either) as runner:
+        good = either.path.read_text()
+        either.path.write_text(good.replace(either.dsn, "postgresql://nobody@127.0.0.1:1/none"))
+        runner.signal(signal.SIGHUP)
+        runner.wait_for_line("going back")
+        either.path.write_text(good)
+        either.cli("publish", "hello.again")
+        runner.wait_for_line("hello.again")
+        assert runner.stop() == 0
+
+
+def test_a_database_that_is_not_there_ends_with_69(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "postgresql://me:topsecret@127.0.0.1:1/none")
+    deployment.write()
+    for command in (["start"], ["publish", "a.b"], ["events", "list"]):
+        _, complaint = deployment.cli(*command, code=69)
+        assert "127.0.0.1" in complaint
+        assert "topsecret" not in complaint
+
+
+def test_the_tables_of_another_deployment_are_refused(either: Deployment) -> None:
+    with started(either) as runner:
+        runner.stop()
+    either.write("warehouse")
+    for command in (["start"], ["publish", "a.b"], ["events", "list"]):
+        _, complaint = either.cli(*command, code=78)
+        assert "shop" in complaint
+        assert "storage.schema" in complaint
+
+
+def test_faults_of_the_file_end_with_78(deployment: Deployment) -> None:
+    deployment.path.write_text(deployment.path.read_text().replace("types:", "typs:"))
+    _, complaint = deployment.cli("start", code=78)
+    assert complaint.startswith("runner.yaml:8:")
+    assert "did you mean 'types'?" in complaint
+
+
+def test_a_signal_while_it_waits_for_the_database_ends_it_gracefully(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "postgresql://me@127.0.0.1:1/none")
+    deployment.write()
+    deployment.path.write_text(deployment.path.read_text().replace("start_timeout: 1s", "start_timeout: 1h"))
+    with deployment.process("start") as runner:
+        runner.wait_for_line("shop")
+        assert runner.stop(timeout=10) == 0

@@ -1,0 +1,177 @@
+"""What every suite of the store's contract stands on: a fresh database, and stores on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import Executable, Table, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runner.config.dsn import Dsn
+from runner.delivery import DeliveryState
+from runner.event import Event
+from runner.storage.base import (
+    Claim,
+    DeliveryClaim,
+    DeliveryRecord,
+    EventStore,
+    Publication,
+    Receipt,
+    Registry,
+    Settled,
+    Work,
+    WorkQueue,
+)
+from runner.storage.engine import open_engine
+from runner.storage.migrate import migrate
+from runner.storage.postgres import PostgresStore
+from runner.storage.sqlite import SqliteStore
+
+LEASE = timedelta(seconds=30)
+SHORT = timedelta(milliseconds=150)
+NOTHING = timedelta(0)
+
+
+class Store(EventStore, WorkQueue, Registry, Protocol):
+    """What a store is."""
+
+    async def close(self) -> None: ...
+
+
+class Database:
+    """One database with our tables, and everything the tests open on it."""
+
+    def __init__(self, dsn: str, base: Path = Path()) -> None:
+        self.dsn = Dsn.parse(dsn, base=base)
+        self.engine = self.new_engine()
+        self._stores: list[Store] = []
+        self._engines = [self.engine]
+
+    def new_engine(self) -> AsyncEngine:
+        return open_engine(self.dsn, schema=None, pool=5)
+
+    def open(self) -> Store:
+        """Return another store, with its own connections, as another process would have it."""
+        engine = self.new_engine()
+        store: Store = SqliteStore(engine) if self.dsn.scheme == "sqlite" else PostgresStore(engine, schema=None)
+        self._engines.append(engine)
+        self._stores.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self._stores:
+            await store.close()
+        for engine in self._engines:
+            await engine.dispose()
+
+    async def rows(self, table: Table) -> Sequence[Mapping[str, Any]]:
+        """Return all rows of `table` in the order of its key."""
+        async with self.engine.begin() as connection:
+            found = await connection.execute(select(table).order_by(*table.primary_key))
+            return [dict(row) for row in found.mappings()]
+
+    async def count(self, *tables: Table) -> list[int]:
+        return [len(await self.rows(table)) for table in tables]
+
+    async def execute(self, statement: Executable) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def rename(self, table: str, to: str) -> None:
+        """Take a table away, so that a transaction fails in its middle; or bring it back."""
+        async with self.engine.begin() as connection:
+            await connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {to}")
+
+
+@contextlib.asynccontextmanager
+async def migrated(dsn: str) -> AsyncIterator[Database]:
+    """Make the tables, and close everything afterwards."""
+    database = Database(dsn)
+    try:
+        await migrate(database.engine, None)
+        yield database
+    finally:
+        await database.close()
+
+
+class StoreTests:
+    """The fixtures of a suite; each of its tests runs once on every store."""
+
+    @pytest.fixture(params=["sqlite", "postgres"])
+    def dsn(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        if request.param == "sqlite":
+            return f"sqlite:///{tmp_path / 'runner.db'}"
+        return str(request.getfixturevalue("postgres_dsn"))
+
+    @pytest.fixture
+    async def database(self, dsn: str) -> AsyncIterator[Database]:
+        async with migrated(dsn) as database:
+            yield database
+
+    @pytest.fixture
+    def store(self, database: Database) -> Store:
+        return database.open()
+
+    @pytest.fixture
+    def other(self, database: Database) -> Store:
+        """The store of another instance on the same database."""
+        return database.open()
+
+
+def publication(number: int = 0, **attributes: Any) -> Publication:
+    """Return a new event on its way in."""
+    return Publication(Event.new("order.created", {"number": number}, source="/tests", **attributes))
+
+
+async def publish(store: EventStore, count: int, **timing: Any) -> list[int]:
+    """Publish `count` events and return their numbers in the store."""
+    events = [publication(number).event for number in range(count)]
+    return [receipt.seq for receipt in await store.append([Publication(event, **timing) for event in events])]
+
+
+def settled(claim: Claim, ids: tuple[int, ...] = (1,), works: Sequence[Work] | None = None) -> Settled:
+    """Return that all of a claim was delivered to the subscriptions `ids`."""
+    works = claim.works if works is None else works
+    return Settled(claim.token, works, [ids] * len(works))
+
+
+async def wait(
+    store: Store, subscription: int = 1, count: int = 1, *, due_in: timedelta = NOTHING, error: str | None = None
+) -> list[int]:
+    """Leave `count` pending deliveries of new events to `subscription`, and return the events' numbers."""
+    seqs = await publish(store, count)
+    claim = await store.claim(count, LEASE)
+    assert [work.seq for work in claim.works] == seqs
+    records = [
+        record(seq, subscription, DeliveryState.PENDING, claim.token, due_in=due_in, error=error) for seq in seqs
+    ]
+    assert await store.settle(Settled(claim.token, claim.works, [()] * count, records)) == count
+    return seqs
+
+
+def record(
+    seq: int,
+    subscription: int,
+    state: DeliveryState,
+    token: int,
+    *,
+    attempts: int = 1,
+    due_in: timedelta = NOTHING,
+    error: str | None = None,
+) -> DeliveryRecord:
+    """Return one delivery as it is to be written."""
+    return DeliveryRecord(seq, subscription, state, attempts, token, due_in, error)
+
+
+def taken(claim: DeliveryClaim) -> list[tuple[int, int]]:
+    """Return the keys of what was claimed, in order."""
+    return sorted((delivery.seq, delivery.subscription_id) for delivery in claim.deliveries)
+
+
+def identity(receipt: Receipt) -> tuple[str, str]:
+    return receipt.source, receipt.id

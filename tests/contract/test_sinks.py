@@ -1,0 +1,434 @@
+"""What every sink has to do, run against each of them and against the example of the documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import re
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import nats
+import pytest
+from aiohttp import web
+
+from runner.broker import Broker, BrokerOptions
+from runner.cloudevents import decode_json, from_http, from_nats
+from runner.delivery import ACCEPTED, Delivery, Failed, Outcome
+from runner.event import Event
+from runner.sinks.base import Sink
+from runner.sinks.nats import NatsSink
+from runner.sinks.python import PythonSink
+from runner.sinks.stdout import StdoutSink
+from runner.sinks.webhook import WebhookSink
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer
+from tests.support.server import HOST, free_port
+
+
+class FarSide(Protocol):
+    """Where a sink's deliveries arrive."""
+
+    sink: Sink
+
+    def received(self) -> list[Event]:
+        """Return what arrived, in any order."""
+
+    async def down(self) -> None:
+        """Go away, so that deliveries fail."""
+
+    async def up(self) -> None:
+        """Come back."""
+
+    async def stall(self) -> None:
+        """Take deliveries, but do not answer."""
+
+    async def resume(self) -> None:
+        """Answer again, also what was taken meanwhile."""
+
+
+async def attempt(sink: Sink, delivery: Delivery) -> Outcome:
+    """Deliver as the worker does: an exception counts as a failure."""
+    try:
+        return await asyncio.wait_for(sink.deliver(delivery), 15)
+    except Exception as error:
+        return Failed(type(error).__name__)
+
+
+def delivery(id: str = "1", *, attempt: int = 1, **attributes: Any) -> Delivery:
+    event = Event(**{"type": "order.created", "source": "/shop", "id": id} | attributes)
+    event.validate()
+    return Delivery(event, "orders", attempt)
+
+
+def comparable(event: Event) -> tuple[object, ...]:
+    """Return all of an event as it looks after headers: extensions are text, empty data is none."""
+    extensions = {name: str(value).lower() if value is True else str(value) for name, value in event.extensions.items()}
+    attributes = (event.type, event.source, event.id, event.subject, event.time, event.datacontenttype)
+    return (*attributes, event.dataschema, sorted(extensions.items()), event.data or None)
+
+
+class SinkContract:
+    """Subclasses provide the fixture `far`."""
+
+    async def test_start_and_stop_may_come_in_any_order(self, far: FarSide) -> None:
+        await far.sink.stop()
+        await far.sink.start()
+        await far.sink.start()
+        assert await far.sink.deliver(delivery("1")) is ACCEPTED
+        await far.sink.stop()
+        await far.sink.stop()
+        await far.sink.start()
+        assert await far.sink.deliver(delivery("2")) is ACCEPTED
+        await eventually(lambda: [event.id for event in far.received()] == ["1", "2"])
+
+    @pytest.mark.parametrize(
+        "attributes",
+        [
+            pytest.param({}, id="nothing"),
+            pytest.param(
+                {
+                    "subject": "eu/7",
+                    "time": datetime(2026, 1, 31, 12, 0, 0, 123, tzinfo=UTC),
+                    "dataschema": "https://shop.example/order.json",
+                    "datacontenttype": "application/json",
+                    "data": b'{"n": 123456789012345678901234567890, "f": 1.50}',
+                    "extensions": {"partitionkey": "a b", "sequence": -5, "sampled": True, "empty": ""},
+                },
+                id="everything",
+            ),
+            pytest.param({"data": bytes(range(256)), "datacontenttype": "image/png"}, id="bytes"),
+            pytest.param({"data": bytes(range(256))}, id="bytes of no type"),
+            pytest.param({"data": b"", "datacontenttype": "text/plain"}, id="empty"),
+            pytest.param({"data": b"{broken", "datacontenttype": "application/json"}, id="no JSON"),
+            pytest.param({"data": b"x" * 256 * 1024, "datacontenttype": "text/plain"}, id="256 KiB"),
+            pytest.param(
+                {
+                    "type": "commande.créée",
+                    "source": "/büro/€?a=%20&b",
+                    "id": '"quoted" 😀 100%',
+                    "subject": " spaces ",
+                    "extensions": {"note": "‘ünï’"},
+                    "datacontenttype": 'text/plain; charset="utf-8"',
+                    "data": "😀\r\n".encode(),
+                },
+                id="unicode",
+            ),
+        ],
+    )
+    async def test_an_event_arrives_unchanged(self, far: FarSide, attributes: dict[str, Any]) -> None:
+        sent = delivery(**attributes)
+        await far.sink.start()
+        assert await far.sink.deliver(sent) is ACCEPTED
+        (received,) = await eventually(far.received)
+        assert comparable(received) == comparable(sent.event)
+
+    async def test_the_same_delivery_twice_is_fine(self, far: FarSide) -> None:
+        await far.sink.start()
+        assert await far.sink.deliver(delivery("1")) is ACCEPTED
+        assert await far.sink.deliver(delivery("1", attempt=2)) is ACCEPTED
+        await eventually(lambda: {event.id for event in far.received()} == {"1"})
+
+    async def test_many_at_once_all_arrive(self, far: FarSide) -> None:
+        await far.sink.start()
+        sent = [delivery(str(number), data=b"x" * 1000) for number in range(200)]
+        outcomes = await asyncio.gather(*(attempt(far.sink, each) for each in sent))
+        assert outcomes == [ACCEPTED] * 200
+        expected = sorted(each.event.id for each in sent)
+        await eventually(lambda: sorted(event.id for event in far.received()) == expected)
+
+    async def test_a_peer_that_is_down_fails_deliveries_until_it_is_back(self, far: FarSide) -> None:
+        await far.down()
+        await far.sink.start()
+        assert isinstance(await attempt(far.sink, delivery("1")), Failed)
+        await far.up()
+        await eventually(lambda: _accepted(far.sink, "2"), timeout=15)
+        await far.down()
+        assert isinstance(await attempt(far.sink, delivery("3")), Failed)
+        await far.up()
+        await eventually(lambda: _accepted(far.sink, "4"), timeout=15)
+        await eventually(lambda: {"2", "4"} <= {event.id for event in far.received()})
+
+    async def test_a_cancelled_delivery_leaves_the_sink_usable(self, far: FarSide) -> None:
+        await far.sink.start()
+        assert await far.sink.deliver(delivery("0")) is ACCEPTED
+        await far.stall()
+        running = [asyncio.create_task(far.sink.deliver(delivery(str(number)))) for number in range(1, 9)]
+        done, _ = await asyncio.wait(running, timeout=0.1)
+        assert not done
+        for each in running:
+            each.cancel()
+        await asyncio.wait(running, timeout=5)
+        assert all(each.cancelled() for each in running)
+        await far.resume()
+        await eventually(lambda: _accepted(far.sink, "9"))
+        await eventually(lambda: "9" in {event.id for event in far.received()})
+
+    async def test_stop_is_bounded_while_deliveries_hang(self, far: FarSide) -> None:
+        await far.sink.start()
+        await far.stall()
+        running = asyncio.create_task(far.sink.deliver(delivery("1")))
+        await asyncio.wait({running}, timeout=0.1)
+        async with asyncio.timeout(3):
+            await far.sink.stop()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await far.resume()
+
+
+async def _accepted(sink: Sink, id: str) -> bool:
+    return await attempt(sink, delivery(id)) is ACCEPTED
+
+
+# --- python ----------------------------------------------------------------------------------------
+
+
+class Handlers:
+    """A handler of each sort."""
+
+    def __init__(self, sort: str) -> None:
+        self.events: list[Event] = []
+        self.is_down = False
+        self.open = threading.Event()
+        self.open.set()
+        self.open_on_loop = asyncio.Event()
+        self.open_on_loop.set()
+        self.sink: Sink = PythonSink(getattr(self, sort), threads=16)
+
+    async def asynchronous(self, event: Event) -> None:
+        await self.open_on_loop.wait()
+        self._take(event)
+
+    def synchronous(self, event: Event, delivery: Delivery) -> bool:
+        assert delivery.event is event
+        self.open.wait(10)
+        self._take(event)
+        return True
+
+    def _take(self, event: Event) -> None:
+        if self.is_down:
+            raise ConnectionError("the order service is away")
+        self.events.append(event)
+
+    def received(self) -> list[Event]:
+        return self.events
+
+    async def down(self) -> None:
+        self.is_down = True
+
+    async def up(self) -> None:
+        self.is_down = False
+
+    async def stall(self) -> None:
+        self.open.clear()
+        self.open_on_loop.clear()
+
+    async def resume(self) -> None:
+        self.open.set()
+        self.open_on_loop.set()
+
+
+class TestPython(SinkContract):
+    @pytest.fixture(params=["asynchronous", "synchronous"])
+    async def far(self, request: pytest.FixtureRequest) -> AsyncIterator[FarSide]:
+        handlers = Handlers(request.param)
+        yield handlers
+        await handlers.resume()
+        await handlers.sink.stop()
+
+
+# --- stdout ----------------------------------------------------------------------------------------
+
+
+class Output(io.BytesIO):
+    """A stream that can be full, or stuck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self.open = threading.Event()
+        self.open.set()
+        self.sink: Sink = StdoutSink(format="json", stream=self)
+
+    def write(self, data: Any) -> int:
+        self.open.wait(10)
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+    def received(self) -> list[Event]:
+        return [decode_json(line) for line in self.getvalue().splitlines()]
+
+    async def down(self) -> None:
+        self.full = True
+
+    async def up(self) -> None:
+        self.full = False
+
+    async def stall(self) -> None:
+        self.open.clear()
+
+    async def resume(self) -> None:
+        self.open.set()
+
+
+class TestStdout(SinkContract):
+    @pytest.fixture
+    async def far(self) -> AsyncIterator[FarSide]:
+        output = Output()
+        yield output
+        await output.resume()
+        await output.sink.stop()
+
+
+# --- webhook ---------------------------------------------------------------------------------------
+
+
+class Receiver:
+    """A real HTTP server on one port."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.events: list[Event] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.sink: Sink = WebhookSink(f"http://{HOST}:{self.port}/events?key=secret")
+        self._runner: web.AppRunner | None = None
+
+    async def _take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        await self.open.wait()
+        self.events.append(from_http(request.headers, body))
+        return web.Response(status=204)
+
+    def received(self) -> list[Event]:
+        return self.events
+
+    async def down(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def up(self) -> None:
+        app = web.Application(client_max_size=2**21)
+        app.router.add_post("/events", self._take)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, HOST, self.port).start()
+
+    async def stall(self) -> None:
+        self.open.clear()
+
+    async def resume(self) -> None:
+        self.open.set()
+
+
+class TestWebhook(SinkContract):
+    @pytest.fixture
+    async def far(self) -> AsyncIterator[FarSide]:
+        receiver = Receiver()
+        await receiver.up()
+        yield receiver
+        await receiver.resume()
+        await receiver.sink.stop()
+        await receiver.down()
+
+
+# --- nats ------------------------------------------------------------------------------------------
+
+
+class Subscriber:
+    """A real nats-server, and a client that hears what arrives there."""
+
+    def __init__(self, server: NatsServer, broker: Broker) -> None:
+        self.events: list[Event] = []
+        self.sink: Sink = NatsSink(broker, "{deployment_id}.{type}.{id}", deployment_id="prod")
+        self._server = server
+        self._client: nats.NATS | None = None
+
+    async def _hear(self, message: Any) -> None:
+        self.events.append(from_nats(message.headers, message.data))
+
+    def received(self) -> list[Event]:
+        return self.events
+
+    async def down(self) -> None:
+        await self.leave()
+        self._server.kill()
+
+    async def up(self) -> None:
+        if not self._server.running:
+            self._server.start()
+        self._client = await nats.connect(self._server.url, allow_reconnect=False)
+        await self._client.subscribe("prod.>", cb=self._hear)
+        await self._client.flush()
+
+    async def leave(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def stall(self) -> None:
+        self._server.signal(signal.SIGSTOP)
+
+    async def resume(self) -> None:
+        self._server.signal(signal.SIGCONT)
+
+
+class TestNats(SinkContract):
+    @pytest.fixture
+    async def far(self, make_nats_server: Callable[..., NatsServer]) -> AsyncIterator[FarSide]:
+        server = make_nats_server()
+        broker = Broker(BrokerOptions(servers=(server.url,)))
+        await broker.start()
+        subscriber = Subscriber(server, broker)
+        await subscriber.up()
+        await eventually(lambda: broker.connected)
+        yield subscriber
+        if server.running:
+            await subscriber.resume()
+        await subscriber.leave()
+        await broker.stop()
+
+
+# --- the example of the documentation --------------------------------------------------------------
+
+
+class SpoolDirectory:
+    """The directory the documented sink writes to; a missing one is its way to be down."""
+
+    def __init__(self, directory: Path) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "writing-a-sink.md").read_text()
+        found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+        assert found is not None
+        module: dict[str, Any] = {}
+        exec(compile(found[1], "docs/writing-a-sink.md", "exec"), module)
+        self.directory = directory
+        self.sink: Sink = module["Spool"](directory=str(directory))
+
+    def received(self) -> list[Event]:
+        events = [decode_json(path.read_bytes()) for path in self.directory.glob("*.json")]
+        return sorted(events, key=lambda event: event.id)
+
+    async def down(self) -> None:
+        self.directory.rename(self.directory.with_name("away"))
+
+    async def up(self) -> None:
+        self.directory.with_name("away").rename(self.directory)
+
+    async def stall(self) -> None:
+        pytest.skip("a directory cannot be made to hang")
+
+    async def resume(self) -> None: ...
+
+
+class TestDocumentedExample(SinkContract):
+    @pytest.fixture
+    async def far(self, tmp_path: Path) -> FarSide:
+        (tmp_path / "spool").mkdir()
+        return SpoolDirectory(tmp_path / "spool")

@@ -1,0 +1,311 @@
+"""The contract of `EventStore`: what publishing promises, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.errors import EventConflict, EventError, StorageError
+from runner.event import Event
+from runner.storage.base import Publication
+from runner.storage.tables import dispatch, events, scheduled
+
+from .storage_contract import LEASE, Database, Store, StoreTests, identity, publication, publish
+
+HOUR = timedelta(hours=1)
+
+
+async def claimed_event(store: Store, limit: int = 100) -> Event:
+    """Return the one event that is due."""
+    [work] = (await store.claim(limit, LEASE)).works
+    return work.event
+
+
+class TestAppend(StoreTests):
+    async def test_receipts_come_in_the_order_of_the_events_and_number_them_upwards(self, store: Store) -> None:
+        publications = [publication(number) for number in range(20)]
+        receipts = await store.append(publications)
+        assert [identity(each) for each in receipts] == [(each.event.source, each.event.id) for each in publications]
+        seqs = [each.seq for each in receipts]
+        assert seqs == sorted(set(seqs))
+        assert not any(each.duplicate for each in receipts)
+
+    async def test_a_later_call_gets_higher_numbers(self, store: Store, other: Store) -> None:
+        assert max(await publish(store, 3)) < min(await publish(other, 3))
+
+    async def test_nothing_to_append_is_no_error(self, store: Store, database: Database) -> None:
+        assert list(await store.append([])) == []
+        assert await database.count(events, dispatch) == [0, 0]
+
+    async def test_each_event_has_one_row_of_work(self, store: Store, database: Database) -> None:
+        seqs = await publish(store, 5)
+        assert [row["event_seq"] for row in await database.rows(dispatch)] == seqs
+        assert await database.count(events, scheduled) == [5, 0]
+
+    async def test_the_same_event_again_is_a_duplicate_of_the_first(self, store: Store, database: Database) -> None:
+        again, new = publication(), publication()
+        [first] = await store.append([again])
+        second, third = await store.append([again, new])
+        assert (second.seq, second.duplicate, third.duplicate) == (first.seq, True, False)
+        assert await database.count(events, dispatch) == [2, 2]
+
+    async def test_the_same_event_twice_in_one_call_is_recorded_once(self, store: Store, database: Database) -> None:
+        twice, between = publication(), publication()
+        first, middle, second = await store.append([twice, between, twice])
+        assert (first.duplicate, middle.duplicate, second.duplicate) == (False, False, True)
+        assert first.seq == second.seq != middle.seq
+        assert await database.count(events, dispatch) == [2, 2]
+
+    async def test_a_duplicate_changes_neither_the_work_nor_its_time(self, store: Store, database: Database) -> None:
+        one = publication()
+        await store.append([one])
+        [receipt] = await store.append([Publication(one.event, delay=HOUR)])
+        assert receipt.duplicate
+        assert await database.count(dispatch, scheduled) == [1, 0]
+
+    async def test_the_same_id_from_another_source_is_another_event(self, store: Store) -> None:
+        event = Event.new("t", source="/a", id="1")
+        first, second = await store.append([Publication(event), Publication(Event.new("t", source="/b", id="1"))])
+        assert first.seq != second.seq
+        assert not second.duplicate
+
+    async def test_fifty_concurrent_publishers_of_one_event_record_it_once(
+        self, store: Store, other: Store, database: Database
+    ) -> None:
+        one = publication()
+        calls = [(store if number % 2 else other).append([one]) for number in range(50)]
+        receipts = [receipt for [receipt] in await asyncio.gather(*calls)]
+        assert len({receipt.seq for receipt in receipts}) == 1
+        assert sum(not receipt.duplicate for receipt in receipts) == 1
+        assert await database.count(events, dispatch) == [1, 1]
+
+
+CHANGES: dict[str, Any] = {
+    "type": "order.changed",
+    "subject": "elsewhere",
+    "time": datetime(2026, 1, 1, tzinfo=UTC),
+    "datacontenttype": "text/plain",
+    "dataschema": "urn:other",
+    "extensions": {"traceparent": "00-1"},
+    "data": b"{}",
+    "data-gone": None,
+}
+
+
+class TestConflict(StoreTests):
+    @pytest.mark.parametrize("changed", CHANGES)
+    async def test_other_content_is_refused_and_nothing_of_the_call_is_recorded(
+        self, store: Store, database: Database, changed: str
+    ) -> None:
+        attributes: dict[str, Any] = {"type": "order.created", "source": "/tests", "id": "1", "data": b"[1]"}
+        await store.append([Publication(Event(**attributes))])
+        other = Publication(Event(**{**attributes, changed.partition("-")[0]: CHANGES[changed]}))
+        with pytest.raises(EventConflict, match="'1'"):
+            await store.append([publication(1), other, publication(2)])
+        assert await database.count(events, dispatch) == [1, 1]
+
+    async def test_empty_data_and_no_data_are_not_the_same(self, store: Store) -> None:
+        await store.append([Publication(Event(type="t", source="/s", id="1", data=b""))])
+        with pytest.raises(EventConflict):
+            await store.append([Publication(Event(type="t", source="/s", id="1", data=None))])
+
+    async def test_two_contents_for_one_identity_in_one_call_are_refused(
+        self, store: Store, database: Database
+    ) -> None:
+        first, second = (Publication(Event(type="t", source="/s", id="1", data=data)) for data in (b"1", b"2"))
+        with pytest.raises(EventConflict):
+            await store.append([first, second])
+        assert await database.count(events, dispatch) == [0, 0]
+
+    async def test_the_error_does_not_show_the_data(self, store: Store) -> None:
+        await store.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter2"))])
+        with pytest.raises(EventConflict) as caught:
+            await store.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter3"))])
+        assert "hunter" not in str(caught.value)
+
+    async def test_extensions_in_another_order_are_the_same_content(self, store: Store) -> None:
+        attributes: dict[str, Any] = {"type": "t", "source": "/s", "id": "1"}
+        await store.append([Publication(Event(**attributes, extensions={"a": 1, "b": "2"}))])
+        [receipt] = await store.append([Publication(Event(**attributes, extensions={"b": "2", "a": 1}))])
+        assert receipt.duplicate
+
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Cn"], exclude_characters="\ufffe\uffff"), min_size=1, max_size=40
+)
+EVENTS = st.builds(
+    Event,
+    type=TEXT,
+    source=TEXT,
+    subject=st.none() | TEXT,
+    time=st.none() | st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
+    datacontenttype=st.none() | TEXT,
+    dataschema=st.none() | TEXT,
+    extensions=st.dictionaries(
+        st.from_regex(r"x[a-z0-9]{0,19}\Z"), TEXT | st.just("") | st.booleans() | st.integers(-(2**31), 2**31 - 1)
+    ),
+    data=st.none() | st.binary(max_size=200),
+)
+
+
+class TestContent(StoreTests):
+    @given(event=EVENTS)
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    async def test_what_is_claimed_is_what_was_published(self, store: Store, event: Event) -> None:
+        event.validate()
+        await store.append([Publication(event)])
+        claim = await store.claim(100, LEASE)
+        [found] = [work.event for work in claim.works if work.event.id == event.id]
+        for name in ("type", "source", "subject", "datacontenttype", "dataschema", "data"):
+            assert getattr(found, name) == getattr(event, name)
+        assert {name: (value, type(value)) for name, value in found.extensions.items()} == {
+            name: (value, type(value)) for name, value in event.extensions.items()
+        }
+        assert event.time is None or found.time == event.time
+
+    @pytest.mark.parametrize("data", [None, b"", b"null", b"0", bytes(range(256)), b"\0" * (1024 * 1024)])
+    async def test_data_is_kept_to_the_byte(self, store: Store, data: bytes | None) -> None:
+        await store.append([Publication(Event(type="t", source="/s", data=data))])
+        found = (await claimed_event(store)).data
+        assert found == data
+        assert data is None or type(found) is bytes
+
+    async def test_a_time_with_an_offset_is_the_same_moment_to_the_microsecond(self, store: Store) -> None:
+        time = datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-5, minutes=-30)))
+        await store.append([Publication(Event(type="t", source="/s", time=time))])
+        found = (await claimed_event(store)).time
+        assert found == time
+        assert found is not None
+        assert found.utcoffset() == timedelta(0)
+
+    async def test_an_event_without_a_time_has_the_moment_it_was_recorded(
+        self, store: Store, database: Database
+    ) -> None:
+        one = publication()
+        await store.append([one])
+        [row] = await database.rows(events)
+        assert (await claimed_event(store)).time == row["created_at"]
+        [receipt] = await store.append([one])
+        assert receipt.duplicate
+
+
+class TestDue(StoreTests):
+    @pytest.mark.parametrize("given", ["delay", "deliver_at"])
+    async def test_a_scheduled_event_waits_and_says_for_how_long(
+        self, store: Store, database: Database, given: str
+    ) -> None:
+        timing: dict[str, Any] = {"delay": HOUR} if given == "delay" else {"deliver_at": datetime.now(UTC) + HOUR}
+        await publish(store, 1, **timing)
+        assert await store.promote(10) == 0
+        claim = await store.claim(10, LEASE)
+        assert not claim.works
+        assert claim.scheduled_in is not None
+        assert HOUR - timedelta(seconds=10) < claim.scheduled_in <= HOUR + timedelta(seconds=1)
+        assert await database.count(dispatch, scheduled) == [0, 1]
+
+    @pytest.mark.parametrize(
+        "timing",
+        [
+            {"delay": timedelta(0)},
+            {"delay": -HOUR},
+            {"deliver_at": datetime(1999, 12, 31, 23, 59, tzinfo=UTC)},
+            {"deliver_at": datetime(1999, 12, 31, 23, 59, tzinfo=timezone(-HOUR))},
+        ],
+        ids=str,
+    )
+    async def test_a_time_that_has_passed_is_now(self, store: Store, timing: dict[str, Any]) -> None:
+        seqs = await publish(store, 2, **timing)
+        await store.promote(10)
+        assert [work.seq for work in (await store.claim(10, LEASE)).works] == seqs
+
+    async def test_one_call_may_mix_what_is_due_now_and_later(self, store: Store) -> None:
+        now, later = publication(1), publication(2)
+        first, second = await store.append([now, Publication(later.event, delay=HOUR)])
+        claim = await store.claim(10, LEASE)
+        assert [work.seq for work in claim.works] == [first.seq]
+        assert not second.duplicate
+
+
+class TestInvariant1PublishIsOneTransaction(StoreTests):
+    @pytest.mark.parametrize(("table", "delay"), [("dispatch", None), ("scheduled", HOUR)])
+    async def test_no_event_is_recorded_without_its_row_of_work(
+        self, store: Store, database: Database, table: str, delay: timedelta | None
+    ) -> None:
+        await database.rename(table, "elsewhere")
+        with pytest.raises(StorageError):
+            await publish(store, 3, delay=delay)
+        await database.rename("elsewhere", table)
+        assert await database.count(events, dispatch, scheduled) == [0, 0, 0]
+        assert len(await publish(store, 3, delay=delay)) == 3
+
+
+class TestAppendIn(StoreTests):
+    @pytest.fixture(autouse=True)
+    async def orders(self, database: Database) -> None:
+        async with database.engine.begin() as connection:
+            await connection.exec_driver_sql("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+
+    async def count_orders(self, database: Database) -> int:
+        async with database.engine.begin() as connection:
+            return int(await connection.scalar(text("SELECT count(*) FROM orders")) or 0)
+
+    async def test_the_event_is_there_if_and_when_the_transaction_commits(
+        self, store: Store, other: Store, database: Database
+    ) -> None:
+        async with AsyncSession(database.engine) as session, session.begin():
+            await session.execute(text("INSERT INTO orders VALUES (1)"))
+            first, second = await store.append_in(session, [publication(1), publication(2)])
+            assert not (await other.claim(10, LEASE)).works
+        assert first.seq < second.seq
+        assert [work.seq for work in (await other.claim(10, LEASE)).works] == [first.seq, second.seq]
+        assert await self.count_orders(database) == 1
+
+    async def test_a_rollback_leaves_nothing(self, store: Store, database: Database) -> None:
+        async with AsyncSession(database.engine) as session:
+            await session.execute(text("INSERT INTO orders VALUES (1)"))
+            await store.append_in(session, [publication(1), Publication(publication(2).event, delay=HOUR)])
+            await session.rollback()
+        assert await database.count(events, dispatch, scheduled) == [0, 0, 0]
+        assert await self.count_orders(database) == 0
+
+    async def test_duplicates_and_times_are_those_of_append(self, store: Store, database: Database) -> None:
+        known, later = publication(1), Publication(publication(2).event, delay=HOUR)
+        [first] = await store.append([known])
+        async with AsyncSession(database.engine) as session, session.begin():
+            again, scheduled_one, twice = await store.append_in(session, [known, later, later])
+        assert (again.seq, again.duplicate) == (first.seq, True)
+        assert (scheduled_one.duplicate, twice.duplicate, twice.seq) == (False, True, scheduled_one.seq)
+        assert await database.count(events, dispatch, scheduled) == [2, 1, 1]
+
+    async def test_append_knows_what_a_session_recorded(self, store: Store, database: Database) -> None:
+        one = publication(1, extensions={"tenant": "näh", "priority": 3, "urgent": True}, time=datetime.now(UTC))
+        async with AsyncSession(database.engine) as session, session.begin():
+            [first] = await store.append_in(session, [one])
+        [again] = await store.append([one])
+        assert (again.seq, again.duplicate) == (first.seq, True)
+
+    async def test_a_session_knows_what_append_recorded(self, store: Store, database: Database) -> None:
+        one = publication(1, extensions={"tenant": "näh", "priority": 3, "urgent": True}, time=datetime.now(UTC))
+        [first] = await store.append([one])
+        async with AsyncSession(database.engine) as session, session.begin():
+            [again] = await store.append_in(session, [one])
+        assert (again.seq, again.duplicate) == (first.seq, True)
+
+    async def test_a_conflict_leaves_nothing_of_the_call_in_a_transaction_that_goes_on(
+        self, store: Store, database: Database
+    ) -> None:
+        await store.append([Publication(Event(type="t", source="/s", id="1", data=b"1"))])
+        changed = Publication(Event(type="t", source="/s", id="1", data=b"2"))
+        async with AsyncSession(database.engine) as session, session.begin():
+            await session.execute(text("INSERT INTO orders VALUES (1)"))
+            with pytest.raises(EventError):
+                await store.append_in(session, [publication(1), changed, publication(2)])
+        assert await database.count(events, dispatch) == [1, 1]
+        assert await self.count_orders(database) == 1

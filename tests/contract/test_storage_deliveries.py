@@ -1,0 +1,233 @@
+"""The contract of `WorkQueue` as far as single deliveries go: those that wait, run long, or failed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from sqlalchemy import update
+
+from runner.delivery import DeliveryState
+from runner.storage.base import AttemptRecord, DeliveryClaim, Settled
+from runner.storage.tables import attempts, deliveries
+from tests.support.eventually import eventually
+
+from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publish, record, taken, wait
+
+HOUR = timedelta(hours=1)
+
+
+async def claim_one(store: Store, subscription: int = 1, lease: timedelta = LEASE) -> DeliveryClaim:
+    """Claim until a delivery is due: a wait or a lease that ends."""
+
+    async def claimed() -> DeliveryClaim | None:
+        claim = await store.claim_deliveries({subscription: 1}, lease)
+        return claim if claim.deliveries else None
+
+    claim = await eventually(claimed)
+    assert claim is not None
+    return claim
+
+
+class TestClaimDeliveries(StoreTests):
+    async def test_nothing_waits_in_a_new_store(self, store: Store) -> None:
+        claim = await store.claim_deliveries({1: 10, 2: 0}, LEASE)
+        assert not claim.deliveries
+        assert claim.next_due is None
+
+    async def test_no_more_than_the_quota(self, store: Store) -> None:
+        seqs = await wait(store, 1, 10)
+        first = await store.claim_deliveries({1: 4}, LEASE)
+        second = await store.claim_deliveries({1: 100}, LEASE)
+        assert len(first.deliveries) == 4
+        assert sorted(taken(first) + taken(second)) == [(seq, 1) for seq in seqs]
+
+    async def test_without_room_or_without_being_served_nothing_is_touched(
+        self, store: Store, database: Database
+    ) -> None:
+        await wait(store, 1, 2)
+        await wait(store, 2, 2)
+        before = await database.rows(deliveries)
+        assert not (await store.claim_deliveries({1: 0, 3: 5}, LEASE)).deliveries
+        assert not (await store.claim_deliveries({}, LEASE)).deliveries
+        assert await database.rows(deliveries) == before
+
+    async def test_a_backlog_of_one_subscription_does_not_hide_another(self, store: Store) -> None:
+        await wait(store, 1, 50)
+        [seq] = await wait(store, 2, 1)
+        claim = await store.claim_deliveries({1: 5, 2: 5}, LEASE)
+        assert (seq, 2) in taken(claim)
+        assert len(claim.deliveries) == 6
+
+    async def test_what_has_waited_longest_comes_first(self, store: Store) -> None:
+        [later] = await wait(store, due_in=timedelta(milliseconds=60))
+        [sooner] = await wait(store)
+
+        async def both_due() -> bool:
+            claim = await store.claim_deliveries({1: 0}, LEASE)
+            return claim.next_due is None
+
+        await eventually(both_due)
+        assert taken(await store.claim_deliveries({1: 1}, LEASE)) == [(sooner, 1)]
+        assert taken(await store.claim_deliveries({1: 1}, LEASE)) == [(later, 1)]
+
+    async def test_what_is_not_due_stays_and_next_due_says_until_when(self, store: Store) -> None:
+        await wait(store, 1, due_in=HOUR)
+        await wait(store, 2, due_in=2 * HOUR)
+        await wait(store, 3, due_in=timedelta(minutes=1))
+        for quotas, expected in (({1: 5, 2: 5}, HOUR), ({2: 5}, 2 * HOUR), ({1: 0, 2: 5}, HOUR), ({4: 5}, None)):
+            claim = await store.claim_deliveries(quotas, LEASE)
+            assert not claim.deliveries
+            if expected is None:
+                assert claim.next_due is None
+            else:
+                assert claim.next_due is not None
+                assert expected - timedelta(seconds=30) < claim.next_due <= expected
+
+    async def test_what_has_fallen_due_is_taken(self, store: Store) -> None:
+        [seq] = await wait(store, due_in=SHORT)
+        assert not (await store.claim_deliveries({1: 5}, LEASE)).deliveries
+        assert taken(await claim_one(store)) == [(seq, 1)]
+
+    async def test_two_claimers_never_get_the_same(self, store: Store, other: Store) -> None:
+        seqs = await wait(store, 1, 60)
+        found: list[tuple[int, int]] = []
+        while len(found) < 60:
+            both = [store.claim_deliveries({1: 7}, LEASE), other.claim_deliveries({1: 7}, LEASE)]
+            claims = await asyncio.gather(*both)
+            assert any(claim.deliveries for claim in claims)
+            found += [key for claim in claims for key in taken(claim)]
+        assert sorted(found) == [(seq, 1) for seq in seqs]
+
+    async def test_the_event_comes_with_the_delivery(self, store: Store) -> None:
+        [seq] = await wait(store)
+        [delivery] = (await store.claim_deliveries({1: 1}, LEASE)).deliveries
+        assert (delivery.seq, delivery.subscription_id) == (seq, 1)
+        assert (delivery.event.type, delivery.event.json()) == ("order.created", {"number": 0})
+
+    async def test_a_claim_counts_as_an_attempt_and_a_lost_one_as_suspect(self, store: Store) -> None:
+        await wait(store)
+        [first] = (await claim_one(store, lease=SHORT)).deliveries
+        [second] = (await claim_one(store, lease=SHORT)).deliveries
+        [third] = (await claim_one(store)).deliveries
+        assert [first.attempt, second.attempt, third.attempt] == [2, 3, 4]
+        assert [first.suspect, second.suspect, third.suspect] == [False, True, True]
+
+    async def test_a_retry_is_not_suspect(self, store: Store) -> None:
+        [seq] = await wait(store)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        await store.settle_deliveries([record(seq, 1, DeliveryState.PENDING, claim.token, attempts=2)])
+        [again] = (await store.claim_deliveries({1: 1}, LEASE)).deliveries
+        assert (again.attempt, again.suspect) == (3, False)
+
+
+class TestRunningOn(StoreTests):
+    """A delivery that was still running when its event was settled (invariant 7)."""
+
+    async def leave_running(self, store: Store, lease: timedelta) -> tuple[int, int]:
+        [seq] = await publish(store, 1)
+        claim = await store.claim(1, LEASE)
+        running = record(seq, 1, DeliveryState.LEASED, claim.token, due_in=lease)
+        assert await store.settle(Settled(claim.token, claim.works, [(2,)], [running])) == 1
+        return seq, claim.token
+
+    async def test_invariant_7_it_settles_later_under_its_own_lease(self, store: Store, database: Database) -> None:
+        seq, token = await self.leave_running(store, LEASE)
+        assert not (await store.claim_deliveries({1: 5}, LEASE)).deliveries
+        assert list(await store.settle_deliveries([record(seq, 1, DeliveryState.DELIVERED, token)])) == [(seq, 1)]
+        assert [row["state"] for row in await database.rows(deliveries)] == ["delivered", "delivered"]
+
+    async def test_when_its_holder_is_gone_another_takes_it(self, store: Store, other: Store) -> None:
+        seq, token = await self.leave_running(store, SHORT)
+        claim = await claim_one(other)
+        [delivery] = claim.deliveries
+        assert (delivery.seq, delivery.attempt, delivery.suspect) == (seq, 2, True)
+        assert not await store.settle_deliveries([record(seq, 1, DeliveryState.DELIVERED, token)])
+
+    async def test_invariant_7_what_could_not_start_is_free_for_any_instance(self, store: Store, other: Store) -> None:
+        [seq] = await wait(store)
+        assert taken(await other.claim_deliveries({1: 1}, LEASE)) == [(seq, 1)]
+
+
+class TestSettleDeliveries(StoreTests):
+    async def test_success_is_recorded(self, store: Store, database: Database) -> None:
+        [seq] = await wait(store, error="at first")
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        one = record(seq, 1, DeliveryState.DELIVERED, claim.token, attempts=2)
+        last = AttemptRecord(seq, 1, 2, timedelta(milliseconds=3), status=204)
+        assert list(await store.settle_deliveries([one], [last])) == [(seq, 1)]
+        [row] = await database.rows(deliveries)
+        assert (row["state"], row["attempts"], row["last_error"]) == ("delivered", 2, None)
+        assert (row["due_at"], row["lease_token"]) == (None, None)
+        [attempt] = await database.rows(attempts)
+        assert (attempt["number"], attempt["status"], attempt["error"]) == (2, 204, None)
+
+    async def test_a_retry_waits(self, store: Store, database: Database) -> None:
+        [seq] = await wait(store)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        again = record(seq, 1, DeliveryState.PENDING, claim.token, attempts=2, due_in=HOUR, error="503")
+        assert list(await store.settle_deliveries([again])) == [(seq, 1)]
+        [row] = await database.rows(deliveries)
+        assert (row["state"], row["attempts"], row["last_error"], row["lease_token"]) == ("pending", 2, "503", None)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        assert not claim.deliveries
+        assert claim.next_due is not None
+        assert HOUR - timedelta(seconds=30) < claim.next_due <= HOUR
+
+    async def test_only_what_is_still_held_is_written_and_named(
+        self, store: Store, other: Store, database: Database
+    ) -> None:
+        mine, lost = await wait(store, 1, 2)
+        first = await store.claim_deliveries({1: 2}, LEASE)
+        foreign = record(lost, 1, DeliveryState.DEAD, first.token + 1, error="foreign")
+        own = record(mine, 1, DeliveryState.DEAD, first.token, error="own")
+        tried = [AttemptRecord(seq, 1, 2, timedelta(0), "no") for seq in (mine, lost)]
+        assert list(await other.settle_deliveries([foreign, own], tried)) == [(mine, 1)]
+        rows = {row["event_seq"]: row for row in await database.rows(deliveries)}
+        assert (rows[mine]["state"], rows[lost]["state"]) == ("dead", "leased")
+        assert rows[lost]["last_error"] is None
+        assert [row["event_seq"] for row in await database.rows(attempts)] == [mine]
+
+    async def test_settling_twice_writes_once(self, store: Store, database: Database) -> None:
+        [seq] = await wait(store)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        dead = record(seq, 1, DeliveryState.DEAD, claim.token)
+        tried = AttemptRecord(seq, 1, 2, timedelta(0), "no")
+        assert list(await store.settle_deliveries([dead], [tried])) == [(seq, 1)]
+        assert not await store.settle_deliveries([dead], [tried])
+        assert await database.count(attempts) == [1]
+
+    async def test_a_cancellation_during_the_lease_beats_the_late_answer(
+        self, store: Store, database: Database
+    ) -> None:
+        [seq] = await wait(store)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        await database.execute(update(deliveries).values(state="cancelled", lease_token=None, due_at=None))
+        for state in (DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.DEAD):
+            assert not await store.settle_deliveries([record(seq, 1, state, claim.token)])
+        assert not await store.renew([(seq, 1, claim.token)], LEASE)
+        assert [row["state"] for row in await database.rows(deliveries)] == ["cancelled"]
+
+    async def test_nothing_to_settle_is_no_error(self, store: Store) -> None:
+        assert not await store.settle_deliveries([])
+        assert not await store.renew([], LEASE)
+
+
+class TestRenew(StoreTests):
+    async def test_a_renewed_lease_holds(self, store: Store, other: Store) -> None:
+        [kept] = await wait(store, 1)
+        [witness] = await wait(store, 2)
+        claim = await store.claim_deliveries({1: 1, 2: 1}, SHORT)
+        assert list(await store.renew([(kept, 1, claim.token)], LEASE)) == [(kept, 1)]
+        assert taken(await claim_one(other, 2)) == [(witness, 2)]  # so the unrenewed lease has ended
+        assert not (await other.claim_deliveries({1: 1}, LEASE)).deliveries
+        assert list(await store.settle_deliveries([record(kept, 1, DeliveryState.DELIVERED, claim.token)])) == [
+            (kept, 1)
+        ]
+
+    async def test_only_what_is_still_held_is_renewed(self, store: Store, other: Store) -> None:
+        held, lost = await wait(store, 1, 2)
+        claim = await store.claim_deliveries({1: 2}, LEASE)
+        await store.settle_deliveries([record(lost, 1, DeliveryState.DEAD, claim.token)])
+        asked = [(held, 1, claim.token), (lost, 1, claim.token), (held, 1, claim.token + 1), (held, 2, claim.token)]
+        assert list(await other.renew(asked, LEASE)) == [(held, 1)]

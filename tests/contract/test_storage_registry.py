@@ -1,0 +1,236 @@
+"""The contract of `Registry`: who owns the tables, what is subscribed, who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from runner.delivery import DeliveryState
+from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
+from runner.retry import RetryPolicy
+from runner.storage.base import Instance, Settled
+from runner.storage.tables import bus, deliveries, instances, subscriptions
+from runner.subscription import Subscription
+from tests.support.eventually import eventually
+
+from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled
+
+ORDERS = Subscription(
+    name="orders",
+    sink="crm",
+    types=("order.*", "refund"),
+    source="/shop/*",
+    filter={"prefix": {"subject": "eu/"}, "not": {"exact": {"tenant": "größe"}}},
+    concurrency=3,
+    timeout=timedelta(seconds=1.5),
+    retry=RetryPolicy(max_attempts=5, delay=timedelta(milliseconds=250), max_delay=timedelta(hours=2), jitter=0.5),
+)
+AUDIT = Subscription(name="audit", sink="log")
+
+
+async def names(store: Store) -> list[str]:
+    _, registered = await store.subscriptions()
+    return [each.subscription.name for each in registered]
+
+
+async def version(store: Store) -> int:
+    return (await store.subscriptions())[0]
+
+
+class TestAdopt(StoreTests):
+    async def test_the_first_deployment_owns_the_tables(self, store: Store, other: Store, database: Database) -> None:
+        await store.adopt("prod")
+        await other.adopt("prod")
+        assert [row["deployment_id"] for row in await database.rows(bus)] == ["prod"]
+
+    async def test_another_deployment_is_refused_by_name_with_the_cure(
+        self, store: Store, other: Store, database: Database
+    ) -> None:
+        await store.adopt("prod")
+        with pytest.raises(ForeignDeployment, match=r"'prod'.*'staging'.*storage\.schema"):
+            await other.adopt("staging")
+        assert [row["deployment_id"] for row in await database.rows(bus)] == ["prod"]
+
+    async def test_of_two_that_come_at_once_one_wins(self, store: Store, other: Store) -> None:
+        results = await asyncio.gather(store.adopt("a"), other.adopt("b"), return_exceptions=True)
+        assert sum(isinstance(result, ForeignDeployment) for result in results) == 1
+        assert sum(result is None for result in results) == 1
+
+    async def test_without_tables_the_error_says_so(self, dsn: str) -> None:
+        empty = Database(dsn)
+        try:
+            with pytest.raises(SchemaMismatch, match="migrate"):
+                await empty.open().adopt("prod")
+        finally:
+            await empty.close()
+
+
+class TestPutSubscriptions(StoreTests):
+    async def test_what_is_put_is_what_is_read(self, store: Store, other: Store) -> None:
+        await store.put_subscriptions([ORDERS, AUDIT], "file")
+        _, registered = await other.subscriptions()
+        assert [each.subscription for each in registered] == [ORDERS, AUDIT]
+        assert [each.id for each in registered] == sorted({each.id for each in registered})
+        assert [(each.paused, each.origin) for each in registered] == [(False, "file")] * 2
+
+    async def test_the_version_goes_up_when_and_only_when_something_changed(self, store: Store) -> None:
+        seen = [await version(store)]
+        for wanted, changes in (
+            ([ORDERS, AUDIT], True),
+            ([ORDERS, AUDIT], False),
+            ([AUDIT, ORDERS], False),
+            ([replace(ORDERS, concurrency=4), AUDIT], True),
+            ([AUDIT], True),
+            ([AUDIT], False),
+            ([], True),
+            ([], False),
+        ):
+            await store.put_subscriptions(wanted, "file")
+            seen.append(await version(store))
+            assert (seen[-1] > seen[-2]) == changes, wanted
+
+    async def test_a_claim_brings_the_version(self, store: Store, other: Store) -> None:
+        assert (await other.claim(1, LEASE)).version == await version(store)
+        await store.put_subscriptions([ORDERS], "file")
+        await publish(store, 1)
+        assert (await other.claim(1, LEASE)).version == await version(store)
+        assert (await other.claim(1, LEASE)).version == await version(store)
+
+    async def test_a_name_keeps_its_id_over_change_removal_and_return(self, store: Store) -> None:
+        await store.put_subscriptions([AUDIT, ORDERS], "file")
+        _, [_, before] = await store.subscriptions()
+        await store.put_subscriptions([replace(ORDERS, sink="elsewhere")], "file")
+        _, [changed] = await store.subscriptions()
+        await store.put_subscriptions([], "file")
+        assert await names(store) == []
+        await store.put_subscriptions([ORDERS], "file")
+        _, [back] = await store.subscriptions()
+        assert before.id == changed.id == back.id
+        assert changed.subscription.sink == "elsewhere"
+
+    async def test_a_removed_name_keeps_its_deliveries(self, store: Store, database: Database) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        _, [registered] = await store.subscriptions()
+        [seq] = await publish(store, 1)
+        claim = await store.claim(1, LEASE)
+        waiting = record(seq, registered.id, DeliveryState.PENDING, 0)
+        await store.settle(Settled(claim.token, claim.works, [()], [waiting]))
+        await store.put_subscriptions([], "file")
+        assert [row["subscription_id"] for row in await database.rows(deliveries)] == [registered.id]
+        assert await database.count(subscriptions) == [1]
+
+    async def test_a_pause_survives_change_removal_and_return(self, store: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        await store.set_paused("orders", True)
+        for wanted in ([replace(ORDERS, concurrency=9)], [], [ORDERS]):
+            await store.put_subscriptions(wanted, "file")
+        _, [registered] = await store.subscriptions()
+        assert registered.paused
+
+    async def test_origins_do_not_touch_each_other(self, store: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        await store.put_subscriptions([AUDIT], "api")
+        await store.put_subscriptions([], "file")
+        assert await names(store) == ["audit"]
+
+    async def test_a_name_belongs_to_the_origin_that_gave_it_last(self, store: Store) -> None:
+        await store.put_subscriptions([ORDERS], "api")
+        await store.put_subscriptions([ORDERS], "file")
+        await store.put_subscriptions([], "api")
+        _, [registered] = await store.subscriptions()
+        assert registered.origin == "file"
+
+    async def test_instances_that_start_together_agree(self, store: Store, other: Store) -> None:
+        before = await version(store)
+        wanted = [replace(AUDIT, name=f"s{number}") for number in range(10)]
+        await asyncio.gather(*[each.put_subscriptions(wanted, "file") for each in (store, other) * 3])
+        after, registered = await store.subscriptions()
+        assert [each.subscription for each in registered] == wanted
+        assert after == before + 1
+
+
+class TestPause(StoreTests):
+    async def test_it_says_whether_it_changed_anything_and_everybody_hears(self, store: Store, other: Store) -> None:
+        await store.put_subscriptions([ORDERS, AUDIT], "file")
+        seen = await version(store)
+        assert await store.set_paused("orders", True)
+        assert not await other.set_paused("orders", True)
+        paused, [orders, audit] = await other.subscriptions()
+        assert (orders.paused, audit.paused) == (True, False)
+        assert paused == seen + 1
+        assert await other.set_paused("orders", False)
+        resumed, [orders, _] = await store.subscriptions()
+        assert not orders.paused
+        assert resumed == seen + 2
+
+    async def test_an_unknown_name_is_named(self, store: Store) -> None:
+        with pytest.raises(NotFound, match="'oders'"):
+            await store.set_paused("oders", True)
+
+
+class TestInstances(StoreTests):
+    async def test_a_beat_moves_the_heartbeat_and_not_the_start(self, store: Store, database: Database) -> None:
+        one, two = Instance("i1", "host", 7, "0.1"), Instance("i2", "host", 8, "0.1")
+        await store.beat(one)
+        await store.beat(two)
+        [first, _] = await database.rows(instances)
+        assert (first["id"], first["host"], first["pid"], first["version"]) == ("i1", "host", 7, "0.1")
+
+        async def later() -> bool:
+            await store.beat(one)
+            [row, _] = await database.rows(instances)
+            assert row["started_at"] == first["started_at"]
+            return bool(row["heartbeat_at"] > first["heartbeat_at"])
+
+        await eventually(later)
+
+    async def test_who_leaves_is_gone(self, store: Store, database: Database) -> None:
+        await store.beat(Instance("i1", "host", 7, "0.1"))
+        await store.beat(Instance("i2", "host", 8, "0.1"))
+        await store.leave("i1")
+        await store.leave("i1")
+        await store.leave("never was")
+        assert [row["id"] for row in await database.rows(instances)] == ["i2"]
+
+    async def test_the_channel_is_kept_for_sql_publishers(self, store: Store, database: Database) -> None:
+        for channel in ("evb_1", "evb_1", "evb_2", None):
+            await store.set_channel(channel)
+            assert [row["channel"] for row in await database.rows(bus)] == [channel]
+
+
+class TestEnds(StoreTests):
+    async def test_closing_is_safe_at_any_time(self, store: Store, database: Database) -> None:
+        await database.open().close()
+        await publish(store, 1)
+        await store.close()
+        await store.close()
+
+    @pytest.mark.parametrize("unreachable", ["postgresql://u:sesame@127.0.0.1:1/db", "sqlite:///missing/runner.db"])
+    async def test_an_unreachable_store_is_named_as_such_without_secrets(
+        self, unreachable: str, tmp_path: Path
+    ) -> None:
+        nowhere = Database(unreachable, tmp_path)
+        try:
+            store = nowhere.open()
+            for call in (store.append([publication()]), store.claim(1, LEASE), store.adopt("prod"), store.promote(1)):
+                with pytest.raises(StorageUnavailable) as caught:
+                    await call
+                assert "sesame" not in str(caught.value)
+                assert "number" not in str(caught.value)
+        finally:
+            await nowhere.close()
+
+    async def test_a_full_circle(self, store: Store, other: Store, database: Database) -> None:
+        await store.adopt("prod")
+        await store.put_subscriptions([AUDIT], "file")
+        _, [audit] = await other.subscriptions()
+        seqs = await publish(store, 3)
+        assert await other.settle(settled(await other.claim(10, LEASE), (audit.id,))) == 3
+        rows = await database.rows(deliveries)
+        assert [(row["event_seq"], row["subscription_id"], row["state"]) for row in rows] == [
+            (seq, audit.id, "delivered") for seq in seqs
+        ]

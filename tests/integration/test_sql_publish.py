@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from runner.config.dsn import Dsn
+from runner.storage.engine import open_engine
+from runner.storage.migrate import migrate
+from tests.support.eventually import eventually
+from tests.support.postgres import PostgresServer
+
+Psql = Callable[[str], str]
+
+SCHEMA = "the Bus"
+PUBLISH = f'"{SCHEMA}".publish_event'
+
+
+@pytest.fixture
+async def psql(postgres: PostgresServer, postgres_dsn: str) -> Psql:
+    """Run statements in one psql session on migrated tables, its search path as a stranger has it."""
+    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
+    await migrate(engine, SCHEMA)
+    await engine.dispose()
+
+    def run(sql: str) -> str:
+        return postgres.psql(sql, postgres_dsn)
+
+    run(f"""UPDATE "{SCHEMA}".bus SET deployment_id = 'shop'""")
+    return run
+
+
+def rows(psql: Psql, table: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(
+        psql(f"""SELECT coalesce(json_agg(to_json(t)), '[]') FROM "{SCHEMA}".{table} t""")
+    )
+    return found
+
+
+def test_a_committed_publish_is_an_event_in_the_queue(psql: Psql) -> None:
+    seq = psql(f"""BEGIN; SELECT {PUBLISH}('order.created', '{{"total": 12.50}}', subject => 'o/1'); COMMIT;""")
+    [event] = rows(psql, "events")
+    assert (event["seq"], event["type"], event["subject"]) == (int(seq), "order.created", "o/1")
+    assert (event["source"], event["datacontenttype"]) == ("urn:runner:shop", "application/json")
+    assert bytes.fromhex(str(event["data"])[2:]) == b'{"total": 12.50}'
+    assert event["created_at"] is not None
+    [work] = rows(psql, "dispatch")
+    assert (work["event_seq"], work["attempts"], work["lease_token"]) == (int(seq), 0, None)
+    assert rows(psql, "scheduled") == []
+
+
+def test_a_publish_that_is_rolled_back_is_no_event(psql: Psql) -> None:
+    assert psql(f"BEGIN; SELECT {PUBLISH}('order.created'); ROLLBACK;")
+    assert rows(psql, "events") == rows(psql, "dispatch") == []
+
+
+def test_every_attribute_is_kept(psql: Psql) -> None:
+    psql(
+        f"""SELECT {PUBLISH}(type => 't', source => '/s', id => 'i', subject => 'é', "time" => '2026-01-31 12:00+01',
+            datacontenttype => 'text/plain', dataschema => 'urn:schema', extensions => '{{"tenant": "a", "n": 7}}',
+            raw => '\\x00ff')"""
+    )
+    [event] = rows(psql, "events")
+    assert (event["id"], event["source"], event["subject"]) == ("i", "/s", "é")
+    assert str(event["time"]).startswith("2026-01-31T11:00:00")
+    assert (event["datacontenttype"], event["dataschema"]) == ("text/plain", "urn:schema")
+    assert event["extensions"] == {"tenant": "a", "n": 7}
+    assert event["data"] == "\\x00ff"
+
+
+def test_no_data_is_not_null_data(psql: Psql) -> None:
+    psql(f"SELECT {PUBLISH}('none'), {PUBLISH}('null', 'null')")
+    assert {(e["type"], e["data"], e["datacontenttype"]) for e in rows(psql, "events")} == {
+        ("none", None, None),
+        ("null", "\\x" + b"null".hex(), "application/json"),
+    }
+
+
+def test_ids_made_by_the_function_sort_by_time_where_the_server_can(psql: Psql, postgres: PostgresServer) -> None:
+    psql(f"SELECT {PUBLISH}('t') FROM generate_series(1, 20)")
+    ids = [str(event["id"]) for event in sorted(rows(psql, "events"), key=lambda event: str(event["seq"]).zfill(9))]
+    assert len(set(ids)) == 20
+    if postgres.version >= 18:
+        assert ids == sorted(ids)
+    assert {each[14] for each in ids} == {"7" if postgres.version >= 18 else "4"}
+
+
+@pytest.mark.parametrize("separator", ["", "COMMIT; BEGIN;"])
+def test_the_same_event_again_changes_nothing(psql: Psql, separator: str) -> None:
+    publish = f"""SELECT {PUBLISH}('t', '{{"a": 1}}', '/s', 'one', extensions => '{{"k": true}}');"""
+    first, second = psql(f"BEGIN; {publish} {separator} {publish} COMMIT;").split()
+    assert first == second
+    assert len(rows(psql, "events")) == len(rows(psql, "dispatch")) == 1
+
+
+def test_the_same_id_with_other_content_is_refused(psql: Psql) -> None:
+    psql(f"SELECT {PUBLISH}('t', '1', '/s', 'one')")
+    with pytest.raises(RuntimeError, match='event "one" of source "/s" is recorded with other content'):
+        psql(f"SELECT {PUBLISH}('t', '2', '/s', 'one')")
+    assert psql(f"SELECT {PUBLISH}('t', '2', '/other', 'one')")
+
+
+def test_an_event_for_later_is_scheduled(psql: Psql) -> None:
+    later = psql(f"SELECT {PUBLISH}('t', deliver_at => clock_timestamp() + interval '1 hour')")
+    past = psql(f"SELECT {PUBLISH}('t', deliver_at => clock_timestamp() - interval '1 hour')")
+    assert [row["event_seq"] for row in rows(psql, "scheduled")] == [int(later)]
+    assert [row["event_seq"] for row in rows(psql, "dispatch")] == [int(past)]
+
+
+def test_a_trigger_can_publish(psql: Psql) -> None:
+    psql(
+        f"""
+        CREATE TABLE orders (id int, total numeric);
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM {PUBLISH}('order.' || lower(TG_OP), to_jsonb(NEW), id => 'order-' || NEW.id);
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER tell AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tell();
+        INSERT INTO orders VALUES (1, 9.5), (2, 10);
+        BEGIN; INSERT INTO orders VALUES (3, 0); ROLLBACK;
+        """
+    )
+    assert {(event["type"], event["id"]) for event in rows(psql, "events")} == {
+        ("order.insert", "order-1"),
+        ("order.insert", "order-2"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("NULL", "type must not be empty"),
+        ("''", "type must not be empty"),
+        ("'t', source => ''", "source must not be empty"),
+        ("'t', id => ''", "id must not be empty"),
+        ("'t', subject => ''", "subject must not be empty"),
+        ("repeat('t', 2049)", "type has 2049 characters, at most 2048"),
+        ("'t', id => E'a\\nb'", "id has a control character"),
+        ("'t', subject => U&'\\FFFE'", "subject has a control character or noncharacter"),
+        ("'t', to_jsonb(repeat('x', 1048575))", "data has 1048577 bytes, at most 1048576"),
+        ("'t', '1', raw => '\\x00'", "both data and raw"),
+        ("'t', extensions => '[1]'", "extensions is a JSON array, expected an object"),
+        ("""'t', extensions => '{"Tenant": 1}'""", 'extension "Tenant" has no possible name'),
+        ("""'t', extensions => '{"time": 1}'""", 'extension "time" has no possible name'),
+        ("""'t', extensions => '{"n": 2147483648}'""", 'extension "n" is no text, boolean or integer'),
+        ("""'t', extensions => '{"n": 1.5}'""", 'extension "n" is no text, boolean or integer'),
+        ("""'t', extensions => '{"n": null}'""", 'extension "n" is no text, boolean or integer'),
+        ("""'t', extensions => '{"n": "a\\u0007"}'""", 'extension "n" has a control character'),
+        ("""'t', "time" => 'infinity'""", "must be in the years 1 to 9999"),
+        ("'t', deliver_at => 'infinity'", "must be in the years 1 to 9999"),
+    ],
+)
+def test_what_no_event_may_be_is_refused(psql: Psql, arguments: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match="publish_event: ") as refusal:
+        psql(f"SELECT {PUBLISH}({arguments})")
+    assert message in str(refusal.value)
+    assert rows(psql, "events") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "repeat('t', 2048)",
+        "'t', to_jsonb(repeat('x', 1048574))",
+        """'t', extensions => '{"n": -2147483648, "empty": "", "yes": true}'""",
+    ],
+)
+def test_what_is_just_allowed_is_taken(psql: Psql, arguments: str) -> None:
+    assert psql(f"SELECT {PUBLISH}({arguments})")
+
+
+def test_without_a_deployment_the_source_has_to_be_given(psql: Psql) -> None:
+    psql(f'UPDATE "{SCHEMA}".bus SET deployment_id = NULL')
+    with pytest.raises(RuntimeError, match="source has no default before a runner was started"):
+        psql(f"SELECT {PUBLISH}('t')")
+    assert psql(f"SELECT {PUBLISH}('t', source => '/s')")
+
+
+def test_objects_of_the_caller_do_not_get_in_the_way(psql: Psql) -> None:
+    psql(
+        f"""
+        CREATE TEMP TABLE events (LIKE "{SCHEMA}".events);
+        CREATE TEMP TABLE dispatch (event_seq bigint);
+        CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT 'epoch'::timestamptz $$;
+        SET search_path = public, pg_catalog;
+        SELECT {PUBLISH}('t');
+        """
+    )
+    [event] = rows(psql, "events")
+    assert not str(event["created_at"]).startswith("1970")
+    assert len(rows(psql, "dispatch")) == 1
+
+
+async def test_listeners_hear_of_it_when_it_commits(psql: Psql, postgres_dsn: str) -> None:
+    heard: list[object] = []
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.add_listener("evb_channel", lambda *signal: heard.append(signal[-1]))
+    publish = f"SELECT {PUBLISH}('t');"
+
+    await asyncio.to_thread(psql, publish)  # nobody is said to listen
+    psql(f"""UPDATE "{SCHEMA}".bus SET channel = 'evb_channel'""")
+    await asyncio.to_thread(psql, f"BEGIN; {publish} ROLLBACK;")
+    await connection.fetchval("SELECT 1")  # what was sent before has arrived when this has
+    assert heard == []
+
+    await asyncio.to_thread(psql, f"BEGIN; {publish} {publish} COMMIT;")
+    await eventually(lambda: heard == [""])
+    await connection.close()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from runner.cli.event_file import check, is_stream, read_batches
+from runner.errors import EventError
+
+
+def line(number: int) -> str:
+    return json.dumps({"specversion": "1.0", "id": str(number), "source": "/test", "type": "a.b"}) + "\n"
+
+
+async def ids(name: Path | str, size: int = 500) -> list[list[str]]:
+    return [[event.id for event in batch] async for batch in read_batches(str(name), size)]
+
+
+async def test_a_file_is_read_in_batches_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(line(number) for number in range(5)) + "\n  \n" + line(5))
+    assert check(str(path)) == 6
+    assert await ids(path, 4) == [["0", "1", "2", "3"], ["4", "5"]]
+
+
+async def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(line(1) + line(2).rstrip())
+    assert check(str(path)) == 2
+    assert [each for batch in await ids(path) for each in batch] == ["1", "2"]
+
+
+async def test_lines_are_whole_wherever_a_read_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.cli.event_file._CHUNK", 7)
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(line(number) for number in range(3)))
+    assert [each for batch in await ids(path) for each in batch] == ["0", "1", "2"]
+
+
+def test_every_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(line(1) + "{\n" + line(2) + '{"specversion": "1.0"}\n')
+    with pytest.raises(EventError) as caught:
+        check(str(path))
+    faults = str(caught.value).splitlines()
+    assert [fault.split(": ")[0] for fault in faults] == [f"{path}:2", f"{path}:4"]
+
+
+def test_the_list_of_bad_lines_has_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("{\n" * 1000)
+    with pytest.raises(EventError) as caught:
+        check(str(path))
+    assert len(str(caught.value).splitlines()) == 21
+
+
+async def test_all_before_a_bad_line_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(line(1) + line(2) + line(3) + "{\n" + line(4))
+    batches = read_batches(str(path), 2)
+    assert [event.id for event in await anext(batches)] == ["1", "2"]
+    assert [event.id for event in await anext(batches)] == ["3"]
+    with pytest.raises(EventError, match=r"events\.jsonl:4: "):
+        await anext(batches)
+
+
+async def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = os.open(pipe, os.O_RDWR)  # both ends, so that opening the other one does not wait
+    assert is_stream(str(pipe))
+    batches = read_batches(str(pipe), 500)
+    os.write(writing, line(1).encode() + line(2).encode() + b'{"spec')
+    async with asyncio.timeout(5):
+        first = await anext(batches)
+    assert [event.id for event in first] == ["1", "2"]
+    os.write(writing, line(3).encode()[6:])
+    async with asyncio.timeout(5):
+        assert [event.id for event in await anext(batches)] == ["3"]
+    waiting = asyncio.ensure_future(anext(batches))
+    os.close(writing)
+    with pytest.raises(StopAsyncIteration):
+        async with asyncio.timeout(5):
+            await waiting
+
+
+def test_a_file_is_no_stream_and_standard_input_is(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.touch()
+    assert not is_stream(str(path))
+    assert is_stream("-")

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from runner.cli import program
+from runner.cli.program import PROGRAM, run
+from runner.errors import ConfigError, ForeignDeployment, RunnerError, StorageUnavailable
+
+HEAVY = {
+    "aiohttp",
+    "aiosqlite",
+    "alembic",
+    "asyncpg",
+    "nats",
+    "orjson",
+    "pydantic",
+    "rich",
+    "sqlalchemy",
+    "structlog",
+    "yaml",
+}
+ROOT = Path(__file__).parents[3]
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+ALL = dict(commands(PROGRAM))
+
+
+def examples(text: str) -> list[str]:
+    """Every command line of ours in a text, from the word `runner` to the end of that command."""
+    found = re.findall(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*runner (.+)$", text, re.MULTILINE)
+    found += re.findall(r"\| runner (.+)$", text, re.MULTILINE)
+    return [re.split(r" [|>] ", line)[0] for line in found]
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse a command line down to its last option, without running it."""
+    command: click.Command = PROGRAM
+    context = command.make_context("runner", list(arguments))
+    while isinstance(command, click.Group):
+        name, sub, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert name is not None
+        assert sub is not None
+        command = sub
+        context = command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_help_has_examples_and_every_example_parses(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RUNNER_CONFIG", "runner.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events.jsonl").touch()
+    lines = examples(ALL[path].help or "")
+    assert lines
+    for line in lines:
+        assert line.startswith(" ".join(path)) or "|" in (ALL[path].help or "")
+        parse(shlex.split(line))
+
+
+def test_the_examples_of_the_operations_manual_parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNNER_CONFIG", "runner.yaml")
+    text = (ROOT / "docs" / "operations.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events.jsonl").touch()
+    lines = examples(text)
+    assert len(lines) > 10
+    for line in lines:
+        parse(shlex.split(line, comments=True))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["publish", "--help"], ["events", "list", "--help"]], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys; from runner.cli.program import run; code = run(sys.argv[1:]);"
+        "print(code, *sorted(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True, timeout=30
+    )
+    code, *loaded = result.stderr.split()
+    assert code == "0"
+    assert "Usage: runner" in result.stdout
+    assert HEAVY.isdisjoint(loaded)
+
+
+def test_help_lists_every_verb_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    listed = capsys.readouterr().out.split("Commands:")[1].splitlines()
+    verbs = dict(line.split(maxsplit=1) for line in listed if line.strip())
+    assert list(verbs) == list(program.VERBS)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"runner \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["start"], "RUNNER_CONFIG"),
+        (["events", "list"], "RUNNER_CONFIG"),
+        (["pubish"], "publish"),
+        (["publish", "-c", "x"], "TYPE"),
+        (["publish", "-c", "x", "a.b", "--file", "-"], "TYPE"),
+        (["publish", "-c", "x", "--file", "-", "--source", "/s"], "--file"),
+        (["publish", "-c", "x", "a.b", "--delay", "2s", "--deliver-at", "2026-01-31T12:00:00Z"], "not both"),
+        (["publish", "-c", "x", "a.b", "--delay", "soon"], "duration"),
+        (["publish", "-c", "x", "a.b", "--deliver-at", "2026-01-31T12:00:00"], "offset"),
+        (["publish", "-c", "x", "a.b", "--data", "{"], "not JSON"),
+        (["publish", "-c", "x", "a.b", "--data", "@nowhere"], "cannot read nowhere"),
+        (["publish", "-c", "x", "--file", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["deliveries", "retry", "-c", "x"], "--state"),
+        (["deliveries", "cancel", "-c", "x", "12"], "EVENT SUBSCRIPTION"),
+        (["deliveries", "retry", "-c", "x", "12", "crm", "--state", "dead"], "not both"),
+        (["deliveries", "list", "-c", "x", "--state", "deadly"], "dead"),
+        (["events", "list", "-c", "x", "--since", "yesterday"], "1h"),
+        (["migrate", "-c", "x", "--status", "--sql"], "not both"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_exits_with_2_and_says_what_is_expected(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNNER_CONFIG", raising=False)
+    assert run(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert expected in output.err
+
+
+class Failing(click.Command):
+    """A verb that ends as a test wants."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__("failing")
+        self.error = error
+
+    def invoke(self, ctx: click.Context) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RunnerError("no luck"), 1, "error: no luck\n"),
+        (ConfigError("a.yaml:1:2: x: bad", "a.yaml:3:4: y: worse"), 78, "a.yaml:1:2: x: bad\na.yaml:3:4: y: worse\n"),
+        (ForeignDeployment("taken"), 78, "error: taken\n"),
+        (StorageUnavailable("gone"), 69, "error: gone\n"),
+        (KeyboardInterrupt(), 130, "\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_how_a_verb_ends_decides_the_exit_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PROGRAM, "get_command", lambda ctx, name: Failing(error))
+    assert run(["start"]) == code
+    assert capsys.readouterr().err == said
+
+
+def test_an_unforeseen_error_is_one_line_without_its_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PROGRAM, "get_command", lambda ctx, name: Failing(ValueError("postgresql://me:secret@db")))
+    monkeypatch.delenv("RUNNER_DEBUG", raising=False)
+    assert run(["start"]) == 1
+    message = capsys.readouterr().err
+    assert re.fullmatch(r"error: unexpected ValueError at test_program\.py:\d+; RUNNER_DEBUG=1 .*\n", message)
+    monkeypatch.setenv("RUNNER_DEBUG", "1")
+    assert run(["start"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error_worth_a_word() -> None:
+    script = f"{shlex.quote(sys.executable)} -m runner --help | true"
+    result = subprocess.run(script, shell=True, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+    assert result.stderr == ""

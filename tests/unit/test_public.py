@@ -1,0 +1,34 @@
+"""The public surface: small, sorted, complete, and cheap to import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import runner
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert list(runner.__all__) == sorted(runner.__all__)
+    assert [name for name in runner.__all__ if getattr(runner, name, None) is None] == []
+    assert set(runner.__all__) <= set(dir(runner))
+
+
+def test_type_checkers_see_the_same_names_as_the_interpreter() -> None:
+    tree = ast.parse(Path(runner.__file__).read_text())
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    }
+    assert imported == set(runner.__all__) - {"__version__"}
+
+
+def test_importing_the_package_loads_no_driver() -> None:
+    heavy = ("aiohttp", "alembic", "asyncpg", "nats", "pydantic", "rich", "sqlalchemy")
+    script = f"import sys, runner; print(*[name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == []
