@@ -1,11 +1,11 @@
 """A durable event bus, built from one YAML file and run.
 
-    from runner import Event, load
+from runner import Event, load
 
-    runner = load("bus.yaml")
-    runner.subscribe("greeter", greet, types=["order.*"])
-    async with runner:
-        await runner.publish(Event.new("order.created", {"n": 1}, source="/shop"))
+runner = load("bus.yaml")
+runner.subscribe("greeter", greet, types=["order.*"])
+async with runner:
+await runner.publish(Event.new("order.created", {"n": 1}, source="/shop"))
 """
 
 from __future__ import annotations

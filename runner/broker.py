@@ -20,7 +20,7 @@ from datetime import timedelta
 import structlog
 from nats import errors
 
-from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
+from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription, honest_cancellation
 from .broker_options import BrokerOptions, Server
 from .errors import StrategyError
 from .retry import RetryPolicy
@@ -133,9 +133,11 @@ class Broker:
             raise BrokerError(f"not connected to NATS: {self.last_error}")
         _check_message(subject, payload, headers, link.client.max_payload)
         try:
-            await link.client.publish(subject, payload, headers=dict(headers) if headers else None)
+            with honest_cancellation():
+                await link.client.publish(subject, payload, headers=dict(headers) if headers else None)
             if confirm:
-                await link.client.rtt(2 * ANSWER_TIMEOUT)
+                with honest_cancellation():
+                    await link.client.rtt(2 * ANSWER_TIMEOUT)
         except (errors.BadHeaderError, errors.BadSubjectError) as error:
             raise MessageRefused(f"NATS does not take this message: {type(error).__name__}") from error
         except LOST as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from nats import errors
@@ -16,7 +16,7 @@ from nats.aio.transport import TcpTransport
 
 from .broker_options import BrokerOptions, Material, Server
 
-__all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "GuardedClient", "Link", "Subscription"]
+__all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "GuardedClient", "Link", "Subscription", "honest_cancellation"]
 
 CONNECT_TIMEOUT = 2  # seconds for each step: the connection, the greeting, the answer to our credentials
 ANSWER_TIMEOUT = 1  # seconds to answer a ping
@@ -120,7 +120,7 @@ class Link:
         for subscription in fresh:
             version = subscription.version
             interest = await self.client.subscribe(
-                subscription.subject, cb=_receiver(subscription.heard), pending_msgs_limit=PENDING_MESSAGES
+                subscription.subject, cb=_receiver(subscription), pending_msgs_limit=PENDING_MESSAGES
             )
             self._interests[subscription] = (version, interest)
         if fresh:
@@ -138,7 +138,8 @@ class Link:
         try:
             # The outer limit is for the queue before the socket, for which nats-py waits without one.
             async with asyncio.timeout(2 * ANSWER_TIMEOUT):
-                await self.client.rtt(ANSWER_TIMEOUT)
+                with honest_cancellation():
+                    await self.client.rtt(ANSWER_TIMEOUT)
         except LOST:
             return False
         return True
@@ -212,9 +213,20 @@ class GuardedClient(Client):
         return transport._io_writer.get_extra_info("cipher") is not None
 
 
-def _receiver(heard: Callable[[bytes], None]) -> Callable[[Msg], Awaitable[None]]:
+@contextlib.contextmanager
+def honest_cancellation() -> Iterator[None]:
+    """Raise the cancellation that nats-py swallows while it waits for room in its buffers."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def _receiver(subscription: Subscription) -> Callable[[Msg], Awaitable[None]]:
     async def receive(message: Msg) -> None:
-        heard(message.data)
+        if not subscription.cancelled:
+            subscription.heard(message.data)
 
     return receive
 

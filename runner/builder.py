@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from .broker_options import BrokerOptions
 from .bus import EventBus
 from .config import Config, load_config
@@ -15,6 +17,7 @@ from .config.plugin import Options, Plugin
 from .config.plugins import NatsConnection, NatsSinkOptions
 from .config.secret import Secret
 from .errors import ConfigError, SinkError
+from .log import configure
 from .runtime import Plan, Runner
 from .sinks import SinkContext, build_sink
 from .sinks.base import Sink
@@ -35,13 +38,18 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     """
     Return a runner for the configuration file at `path`; nothing connects before its `start()`.
 
+    Logs go to stderr as the file's `log` says, unless the program has configured structlog itself.
+
     Args:
         environ: what `${VAR}` in the file stands for; the process's environment by default.
 
     Raises:
         ConfigError: every fault of the file, one per line.
     """
-    return build(load_config(path, environ))
+    config = load_config(path, environ)
+    if not structlog.is_configured():
+        configure(config.log.level, config.log.format)
+    return build(config)
 
 
 def build(config: Config) -> Runner:
@@ -109,9 +117,9 @@ class _Brokers:
             password=_reveal(connection.password),
             token=_reveal(connection.token),
             tls=tls is not None,
-            tls_ca=tls and tls.ca,
-            tls_cert=tls and tls.cert,
-            tls_key=tls and tls.key,
+            tls_ca=tls.ca if tls else None,
+            tls_cert=tls.cert if tls else None,
+            tls_key=tls.key if tls else None,
             tls_handshake_first=tls is not None and tls.handshake_first,
             tls_insecure=tls is not None and tls.insecure,
         )

@@ -132,7 +132,11 @@ class EventBus:
         try:
             receipts = await self._store.append([each for publications, _ in callers for each in publications])
         except Exception as error:
-            if len(callers) > 1 and isinstance(error, StorageError | EventError) and not isinstance(error, StorageUnavailable):
+            if (
+                len(callers) > 1
+                and isinstance(error, StorageError | EventError)
+                and not isinstance(error, StorageUnavailable)
+            ):
                 for caller in callers:  # one of them spoils the batch; the others must not hear of it
                     await self._commit([caller])
                 return

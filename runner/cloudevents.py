@@ -106,9 +106,9 @@ def _members(document: bytes | str) -> dict[str, tuple[Any, str]]:
             raise EventError("expected one JSON object, a CloudEvent")
         text = document.decode() if isinstance(document, bytes) else document
         return _scan(text.strip(_BLANK))
+    except EventError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, EventError):
-            raise
         raise EventError(f"not a JSON document: {str(error) or type(error).__name__}") from error
 
 

@@ -28,6 +28,8 @@ class Dispatch:
 
     def __init__(self, claim: Claim, match: Match, closed: Set[Outlet], *, crash_limit: int) -> None:
         """
+        Match every event of `claim`.
+
         Args:
             closed: the outlets that deliver nothing now.
             crash_limit: how often an event may be claimed before its deliveries are tried one by one.

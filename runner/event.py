@@ -28,7 +28,11 @@ _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
 _CORE = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data"})
 # CloudEvents 1.0 §3.1: no control characters, no noncharacters; a lone surrogate cannot be encoded at all.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_FORBIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000))
+    + "]"
+)
 
 
 def new_id() -> str:
@@ -126,7 +130,9 @@ def _check_text(name: str, value: object) -> None:
             raise EventError(f"{name}: the character U+{ord(found[0]):04X} is not allowed (CloudEvents 1.0 §3.1)")
 
 
-def _check_time(value: datetime) -> None:
+def _check_time(value: object) -> None:
+    if not isinstance(value, datetime):
+        raise EventError(f"time: expected a datetime, got {type(value).__name__}")
     if value.tzinfo is None:
         raise EventError(f"time: expected a time with an offset (RFC 3339), got {value.isoformat()!r}")
     try:
@@ -135,8 +141,8 @@ def _check_time(value: datetime) -> None:
         raise EventError(f"time: {value.isoformat()!r} is no time in UTC") from error
 
 
-def _check_extension(name: str, value: object) -> None:
-    if not _ATTRIBUTE_NAME.match(name) or name in _CORE:
+def _check_extension(name: object, value: object) -> None:
+    if not isinstance(name, str) or not _ATTRIBUTE_NAME.match(name) or name in _CORE:
         raise EventError(f"extension {name!r}: expected 1-20 of a-z and 0-9, other than the names CloudEvents defines")
     if isinstance(value, bool):
         return

@@ -7,7 +7,9 @@ to know: `exact`, `prefix`, `suffix`, `all`, `any`, `not`. An attribute an event
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from typing import Any
 
 from .errors import RunnerError
@@ -19,6 +21,7 @@ Predicate = Callable[[Event], bool]
 
 _MAX_DEPTH = 16
 _FIELDS = frozenset({"id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
+_NAME = re.compile(r"[a-z0-9]+\Z")
 _DIALECTS = ("all", "any", "exact", "not", "prefix", "suffix")
 
 
@@ -46,7 +49,9 @@ def _compile(spec: object, where: str, depth: int) -> Predicate:
         raise FilterError(f"{where}: nested deeper than {_MAX_DEPTH}")
     if not isinstance(spec, Mapping) or not spec:
         raise FilterError(f"{where or 'filter'}: expected a mapping with one of: {', '.join(_DIALECTS)}")
-    return _every([_dialect(str(name), operand, f"{where}.{name}".lstrip("."), depth) for name, operand in spec.items()])
+    return _every(
+        [_dialect(str(name), operand, f"{where}.{name}".lstrip("."), depth) for name, operand in spec.items()]
+    )
 
 
 def _dialect(name: str, operand: object, where: str, depth: int) -> Predicate:
@@ -80,6 +85,10 @@ def _attributes(operand: object, where: str, test: Callable[[str], Callable[[str
 
 
 def _attribute(name: str, expected: object, where: str, test: Callable[[str], Callable[[str], bool]]) -> Predicate:
+    if not _NAME.match(name):
+        raise FilterError(
+            f"{where}: expected the name of an attribute, which is of a-z and 0-9; data cannot be filtered"
+        )
     if not isinstance(expected, str) or not expected:
         raise FilterError(f"{where}: expected a non-empty text; quote it")
     holds = test(expected)
@@ -100,4 +109,4 @@ def _value(event: Event, name: str) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    return event.time.isoformat() if event.time else None
+    return event.time.astimezone(UTC).isoformat().replace("+00:00", "Z") if event.time else None

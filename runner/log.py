@@ -24,7 +24,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
 
     Args:
         level: debug, info, warning or error.
-        format: `text` for people, `json` for machines, `auto` for text on a terminal and json elsewhere.
+        format: `console` for people, `json` for machines, `auto` for console on a terminal and json elsewhere.
     """
     stream = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -50,6 +50,8 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+    # nats-py reports a ping that was given up with a traceback; our broker says what became of its connection.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-from .delivery import ACCEPTED, Delivery, Failed, Outcome
+from .delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
 from .event import Event
 from .sinks.base import Sink
 from .subscription import Subscription
@@ -96,14 +96,29 @@ class Flight(Generic[W]):
 class _Lane:
     """One of the deliveries an outlet runs at a time."""
 
-    __slots__ = ("flight", "index", "since", "task", "timed_out")
+    __slots__ = ("flight", "index", "since", "task", "verdict")
+
+    task: asyncio.Task[None]
 
     def __init__(self) -> None:
         self.flight: Flight[Any] | None = None
         self.index = 0
         self.since = 0.0
-        self.timed_out = False
-        self.task: asyncio.Task[None] | None = None
+        self.verdict: Failed | None = None  # why the delivery, not the lane, was cancelled
+
+    def interrupt(self, reason: str) -> None:
+        """Cancel the delivery it runs, and go on with the next one."""
+        if self.verdict is None:
+            self.verdict = Failed(reason)
+            self.task.cancel()
+
+    def outcome_of(self, error: BaseException) -> Failed:
+        """Return what a delivery that raised amounts to; let go on what is to end the lane itself."""
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise error
+        if isinstance(error, asyncio.CancelledError) and self.task.cancelling() > (self.verdict is not None):
+            raise error
+        return self.verdict or Failed(_text(error))
 
 
 class Outlet:
@@ -118,6 +133,8 @@ class Outlet:
 
     def __init__(self, id: int, subscription: Subscription, sink: Sink | None, *, paused: bool, slots: Slots) -> None:
         """
+        Serve `subscription`, known to the store as `id`.
+
         Args:
             sink: None where this process has none by that name.
             paused: deliveries wait until the subscription is resumed.
@@ -166,29 +183,30 @@ class Outlet:
 
     def overdue(self, now: float) -> None:
         """Cancel the deliveries that have run for longer than the subscription allows."""
-        latest = now - self.subscription.timeout.total_seconds()
+        timeout = self.subscription.timeout.total_seconds()
         for lane in self._lanes:
-            if lane.flight is not None and lane.since < latest and not lane.timed_out and lane.task is not None:
-                lane.timed_out = True
-                lane.task.cancel()
+            if lane.flight is not None and lane.since < now - timeout:
+                lane.interrupt(f"no answer within {timeout:g} s")
 
     def in_flight(self, flight: Flight[Any]) -> list[int]:
         """Return the indexes of `flight` that are running now."""
         return [lane.index for lane in self._lanes if lane.flight is flight]
 
     def cancel(self, flight: Flight[Any], index: int) -> None:
-        """Stop one running delivery, which is no longer ours; nothing is reported."""
+        """Stop one running delivery, which is no longer ours."""
         for lane in self._lanes:
-            if lane.flight is flight and lane.index == index and lane.task is not None:
-                lane.task.cancel()
+            if lane.flight is flight and lane.index == index:
+                lane.interrupt("its lease was lost")
 
     async def stop(self) -> None:
-        """Cancel whatever runs and wait for it, at most a second."""
-        tasks = {lane.task for lane in self._lanes if lane.task is not None}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1)
+        """Start nothing more, cancel whatever runs and wait for it, at most a second."""
+        for flight in self._flights:
+            flight.stop = flight.next
+        for lane in self._lanes:
+            if lane.flight is not None:  # else it ends by itself; a task cancelled before it began never would
+                lane.task.cancel()
+        if self._lanes:
+            await asyncio.wait({lane.task for lane in self._lanes}, timeout=1)
 
     def _add_lane(self) -> None:
         lane = _Lane()
@@ -243,28 +261,33 @@ class Outlet:
                 lane.since = started = monotonic()
                 try:
                     outcome = await deliver(Delivery(work.event, name, work.attempt))
-                except asyncio.CancelledError:
-                    outcome = self._timed_out(lane)
-                except KeyboardInterrupt:
-                    raise
                 except BaseException as error:
                     # SystemExit from a handler, too: it must not take the process with it.
-                    outcome = Failed(f"{type(error).__name__}: {error}".rstrip(": "))
+                    outcome = lane.outcome_of(error)
+                if lane.verdict is not None:
+                    lane.verdict = None
+                    lane.task.uncancel()
                 if flight.watched or outcome is not ACCEPTED:
-                    flight.landed(index, outcome, monotonic() - started)
+                    flight.landed(index, _checked(outcome), monotonic() - started)
         finally:
             lane.flight = None
             flight.running -= 1
             if flight.over:
                 flight.end()
 
-    def _timed_out(self, lane: _Lane) -> Outcome:
-        """Return what a cancelled delivery amounts to; go on cancelling if it was not for its time."""
-        if not lane.timed_out or lane.task is None:
-            raise asyncio.CancelledError
-        lane.timed_out = False
-        lane.task.uncancel()
-        return Failed(f"no answer within {self.subscription.timeout.total_seconds():g} s")
+
+def _checked(outcome: object) -> Outcome:
+    """Return what the sink answered, if that is an outcome."""
+    if isinstance(outcome, Accepted | Failed | Rejected):
+        return outcome
+    return Failed(f"the sink returned {type(outcome).__name__}, expected an outcome")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # its own text is broken
+        return type(error).__name__
 
 
 def _nothing() -> None:

@@ -46,6 +46,8 @@ class Background:
         longest: float = 2.0,
     ) -> None:
         """
+        Prepare to run `step`.
+
         Args:
             nudge: makes a step that sleeps return, so that `stop()` need not cancel it; a cancelled database
                 call leaves behind whatever it was doing.
@@ -85,8 +87,8 @@ class Background:
                 await self._step()
                 wait = self._pause
             except Exception as error:
-                if self._ending:
-                    return
-                log.warning("loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=wait)
+                log.warning(
+                    "loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=wait
+                )
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, self._longest)

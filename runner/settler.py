@@ -55,7 +55,7 @@ class Settler:
         self._patient = False
 
     async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `write`, tried again while the store is unavailable. Every try must be safe to repeat."""
+        """Return the result of `write`, which must be safe to repeat, tried again while the store is unavailable."""
         pause = 0.05
         while True:
             try:

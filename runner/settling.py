@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import assert_never
 
-from .delivery import Accepted, Dead, Delivered, DeliveryState, Failed, Outcome, Rejected, RetryIn
+from .delivery import Accepted, Dead, Delivered, DeliveryState, Failed, Outcome, Rejected, RetryIn, Settlement
 from .retry import RetryPolicy
 from .storage.base import AttemptRecord, DeliveryRecord
 
@@ -23,20 +23,8 @@ def settle(
     An attempt is recorded when it failed, and when it ended a delivery that had failed before; the
     common case, a success at once, is told by the delivery alone.
     """
-    settlement = policy.settle(outcome, attempt)
-    due_in, error = timedelta(0), None
-    match settlement:
-        case Delivered():
-            state = DeliveryState.DELIVERED
-        case RetryIn(due_in, error):
-            state = DeliveryState.PENDING
-        case Dead(error):
-            state = DeliveryState.DEAD
-        case _:
-            assert_never(settlement)
-    error = error[:_MAX_ERROR] if error else None
-    record = DeliveryRecord(seq, subscription_id, state, attempt, token, due_in, error)
-    if state is DeliveryState.DELIVERED and attempt == 1:
+    record = _record(seq, subscription_id, attempt, token, policy.settle(outcome, attempt))
+    if record.state is DeliveryState.DELIVERED and attempt == 1:
         return record, None
     return record, _attempt(seq, subscription_id, attempt, outcome, seconds)
 
@@ -53,6 +41,19 @@ def given_back(seq: int, subscription_id: int, attempt: int, token: int, *, star
     """Return what is written of a delivery that was claimed and is not going to be finished here."""
     used = attempt if started else attempt - 1
     return DeliveryRecord(seq, subscription_id, DeliveryState.PENDING, used, token)
+
+
+def _record(seq: int, subscription_id: int, attempt: int, token: int, settlement: Settlement) -> DeliveryRecord:
+    match settlement:
+        case Delivered():
+            return DeliveryRecord(seq, subscription_id, DeliveryState.DELIVERED, attempt, token)
+        case RetryIn(delay, reason):
+            pending = DeliveryState.PENDING
+            return DeliveryRecord(seq, subscription_id, pending, attempt, token, delay, reason[:_MAX_ERROR])
+        case Dead(reason):
+            return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt, token, error=reason[:_MAX_ERROR])
+        case _:
+            assert_never(settlement)
 
 
 def _attempt(seq: int, subscription_id: int, number: int, outcome: Outcome, seconds: float) -> AttemptRecord:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from .event import Event
@@ -76,13 +74,24 @@ class Subscription:
 
 
 def matches_pattern(pattern: str, text: str) -> bool:
-    """Return whether `text` fits `pattern`, in which `*` stands for any run of characters."""
-    return pattern == text or ("*" in pattern and _compiled(pattern).fullmatch(text) is not None)
+    """
+    Return whether `text` fits `pattern`, in which `*` stands for any run of characters.
 
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in re.split(r"\*+", pattern)), re.DOTALL)
+    In time proportional to the text, where a regular expression of many `*` could take hours.
+    """
+    start, *middle = pattern.split("*")
+    if not middle:
+        return pattern == text
+    end = middle.pop()
+    if len(text) < len(start) + len(end) or not text.startswith(start) or not text.endswith(end):
+        return False
+    position, last = len(start), len(text) - len(end)
+    for part in middle:
+        found = text.find(part, position, last)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True
 
 
 class Matcher(Generic[T]):

@@ -194,7 +194,8 @@ class Worker:
             settled = dispatch.settled(self._limits.lease)
             await self._settler.patiently(lambda: self._queue.settle(settled))
         except Exception as error:
-            log.error("dispatch failed", error=type(error).__name__, detail=str(error), events=len(dispatch.claim.works))
+            events = len(dispatch.claim.works)
+            log.error("dispatch failed", error=type(error).__name__, detail=str(error), events=events)
             return  # its lease ends, and the events are dispatched again
         finally:
             self._held -= len(dispatch.claim.works)
@@ -338,7 +339,8 @@ class Worker:
         leases = [(seq, id, token) for (seq, id), (token, *_) in held.items()]
         kept = set(await self._queue.renew(leases, self._limits.lease))
         for key, (_, outlet, flight, index) in held.items():
-            if key not in kept and self._leases.pop(key, None):
+            if key not in kept and key in self._leases:
+                del self._leases[key]
                 log.warning("lease lost", seq=key[0], subscription=outlet.subscription.name)
                 outlet.cancel(flight, index)
                 self._settled.set()

@@ -1,1 +1,100 @@
-"""`runner check`: say what the configuration would build, without building it."""
+"""`runner check`: say what the configuration would build; with `--online`, whether it would find its servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import config_option, load
+
+if TYPE_CHECKING:
+    from ..broker_options import BrokerOptions
+    from ..config import Config
+
+__all__ = ["check"]
+
+_LOOKS, _PAUSE = 200, 0.025  # seconds between two looks whether NATS is connected
+
+
+@click.command()
+@config_option
+@click.option("--online", is_flag=True, help="Also connect to the database and to NATS.")
+def check(path: Path, online: bool) -> None:
+    """Print what the configuration would build, or every fault of it.
+
+    \b
+    Examples:
+      runner check -c runner.yaml
+      runner check -c prod.yaml --online
+    """
+    from ..builder import build
+
+    config = load(path, imports=True)
+    build(config)  # what only the parts themselves can find wrong; nothing connects
+    for warning in config.inactive():
+        click.echo(f"warning: {warning}", err=True)
+    for line in _plan(config):
+        click.echo(line)
+    if online:
+        asyncio.run(_connect(config))
+
+
+def _plan(config: Config) -> Iterator[str]:
+    from ..config.duration import format_duration
+
+    yield f"deployment     {config.deployment_id}"
+    schema = f", schema {config.storage.schema_name}" if config.storage.schema_name else ""
+    yield f"storage        {config.storage.dsn}{schema}"
+    yield f"strategies     {', '.join(plugin.kind for plugin in config.strategies)}"
+    for name, plugin in config.sinks.items():
+        yield f"sink           {name}: {plugin.kind}"
+    for each in config.to_subscriptions():
+        types = ", ".join(each.types) or "*"
+        policy = f"{each.retry.max_attempts} attempts, timeout {format_duration(each.timeout)}"
+        yield f"subscription   {each.name}: {types} -> {each.sink} ({policy})"
+
+
+async def _connect(config: Config) -> None:
+    """Print how the servers were found; raise what keeps a runner from starting."""
+    from ..builder import open_storage
+    from .migrate import standing
+
+    async with open_storage(config, adopt=False) as storage:
+        status, owner = await standing(config, storage)
+    tables = "not migrated" if status.current is None else f"at {status.current}"
+    pending = f"pending: {', '.join(status.pending)}" if status.pending else "up to date"
+    click.echo(f"tables         {tables}, {pending}, owner: {owner or 'nobody yet'}")
+    unreachable = [options for options in _brokers(config) if not await _reachable(options)]
+    if unreachable:
+        raise click.ClickException("not every NATS server could be reached")
+
+
+def _brokers(config: Config) -> list[BrokerOptions]:
+    """Return every connection to NATS the configuration asks for, each once."""
+    from ..broker_options import BrokerOptions
+    from ..config.plugins import NatsConnection
+
+    plugins = (*config.strategies, *config.sinks.values())
+    asked = [plugin.options for plugin in plugins if isinstance(plugin.options, NatsConnection)]
+    return list(dict.fromkeys(BrokerOptions.of(config.nats_connection(options)) for options in asked))
+
+
+async def _reachable(options: BrokerOptions) -> bool:
+    from ..broker import Broker
+
+    broker = Broker(options, name="runner check")
+    await broker.start()
+    try:
+        for _ in range(_LOOKS):
+            if broker.connected:
+                break
+            await asyncio.sleep(_PAUSE)
+        connected = broker.connected
+        click.echo(f"nats           {f'connected to {broker.server}' if connected else broker.last_error}")
+        return connected
+    finally:
+        await broker.stop()

@@ -12,8 +12,10 @@ from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..storage import Storage
+    from ..storage.migrate import MigrationStatus
 
-__all__ = ["migrate"]
+__all__ = ["migrate", "standing"]
 
 
 @click.command()
@@ -41,6 +43,30 @@ def migrate(path: Path, only_status: bool, only_sql: bool, as_json: bool) -> Non
         asyncio.run(_migrate(config, as_json))
 
 
+async def standing(config: Config, storage: Storage) -> tuple[MigrationStatus, str | None]:
+    """
+    Return where the tables stand, and the deployment that owns them, None if nobody does yet.
+
+    Raises:
+        ForeignDeployment: another deployment does.
+    """
+    from sqlalchemy import select
+
+    from ..storage.engine import mapped_errors
+    from ..storage.migrate import status
+    from ..storage.tables import bus
+
+    found = await status(storage.engine, storage.schema)
+    if found.current is None:
+        return found, None
+    with mapped_errors():
+        async with storage.engine.connect() as connection:
+            owner = await connection.scalar(select(bus.c.deployment_id))
+    if owner not in (None, config.deployment_id):
+        await storage.store.adopt(config.deployment_id)  # raises: the tables have an owner
+    return found, owner
+
+
 def _print_sql(config: Config) -> None:
     from ..storage.migrate import offline_sql
 
@@ -50,30 +76,30 @@ def _print_sql(config: Config) -> None:
 async def _status(config: Config, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from ..storage.migrate import status
+    from ..builder import open_storage
     from .output import print_fields, print_json
-    from .store import opened
 
-    async with opened(config) as storage:
-        standing = await status(storage.engine, storage.schema)
+    async with open_storage(config, adopt=False) as storage:
+        status, owner = await standing(config, storage)
     if as_json:
-        print_json(asdict(standing))
+        print_json({**asdict(status), "owner": owner})
         return
     print_fields(
         {
-            "current": standing.current or "not migrated",
-            "head": standing.head,
-            "pending": ", ".join(standing.pending) or "nothing",
+            "current": status.current or "not migrated",
+            "head": status.head,
+            "pending": ", ".join(status.pending) or "nothing",
+            "owner": owner or "nobody yet",
         }
     )
 
 
 async def _migrate(config: Config, as_json: bool) -> None:
+    from ..builder import open_storage
     from .output import print_json
-    from .store import opened, refuse_foreign
 
-    async with opened(config) as storage:
-        await refuse_foreign(storage, config)
+    async with open_storage(config, adopt=False) as storage:
+        await standing(config, storage)  # refuses the tables of others
         applied = await storage.migrate()
     if as_json:
         print_json({"applied": list(applied)})

@@ -60,9 +60,11 @@ def dry_run_option(command: Command) -> Command:
     return click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
 
 
-def load(path: Path, *, level: str = "warning") -> Config:
+def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config:
     """
     Read the configuration for a verb that ends by itself, and log no less than `level`, for people.
+
+    Only with `imports` is what the file names imported: who publishes or reads need not have it.
 
     Raises:
         ConfigError: with every fault of the file.
@@ -70,8 +72,8 @@ def load(path: Path, *, level: str = "warning") -> Config:
     from ..config import load_config
     from ..log import configure
 
-    configure(level, "text")
-    return load_config(path)
+    configure(level, "console")
+    return load_config(path, imports=imports)
 
 
 class Duration(click.ParamType[timedelta]):

@@ -117,7 +117,7 @@ def _complain(error: RunnerError) -> None:
     """Print a failure we have a name for; the faults of a file already say where they are."""
     if _debugging():
         traceback.print_exception(error)
-    click.echo(str(error) if isinstance(error, ConfigError) else f"error: {error}", err=True)
+    click.echo(str(error) if isinstance(error, ConfigError) else f"Error: {error}", err=True)
 
 
 def _confess(error: Exception) -> None:
@@ -128,7 +128,7 @@ def _confess(error: Exception) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
     click.echo(
-        f"error: unexpected {type(error).__name__} at {place}; RUNNER_DEBUG=1 shows the whole traceback", err=True
+        f"Error: unexpected {type(error).__name__} at {place}; RUNNER_DEBUG=1 shows the whole traceback", err=True
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -109,7 +110,7 @@ def _event(
 
 def _content(data: str) -> bytes:
     if data == "-":
-        return click.get_binary_stream("stdin").read()
+        return sys.stdin.buffer.read()
     if not data.startswith("@"):
         return data.encode(errors="surrogateescape")
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .dsn import Dsn
-from .loader import dump, json_schema, load_config
+from .json_schema import json_schema
+from .loader import dump, load_config
 from .schema import Config
 from .secret import Secret
 

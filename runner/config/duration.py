@@ -6,11 +6,11 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 from .errors import got
 
-__all__ = ["Duration", "format_duration", "parse_duration"]
+__all__ = ["Duration", "PositiveDuration", "format_duration", "parse_duration"]
 
 _UNITS = {
     "w": timedelta(weeks=1),
@@ -57,10 +57,19 @@ def format_duration(duration: timedelta) -> str:
     return ("-" if duration < timedelta(0) else "") + (text or "0s")
 
 
+def _positive(duration: timedelta) -> timedelta:
+    if duration <= timedelta(0):
+        raise ValueError(f"expected a duration above zero, got {format_duration(duration)}")
+    return duration
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": f"^{_WHOLE.pattern}$", "examples": ["30s", "25ms", "1h30m", "7d"]}),
+    WithJsonSchema({"type": "string", "examples": ["30s", "25ms", "1h30m", "7d"]}),
 ]
-"""A field that holds a `timedelta`; bounds are set with `Field(gt=…)`."""
+"""A field that holds a `timedelta`, from zero upwards."""
+
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+"""The same, above zero."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["Fault", "Path", "Position", "complaint", "config_error", "got", "path_text", "quoted"]
+__all__ = ["Fault", "KeyPath", "Position", "complaint", "config_error", "got", "path_text", "quoted"]
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 Position = tuple[int, int]
 
 _MOST = 100  # faults that are listed; whoever has more is helped by the first ones
@@ -24,7 +24,7 @@ class Fault:
     """One thing that is wrong; line and column count from 1, a position of None is the file as a whole."""
 
     message: str
-    path: Path = ()
+    path: KeyPath = ()
     position: Position | None = None
 
     def line(self, file: str) -> str:
@@ -42,7 +42,7 @@ def config_error(file: str, faults: Iterable[Fault]) -> ConfigError:
     return ConfigError(*lines)
 
 
-def path_text(path: Path) -> str:
+def path_text(path: KeyPath) -> str:
     """Return the path as people write it: `subscriptions[1].retry`; anything odd in a key is escaped."""
     text = ""
     for step in path:

@@ -45,10 +45,11 @@ class Context:
     pgbouncer: bool = False
     sinks: frozenset[str] | None = None
     nats: bool = True
+    imports: bool = True  # whether what the file names is to be imported
     names: set[tuple[str, str]] = field(default_factory=set)  # (kind of thing, name) met so far
 
     @classmethod
-    def of(cls, document: object, base: Path) -> Context:
+    def of(cls, document: object, base: Path, imports: bool = True) -> Context:
         """Return what can be said of a document that nobody has checked yet."""
         storage, sinks = _part(document, "storage", dict), _part(document, "sinks", dict)
         strategies = _part(document, "strategies", list)
@@ -59,9 +60,10 @@ class Context:
         return cls(
             base=base,
             dsn=dsn,
-            pgbouncer=str(storage.get("pgbouncer")).lower() == "true",
+            pgbouncer=str(storage.get("pgbouncer")).lower() in ("true", "yes", "on", "1"),
             sinks=frozenset(sinks),
-            nats=any(isinstance(entry, dict) and "nats" in entry for entry in strategies),
+            nats=any(isinstance(entry, dict | str) and "nats" in entry for entry in strategies),
+            imports=imports,
         )
 
     def claim(self, what: str, name: str) -> None:

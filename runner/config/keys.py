@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .errors import Path
+from .errors import KeyPath
 from .plugin import PluginField
 
 __all__ = ["known_keys", "schema_keys"]
@@ -19,7 +19,7 @@ _ANY_NAME = "<name>"
 _ANY_INDEX = "[]"
 
 
-def known_keys(model: type[BaseModel], path: Path) -> list[str]:
+def known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
     """Return the keys that a mapping at `path` may have; none where the schema does not say."""
     node: Any = model
     for step in path:

@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from .errors import Fault, config_error, quoted
-from .errors import Path as KeyPath
+from .errors import Fault, KeyPath, config_error, quoted
 from .fields import Context
 from .keys import known_keys
 from .messages import describe
@@ -19,21 +18,23 @@ from .schema import Config
 from .source import MAX_BYTES, Source, parse_source
 from .substitution import Substitution
 
-__all__ = ["dump", "json_schema", "load_config"]
+__all__ = ["dump", "load_config"]
 
 # Faults about a key that is not in the file: they stay where they are, others move up to what is there.
 _ABOUT_ABSENCE = frozenset({"missing", "extra_forbidden"})
 
 
-def load_config(path: Path | str, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, imports: bool = True) -> Config:
     """
     Return the configuration in the file.
 
-    Nothing is connected to. The modules that `python:` sinks and third-party plug-ins name are imported.
+    Nothing is connected to.
 
     Args:
         path: as the user wrote it; messages begin with it.
         environ: what `${VAR}` is looked up in; the process's environment by default.
+        imports: import what `python:` sinks and third-party plug-ins name, to see that it is there. One who
+            only publishes or reads may not have it.
 
     Raises:
         ConfigError: every fault of the file, in its order, one per line.
@@ -47,7 +48,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None) -> C
         shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
         raise config_error(file, [*source.faults, shape])
     try:
-        config = Config.model_validate(source.value, context=Context.of(source.value, base))
+        config = Config.model_validate(source.value, context=Context.of(source.value, base, imports))
     except ValidationError as error:
         raise config_error(file, [*source.faults, *_faults(error, source)]) from None
     if source.faults:
@@ -62,11 +63,6 @@ def dump(config: Config) -> dict[str, Any]:
         own = {key: value for key, value in entry["retry"].items() if value is not None}
         entry["retry"] = document["retry"] | own
     return document
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the file, as editors use it to complete and check."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema(by_alias=True)
 
 
 def _content(path: Path, file: str) -> bytes:
@@ -92,6 +88,8 @@ def _faults(error: ValidationError, source: Source) -> list[Fault]:
                 path = path[:-1]
         if any(path[: len(broken)] == broken for broken in source.broken):
             continue  # said already, and better
+        if item["type"] == "too_short" and item["input"]:
+            continue  # pydantic does not count items that have faults of their own
         message = describe(item, known_keys(Config, item["loc"][:-1]))
         faults.append(Fault(_without_substitutes(message, source), path, source.position(path)))
     return faults

@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 from .callables import import_callable, is_reference
 from .errors import complaint, got
 from .fields import Context, Model, context_of
-from .secret import MASK, Secret
+from .secret import MASK
 
 __all__ = ["Options", "Plugin", "PluginField"]
 
@@ -38,24 +38,6 @@ class Plugin:
 
     kind: str
     options: Options | Mapping[str, Any]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the options as plain values, secrets revealed, for the factory of the kind; never log them."""
-        if isinstance(self.options, Options):
-            return {name: _revealed(value) for name, value in dict(self.options).items()}
-        return dict(self.options)
-
-
-def _revealed(value: Any) -> Any:
-    match value:
-        case Secret():
-            return value.reveal()
-        case Model():
-            return {name: _revealed(inner) for name, inner in dict(value).items()}
-        case Mapping():
-            return {name: _revealed(inner) for name, inner in value.items()}
-        case _:
-            return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +79,8 @@ class PluginField:
             return self._known(kind, options, info)
         if not is_reference(kind):
             raise ValueError(complaint(kind, self.table, what="kind"))
-        import_callable(kind)
+        if context_of(info).imports:
+            import_callable(kind)
         if not isinstance(options, dict | None):
             raise ValueError(f"expected a mapping of options, got {got(options)}")
         return Plugin(kind, options or {})

@@ -8,12 +8,12 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field, field_serializer, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, model_validator
 
-from .callables import import_callable
-from .duration import Duration
+from .callables import import_callable, is_reference
+from .duration import Duration, PositiveDuration
 from .errors import got
-from .fields import Context, DsnField, FilePath, Model, check_subject
+from .fields import Context, DsnField, FilePath, Model, check_subject, context_of
 from .plugin import Options, Plugin, PluginField
 from .secret import MASK, Secret
 
@@ -34,7 +34,7 @@ __all__ = [
     "WebhookOptions",
 ]
 
-_POSITIVE = timedelta(0)
+_LOGIN = ("credentials", "user", "password", "token")
 _SUBJECT_TOKENS = frozenset({"deployment_id", "id", "source", "subject", "type"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2, token
 _OUR_HEADERS = ("ce-", "webhook-")
@@ -83,8 +83,11 @@ def _web_address(url: str) -> str:
     return url
 
 
-def _importable(target: str) -> str:
-    import_callable(target)
+def _importable(target: str, info: ValidationInfo) -> str:
+    if context_of(info).imports:
+        import_callable(target)
+    elif not is_reference(target):
+        raise ValueError(f"expected module:function, such as acme.audit:handle, got {got(target)}")
     return target
 
 
@@ -96,11 +99,11 @@ class PollingOptions(Options):
 
     main = "every"
 
-    every: Duration = Field(
-        default=timedelta(seconds=30), gt=_POSITIVE, description="Time between two looks at the database."
+    every: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="Time between two looks at the database."
     )
-    deaf: Duration = Field(
-        default=timedelta(seconds=2), gt=_POSITIVE, description="The same while no other strategy is known to hear."
+    deaf: PositiveDuration = Field(
+        default=timedelta(seconds=2), description="The same while no other strategy is known to hear."
     )
 
 
@@ -113,9 +116,7 @@ class NatsTls(Model):
     handshake_first: bool = Field(
         default=False, description="Start TLS before the server's first line, as it is set to."
     )
-    insecure: bool = Field(
-        default=False, description="Do not check who the server is.", json_schema_extra={"inactive": True}
-    )
+    insecure: bool = Field(default=False, description="Do not check who the server is. For tests only.")
 
     @model_validator(mode="after")
     def _pair(self) -> NatsTls:
@@ -154,7 +155,7 @@ class NatsConnection(Options):
         servers = [part for entry in servers for part in (entry.split(",") if isinstance(entry, str) else [entry])]
         split = [_split_server(server) for server in servers]
         found = {tuple(sorted(login.items())) for _, login in split if login}
-        if len(found) > 1 or (found and data.keys() & {"credentials", "user", "password", "token"}):
+        if len(found) > 1 or (found and any(data.get(name) is not None for name in _LOGIN)):
             raise ValueError("servers: a user is given in several ways; give user and password, or token, once")
         return {**data, "servers": [server for server, _ in split], **(dict(found.pop()) if found else {})}
 
@@ -251,7 +252,7 @@ class WebhookOptions(Options):
 
     url: Annotated[str, AfterValidator(_web_address)] = Field(description="`https://…` or `http://…`.")
     secret: Secret | None = Field(default=None, description="Signs each request.", json_schema_extra={"inactive": True})
-    timeout: Duration = Field(default=timedelta(seconds=10), gt=_POSITIVE, description="Longest wait for the answer.")
+    timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
 
     @model_validator(mode="after")
@@ -285,7 +286,7 @@ class NatsSinkOptions(NatsConnection):
 
     def check(self, context: Context) -> None:
         """Somebody has to say where NATS is."""
-        if self.servers is None and (self.model_fields_set & {"credentials", "user", "password", "token", "tls"}):
+        if self.servers is None and any(getattr(self, name) is not None for name in (*_LOGIN, "tls")):
             raise ValueError("nats.servers: this key is required together with credentials, user, token or tls")
         if self.servers is None and not context.nats:
             raise ValueError("nats.servers: this key is required, because no nats strategy says where NATS is")

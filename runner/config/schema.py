@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -24,31 +23,28 @@ from ..filter import FilterError, compile_filter
 from ..retry import RetryPolicy
 from ..subscription import Subscription
 from .dsn import Dsn
-from .duration import Duration
-from .errors import Fault, got
-from .errors import Path as KeyPath
+from .duration import Duration, PositiveDuration
+from .errors import Fault, KeyPath, got
 from .fields import Context, DsnField, Model, Name, Number, SinkName, check_subject, context_of
 from .plugin import Plugin
 from .plugins import NatsConnection, NatsOptions, SinkField, StrategyField
 from .rate import RateField
+from .schedules import ScheduleEntry
 from .secret import Secret
 from .source import Source
 
 __all__ = [
     "Api",
     "Config",
-    "EventTemplate",
     "Log",
     "Retention",
     "Retry",
     "RetryOverride",
-    "ScheduleEntry",
     "Storage",
     "SubscriptionEntry",
     "Worker",
 ]
 
-_NONE = timedelta(0)
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _INACTIVE: dict[str, JsonValue] = {"inactive": True}  # checked, but not acted on by this version
 
@@ -77,32 +73,6 @@ def _one_or_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _cron(value: str) -> str:
-    from cronsim import CronSim, CronSimError  # of use to schedules only
-
-    try:
-        next(CronSim(value, datetime(2024, 1, 1)))
-    except StopIteration:
-        raise ValueError(f"{got(value)} names no date that ever comes") from None
-    except (CronSimError, ValueError, OverflowError) as error:
-        reason = str(error).lower() or "it cannot be read"
-        raise ValueError(f"expected a cron expression such as '0 2 * * *', got {got(value)}: {reason}") from error
-    return value
-
-
-def _timezone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        import difflib
-        import zoneinfo
-
-        close = difflib.get_close_matches(value, zoneinfo.available_timezones(), n=1)
-        hint = f"; did you mean {got(close[0])}?" if close else ""
-        raise ValueError(f"expected an IANA time zone such as Europe/Paris, got {got(value)}{hint}") from error
-    return value
-
-
 def _filter(value: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         compile_filter(value)
@@ -121,9 +91,8 @@ class Storage(Model):
         description="PostgreSQL schema of the tables; null is the first of the search path.",
     )
     pool: Number = Field(default=5, ge=1, le=500, description="Connections to the database, per process.")
-    start_timeout: Duration = Field(
+    start_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30),
-        gt=_NONE,
         description="How long a start waits for a database that is down (exit 69).",
     )
     migrate: bool = Field(default=True, description="Bring the tables up to date at every start.")
@@ -143,10 +112,8 @@ class Retry(Model):
     """When a failed delivery is tried again, and when no more."""
 
     max_attempts: Number = Field(default=20, ge=1, le=1000, description="Attempts before a delivery is dead.")
-    delay: Duration = Field(
-        default=timedelta(seconds=1), ge=_NONE, description="Wait after the first failure; doubles."
-    )
-    max_delay: Duration = Field(default=timedelta(hours=1), ge=_NONE, description="Longest wait.")
+    delay: Duration = Field(default=timedelta(seconds=1), description="Wait after the first failure; doubles.")
+    max_delay: Duration = Field(default=timedelta(hours=1), description="Longest wait.")
     jitter: float = Field(default=0.2, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
 
 
@@ -154,8 +121,8 @@ class RetryOverride(Model):
     """The same for one subscription; what is left out comes from the defaults."""
 
     max_attempts: Number | None = Field(default=None, ge=1, le=1000, description="Attempts before a delivery is dead.")
-    delay: Duration | None = Field(default=None, ge=_NONE, description="Wait after the first failure; doubles.")
-    max_delay: Duration | None = Field(default=None, ge=_NONE, description="Longest wait.")
+    delay: Duration | None = Field(default=None, description="Wait after the first failure; doubles.")
+    max_delay: Duration | None = Field(default=None, description="Longest wait.")
     jitter: float | None = Field(default=None, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
 
     def over(self, defaults: Retry) -> RetryPolicy:
@@ -179,9 +146,7 @@ class SubscriptionEntry(Model):
     )
     sink: SinkName = Field(description="Name of the sink.")
     concurrency: Number = Field(default=64, ge=1, le=10_000, description="Deliveries at once, per process.")
-    timeout: Duration = Field(
-        default=timedelta(seconds=25), gt=_NONE, description="Longest time one delivery may take."
-    )
+    timeout: PositiveDuration = Field(default=timedelta(seconds=25), description="Longest time one delivery may take.")
     retry: RetryOverride = Field(default=RetryOverride(), description="Differences from the top-level `retry`.")
     rate: RateField | None = Field(default=None, description="At most so many deliveries.", json_schema_extra=_INACTIVE)
     dead_letter: SinkName | None = Field(
@@ -214,37 +179,6 @@ class SubscriptionEntry(Model):
         )
 
 
-class EventTemplate(Model):
-    """The event that a schedule publishes."""
-
-    type: str = Field(min_length=1, description="Event type.")
-    source: str | None = Field(default=None, min_length=1, description="Event source; `/schedules/NAME` by default.")
-    subject: str | None = Field(default=None, min_length=1, description="Event subject.")
-    data: Any = Field(default=None, description="Data, written as JSON.")
-
-
-class ScheduleEntry(Model):
-    """An event at regular times."""
-
-    name: Name = Field(description="Unique name.")
-    cron: Annotated[str, AfterValidator(_cron)] = Field(
-        description="Cron expression of five fields, or six with seconds."
-    )
-    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
-        default="UTC", description="IANA time zone of the expression."
-    )
-    catch_up: Literal["none", "one", "all"] = Field(
-        default="one", description="What to publish for times that were missed."
-    )
-    event: EventTemplate = Field(description="The event.")
-
-    @field_validator("name")
-    @classmethod
-    def _unique(cls, name: str, info: ValidationInfo) -> str:
-        context_of(info).claim("schedule", name)
-        return name
-
-
 class Worker(Model):
     """How much one process takes on."""
 
@@ -256,16 +190,16 @@ class Worker(Model):
         description="After this long without renewal others take over.",
     )
     shutdown_grace: Duration = Field(
-        default=timedelta(seconds=25), ge=_NONE, description="How long a stop waits for deliveries that are running."
+        default=timedelta(seconds=25), description="How long a stop waits for deliveries that are running."
     )
 
 
 class Retention(Model):
     """How long finished deliveries are kept; null keeps them for ever."""
 
-    delivered: Duration | None = Field(default=timedelta(days=7), gt=_NONE, description="Deliveries that succeeded.")
-    dead: Duration | None = Field(
-        default=timedelta(days=90), gt=_NONE, description="Deliveries that are dead or cancelled."
+    delivered: PositiveDuration | None = Field(default=timedelta(days=7), description="Deliveries that succeeded.")
+    dead: PositiveDuration | None = Field(
+        default=timedelta(days=90), description="Deliveries that are dead or cancelled."
     )
 
 
@@ -318,6 +252,7 @@ class Config(Model):
     )
     storage: Storage = Field(description="Where events and deliveries are kept.")
     strategies: tuple[StrategyField, ...] = Field(
+        default=(),
         min_length=1,
         description="What wakes workers, all at once. Left out: `polling: 30s`, and `postgres` or `sqlite: 25ms`"
         " after the DSN.",
@@ -373,15 +308,15 @@ class Config(Model):
         return [Fault(message, path, self._source.position(path)).line(self._file) for path in _inactive(self, ())]
 
 
-def default_strategies(context: Context) -> list[Any]:
+def default_strategies(context: Context) -> list[str]:
     """Return the stack that follows the DSN, in the form the file would have it."""
     match context.dsn:
         case Dsn(scheme="sqlite"):
-            return [{"polling": "30s"}, {"sqlite": "25ms"}]
+            return ["polling", "sqlite"]
         case Dsn() if not context.pgbouncer:
-            return [{"polling": "30s"}, "postgres"]
+            return ["polling", "postgres"]
         case _:
-            return [{"polling": "30s"}]
+            return ["polling"]
 
 
 def _inactive(value: object, path: KeyPath) -> Iterator[KeyPath]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .errors import Fault, Path, Position, quoted
+from .errors import Fault, KeyPath, Position, quoted
 from .substitution import Substitution
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "Source", "parse_source"]
@@ -38,12 +38,12 @@ class Source:
     """
 
     value: Any = None
-    positions: dict[Path, Position] = field(default_factory=dict)
+    positions: dict[KeyPath, Position] = field(default_factory=dict)
     templates: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    broken: set[Path] = field(default_factory=set)
+    broken: set[KeyPath] = field(default_factory=set)
 
-    def position(self, path: Path) -> Position:
+    def position(self, path: KeyPath) -> Position:
         """Return the place of `path`, or of the nearest thing around it that is in the file."""
         while path and path not in self.positions:
             path = path[:-1]
@@ -109,14 +109,14 @@ class _Walk:
     def _next(self) -> Any:
         return self._loader.get_event()
 
-    def _fault(self, message: str, path: Path, event: Any) -> None:
+    def _fault(self, message: str, path: KeyPath, event: Any) -> None:
         self._source.faults.append(Fault(message, path, _position(event)))
 
-    def _broken(self, message: str, path: Path, event: Any) -> None:
+    def _broken(self, message: str, path: KeyPath, event: Any) -> None:
         self._fault(message, path, event)
         self._source.broken.add(path)
 
-    def _node(self, event: Any, path: Path, depth: int) -> Any:
+    def _node(self, event: Any, path: KeyPath, depth: int) -> Any:
         if depth > MAX_DEPTH:
             self._fault(f"nested deeper than {MAX_DEPTH}", path[:3], event)
             raise _TooDeep
@@ -131,35 +131,35 @@ class _Walk:
             self._broken(f"tag {quoted(event.tag)} is not supported", path, event)
         return self._mapping(path, depth) if _is_mapping(event) else self._sequence(path, depth)
 
-    def _sequence(self, path: Path, depth: int) -> list[Any]:
+    def _sequence(self, path: KeyPath, depth: int) -> list[Any]:
         items: list[Any] = []
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             inside = (*path, len(items))
-            self._source.positions[inside] = _position(event)
+            self._source.positions.setdefault(inside, _position(event))  # of a duplicate key, the first counts
             items.append(self._node(event, inside, depth + 1))
         return items
 
-    def _mapping(self, path: Path, depth: int) -> dict[str, Any]:
+    def _mapping(self, path: KeyPath, depth: int) -> dict[str, Any]:
         entries: dict[str, Any] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._key(event, path, depth)
             if key is None or key in entries:
                 # Its value is read for the faults in it, under a path that nothing else has.
-                inside: Path = (*path, key or "?")
+                inside: KeyPath = (*path, key or "?")
                 if key is not None:
                     self._duplicate(inside, event)
                 self._node(self._next(), inside, depth + 1)
                 continue
             inside = (*path, key)
-            self._source.positions[inside] = _position(event)
+            self._source.positions.setdefault(inside, _position(event))
             entries[key] = self._node(self._next(), inside, depth + 1)
         return entries
 
-    def _duplicate(self, path: Path, event: Any) -> None:
+    def _duplicate(self, path: KeyPath, event: Any) -> None:
         line, _ = self._source.positions[path]
         self._fault(f"duplicate key; it is given in line {line} already", path, event)
 
-    def _key(self, event: Any, path: Path, depth: int) -> str | None:
+    def _key(self, event: Any, path: KeyPath, depth: int) -> str | None:
         if not isinstance(event, yaml.ScalarEvent):
             self._fault("expected text as a key", path, event)
             self._node(event, path, depth + 1)
@@ -183,7 +183,7 @@ class _Walk:
             tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
         return str(tag).removeprefix(_TAG)
 
-    def _scalar(self, event: Any, path: Path) -> Any:
+    def _scalar(self, event: Any, path: KeyPath) -> Any:
         text, tag = event.value, self._tag(event)
         if tag in _TEXT_TAGS:
             return self._text(text, path, event)
@@ -203,7 +203,7 @@ class _Walk:
         self._broken(f"tag {quoted(str(event.tag))} is not supported", path, event)
         return None
 
-    def _text(self, text: str, path: Path, event: Any) -> str:
+    def _text(self, text: str, path: KeyPath, event: Any) -> str:
         if "$" not in text:
             return text
         try:

@@ -7,6 +7,7 @@ listened. Who must not miss an event reads it from a JetStream stream on the sam
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from ..broker import Broker, BrokerError, MessageRefused
@@ -52,6 +53,13 @@ class NatsSink:
             subject = self._subject.of(delivery.event)
         except EventError as error:
             return Rejected(f"the event cannot be sent over NATS: {error}")
+        # Shielded: nats-py ends the connection, which all share, when a ping somebody waited for is abandoned.
+        return await asyncio.shield(self._publish(subject, payload, headers))
+
+    async def stop(self) -> None:
+        """Do nothing: the connection is not ours."""
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> Outcome:
         try:
             await self._broker.publish(subject, payload, headers, confirm=True)
         except MessageRefused as error:
@@ -59,9 +67,6 @@ class NatsSink:
         except BrokerError as error:
             return Failed(str(error))
         return ACCEPTED
-
-    async def stop(self) -> None:
-        """Do nothing: the connection is not ours."""
 
 
 class Subject:

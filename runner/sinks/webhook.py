@@ -12,6 +12,7 @@ What an answer means is decided by its status alone, never by its text:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -121,16 +122,23 @@ class WebhookSink:
                 return "the name does not resolve"
             case aiohttp.ClientConnectorCertificateError():
                 return "the certificate is not trusted"
+            case aiohttp.ClientConnectorSSLError():
+                return "cannot connect: TLS failed"
+            case aiohttp.ClientConnectorError():
+                return f"cannot connect: {_system_error(error.os_error)}"
             case aiohttp.ServerDisconnectedError():
                 return "the connection was closed without an answer"
-            case aiohttp.ClientConnectorError():
-                return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
             case OSError():
-                return f"the connection was lost: {error.strerror or type(error).__name__}"
+                return f"the connection was lost: {_system_error(error)}"
             case aiohttp.ClientResponseError():
                 return "the answer is not HTTP"
             case _:
                 return type(error).__name__
+
+
+def _system_error(error: OSError) -> str:
+    # The error's own text may hold the whole URL.
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def _outcome(response: aiohttp.ClientResponse, beginning: bytes) -> Outcome:

@@ -145,7 +145,9 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
 def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
     from .sqlite import pragmas
 
-    engine = create_async_engine(f"sqlite+aiosqlite:///{dsn.path}", pool_size=pool, max_overflow=0, hide_parameters=True)
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{dsn.path}", pool_size=pool, max_overflow=0, hide_parameters=True
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:
@@ -215,7 +217,7 @@ def _reason(error: BaseException) -> str:
 
 def _keep_alive(connection: asyncpg.Connection) -> None:
     """Let the kernel find out that a peer is gone (asyncpg sets none of this)."""
-    transport = connection._transport  # type: ignore[attr-defined]  # asyncpg has no public way to its socket
+    transport = connection._transport  # asyncpg has no public way to its socket
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
         return

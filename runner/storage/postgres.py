@@ -49,7 +49,9 @@ class PostgresStore(SqlRegistry):
     connections; each is one round trip and one transaction.
     """
 
-    def __init__(self, engine: AsyncEngine, *, schema: str | None = None, wires: int = 4, pgbouncer: bool = False) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, schema: str | None = None, wires: int = 4, pgbouncer: bool = False
+    ) -> None:
         super().__init__(engine)
         self._schema = schema
         self._wires = Wires(engine, wires, () if pgbouncer else _PLAN_BY_INDEX)
@@ -94,8 +96,8 @@ class PostgresStore(SqlRegistry):
                 )
                 if rows and not rows[0]["same"]:
                     return EventConflict(
-                        f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) with "
-                        "other content; give a changed event a new id"
+                        f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) "
+                        "with other content; give a changed event a new id"
                     )
         return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
 
@@ -145,7 +147,9 @@ class PostgresStore(SqlRegistry):
             rows = await connection.fetch(
                 self._sql("claim_deliveries"), token, lease, list(quotas), [max(0, quota) for quota in quotas.values()]
             )
-        claimed = [ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5)) for row in rows if row[0] is not None]
+        claimed = [
+            ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5)) for row in rows if row[0] is not None
+        ]
         claimed.sort(key=lambda delivery: delivery.seq)
         return DeliveryClaim(token, claimed, rows[0]["next_due"])
 

@@ -46,7 +46,9 @@ def distinct(publications: Sequence[Publication]) -> Batch:
     for each in publications:
         known = first.setdefault((each.event.source, each.event.id), each)
         if known is not each and known.event != each.event:
-            raise EventConflict(f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content")
+            raise EventConflict(
+                f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content"
+            )
     return Batch(publications, list(first.values()))
 
 

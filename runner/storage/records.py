@@ -5,25 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Integer,
-    Row,
-    Select,
-    func,
-    literal_column,
-    select,
-    tuple_,
-    union_all,
-    update,
-)
+from sqlalchemy import ColumnElement, Row, Select, func, literal_column, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
@@ -49,14 +36,6 @@ _ENDED = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
 Conditions = list[ColumnElement[bool]]
 Key = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One way through what is to be changed: `size` rows in a transaction, waiting for locked ones or not."""
-
-    size: int
-    skip_locked: bool = False
 
 
 class SqlRecords:
@@ -136,14 +115,14 @@ class SqlRecords:
     async def retry(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
         """Make the matching dead or cancelled deliveries pending and due now, with fresh attempts; return how many."""
         fresh = {"state": DeliveryState.PENDING, "attempts": 0, "due_at": Now(), "lease_token": None}
-        return await self._change(query, _ENDED, fresh, (_Pass(_BATCH),), dry_run=dry_run)
+        return await self._change(query, _ENDED, fresh, ((_BATCH, False),), dry_run=dry_run)
 
     async def cancel(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
         """Cancel the matching pending or leased deliveries, leases and all; return how many."""
         ended = {"state": DeliveryState.CANCELLED, "due_at": None, "lease_token": None}
         # A worker that settles locks several rows, and so does a batch here: each could wait for the other. So the
         # batches pass over what is locked, and what they left is then waited for, one by one, with nothing held.
-        passes = (_Pass(_BATCH, skip_locked=True), _Pass(1))
+        passes = ((_BATCH, True), (1, False))
         return await self._change(query, _OPEN, ended, passes, dry_run=dry_run)
 
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
@@ -191,11 +170,16 @@ class SqlRecords:
         query: DeliveryQuery,
         states: Sequence[DeliveryState],
         values: Mapping[str, Any],
-        passes: Sequence[_Pass],
+        passes: Sequence[tuple[int, bool]],
         *,
         dry_run: bool,
     ) -> int:
-        """Give `values` to the deliveries that `query` describes and that are in one of `states`; return how many."""
+        """
+        Give `values` to the deliveries that `query` describes and that are in one of `states`; return how many.
+
+        Args:
+            passes: ways through the table: rows in one transaction, and whether to leave out locked ones.
+        """
         if query.state is not None:
             states = [state for state in states if state == query.state]
         if not states:
@@ -206,10 +190,10 @@ class SqlRecords:
                 found = _keys(conditions).limit(query.limit).subquery()
                 return await connection.scalar(select(func.count()).select_from(found)) or 0
         changed = 0
-        for each in passes:
+        for size, skip_locked in passes:
             last: Key | None = None
-            while room := each.size if query.limit is None else min(each.size, query.limit - changed):
-                page = _keys([*conditions, *_after(last)]).limit(room).with_for_update(skip_locked=each.skip_locked)
+            while room := size if query.limit is None else min(size, query.limit - changed):
+                page = _keys([*conditions, *_after(last)]).limit(room).with_for_update(skip_locked=skip_locked)
                 with mapped_errors():
                     async with self._engine.begin() as connection:
                         keys = [(row.event_seq, row.subscription_id) for row in await connection.execute(page)]
@@ -219,9 +203,6 @@ class SqlRecords:
                     break
                 last = keys[-1]
         return changed
-
-
-# --- events ----------------------------------------------------------------------------------------
 
 
 async def _event_conditions(connection: AsyncConnection, query: EventQuery) -> Conditions:
@@ -324,19 +305,21 @@ def _event(row: Row[Any]) -> Event:
     )
 
 
-# --- deliveries ------------------------------------------------------------------------------------
-
-_KEY = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
+_key = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
 _NEWEST_FIRST = (deliveries.c.event_seq.desc(), deliveries.c.subscription_id.desc())
 
 
 def _delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -> Conditions:
-    conditions: Conditions = []
-    if states:
-        conditions.append(_in_state(states))
+    conditions: Conditions = [_in_state(states)] if states else []
+    indexed = states and not {DeliveryState.DELIVERED, DeliveryState.CANCELLED}.intersection(states)
+    if states and set(states) < set(_OPEN):
+        conditions.append(_in_state(_OPEN))  # in the very words of the index: SQLite draws no conclusions
     if query.subscription is not None:
         named = select(subscriptions.c.id).where(subscriptions.c.name == query.subscription)
         conditions.append(deliveries.c.subscription_id == named.scalar_subquery())
+    elif indexed and query.seq is None:
+        # Always true, and the indexes by state begin with the subscription.
+        conditions.append(deliveries.c.subscription_id.in_(select(subscriptions.c.id)))
     if query.seq is not None:
         conditions.append(deliveries.c.event_seq == query.seq)
     if query.since is not None:
@@ -353,7 +336,7 @@ def _in_state(states: Sequence[DeliveryState]) -> ColumnElement[bool]:
 
 
 def _after(last: Key | None) -> Conditions:
-    return [] if last is None else [tuple_(*last, types=[BigInteger(), Integer()]) > _KEY]
+    return [] if last is None else [_key < last]
 
 
 def _keys(conditions: Conditions) -> Select[int, int]:

@@ -29,7 +29,9 @@ class SqlRegistry:
             try:
                 async with self._engine.begin() as connection:
                     await connection.execute(
-                        update(bus).where(bus.c.one == 1, bus.c.deployment_id.is_(None)).values(deployment_id=deployment_id)
+                        update(bus)
+                        .where(bus.c.one == 1, bus.c.deployment_id.is_(None))
+                        .values(deployment_id=deployment_id)
                     )
                     owner = await connection.scalar(select(bus.c.deployment_id).where(bus.c.one == 1))
             except DBAPIError as error:
@@ -39,7 +41,7 @@ class SqlRegistry:
         if owner != deployment_id:
             raise ForeignDeployment(
                 f"the tables belong to deployment {owner!r}, not {deployment_id!r}; "
-                "give each deployment its own tables: set storage.schema (PostgreSQL) or another database in storage.dsn"
+                "give each deployment its own: another storage.schema (PostgreSQL), or another database in storage.dsn"
             )
 
     async def set_channel(self, channel: str | None) -> None:
@@ -58,7 +60,8 @@ class SqlRegistry:
                 known = {row.name: row for row in await connection.execute(select(subscriptions))}
                 changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
                 names = {each.name for each in wanted}
-                gone = [row.id for row in known.values() if row.origin == origin and row.active and row.name not in names]
+                ours = [row for row in known.values() if row.origin == origin and row.active]
+                gone = [row.id for row in ours if row.name not in names]
                 if gone:
                     await connection.execute(
                         update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
@@ -83,9 +86,11 @@ class SqlRegistry:
         """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
         with mapped_errors():
             async with self._engine.begin() as connection:
-                row = (await connection.execute(select(subscriptions).where(subscriptions.c.name == name))).one_or_none()
+                found = await connection.execute(select(subscriptions).where(subscriptions.c.name == name))
+                row = found.one_or_none()
                 if row is None:
-                    known = (await connection.scalars(select(subscriptions.c.name).order_by(subscriptions.c.name))).all()
+                    names = select(subscriptions.c.name).order_by(subscriptions.c.name)
+                    known = (await connection.scalars(names)).all()
                     raise NotFound(f"no subscription {name!r}; there are: {', '.join(known) or 'none'}")
                 if row.paused == paused:
                     return False

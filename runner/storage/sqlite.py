@@ -37,7 +37,7 @@ from .base import (
     Settled,
     Work,
 )
-from .engine import mapped_errors
+from .engine import is_unavailable, mapped_errors
 from .publishing import append_in
 from .registry import SqlRegistry
 
@@ -151,8 +151,9 @@ class SqliteStore(SqlRegistry):
             except sqlite3.OperationalError as error:
                 # Whatever is wrong with it (a rollback that failed, a file that was replaced), the next
                 # call is better off with a new connection; what waits in its thread's queue still runs.
-                log.warning("connection dropped", reason=str(error))
-                await asyncio.shield(self._discard(held))
+                if is_unavailable(error):
+                    log.warning("connection dropped", reason=str(error))
+                    await asyncio.shield(self._discard(held))
                 raise
 
     async def _open(self) -> _Held:

@@ -76,7 +76,7 @@ class Wires:
             connection = await self._engine.connect()
             try:
                 raw = await connection.get_raw_connection()
-                driver: asyncpg.Connection = raw.driver_connection  # type: ignore[assignment]  # typed Any | None
+                driver: asyncpg.Connection = raw.driver_connection
                 for setting in self._settings:
                     await driver.execute(setting)
             except BaseException:

@@ -21,7 +21,7 @@ subscriptions:
   - {{name: broken, types: ["broken.*"], sink: broken, retry: {{max_attempts: 2, delay: 10ms}}}}
   - {{name: stuck, types: ["stuck.*"], sink: stuck}}
 worker: {{shutdown_grace: 20s}}
-log: {{format: text}}
+log: {{format: console}}
 """
 
 HANDLERS = """\

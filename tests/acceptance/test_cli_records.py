@@ -34,7 +34,7 @@ def test_publish_prints_the_receipt(deployment: Deployment) -> None:
     assert deployment.cli(*repeated)[0] == "o1  seq 1  duplicate\n"
     assert deployment.json(*repeated) == [{"id": "o1", "source": "/shop", "seq": 1, "duplicate": True}]
     _, complaint = deployment.cli("publish", "order.created", "--source", "/shop", "--id", "o1", code=1)
-    assert complaint.startswith("error: ")
+    assert complaint.startswith("Error: ")
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}  seq \d+\n", deployment.cli("publish", "order.created")[0])
 
 
@@ -102,7 +102,7 @@ def test_events_are_listed_and_shown(deployment: Deployment) -> None:
     assert (shown["seq"], shown["state"], shown["deliveries"]) == (4, "queued", {})
     assert shown["event"].items() >= json.loads(line(3, type="order.odd")).items()
     _, complaint = deployment.cli("events", "show", "n99", code=1)
-    assert complaint.startswith("error: ")
+    assert complaint.startswith("Error: ")
     assert "n99" in complaint
 
 

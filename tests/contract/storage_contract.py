@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import pytest
 from sqlalchemy import Executable, Table, select
@@ -31,6 +32,9 @@ from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.postgres import PostgresStore
 from runner.storage.sqlite import SqliteStore
+from tests.support.eventually import eventually
+
+T = TypeVar("T")
 
 LEASE = timedelta(seconds=30)
 SHORT = timedelta(milliseconds=150)
@@ -68,6 +72,8 @@ class Database:
             await store.close()
         for engine in self._engines:
             await engine.dispose()
+        # A connection to SQLite that could not be opened ends its thread without anybody waiting for it.
+        await eventually(lambda: not any("_connection_worker_thread" in each.name for each in threading.enumerate()))
 
     async def rows(self, table: Table) -> Sequence[Mapping[str, Any]]:
         """Return all rows of `table` in the order of its key."""
@@ -166,6 +172,34 @@ def record(
 ) -> DeliveryRecord:
     """Return one delivery as it is to be written."""
     return DeliveryRecord(seq, subscription, state, attempts, token, due_in, error)
+
+
+async def soon(check: Callable[[], Awaitable[T]]) -> T:
+    """Return what `check` returns as soon as that is true."""
+    found: T = await eventually(cast("Callable[[], Any]", check))
+    return found
+
+
+async def claim_soon(store: WorkQueue, limit: int = 100, lease: timedelta = LEASE) -> Claim:
+    """Claim as soon as something is there: when the lease of another has ended."""
+
+    async def claimed() -> Claim:
+        claim = await store.claim(limit, lease)
+        assert claim.works
+        return claim
+
+    return await soon(claimed)
+
+
+async def claim_delivery_soon(store: WorkQueue, subscription: int = 1, lease: timedelta = LEASE) -> DeliveryClaim:
+    """Claim one delivery as soon as one is due: when its wait, or the lease of another, has ended."""
+
+    async def claimed() -> DeliveryClaim:
+        claim = await store.claim_deliveries({subscription: 1}, lease)
+        assert claim.deliveries
+        return claim
+
+    return await soon(claimed)
 
 
 def taken(claim: DeliveryClaim) -> list[tuple[int, int]]:

@@ -27,13 +27,10 @@ QUICK = timedelta(seconds=0.5)  # between two probes, so that no test waits for 
 class Bench(Protocol):
     """One kind of strategy and the peer it depends on.
 
-    `pushes` is how many ways it has to wake other processes, `notifies` whether it is `notify()` that
-    does it, `network` whether its peer can be cut off.
+    `pushes` is how many ways it has to wake other processes.
     """
 
     pushes: int
-    notifies: bool
-    network: bool
 
     def make(self, deployment: str = "one") -> NotifyStrategy:
         """Return a new instance, as another process of the deployment would have it."""
@@ -47,8 +44,6 @@ class Bench(Protocol):
 
 class PollingBench:
     pushes = 0
-    notifies = False
-    network = False
 
     def make(self, deployment: str = "one") -> NotifyStrategy:
         return Polling(timedelta(seconds=30))
@@ -62,8 +57,6 @@ class PollingBench:
 
 class NatsBench:
     pushes = 1
-    notifies = True
-    network = True
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -83,8 +76,6 @@ class NatsBench:
 
 class PostgresBench:
     pushes = 1
-    notifies = True
-    network = True
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -106,8 +97,6 @@ class SqliteBench:
     """Its peer is the file; each deployment has one."""
 
     pushes = 1
-    notifies = False
-    network = False
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -139,8 +128,6 @@ class StackBench:
     def __init__(self, parts: Sequence[Bench]) -> None:
         self._parts = parts
         self.pushes = sum(part.pushes for part in parts)
-        self.notifies = any(part.notifies for part in parts)
-        self.network = any(part.network for part in parts)
 
     def make(self, deployment: str = "one") -> NotifyStrategy:
         return compose(*(part.make(deployment) for part in self._parts))

@@ -146,10 +146,11 @@ EVENTS = st.builds(
     source=TEXT,
     subject=st.none() | TEXT,
     time=st.none() | st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
-    datacontenttype=st.none() | TEXT,
-    dataschema=st.none() | TEXT,
+    datacontenttype=st.sampled_from([None, "application/json", 'text/plain; charset="utf-8"']),
+    dataschema=st.sampled_from([None, "urn:schema:1"]),
     extensions=st.dictionaries(
-        st.from_regex(r"x[a-z0-9]{0,19}\Z"), TEXT | st.just("") | st.booleans() | st.integers(-(2**31), 2**31 - 1)
+        st.from_regex(r"x[a-z0-9]{0,19}", fullmatch=True),
+        TEXT | st.just("") | st.booleans() | st.integers(-(2**31), 2**31 - 1),
     ),
     data=st.none() | st.binary(max_size=200),
 )

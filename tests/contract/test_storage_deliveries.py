@@ -8,25 +8,24 @@ from datetime import timedelta
 from sqlalchemy import update
 
 from runner.delivery import DeliveryState
-from runner.storage.base import AttemptRecord, DeliveryClaim, Settled
+from runner.storage.base import AttemptRecord, Settled
 from runner.storage.tables import attempts, deliveries
-from tests.support.eventually import eventually
 
-from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publish, record, taken, wait
+from .storage_contract import (
+    LEASE,
+    SHORT,
+    Database,
+    Store,
+    StoreTests,
+    claim_delivery_soon,
+    publish,
+    record,
+    soon,
+    taken,
+    wait,
+)
 
 HOUR = timedelta(hours=1)
-
-
-async def claim_one(store: Store, subscription: int = 1, lease: timedelta = LEASE) -> DeliveryClaim:
-    """Claim until a delivery is due: a wait or a lease that ends."""
-
-    async def claimed() -> DeliveryClaim | None:
-        claim = await store.claim_deliveries({subscription: 1}, lease)
-        return claim if claim.deliveries else None
-
-    claim = await eventually(claimed)
-    assert claim is not None
-    return claim
 
 
 class TestClaimDeliveries(StoreTests):
@@ -67,7 +66,7 @@ class TestClaimDeliveries(StoreTests):
             claim = await store.claim_deliveries({1: 0}, LEASE)
             return claim.next_due is None
 
-        await eventually(both_due)
+        await soon(both_due)
         assert taken(await store.claim_deliveries({1: 1}, LEASE)) == [(sooner, 1)]
         assert taken(await store.claim_deliveries({1: 1}, LEASE)) == [(later, 1)]
 
@@ -87,7 +86,7 @@ class TestClaimDeliveries(StoreTests):
     async def test_what_has_fallen_due_is_taken(self, store: Store) -> None:
         [seq] = await wait(store, due_in=SHORT)
         assert not (await store.claim_deliveries({1: 5}, LEASE)).deliveries
-        assert taken(await claim_one(store)) == [(seq, 1)]
+        assert taken(await claim_delivery_soon(store)) == [(seq, 1)]
 
     async def test_two_claimers_never_get_the_same(self, store: Store, other: Store) -> None:
         seqs = await wait(store, 1, 60)
@@ -107,9 +106,9 @@ class TestClaimDeliveries(StoreTests):
 
     async def test_a_claim_counts_as_an_attempt_and_a_lost_one_as_suspect(self, store: Store) -> None:
         await wait(store)
-        [first] = (await claim_one(store, lease=SHORT)).deliveries
-        [second] = (await claim_one(store, lease=SHORT)).deliveries
-        [third] = (await claim_one(store)).deliveries
+        [first] = (await claim_delivery_soon(store, lease=SHORT)).deliveries
+        [second] = (await claim_delivery_soon(store, lease=SHORT)).deliveries
+        [third] = (await claim_delivery_soon(store)).deliveries
         assert [first.attempt, second.attempt, third.attempt] == [2, 3, 4]
         assert [first.suspect, second.suspect, third.suspect] == [False, True, True]
 
@@ -139,7 +138,7 @@ class TestRunningOn(StoreTests):
 
     async def test_when_its_holder_is_gone_another_takes_it(self, store: Store, other: Store) -> None:
         seq, token = await self.leave_running(store, SHORT)
-        claim = await claim_one(other)
+        claim = await claim_delivery_soon(other)
         [delivery] = claim.deliveries
         assert (delivery.seq, delivery.attempt, delivery.suspect) == (seq, 2, True)
         assert not await store.settle_deliveries([record(seq, 1, DeliveryState.DELIVERED, token)])
@@ -219,7 +218,7 @@ class TestRenew(StoreTests):
         [witness] = await wait(store, 2)
         claim = await store.claim_deliveries({1: 1, 2: 1}, SHORT)
         assert list(await store.renew([(kept, 1, claim.token)], LEASE)) == [(kept, 1)]
-        assert taken(await claim_one(other, 2)) == [(witness, 2)]  # so the unrenewed lease has ended
+        assert taken(await claim_delivery_soon(other, 2)) == [(witness, 2)]  # so the unrenewed lease has ended
         assert not (await other.claim_deliveries({1: 1}, LEASE)).deliveries
         assert list(await store.settle_deliveries([record(kept, 1, DeliveryState.DELIVERED, claim.token)])) == [
             (kept, 1)

@@ -11,25 +11,25 @@ from runner.delivery import DeliveryState
 from runner.errors import StorageError
 from runner.storage.base import AttemptRecord, Claim, Publication, Settled
 from runner.storage.tables import attempts, deliveries, dispatch, scheduled
-from tests.support.eventually import eventually
 
-from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publication, publish, record, settled, wait
+from .storage_contract import (
+    LEASE,
+    SHORT,
+    Database,
+    Store,
+    StoreTests,
+    claim_soon,
+    publication,
+    publish,
+    record,
+    settled,
+    soon,
+    wait,
+)
 
 
 def seqs(claim: Claim) -> list[int]:
     return [work.seq for work in claim.works]
-
-
-async def claim_some(store: Store, limit: int = 100, lease: timedelta = LEASE) -> Claim:
-    """Claim until something is there: a lease that ends."""
-
-    async def claimed() -> Claim | None:
-        claim = await store.claim(limit, lease)
-        return claim if claim.works else None
-
-    claim = await eventually(claimed)
-    assert claim is not None
-    return claim
 
 
 class TestClaim(StoreTests):
@@ -80,7 +80,7 @@ class TestClaim(StoreTests):
         late = await publish(store, 1)
         found: list[int] = []
         while len(found) < 3:
-            found += seqs(await claim_some(store))
+            found += seqs(await claim_soon(store))
         assert sorted(found) == published + late
 
     async def test_scheduled_in_is_the_earliest(self, store: Store) -> None:
@@ -98,7 +98,7 @@ class TestClaim(StoreTests):
             assert scheduled_in is not None
             return scheduled_in <= timedelta(0)
 
-        await eventually(overdue)
+        await soon(overdue)
 
     async def test_waiting_tells_of_pending_and_leased_deliveries_only(self, store: Store) -> None:
         await publish(store, 1)
@@ -161,7 +161,7 @@ class TestSettle(StoreTests):
     async def test_the_attempts_of_a_second_claim_are_recorded(self, store: Store, database: Database) -> None:
         await publish(store, 1)
         await store.claim(10, SHORT)
-        await store.settle(settled(await claim_some(store)))
+        await store.settle(settled(await claim_soon(store)))
         assert [row["attempts"] for row in await database.rows(deliveries)] == [2]
 
     async def test_each_state_is_recorded_as_it_is_to_be(self, store: Store, database: Database) -> None:
@@ -216,7 +216,7 @@ class TestSettle(StoreTests):
     ) -> None:
         published = await publish(store, 10)
         late = await store.claim(10, SHORT)
-        lost = seqs(await claim_some(other, limit=4))
+        lost = seqs(await claim_soon(other, limit=4))
         assert lost == published[:4]
         records = [record(seq, 2, DeliveryState.DEAD, 0) for seq in published]
         failed = [AttemptRecord(seq, 2, 1, timedelta(0), "no") for seq in published]
@@ -238,7 +238,7 @@ class TestPromote(StoreTests):
             scheduled_in = (await store.claim(10, LEASE)).scheduled_in
             return scheduled_in is not None and scheduled_in < timedelta(milliseconds=-60)
 
-        await eventually(both_due)
+        await soon(both_due)
         assert await store.promote(100) == 2
         claim = await store.claim(10, LEASE)
         assert seqs(claim) == [sooner, later]
@@ -267,7 +267,7 @@ class TestPromote(StoreTests):
             except StorageError:
                 return True
 
-        await eventually(refused)
+        await soon(refused)
         await database.rename("elsewhere", "dispatch")
         assert await database.count(dispatch, scheduled) == [0, 3]
         assert await store.promote(10) == 3
@@ -279,7 +279,7 @@ class TestPromote(StoreTests):
         async def promoted() -> bool:
             return await store.promote(1) == 1
 
-        await eventually(promoted)
+        await soon(promoted)
         [work] = (await store.claim(1, LEASE)).works
         assert (work.event.id, work.event.subject, work.event.data) == (one.event.id, "läuft", one.event.data)
         assert work.attempt == 1

@@ -15,9 +15,8 @@ from runner.retry import RetryPolicy
 from runner.storage.base import Instance, Settled
 from runner.storage.tables import bus, deliveries, instances, subscriptions
 from runner.subscription import Subscription
-from tests.support.eventually import eventually
 
-from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled
+from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, soon
 
 ORDERS = Subscription(
     name="orders",
@@ -186,7 +185,7 @@ class TestInstances(StoreTests):
             assert row["started_at"] == first["started_at"]
             return bool(row["heartbeat_at"] > first["heartbeat_at"])
 
-        await eventually(later)
+        await soon(later)
 
     async def test_who_leaves_is_gone(self, store: Store, database: Database) -> None:
         await store.beat(Instance("i1", "host", 7, "0.1"))

@@ -12,14 +12,19 @@ from runner.strategies.base import NotifyStrategy
 from tests.contract.strategies import Bench, Ear, Listen, open_bench
 from tests.support.eventually import eventually
 
-KINDS = ["polling", "nats", "postgres", "sqlite"]
-STACKS = ["[polling]", "[polling, nats]", "[polling, postgres]", "[polling, sqlite]", "[polling, nats, postgres]"]
+NETWORKED = ["nats", "postgres", "[polling, nats]", "[polling, postgres]", "[polling, nats, postgres]"]
+PUSHING = ["sqlite", "[polling, sqlite]", *NETWORKED]
+ALL = ["polling", "[polling]", *PUSHING]
+
+# Most run on everything; what follows says which of them reach other processes, and over a network.
+pushing = pytest.mark.parametrize("bench", PUSHING, indirect=True)
+networked = pytest.mark.parametrize("bench", NETWORKED, indirect=True)
 
 RECOVERY = 10.0  # seconds until everything is as before
 DEAFNESS = 8.0  # seconds until a silent peer is noticed
 
 
-@pytest.fixture(params=KINDS + STACKS)
+@pytest.fixture(params=ALL)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     async with open_bench(request.param, request) as made:
         yield made
@@ -43,16 +48,6 @@ async def listen(bench: Bench) -> AsyncIterator[Listen]:
         await ear.strategy.stop()
 
 
-def needs_push(bench: Bench) -> None:
-    if not bench.pushes:
-        pytest.skip("reaches no other process")
-
-
-def needs_network(bench: Bench) -> None:
-    if not bench.network:
-        pytest.skip("has no peer on the network")
-
-
 async def test_stops_without_start_and_twice(bench: Bench) -> None:
     strategy = bench.make()
     await strategy.stop()
@@ -61,7 +56,7 @@ async def test_stops_without_start_and_twice(bench: Bench) -> None:
     await strategy.stop()
 
 
-async def test_stop_leaves_no_task(bench: Bench, listen: Listen) -> None:
+async def test_stop_leaves_no_task(bench: Bench) -> None:
     before = asyncio.all_tasks()
     strategy = bench.make()
     await strategy.start(lambda: None)
@@ -70,8 +65,8 @@ async def test_stop_leaves_no_task(bench: Bench, listen: Listen) -> None:
     assert not {name for name in left if "signaller" in name or "probe" in name or "listener" in name}
 
 
+@pushing
 async def test_signal_of_another_instance_wakes(bench: Bench, listen: Listen) -> None:
-    needs_push(bench)
     ear, other = await listen(), await listen()
     before = ear.wakes
     await bench.signal(other.strategy)
@@ -81,15 +76,14 @@ async def test_signal_of_another_instance_wakes(bench: Bench, listen: Listen) ->
 async def test_wakes_once_for_each_way_when_it_begins_to_hear(bench: Bench, listen: Listen) -> None:
     ear = await listen()
     assert ear.wakes == bench.pushes
-    if bench.pushes:
-        other = await listen()
-        await bench.signal(other.strategy)
-        await eventually(lambda: ear.wakes >= 2 * bench.pushes)
-        assert ear.wakes == 2 * bench.pushes
+    other = await listen()
+    await bench.signal(other.strategy)
+    await eventually(lambda: ear.wakes >= 2 * bench.pushes)
+    assert ear.wakes == 2 * bench.pushes
 
 
+@pushing
 async def test_deployments_do_not_wake_each_other(bench: Bench, listen: Listen) -> None:
-    needs_push(bench)
     ear, sibling, stranger = await listen(), await listen(), await listen(deployment="two")
     before, own = ear.wakes, stranger.wakes
     other_stranger = await listen(deployment="two")
@@ -101,10 +95,8 @@ async def test_deployments_do_not_wake_each_other(bench: Bench, listen: Listen) 
     assert stranger.wakes == own + bench.pushes
 
 
+@networked
 async def test_burst_is_coalesced_and_the_last_signal_arrives(bench: Bench, listen: Listen) -> None:
-    needs_push(bench)
-    if not bench.notifies:
-        pytest.skip("notify() signals nobody")
     ear, other = await listen(), await listen()
     before = ear.wakes
     for number in range(1000):
@@ -115,8 +107,8 @@ async def test_burst_is_coalesced_and_the_last_signal_arrives(bench: Bench, list
     assert ear.wakes - before <= 100
 
 
+@pushing
 async def test_works_again_after_stop(bench: Bench, listen: Listen) -> None:
-    needs_push(bench)
     strategy = bench.make()
     await strategy.start(lambda: None)
     await strategy.stop()
@@ -126,8 +118,8 @@ async def test_works_again_after_stop(bench: Bench, listen: Listen) -> None:
     await eventually(lambda: ear.wakes > before)
 
 
+@pushing
 async def test_silent_after_stop(bench: Bench, listen: Listen) -> None:
-    needs_push(bench)
     silent, ear, other = await listen(), await listen(), await listen()
     await silent.strategy.stop()
     before, heard = silent.wakes, ear.wakes
@@ -137,8 +129,8 @@ async def test_silent_after_stop(bench: Bench, listen: Listen) -> None:
 
 
 @pytest.mark.parametrize("mode", ["refuse", "blackhole"])
+@networked
 async def test_start_notify_and_stop_do_not_wait_for_the_peer(bench: Bench, listen: Listen, mode: str) -> None:
-    needs_network(bench)
     await bench.cut(mode)  # type: ignore[arg-type]  # one of the modes
     began = time.monotonic()
     ear = await listen(wait=False)
@@ -152,8 +144,8 @@ async def test_start_notify_and_stop_do_not_wait_for_the_peer(bench: Bench, list
     await bench.cut("pass")
 
 
+@networked
 async def test_heals_when_the_peer_comes(bench: Bench, listen: Listen) -> None:
-    needs_network(bench)
     await bench.cut("refuse")
     ear, other = await listen(wait=False), await listen(wait=False)
     assert ear.wakes == 0
@@ -164,8 +156,8 @@ async def test_heals_when_the_peer_comes(bench: Bench, listen: Listen) -> None:
     await eventually(lambda: ear.wakes > before)
 
 
+@networked
 async def test_lost_peer_is_noticed_and_each_reconnect_wakes_once(bench: Bench, listen: Listen) -> None:
-    needs_network(bench)
     ear = await listen()
     for losses in (1, 2):
         await bench.cut("reset")
@@ -175,8 +167,8 @@ async def test_lost_peer_is_noticed_and_each_reconnect_wakes_once(bench: Bench, 
         assert ear.wakes == bench.pushes * (1 + losses)
 
 
+@networked
 async def test_silent_peer_is_noticed(bench: Bench, listen: Listen) -> None:
-    needs_network(bench)
     ear = await listen()
     await bench.cut("blackhole")
     await eventually(lambda: ear.deaf, timeout=DEAFNESS)
@@ -187,8 +179,8 @@ async def test_silent_peer_is_noticed(bench: Bench, listen: Listen) -> None:
     await eventually(lambda: ear.hears, timeout=RECOVERY)
 
 
+@networked
 async def test_signals_of_an_outage_become_one(bench: Bench, listen: Listen) -> None:
-    needs_network(bench)
     ear, other = await listen(), await listen()
     await bench.cut("refuse")
     await eventually(lambda: ear.deaf and other.deaf, timeout=DEAFNESS)

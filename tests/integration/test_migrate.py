@@ -4,7 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,19 @@ from runner.errors import SchemaMismatch, StorageError, StorageUnavailable
 from runner.storage.engine import open_engine
 from runner.storage.migrate import HEAD, MigrationStatus, migrate, offline_sql, scripts, status
 from runner.storage.tables import metadata
+from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
 
 def engine_of(dsn: str, schema: str | None = None) -> AsyncEngine:
     return open_engine(Dsn.parse(dsn, base=Path.cwd()), schema=schema, pool=5)
+
+
+def run_alembic(connection: Connection, verb: Callable[[Config, str], None], revision: str, schema: str | None) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(scripts()))
+    config.attributes.update(schema=schema, connection=connection)
+    verb(config, revision)
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "postgresql in a schema"])
@@ -187,6 +195,27 @@ async def test_processes_that_start_together_migrate_once(store: tuple[str, str 
     assert sorted(said) == ["['0001']\n", "[]\n", "[]\n"]
 
 
+@pytest.mark.parametrize("schema", [None, "the Bus"])
+async def test_who_comes_second_waits_for_the_first(postgres_dsn: str, schema: str | None) -> None:
+    first, second = engine_of(postgres_dsn, schema), engine_of(postgres_dsn, schema)
+    async with first.begin() as connection:
+        await connection.run_sync(run_alembic, command.upgrade, "head", schema)
+        task = asyncio.create_task(migrate(second, schema))
+
+        async def waiting() -> int:
+            query = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+            )
+            async with first.connect() as other:
+                return await other.scalar(query) or 0
+
+        waiters: int = await eventually(waiting)
+        assert waiters == 1
+    assert await task == []
+    await first.dispose()
+    await second.dispose()
+
+
 async def test_an_interrupted_migration_leaves_nothing_and_can_be_repeated(
     engine: AsyncEngine, schema: str | None
 ) -> None:
@@ -229,14 +258,8 @@ async def test_a_database_ahead_of_this_version_is_refused_by_name(engine: Async
 async def test_downgrade_removes_everything(engine: AsyncEngine, schema: str | None) -> None:
     await migrate(engine, schema)
 
-    def downgrade(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(scripts()))
-        config.attributes.update(schema=schema, connection=connection)
-        command.downgrade(config, "base")
-
     async with engine.begin() as connection:
-        await connection.run_sync(downgrade)
+        await connection.run_sync(run_alembic, command.downgrade, "base", schema)
     if engine.dialect.name == "postgresql":
         query = text(
             "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind <> 'i' "

@@ -38,8 +38,21 @@ def run_cli(
     timeout: float = 30.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end and return its exit code, stdout and stderr; `timeout` in seconds."""
+    return _run([*COMMAND, *map(str, args)], env, input, cwd, timeout)
+
+
+def run_python(
+    code: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 30.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that uses the library, as `run_cli` runs a command."""
+    return _run([sys.executable, "-c", code], env, None, cwd, timeout)
+
+
+def _run(
+    command: list[str], env: Mapping[str, str] | None, input: str | None, cwd: Path | None, timeout: float
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *map(str, args)],
+        command,
         env=_environment(env),
         input=input,
         stdin=subprocess.DEVNULL if input is None else None,

@@ -18,6 +18,7 @@ def restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("nats").setLevel(logging.NOTSET)
     logging.captureWarnings(False)
     structlog.reset_defaults()
 
@@ -45,7 +46,7 @@ def test_machines_get_one_json_object_per_line(format: str) -> None:
 def test_people_get_text_with_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     for stream, colored in ((Terminal(), True), (io.StringIO(), False)):
-        configure("info", "text", stream)
+        configure("info", "console", stream)
         structlog.get_logger("runner").info("event published", seq=12)
         assert "event published" in stream.getvalue()
         assert ("\x1b[" in stream.getvalue()) is colored
@@ -56,7 +57,7 @@ def test_people_get_text_with_colours_on_a_terminal_only(monkeypatch: pytest.Mon
     assert "\x1b[" not in stream.getvalue()
 
 
-@pytest.mark.parametrize("format", ["json", "text"])
+@pytest.mark.parametrize("format", ["json", "console"])
 def test_a_traceback_shows_no_variables(format: str) -> None:
     stream = io.StringIO()
     configure("info", format, stream)
@@ -78,6 +79,13 @@ def test_libraries_are_heard_from_warning_upwards_even_when_debugging() -> None:
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["claimed"]
 
 
+def test_the_nats_client_is_not_heard_at_all() -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream)
+    logging.getLogger("nats.aio.client").error("nats: encountered error")
+    assert stream.getvalue() == ""
+
+
 def test_what_is_below_the_level_is_dropped() -> None:
     stream = io.StringIO()
     configure("warning", "json", stream)
@@ -87,6 +95,6 @@ def test_what_is_below_the_level_is_dropped() -> None:
 
 def test_a_strangers_text_cannot_steer_the_terminal() -> None:
     stream = Terminal()
-    configure("info", "text", stream)
+    configure("info", "console", stream)
     structlog.get_logger("runner").warning("delivery failed", error="\x1b]0;owned\x07")
     assert "\x1b]0;" not in stream.getvalue()

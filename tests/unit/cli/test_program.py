@@ -119,7 +119,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["start"], "RUNNER_CONFIG"),
         (["events", "list"], "RUNNER_CONFIG"),
-        (["pubish"], "publish"),
+        (["pubish"], "No such command 'pubish'"),
         (["publish", "-c", "x"], "TYPE"),
         (["publish", "-c", "x", "a.b", "--file", "-"], "TYPE"),
         (["publish", "-c", "x", "--file", "-", "--source", "/s"], "--file"),
@@ -162,10 +162,10 @@ class Failing(click.Command):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (RunnerError("no luck"), 1, "error: no luck\n"),
+        (RunnerError("no luck"), 1, "Error: no luck\n"),
         (ConfigError("a.yaml:1:2: x: bad", "a.yaml:3:4: y: worse"), 78, "a.yaml:1:2: x: bad\na.yaml:3:4: y: worse\n"),
-        (ForeignDeployment("taken"), 78, "error: taken\n"),
-        (StorageUnavailable("gone"), 69, "error: gone\n"),
+        (ForeignDeployment("taken"), 78, "Error: taken\n"),
+        (StorageUnavailable("gone"), 69, "Error: gone\n"),
         (KeyboardInterrupt(), 130, "\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -185,7 +185,7 @@ def test_an_unforeseen_error_is_one_line_without_its_text(
     monkeypatch.delenv("RUNNER_DEBUG", raising=False)
     assert run(["start"]) == 1
     message = capsys.readouterr().err
-    assert re.fullmatch(r"error: unexpected ValueError at test_program\.py:\d+; RUNNER_DEBUG=1 .*\n", message)
+    assert re.fullmatch(r"Error: unexpected ValueError at test_program\.py:\d+; RUNNER_DEBUG=1 .*\n", message)
     monkeypatch.setenv("RUNNER_DEBUG", "1")
     assert run(["start"]) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import subprocess
 import sys
 import threading
 import timeit
@@ -16,6 +17,7 @@ from runner.delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejec
 from runner.errors import SinkError
 from runner.event import Event
 from runner.sinks.python import PythonSink
+from tests.support.eventually import eventually
 
 DELIVERY = Delivery(Event(type="order.created", source="/shop", id="1"), "audit", 3)
 
@@ -136,9 +138,7 @@ async def test_nothing_a_handler_raises_ends_the_process_or_hangs() -> None:
 async def test_a_forgotten_await_is_named() -> None:
     async def inner() -> None: ...
 
-    assert await deliver(lambda event: inner()) == Failed(
-        "handler returned a coroutine; declare it with 'async def'"
-    )
+    assert await deliver(lambda event: inner()) == Failed("handler returned a coroutine; declare it with 'async def'")
 
 
 async def test_synchronous_handlers_run_side_by_side_up_to_the_limit() -> None:
@@ -151,9 +151,7 @@ async def test_synchronous_handlers_run_side_by_side_up_to_the_limit() -> None:
 
     sink = PythonSink(handler, threads=3)
     deliveries = asyncio.gather(*(sink.deliver(DELIVERY) for _ in range(10)))
-    while len(running) < 3:
-        await asyncio.sleep(0)
-    assert len(running) == 3
+    await eventually(lambda: len(running) == 3)
     gate.set()
     assert await deliveries == [ACCEPTED] * 10
     assert len(set(running)) == 3
@@ -170,11 +168,11 @@ async def test_a_cancelled_delivery_that_waits_for_a_thread_is_never_called() ->
 
     sink = PythonSink(handler, threads=1)
     first = asyncio.create_task(sink.deliver(DELIVERY))
-    while not calls:
-        await asyncio.sleep(0)
+    await eventually(lambda: calls)
     second = asyncio.create_task(sink.deliver(Delivery(Event(type="a", source="/", id="2"), "audit", 1)))
     await asyncio.sleep(0)
     second.cancel()
+    await asyncio.wait({second})
     gate.set()
     assert await first is ACCEPTED
     assert await sink.deliver(DELIVERY) is ACCEPTED
@@ -204,8 +202,21 @@ async def test_stop_does_not_wait_for_a_handler_and_start_works_again() -> None:
     await sink.stop()
 
 
-def test_a_thread_that_hangs_does_not_keep_the_process_alive() -> None:
-    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+def test_a_handler_that_hangs_does_not_keep_the_process_alive() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from runner.delivery import Delivery\n"
+        "from runner.event import Event\n"
+        "from runner.sinks.python import PythonSink\n"
+        "async def main():\n"
+        "    sink = PythonSink(lambda event: threading.Event().wait())\n"
+        "    delivery = Delivery(Event(type='a', source='/'), 's', 1)\n"
+        "    await asyncio.wait([asyncio.create_task(sink.deliver(delivery))], timeout=0.1)\n"
+        "    await sink.stop()\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=20, check=False)
+    assert ended.returncode == 0
 
 
 async def test_a_target_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,536 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runner.config.dsn import Dsn
+from runner.delivery import DeliveryState
+from runner.errors import NotFound
+from runner.retry import RetryPolicy
+from runner.storage.base import DeliveryQuery, EventQuery, EventView, Records
+from runner.storage.engine import open_engine
+from runner.storage.migrate import migrate
+from runner.storage.records import SqlRecords
+from runner.storage.tables import (
+    Now,
+    attempts,
+    deliveries,
+    dispatch,
+    events,
+    instances,
+    scheduled,
+    subscriptions,
+)
+from runner.subscription import Subscription
+from tests.support.eventually import eventually
+
+PENDING, LEASED, DELIVERED, DEAD, CANCELLED = DeliveryState
+START = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    """An engine on migrated, empty tables; on PostgreSQL in a schema of their own."""
+    sqlite = request.param == "sqlite"
+    dsn = f"sqlite:///{tmp_path}/runner.db" if sqlite else request.getfixturevalue("postgres_dsn")
+    schema = None if sqlite else "bus"
+    engine = open_engine(Dsn.parse(dsn, base=tmp_path), schema=schema, pool=5)
+    await migrate(engine, schema)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def records(engine: AsyncEngine) -> Records:
+    return SqlRecords(engine)
+
+
+async def put(engine: AsyncEngine, table: Any, *rows: dict[str, Any]) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(insert(table), list(rows))
+
+
+def event_row(seq: int, **columns: Any) -> dict[str, Any]:
+    """Return an event that was recorded `seq` minutes after START."""
+    moment = START + timedelta(minutes=seq)
+    row = {"seq": seq, "id": f"e{seq}", "source": "/s", "type": "order.created", "created_at": moment}
+    return {**row, **columns}
+
+
+def delivery_row(seq: int, subscription: int, state: DeliveryState, **columns: Any) -> dict[str, Any]:
+    row = {"event_seq": seq, "subscription_id": subscription, "state": state.value, "attempts": 3}
+    moment = START + timedelta(minutes=seq)
+    return {**row, "due_at": None, "lease_token": None, "last_error": None, "updated_at": moment, **columns}
+
+
+async def put_events(engine: AsyncEngine, count: int) -> None:
+    await put(engine, events, *(event_row(seq) for seq in range(1, count + 1)))
+
+
+async def put_subscriptions(engine: AsyncEngine, *names: str) -> None:
+    rows = [
+        {"id": number, "name": name, "spec": Subscription(name=name, sink="log").to_json(), "origin": "file"}
+        | {"active": True, "paused": False, "created_at": START, "updated_at": START}
+        for number, name in enumerate(names, 1)
+    ]
+    await put(engine, subscriptions, *rows)
+
+
+async def seqs(records: Records, **query: Any) -> list[int]:
+    return [view.seq async for view in records.events(EventQuery(**query))]
+
+
+async def keys(records: Records, **query: Any) -> list[tuple[int, str]]:
+    return [(view.seq, view.subscription) async for view in records.deliveries(DeliveryQuery(**query))]
+
+
+async def stored(engine: AsyncEngine, seq: int, subscription: int) -> Any:
+    key = (deliveries.c.event_seq == seq, deliveries.c.subscription_id == subscription)
+    async with engine.connect() as connection:
+        return (await connection.execute(select(deliveries, Now().label("now")).where(*key))).one()
+
+
+class TestEvents:
+    async def test_none(self, records: Records) -> None:
+        assert await seqs(records) == []
+        assert await seqs(records, since=START, until=START) == []
+
+    async def test_come_newest_first_or_oldest_first_up_to_the_limit(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        await put_events(engine, 5)
+        assert await seqs(records) == [5, 4, 3, 2, 1]
+        assert await seqs(records, limit=2) == [5, 4]
+        assert await seqs(records, limit=0) == []
+        assert await seqs(records, newest_first=False, after_seq=2) == [3, 4, 5]
+        assert await seqs(records, after_seq=2, limit=2) == [5, 4]
+
+    @pytest.mark.parametrize("newest_first", [True, False])
+    async def test_pages_join_up(self, records: Records, engine: AsyncEngine, newest_first: bool) -> None:
+        await put_events(engine, 1203)
+        expected = sorted(range(1, 1204), reverse=newest_first)
+        assert await seqs(records, limit=5000, newest_first=newest_first) == expected
+        assert await seqs(records, limit=1001, newest_first=newest_first) == expected[:1001]
+
+    async def test_no_transaction_stays_open_between_two_events(self, records: Records, engine: AsyncEngine) -> None:
+        await put_events(engine, 600)
+        found: list[int] = []
+        async for view in records.events(EventQuery(limit=1000)):
+            if not found:
+                await put(engine, events, event_row(601))
+                if engine.dialect.name == "postgresql":
+                    async with engine.connect() as connection:
+                        idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+                        assert await connection.scalar(text(f"{idle} AND datname = current_database()")) == 0
+            found.append(view.seq)
+        assert found == list(range(600, 0, -1))
+
+    async def test_patterns(self, records: Records, engine: AsyncEngine) -> None:
+        types = ["order.created", "Order.created", "order_created", "order%", "order\\x", "a.order.b", "order.b\nc"]
+        await put(engine, events, *(event_row(seq, type=each) for seq, each in enumerate(types, 1)))
+
+        async def found(pattern: str) -> list[str]:
+            return [types[seq - 1] for seq in await seqs(records, type=pattern, newest_first=False)]
+
+        assert await found("*") == types
+        assert await found("order.*") == ["order.created", "order.b\nc"]
+        assert await found("order_*") == ["order_created"]
+        assert await found("order%*") == ["order%"]
+        assert await found("order\\*") == ["order\\x"]
+        assert await found("*order*b*") == ["a.order.b", "order.b\nc"]
+        assert await found("**.created") == ["order.created", "Order.created"]
+        assert await found("order%") == ["order%"]
+        assert await found("order") == []
+
+    async def test_a_limit_counts_what_fits_the_pattern(self, records: Records, engine: AsyncEngine) -> None:
+        rows = (event_row(seq, type="order.x" if seq % 3 else "ORDER.x") for seq in range(1, 31))
+        await put(engine, events, *rows)
+        assert await seqs(records, type="order.*", limit=4) == [29, 28, 26, 25]
+
+    async def test_source_and_id(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, *(event_row(seq, source=f"/{seq % 4}", id=f"e{seq // 4}") for seq in range(40)))
+        assert await seqs(records, source="/1", limit=2) == [37, 33]
+        assert await seqs(records, source="/*", limit=2) == [39, 38]
+        assert await seqs(records, id="e3") == [15, 14, 13, 12]
+        assert await seqs(records, id="e3", source="/2") == [14]
+        assert await seqs(records, id="none") == []
+
+    async def test_since_and_until(self, records: Records, engine: AsyncEngine) -> None:
+        await put_events(engine, 300)
+        fifth, last = START + timedelta(minutes=5), START + timedelta(minutes=300)
+        assert await seqs(records, since=fifth, newest_first=False, limit=2) == [5, 6]
+        assert await seqs(records, until=fifth) == [4, 3, 2, 1]
+        assert await seqs(records, since=fifth, until=fifth + timedelta(minutes=2)) == [6, 5]
+        assert await seqs(records, since=last, until=last + timedelta(days=1)) == [300]
+        assert await seqs(records, since=last + timedelta(days=1)) == []
+        assert await seqs(records, until=START) == []
+
+    async def test_a_time_is_found_though_the_clock_was_set_back(self, records: Records, engine: AsyncEngine) -> None:
+        rows = [event_row(seq) for seq in range(1, 400)]
+        for row in rows[200:260]:
+            row["created_at"] -= timedelta(minutes=55)
+        await put(engine, events, *rows)
+        since = START + timedelta(minutes=180)
+        expected = [row["seq"] for row in rows if row["created_at"] >= since]
+        assert await seqs(records, since=since, newest_first=False, limit=1000) == expected
+        expected = [row["seq"] for row in rows if row["created_at"] < since]
+        assert await seqs(records, until=since, newest_first=False, limit=1000) == expected
+
+    async def test_every_attribute_comes_back(self, records: Records, engine: AsyncEngine) -> None:
+        columns = {
+            "subject": "é",
+            "time": START,
+            "datacontenttype": "text/plain",
+            "dataschema": "urn:schema",
+            "extensions": {"tenant": "a", "n": 7},
+            "data": b"\x00\xff",
+        }
+        await put(engine, events, event_row(1, **columns))
+        found = (await records.event("1")).event
+        assert {name: getattr(found, name) for name in columns} == columns
+        assert (found.type, found.source, found.id) == ("order.created", "/s", "e1")
+
+    async def test_a_time_that_was_not_given_is_that_of_recording(self, records: Records, engine: AsyncEngine) -> None:
+        await put_events(engine, 1)
+        view = await records.event("1")
+        assert view.event.time == view.created_at == START + timedelta(minutes=1)
+        assert view.event.extensions == {}
+        assert view.event.data is None
+
+    async def test_their_state(self, records: Records, engine: AsyncEngine) -> None:
+        await put_events(engine, 6)
+        await put(engine, dispatch, {"event_seq": 1})
+        await put(engine, scheduled, {"event_seq": 2, "due_at": START + timedelta(days=1)})
+        states = [(3, DELIVERED), (3, DEAD), (4, DELIVERED), (4, PENDING), (5, LEASED)]
+        rows = (delivery_row(seq, number, state) for number, (seq, state) in enumerate(states))
+        await put(engine, deliveries, *rows)
+        found: list[EventView] = [view async for view in records.events(EventQuery(newest_first=False))]
+        assert [view.state for view in found] == ["queued", "scheduled", "settled", "queued", "queued", "settled"]
+        assert [view.due_at for view in found] == [None, START + timedelta(days=1), None, None, None, None]
+        assert [view.deliveries for view in found] == [
+            {},
+            {},
+            {"delivered": 1, "dead": 1},
+            {"delivered": 1, "pending": 1},
+            {"leased": 1},
+            {},
+        ]
+
+
+class TestOneEvent:
+    async def test_by_seq_or_id(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, event_row(1), event_row(2, id="77"), event_row(3, id="2"), event_row(4, id="²"))
+        assert (await records.event("1")).event.id == "e1"
+        assert (await records.event("e1")).seq == 1
+        assert (await records.event("77")).seq == 2
+        assert (await records.event("2")).seq == 2
+        assert (await records.event("²")).seq == 4
+
+    @pytest.mark.parametrize("reference", ["5", "e", "", "-1", "9" * 18, "9" * 19, "9" * 400])
+    async def test_unknown(self, records: Records, engine: AsyncEngine, reference: str) -> None:
+        await put_events(engine, 1)
+        with pytest.raises(NotFound, match="no event has the seq or the id"):
+            await records.event(reference)
+
+    async def test_an_id_of_several_sources_is_not_guessed(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, *(event_row(seq, id="same", source=f"/{seq}") for seq in (1, 2)))
+        with pytest.raises(NotFound, match=r"give the seq .* 1 \(source /1\), 2 \(source /2\)"):
+            await records.event("same")
+
+
+class TestDeliveries:
+    @pytest.fixture(autouse=True)
+    async def rows(self, engine: AsyncEngine) -> None:
+        await put_events(engine, 4)
+        await put_subscriptions(engine, "crm", "audit")
+        await put(
+            engine,
+            deliveries,
+            delivery_row(1, 1, DELIVERED, attempts=1),
+            delivery_row(1, 2, DEAD, last_error="refused", attempts=20),
+            delivery_row(2, 1, PENDING, due_at=START + timedelta(hours=1)),
+            delivery_row(3, 1, LEASED, lease_token=42),
+            delivery_row(3, 2, CANCELLED),
+            delivery_row(4, 2, DEAD),
+        )
+
+    async def test_come_newest_event_first(self, records: Records) -> None:
+        everything = [(4, "audit"), (3, "audit"), (3, "crm"), (2, "crm"), (1, "audit"), (1, "crm")]
+        assert await keys(records) == everything
+        assert await keys(records, limit=None) == everything
+        assert await keys(records, limit=3) == everything[:3]
+
+    async def test_conditions_hold_together(self, records: Records) -> None:
+        assert await keys(records, state=DEAD) == [(4, "audit"), (1, "audit")]
+        assert await keys(records, state=PENDING) == [(2, "crm")]
+        assert await keys(records, subscription="crm") == [(3, "crm"), (2, "crm"), (1, "crm")]
+        assert await keys(records, subscription="crm", state=DEAD) == []
+        assert await keys(records, subscription="none") == []
+        assert await keys(records, seq=1) == [(1, "audit"), (1, "crm")]
+        second, fourth = START + timedelta(minutes=2), START + timedelta(minutes=4)
+        assert await keys(records, since=second, until=fourth) == [(3, "audit"), (3, "crm"), (2, "crm")]
+
+    async def test_pages_join_up(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, *(event_row(seq) for seq in range(5, 805)))
+        rows = [delivery_row(seq, subscription, DEAD) for seq in range(5, 805) for subscription in (1, 2)]
+        await put(engine, deliveries, *rows)
+        found = await keys(records, state=DEAD, limit=None)
+        assert found == [(seq, name) for seq in range(804, 4, -1) for name in ("audit", "crm")] + [
+            (4, "audit"),
+            (1, "audit"),
+        ]
+
+    async def test_what_one_says(self, records: Records) -> None:
+        view, tried = await records.delivery(1, "audit")
+        assert (view.seq, view.subscription, view.state, view.attempts) == (1, "audit", DEAD, 20)
+        assert (view.event_source, view.event_id, view.event_type) == ("/s", "e1", "order.created")
+        assert (view.last_error, view.due_at, view.updated_at) == ("refused", None, START + timedelta(minutes=1))
+        assert tried == []
+        assert (await records.delivery(2, "crm"))[0].due_at == START + timedelta(hours=1)
+
+    async def test_attempts_come_in_order(self, records: Records, engine: AsyncEngine) -> None:
+        attempt: dict[str, Any] = {"event_seq": 1, "subscription_id": 2, "at": START, "duration_us": 1_500_000}
+        outcomes: list[dict[str, Any]] = [
+            {"number": 1, "status": 503, "error": "busy", "excerpt": "try later"},
+            {"number": 2, "status": None, "error": "timed out", "excerpt": None},
+            {"number": 1, "status": 200, "error": None, "excerpt": None},  # after somebody asked for a retry
+        ]
+        other = {**attempt, **outcomes[0], "subscription_id": 1}
+        await put(engine, attempts, *({**attempt, **each} for each in outcomes), other)
+        _, tried = await records.delivery(1, "audit")
+        assert [
+            {"number": each.number, "status": each.status, "error": each.error, "excerpt": each.excerpt}
+            for each in tried
+        ] == outcomes
+        assert {(each.at, each.duration) for each in tried} == {(START, timedelta(seconds=1.5))}
+
+    @pytest.mark.parametrize(("seq", "name"), [(2, "audit"), (1, "none"), (99, "crm")])
+    async def test_one_that_is_not_there(self, records: Records, seq: int, name: str) -> None:
+        with pytest.raises(NotFound, match=f"event {seq} to subscription '{name}'"):
+            await records.delivery(seq, name)
+
+
+class TestRetry:
+    @pytest.fixture(autouse=True)
+    async def rows(self, engine: AsyncEngine) -> None:
+        await put_events(engine, 5)
+        await put_subscriptions(engine, "crm", "audit")
+        for number in (1, 2):
+            rows = (delivery_row(seq, number, state, last_error="no") for seq, state in enumerate(DeliveryState, 1))
+            await put(engine, deliveries, *rows)
+
+    async def test_makes_the_dead_and_the_cancelled_due_now(self, records: Records, engine: AsyncEngine) -> None:
+        assert await records.retry(DeliveryQuery(subscription="crm")) == 2
+        for seq in (4, 5):
+            row = await stored(engine, seq, 1)
+            assert (row.state, row.attempts, row.lease_token, row.last_error) == (PENDING, 0, None, "no")
+            assert timedelta(0) <= row.now - row.due_at < timedelta(seconds=10)
+            assert row.updated_at <= row.now
+        assert [(await stored(engine, seq, 1)).state for seq in (1, 2, 3)] == [PENDING, LEASED, DELIVERED]
+        assert [(await stored(engine, seq, 2)).state for seq in (4, 5)] == [DEAD, CANCELLED]
+
+    async def test_a_rehearsal_counts_and_changes_nothing(self, records: Records, engine: AsyncEngine) -> None:
+        for query, count in (
+            (DeliveryQuery(), 4),
+            (DeliveryQuery(limit=3), 3),
+            (DeliveryQuery(limit=None, state=DEAD), 2),
+            (DeliveryQuery(state=DELIVERED), 0),
+        ):
+            assert await records.retry(query, dry_run=True) == count
+        assert [(await stored(engine, seq, 1)).state for seq in (4, 5)] == [DEAD, CANCELLED]
+
+    async def test_only_what_ended_without_success(self, records: Records) -> None:
+        for state in (PENDING, LEASED, DELIVERED):
+            assert await records.retry(DeliveryQuery(state=state)) == 0
+        assert await records.retry(DeliveryQuery(state=DEAD)) == 2
+        assert await records.retry(DeliveryQuery(state=DEAD)) == 0
+
+    async def test_the_limit_is_kept_newest_first(self, records: Records, engine: AsyncEngine) -> None:
+        assert await records.retry(DeliveryQuery(limit=1, state=DEAD)) == 1
+        assert [(await stored(engine, 4, number)).state for number in (1, 2)] == [DEAD, PENDING]
+        assert await records.retry(DeliveryQuery(limit=0)) == 0
+
+    async def test_many_go_in_batches(self, records: Records, engine: AsyncEngine) -> None:
+        rows = (delivery_row(seq, number, DEAD) for seq in range(10, 1260) for number in (1, 2))
+        await put(engine, deliveries, *rows)
+        assert await records.retry(DeliveryQuery(limit=1001, state=DEAD)) == 1001
+        assert await records.retry(DeliveryQuery(limit=None, state=DEAD)) == 2502 - 1001
+        assert await records.retry(DeliveryQuery(limit=None, state=DEAD), dry_run=True) == 0
+
+    async def test_two_at_once_retry_each_delivery_once(self, engine: AsyncEngine) -> None:
+        rows = (delivery_row(seq, number, DEAD) for seq in range(10, 1010) for number in (1, 2))
+        await put(engine, deliveries, *rows)
+        both = (SqlRecords(engine).retry(DeliveryQuery(limit=None, state=DEAD)) for _ in range(2))
+        assert sum(await asyncio.gather(*both)) == 2002
+
+
+class TestCancel:
+    @pytest.fixture(autouse=True)
+    async def rows(self, engine: AsyncEngine) -> None:
+        await put_events(engine, 5)
+        await put_subscriptions(engine, "crm")
+        moment = START + timedelta(days=1)
+        rows = (
+            delivery_row(seq, 1, state, lease_token=42, due_at=moment) for seq, state in enumerate(DeliveryState, 1)
+        )
+        await put(engine, deliveries, *rows)
+
+    async def test_ends_what_is_open_and_takes_the_lease_away(self, records: Records, engine: AsyncEngine) -> None:
+        assert await records.cancel(DeliveryQuery(), dry_run=True) == 2
+        assert await records.cancel(DeliveryQuery()) == 2
+        assert await records.cancel(DeliveryQuery()) == 0
+        for seq in (1, 2):
+            row = await stored(engine, seq, 1)
+            assert (row.state, row.lease_token, row.due_at, row.attempts) == (CANCELLED, None, None, 3)
+        assert [(await stored(engine, seq, 1)).state for seq in (3, 4, 5)] == [DELIVERED, DEAD, CANCELLED]
+
+    async def test_a_late_answer_finds_no_lease(self, records: Records, engine: AsyncEngine) -> None:
+        await records.cancel(DeliveryQuery(seq=2))
+        fenced = update(deliveries).where(deliveries.c.event_seq == 2, deliveries.c.lease_token == 42)
+        async with engine.begin() as connection:
+            assert (await connection.execute(fenced.values(state=DELIVERED))).rowcount == 0
+
+    async def test_what_is_being_settled_is_waited_for(self, records: Records, engine: AsyncEngine) -> None:
+        """Whoever settles has the row locked: cancelling waits, and then goes by what was settled."""
+        if engine.dialect.name == "sqlite":
+            pytest.skip("a database with one writer at a time")
+        await put(engine, events, event_row(6))
+        await put(engine, deliveries, delivery_row(6, 1, LEASED, lease_token=43))
+        async with engine.connect() as connection:
+            settle = update(deliveries).where(deliveries.c.event_seq == 2)
+            await connection.execute(settle.values(state=DELIVERED))
+            renew = update(deliveries).where(deliveries.c.event_seq == 6)
+            await connection.execute(renew.values(due_at=Now()))
+            cancelling = asyncio.create_task(records.cancel(DeliveryQuery(limit=None)))
+
+            async def waiting() -> int:
+                async with engine.connect() as other:
+                    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = "
+                    return await other.scalar(text(f"{query} current_database()")) or 0
+
+            waiters: int = await eventually(waiting)
+            assert waiters == 1
+            assert (await stored(engine, 1, 1)).state == CANCELLED  # nobody had this one
+            await connection.commit()
+        assert await cancelling == 2
+        assert (await stored(engine, 2, 1)).state == DELIVERED
+        assert (await stored(engine, 6, 1)).state == CANCELLED
+
+
+class TestParticipants:
+    async def test_subscriptions_with_their_open_and_dead_deliveries(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        assert await records.registered() == []
+        await put_subscriptions(engine, "crm", "audit")
+        wanted = Subscription(name="old", sink="s", types=("a.*",), retry=RetryPolicy(max_attempts=3))
+        old = {"id": 7, "name": "old", "spec": wanted.to_json(), "origin": "api", "active": False, "paused": True}
+        await put(engine, subscriptions, {**old, "created_at": START, "updated_at": START})
+        states = [DELIVERED, DEAD, DEAD, PENDING, LEASED]
+        await put(engine, deliveries, *(delivery_row(seq, 1, state) for seq, state in enumerate(states)))
+        await put(engine, deliveries, delivery_row(9, 7, PENDING))
+
+        found = await records.registered()
+        assert [(each.id, each.subscription.name, active) for each, active, _ in found] == [
+            (1, "crm", True),
+            (2, "audit", True),
+            (7, "old", False),
+        ]
+        assert [dict(counts) for _, _, counts in found] == [{"dead": 2, "pending": 1, "leased": 1}, {}, {"pending": 1}]
+        last = found[2][0]
+        assert (last.subscription, last.paused, last.origin) == (wanted, True, "api")
+
+    async def test_instances_latest_first(self, records: Records, engine: AsyncEngine) -> None:
+        async with engine.connect() as connection:
+            now = await connection.scalar(select(Now()))
+        assert now is not None
+        process = {"host": "h", "pid": 7, "version": "1.0", "started_at": START}
+        ages = {"gone": 31, "here": 1, "late": 25}
+        rows = ({**process, "id": name, "heartbeat_at": now - timedelta(seconds=age)} for name, age in ages.items())
+        await put(engine, instances, *rows)
+        found = await records.instances()
+        assert [(view.instance.id, view.alive) for view in found] == [("here", True), ("late", True), ("gone", False)]
+        assert (found[0].instance.host, found[0].instance.pid, found[0].instance.version) == ("h", 7, "1.0")
+        assert (found[0].started_at, found[0].heartbeat_at) == (START, now - timedelta(seconds=1))
+
+
+class TestPlans:
+    """What is asked of a big table goes by an index."""
+
+    COUNT = 100_000
+
+    @pytest.fixture
+    async def plans(self, engine: AsyncEngine) -> Callable[[], Awaitable[str]]:
+        """Fill the tables; return what shows the plan of every SELECT since then."""
+        await put(engine, events, event_row(0, source="/0"))
+        await put_subscriptions(engine, "crm", "audit")
+        await put(engine, deliveries, delivery_row(0, 1, DELIVERED))
+        postgresql = engine.dialect.name == "postgresql"
+        minute = "interval '1 minute'" if postgresql else "60000000"
+        numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {self.COUNT})"
+        statements = [
+            f"""{numbers} INSERT INTO events (seq, id, source, type, created_at)
+                SELECT i, 'e' || i, '/' || (i % 5), type, created_at + i * {minute} FROM n, events""",
+            f"""{numbers} INSERT INTO deliveries (event_seq, subscription_id, state, attempts, updated_at)
+                SELECT i, 1 + i % 2, CASE WHEN i % 401 = 0 THEN 'dead' WHEN i % 403 = 0 THEN 'pending' ELSE state END,
+                    1, updated_at FROM n, deliveries""",
+        ]
+        async with engine.begin() as connection:
+            # An embedded database has no statistics, so there none are made.
+            for statement in ["SET LOCAL search_path TO bus", *statements, "ANALYZE"] if postgresql else statements:
+                await connection.execute(text(statement))
+        seen: list[tuple[str, Any]] = []
+
+        @event.listens_for(engine.sync_engine, "before_cursor_execute")
+        def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+            if statement.startswith(("SELECT", "WITH")):
+                seen.append((statement, parameters))
+
+        async def show() -> str:
+            explain = "EXPLAIN " if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+            async with engine.connect() as connection:
+                plans = [await connection.exec_driver_sql(explain + sql, parameters) for sql, parameters in list(seen)]
+            assert plans
+            return "\n".join(str(line[-1]) for plan in plans for line in plan)
+
+        return show
+
+    async def test_events_by_seq(self, records: Records, plans: Callable[[], Awaitable[str]]) -> None:
+        assert await seqs(records, limit=2) == [self.COUNT, self.COUNT - 1]
+        assert await seqs(records, type="order.*", after_seq=100, limit=1) == [self.COUNT]
+        assert await seqs(records, since=START + timedelta(minutes=self.COUNT)) == [self.COUNT]
+        plan = await plans()
+        assert "Seq Scan on events" not in plan
+        assert "Sort Key: seq" not in plan
+        assert "TEMP B-TREE" not in plan.replace("USE TEMP B-TREE FOR GROUP BY", "")
+
+    async def test_events_by_id(self, records: Records, plans: Callable[[], Awaitable[str]]) -> None:
+        assert (await records.event("e7777")).seq == 7777
+        assert await seqs(records, id="e7777") == [7777]
+        plan = await plans()
+        assert "Seq Scan on events" not in plan
+        assert "SCAN events" not in plan
+
+    @pytest.mark.parametrize(("state", "index"), [(DEAD, "deliveries_dead"), (PENDING, "deliveries_due")])
+    async def test_deliveries_by_state(
+        self, records: Records, plans: Callable[[], Awaitable[str]], state: DeliveryState, index: str
+    ) -> None:
+        query = DeliveryQuery(state=state, limit=None)
+        count = self.COUNT // (401 if state == DEAD else 403)
+        assert len(await keys(records, state=state, limit=None)) == count
+        assert len(await keys(records, state=state, limit=None, subscription="crm")) == count // 2
+        change = records.retry if state == DEAD else records.cancel
+        assert await change(query, dry_run=True) == await change(query) == count
+        await records.registered()
+        plan = await plans()
+        assert index in plan
+        assert "Seq Scan on deliveries" not in plan
+        assert "SCAN deliveries USING INDEX sqlite_autoindex" not in plan
+        assert "Backward using deliveries_pkey" not in plan

@@ -1,0 +1,385 @@
+"""The supervised connection, against real servers and the ways they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.broker import Broker, BrokerError, BrokerOptions, MessageRefused
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer
+from tests.support.proxy import Proxy
+from tests.support.server import free_port
+
+TLS = Path(__file__).parent / "tls"
+RECOVERY = 5.0  # seconds
+SUBJECT = "test.subject"
+
+MakeServer = Callable[..., NatsServer]
+MakeBroker = Callable[..., Broker]
+
+
+@pytest.fixture
+async def make_broker() -> AsyncIterator[MakeBroker]:
+    brokers: list[Broker] = []
+
+    def make(*servers: str, **options: Any) -> Broker:
+        brokers.append(Broker(BrokerOptions(servers=servers, **options)))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        await broker.stop()
+
+
+async def connected(broker: Broker, timeout: float = RECOVERY) -> None:
+    await broker.start()
+    await eventually(lambda: broker.connected, timeout=timeout)
+
+
+async def stuff(broker: Broker) -> None:
+    """Hand over more than the buffers of the kernel and of nats-py hold, so that something stays unsent."""
+    deadline = time.monotonic() + 2.0
+    link = broker._link
+    with contextlib.suppress(BrokerError):
+        while time.monotonic() < deadline and broker._link is link:
+            await broker.publish(SUBJECT, b"x" * 500_000)
+
+
+async def exchange(broker: Broker) -> None:
+    """Prove that messages go out and come in."""
+    heard: list[bytes] = []
+    subscription = broker.subscribe(SUBJECT, heard.append)
+
+    async def echo() -> bool:
+        if broker.connected:
+            await broker.publish(SUBJECT, b"x", confirm=True)
+        return bool(heard)
+
+    assert await eventually(echo, timeout=RECOVERY, every=0.05)
+    subscription.cancel()
+
+
+# --- coming up and going down ----------------------------------------------------------------------
+
+
+async def test_start_returns_at_once_and_connects_when_the_server_comes(make_broker: MakeBroker) -> None:
+    port = free_port()
+    broker = make_broker(f"nats://127.0.0.1:{port}")
+    began = time.monotonic()
+    await broker.start()
+    await broker.start()
+    assert time.monotonic() - began < 0.1
+    await eventually(lambda: broker.counts.failures >= 2)
+    with pytest.raises(BrokerError, match="not connected to NATS"):
+        await broker.publish(SUBJECT)
+    server = NatsServer(port=port)
+    try:
+        server.start()
+        await eventually(lambda: broker.connected, timeout=RECOVERY)
+        await exchange(broker)
+    finally:
+        server.discard()
+
+
+async def test_back_after_every_kill(make_broker: MakeBroker, make_nats_server: MakeServer) -> None:
+    server = make_nats_server()
+    broker = make_broker(server.url)
+    ready: list[int] = []
+    broker.subscribe(SUBJECT, lambda payload: None, lambda: ready.append(1))
+    await connected(broker)
+    for kills in (1, 2, 3):
+        server.kill()
+        await eventually(lambda: not broker.connected, timeout=1.0)
+        server.start()
+        await eventually(lambda: len(ready) == 1 + kills, timeout=RECOVERY)  # noqa: B023  # awaited at once
+        await exchange(broker)
+    assert len(ready) == 4
+    assert broker.counts.connects == 4
+
+
+async def test_stop_sends_what_was_handed_over(make_broker: MakeBroker, nats_server: NatsServer) -> None:
+    listener, sender = make_broker(nats_server.url), make_broker(nats_server.url)
+    heard: list[bytes] = []
+    listener.subscribe(SUBJECT, heard.append)
+    await connected(listener)
+    await connected(sender)
+    await sender.publish(SUBJECT, b"last")
+    await sender.stop()
+    await eventually(lambda: heard == [b"last"])
+    assert not sender.connected
+    await sender.stop()
+    await connected(sender)  # and it can be started again
+
+
+@pytest.mark.parametrize("mode", ["blackhole", "refuse"])
+async def test_stop_is_bounded_whatever_the_network_does(
+    make_broker: MakeBroker, nats_server: NatsServer, mode: Any
+) -> None:
+    async with Proxy(nats_server.url) as proxy:
+        broker = make_broker(proxy.url)
+        await connected(broker)
+        await proxy.set_mode(mode)
+        if mode == "blackhole":
+            await stuff(broker)
+        began = time.monotonic()
+        await broker.stop()
+        assert time.monotonic() - began < 3.5
+
+
+async def test_cancelled_subscription_is_silent(make_broker: MakeBroker, nats_server: NatsServer) -> None:
+    broker = make_broker(nats_server.url)
+    kept: list[bytes] = []
+    cancelled: list[bytes] = []
+    broker.subscribe(SUBJECT, kept.append)
+    subscription = broker.subscribe(SUBJECT, cancelled.append)
+    await connected(broker)
+    await broker.publish(SUBJECT, b"1", confirm=True)
+    await eventually(lambda: kept == [b"1"] == cancelled)
+    subscription.cancel()
+    await broker.publish(SUBJECT, b"2", confirm=True)
+    await eventually(lambda: kept == [b"1", b"2"])
+    assert cancelled == [b"1"]
+
+
+# --- one broken client after another ---------------------------------------------------------------
+
+
+async def test_password_rotation_closes_the_client_and_not_the_broker(
+    make_broker: MakeBroker, make_nats_server: MakeServer
+) -> None:
+    right = "authorization { user: me, password: right }"
+    server = make_nats_server(right)
+    broker = make_broker(server.url.replace("nats://", "nats://me:right@"))
+    await connected(broker)
+    server.reload("authorization { user: me, password: rotated }")
+    await eventually(lambda: not broker.connected and "uthorization" in broker.last_error)
+    server.reload(right)
+    await eventually(lambda: broker.connected, timeout=RECOVERY)
+    await exchange(broker)
+
+
+async def test_message_that_would_close_the_connection_is_refused(
+    make_broker: MakeBroker, make_nats_server: MakeServer
+) -> None:
+    server = make_nats_server("max_payload: 1000")
+    broker = make_broker(server.url)
+    await connected(broker)
+    assert broker.max_payload == 1000
+    with pytest.raises(MessageRefused, match="at most 1000"):
+        await broker.publish(SUBJECT, b"x" * 950, {"ce-id": "x" * 50})
+    for subject in ("a..b", "a.*", "a.>", "a b", "", "a\r\nPUB b 0"):
+        with pytest.raises(MessageRefused, match="subject"):
+            await broker.publish(subject, b"x")
+    with pytest.raises(MessageRefused):
+        await broker.publish(SUBJECT, b"x", {"bad name": "x"})
+    await broker.publish(SUBJECT, b"x" * 900, {"ce-id": "x" * 30}, confirm=True)
+    assert broker.counts.connects == 1
+
+
+async def test_dead_read_loop_is_found_out(make_broker: MakeBroker, nats_server: NatsServer) -> None:
+    broker = make_broker(nats_server.url)
+    await connected(broker)
+    assert broker._link is not None
+    reading = broker._link.client._reading_task
+    assert reading is not None
+    reading.cancel()  # what an exception in a callback does: the client goes on to say that it is connected
+    assert broker.connected
+    await eventually(lambda: broker.counts.connects == 2, timeout=8.0)
+    await exchange(broker)
+
+
+async def test_blackholed_server_with_unsent_bytes_is_left_for_a_healthy_one(
+    make_broker: MakeBroker, nats_server: NatsServer, make_nats_server: MakeServer
+) -> None:
+    async with Proxy(nats_server.url) as proxy:
+        other = make_nats_server()
+        broker = make_broker(proxy.url)
+        await connected(broker)
+        assert broker.server == proxy.url.removeprefix("nats://")
+        broker._configured = (*broker._configured, *BrokerOptions(servers=(other.url,)).parsed())
+        await proxy.set_mode("blackhole")
+        await stuff(broker)
+        await eventually(lambda: broker.server == other.url.removeprefix("nats://"), timeout=10.0)
+        await exchange(broker)
+
+
+async def test_cancellation_of_a_stuck_publish_takes_effect(make_broker: MakeBroker, nats_server: NatsServer) -> None:
+    async with Proxy(nats_server.url) as proxy:
+        broker = make_broker(proxy.url)
+        await connected(broker)
+        await proxy.set_mode("blackhole")
+        task = asyncio.ensure_future(stuff(broker))
+        link = broker._link
+        assert link is not None
+        await eventually(lambda: link.client.pending_data_size > 1_000_000)  # it waits for the buffer now
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.5)
+        assert task.cancelled()
+
+
+async def test_unconfirmed_message_is_an_error(make_broker: MakeBroker, nats_server: NatsServer) -> None:
+    async with Proxy(nats_server.url) as proxy:
+        broker = make_broker(proxy.url)
+        await connected(broker)
+        await proxy.set_mode("blackhole")
+        began = time.monotonic()
+        with pytest.raises(BrokerError):
+            await broker.publish(SUBJECT, b"x", confirm=True)
+        assert time.monotonic() - began < 3.0
+
+
+async def test_lame_duck_is_left_before_it_cuts(make_broker: MakeBroker, make_nats_server: MakeServer) -> None:
+    config = 'lame_duck_duration: "30s", lame_duck_grace_period: "10s"'
+    first, second = make_nats_server(config), make_nats_server(config)
+    broker = make_broker(first.url, second.url)
+    ready: list[int] = []
+    broker.subscribe(SUBJECT, lambda payload: None, lambda: ready.append(1))
+    await connected(broker)
+    await eventually(lambda: ready)
+    current, other = (first, second) if broker.server == first.url.removeprefix("nats://") else (second, first)
+    current.signal(signal.SIGUSR2)
+
+    def moved() -> bool:
+        assert broker.connected  # at no time is there none
+        return broker.server == other.url.removeprefix("nats://")
+
+    deadline = time.monotonic() + 5.0
+    while not moved():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+    await eventually(lambda: len(ready) == 2)
+    await exchange(broker)
+
+
+# --- who we talk to, and what we tell him ----------------------------------------------------------
+
+
+class Impostor:
+    """A server without TLS that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.visits = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> int:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.visits += 1
+        info = {"server_id": "x", "version": "2.11.0", "max_payload": 1000, "auth_required": True, "headers": True}
+        writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        try:
+            while data := await reader.read(1000):
+                self.received += data
+        except ConnectionError:
+            self.received += b""
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options"), [("tls", {}), ("nats", {"tls": True}), ("nats", {"tls_ca": TLS / "server.crt"})]
+)
+async def test_stripped_tls_gets_no_credentials(make_broker: MakeBroker, scheme: str, options: dict[str, Any]) -> None:
+    impostor = Impostor()
+    async with impostor as port:
+        broker = make_broker(f"{scheme}://me:s3cret@127.0.0.1:{port}", **options)
+        await broker.start()
+        await eventually(lambda: impostor.visits >= 2)
+        assert "offers no TLS" in broker.last_error
+        assert impostor.received == b""
+        await broker.stop()
+
+
+async def test_without_tls_asked_for_the_same_server_is_told(make_broker: MakeBroker) -> None:
+    impostor = Impostor()
+    async with impostor as port:
+        broker = make_broker(f"nats://me:s3cret@127.0.0.1:{port}")
+        await broker.start()
+        await eventually(lambda: b"s3cret" in impostor.received)
+        await broker.stop()
+
+
+async def test_tls_connects_to_who_it_trusts_and_to_nobody_else(
+    make_broker: MakeBroker, make_nats_server: MakeServer
+) -> None:
+    certificate, key = TLS / "server.crt", TLS / "server.key"
+    server = make_nats_server(f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}')
+    url = server.url.replace("nats://", "tls://")
+    trusting, careful = make_broker(url, tls_ca=certificate), make_broker(url)
+    await careful.start()
+    await connected(trusting)
+    await exchange(trusting)
+    await eventually(lambda: "certificate verify failed" in careful.last_error)
+    assert not careful.connected
+    careless = make_broker(url, tls_insecure=True)
+    await connected(careless)
+
+
+async def test_decoded_credentials_of_the_url_serve_every_node(
+    make_broker: MakeBroker, make_nats_server: MakeServer
+) -> None:
+    users = 'authorization { user: me, password: "p@ss/word" }'
+    routes = [free_port(), free_port()]
+
+    def cluster(own: int) -> str:
+        others = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes if port != own)
+        return f"{users}\ncluster {{ name: c, listen: 127.0.0.1:{own}, routes: [{others}] }}"
+
+    first, second = (make_nats_server(cluster(port)) for port in routes)
+    broker = make_broker(first.url.replace("nats://", "nats://me:p%40ss%2Fword@"))
+    await connected(broker)
+    link = broker._link
+    assert link is not None
+    await eventually(lambda: any(node.port == second.port for node in link.discovered()))
+    first.kill()
+    await eventually(lambda: broker.server == second.url.removeprefix("nats://"), timeout=RECOVERY)
+    await exchange(broker)
+
+
+async def test_bad_credentials_file_neither_freezes_nor_ends_it(
+    make_broker: MakeBroker, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "user.creds"
+    path.write_text("no JWT in here\n")
+    broker = make_broker(nats_server.url, credentials=path)
+    await broker.start()
+    await eventually(lambda: broker.counts.failures >= 3)
+    assert "expected a NATS credentials file" in broker.last_error
+    seed = "SU" + "A" * 56  # nobody asks for a signature with it: this server has no users
+    path.write_text(
+        "-----BEGIN NATS USER JWT-----\ne.e.e\n------END NATS USER JWT------\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+    await eventually(lambda: broker.connected, timeout=RECOVERY)
+
+
+async def test_no_secret_in_the_log(
+    make_broker: MakeBroker, make_nats_server: MakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = make_nats_server("authorization { user: me, password: other }")
+    broker = make_broker(server.url.replace("nats://", "nats://me:s3cret@"))
+    await broker.start()
+    await eventually(lambda: broker.counts.failures >= 2)
+    server.kill()
+    await eventually(lambda: "refused" in broker.last_error or "Connect call failed" in broker.last_error)
+    await broker.stop()
+    written = capsys.readouterr()
+    assert "nats unreachable" in written.out + written.err
+    assert "s3cret" not in written.out + written.err + broker.last_error

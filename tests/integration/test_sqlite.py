@@ -1,0 +1,239 @@
+"""The SQLite store on its file: locks, cancellation, a full disk, a killed process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from runner.config.dsn import Dsn
+from runner.errors import StorageUnavailable
+from runner.event import Event
+from runner.storage import sqlite
+from runner.storage.base import Publication, Settled
+from runner.storage.engine import open_engine
+from runner.storage.migrate import migrate
+from runner.storage.sqlite import SqliteStore
+from tests.support.eventually import eventually
+
+LEASE = timedelta(seconds=30)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runner.db"
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStore]:
+    engine = open_engine(Dsn.parse(f"sqlite:///{path}", base=path.parent), schema=None, pool=5)
+    await migrate(engine, None)
+    store = SqliteStore(engine)
+    try:
+        yield store
+    finally:
+        await store.close()
+        await engine.dispose()
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(path) as store:
+        yield store
+
+
+@pytest.fixture
+def outside(path: Path, store: SqliteStore) -> Iterator[sqlite3.Connection]:
+    """A connection of somebody else, who waits for nothing."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up waiting for a lock after 50 ms."""
+    usual = sqlite.pragmas
+    monkeypatch.setattr(sqlite, "pragmas", lambda version: [each.replace("5000", "50") for each in usual(version)])
+
+
+def publications(count: int, size: int = 10) -> list[Publication]:
+    return [Publication(Event(type="t", source="/s", data=b"x" * size)) for _ in range(count)]
+
+
+def recorded(path: Path) -> set[str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        ids = {id for (id,) in connection.execute("SELECT id FROM events")}
+        assert connection.execute("SELECT count(*) FROM dispatch").fetchall() == [(len(ids),)]
+    return ids
+
+
+class TestPragmas:
+    async def test_every_connection_is_durable_and_checks(self, store: SqliteStore) -> None:
+        await store.append(publications(1))
+        async with store._engine.connect() as connection:
+            found = {}
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
+                found[name] = (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
+        safe = sqlite.wal_is_safe(sqlite3.sqlite_version_info)
+        journal = "wal" if safe else "truncate"
+        assert found == {"journal_mode": journal, "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+class TestIdle:
+    async def test_idle_polls_write_nothing(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
+        await store.append([Publication(each.event, delay=LEASE) for each in publications(3)])
+        before = outside.execute("PRAGMA data_version").fetchall()
+        for _ in range(5):
+            assert not (await store.claim(10, LEASE)).works
+            assert await store.promote(10) == 0
+            assert not (await store.claim_deliveries({1: 5}, LEASE)).deliveries
+        assert outside.execute("PRAGMA data_version").fetchall() == before
+        await store.append(publications(1))
+        assert outside.execute("PRAGMA data_version").fetchall() != before
+
+    async def test_idle_polls_do_not_wait_for_a_writer(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
+        await store.claim(10, LEASE)
+        outside.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(2):
+            assert not (await store.claim(10, LEASE)).works
+            assert await store.promote(10) == 0
+        outside.execute("ROLLBACK")
+
+
+class TestLocks:
+    @pytest.mark.usefixtures("impatient")
+    async def test_a_locked_file_is_unavailable_until_it_is_released(self, path: Path) -> None:
+        async with opened(path) as store:
+            await store.append(publications(1))
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as blocker:
+                blocker.execute("BEGIN EXCLUSIVE")
+                for call in (store.append(publications(1)), store.claim(1, LEASE), store.settle(Settled(1, (), ()))):
+                    with pytest.raises(StorageUnavailable, match="locked"):
+                        await call
+                blocker.execute("ROLLBACK")
+            assert len(await store.append(publications(1))) == 1
+            assert len((await store.claim(10, LEASE)).works) == 2
+
+    async def test_a_short_lock_is_waited_for(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
+        await store.claim(1, LEASE)
+        outside.execute("BEGIN IMMEDIATE")
+        call = asyncio.create_task(store.append(publications(1)))
+        done, _ = await asyncio.wait({call}, timeout=0.1)
+        assert not done
+        outside.execute("COMMIT")
+        assert len(await call) == 1
+
+    async def test_no_cancelled_call_leaves_a_lock(
+        self, store: SqliteStore, outside: sqlite3.Connection, path: Path
+    ) -> None:
+        acknowledged: set[str] = set()
+        for number in range(60):
+            batch = publications(50)
+            appending, claiming = asyncio.create_task(store.append(batch)), asyncio.create_task(store.claim(5, LEASE))
+            for _ in range(number % 12):
+                await asyncio.sleep(0)
+            appending.cancel()
+            claiming.cancel()
+            await asyncio.wait({appending, claiming})
+            if not appending.cancelled():
+                acknowledged |= {receipt.id for receipt in appending.result()}
+
+            def free() -> bool:
+                try:
+                    outside.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    return False  # the call that was cancelled is still at work, as it should be
+                outside.execute("ROLLBACK")
+                return True
+
+            await eventually(free, timeout=1.0)
+        await store.append(publications(1))
+        assert acknowledged <= recorded(path)
+
+
+class TestFullDisk:
+    async def test_a_full_file_refuses_and_keeps_what_it_acknowledged(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usual, room = sqlite.pragmas, ["PRAGMA max_page_count = 200"]
+        monkeypatch.setattr(sqlite, "pragmas", lambda version: [*usual(version), *room])
+        async with opened(path) as store:
+            acknowledged: set[str] = set()
+
+            async def fill() -> None:
+                while True:
+                    acknowledged.update([receipt.id for receipt in await store.append(publications(10, 10_000))])
+
+            with pytest.raises(StorageUnavailable, match="full"):
+                await fill()
+            assert recorded(path) == acknowledged
+            assert acknowledged
+            room[:] = []  # somebody made room; no restart is needed
+            acknowledged |= {receipt.id for receipt in await store.append(publications(10, 10_000))}
+            assert recorded(path) == acknowledged
+
+
+class TestTwoJournals:
+    @pytest.mark.parametrize(("safe", "mode"), [(True, "wal"), (False, "truncate")])
+    async def test_the_store_works_with_both(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, safe: bool, mode: str
+    ) -> None:
+        monkeypatch.setattr(sqlite, "wal_is_safe", lambda version: safe)
+        async with opened(path) as store:
+            await store.append(publications(20))
+            claim = await store.claim(20, LEASE)
+            assert await store.settle(Settled(claim.token, claim.works, [(1, 2)] * 20)) == 20
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                assert connection.execute("SELECT count(*) FROM deliveries").fetchall() == [(40,)]
+                [(found,)] = connection.execute("PRAGMA journal_mode").fetchall()
+                # TRUNCATE belongs to a connection, WAL to the file.
+                assert (found == "wal") == (mode == "wal")
+
+
+PUBLISHER = """
+import asyncio, json, sys
+from pathlib import Path
+from tests.integration.test_sqlite import opened, publications
+
+async def main():
+    async with opened(Path(sys.argv[1])) as store:
+        while True:
+            receipts = await store.append(publications(5, 2000))
+            print(json.dumps([receipt.id for receipt in receipts]), flush=True)
+
+asyncio.run(main())
+"""
+
+
+class TestKill:
+    async def test_what_was_acknowledged_outlives_the_process(self, path: Path, store: SqliteStore) -> None:
+        acknowledged: set[str] = set()
+        for round in range(4):
+            process = subprocess.Popen(
+                [sys.executable, "-c", PUBLISHER, str(path)],
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parents[2],
+            )
+            with process:
+                assert process.stdout is not None
+                lines = [await asyncio.to_thread(process.stdout.readline) for _ in range(3 + round)]
+                process.send_signal(signal.SIGKILL)
+                lines += process.stdout.read().splitlines()
+            for line in lines:
+                with contextlib.suppress(json.JSONDecodeError):  # the last one may have been cut
+                    acknowledged |= set(json.loads(line))
+            assert acknowledged <= recorded(path)
+            assert acknowledged
+        assert len(await store.append(publications(1))) == 1

@@ -1,0 +1,449 @@
+"""The webhook sink against receivers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from runner.delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
+from runner.errors import SinkError
+from runner.event import Event
+from runner.sinks.webhook import WebhookSink
+from tests.support.server import HOST, free_port
+
+DELIVERY = Delivery(
+    Event(type="order.created", source="/shop", id="1", data=b"{}", datacontenttype="application/json"), "crm", 4
+)
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def receiver(answer: Answer) -> AsyncIterator[str]:
+    """Run an HTTP server that answers every request so."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, HOST, port).start()
+    try:
+        yield f"http://{HOST}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def raw_receiver(talk: Talk) -> AsyncIterator[str]:
+    """Run a server that does with each connection what `talk` does."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await talk(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(accept, HOST, 0)
+    try:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def sink(url: str, **options: Any) -> AsyncIterator[WebhookSink]:
+    made = WebhookSink(url, **options)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def request_head(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+def answering(status: int, headers: dict[str, str] | None = None, text: str = "") -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers=headers, text=text)
+
+    return answer
+
+
+async def outcome(status: int, headers: dict[str, str] | None = None, text: str = "") -> Outcome:
+    async with receiver(answering(status, headers, text)) as url, sink(url) as webhook:
+        return await webhook.deliver(DELIVERY)
+
+
+# --- what is sent ----------------------------------------------------------------------------------
+
+
+async def test_the_request() -> None:
+    seen: list[tuple[web.Request, bytes]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append((request, await request.read()))
+        return web.Response(headers={"Set-Cookie": "session=1"})
+
+    async with receiver(answer) as url, sink(f"{url}/in?key=1#x", headers={"Authorization": "Bearer t"}) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        assert await webhook.deliver(Delivery(Event(type="a", source="/"), "crm", 1)) is ACCEPTED
+    (first, body), (second, nothing) = seen
+    assert (first.method, first.path_qs, body) == ("POST", "/in?key=1", b"{}")
+    names = {name.lower() for name in first.headers}
+    assert names >= {"ce-specversion", "ce-type", "ce-source", "ce-id", "content-type", "content-length", "host"}
+    assert first.headers["Runner-Attempt"] == "4"
+    assert first.headers["Authorization"] == "Bearer t"
+    assert first.headers["Accept-Encoding"] == "identity"
+    assert "Python" not in first.headers["User-Agent"]
+    assert (nothing, second.headers["Content-Length"]) == (b"", "0")
+    assert "Content-Type" not in second.headers
+    assert "Cookie" not in second.headers
+
+
+async def test_connections_are_used_again() -> None:
+    peers: set[object] = set()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.Response(status=500, text="x" * 1000)
+
+    async with receiver(answer) as url, sink(url) as webhook:
+        for _ in range(5):
+            await webhook.deliver(DELIVERY)
+    assert len(peers) == 1
+
+
+async def test_no_more_connections_than_allowed() -> None:
+    open_now, most = 0, 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await asyncio.sleep(0)
+        open_now -= 1
+        return web.Response()
+
+    async with receiver(answer) as url, sink(url, connections=3) as webhook:
+        assert await asyncio.gather(*(webhook.deliver(DELIVERY) for _ in range(30))) == [ACCEPTED] * 30
+    assert most <= 3
+
+
+async def test_the_environment_chooses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{HOST}:1")
+    monkeypatch.setenv("no_proxy", "")
+    assert await outcome(200) is ACCEPTED
+
+
+async def test_an_event_that_would_forge_a_header_is_rejected() -> None:
+    forged = Event(type="a", source="/", datacontenttype="text/plain\r\nX-Evil: 1")
+    async with receiver(answering(200)) as url, sink(url) as webhook:
+        assert isinstance(await webhook.deliver(Delivery(forged, "crm", 1)), Rejected)
+
+
+# --- what an answer means --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_accepted(status: int) -> None:
+    assert await outcome(status, text="" if status == 204 else "error 500 gone") is ACCEPTED
+
+
+@pytest.mark.parametrize("status", [400, 410, 413, 415, 422, 431])
+async def test_rejected(status: int) -> None:
+    answer = await outcome(status, text="please retry")
+    assert isinstance(answer, Rejected)
+    assert (answer.status, answer.excerpt) == (status, "please retry")
+    assert str(status) in answer.reason
+
+
+@pytest.mark.parametrize(
+    "status", [401, 402, 403, 404, 405, 406, 408, 409, 425, 429, 451, 500, 501, 502, 503, 504, 599]
+)
+async def test_failed(status: int) -> None:
+    answer = await outcome(status, text="permanent: 410 gone, never retry")
+    assert answer == Failed(f"HTTP {status}", None, status, "permanent: 410 gone, never retry")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_never_followed(status: int) -> None:
+    hits: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        hits.append(request.path)
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+    async with receiver(answer) as url, sink(f"{url}/here") as webhook:
+        answered = await webhook.deliver(DELIVERY)
+    assert hits == ["/here"]
+    assert isinstance(answered, Failed)
+    assert answered.status == status
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        ("0", timedelta(0)),
+        (" 5 ", timedelta(seconds=5)),
+        ("-1", timedelta(0)),
+        ("1000000000000", timedelta(seconds=10**9)),
+        ("99999999999999999999", timedelta(seconds=10**9)),
+        ("9" * 5000, None),
+        ("1e12", None),
+        ("5.5", None),
+        ("soon", None),
+        ("", None),
+        ("\u0665", None),
+        ("Wed, 21 Oct 2015 07:28:10 GMT", timedelta(seconds=10)),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", timedelta(0)),
+        ("Wednesday, 21-Oct-15 07:28:10 GMT", timedelta(seconds=10)),
+        ("Wed, 99 Oct 2015 07:28:10 GMT", None),
+    ],
+)
+async def test_retry_after(status: int, value: str, wait: timedelta | None) -> None:
+    answer = await outcome(status, {"Retry-After": value, "Date": "Wed, 21 Oct 2015 07:28:00 GMT"})
+    assert isinstance(answer, Failed)
+    assert answer.retry_after == wait
+
+
+async def test_retry_after_means_nothing_with_another_status() -> None:
+    assert await outcome(500, {"Retry-After": "7"}) == Failed("HTTP 500", None, 500)
+
+
+async def test_an_excerpt_is_short_and_safe_to_store() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, body=b"a\x00\x1b[2J\n\xff" + "é".encode() * 10_000)
+
+    async with receiver(answer) as url, sink(url) as webhook:
+        answered = await webhook.deliver(DELIVERY)
+    assert isinstance(answered, Failed)
+    assert answered.excerpt is not None
+    assert answered.excerpt.startswith("a\ufffd\ufffd[2J\n\ufffdé")
+    assert len(answered.excerpt) == 512
+
+
+# --- receivers that misbehave ----------------------------------------------------------------------
+
+
+async def test_a_receiver_that_never_answers() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.2)) as webhook:
+        async with asyncio.timeout(2):
+            answer = await webhook.deliver(DELIVERY)
+    assert answer == Failed(f"{url.removeprefix('http://')}: no answer within 0.2 s")
+
+
+async def test_a_receiver_that_sends_headers_slowly() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3)) as webhook:
+        async with asyncio.timeout(2):
+            answer = await webhook.deliver(DELIVERY)
+    assert isinstance(answer, Failed)
+
+
+async def test_a_receiver_that_does_not_read() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
+        await asyncio.Event().wait()
+
+    large = Delivery(Event(type="a", source="/", data=b"x" * 1024 * 1024), "crm", 1)
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3)) as webhook:
+        async with asyncio.timeout(2):
+            deliveries = await asyncio.gather(*(webhook.deliver(large) for _ in range(8)))
+    assert all(isinstance(each, Failed) for each in deliveries)
+
+
+async def test_a_receiver_that_refuses_a_large_event_before_it_has_read_it() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
+        writer.write(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig")
+        await asyncio.Event().wait()
+
+    large = Delivery(Event(type="a", source="/", data=b"x" * 1024 * 1024), "crm", 1)
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=5)) as webhook:
+        async with asyncio.timeout(2):
+            assert await webhook.deliver(large) == Rejected("HTTP 413", 413, "big")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\npa",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+    ],
+)
+async def test_the_status_counts_although_the_body_is_cut(head: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        writer.write(head)
+        await writer.drain()
+
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+
+
+async def test_the_status_counts_although_the_body_hangs() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
+        await asyncio.Event().wait()
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.2)) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", id="SSH"),
+        pytest.param(b"HTTP/1.1 999999 No\r\n\r\n", id="a strange status"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n", id="a broken chunk"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n", id="a header of 1 MB"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200_000 + b"\r\n", id="200,000 headers"),
+    ],
+)
+async def test_what_is_no_answer_is_a_failure(spoken: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        writer.write(spoken)
+        await writer.drain()
+
+    async with raw_receiver(talk) as url, sink(f"{url}/in?key=s3cret", timeout=timedelta(seconds=5)) as webhook:
+        answer = await webhook.deliver(DELIVERY)
+    assert isinstance(answer, Failed)
+    assert answer.status is None
+    assert "s3cret" not in answer.reason
+    assert len(answer.reason) < 200
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["10 MB", "a bomb"])
+async def test_an_endless_answer_is_not_read(compressed: bool) -> None:
+    sent = 0
+    block = zlib.compress(b"\x00" * 50_000_000) if compressed else b"x" * 64_000
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(status=500, headers={"Content-Encoding": "deflate"} if compressed else None)
+        await response.prepare(request)
+        for _ in range(160):
+            await response.write(block)
+            sent += len(block)
+        return response
+
+    async with receiver(answer) as url, sink(url) as webhook:
+        assert isinstance(await webhook.deliver(DELIVERY), Failed)  # what the first one loads is not counted
+        tracemalloc.start()
+        try:
+            async with asyncio.timeout(5):
+                answered = await webhook.deliver(DELIVERY)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert isinstance(answered, Failed)
+    assert answered.status == 500
+    assert peak < 4_000_000 + (len(block) if compressed else 0)
+
+
+async def test_a_name_that_does_not_resolve_and_a_closed_port() -> None:
+    async with sink("http://nowhere.invalid/?key=s3cret") as webhook:
+        assert await webhook.deliver(DELIVERY) == Failed("nowhere.invalid:80: the name does not resolve")
+    async with sink(f"http://user:s3cret@{HOST}:{free_port()}/") as webhook:
+        answer = await webhook.deliver(DELIVERY)
+    assert isinstance(answer, Failed)
+    assert "cannot connect" in answer.reason
+    assert "s3cret" not in answer.reason
+
+
+async def test_tls_to_a_plain_port_fails() -> None:
+    async with receiver(answering(200)) as url, sink(url.replace("http:", "https:")) as webhook:
+        answer = await webhook.deliver(DELIVERY)
+    assert isinstance(answer, Failed)
+    assert "cannot connect" in answer.reason
+
+
+async def test_a_receiver_that_closes_idle_connections() -> None:
+    requests = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await request_head(reader)
+        await reader.readexactly(2)
+        requests += 1
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    async with raw_receiver(talk) as url, sink(f"{url}/?key=s3cret") as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        async with asyncio.timeout(5):
+            while (outcome := await webhook.deliver(DELIVERY)) is not ACCEPTED:  # it may meet the connection closing
+                assert isinstance(outcome, Failed)
+                assert "s3cret" not in outcome.reason
+    assert requests >= 2
+
+
+# --- what is refused before anything is sent -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["", "crm.example.com", "/events", "ftp://crm.example/", "http://", "http://[::1", "http:///x"]
+)
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(SinkError, match="absolute URL"):
+        WebhookSink(url)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ce-id", "1"),
+        ("CE-Anything", "1"),
+        ("Content-Type", "text/plain"),
+        ("content-length", "1"),
+        ("Host", "evil"),
+        ("Transfer-Encoding", "chunked"),
+        ("webhook-id", "1"),
+        ("Runner-Attempt", "1"),
+        ("bad name", "1"),
+        ("", "1"),
+        ("X-Evil\r\nHost", "1"),
+        ("X-Evil", "1\r\nHost: x"),
+        ("X-Evil", "\x00"),
+    ],
+)
+def test_headers_that_are_refused(name: str, value: str) -> None:
+    with pytest.raises(SinkError, match="header"):
+        WebhookSink("https://crm.example/", headers={name: value})
+
+
+async def test_deliver_before_start_is_an_error() -> None:
+    with pytest.raises(SinkError, match="before start"):
+        await WebhookSink("https://crm.example/").deliver(DELIVERY)

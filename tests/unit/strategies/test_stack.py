@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from runner.strategies import stack
+from runner.strategies.base import Wake
+from runner.strategies.stack import StrategyState, compose
+
+
+class Fake:
+    """A strategy that remembers what it was told, and does as it is told."""
+
+    def __init__(self, **faults: BaseException | str) -> None:
+        self.calls: list[str] = []
+        self.wake: Wake | None = None
+        self._faults = faults
+
+    async def start(self, wake: Wake) -> None:
+        self.wake = wake
+        await self._do("start")
+
+    async def notify(self, event_id: str) -> None:
+        await self._do("notify")
+
+    async def stop(self) -> None:
+        await self._do("stop")
+
+    async def _do(self, action: str) -> None:
+        self.calls.append(action)
+        match self._faults.get(action):
+            case BaseException() as error:
+                raise error
+            case "hang":
+                await asyncio.Event().wait()
+
+
+class Push(Fake):
+    def __init__(self, hears: bool | Exception, detail: str = "") -> None:
+        super().__init__()
+        self._hears = hears
+        self.detail = detail
+
+    @property
+    def hears(self) -> bool:
+        if isinstance(self._hears, Exception):
+            raise self._hears
+        return self._hears
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("START_TIMEOUT", "NOTIFY_TIMEOUT", "STOP_TIMEOUT"):
+        monkeypatch.setattr(stack, name, 0.05)
+
+
+async def test_fans_out_and_passes_every_wake_on() -> None:
+    wakes: list[int] = []
+    parts = [Fake(), Fake()]
+    whole = compose(*parts)
+    await whole.start(lambda: wakes.append(1))
+    await whole.notify("e")
+    await whole.stop()
+    assert [part.calls for part in parts] == [["start", "notify", "stop"]] * 2
+    for part in parts:
+        assert part.wake is not None
+        part.wake()
+    assert len(wakes) == 2
+    assert whole.failures == {}
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("no"), OSError("no"), "hang"])
+@pytest.mark.parametrize("first", [True, False])
+async def test_one_that_fails_or_hangs_harms_no_other(fault: BaseException | str, first: bool) -> None:
+    bad, good = Fake(start=fault, notify=fault, stop=fault), Fake()
+    whole = compose(*((bad, good) if first else (good, bad)))
+    began = time.monotonic()
+    await whole.start(lambda: None)
+    await whole.notify("e")
+    await whole.stop()
+    assert time.monotonic() - began < 1.0
+    assert good.calls == ["start", "notify", "stop"]
+    assert whole.failures == {"fake": 3}
+
+
+async def test_cancellation_of_the_publisher_is_not_swallowed() -> None:
+    whole = compose(Fake(notify=asyncio.CancelledError()))
+    with pytest.raises(asyncio.CancelledError):
+        await whole.notify("e")
+
+
+def test_polling_alone_is_never_deaf() -> None:
+    assert not compose(Fake()).deaf
+    assert not compose().deaf
+
+
+@pytest.mark.parametrize(
+    ("hears", "deaf"),
+    [([True], False), ([False], True), ([False, True], False), ([False, False], True), ([RuntimeError()], True)],
+)
+def test_deaf_while_no_push_strategy_hears(hears: list[bool | Exception], deaf: bool) -> None:
+    assert compose(Fake(), *(Push(each) for each in hears)).deaf is deaf
+
+
+def test_states_name_each_strategy() -> None:
+    whole = compose(Fake(), Push(True, "up"), Push(RuntimeError()))
+    assert whole.states() == [
+        StrategyState("fake", None, ""),
+        StrategyState("push", True, "up"),
+        StrategyState("push", False, ""),
+    ]
+    assert whole.failures == {"push": 1}

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import EventError
+from runner.event import MAX_DATA_BYTES, Event, new_id
+
+
+def event(**attributes: Any) -> Event:
+    return Event(**{"type": "order.created", "source": "/shop", "id": "1"} | attributes)
+
+
+def test_ids_are_unique_and_sort_by_time() -> None:
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert ids == sorted(ids)
+    assert event(id="x").id == "x"
+    assert Event(type="a", source="/").id != Event(type="a", source="/").id
+
+
+@pytest.mark.parametrize(
+    ("data", "written", "content_type"),
+    [
+        (None, None, None),
+        ({"n": 1}, b'{"n":1}', "application/json"),
+        (0, b"0", "application/json"),
+        (False, b"false", "application/json"),
+        ("", b'""', "application/json"),
+        ([], b"[]", "application/json"),
+        (b"raw", b"raw", None),
+        (b"", b"", None),
+    ],
+)
+def test_new_writes_data(data: object, written: bytes | None, content_type: str | None) -> None:
+    made = Event.new("a", data, source="/")
+    assert (made.data, made.datacontenttype) == (written, content_type)
+
+
+def test_new_keeps_a_given_content_type() -> None:
+    assert Event.new("a", {}, source="/", datacontenttype="application/x+json").datacontenttype == "application/x+json"
+
+
+@pytest.mark.parametrize("data", [object(), {1: 2}, 2**64, bytearray(b"x"), "\ud800"])
+def test_new_refuses_what_is_no_json(data: object) -> None:
+    with pytest.raises(EventError, match="data: cannot be written as JSON"):
+        Event.new("a", data, source="/")
+
+
+def test_new_checks() -> None:
+    with pytest.raises(EventError, match="type: must not be empty"):
+        Event.new("", source="/")
+
+
+def test_an_event_cannot_be_changed() -> None:
+    made = event()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.type = "other"  # type: ignore[misc]  # that it fails is the point
+    with pytest.raises(TypeError):
+        made.extensions["a"] = "b"  # type: ignore[index]  # that it fails is the point
+
+
+@pytest.mark.parametrize(("data", "value"), [(None, None), (b"null", None), (b'{"a":[1]}', {"a": [1]})])
+def test_json(data: bytes | None, value: object) -> None:
+    assert event(data=data).json() == value
+
+
+def test_json_names_the_event() -> None:
+    with pytest.raises(EventError, match="event '1': data is not JSON"):
+        event(data=b"{").json()
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"subject": " "},
+        {"type": "x" * 2048},
+        {"time": datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=-5)))},
+        {"datacontenttype": "application/vnd.api+json"},
+        {"datacontenttype": 'multipart/mixed; boundary="a b"'},
+        {"datacontenttype": "text/plain ;charset=utf-8"},
+        {"datacontenttype": "text/plain;"},
+        {"extensions": {"a": "", "b": -(2**31), "c": 2**31 - 1, "d": False, "e" * 20: "é"}},
+        {"data": b"x" * MAX_DATA_BYTES},
+        {"source": "\U0001f600\u00a0"},
+    ],
+)
+def test_valid(attributes: dict[str, Any]) -> None:
+    event(**attributes).validate()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"type": ""}, "type: must not be empty"),
+        ({"source": None}, "source: expected a string, got NoneType"),
+        ({"id": 5}, "id: expected a string, got int"),
+        ({"id": "x" * 2049}, "id: 2049 characters, at most 2048"),
+        ({"subject": ""}, "subject: must not be empty"),
+        ({"subject": "a\x00"}, "subject: the character .*0000 is not allowed"),
+        ({"subject": "a\x7f"}, "007F"),
+        ({"subject": "é\x9f"}, "009F"),
+        ({"subject": "\ud800"}, "D800"),
+        ({"subject": "\ufdd0"}, "FDD0"),
+        ({"subject": "\U0001ffff"}, "1FFFF"),
+        ({"subject": "\U0010fffe"}, "10FFFE"),
+        ({"dataschema": "\n"}, "dataschema"),
+        ({"datacontenttype": "json"}, "datacontenttype: expected a media type"),
+        ({"datacontenttype": "text/"}, "datacontenttype"),
+        ({"datacontenttype": "text/plain charset=utf-8"}, "datacontenttype"),
+        ({"datacontenttype": "text/plain; é"}, "datacontenttype"),
+        ({"time": datetime(2026, 1, 1)}, "time: expected a time with an offset"),
+        ({"time": "2026-01-01T00:00:00Z"}, "time: expected a datetime, got str"),
+        ({"time": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))}, "time: .* is no time in UTC"),
+        ({"extensions": {"A": "x"}}, "extension 'A'"),
+        ({"extensions": {"a_b": "x"}}, "extension 'a_b'"),
+        ({"extensions": {"a\n": "x"}}, "extension"),
+        ({"extensions": {"": "x"}}, "extension ''"),
+        ({"extensions": {"a" * 21: "x"}}, "extension"),
+        ({"extensions": {"id": "x"}}, "extension 'id'"),
+        ({"extensions": {"data": "x"}}, "extension 'data'"),
+        ({"extensions": {5: "x"}}, "extension 5"),
+        ({"extensions": {"a": 2**31}}, "does not fit in 32 bits"),
+        ({"extensions": {"a": 1.5}}, "extension 'a': expected a string, got float"),
+        ({"extensions": {"a": None}}, "extension 'a': expected a string, got NoneType"),
+        ({"extensions": {"a": "\n"}}, "000A"),
+        ({"data": "text"}, "data: expected bytes, got str"),
+        ({"data": b"x" * (MAX_DATA_BYTES + 1)}, "data: 1048577 bytes, at most 1048576"),
+    ],
+)
+def test_invalid(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EventError, match=message):
+        event(**attributes).validate()
+
+
+@given(st.text())
+def test_every_text_is_taken_or_refused_and_taken_text_is_storable(text: str) -> None:
+    try:
+        event(subject=text).validate()
+    except EventError:
+        return
+    assert "\x00" not in text
+    text.encode()
+
+
+def test_equal_by_value() -> None:
+    now = datetime.now(UTC)
+    assert event(time=now, extensions={"a": 1}) == event(time=now, extensions={"a": 1})
+    assert event() != event(id="2")

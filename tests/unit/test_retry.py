@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.delivery import ACCEPTED, Dead, Delivered, Failed, Rejected, RetryIn
+from runner.retry import MAX_RETRY_AFTER, RetryPolicy
+
+SECOND = timedelta(seconds=1)
+
+
+def none() -> float:
+    return 0.0
+
+
+def test_accepted_is_delivered_at_any_attempt() -> None:
+    assert RetryPolicy(max_attempts=1).settle(ACCEPTED, 5) == Delivered()
+
+
+def test_rejected_is_dead_at_once() -> None:
+    assert RetryPolicy().settle(Rejected("no such order"), 1) == Dead("no such order")
+
+
+def test_failed_is_tried_again_until_the_last_attempt() -> None:
+    policy = RetryPolicy(max_attempts=3)
+    assert policy.settle(Failed("down"), 1, none) == RetryIn(SECOND, "down")
+    assert policy.settle(Failed("down"), 2, none) == RetryIn(2 * SECOND, "down")
+    assert policy.settle(Failed("down"), 3, none) == Dead("down (attempt 3 of 3)")
+    assert policy.settle(Failed("down"), 4, none) == Dead("down (attempt 4 of 3)")
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait"),
+    [
+        (timedelta(0), timedelta(0)),
+        (timedelta(seconds=-5), timedelta(0)),
+        (timedelta(minutes=5), timedelta(minutes=5)),
+        (timedelta(days=400), MAX_RETRY_AFTER),
+    ],
+)
+def test_the_wait_a_sink_asks_for_counts_within_bounds(asked: timedelta, wait: timedelta) -> None:
+    policy = RetryPolicy(max_delay=SECOND)
+    assert policy.settle(Failed("busy", asked), 1) == RetryIn(wait, "busy")
+    assert policy.settle(Failed("busy", asked), policy.max_attempts) == Dead("busy (attempt 20 of 20)")
+
+
+def test_exhausted_is_one_more_than_allowed() -> None:
+    policy = RetryPolicy(max_attempts=3)
+    assert [policy.exhausted(attempt) for attempt in (1, 3, 4)] == [False, False, True]
+
+
+def test_the_delay_doubles_up_to_its_limit() -> None:
+    policy = RetryPolicy(delay=SECOND, max_delay=10 * SECOND)
+    assert [policy.backoff(attempt, none) / SECOND for attempt in (1, 2, 3, 4, 5, 6, 1000)] == [1, 2, 4, 8, 10, 10, 10]
+
+
+def test_no_delay_stays_none() -> None:
+    assert RetryPolicy(delay=timedelta(0)).backoff(1000) == timedelta(0)
+
+
+@given(
+    st.builds(
+        RetryPolicy,
+        max_attempts=st.integers(1, 100),
+        delay=st.timedeltas(timedelta(0), timedelta(days=30)),
+        max_delay=st.timedeltas(timedelta(0), timedelta(days=30)),
+        jitter=st.floats(0, 1),
+    ),
+    st.integers(1, 10_000),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_jitter_only_ever_shortens_and_by_its_share(policy: RetryPolicy, attempt: int, drawn: float) -> None:
+    full = policy.backoff(attempt, none)
+    actual = policy.backoff(attempt, lambda: drawn)
+    assert full * (1 - policy.jitter) - timedelta(microseconds=1) <= actual <= full <= max(policy.max_delay, full * 0)
+    assert isinstance(policy.settle(Failed("x"), attempt, lambda: drawn), RetryIn | Dead)
+
+
+def test_two_deliveries_that_failed_together_do_not_come_back_together() -> None:
+    policy = RetryPolicy(delay=timedelta(minutes=1), jitter=0.2)
+    waits = {policy.backoff(1) for _ in range(50)}
+    assert len(waits) > 40
+    assert min(waits) >= timedelta(seconds=48)
