@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import event as sqlalchemy_event
 
-from .errors import EventError, StorageError, StorageUnavailable
+from .errors import EventError, StorageUnavailable
 from .event import Event
 from .storage.base import EventStore, Publication, Receipt
 from .strategies.base import NotifyStrategy, Wake
@@ -41,6 +42,7 @@ class EventBus:
         self._waiting: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._signals: set[asyncio.Task[None]] = set()
+        self._unsignalled: WeakKeyDictionary[Session, str] = WeakKeyDictionary()
 
     async def publish(
         self,
@@ -87,7 +89,7 @@ class EventBus:
             return []
         if session is not None:
             receipts = await self._store.append_in(session, publications)
-            self._signal_after(session, publications[-1].event.id)
+            self._signal_after(session.sync_session, publications[-1].event.id)
             return receipts
         answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
         self._waiting.append((publications, answer))
@@ -132,11 +134,7 @@ class EventBus:
         try:
             receipts = await self._store.append([each for publications, _ in callers for each in publications])
         except Exception as error:
-            if (
-                len(callers) > 1
-                and isinstance(error, StorageError | EventError)
-                and not isinstance(error, StorageUnavailable)
-            ):
+            if len(callers) > 1 and not isinstance(error, StorageUnavailable):
                 for caller in callers:  # one of them spoils the batch; the others must not hear of it
                     await self._commit([caller])
                 return
@@ -149,21 +147,25 @@ class EventBus:
             if not answer.done():  # a caller that was cancelled has its event recorded all the same
                 answer.set_result(receipts[start : start + len(publications)])
             start += len(publications)
-        await self.notify(receipts[-1].id)
+        self._signal(receipts[-1].id)
 
-    def _signal_after(self, session: AsyncSession, event_id: str) -> None:
+    def _signal(self, event_id: str) -> None:
+        """Notify behind the back of whoever publishes: a strategy may take its time."""
+        task = asyncio.get_running_loop().create_task(self.notify(event_id), name="notify")
+        self._signals.add(task)
+        task.add_done_callback(self._signals.discard)
+
+    def _signal_after(self, session: Session, event_id: str) -> None:
         """Signal once the outermost transaction of `session` has ended; after a rollback that wakes for nothing."""
-        loop = asyncio.get_running_loop()
-        target = session.sync_session
+        self._unsignalled[session] = event_id
+        if not sqlalchemy_event.contains(session, "after_transaction_end", self._ended):
+            # It stays: a listener must not be removed while the event is being handled.
+            sqlalchemy_event.listen(session, "after_transaction_end", self._ended)
 
-        def ended(_: Session, transaction: SessionTransaction) -> None:
-            if transaction.parent is None:
-                sqlalchemy_event.remove(target, "after_transaction_end", ended)
-                task = loop.create_task(self.notify(event_id))
-                self._signals.add(task)
-                task.add_done_callback(self._signals.discard)
-
-        sqlalchemy_event.listen(target, "after_transaction_end", ended)
+    def _ended(self, session: Session, transaction: SessionTransaction) -> None:
+        event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
+        if event_id is not None:
+            self._signal(event_id)
 
 
 def _check(publication: Publication) -> None:

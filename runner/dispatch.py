@@ -9,7 +9,7 @@ from datetime import timedelta
 from .delivery import DeliveryState
 from .event import Event
 from .outlet import Flight, Outlet
-from .settling import crashed, settle
+from .settling import settle
 from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Work
 
 __all__ = ["Dispatch"]
@@ -104,11 +104,9 @@ class Dispatch:
         """Return the outlets that may deliver `work` now; write down the others."""
         startable = []
         for outlet in matched:
-            if outlet.subscription.retry.exhausted(work.attempt):
-                record, attempt = crashed(work.seq, outlet.id, work.attempt, self.claim.token)
-                self._records.append(record)
-                self._attempts.append(attempt)
-            elif not outlet.open or work.attempt > crash_limit:
+            # The attempts are the event's: a delivery of it may never have started, and gets its own counter.
+            crashed = work.attempt > crash_limit or outlet.subscription.retry.exhausted(work.attempt)
+            if crashed or not outlet.open:
                 self._records.append(self._pending(work, outlet))
             else:
                 startable.append(outlet)

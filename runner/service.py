@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -41,6 +42,7 @@ class Background:
         name: str,
         step: Callable[[], Awaitable[None]],
         *,
+        every: float = 0.0,
         nudge: Callable[[], None] | None = None,
         pause: float = 0.1,
         longest: float = 2.0,
@@ -49,32 +51,35 @@ class Background:
         Prepare to run `step`.
 
         Args:
+            every: seconds to wait before each step; `stop()` ends the wait, and lets a step finish.
             nudge: makes a step that sleeps return, so that `stop()` need not cancel it; a cancelled database
                 call leaves behind whatever it was doing.
             pause, longest: seconds.
         """
         self._name = name
         self._step = step
+        self._every = every
         self._nudge = nudge
         self._pause = pause
         self._longest = longest
         self._task: asyncio.Task[None] | None = None
-        self._ending = False
+        self._ending = asyncio.Event()
 
     def start(self) -> None:
         """Begin; a second call does nothing while the first one's task runs."""
         if self._task is None or self._task.done():
-            self._ending = False
+            self._ending.clear()
             self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Wait for the end of the step, at most `timeout` seconds; at once cancel one that has no `nudge`."""
+        """Wait for the end of the step, at most `timeout` seconds; at once cancel one that has neither `every` nor `nudge`."""
         task, self._task = self._task, None
         if task is None:
             return
-        self._ending = True
+        self._ending.set()
         if self._nudge is not None:
             self._nudge()
+        if self._every or self._nudge is not None:
             await asyncio.wait({task}, timeout=timeout)
         if not task.done():
             task.cancel()
@@ -82,13 +87,24 @@ class Background:
 
     async def _run(self) -> None:
         wait = self._pause
-        while not self._ending:
+        while not await self._ends_within(self._every):
             try:
                 await self._step()
                 wait = self._pause
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
                 log.warning(
                     "loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=wait
                 )
-                await asyncio.sleep(wait)
+                await self._ends_within(wait)
                 wait = min(wait * 2, self._longest)
+
+    async def _ends_within(self, seconds: float) -> bool:
+        """Return whether `stop()` was called, after waiting for it at most `seconds`."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._ending.wait()
+        return self._ending.is_set()

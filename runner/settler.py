@@ -72,7 +72,11 @@ class Settler:
             while self._records:
                 records, self._records = self._records, []
                 attempts, self._attempts = self._attempts, []
-                written = await self.patiently(partial(self._queue.settle_deliveries, records, attempts))
+                try:
+                    written = await self.patiently(partial(self._queue.settle_deliveries, records, attempts))
+                except Exception as error:  # their leases end, and they are delivered again
+                    log.error("settling failed", error=type(error).__name__, detail=str(error), count=len(records))
+                    continue
                 self._written(records)
                 if len(written) < len(records):
                     log.warning("late settlements dropped", count=len(records) - len(written))

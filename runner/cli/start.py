@@ -106,7 +106,7 @@ async def _serve(path: Path, config: Config, signals: _Signals) -> None:
 
     signals.attach()
     runner = build(config)
-    for line in runner.describe():
+    for line in (*runner.describe(), *(f"warning: {warning}" for warning in config.inactive())):
         click.echo(line, err=True)
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:

@@ -13,7 +13,7 @@ class LowWaterMark:
     from the very start steps over again and again while some old transaction keeps them from being
     cleaned away. Starting at the mark skips them. A transaction may commit late, though, with a position
     below the mark; so the mark trails the newest claim by up to two `trail`s, every `sweep` one claim
-    looks at everything, and a claim that was woken for nothing does so too.
+    looks at everything, and so does the one after a claim that brought nothing from above the mark.
 
     Times are seconds on any monotonic clock.
     """
@@ -25,18 +25,18 @@ class LowWaterMark:
         self._newest = 0
         self._turned_at = float("-inf")
         self._swept_at = float("-inf")
-        self._idle = False
+        self._again = False  # whether the next claim looks at everything
 
     def start(self, now: float) -> int:
         """Return the position after which the next claim begins to look; 0 looks at everything."""
-        if self._idle or now - self._swept_at >= self._sweep:
+        if self._again or now - self._swept_at >= self._sweep:
             self._swept_at = now
             return 0
         return self._marks[0]
 
     def saw(self, newest: int | None, now: float) -> None:
         """Note the newest position a claim brought; None for none."""
-        self._idle = newest is None
+        self._again = newest is None or newest <= self._marks[0]
         if newest is not None:
             self._newest = max(self._newest, newest)
         if now - self._turned_at >= self._trail:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
 import structlog
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ..delivery import DeliveryState
@@ -95,6 +96,7 @@ class SqliteStore(SqlRegistry):
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
+        event.listen(engine.sync_engine, "close", _roll_back)
         self._held: _Held | None = None
         self._opening = asyncio.Lock()
 
@@ -171,6 +173,17 @@ class SqliteStore(SqlRegistry):
             await held.connection.close()
 
 
+def _roll_back(connection: Any, record: Any) -> None:
+    """
+    Queue a rollback before the end of a connection.
+
+    SQLAlchemy closes a connection whose call was cancelled. The cancelled call's cursor lives on in its
+    traceback, and SQLite keeps a closed connection with a live cursor, and the lock of its transaction.
+    """
+    driver = connection.driver_connection
+    driver._tx.put_nowait((None, driver._conn.rollback))
+
+
 # --- what runs on the connection's thread -----------------------------------------------------------
 
 
@@ -191,13 +204,12 @@ def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequ
     now = _now(db)
     receipts, queued, scheduled = [], [], []
     for publication in publications:
-        event = publication.event
-        content = _content(event)
-        inserted = db.execute(_sql("insert_event"), (event.source, event.id, *content, now))
+        source, id, *content = row = _row(publication.event)
+        inserted = db.execute(_sql("insert_event"), (*row, now))
         duplicate = inserted.rowcount == 0
-        seq = _known_seq(db, event, content) if duplicate else inserted.lastrowid
+        seq = _known_seq(db, source, id, content) if duplicate else inserted.lastrowid
         assert seq is not None  # an INSERT that took a row has its rowid
-        receipts.append(Receipt(event.source, event.id, seq, duplicate))
+        receipts.append(Receipt(source, id, seq, duplicate))
         if not duplicate:
             due_at = _due_at(publication, now)
             if due_at <= now:
@@ -209,18 +221,18 @@ def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequ
     return receipts
 
 
-def _known_seq(db: sqlite3.Connection, event: Event, content: _Row) -> int:
-    [(seq, *known, extensions)] = db.execute(_sql("known_event"), (event.source, event.id)).fetchall()
-    if (*known, extensions and _json(orjson.loads(extensions))) != content:
+def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:
+    [(seq, *known, extensions)] = db.execute(_sql("known_event"), (source, id)).fetchall()
+    if [*known, extensions and _json(orjson.loads(extensions))] != content:
         raise EventConflict(
-            f"event {event.id!r} of source {event.source!r} is recorded with other content; give a new event a new id"
+            f"event {id!r} of source {source!r} is recorded (seq {seq}) with other content; a changed event needs a new id"
         )
     return int(seq)
 
 
 def _claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
     now = _now(db)
-    if not _any(db, _sql("any_due"), now):
+    if not db.execute(_sql("any_due"), (now,)).fetchall():
         return _outlook(db, token, (), limit, now)
     return _transaction(db, _lease_works, token, limit, lease)
 
@@ -258,7 +270,8 @@ def _settle(db: sqlite3.Connection, settled: Settled) -> int:
 
 
 def _promote(db: sqlite3.Connection, limit: int) -> int:
-    return _transaction(db, _move_due, limit) if _any(db, _sql("any_scheduled"), _now(db)) else 0
+    due = db.execute(_sql("any_scheduled"), (_now(db),)).fetchall()
+    return _transaction(db, _move_due, limit) if due else 0
 
 
 def _move_due(db: sqlite3.Connection, limit: int) -> int:
@@ -341,10 +354,6 @@ def _now(db: sqlite3.Connection) -> int:
     return int(now)
 
 
-def _any(db: sqlite3.Connection, statement: str, now: int) -> bool:
-    return bool(db.execute(statement, (now,)).fetchall())
-
-
 def _us(duration: timedelta) -> int:
     return duration // _MICROSECOND
 
@@ -363,14 +372,15 @@ def _json(value: object) -> str:
 
 
 def _due_at(publication: Publication, now: int) -> int:
-    if publication.deliver_at is not None:
-        return _us(publication.deliver_at - _EPOCH)
-    return now + _us(publication.delay or timedelta(0))
+    at = publication.deliver_at
+    return now + _us(publication.delay or timedelta(0)) if at is None else _us(at - _EPOCH)
 
 
-def _content(event: Event) -> _Row:
-    """Return everything but the identity as it is stored."""
+def _row(event: Event) -> _Row:
+    """Return the event as it is stored."""
     return (
+        event.source,
+        event.id,
         event.type,
         event.subject,
         None if event.time is None else _us(event.time - _EPOCH),

@@ -26,8 +26,8 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
 def test_start_says_what_it_built_delivers_and_drains(either: Deployment) -> None:
     with started(either) as runner:
         assert "shop" in runner.stderr[0]
-        either.cli("publish", "hello.world", "--data", '{"n": 1}')
-        runner.wait_for_line("hello.world")
+        either.cli("publish", "greeting.sent", "--data", '{"n": 1}')
+        runner.wait_for_line("greeting.sent")
         assert runner.stop() == 0
         assert either.json("events", "list")[0]["state"] == "settled"
         assert either.json("instances") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import update
 
 from runner.delivery import DeliveryState
@@ -196,12 +197,13 @@ class TestSettleDeliveries(StoreTests):
         assert not await store.settle_deliveries([dead], [tried])
         assert await database.count(attempts) == [1]
 
+    @pytest.mark.parametrize("change", [{"lease_token": None}, {"due_at": None}], ids=str)
     async def test_a_cancellation_during_the_lease_beats_the_late_answer(
-        self, store: Store, database: Database
+        self, store: Store, database: Database, change: dict[str, None]
     ) -> None:
         [seq] = await wait(store)
         claim = await store.claim_deliveries({1: 1}, LEASE)
-        await database.execute(update(deliveries).values(state="cancelled", lease_token=None, due_at=None))
+        await database.execute(update(deliveries).values(state="cancelled", **change))
         for state in (DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.DEAD):
             assert not await store.settle_deliveries([record(seq, 1, state, claim.token)])
         assert not await store.renew([(seq, 1, claim.token)], LEASE)

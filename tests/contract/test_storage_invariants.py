@@ -292,6 +292,7 @@ async def check_the_process_clock_has_no_say(store: Any) -> None:
     assert len((await store.claim(10, LEASE)).works) == 1
     for days in (1, -1):
         with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+            await publish(store, 1, delay=timedelta(hours=1))
             assert await store.promote(10) == 0
             assert [work.seq for work in (await store.claim(10, LEASE)).works] == []
             [seq] = await publish(store, 1)

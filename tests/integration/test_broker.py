@@ -57,14 +57,11 @@ async def stuff(broker: Broker) -> None:
 async def exchange(broker: Broker) -> None:
     """Prove that messages go out and come in."""
     heard: list[bytes] = []
-    subscription = broker.subscribe(SUBJECT, heard.append)
-
-    async def echo() -> bool:
-        if broker.connected:
-            await broker.publish(SUBJECT, b"x", confirm=True)
-        return bool(heard)
-
-    assert await eventually(echo, timeout=RECOVERY, every=0.05)
+    ready: list[int] = []
+    subscription = broker.subscribe(SUBJECT, heard.append, lambda: ready.append(1))
+    await eventually(lambda: ready and broker.connected, timeout=RECOVERY)
+    await broker.publish(SUBJECT, b"x", confirm=True)
+    await eventually(lambda: heard)
     subscription.cancel()
 
 

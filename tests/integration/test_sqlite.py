@@ -14,12 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
 from runner.event import Event
 from runner.storage import sqlite
-from runner.storage.base import Publication, Settled
+from runner.storage.base import Instance, Publication, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.sqlite import SqliteStore
@@ -160,6 +161,25 @@ class TestLocks:
             await eventually(free, timeout=1.0)
         await store.append(publications(1))
         assert acknowledged <= recorded(path)
+
+    async def test_no_cancelled_session_leaves_a_lock(self, store: SqliteStore, path: Path) -> None:
+        """Here SQLAlchemy closes the connection, while the cancelled call's cursor lives on in its traceback."""
+
+        async def publish() -> None:
+            async with AsyncSession(store._engine) as session, session.begin():
+                await store.append_in(session, publications(3))
+
+        kept = []  # the tracebacks
+        for number in range(60):
+            calls = [asyncio.create_task(publish()), asyncio.create_task(store.beat(Instance("i", "h", number, "v")))]
+            await asyncio.wait(calls, timeout=0.0004 * (number % 15))
+            for call in calls:
+                call.cancel()
+            kept += await asyncio.gather(*calls, return_exceptions=True)
+            async with asyncio.timeout(1.0):
+                await store.append(publications(1))
+        assert any(isinstance(each, asyncio.CancelledError) for each in kept)
+        assert len(recorded(path)) >= 60
 
 
 class TestFullDisk:

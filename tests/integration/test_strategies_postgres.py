@@ -97,7 +97,7 @@ async def test_forgotten_listen_is_noticed_by_the_heartbeat(start: Start, postgr
     station = await start(postgres_dsn, heartbeat=0.2)
     async with station.postgres._turn:
         await station.connections[-1].execute("UNLISTEN *")  # as a pooler in transaction mode does
-    await eventually(lambda: station.postgres.connects == 2)
+    await eventually(lambda: station.postgres.connects == 2, timeout=2.0)  # before an echo is given up
     await eventually(lambda: station.postgres.hears)
     assert station.wakes == 2
 

@@ -98,11 +98,12 @@ async def test_file_that_is_moved_away_is_no_longer_watched(start: Start, tmp_pa
 async def test_replaced_file_is_followed(start: Start, tmp_path: Path) -> None:
     path, replacement = tmp_path / "bus.db", tmp_path / "new.db"
     database(path, "delete").close()
-    writer = database(replacement, "delete")
+    database(replacement, "delete").close()
     station = await start(path)
     await eventually(lambda: station.wakes == 1)
     replacement.replace(path)
     await eventually(lambda: station.wakes == 2)
+    writer = sqlite3.connect(path, isolation_level=None)
     insert(writer)
     await eventually(lambda: station.wakes == 3)
     writer.close()

@@ -1,0 +1,385 @@
+"""The worker on real stores: what is published reaches its sinks, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
+from runner.retry import RetryPolicy
+from runner.storage.tables import attempts, deliveries, dispatch
+from runner.subscription import Subscription
+from tests.support.eventually import eventually
+from tests.support.postgres import PostgresServer
+from tests.support.process import RunnerProcess
+
+from .buses import Bus, BusTests, Gate, Handler, crash, events, ids, running
+
+
+def failing(*outcomes: Outcome) -> Callable[[Event, Delivery], Outcome]:
+    """Return a handler that answers the attempts of a delivery one after the other, the last for ever."""
+
+    def handle(event: Event, delivery: Delivery) -> Outcome:
+        return outcomes[min(delivery.attempt, len(outcomes)) - 1]
+
+    return handle
+
+
+def retry(**options: float | timedelta) -> RetryPolicy:
+    return RetryPolicy(**{"delay": timedelta(milliseconds=10), "jitter": 0, **options})  # type: ignore[arg-type]  # as named
+
+
+class TestOutcomes(BusTests):
+    async def test_what_is_published_is_delivered_to_every_subscription_that_matches(self, bus: Bus) -> None:
+        runner, everything, orders, nothing = bus.runner(), Handler(), Handler(), Handler()
+        runner.subscribe("everything", everything)
+        runner.subscribe("orders", orders, types=["order.*"])
+        runner.subscribe("nothing", nothing, types=["invoice.*"])
+        published = [*events(20), *events(5, "user.created")]
+        async with runner:
+            await runner.publish_many(published)
+            await eventually(lambda: bus.settled(delivered=45))
+        assert everything.ids == ids(published)
+        assert orders.ids == ids(published[:20])
+        assert nothing.seen == []
+
+    async def test_a_retry_is_on_time_although_nobody_polls(self, bus: Bus) -> None:
+        runner, times = bus.runner(), []
+
+        def handle(event: Event) -> Outcome:
+            times.append(monotonic())
+            return Failed("not yet") if len(times) < 3 else ACCEPTED
+
+        runner.subscribe("s", handle, retry=retry(delay=timedelta(milliseconds=200)))
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(delivered=1))
+        first, second, third = times
+        assert 0.2 <= second - first < 0.4
+        assert 0.4 <= third - second < 0.6
+        assert [(row["number"], row["error"]) for row in await bus.database.rows(attempts)] == [
+            (1, "not yet"),
+            (2, "not yet"),
+            (3, None),
+        ]
+
+    async def test_a_scheduled_event_is_on_time_although_nobody_polls(self, bus: Bus) -> None:
+        runner, times = bus.runner(), []
+        runner.subscribe("s", lambda event: times.append(monotonic()))
+        async with runner:
+            began = monotonic()
+            await runner.publish(events(1)[0], delay=timedelta(milliseconds=300))
+            await eventually(lambda: bus.settled(delivered=1))
+        assert 0.3 <= times[0] - began < 0.5
+
+    async def test_it_is_dead_after_its_last_attempt(self, bus: Bus) -> None:
+        runner = bus.runner()
+        runner.subscribe("s", failing(Failed("one", status=500), Failed("two"), Failed("three")), retry=retry(max_attempts=3))
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(dead=1))
+        [row] = await bus.deliveries()
+        assert row["attempts"] == 3
+        assert row["last_error"] == "three (attempt 3 of 3)"
+        assert [(each["number"], each["error"], each["status"]) for each in await bus.database.rows(attempts)] == [
+            (1, "one", 500),
+            (2, "two", None),
+            (3, "three", None),
+        ]
+
+    async def test_what_is_rejected_is_dead_at_once(self, bus: Bus) -> None:
+        runner = bus.runner()
+        runner.subscribe("s", failing(Rejected("no such customer", 410)))
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(dead=1))
+        [row] = await bus.deliveries()
+        assert (row["attempts"], row["last_error"]) == (1, "no such customer")
+
+    async def test_an_answer_that_takes_too_long_is_a_failure(self, bus: Bus) -> None:
+        runner, gate = bus.runner(), Gate()
+        runner.subscribe("s", gate, timeout=timedelta(milliseconds=100), retry=retry(max_attempts=1))
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(dead=1))
+        [row] = await bus.deliveries()
+        assert row["last_error"] == "no answer within 0.1 s (attempt 1 of 1)"
+
+
+class TestSlowSubscription(BusTests):
+    async def test_it_delays_no_other_and_is_written_down_after_the_grace(self, bus: Bus) -> None:
+        """Invariant 7: what runs is leased, what could not start is pending, and the event's work is gone."""
+        runner, slow, quick = bus.runner(), Gate(), Handler()
+        runner.subscribe("slow", slow, concurrency=1)
+        runner.subscribe("quick", quick)
+        async with runner:
+            await runner.publish_many(events(3))
+            await eventually(lambda: bus.settled(leased=1, pending=2, delivered=3))
+            for n in range(3, 6):
+                began = monotonic()
+                await runner.publish(events(n + 1)[n])
+                await eventually(lambda: len(quick.seen) == n + 1)  # noqa: B023  # awaited before n changes
+                assert monotonic() - began < 0.5
+            assert len(slow.seen) == 1
+            slow.opened.set()
+            await eventually(lambda: bus.settled(delivered=12))
+        assert slow.ids == quick.ids == ids(events(6))
+
+    async def test_a_lease_is_renewed_for_as_long_as_it_runs(self, bus: Bus) -> None:
+        runner, other, slow = bus.runner(lease="1s"), bus.runner(lease="1s"), Gate()
+        runner.subscribe("slow", slow)
+        other.subscribe("slow", slow)
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(leased=1))
+            [row] = await bus.deliveries()
+            async with other:
+
+                async def renewed() -> bool:
+                    [now] = await bus.deliveries()
+                    return bool(now["due_at"] - row["due_at"] > timedelta(seconds=1.2))
+
+                await eventually(renewed)
+                slow.opened.set()
+                await eventually(lambda: bus.settled(delivered=1))
+        assert slow.seen == [("order.created-0", 1)]
+
+
+class TestPause(BusTests):
+    async def test_what_is_published_meanwhile_waits_for_the_resumption(self, bus: Bus) -> None:
+        runner, paused, other = bus.runner(), Handler(), Handler()
+        runner.subscribe("paused", paused)
+        runner.subscribe("other", other)
+        async with runner:
+            await bus.pause("paused", True)
+            await runner.publish_many(events(4))
+            await eventually(lambda: bus.settled(pending=4, delivered=4))
+            await bus.pause("paused", False)
+            await eventually(lambda: bus.settled(delivered=8))
+        assert paused.ids == other.ids == ids(events(4))
+        assert {attempt for _, attempt in paused.seen} == {1}
+
+    async def test_a_resumption_is_noticed_while_another_waits_for_a_distant_retry(self, bus: Bus) -> None:
+        runner, paused = bus.runner(), Handler()
+        runner.subscribe("paused", paused, types=["p"])
+        runner.subscribe("failing", failing(Failed("later", timedelta(hours=1))), types=["f"])
+        async with runner:
+            await runner.publish(events(1, "f")[0])
+            await bus.pause("paused", True)
+            await runner.publish_many(events(3, "p"))
+            await eventually(lambda: bus.settled(pending=4))
+            await bus.pause("paused", False)
+            await eventually(lambda: bus.settled(pending=1, delivered=3))
+
+
+class TestSubscriptions(BusTests):
+    async def test_one_that_is_added_while_we_run_gets_what_is_published_from_then_on(self, bus: Bus) -> None:
+        runner, one = bus.runner(), Handler()
+        runner.subscribe("one", one)
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(delivered=1))
+            store = bus.database.open()
+            await store.put_subscriptions([Subscription(name="two", sink="function:one")], "test")
+            await runner.publish(events(2)[1])
+            await eventually(lambda: bus.settled(delivered=3))
+            await store.put_subscriptions([], "test")
+            await runner.publish(events(3)[2])
+            await eventually(lambda: bus.settled(delivered=4))
+
+    async def test_what_this_instance_has_no_sink_for_waits_for_one_that_has_it(self, bus: Bus) -> None:
+        here, there, common, special = bus.runner(), bus.runner(), Handler(), Handler()
+        here.subscribe("common", common)
+        there.subscribe("common", common)
+        there.subscribe("special", special, types=["special"])
+        async with there:  # makes the subscription known
+            pass
+        async with here:
+            await here.publish_many([*events(3), *events(2, "special")])
+            await eventually(lambda: bus.settled(delivered=5, pending=2))
+            assert special.seen == []
+            async with there:
+                await eventually(lambda: bus.settled(delivered=7))
+                await asyncio.gather(*[here.publish(event) for event in events(20, "special")[2:]])
+                await eventually(lambda: bus.settled(delivered=7 + 18 * 2))
+        assert special.ids == ids(events(20, "special"))
+        assert len(common.seen) == 23
+
+    async def test_a_sink_given_while_we_run_serves_from_the_next_reload_on(self, bus: Bus) -> None:
+        runner, one, late = bus.runner(), Handler(), Handler()
+        runner.subscribe("one", one, types=["one"])
+        async with runner:
+            store = bus.database.open()
+            await store.put_subscriptions([Subscription(name="late", sink="function:late", types=("late",))], "test")
+            await runner.publish(events(1, "late")[0])
+            await eventually(lambda: bus.settled(pending=1))
+            runner.subscribe("late", late, types=["late"])
+            await runner.worker.reload()
+            runner.worker.wake()
+            await eventually(lambda: bus.settled(delivered=1))
+        assert late.ids == ["late-0"]
+
+
+class TestStop(BusTests):
+    async def test_under_load_it_leaves_no_lease_and_nothing_is_delivered_twice(self, bus: Bus) -> None:
+        seen: list[str] = []
+
+        async def handle(event: Event) -> None:
+            await asyncio.sleep(0.005)
+            seen.append(event.id)
+
+        first, second = bus.runner(batch=50), bus.runner()
+        for runner in (first, second):
+            runner.subscribe("s", handle, concurrency=4)
+        async with first:
+            await first.publish_many(events(300))
+            await eventually(lambda: len(seen) >= 30)
+        handled = len(seen)
+        assert handled < 300
+        assert not [row for row in await bus.deliveries() if row["state"] == "leased"]
+        assert not [row for row in await bus.database.rows(dispatch) if row["lease_token"] is not None]
+        async with second:
+            await eventually(lambda: bus.settled(delivered=300), timeout=10)
+        assert sorted(seen) == ids(events(300))
+
+    async def test_what_outlives_the_grace_is_given_back_and_another_takes_it_at_once(self, bus: Bus) -> None:
+        first, second, stuck, taken = bus.runner(grace="50ms"), bus.runner(), Gate(), Handler()
+        first.subscribe("s", stuck, types=["order.*"])
+        await first.start()
+        await first.publish_many(events(3))
+        await eventually(lambda: bus.settled(leased=3))
+        second.subscribe("s", taken, types=["order.*"])
+        async with second:
+            await first.stop()
+            await eventually(lambda: bus.settled(delivered=3), timeout=2)
+        assert sorted(taken.seen) == [(id, 2) for id in ids(events(3))]
+        assert stuck.done == 0
+
+    async def test_it_waits_for_what_runs_within_the_grace(self, bus: Bus) -> None:
+        runner, gate = bus.runner(), Gate()
+        runner.subscribe("s", gate)
+        await runner.start()
+        await runner.publish_many(events(3))
+        await eventually(lambda: bus.settled(leased=3))
+        stopping = asyncio.create_task(runner.stop())
+        await eventually(lambda: runner.worker.busy == 3 and not stopping.done())
+        gate.opened.set()
+        await stopping
+        assert await bus.settled(delivered=3)
+
+    async def test_it_works_again_after_another_start(self, bus: Bus) -> None:
+        runner, handler = bus.runner(), Handler()
+        runner.subscribe("s", handler)
+        for n in range(2):
+            async with runner:
+                await runner.publish(events(n + 1)[n])
+                await eventually(lambda: bus.settled(delivered=n + 1))  # noqa: B023  # awaited before n changes
+
+
+class TestCrash(BusTests):
+    async def test_what_a_dead_instance_had_comes_back_after_its_lease_with_the_next_attempt(self, bus: Bus) -> None:
+        """Invariants 3 and 8: only the end of the lease gives it to another, and the crash has counted."""
+        first, second, stuck, taken = bus.runner(lease="1s"), bus.runner(lease="1s"), Gate(), Handler()
+        first.subscribe("s", stuck)
+        second.subscribe("s", taken)
+        before = asyncio.all_tasks()
+        await first.start()
+        await first.publish_many(events(3))
+        await eventually(lambda: bus.settled(leased=3))
+        await crash(before)
+        leased = [row["due_at"] for row in await bus.deliveries()]
+        async with second:
+            await eventually(lambda: bus.settled(delivered=3))
+        assert sorted(taken.seen) == [(id, 2) for id in ids(events(3))]
+        for row, due_at in zip(await bus.deliveries(), leased, strict=True):
+            assert row["updated_at"] >= due_at
+
+    async def test_of_an_event_that_was_not_settled_everything_is_dispatched_again(self, bus: Bus) -> None:
+        """Invariant 2: what was delivered, but not recorded, is delivered again; nothing is lost."""
+        handler, runner = Handler(), bus.runner(lease="1s")
+        runner.subscribe("s", handler)
+        async with bus.runner() as publisher:  # without the subscription: makes the tables
+            pass
+        store = bus.database.open()
+        await store.put_subscriptions([Subscription(name="s", sink="function:s")], "function:s")
+        async with bus.runner():
+            pass
+        del publisher
+        from runner.storage.base import Publication
+
+        await store.append([Publication(event) for event in events(4)])
+        assert len((await store.claim(10, timedelta(seconds=1))).works) == 4  # and its process dies
+        async with runner:
+            await eventually(lambda: bus.settled(delivered=4))
+        assert sorted(handler.seen) == [(id, 2) for id in ids(events(4))]
+
+
+POISON = """\
+import os
+
+def handle(event):
+    if event.type == "poison":
+        os._exit(1)
+    with open("delivered", "a") as journal:
+        journal.write(event.id + "\\n")
+"""
+
+MORE = """\
+sinks: {all: {python: "handlers:handle"}}
+subscriptions: [{name: all, sink: all, retry: {max_attempts: 2}}]
+"""
+
+
+class TestPoison(BusTests):
+    async def test_an_event_that_kills_its_process_dies_alone(self, bus: Bus, tmp_path: Path) -> None:
+        """Invariant 3: it is tried alone in the end, and is dead with a reason; its neighbours are delivered."""
+        path = bus.write(MORE, lease="1s")
+        (tmp_path / "handlers.py").write_text(POISON)
+        async with bus.runner() as publisher:
+            await publisher.publish_many([*events(10), *events(1, "poison"), *events(20)[10:]])
+        deaths = 0
+
+        async def over() -> bool:
+            rows = await bus.deliveries()
+            return len(rows) == 21 and {row["state"] for row in rows} == {"delivered", "dead"}
+
+        while not await over():
+            assert deaths < 8
+            with RunnerProcess("start", "-c", path, cwd=tmp_path) as process:
+
+                async def dead_or_done(process: RunnerProcess = process) -> bool:
+                    return process.returncode is not None or await over()
+
+                await eventually(dead_or_done, timeout=15)
+                deaths += process.returncode == 1
+        assert deaths >= 2
+        [dead] = [row for row in await bus.deliveries() if row["state"] == "dead"]
+        assert "ended without an answer" in dead["last_error"]
+        assert dead["attempts"] == 2
+        assert set((tmp_path / "delivered").read_text().split()) == set(ids(events(20)))
+
+
+class TestStoreAway:
+    async def test_deliveries_settle_once_it_is_back_and_none_comes_twice(
+        self, tmp_path: Path, make_postgres: Callable[..., PostgresServer]
+    ) -> None:
+        server = make_postgres()
+        async with running(tmp_path, server.create_database()) as bus:
+            runner, slow, quick = bus.runner(), Gate(), Handler()
+            runner.subscribe("slow", slow, concurrency=10)
+            runner.subscribe("quick", quick)
+            async with runner:
+                await runner.publish_many(events(30))
+                await eventually(lambda: bus.settled(leased=10, pending=20, delivered=30))
+                server.stop("immediate")
+                slow.opened.set()
+                await eventually(lambda: slow.done == 10)
+                server.start()
+                await eventually(lambda: bus.settled(delivered=60), timeout=15)
+        assert slow.ids == quick.ids == ids(events(30))
+        assert {attempt for _, attempt in slow.seen} == {1}

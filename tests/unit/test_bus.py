@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import pytest
+
+from runner import bus as bus_module
+from runner.bus import EventBus
+from runner.errors import EventConflict, EventError, StorageUnavailable
+from runner.event import Event
+from runner.storage.base import EventStore, Publication, Receipt
+from tests.support.eventually import eventually
+
+from .deliveries import tick
+
+
+class Store:
+    """An event store in memory, with the fate of each commit in the test's hands."""
+
+    def __init__(self) -> None:
+        self.commits: list[list[str]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.away = False
+        self.began = 0
+        self._known: dict[tuple[str, str], Event] = {}
+
+    async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        self.began += 1
+        await self.open.wait()
+        if self.away:
+            raise StorageUnavailable("away")
+        for event in (each.event for each in publications):
+            if event.type == "odd":
+                raise TypeError("a driver's own error")
+            if self._known.get((event.source, event.id), event) != event:
+                raise EventConflict(f"{event.id}: other content")
+        self.commits.append([each.event.id for each in publications])
+        return [self._record(each.event) for each in publications]
+
+    def _record(self, event: Event) -> Receipt:
+        duplicate = (event.source, event.id) in self._known
+        self._known[event.source, event.id] = event
+        return Receipt(event.source, event.id, list(self._known).index((event.source, event.id)) + 1, duplicate)
+
+
+class Strategy:
+    """A strategy that notes how much was recorded at each signal."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.signals: list[tuple[str, int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def start(self, wake: object) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def notify(self, event_id: str) -> None:
+        self.signals.append((event_id, len(self.store.commits)))
+        await self.gate.wait()
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def strategy(store: Store) -> Strategy:
+    return Strategy(store)
+
+
+@pytest.fixture
+def bus(store: Store, strategy: Strategy) -> EventBus:
+    return EventBus(cast("EventStore", store), strategy)
+
+
+def event(id: str, type: str = "t", data: bytes | None = None) -> Event:
+    return Event(type=type, source="/s", id=id, data=data)
+
+
+class TestGroupCommit:
+    async def test_concurrent_publishers_share_commits_and_each_gets_its_own_receipt(
+        self, bus: EventBus, store: Store
+    ) -> None:
+        ids = [str(n) for n in range(200)]
+        receipts = await asyncio.gather(*[bus.publish(event(id)) for id in ids])
+        assert [receipt.id for receipt in receipts] == ids
+        assert len({receipt.seq for receipt in receipts}) == 200
+        assert len(store.commits) <= 3
+
+    async def test_what_comes_during_a_commit_goes_in_the_next(self, bus: EventBus, store: Store) -> None:
+        store.open.clear()
+        first = asyncio.create_task(bus.publish(event("first")))
+        await eventually(lambda: store.began == 1)
+        others = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(50)]
+        await tick(2)
+        store.open.set()
+        await asyncio.gather(first, *others)
+        assert store.commits == [["first"], [str(n) for n in range(50)]]
+
+    async def test_a_caller_gets_the_receipts_of_its_own_batch_in_order(self, bus: EventBus) -> None:
+        batches = [[event(f"{caller}-{n}") for n in range(caller + 1)] for caller in range(5)]
+        answers = await asyncio.gather(*[bus.publish_many(batch) for batch in batches])
+        assert [[receipt.id for receipt in answer] for answer in answers] == [
+            [each.id for each in batch] for batch in batches
+        ]
+
+    async def test_a_commit_holds_no_more_than_its_limits_unless_one_caller_does(
+        self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bus_module, "MAX_BATCH", 4)
+        monkeypatch.setattr(bus_module, "MAX_BATCH_BYTES", 100)
+        await asyncio.gather(*[bus.publish(event(str(n))) for n in range(6)])
+        assert [len(commit) for commit in store.commits] == [4, 2]
+        store.commits.clear()
+        await asyncio.gather(*[bus.publish(event(f"b{n}", data=b"x" * 40)) for n in range(5)])
+        assert [len(commit) for commit in store.commits] == [2, 2, 1]
+        store.commits.clear()
+        await asyncio.gather(
+            bus.publish_many([event(f"c{n}", data=b"x" * 90) for n in range(7)]), bus.publish(event("d"))
+        )
+        assert [len(commit) for commit in store.commits] == [7, 1]
+
+    async def test_nothing_to_publish_is_no_commit(self, bus: EventBus, store: Store, strategy: Strategy) -> None:
+        assert list(await bus.publish_many([])) == []
+        assert (store.began, strategy.signals) == (0, [])
+
+
+class TestFailures:
+    @pytest.mark.parametrize(("bad", "error"), [("conflict", EventConflict), ("odd", TypeError)])
+    async def test_one_callers_fault_does_not_reach_the_others(
+        self, bus: EventBus, store: Store, bad: str, error: type[Exception]
+    ) -> None:
+        await bus.publish(event("known"))
+        faulty = event("known", type="other") if bad == "conflict" else event("x", type="odd")
+        answers = await asyncio.gather(
+            bus.publish(event("a")), bus.publish(faulty), bus.publish(event("b")), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [Receipt, error, Receipt]
+        assert sorted(id for commit in store.commits for id in commit) == ["a", "b", "known"]
+
+    async def test_a_store_that_is_away_is_told_to_all_who_wait_and_asked_no_more(
+        self, bus: EventBus, store: Store, strategy: Strategy
+    ) -> None:
+        store.away = True
+        answers = await asyncio.gather(*[bus.publish(event(str(n))) for n in range(50)], return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StorageUnavailable}
+        assert store.began <= 2
+        assert strategy.signals == []
+        store.away = False
+        assert (await bus.publish(event("0"))).id == "0"
+
+    async def test_a_cancelled_callers_event_is_recorded_and_the_others_hear_of_theirs(
+        self, bus: EventBus, store: Store
+    ) -> None:
+        store.open.clear()
+        first = asyncio.create_task(bus.publish(event("first")))
+        gone, stays = (asyncio.create_task(bus.publish(event(id))) for id in ("gone", "stays"))
+        await eventually(lambda: store.began == 1)
+        await tick(2)
+        gone.cancel()
+        first.cancel()
+        store.open.set()
+        assert (await stays).id == "stays"
+        assert sorted(id for commit in store.commits for id in commit) == ["first", "gone", "stays"]
+        assert gone.cancelled()
+
+    @pytest.mark.parametrize(
+        "timing",
+        [
+            {"delay": timedelta(seconds=1), "deliver_at": datetime.now(UTC)},
+            {"deliver_at": datetime(2030, 1, 1)},
+            {"delay": timedelta(seconds=-1)},
+        ],
+        ids=["both", "naive", "negative"],
+    )
+    async def test_a_time_that_says_nothing_is_refused(
+        self, bus: EventBus, store: Store, timing: dict[str, timedelta | datetime]
+    ) -> None:
+        with pytest.raises(EventError, match="delay|deliver_at"):
+            await bus.publish(event("a"), **timing)  # type: ignore[arg-type]  # one mapping for both parameters
+        assert store.began == 0
+
+    async def test_an_invalid_event_is_refused_and_takes_its_batch_with_it(self, bus: EventBus, store: Store) -> None:
+        with pytest.raises(EventError, match="type"):
+            await bus.publish_many([event("a"), event("b", type="")])
+        assert store.began == 0
+
+
+class TestSignals:
+    async def test_they_come_after_the_commit_and_name_the_newest_event(
+        self, bus: EventBus, store: Store, strategy: Strategy
+    ) -> None:
+        store.open.clear()
+        publishing = asyncio.create_task(bus.publish_many([event("a"), event("b")]))
+        await eventually(lambda: store.began == 1)
+        assert strategy.signals == []
+        store.open.set()
+        await publishing
+        await bus.stop()
+        assert strategy.signals == [("b", 1)]
+
+    async def test_this_process_is_woken_without_a_detour(self, store: Store, strategy: Strategy) -> None:
+        woken: list[int] = []
+        bus = EventBus(cast("EventStore", store), strategy, wake=lambda: woken.append(len(store.commits)))
+        await bus.publish(event("a"))
+        await bus.stop()
+        assert woken == [1]
+
+    async def test_a_strategy_that_takes_its_time_holds_up_no_publisher(
+        self, bus: EventBus, strategy: Strategy
+    ) -> None:
+        strategy.gate.clear()
+        async with asyncio.timeout(2):
+            for n in range(3):
+                await bus.publish(event(str(n)))
+        stopping = asyncio.create_task(bus.stop())
+        await tick(5)
+        assert not stopping.done()
+        strategy.gate.set()
+        await stopping
+
+    async def test_stop_waits_for_what_was_handed_over(self, bus: EventBus, store: Store, strategy: Strategy) -> None:
+        store.open.clear()
+        publishing = asyncio.create_task(bus.publish(event("a")))
+        await eventually(lambda: store.began == 1)
+        stopping = asyncio.create_task(bus.stop())
+        await tick(5)
+        assert not stopping.done()
+        store.open.set()
+        await stopping
+        assert strategy.signals == [("a", 1)]
+        assert (await publishing).id == "a"
+
+    async def test_it_may_be_stopped_before_anything(self, bus: EventBus) -> None:
+        await bus.stop()
+        await bus.stop()

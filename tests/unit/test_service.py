@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import structlog
+
+from runner.service import Background
+from tests.support.eventually import eventually
+
+
+class Step:
+    """A step that counts its calls, and fails as often as it is told."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.calls = 0
+        self.times: list[float] = []
+        self._errors = list(errors)
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        self.times.append(monotonic())
+        await asyncio.sleep(0)
+        if self._errors:
+            raise self._errors.pop(0)
+
+
+class Sleeper:
+    """A step that sleeps until it is nudged, and says whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.nudged = asyncio.Event()
+        self.began = asyncio.Event()
+        self.ended = False
+        self.cancelled = False
+
+    async def __call__(self) -> None:
+        self.began.set()
+        try:
+            await self.nudged.wait()
+            await asyncio.sleep(0)  # the rest of the step
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        self.ended = True
+
+
+async def test_the_step_is_run_again_and_again_until_stop() -> None:
+    step = Step()
+    loop = Background("test", step)
+    loop.start()
+    await eventually(lambda: step.calls > 10)
+    await loop.stop()
+    calls = step.calls
+    await asyncio.sleep(0)
+    assert step.calls == calls
+
+
+async def test_start_twice_runs_once() -> None:
+    sleeper = Sleeper()
+    loop = Background("test", sleeper)
+    loop.start()
+    before = len(asyncio.all_tasks())
+    loop.start()
+    assert len(asyncio.all_tasks()) == before
+    await loop.stop()
+
+
+async def test_stop_without_start_and_twice() -> None:
+    loop = Background("test", Step())
+    await loop.stop()
+    loop.start()
+    await loop.stop()
+    await loop.stop()
+
+
+async def test_it_can_be_started_again() -> None:
+    step = Step()
+    loop = Background("test", step)
+    loop.start()
+    await eventually(lambda: step.calls)
+    await loop.stop()
+    calls = step.calls
+    loop.start()
+    await eventually(lambda: step.calls > calls)
+    await loop.stop()
+
+
+async def test_errors_are_logged_and_waits_double_until_a_success() -> None:
+    step = Step(ValueError("a"), ValueError("b"), ValueError("c"))
+    loop = Background("test", step, pause=0.02, longest=0.04)
+    with structlog.testing.capture_logs() as logs:
+        loop.start()
+        await eventually(lambda: step.calls > 4)
+        await loop.stop()
+    assert [(entry["detail"], entry["retry_in"]) for entry in logs] == [("a", 0.02), ("b", 0.04), ("c", 0.04)]
+    assert all(entry["loop"] == "test" for entry in logs)
+    gaps = [later - earlier for earlier, later in zip(step.times, step.times[1:], strict=False)]
+    assert gaps[0] >= 0.019
+    assert gaps[1] >= 0.039
+    assert gaps[3] < 0.019
+
+
+async def test_a_step_that_cancels_itself_is_an_error_like_any_other() -> None:
+    step = Step(asyncio.CancelledError())
+    loop = Background("test", step, pause=0.01)
+    loop.start()
+    await eventually(lambda: step.calls > 2)
+    await loop.stop()
+
+
+async def test_a_nudged_step_ends_by_itself() -> None:
+    sleeper = Sleeper()
+    loop = Background("test", sleeper, nudge=sleeper.nudged.set)
+    loop.start()
+    await sleeper.began.wait()
+    await loop.stop()
+    assert sleeper.ended
+    assert not sleeper.cancelled
+
+
+async def test_every_waits_before_each_step() -> None:
+    step = Step()
+    loop = Background("test", step, every=0.02)
+    began = monotonic()
+    loop.start()
+    await eventually(lambda: step.calls == 3)
+    await loop.stop()
+    assert [at - began >= 0.019 * n for n, at in enumerate(step.times, 1)] == [True] * 3
+
+
+async def test_with_every_a_stop_ends_the_wait_and_lets_a_step_finish() -> None:
+    step = Step()
+    idle = Background("test", step, every=60)
+    idle.start()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await idle.stop()
+    assert step.calls == 0
+    sleeper = Sleeper()
+    loop = Background("test", sleeper, every=0.001)
+    loop.start()
+    await sleeper.began.wait()
+    stopping = asyncio.create_task(loop.stop())
+    await asyncio.sleep(0)
+    sleeper.nudged.set()
+    await stopping
+    assert sleeper.ended
+    assert not sleeper.cancelled
+
+
+async def test_a_stop_ends_the_wait_after_an_error() -> None:
+    step = Step(*[ValueError("a")] * 9)
+    loop = Background("test", step, nudge=lambda: None, pause=60)
+    loop.start()
+    await eventually(lambda: step.calls == 1)
+    async with asyncio.timeout(1):
+        await loop.stop()
+
+
+async def test_without_a_nudge_the_step_is_cancelled_at_once() -> None:
+    sleeper = Sleeper()
+    loop = Background("test", sleeper)
+    loop.start()
+    await sleeper.began.wait()
+    async with asyncio.timeout(1):
+        await loop.stop()
+    assert sleeper.cancelled
+
+
+async def test_a_step_that_ignores_its_nudge_is_cancelled_after_the_timeout() -> None:
+    sleeper = Sleeper()
+    loop = Background("test", sleeper, nudge=lambda: None)
+    loop.start()
+    await sleeper.began.wait()
+    await loop.stop(timeout=0.05)
+    assert sleeper.cancelled
