@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .builder import load
     from .bus import EventBus
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from .storage.base import Publication, Receipt
     from .strategies.base import NotifyStrategy, PushStrategy
     from .strategies.stack import compose
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ACCEPTED",

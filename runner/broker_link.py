@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from nats import errors
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import PING_PROTO, Client, RawCredentials
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Interest
 from nats.aio.transport import TcpTransport
@@ -199,6 +199,16 @@ class GuardedClient(Client):
         transport = self._transport
         if isinstance(transport, TcpTransport) and transport._io_writer is not None:
             transport._io_writer.transport.abort()
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # nats-py writes a PING past the messages that still wait, so that its PONG would prove nothing about
+        # them; and a PONG for a future that was given up would end its read loop.
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if future is not None:
+            pong.add_done_callback(lambda _: None if future.done() else future.set_result(True))
+        self._pongs.append(pong)
+        await self._send_command(PING_PROTO)
+        await self._flush_pending()
 
     def _connect_command(self) -> bytes:
         # nats-py encrypts only if the greeting says so, which anybody on the way can change.

@@ -21,6 +21,7 @@ from .log import configure
 from .runtime import Plan, Runner
 from .sinks import SinkContext, build_sink
 from .sinks.base import Sink
+from .sinks.python import PythonSink
 from .storage import Storage
 from .storage import open_storage as open_store
 from .strategies import StrategyContext, build_stack
@@ -57,7 +58,14 @@ def build(config: Config) -> Runner:
     brokers = _Brokers(config)
     strategies = _stack(config, brokers)
     sinks = {name: _sink(name, plugin, config, brokers) for name, plugin in config.sinks.items()}
-    return Runner(_plan(config), _storage(config), strategies, sinks, brokers.made.values())
+    return Runner(
+        _plan(config),
+        _storage(config),
+        strategies,
+        sinks,
+        function_sink=PythonSink,
+        brokers=brokers.made.values(),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -108,21 +116,7 @@ class _Brokers:
     def __call__(self, connection: NatsConnection) -> Broker:
         from .broker import Broker
 
-        connection = self._config.nats_connection(connection)
-        tls = connection.tls
-        options = BrokerOptions(
-            servers=connection.servers or (),
-            credentials=connection.credentials,
-            user=connection.user,
-            password=_reveal(connection.password),
-            token=_reveal(connection.token),
-            tls=tls is not None,
-            tls_ca=tls.ca if tls else None,
-            tls_cert=tls.cert if tls else None,
-            tls_key=tls.key if tls else None,
-            tls_handshake_first=tls is not None and tls.handshake_first,
-            tls_insecure=tls is not None and tls.insecure,
-        )
+        options = BrokerOptions.of(self._config.nats_connection(connection))
         if options not in self.made:
             self.made[options] = Broker(options, name=f"runner {self._config.deployment_id}")
         return self.made[options]

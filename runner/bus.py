@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import event as sqlalchemy_event
 
 from .errors import EventError, StorageUnavailable
-from .event import Event
+from .event import Event, new_id
 from .storage.base import EventStore, Publication, Receipt
 from .strategies.base import NotifyStrategy, Wake
 
@@ -97,11 +97,12 @@ class EventBus:
             self._flushing = asyncio.create_task(self._flush(), name="publish")
         return await answer
 
-    async def notify(self, event_id: str = "") -> None:
+    async def notify(self, event_id: str | None = None) -> None:
         """Tell every worker of the deployment, here and elsewhere, that there may be work."""
         if self._wake is not None:
             self._wake()
-        await self._strategy.notify(event_id)
+        # Signals differ, because a strategy knows its own by what they carry.
+        await self._strategy.notify(event_id or new_id())
 
     async def stop(self) -> None:
         """Return once what was handed over is recorded and signalled."""

@@ -21,7 +21,8 @@ ExtensionValue = str | int | bool
 MAX_DATA_BYTES = 1024 * 1024
 """Largest `data` the bus takes, in bytes. CloudEvents 1.0 §6 obliges intermediaries to carry 64 KiB."""
 
-_MAX_ATTRIBUTE = 2048  # characters; a database index row holds (source, id)
+_MAX_ATTRIBUTE = 2048  # characters
+_MAX_IDENTITY = 2600  # bytes of source and id together: PostgreSQL takes an index row of 2,704
 _NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
@@ -97,6 +98,9 @@ class Event:
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
         for name, text in (("type", self.type), ("source", self.source), ("id", self.id)):
             _check_text(name, text)
+        identity = len(self.source.encode()) + len(self.id.encode())
+        if identity > _MAX_IDENTITY:
+            raise EventError(f"source and id: {identity} bytes together, at most {_MAX_IDENTITY} are taken")
         for name, optional in (
             ("subject", self.subject),
             ("datacontenttype", self.datacontenttype),

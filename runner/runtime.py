@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from . import __version__
 from .bus import EventBus
 from .errors import StorageUnavailable
 from .event import Event, new_id
 from .service import Background
 from .sinks.base import Sink
-from .sinks.python import PythonSink
 from .storage import Storage
 from .storage.base import Instance, Publication, Receipt
 from .strategies.stack import StrategyState
 from .subscription import Subscription
+from .version import __version__
 from .worker import Worker, WorkerLimits
 
 if TYPE_CHECKING:
@@ -77,19 +76,23 @@ class Runner:
         storage: Storage,
         strategies: StrategyStack,
         sinks: Mapping[str, Sink],
+        *,
+        function_sink: Callable[[Callable[..., Any]], Sink],
         brokers: Iterable[Service] = (),
     ) -> None:
+        """Args: function_sink makes the sink of a function that is subscribed."""
         self._plan = plan
         self._storage = storage
         self._strategies = strategies
         self._sinks = dict(sinks)
+        self._function_sink = function_sink
         self._brokers = tuple(brokers)
         self._functions: dict[str, Subscription] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
-        self.worker = Worker(store, store, self._sinks, plan.limits, notify=lambda: strategies.notify(""))
+        self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
         self._bus = EventBus(store, strategies, wake=self.worker.wake)
-        self._heart = Background("heartbeat", self._beat)
+        self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
         self._started = False
 
     # --- publishing and subscribing ------------------------------------------------------------------
@@ -128,7 +131,7 @@ class Runner:
         if "types" in options:
             options["types"] = tuple(options["types"])
         self._functions[name] = Subscription(name=name, sink=sink, **options)
-        self._sinks[sink] = PythonSink(handler)
+        self._sinks[sink] = self._function_sink(handler)
         self.worker.serve(sink, self._sinks[sink])
 
     async def unsubscribe(self, name: str) -> None:
@@ -228,8 +231,11 @@ class Runner:
         await store.beat(self._instance)
 
     async def _beat(self) -> None:
-        await asyncio.sleep(HEARTBEAT)
         await self._storage.store.beat(self._instance)
+
+    async def _notify(self) -> None:
+        # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
+        await self._strategies.notify(self._instance.id)
 
     async def _leave(self) -> None:
         await self._heart.stop()

@@ -97,8 +97,8 @@ class Worker:
             Background("claim", self._claim, nudge=self._nudge),
             Background("claim deliveries", self._claim_deliveries, nudge=self._nudge),
         )
-        self._watch = Background("watch", self._watch_once)
-        self._renew = Background("renew", self._renew_once)
+        self._watch = Background("watch", self._watch_once, every=_WATCH)
+        self._renew = Background("renew", self._renew_once, every=limits.lease.total_seconds() / 3)
 
     def wake(self) -> None:
         """Look for work now. Cheap, and safe to call at any time from the event loop."""
@@ -111,6 +111,7 @@ class Worker:
 
     async def start(self) -> None:
         """Begin to work; whatever is due is found without a wake."""
+        self._stopping = False
         self._settler.start()
         for loop in (*self._loops, self._watch, self._renew):
             loop.start()
@@ -138,6 +139,8 @@ class Worker:
         await self._settler.stop()
         if self._dispatches:
             await asyncio.wait(self._dispatches.values(), timeout=2.0)
+        if self._waiting:
+            await self._notify()
 
     @property
     def busy(self) -> int:
@@ -155,14 +158,14 @@ class Worker:
         self._woken.clear()
         claim = await self._queue.claim(limits.batch, limits.lease)
         if claim.version != self._version:
-            await self.reload()
+            await self._settler.patiently(self.reload)
         if claim.waiting and not self._waiting:
             self._waiting = True
             self._refill.set()
         if claim.works:
             self._fruitless = 0
-            self._held += len(claim.works)
             dispatch = Dispatch(claim, self._matcher.match, self._closed, crash_limit=limits.crash_limit)
+            self._held += len(claim.works)
             self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
             await self._queue.promote(_PROMOTED)
@@ -216,15 +219,16 @@ class Worker:
         self._closed = frozenset(outlet for outlet in outlets.values() if not outlet.open)
         self._matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
         self._version = version
+        self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
         log.debug("subscriptions loaded", version=version, count=len(outlets))
 
     def _outlet(self, registered: Registered) -> Outlet:
         """Return the outlet of a subscription: the one that is there, unless it has changed."""
         known = self._outlets.get(registered.id)
-        if known and known.subscription == registered.subscription:
+        sink = self._sinks.get(registered.subscription.sink)
+        if known and known.subscription == registered.subscription and known.sink is sink:
             known.paused = registered.paused
             return known
-        sink = self._sinks.get(registered.subscription.sink)
         outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
         outlet.room = self._refill_soon
         return outlet
@@ -240,11 +244,12 @@ class Worker:
         quotas = {outlet.id: outlet.free() for outlet in self._outlets.values() if outlet.open}
         claim = await self._queue.claim_deliveries(quotas, self._limits.lease)
         due = claim.next_due
-        suspect = next((each for each in claim.deliveries if each.suspect and each.attempt >= _SUSPECTED), None)
+        left = [each for each in claim.deliveries if not self._worn_out(each, claim.token)]
+        suspect = next((each for each in left if self._suspected(each)), None)
         if suspect is not None:
-            await self._fly_alone(suspect, claim.deliveries, claim.token)
+            await self._fly_alone(suspect, left, claim.token)
             return
-        self._fly(claim.deliveries, claim.token)
+        self._fly(left, claim.token)
         if not claim.deliveries and due is None and all(quotas.values()):
             self._waiting = False
         await _wait(self._refill, due)
@@ -260,9 +265,8 @@ class Worker:
                 for each in group:
                     self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
                 continue
-            startable = [each for each in group if not self._worn_out(outlet, each, token)]
-            flight = Flight(startable, _nothing)
-            for index in range(len(startable)):
+            flight = Flight(group, _nothing)
+            for index in range(len(group)):
                 self._hold(outlet, flight, index, token)
             flight.report_to(self._reporter(outlet, flight, token))
             outlet.start(flight)
@@ -277,16 +281,24 @@ class Worker:
         others = [each for each in claimed if each is not suspect]
         if others:
             back = [given_back(each.seq, each.subscription_id, each.attempt, token, started=False) for each in others]
-            await self._queue.settle_deliveries(back)
+            await self._settler.patiently(lambda: self._queue.settle_deliveries(back))
         self._refill.set()
         self._fly([suspect], token)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
             self._settled.clear()
             await self._settled.wait()
 
-    def _worn_out(self, outlet: Outlet, claimed: ClaimedDelivery, token: int) -> bool:
+    def _suspected(self, claimed: ClaimedDelivery) -> bool:
+        """Whether the delivery is to run alone: its holders keep vanishing, and it may be the cause."""
+        outlet = self._outlets.get(claimed.subscription_id)
+        if not claimed.suspect or outlet is None:
+            return False
+        return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.max_attempts)
+
+    def _worn_out(self, claimed: ClaimedDelivery, token: int) -> bool:
         """Whether the delivery has no attempt left; then write it down as dead."""
-        if not outlet.subscription.retry.exhausted(claimed.attempt):
+        outlet = self._outlets.get(claimed.subscription_id)
+        if outlet is None or not outlet.subscription.retry.exhausted(claimed.attempt):
             return False
         self._settler.submit(*crashed(claimed.seq, claimed.subscription_id, claimed.attempt, token))
         return True
@@ -301,7 +313,9 @@ class Worker:
             work = flight.works[index]
             policy = outlet.subscription.retry
             self._settler.submit(*settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds))
-            self._leases.pop((work.seq, outlet.id), None)
+            held = self._leases.get((work.seq, outlet.id))
+            if held is not None and held[0] == token:  # else it was lost, and perhaps claimed anew
+                del self._leases[work.seq, outlet.id]
             self._settled.set()
 
         return report
@@ -324,7 +338,6 @@ class Worker:
 
     async def _watch_once(self) -> None:
         """Cancel deliveries that have run for too long."""
-        await asyncio.sleep(_WATCH)
         if self._slots.used:
             now = monotonic()
             for outlet in self._running_outlets():
@@ -332,7 +345,6 @@ class Worker:
 
     async def _renew_once(self) -> None:
         """Extend the leases of what runs; stop what is no longer ours."""
-        await asyncio.sleep(self._limits.lease.total_seconds() / 3)
         held = dict(self._leases)
         if not held:
             return
@@ -350,14 +362,11 @@ class Worker:
 
     async def _give_back(self) -> None:
         """Make what still runs pending again."""
-        left = dict(self._leases)
-        started = {key: index < flight.next for key, (_, _, flight, index) in left.items()}
-        self._leases.clear()
-        for outlet in self._running_outlets() | {outlet for _, outlet, _, _ in left.values()}:
-            await outlet.stop()
+        await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
+        left, self._leases = self._leases, {}  # without what has still answered
         for (seq, id), (token, _, flight, index) in left.items():
             attempt = flight.works[index].attempt
-            self._settler.submit(given_back(seq, id, attempt, token, started=started[seq, id]), None)
+            self._settler.submit(given_back(seq, id, attempt, token, started=index < flight.next), None)
         if left:
             log.info("deliveries given back", count=len(left))
 

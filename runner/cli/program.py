@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from .. import __version__
 from ..errors import ConfigError, RunnerError
+from ..version import __version__
 
 __all__ = ["PROGRAM", "LazyGroup", "main", "run"]
 

@@ -13,8 +13,6 @@ __all__ = ["wake_workers"]
 async def wake_workers(config: Config) -> None:
     """Signal every process of the deployment; a signal that is lost costs latency only."""
     from ..builder import open_bus
-    from ..event import new_id
 
     async with open_bus(config) as bus:
-        # Under an id of its own: a signal with the id a process sent last passes there for its own echo.
-        await bus.notify(new_id())
+        await bus.notify()

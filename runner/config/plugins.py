@@ -37,7 +37,7 @@ __all__ = [
 _LOGIN = ("credentials", "user", "password", "token")
 _SUBJECT_TOKENS = frozenset({"deployment_id", "id", "source", "subject", "type"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2, token
-_OUR_HEADERS = ("ce-", "webhook-")
+_OUR_HEADERS = ("ce-", "runner-", "webhook-")
 _RESERVED_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 

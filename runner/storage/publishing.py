@@ -63,7 +63,14 @@ async def append_in(session: AsyncSession, publications: Sequence[Publication], 
     if schema is not None:
         connection = await connection.execution_options(schema_translate_map={None: schema})
     batch = distinct(publications)
-    rows = [await _append_one(connection, publication) for publication in batch.unique]
+    # What cannot be recorded is found before anything is: the caller's transaction may go on after the error.
+    known = [await _known(connection, publication.event) for publication in batch.unique]
+    rows = [
+        (publication.event.source, publication.event.id, seq, False)
+        if seq is not None
+        else await _append_one(connection, publication)
+        for publication, seq in zip(batch.unique, known, strict=True)
+    ]
     return batch.receipts(rows)
 
 
@@ -76,11 +83,10 @@ async def _append_one(connection: AsyncConnection, publication: Publication) -> 
             put = sqlite.insert(events)
         case other:
             raise EventError(f"session: expected one on PostgreSQL or SQLite, got {other}")
-    values = _values(event)
-    statement = put.values(**values, created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
+    statement = put.values(**_values(event), created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
     seq = await connection.scalar(statement.returning(events.c.seq))
-    if seq is None:
-        return event.source, event.id, await _known(connection, event, values), False
+    if seq is None:  # somebody else has recorded it since we looked
+        return event.source, event.id, await _known(connection, event) or 0, False
     if publication.deliver_at is not None:
         await connection.execute(insert(scheduled).values(event_seq=seq, due_at=publication.deliver_at))
     elif publication.delay is not None:
@@ -91,11 +97,13 @@ async def _append_one(connection: AsyncConnection, publication: Publication) -> 
     return event.source, event.id, seq, True
 
 
-async def _known(connection: AsyncConnection, event: Event, values: dict[str, Any]) -> int:
-    """Return the seq of the recorded event. Raise `EventConflict` when its content differs."""
+async def _known(connection: AsyncConnection, event: Event) -> int | None:
+    """Return the seq of the event if it is recorded. Raise `EventConflict` when its content differs."""
     query = select(events).where(events.c.source == event.source, events.c.id == event.id)
-    row = (await connection.execute(query)).one()
-    if any(getattr(row, name) != value for name, value in values.items()):
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    if any(getattr(row, name) != value for name, value in _values(event).items()):
         raise EventConflict(f"event {event.id!r} of source {event.source!r} is already recorded with other content")
     return int(row.seq)
 

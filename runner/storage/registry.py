@@ -22,6 +22,7 @@ class SqlRegistry:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
 
     async def adopt(self, deployment_id: str) -> None:
         """Make `deployment_id` the owner of the tables, unless they have one."""
@@ -78,7 +79,7 @@ class SqlRegistry:
             .order_by(subscriptions.c.id)
         )
         with mapped_errors():
-            async with self._engine.connect() as connection:
+            async with self._reading.connect() as connection:
                 rows = (await connection.execute(query)).all()
         return rows[0].subscriptions_version, [registered(row) for row in rows if row.id is not None]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
 import structlog
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ..delivery import DeliveryState
@@ -45,7 +45,7 @@ from .registry import SqlRegistry
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["SqliteStore", "pragmas", "wal_is_safe"]
+__all__ = ["SqliteStore", "TidyConnection", "pragmas", "wal_is_safe"]
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,31 @@ def pragmas(version: tuple[int, ...]) -> Sequence[str]:
     )
 
 
+class TidyConnection(sqlite3.Connection):
+    """
+    A connection that ends its statements when it is closed: the `factory` of every connection to the store.
+
+    SQLAlchemy closes a connection whose call was cancelled, while the call's cursor lives on in a traceback.
+    SQLite keeps a closed connection that has a live statement, and with it the lock, for everybody.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a new cursor; `execute()` of the connection itself makes others, which nobody here keeps."""
+        cursor = super().cursor(*args, **kwargs)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        """End every statement and the transaction, then close."""
+        for cursor in list(self._cursors):
+            cursor.close()
+        super().close()
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     connection: AsyncConnection
@@ -96,7 +121,6 @@ class SqliteStore(SqlRegistry):
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
-        event.listen(engine.sync_engine, "close", _roll_back)
         self._held: _Held | None = None
         self._opening = asyncio.Lock()
 
@@ -173,17 +197,6 @@ class SqliteStore(SqlRegistry):
             await held.connection.close()
 
 
-def _roll_back(connection: Any, record: Any) -> None:
-    """
-    Queue a rollback before the end of a connection.
-
-    SQLAlchemy closes a connection whose call was cancelled. The cancelled call's cursor lives on in its
-    traceback, and SQLite keeps a closed connection with a live cursor, and the lock of its transaction.
-    """
-    driver = connection.driver_connection
-    driver._tx.put_nowait((None, driver._conn.rollback))
-
-
 # --- what runs on the connection's thread -----------------------------------------------------------
 
 
@@ -225,7 +238,8 @@ def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[A
     [(seq, *known, extensions)] = db.execute(_sql("known_event"), (source, id)).fetchall()
     if [*known, extensions and _json(orjson.loads(extensions))] != content:
         raise EventConflict(
-            f"event {id!r} of source {source!r} is recorded (seq {seq}) with other content; a changed event needs a new id"
+            f"event {id!r} of source {source!r} is already recorded (seq {seq}) with other content; "
+            "give a changed event a new id"
         )
     return int(seq)
 

@@ -15,7 +15,7 @@ __all__ = ["Signaller"]
 
 log = structlog.get_logger(__name__)
 
-SPACING = 0.01  # seconds from the end of one signal to the next: a burst of publishes is a handful of signals
+SPACING = 0.001  # seconds from the end of one signal to the next: a burst of publishes is a handful of signals
 RETRY_AFTER = 0.25  # seconds
 FLUSH_TIMEOUT = 1.0  # seconds a last signal gets to go out when we stop
 

@@ -76,7 +76,8 @@ class Bus:
 
     async def delivered(self, id: str, timeout: float) -> Entry:
         """Wait for the delivery of an event."""
-        return await eventually(lambda: self.journal.find(id), timeout)
+        entry = await eventually(lambda: self.journal.find(id), timeout)
+        return entry
 
     async def latency(self, id: str, dsn: str, timeout: float = 10.0) -> float:
         """Return the seconds from the recording of an event to its delivery."""

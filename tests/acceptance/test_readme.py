@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^\$ (?:\.venv/bin/)?runner (.*?)(?:\s+#.*)?$", README, r
 
 def block(language: str) -> str:
     """Return the first block in a language."""
-    return next(text for kind, text in BLOCKS if kind == language)
+    return next(str(text) for kind, text in BLOCKS if kind == language)
 
 
 def test_the_configuration_is_valid(tmp_path: Path) -> None:

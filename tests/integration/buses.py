@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from runner import Delivery, Event, Runner, load
 from runner.builder import open_bus, open_storage
 from runner.config import load_config
+from runner.errors import StorageError
 from runner.event import new_id
 from runner.storage.tables import deliveries, dispatch
 from tests.contract.storage_contract import Database
@@ -59,6 +61,13 @@ class Bus:
 
     async def deliveries(self) -> Sequence[Mapping[str, Any]]:
         return await self.database.rows(deliveries)
+
+    async def reached(self, **states: int) -> bool:
+        """Whether `settled()`, as far as the store can be asked."""
+        try:
+            return await self.settled(**states)
+        except (DBAPIError, StorageError, OSError) as error:
+            raise AssertionError("the store is away") from error
 
     async def settled(self, **states: int) -> bool:
         """Whether no work is queued, and this many deliveries are in each state, none in any other."""

@@ -380,3 +380,31 @@ async def test_no_secret_in_the_log(
     written = capsys.readouterr()
     assert "nats unreachable" in written.out + written.err
     assert "s3cret" not in written.out + written.err + broker.last_error
+
+
+async def test_a_confirmed_message_is_with_the_server(make_nats_server: MakeServer, make_broker: MakeBroker) -> None:
+    """A PONG proves what came before the PING, so the PING must not overtake the message."""
+    server = make_nats_server("trace: true")
+    broker = make_broker(server.url)
+    await connected(broker)
+    await broker.publish(SUBJECT, b"one", {"ce-id": "1"}, confirm=True)
+    seen = [line for line in server.log().splitlines() if "<<- [HPUB" in line or "<<- [PING" in line]
+    assert "HPUB" in seen[-2]
+    assert "PING" in seen[-1]
+
+
+async def test_a_confirmation_nobody_waits_for_any_more_does_no_harm(
+    make_nats_server: MakeServer, make_broker: MakeBroker
+) -> None:
+    server = make_nats_server()
+    async with Proxy(server.url) as proxy:
+        broker = make_broker(proxy.url)
+        await connected(broker)
+        await proxy.set_mode("blackhole")
+        waiting = asyncio.create_task(broker.publish(SUBJECT, b"one", confirm=True))
+        await eventually(lambda: broker._link is not None and broker._link.client._pongs)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await proxy.set_mode("pass")  # the PONG comes now
+        await exchange(broker)
+        assert broker.counts.connects == 1

@@ -64,7 +64,7 @@ async def test_example_wakes_the_others_of_its_deployment(stack: Callable[[str],
     assert one.deaf
     for name, started in (("one", one), ("other", other), ("stranger", stranger)):
         await started.start(counter(name))
-    await eventually(lambda: not one.deaf and not other.deaf and not stranger.deaf)
+    await eventually(lambda: not any((one.deaf, other.deaf, stranger.deaf)))
     assert [(state.name, state.hears, state.detail) for state in other.states()] == [
         ("polling", None, "every 30 s"),
         ("sharedfile", True, "watching"),

@@ -79,7 +79,7 @@ async def test_file_that_comes_later_is_found(start: Start, tmp_path: Path, jour
     assert not station.sqlite.hears
     assert not (tmp_path / "bus.db").exists()
     writer = database(tmp_path / "bus.db", journal)
-    await eventually(lambda: station.sqlite.hears and station.wakes)
+    await eventually(lambda: all((station.sqlite.hears, station.wakes)))
     before = station.wakes
     insert(writer)
     await eventually(lambda: station.wakes > before)

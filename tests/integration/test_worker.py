@@ -8,11 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 
-import pytest
-
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
+from runner.builder import open_bus
+from runner.config import load_config
 from runner.retry import RetryPolicy
-from runner.storage.tables import attempts, deliveries, dispatch
+from runner.storage.tables import attempts, dispatch
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
@@ -79,7 +79,9 @@ class TestOutcomes(BusTests):
 
     async def test_it_is_dead_after_its_last_attempt(self, bus: Bus) -> None:
         runner = bus.runner()
-        runner.subscribe("s", failing(Failed("one", status=500), Failed("two"), Failed("three")), retry=retry(max_attempts=3))
+        runner.subscribe(
+            "s", failing(Failed("one", status=500), Failed("two"), Failed("three")), retry=retry(max_attempts=3)
+        )
         async with runner:
             await runner.publish(events(1)[0])
             await eventually(lambda: bus.settled(dead=1))
@@ -284,7 +286,8 @@ class TestStop(BusTests):
 class TestCrash(BusTests):
     async def test_what_a_dead_instance_had_comes_back_after_its_lease_with_the_next_attempt(self, bus: Bus) -> None:
         """Invariants 3 and 8: only the end of the lease gives it to another, and the crash has counted."""
-        first, second, stuck, taken = bus.runner(lease="1s"), bus.runner(lease="1s"), Gate(), Handler()
+        first, second = bus.runner(lease="1s", grace="0s"), bus.runner(lease="1s")
+        stuck, taken = Gate(), Handler()
         first.subscribe("s", stuck)
         second.subscribe("s", taken)
         before = asyncio.all_tasks()
@@ -303,17 +306,10 @@ class TestCrash(BusTests):
         """Invariant 2: what was delivered, but not recorded, is delivered again; nothing is lost."""
         handler, runner = Handler(), bus.runner(lease="1s")
         runner.subscribe("s", handler)
-        async with bus.runner() as publisher:  # without the subscription: makes the tables
-            pass
-        store = bus.database.open()
-        await store.put_subscriptions([Subscription(name="s", sink="function:s")], "function:s")
-        async with bus.runner():
-            pass
-        del publisher
-        from runner.storage.base import Publication
-
-        await store.append([Publication(event) for event in events(4)])
-        assert len((await store.claim(10, timedelta(seconds=1))).works) == 4  # and its process dies
+        async with open_bus(load_config(bus.write())) as publisher:
+            await publisher.publish_many(events(4))
+        claim = await bus.database.open().claim(10, timedelta(seconds=1))
+        assert len(claim.works) == 4  # and the process that has them dies
         async with runner:
             await eventually(lambda: bus.settled(delivered=4))
         assert sorted(handler.seen) == [(id, 2) for id in ids(events(4))]
@@ -338,10 +334,10 @@ subscriptions: [{name: all, sink: all, retry: {max_attempts: 2}}]
 class TestPoison(BusTests):
     async def test_an_event_that_kills_its_process_dies_alone(self, bus: Bus, tmp_path: Path) -> None:
         """Invariant 3: it is tried alone in the end, and is dead with a reason; its neighbours are delivered."""
+        async with open_bus(load_config(bus.write())) as publisher:
+            await publisher.publish_many([*events(10), *events(1, "poison"), *events(20)[10:]])
         path = bus.write(MORE, lease="1s")
         (tmp_path / "handlers.py").write_text(POISON)
-        async with bus.runner() as publisher:
-            await publisher.publish_many([*events(10), *events(1, "poison"), *events(20)[10:]])
         deaths = 0
 
         async def over() -> bool:
@@ -380,6 +376,6 @@ class TestStoreAway:
                 slow.opened.set()
                 await eventually(lambda: slow.done == 10)
                 server.start()
-                await eventually(lambda: bus.settled(delivered=60), timeout=15)
+                await eventually(lambda: bus.reached(delivered=60), timeout=15)
         assert slow.ids == quick.ids == ids(events(30))
         assert {attempt for _, attempt in slow.seen} == {1}

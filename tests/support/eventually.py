@@ -6,9 +6,17 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar, cast, overload
 
 T = TypeVar("T")
+
+
+@overload
+async def eventually(check: Callable[[], Awaitable[T]], timeout: float = 5.0, every: float = 0.01) -> T: ...
+
+
+@overload
+async def eventually(check: Callable[[], T | None], timeout: float = 5.0, every: float = 0.01) -> T: ...
 
 
 async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 5.0, every: float = 0.01) -> T:

@@ -39,7 +39,9 @@ def test_a_failure_waits_as_long_as_the_other_side_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "attempts"), [(Failed("no", None, 500, "x"), 3), (Rejected("no", 500, "x"), 1)], ids=["last", "rejected"]
+    ("outcome", "attempts"),
+    [(Failed("no", None, 500, "x"), 3), (Rejected("no", 500, "x"), 1)],
+    ids=["last", "rejected"],
 )
 def test_the_end_is_dead_with_a_reason(outcome: Outcome, attempts: int) -> None:
     record, attempt = settle(POLICY, 7, 2, attempts, 99, outcome, 0.25)
@@ -64,7 +66,9 @@ def test_the_end_is_dead_with_a_reason(outcome: Outcome, attempts: int) -> None:
     attempt=st.integers(1, 50),
     max_attempts=st.integers(1, 20),
 )
-def test_every_outcome_has_one_record_that_the_store_can_take(outcome: Outcome, attempt: int, max_attempts: int) -> None:
+def test_every_outcome_has_one_record_that_the_store_can_take(
+    outcome: Outcome, attempt: int, max_attempts: int
+) -> None:
     policy = RetryPolicy(max_attempts=max_attempts)
     record, tried = settle(policy, 7, 2, attempt, 99, outcome, 0.1)
     assert (record.seq, record.subscription_id, record.attempts, record.token) == (7, 2, attempt, 99)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from pathlib import Path
 
 import aiosqlite
 import pytest
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from runner.storage.sqlite import pragmas, wal_is_safe
+from runner.storage.sqlite import TidyConnection, pragmas, wal_is_safe
 from runner.storage.tables import metadata
 
 SQL = files("runner.storage") / "sql" / "sqlite"
@@ -77,6 +79,22 @@ class TestPrivateDoor:
         async with aiosqlite.connect(":memory:") as connection:
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
                 await connection._execute(lambda db: db.execute("SELECT * FROM missing"), connection._conn)  # type: ignore[no-untyped-call]  # untyped there
+
+
+class TestTidyConnection:
+    @pytest.mark.parametrize("statement", ["SELECT * FROM t", "INSERT INTO t VALUES (3), (4) RETURNING n"])
+    def test_a_live_cursor_does_not_keep_the_lock_of_a_closed_connection(self, tmp_path: Path, statement: str) -> None:
+        path = tmp_path / "t.db"
+        with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+            other.executescript("CREATE TABLE t (n); INSERT INTO t VALUES (1), (2)")
+            connection = sqlite3.connect(path, isolation_level=None, factory=TidyConnection)
+            connection.execute("BEGIN")
+            cursor = connection.cursor().execute(statement)
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("DELETE FROM t")
+            connection.close()
+            assert other.execute("DELETE FROM t").rowcount == 2
+            del cursor
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""procrastinate: a job for each event, over psycopg."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from procrastinate import App, PsycopgConnector
+from procrastinate.tasks import Task
+
+from .base import Counts, Handler, Place
+from .onlooker import Onlooker
+
+__all__ = ["Procrastinate"]
+
+CONCURRENCY = 20
+
+
+class Procrastinate:
+    """A worker with as many jobs at once as help, jobs kept when they are done (its default)."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._onlooker = Onlooker(place.dsn)
+
+    async def prepare(self) -> None:
+        """Apply its schema."""
+        app = App(connector=PsycopgConnector(conninfo=self._place.dsn))
+        async with app.open_async():
+            await app.schema_manager.apply_schema_async()
+
+    @contextlib.asynccontextmanager
+    async def session(self, handler: Handler | None = None) -> AsyncIterator[_Session]:
+        """Defer jobs, and run a worker."""
+        size = min(max(self._place.callers, CONCURRENCY if handler else 1), 32)
+        app = App(connector=PsycopgConnector(conninfo=self._place.dsn, min_size=size, max_size=size + 2))
+
+        async def deliver(data: str) -> None:
+            if handler is not None:
+                handler(data.encode())
+
+        task: Task[..., None, ...] = app.task(name="deliver")(deliver)
+        async with app.open_async():
+            if handler is None:
+                yield _Session(task)
+                return
+            work = asyncio.create_task(app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False))
+            yield _Session(task)
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+
+    async def idle(self) -> bool:
+        """Return whether no job is to do or being done."""
+        sql = "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))"
+        return not await self._onlooker.ask(sql)
+
+    async def counts(self) -> Counts:
+        """Count jobs."""
+        stored = await self._onlooker.ask("SELECT count(*) FROM procrastinate_jobs")
+        delivered = await self._onlooker.ask("SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'")
+        return Counts(stored, delivered)
+
+
+class _Session:
+    def __init__(self, task: Task[..., None, ...]) -> None:
+        self._task = task
+
+    async def publish(self, data: bytes) -> None:
+        """Defer one job."""
+        await self._task.defer_async(data=data.decode())
+
+    async def publish_many(self, batch: Sequence[bytes]) -> None:
+        """Defer them in one statement."""
+        await self._task.batch_defer_async(*({"data": data.decode()} for data in batch))
