@@ -92,6 +92,7 @@ class Worker:
         self._waiting = False  # whether the store may have deliveries that wait
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
         self._leases: dict[tuple[int, int], tuple[int, Outlet, Flight[Any], int]] = {}
+        self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._stopping = False
         self._loops = (
             Background("claim", self._claim, nudge=self._nudge),
@@ -245,11 +246,14 @@ class Worker:
         claim = await self._queue.claim_deliveries(quotas, self._limits.lease)
         due = claim.next_due
         left = [each for each in claim.deliveries if not self._worn_out(each, claim.token)]
-        suspect = next((each for each in left if self._suspected(each)), None)
+        self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
+        suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
         if suspect is not None:
             await self._fly_alone(suspect, left, claim.token)
             return
         self._fly(left, claim.token)
+        if not claim.deliveries:
+            self._suspects.clear()
         if not claim.deliveries and due is None and all(quotas.values()):
             self._waiting = False
         await _wait(self._refill, due)
@@ -275,9 +279,10 @@ class Worker:
         """
         Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
 
-        The others go back first, without their suspicion: an innocent one that was with it is delivered
-        while the guilty one's lease runs out.
+        The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
+        attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
         """
+        self._suspects.discard((suspect.seq, suspect.subscription_id))
         others = [each for each in claimed if each is not suspect]
         if others:
             back = [given_back(each.seq, each.subscription_id, each.attempt, token, started=False) for each in others]
@@ -288,8 +293,8 @@ class Worker:
             self._settled.clear()
             await self._settled.wait()
 
-    def _suspected(self, claimed: ClaimedDelivery) -> bool:
-        """Whether the delivery is to run alone: its holders keep vanishing, and it may be the cause."""
+    def _suspicious(self, claimed: ClaimedDelivery) -> bool:
+        """Whether the holders of the delivery keep vanishing, and it may be the cause."""
         outlet = self._outlets.get(claimed.subscription_id)
         if not claimed.suspect or outlet is None:
             return False

@@ -21,7 +21,9 @@ from .onlooker import Onlooker
 __all__ = ["Floor"]
 
 BATCH = 500
-LANES = 2
+import os
+LANES = int(os.environ.get("LANES","2"))
+
 CONNECTIONS = 32  # the most that help: 200 of them on two cores are slower
 LEASE = timedelta(seconds=30)
 
@@ -43,14 +45,18 @@ CREATE INDEX ON deliveries (subscription_id, event_seq) WHERE state = 'dead';
 """
 _APPEND = """
 WITH recorded AS (
-    INSERT INTO events (id, source, type, data, created_at) VALUES ($1, $2, $3, $4, clock_timestamp()) RETURNING seq
+    INSERT INTO events (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp()) RETURNING seq
 )
 INSERT INTO dispatch (event_seq) SELECT seq FROM recorded
 """
 _APPEND_MANY = """
 WITH recorded AS (
-    INSERT INTO events (id, source, type, data, created_at)
-    SELECT id, $2, $3, data, clock_timestamp() FROM unnest($1::text[], $4::bytea[]) AS i (id, data) RETURNING seq
+    INSERT INTO events (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, created_at)
+    SELECT i.*, clock_timestamp()
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::json[],
+                $9::bytea[]) AS i
+    RETURNING seq
 )
 INSERT INTO dispatch (event_seq) SELECT seq FROM recorded ORDER BY seq
 """
@@ -66,7 +72,7 @@ WITH unsynced AS MATERIALIZED (
     WHERE d.position = ANY (ARRAY(SELECT position FROM due))
     RETURNING d.position, d.event_seq
 )
-SELECT c.position, e.seq, e.type, e.source, e.id, e.data
+SELECT c.position, e.seq, e.type, e.source, e.id, e.subject, e.time, e.datacontenttype, e.dataschema, e.extensions, e.data
 FROM unsynced JOIN claimed c ON true JOIN events e ON e.seq = c.event_seq
 """
 _SETTLE = """
@@ -99,13 +105,10 @@ class Floor:
             if handler is None:
                 yield _Session(pool)
                 return
-            lanes = [asyncio.create_task(self._drain(handler)) for _ in range(LANES)]
-            try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(LANES):
+                    lanes.create_task(self._drain(handler))
                 yield _Session(pool)
-                await asyncio.gather(*lanes)
-            finally:
-                for lane in lanes:
-                    lane.cancel()
 
     async def _drain(self, handler: Handler) -> None:
         """Claim, deliver and settle until nothing is due."""
@@ -144,9 +147,11 @@ class _Session:
 
     async def publish(self, data: bytes) -> None:
         """Insert one event and its row of work: one statement, one commit."""
-        await self._pool.execute(_APPEND, str(next(self._ids)), "/bench", "bench.event", data)
+        await self._pool.execute(_APPEND, *self._event(data))
 
     async def publish_many(self, batch: Sequence[bytes]) -> None:
         """Insert them in one statement."""
-        ids = [str(next(self._ids)) for _ in batch]
-        await self._pool.execute(_APPEND_MANY, ids, "/bench", "bench.event", list(batch))
+        await self._pool.execute(_APPEND_MANY, *map(list, zip(*map(self._event, batch), strict=True)))
+
+    def _event(self, data: bytes) -> tuple[object, ...]:
+        return str(next(self._ids)), "/bench", "bench.event", None, None, None, None, None, data

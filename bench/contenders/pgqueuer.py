@@ -47,16 +47,16 @@ class PgQueuer:
                 yield session
                 return
             manager = self._manager(driver, handler)
-            work = asyncio.create_task(manager.run(dequeue_timeout=timedelta(seconds=30), batch_size=BATCH))
-            yield session
-            manager.shutdown.set()
-            await work
+            async with asyncio.TaskGroup() as group:  # ends the trial when the manager does
+                group.create_task(manager.run(dequeue_timeout=timedelta(seconds=30), batch_size=BATCH))
+                yield session
+                manager.shutdown.set()
 
     def _manager(self, driver: AsyncpgPoolDriver, handler: Handler) -> QueueManager:
         async def deliver(job: Job) -> None:
             handler(job.payload or b"")
 
-        manager = QueueManager(driver)
+        manager = QueueManager(Queries(driver))
         for name in self._entrypoints:
             manager.entrypoint(name)(deliver)
         return manager

@@ -14,7 +14,9 @@ from .onlooker import Onlooker
 
 __all__ = ["Procrastinate"]
 
-CONCURRENCY = 20
+import os
+CONCURRENCY = int(os.environ.get("PC","20"))
+
 
 
 class Procrastinate:
@@ -45,11 +47,12 @@ class Procrastinate:
             if handler is None:
                 yield _Session(task)
                 return
-            work = asyncio.create_task(app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False))
-            yield _Session(task)
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+            async with asyncio.TaskGroup() as group:  # ends the trial when the worker does
+                work = group.create_task(
+                    app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False)
+                )
+                yield _Session(task)
+                work.cancel()
 
     async def idle(self) -> bool:
         """Return whether no job is to do or being done."""

@@ -30,6 +30,7 @@ VERBS = {
     "deliveries": "deliveries",
     "subscriptions": "subscriptions",
     "instances": "instances",
+    "bench": "bench",
 }
 
 

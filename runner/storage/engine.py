@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
 from ..errors import StorageError, StorageUnavailable
+from .sqlite_connection import TidyConnection, pragmas
 
 if TYPE_CHECKING:
     import asyncpg
@@ -143,10 +144,12 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
 
 
 def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
-    from .sqlite import pragmas
-
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{dsn.path}", pool_size=pool, max_overflow=0, hide_parameters=True
+        f"sqlite+aiosqlite:///{dsn.path}",
+        connect_args={"factory": TidyConnection},
+        pool_size=pool,
+        max_overflow=0,
+        hide_parameters=True,
     )
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from runner import Delivery, Event, Runner, load
+from runner import Delivery, Event, NotifyStrategy, Runner, compose, load
 from runner.builder import open_bus, open_storage
 from runner.config import load_config
 from runner.errors import StorageError
@@ -36,9 +37,28 @@ class Bus:
         self._directory = directory
         self._runners: list[Runner] = []
 
-    def runner(self, *, lease: str = "30s", grace: str = "5s", batch: int = 500) -> Runner:
-        """Return one more process of the deployment, as far as one process can be several."""
+    def runner(
+        self,
+        *,
+        lease: str = "30s",
+        grace: str = "5s",
+        batch: int = 500,
+        store: Callable[[Any], Any] | None = None,
+        strategy: NotifyStrategy | None = None,
+    ) -> Runner:
+        """
+        Return one more process of the deployment, as far as one process can be several.
+
+        Args:
+            store: puts something around the store of this process.
+            strategy: in place of those of the file.
+        """
         runner = load(self.write(lease=lease, grace=grace, batch=batch))
+        if store is not None or strategy is not None:
+            storage = runner._storage
+            if store is not None:
+                storage = replace(storage, store=store(storage.store))
+            runner = Runner(runner._plan, storage, compose(strategy) if strategy else runner._strategies, {})
         self._runners.append(runner)
         return runner
 

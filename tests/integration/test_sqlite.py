@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
 from runner.event import Event
-from runner.storage import sqlite
+from runner.storage import engine as engines
+from runner.storage import sqlite_connection
 from runner.storage.base import Instance, Publication, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
@@ -63,8 +64,8 @@ def outside(path: Path, store: SqliteStore) -> Iterator[sqlite3.Connection]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up waiting for a lock after 50 ms."""
-    usual = sqlite.pragmas
-    monkeypatch.setattr(sqlite, "pragmas", lambda version: [each.replace("5000", "50") for each in usual(version)])
+    usual = sqlite_connection.pragmas
+    monkeypatch.setattr(engines, "pragmas", lambda version: [each.replace("5000", "50") for each in usual(version)])
 
 
 def publications(count: int, size: int = 10) -> list[Publication]:
@@ -86,7 +87,7 @@ class TestPragmas:
             found = {}
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
                 found[name] = (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
-        safe = sqlite.wal_is_safe(sqlite3.sqlite_version_info)
+        safe = sqlite_connection.wal_is_safe(sqlite3.sqlite_version_info)
         journal = "wal" if safe else "truncate"
         assert found == {"journal_mode": journal, "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
@@ -186,8 +187,8 @@ class TestFullDisk:
     async def test_a_full_file_refuses_and_keeps_what_it_acknowledged(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        usual, room = sqlite.pragmas, ["PRAGMA max_page_count = 200"]
-        monkeypatch.setattr(sqlite, "pragmas", lambda version: [*usual(version), *room])
+        usual, room = sqlite_connection.pragmas, ["PRAGMA max_page_count = 200"]
+        monkeypatch.setattr(engines, "pragmas", lambda version: [*usual(version), *room])
         async with opened(path) as store:
             acknowledged: set[str] = set()
 
@@ -209,7 +210,7 @@ class TestTwoJournals:
     async def test_the_store_works_with_both(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, safe: bool, mode: str
     ) -> None:
-        monkeypatch.setattr(sqlite, "wal_is_safe", lambda version: safe)
+        monkeypatch.setattr(sqlite_connection, "wal_is_safe", lambda version: safe)
         async with opened(path) as store:
             await store.append(publications(20))
             claim = await store.claim(20, LEASE)

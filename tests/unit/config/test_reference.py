@@ -28,8 +28,6 @@ PROD = {
     "DEPLOYMENT_ID": "orders-prod",
     "DATABASE_URL": "postgresql://runner:hunter2@db1,db2/bus?sslmode=verify-full",
     "NATS_URL": "tls://n1:4222,tls://n2:4222",
-    "CRM_URL": "https://crm.example/events",
-    "CRM_TOKEN": "hunter2",
 }
 
 

@@ -1,0 +1,122 @@
+"""A place of its own for a measurement: made, used, and gone again whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shlex
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from ..builder import open_storage
+from ..config import Config
+from ..errors import StorageError
+from ..storage import Storage
+from ..storage.engine import mapped_errors
+
+__all__ = ["removal", "throwaway"]
+
+
+@asynccontextmanager
+async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Config]:
+    """
+    Lend a deployment of its own: a new schema of the same PostgreSQL, or a new file beside that of SQLite, migrated.
+
+    It has the store, the strategies and the limits of `config`, and nothing else of it: no sink, no
+    subscription. Nobody hears its signals, because they go out under its own name.
+
+    Args:
+        keep: leave the place there afterwards; `removal()` says how to remove it.
+
+    Raises:
+        StorageError: the role may not create a schema, or what was created cannot be removed.
+        StorageUnavailable: the store cannot be reached.
+    """
+    place = _placed(config, secrets.token_hex(4))
+    try:
+        async with open_storage(place, adopt=False) as storage:
+            await _check_rights(storage)
+            try:
+                await storage.migrate()  # makes the schema too
+                yield place
+            finally:
+                if not keep and storage.schema is not None:
+                    await _to_its_end(_drop_schema(storage))
+    finally:
+        if not keep and place.storage.dsn.path is not None:
+            _delete(place.storage.dsn.path)
+
+
+def removal(place: Config) -> str:
+    """Return the command that removes a place that was kept."""
+    path = place.storage.dsn.path
+    return f"rm {shlex.quote(str(path))}*" if path is not None else _drop(place.storage.schema_name)
+
+
+def _placed(config: Config, token: str) -> Config:
+    """Return the configuration of the deployment `token` names; what is not said here has its default."""
+    name = f"runner_bench_{token}"
+    storage = config.storage
+    elsewhere: dict[str, object] = (
+        {"schema_name": name}
+        if storage.dsn.path is None
+        else {"dsn": replace(storage.dsn, path=storage.dsn.path.with_name(f"{name}.db"))}
+    )
+    named = "{deployment_id}" in config.subject
+    return Config.model_construct(
+        deployment_id=f"bench-{token}",
+        subject=config.subject if named else f"{config.subject}.{{deployment_id}}",
+        storage=storage.model_copy(update={**elsewhere, "migrate": False}),
+        strategies=config.strategies,
+        worker=config.worker,
+    )
+
+
+async def _check_rights(storage: Storage) -> None:
+    """Raise `StorageError` where PostgreSQL would refuse the schema, with what to do about it."""
+    if storage.schema is None:
+        return
+    may = "SELECT has_database_privilege(current_database(), 'CREATE')"
+    who = "SELECT quote_ident(current_database()), quote_ident(current_user)"
+    with mapped_errors():
+        async with storage.engine.connect() as connection:
+            if await connection.scalar(text(may)):
+                return
+            database, role = (await connection.execute(text(who))).one()
+    raise StorageError(
+        f"a throw-away schema is needed, and the role {role} may not create one in the database {database}; "
+        f"allow it with: GRANT CREATE ON DATABASE {database} TO {role}"
+    )
+
+
+async def _drop_schema(storage: Storage) -> None:
+    try:
+        with mapped_errors():
+            async with storage.engine.begin() as connection:
+                await connection.execute(text(_drop(storage.schema)))
+    except StorageError as error:
+        raise type(error)(f"a schema is left behind: {error}; remove it with: {_drop(storage.schema)}") from error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, and be cancelled only after it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+def _drop(schema: str | None) -> str:
+    return f"DROP SCHEMA IF EXISTS {schema} CASCADE"
+
+
+def _delete(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.benchmark.place import throwaway
+from runner.config import load_config
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer
+from tests.support.postgres import PostgresServer
+
+from .deployment import Deployment
+
+NAMES = [
+    "floor",
+    "publish_batch",
+    "drain",
+    "fan_out_3",
+    "latency_p50",
+    "latency_p99",
+    "latency_signalled_p50",
+    "latency_signalled_p99",
+    "publish_1",
+    "publish_16",
+    "publish_200",
+]
+FEW = ("--events", "200", "--subscriptions", "3")
+
+Left = Callable[[], list[str]]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
+    dsn = "sqlite:///runner.db" if request.param == "sqlite" else request.getfixturevalue("postgres_dsn")
+    made = Deployment(tmp_path, dsn)
+    made.write()
+    return made
+
+
+@pytest.fixture
+def left(deployment: Deployment, postgres: PostgresServer) -> Left:
+    """What measurements have made and not removed."""
+    if deployment.dsn.startswith("sqlite"):
+        return lambda: sorted(path.name for path in deployment.directory.glob("runner_bench_*"))
+    query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'runner_bench_%'"
+    return lambda: postgres.psql(query, deployment.dsn).splitlines()
+
+
+def test_it_measures_beside_the_tables_of_the_deployment(deployment: Deployment, left: Left) -> None:
+    deployment.cli("migrate")
+    deployment.cli("publish", "broken.one")
+    measures = deployment.json("bench", *FEW)
+    assert [measure["name"] for measure in measures] == NAMES
+    floor = measures[0]
+    assert floor["ratio"] == 1
+    assert floor["unit"] == "ms"
+    for measure in measures:
+        assert measure.keys() == {"name", "value", "unit", "ratio"}
+        assert measure["value"] > 0
+        expected = measure["value"] / floor["value"]
+        if measure["unit"] != "ms":
+            expected = measure["value"] * floor["value"] / 1000
+        assert measure["ratio"] == pytest.approx(expected)
+    assert left() == []
+    [event] = deployment.json("events", "list")
+    assert (event["event"]["type"], event["state"]) == ("broken.one", "queued")
+    assert deployment.json("subscriptions", "list") == []
+    assert deployment.json("instances") == []
+
+
+def test_people_get_a_table(deployment: Deployment, left: Left) -> None:
+    output, complaint = deployment.cli("bench", *FEW)
+    header, *rows = output.splitlines()
+    assert re.fullmatch(r"MEASURE +VALUE +UNIT +VS FLOOR", header)
+    assert len(rows) == len(NAMES)
+    assert rows[0].startswith("one INSERT and its commit")
+    assert complaint == ""
+    assert left() == []
+
+
+def test_what_is_kept_can_be_looked_at_and_removed(
+    deployment: Deployment, left: Left, postgres: PostgresServer
+) -> None:
+    _, complaint = deployment.cli("bench", *FEW, "--keep")
+    found = re.search(r"^kept: deployment (bench-\S+); to remove it: (.+)$", complaint, re.MULTILINE)
+    assert found
+    if deployment.dsn.startswith("sqlite"):
+        [name] = left()
+        storage = f'{{dsn: "sqlite:///{name}"}}'
+        assert found[2] == f"rm {deployment.directory / name}*"
+    else:
+        [name] = left()
+        storage = f'{{dsn: "{deployment.dsn}", schema: {name}}}'
+    other = deployment.directory / "kept.yaml"
+    other.write_text(f"deployment_id: {found[1]}\nstorage: {storage}\n")
+    assert deployment.json("events", "list", "-c", other, "--type", "bench.*", "--limit", "1")
+    if not deployment.dsn.startswith("sqlite"):
+        postgres.psql(found[2], deployment.dsn)
+        assert left() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_an_interruption_leaves_nothing_behind(
+    deployment: Deployment, left: Left, number: signal.Signals
+) -> None:
+    with deployment.process("bench", "--events", "1000000", "--json") as process:
+        await eventually(left, timeout=20)
+        if number is signal.SIGTERM:
+            process.wait_for_line('"floor"', timeout=20)  # in the middle of a measure
+        process.signal(number)
+        process.signal(number)  # the impatient: they get no less
+        assert process.wait(timeout=20) == 130
+        assert "Traceback" not in process.report()
+        assert left() == []
+
+
+def test_a_role_without_the_right_is_told_the_grant(
+    postgres: PostgresServer, postgres_dsn: str, tmp_path: Path
+) -> None:
+    role = f"guest_{postgres_dsn[-8:]}"
+    database = postgres_dsn.rsplit("/", 1)[1]
+    postgres.psql(f"CREATE ROLE {role} LOGIN")
+    try:
+        deployment = Deployment(tmp_path, postgres_dsn.replace("postgres@", f"{role}@"))
+        deployment.write()
+        _, complaint = deployment.cli("bench", *FEW, code=1)
+        grant = f"GRANT CREATE ON DATABASE {database} TO {role}"
+        assert complaint.endswith(f"{grant}\n")
+        postgres.psql(grant)
+        deployment.cli("bench", *FEW)
+        postgres.psql(f"REVOKE CREATE ON DATABASE {database} FROM {role}")
+    finally:
+        postgres.psql(f"DROP ROLE {role}")
+
+
+def test_signals_are_measured_through_nats(postgres_dsn: str, nats_server: NatsServer, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, postgres_dsn)
+    deployment.write(more=f"strategies: [polling, {{nats: '{nats_server.url}'}}]\n")
+    assert [measure["name"] for measure in deployment.json("bench", *FEW)] == NAMES
+
+
+def test_without_a_push_strategy_there_is_no_signal_to_measure(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "sqlite:///runner.db")
+    deployment.write(more="strategies: [polling]\n")
+    names = [measure["name"] for measure in deployment.json("bench", *FEW)]
+    assert names == [name for name in NAMES if "signalled" not in name]
+
+
+@pytest.mark.parametrize("subject", ["mesh.{deployment_id}.events.notify", "acme.wake"])
+async def test_nobody_else_is_woken(tmp_path: Path, subject: str) -> None:
+    deployment = Deployment(tmp_path, "sqlite:///runner.db")
+    deployment.write(more=f'subject: "{subject}"\n')
+    config = load_config(deployment.path, imports=False)
+    async with throwaway(config) as one, throwaway(config) as other:
+        subjects = {each.signal_subject for each in (config, one, other)}
+        assert len(subjects) == 3
+        assert one.deployment_id.startswith("bench-")
+    assert list(tmp_path.glob("runner_bench_*")) == []
+
+
+def test_a_database_that_is_not_there_ends_with_69(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "postgresql://me:topsecret@127.0.0.1:1/none")
+    deployment.write()
+    _, complaint = deployment.cli("bench", *FEW, code=69)
+    assert "topsecret" not in complaint

@@ -1,0 +1,317 @@
+"""The runner as a whole: its life, its place in a deployment, and the invariants it rests on."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from runner import Runner, RunnerError, load
+from runner.bus import EventBus
+from runner.errors import ForeignDeployment, StorageError, StorageUnavailable
+from runner.storage import tables
+from runner.storage.base import Claim, Publication, Receipt, Settled
+from runner.storage.tables import Now, deliveries, dispatch
+from runner.strategies.stack import compose
+from tests.support.eventually import eventually
+from tests.support.postgres import PostgresServer
+
+from .buses import Bus, BusTests, Gate, Handler, events, ids, running
+
+
+class TestLife(BusTests):
+    async def test_it_may_be_stopped_before_it_was_started_and_twice(self, bus: Bus) -> None:
+        runner = bus.runner()
+        await runner.stop()
+        async with runner:
+            pass
+        await runner.stop()
+
+    async def test_an_instance_reports_and_signs_off(self, bus: Bus) -> None:
+        async with bus.runner():
+            assert len(await bus.database.rows(tables.instances)) == 1
+        assert await bus.database.rows(tables.instances) == []
+
+    async def test_stop_is_quick_when_nothing_runs(self, bus: Bus) -> None:
+        runner = bus.runner()
+        await runner.start()
+        began = monotonic()
+        await runner.stop()
+        assert monotonic() - began < 1
+
+    async def test_the_tables_of_another_deployment_are_refused_and_nothing_is_left_open(self, bus: Bus) -> None:
+        async with bus.runner():
+            pass
+        path = bus.write()
+        path.write_text(path.read_text().replace("deployment_id: test", "deployment_id: other"))
+        before = asyncio.all_tasks()
+        with pytest.raises(ForeignDeployment, match="test"):
+            async with load(path):
+                pass
+        await eventually(lambda: asyncio.all_tasks() == before)
+
+    async def test_several_share_the_work_and_deliver_each_event_once(self, bus: Bus) -> None:
+        runners, handler = [bus.runner(batch=20) for _ in range(3)], Handler()
+        for runner in runners:
+            runner.subscribe("s", handler)
+            await runner.start()
+        published = events(300)
+        await asyncio.gather(*[runners[n % 3].publish(event) for n, event in enumerate(published)])
+        await eventually(lambda: bus.settled(delivered=300), timeout=10)
+        assert handler.ids == ids(published)
+
+    async def test_a_function_that_is_unsubscribed_gets_nothing_more(self, bus: Bus) -> None:
+        runner, handler = bus.runner(), Handler()
+        runner.subscribe("s", handler)
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(delivered=1))
+            await runner.unsubscribe("s")
+            await runner.publish(events(2)[1])
+            await eventually(lambda: bus.settled(delivered=1))
+        assert len(handler.seen) == 1
+
+    async def test_a_strategy_that_fails_at_everything_costs_nothing_but_itself(self, bus: Bus) -> None:
+        class Broken:
+            async def start(self, wake: object) -> None:
+                raise OSError("no start")
+
+            async def notify(self, event_id: str) -> None:
+                raise OSError("no notify")
+
+            async def stop(self) -> None:
+                raise OSError("no stop")
+
+        runner, handler = bus.runner(strategy=Broken()), Handler()
+        runner.subscribe("s", handler)
+        async with runner:
+            await runner.publish_many(events(3))
+            await eventually(lambda: bus.settled(delivered=3))
+
+    async def test_what_others_are_to_take_is_signalled_under_an_id_of_our_own(self, bus: Bus) -> None:
+        """A push strategy takes a signal with the id it sent last for its own echo."""
+
+        class Recorder(Handler):
+            def __init__(self) -> None:
+                super().__init__()
+                self.signals: list[str] = []
+
+            async def start(self, wake: object) -> None: ...
+
+            async def stop(self) -> None: ...
+
+            async def notify(self, event_id: str) -> None:
+                self.signals.append(event_id)
+
+        recorders = [Recorder(), Recorder()]
+        runners = [bus.runner(strategy=recorder) for recorder in recorders]
+        absent = bus.runner()
+        absent.subscribe("absent", Handler())
+        async with absent:
+            pass
+        for runner, recorder, event in zip(runners, recorders, events(2), strict=True):
+            async with runner:
+                await runner.publish(event)
+                await eventually(lambda: len(recorder.signals) >= 2)  # noqa: B023  # awaited before it changes
+        one, other = (set(recorder.signals) - set(ids(events(2))) for recorder in recorders)
+        assert one
+        assert other
+        assert not one & other
+
+
+class TestStart:
+    async def test_a_store_that_never_comes_is_reported_after_the_start_timeout(self, tmp_path: Path) -> None:
+        path = tmp_path / "runner.yaml"
+        path.write_text(
+            'deployment_id: test\nstorage: {dsn: "postgresql://me:topsecret@127.0.0.1:1/none", start_timeout: 300ms}'
+        )
+        began = monotonic()
+        with pytest.raises(StorageUnavailable, match=r"127\.0\.0\.1") as caught:
+            async with load(path):
+                pass
+        assert monotonic() - began < 3
+        assert "topsecret" not in str(caught.value)
+
+    async def test_it_waits_for_a_store_that_comes_late(
+        self, tmp_path: Path, make_postgres: Callable[..., PostgresServer]
+    ) -> None:
+        server = make_postgres(fsync=False)
+        async with running(tmp_path, server.create_database()) as bus:
+            server.stop()
+            runner, handler = bus.runner(), Handler()
+            runner.subscribe("s", handler)
+            starting = asyncio.create_task(runner.start())
+            await asyncio.wait({starting}, timeout=0.2)
+            assert not starting.done()
+            server.start()
+            await starting
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(delivered=1))
+
+
+# --- invariants ------------------------------------------------------------------------------------
+
+
+class Around:
+    """A store with one fault, which a subclass puts around a sound one."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+async def check_publish_is_one_transaction(bus: Bus, store: Any) -> None:
+    """Let publishing fail at the row of work: the event must not remain."""
+    publisher = EventBus(store, compose())
+    await bus.database.rename("dispatch", "elsewhere")
+    with pytest.raises(StorageError):
+        await publisher.publish(events(1)[0])
+    await bus.database.rename("elsewhere", "dispatch")
+    assert await bus.database.count(tables.events, dispatch) == [0, 0]
+
+
+class EventFirst(Around):
+    """Records the event, and its row of work in the next transaction."""
+
+    async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        async with self.store._engine.begin() as connection:
+            for event in (each.event for each in publications):
+                values = {"id": event.id, "source": event.source, "type": event.type, "created_at": Now()}
+                await connection.execute(insert(tables.events).values(values))
+        receipts: Sequence[Receipt] = await self.store.append(publications)
+        return receipts
+
+
+class TestInvariant1(BusTests):
+    async def test_publish_is_one_transaction(self, bus: Bus) -> None:
+        """Invariant 1: an event and its row of work are recorded together, or not at all."""
+        async with bus.runner():
+            await check_publish_is_one_transaction(bus, bus.database.open())
+
+    async def test_two_transactions_are_seen(self, bus: Bus) -> None:
+        async with bus.runner():
+            with pytest.raises(AssertionError, match=r"\[1, 0\]"):
+                await check_publish_is_one_transaction(bus, EventFirst(bus.database.open()))
+
+
+async def open_transactions(bus: Bus) -> int:
+    """Return how many transactions are open while nobody executes anything."""
+    if bus.database.dsn.scheme == "sqlite":
+        with sqlite3.connect(str(bus.database.dsn.path), timeout=0.2, isolation_level=None) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                return 1
+            finally:
+                other.close()
+        return 0
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
+    async with bus.database.engine.connect() as connection:
+        return int(await connection.scalar(text(query)) or 0)
+
+
+async def check_no_transaction_during_a_delivery(bus: Bus, store: Callable[[Any], Any] | None = None) -> None:
+    """Look, from inside a delivery of an event and from inside one of a retry, for transactions that are open."""
+    found: list[int] = []
+
+    async def handle(event: object) -> None:
+        found.append(await open_transactions(bus))
+        if len(found) == 1:
+            raise ValueError("again")
+
+    runner = bus.runner(store=store)
+    runner.subscribe("s", handle)
+    async with runner:
+        await runner.publish(events(1)[0])
+        await eventually(lambda: bus.settled(delivered=1), timeout=10)
+    assert found == [0, 0]
+
+
+class HoldsOn(Around):
+    """Keeps what it claims locked in a transaction until it is settled."""
+
+    held: AsyncConnection | None = None
+
+    async def claim(self, limit: int, lease: timedelta) -> Claim:
+        claim: Claim = await self.store.claim(limit, lease)
+        if claim.works:
+            self.held = await self.store._engine.connect()
+            await self.held.execute(select(dispatch).with_for_update())
+        return claim
+
+    async def settle(self, answer: Settled) -> int:
+        if self.held is not None:
+            await self.held.close()
+        count: int = await self.store.settle(answer)
+        return count
+
+
+class TestInvariant7(BusTests):
+    async def test_no_transaction_is_held_across_a_delivery(self, bus: Bus) -> None:
+        """Invariant 7."""
+        await check_no_transaction_during_a_delivery(bus)
+
+    async def test_a_transaction_that_is_held_is_seen(self, bus: Bus) -> None:
+        with pytest.raises(AssertionError, match=r"\[1, 0\]"):
+            await check_no_transaction_during_a_delivery(bus, HoldsOn)
+
+
+async def check_nobody_resets_anothers_work(bus: Bus, store: Callable[[Any], Any] | None = None) -> None:
+    """Start and stop an instance while another delivers: it must not touch, nor deliver, what the other has."""
+    busy, newcomer = bus.runner(), bus.runner(store=store)
+    slow, taken = Gate(), Handler()
+    busy.subscribe("s", slow)
+    newcomer.subscribe("s", taken)
+    async with busy:
+        await busy.publish_many(events(3))
+        await eventually(lambda: bus.settled(leased=3))
+        before = await bus.deliveries()
+        async with newcomer:
+            newcomer.worker.wake()
+            await newcomer.publish(events(4)[3])
+            await eventually(lambda: len(slow.seen) + len(taken.seen) >= 4)
+        slow.opened.set()
+        await eventually(lambda: bus.settled(delivered=4))
+        kept = (await bus.deliveries())[:3]
+    assert sorted([*slow.ids, *taken.ids]) == ids(events(4))
+    assert [row["attempts"] for row in kept] == [row["attempts"] for row in before]
+
+
+class ResetsAtStart(Around):
+    """Makes what is leased pending again when it starts, whoever has it."""
+
+    async def beat(self, instance: object) -> None:
+        async with self.store._engine.begin() as connection:
+            leased = update(deliveries).where(deliveries.c.state == "leased")
+            await connection.execute(leased.values(state="pending", due_at=Now(), lease_token=None))
+        await self.store.beat(instance)
+
+
+class TestInvariant8(BusTests):
+    async def test_nobody_resets_anothers_work(self, bus: Bus) -> None:
+        """Invariant 8: the end of a lease is the only way work changes hands."""
+        await check_nobody_resets_anothers_work(bus)
+
+    async def test_a_reset_at_the_start_is_seen(self, bus: Bus) -> None:
+        with pytest.raises(AssertionError):
+            await check_nobody_resets_anothers_work(bus, ResetsAtStart)
+
+
+def test_a_runner_that_was_never_started_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "runner.yaml"
+    path.write_text('deployment_id: test\nstorage: {dsn: "sqlite:///runner.db"}')
+    runner: Runner = load(path)
+    assert runner.worker.busy == 0
+    assert not (tmp_path / "runner.db").exists()
+    assert issubclass(StorageUnavailable, RunnerError)
