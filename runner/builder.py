@@ -17,7 +17,7 @@ from .config.plugin import Options, Plugin
 from .config.plugins import NatsConnection, NatsSinkOptions
 from .config.secret import Secret
 from .errors import ConfigError, SinkError
-from .log import configure
+from .log import configure_own
 from .runtime import Plan, Runner
 from .sinks import SinkContext, build_sink
 from .sinks.base import Sink
@@ -49,7 +49,7 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     """
     config = load_config(path, environ)
     if not structlog.is_configured():
-        configure(config.log.level, config.log.format)
+        configure_own(config.log.level, config.log.format)
     return build(config)
 
 

@@ -10,49 +10,62 @@ from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["configure", "printable"]
+__all__ = ["configure", "configure_own", "printable"]
 
 Fields = MutableMapping[str, Any]
+
+_SHARED: tuple[structlog.typing.Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
 
 
 def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
     """
-    Send every log record to `stream`, standard error unless given.
+    Send every log record of this process to `stream`, standard error unless given.
 
     Libraries are heard from `warning` upwards whatever `level` says: below it, drivers write statements
     and addresses that may carry secrets.
+
+    Args: as `configure_own()`.
+    """
+    stream = stream or sys.stderr
+    configure_own(level, format, stream)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(format, stream)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(_number(level), logging.WARNING))
+    # nats-py reports a ping that was given up with a traceback; our broker says what became of its connection.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.captureWarnings(True)
+
+
+def configure_own(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
+    """
+    Send our own log events to `stream`, standard error unless given, and leave `logging` to the program we are in.
 
     Args:
         level: debug, info, warning or error.
         format: `console` for people, `json` for machines, `auto` for console on a terminal and json elsewhere.
     """
     stream = stream or sys.stderr
-    number = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    rendering = _rendering(format, stream)
     structlog.configure(
-        processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        processors=[*_SHARED, *_rendering(format, stream)],
+        wrapper_class=structlog.make_filtering_bound_logger(_number(level)),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING))
-    # nats-py reports a ping that was given up with a traceback; our broker says what became of its connection.
-    logging.getLogger("nats").setLevel(logging.CRITICAL)
-    logging.captureWarnings(True)
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
 
 
 def printable(text: str) -> str:

@@ -109,7 +109,7 @@ class Benchmark:
     async def run(self) -> None:
         """Measure everything, one after the other."""
         few, many, samples = max(20, self._events // 20), max(20, self._events // 2), min(500, 20 + self._events // 40)
-        await self._measure_floor(few)
+        await self._measure_floor(min(few, 1000))
         backlog = await self._publish("bench.one", self._events, "publish_batch", _IN_BATCHES, batch=_BATCH)
         await self._drain("bench.one", backlog, 1, "drain", "deliver a backlog")
         backlog = await self._publish("bench.many", self._events, None, "publish", batch=_BATCH)

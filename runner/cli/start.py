@@ -111,9 +111,7 @@ async def _serve(path: Path, config: Config, signals: _Signals) -> None:
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:
             return
-        click.echo(
-            f"publish one:  runner publish -c {shlex.quote(str(path))} hello.world --data '{{\"n\": 1}}'", err=True
-        )
+        click.echo(f"publish one:  {_publish_command(path)}", err=True)
         while await _first(signals.stop.wait(), signals.reload.wait()) == 1:
             signals.reload.clear()
             replacement = _reread(path)
@@ -121,6 +119,13 @@ async def _serve(path: Path, config: Config, signals: _Signals) -> None:
                 runner, config = await _replace(runner, config, *replacement)
     finally:
         await runner.stop()
+
+
+def _publish_command(path: Path) -> str:
+    """Return what to type in another shell, with the command as it was typed in this one."""
+    program = Path(sys.argv[0])
+    command = "python -m runner" if program.name == "__main__.py" else sys.argv[0]
+    return f"{command} publish -c {shlex.quote(str(path))} hello.world --data '{{\"n\": 1}}'"
 
 
 def _reread(path: Path) -> tuple[Runner, Config] | None:

@@ -17,6 +17,7 @@ from runner.builder import open_bus, open_storage
 from runner.config import load_config
 from runner.errors import StorageError
 from runner.event import new_id
+from runner.sinks.python import PythonSink
 from runner.storage.tables import deliveries, dispatch
 from tests.contract.storage_contract import Database
 
@@ -58,7 +59,8 @@ class Bus:
             storage = runner._storage
             if store is not None:
                 storage = replace(storage, store=store(storage.store))
-            runner = Runner(runner._plan, storage, compose(strategy) if strategy else runner._strategies, {})
+            strategies = compose(strategy) if strategy else runner._strategies
+            runner = Runner(runner._plan, storage, strategies, {}, function_sink=PythonSink)
         self._runners.append(runner)
         return runner
 

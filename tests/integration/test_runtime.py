@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -99,9 +100,8 @@ class TestLife(BusTests):
     async def test_what_others_are_to_take_is_signalled_under_an_id_of_our_own(self, bus: Bus) -> None:
         """A push strategy takes a signal with the id it sent last for its own echo."""
 
-        class Recorder(Handler):
+        class Recorder:
             def __init__(self) -> None:
-                super().__init__()
                 self.signals: list[str] = []
 
             async def start(self, wake: object) -> None: ...
@@ -207,14 +207,13 @@ class TestInvariant1(BusTests):
 async def open_transactions(bus: Bus) -> int:
     """Return how many transactions are open while nobody executes anything."""
     if bus.database.dsn.scheme == "sqlite":
-        with sqlite3.connect(str(bus.database.dsn.path), timeout=0.2, isolation_level=None) as other:
+        path = str(bus.database.dsn.path)
+        with contextlib.closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as other:
             try:
                 other.execute("BEGIN IMMEDIATE")
                 other.execute("ROLLBACK")
             except sqlite3.OperationalError:
                 return 1
-            finally:
-                other.close()
         return 0
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
     async with bus.database.engine.connect() as connection:
