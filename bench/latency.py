@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
-from .contenders.base import Contender, Handler, Place
+from .contenders.base import Contender, Handler, Place, Session
 
 __all__ = ["consume", "latency"]
 
@@ -23,9 +23,7 @@ WARM_UP = 100  # events that do not count
 PAUSE = 0.004  # seconds at most between one delivery and the next publish: nobody may profit from a busy loop
 
 
-async def latency(
-    subject: Contender, place: Place, *, samples: int, across: bool, contender: str | None = None
-) -> dict[str, Any]:
+async def latency(subject: Contender, place: Place, *, samples: int, across: bool) -> dict[str, Any]:
     """
     Publish `samples` events, each after the one before has arrived; microseconds from call to handler.
 
@@ -34,11 +32,7 @@ async def latency(
     """
     await subject.prepare()
     arrivals: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
-    if across:
-        assert contender is not None
-        opened = _across(subject, place, arrivals, contender)
-    else:
-        opened = _within(subject, arrivals)
+    opened = _across(subject, place, arrivals) if across else _within(subject, arrivals)
     taken: list[float] = []
     async with opened as session:
         await _first(session, arrivals)
@@ -68,7 +62,7 @@ async def consume(subject: Contender, place: Place, *, port: int) -> dict[str, A
 
 
 @contextlib.asynccontextmanager
-async def _within(subject: Contender, arrivals: asyncio.Queue[tuple[int, int]]) -> AsyncIterator[Any]:
+async def _within(subject: Contender, arrivals: asyncio.Queue[tuple[int, int]]) -> AsyncIterator[Session]:
     def arrive(data: bytes) -> None:
         arrivals.put_nowait((int(data[:16]), time.monotonic_ns()))
 
@@ -88,13 +82,11 @@ class _Reports(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def _across(
-    subject: Contender, place: Place, arrivals: asyncio.Queue[tuple[int, int]], name: str
-) -> AsyncIterator[Any]:
+async def _across(subject: Contender, place: Place, arrivals: asyncio.Queue[tuple[int, int]]) -> AsyncIterator[Session]:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: _Reports(arrivals), ("127.0.0.1", 0))
     port = transport.get_extra_info("sockname")[1]
-    spec = {"measure": "consume", "contender": name, "place": asdict(place), "port": port}
+    spec = {"measure": "consume", "place": asdict(place), "port": port}
     other = await create_subprocess_exec(sys.executable, "-m", "bench.trial", json.dumps(spec), stdin=PIPE)
     try:
         async with subject.session() as session:
@@ -109,7 +101,7 @@ async def _across(
         transport.close()
 
 
-async def _first(session: Any, arrivals: asyncio.Queue[tuple[int, int]]) -> None:
+async def _first(session: Session, arrivals: asyncio.Queue[tuple[int, int]]) -> None:
     """Return once the consumer is there: the event with number 0 has arrived."""
     await session.publish(b"%016d" % 0 + b"x" * 84)
     await asyncio.wait_for(arrivals.get(), 60)

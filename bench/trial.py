@@ -1,6 +1,6 @@
 """One trial, in a process of its own: `python -m bench.trial SPEC` prints what was measured as JSON.
 
-SPEC is JSON: `measure`, `contender`, `place` (see `contenders/base.py`) and the options of the measure. A trial
+SPEC is JSON: `measure`, `place` (see `contenders/base.py`) and the options of the measure. A trial
 that loses, repeats or forgets an event ends with an error, and so does the whole run.
 """
 
@@ -135,9 +135,8 @@ MEASURES: dict[str, Callable[..., Awaitable[Result]]] = {
 async def run(spec: dict[str, Any]) -> Result:
     """Run the trial that `spec` describes."""
     place = Place(**spec.pop("place"))
-    name = spec.pop("contender")
     measure = MEASURES[spec.pop("measure")]
-    return await measure(contender(name, place), place, **spec)
+    return await measure(contender(place), place, **spec)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import event as sqlalchemy_event
 
 from .errors import EventError, StorageUnavailable
 from .event import Event, new_id
-from .storage.base import EventStore, Publication, Receipt
+from .storage.base import Claim, EventStore, Publication, Receipt
 from .strategies.base import NotifyStrategy, Wake
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session, SessionTransaction
 
-__all__ = ["EventBus"]
+__all__ = ["Desk", "EventBus"]
 
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
+
+
+class Desk(Protocol):
+    """A worker in the publisher's own process, which takes events that are recorded as leased to it."""
+
+    def lease_for(self, count: int) -> timedelta | None:
+        """Return the lease under which it would take `count` events now; None if it has no room for them."""
+
+    def take(self, claim: Claim) -> None:
+        """Dispatch these events; not refused any more once a lease was given."""
 
 
 class EventBus:
@@ -34,11 +44,20 @@ class EventBus:
     together (group commit).
     """
 
-    def __init__(self, store: EventStore, strategy: NotifyStrategy, *, wake: Wake | None = None) -> None:
-        """Args: wake is called for work in this process, without a detour over the strategy."""
+    def __init__(
+        self, store: EventStore, strategy: NotifyStrategy, *, wake: Wake | None = None, desk: Desk | None = None
+    ) -> None:
+        """
+        Publish into `store`, and signal through `strategy`.
+
+        Args:
+            wake: called for work in this process, without a detour over the strategy.
+            desk: takes events straight from the publisher while this process has room for them.
+        """
         self._store = store
         self._strategy = strategy
         self._wake = wake
+        self._desk = desk
         self._waiting: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._signals: set[asyncio.Task[None]] = set()
@@ -132,8 +151,9 @@ class EventBus:
         return taken
 
     async def _commit(self, callers: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]]) -> None:
+        handed_over = False
         try:
-            receipts = await self._store.append([each for publications, _ in callers for each in publications])
+            receipts, handed_over = await self._append([each for publications, _ in callers for each in publications])
         except Exception as error:
             if len(callers) > 1 and not isinstance(error, StorageUnavailable):
                 for caller in callers:  # one of them spoils the batch; the others must not hear of it
@@ -148,7 +168,19 @@ class EventBus:
             if not answer.done():  # a caller that was cancelled has its event recorded all the same
                 answer.set_result(receipts[start : start + len(publications)])
             start += len(publications)
-        self._signal(receipts[-1].id)
+        if not handed_over:
+            self._signal(receipts[-1].id)
+
+    async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
+        """Record the events; return their receipts, and whether the work went to our own desk."""
+        lease = None
+        if self._desk is not None and all(each.delay is None and each.deliver_at is None for each in publications):
+            lease = self._desk.lease_for(len(publications))
+        if self._desk is None or lease is None:
+            return await self._store.append(publications), False
+        receipts, claim = await self._store.append_leased(publications, lease)
+        self._desk.take(claim)
+        return receipts, True
 
     def _signal(self, event_id: str) -> None:
         """Notify behind the back of whoever publishes: a strategy may take its time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -93,6 +93,10 @@ class Event:
             return orjson.loads(self.data)
         except orjson.JSONDecodeError as error:
             raise EventError(f"event {self.id!r}: data is not JSON: {error}") from error
+
+    def recorded_at(self, moment: datetime) -> Event:
+        """Return the event as readers get it: `time` is `moment` where the publisher gave none."""
+        return self if self.time is not None else replace(self, time=moment)
 
     def validate(self) -> None:
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""

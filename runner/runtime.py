@@ -91,7 +91,7 @@ class Runner:
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
-        self._bus = EventBus(store, strategies, wake=self.worker.wake)
+        self._bus = EventBus(store, strategies, wake=self.worker.wake, desk=self.worker)
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
         self._started = False
 
@@ -167,6 +167,8 @@ class Runner:
         """Drain and stop: no new claims, running deliveries get their grace, leases are released."""
         if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
+            self.worker.decline()
+            await self._bus.stop()  # what it hands over while it commits is still taken
             await self.worker.stop(self._plan.shutdown_grace)
             await self._bus.stop()
             await self._leave()

@@ -72,7 +72,7 @@ class Background:
             self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Wait for the end of the step, at most `timeout` seconds; at once cancel one that has neither `every` nor `nudge`."""
+        """Wait for the end of the step, at most `timeout` seconds; cancel one without `every` and `nudge` at once."""
         task, self._task = self._task, None
         if task is None:
             return

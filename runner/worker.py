@@ -19,7 +19,7 @@ from .service import Background
 from .settler import Settler
 from .settling import crashed, given_back, settle
 from .sinks.base import Sink
-from .storage.base import ClaimedDelivery, DeliveryRecord, Registered, Registry, WorkQueue
+from .storage.base import Claim, ClaimedDelivery, DeliveryRecord, Registered, Registry, WorkQueue
 from .subscription import Matcher
 
 __all__ = ["Worker", "WorkerLimits"]
@@ -90,10 +90,13 @@ class Worker:
         self._fruitless = 0
         self._held = 0  # events claimed and not yet settled
         self._waiting = False  # whether the store may have deliveries that wait
+        self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
         self._leases: dict[tuple[int, int], tuple[int, Outlet, Flight[Any], int]] = {}
         self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._stopping = False
+        self._declining = False
+        self._drained = False  # whether the last claim took all there was
         self._loops = (
             Background("claim", self._claim, nudge=self._nudge),
             Background("claim deliveries", self._claim_deliveries, nudge=self._nudge),
@@ -112,10 +115,14 @@ class Worker:
 
     async def start(self) -> None:
         """Begin to work; whatever is due is found without a wake."""
-        self._stopping = False
+        self._stopping = self._declining = False
         self._settler.start()
         for loop in (*self._loops, self._watch, self._renew):
             loop.start()
+
+    def decline(self) -> None:
+        """Take nothing more from publishers; `stop()` is about to come."""
+        self._declining = True
 
     async def stop(self, grace: timedelta = timedelta(seconds=25)) -> None:
         """
@@ -124,9 +131,11 @@ class Worker:
         What was running when the grace ended is pending again and due at once, for any instance.
         """
         ends = monotonic() + grace.total_seconds()
-        self._stopping = True
+        self._stopping = self._declining = True
         for loop in self._loops:
             await loop.stop()
+        if self._taking:
+            await asyncio.wait(self._taking, timeout=max(1.0, ends - monotonic()))
         for dispatch in self._dispatches:
             dispatch.hurry()
         if self._dispatches:
@@ -158,6 +167,7 @@ class Worker:
         limits = self._limits
         self._woken.clear()
         claim = await self._queue.claim(limits.batch, limits.lease)
+        self._drained = len(claim.works) < limits.batch
         if claim.version != self._version:
             await self._settler.patiently(self.reload)
         if claim.waiting and not self._waiting:
@@ -165,13 +175,39 @@ class Worker:
             self._refill.set()
         if claim.works:
             self._fruitless = 0
-            dispatch = Dispatch(claim, self._matcher.match, self._closed, crash_limit=limits.crash_limit)
-            self._held += len(claim.works)
-            self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
+            self._launch(claim)
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
             await self._queue.promote(_PROMOTED)
         elif len(claim.works) < limits.batch:
             await self._sleep(_earlier(claim.scheduled_in, claim.again_in), found=bool(claim.works))
+
+    def lease_for(self, count: int) -> timedelta | None:
+        """Return the lease under which `count` events published here are taken without a claim; None for not now."""
+        if self._declining or not self._drained or self._held + count > self._limits.batch:
+            return None
+        return self._limits.lease
+
+    def take(self, claim: Claim) -> None:
+        """Dispatch events that were recorded as leased to this worker."""
+        if claim.version == self._version:
+            self._launch(claim)
+        else:
+            task = asyncio.create_task(self._take_late(claim), name="reload")
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+
+    async def _take_late(self, claim: Claim) -> None:
+        """Dispatch what was taken once the subscriptions have been read again."""
+        await self._settler.patiently(self.reload)
+        self._launch(claim)
+
+    def _launch(self, claim: Claim) -> None:
+        """Begin to dispatch a claim under the subscriptions known now."""
+        if not claim.works:
+            return
+        dispatch = Dispatch(claim, self._matcher.match, self._closed, crash_limit=self._limits.crash_limit)
+        self._held += len(claim.works)
+        self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""

@@ -19,8 +19,8 @@ CONTENDERS = {
 }
 
 
-def contender(name: str, place: Place) -> Contender:
-    """Return the contender `name`, which is to work at `place`."""
-    module, cls = CONTENDERS[name]
+def contender(place: Place) -> Contender:
+    """Return the contender that is to work at `place`."""
+    module, cls = CONTENDERS[place.contender]
     made: Contender = getattr(import_module(f".{module}", __name__), cls)(place)
     return made

@@ -19,6 +19,7 @@ class Place:
     Where a contender works, and how wide.
 
     Attributes:
+        contender: its name.
         dsn: of a database of its own.
         nats: URL of a server with JetStream.
         directory: for files of its own, such as a configuration.
@@ -27,6 +28,7 @@ class Place:
         callers: how many publish at once.
     """
 
+    contender: str
     dsn: str
     nats: str
     directory: str

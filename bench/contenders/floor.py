@@ -21,8 +21,7 @@ from .onlooker import Onlooker
 __all__ = ["Floor"]
 
 BATCH = 500
-import os
-LANES = int(os.environ.get("LANES","2"))
+LANES = 2
 
 CONNECTIONS = 32  # the most that help: 200 of them on two cores are slower
 LEASE = timedelta(seconds=30)

@@ -14,8 +14,7 @@ from .onlooker import Onlooker
 
 __all__ = ["Procrastinate"]
 
-import os
-CONCURRENCY = int(os.environ.get("PC","20"))
+CONCURRENCY = 10
 
 
 

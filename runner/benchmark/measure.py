@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sqlalchemy import select, text
 
 from ..builder import build, open_bus, open_storage
 from ..config import Config
+from ..errors import RunnerError
 from ..event import Event, new_id
 from ..runtime import Runner
 from ..service import Background
@@ -31,6 +33,7 @@ _LONGEST = 10.0  # seconds for one measure that could as well end earlier, on a 
 _BATCH = 500  # events in one transaction
 _IN_BATCHES = f"publish in batches of {_BATCH}"
 _PAUSE = 0.005  # seconds between two events of a latency: the one before is settled by then
+_LOST = 60.0  # seconds for one delivery; with no signal at all, it waits for the polling
 _HEARING = 10.0  # seconds a strategy gets to prove that it hears
 
 
@@ -80,7 +83,11 @@ class _Flight:
         self._arrived.clear()
         began = perf_counter()
         await publish(event)
-        await self._arrived.wait()
+        try:
+            async with asyncio.timeout(_LOST):
+                await self._arrived.wait()
+        except TimeoutError as error:
+            raise RunnerError(f"an event was published and not delivered within {_LOST:g} s; see the log") from error
         return self._arrived_at - began
 
 
@@ -187,8 +194,11 @@ class Benchmark:
                 runner.subscribe(f"{type}.{number}", deliver, types=(type,))
             async with runner:
                 began = perf_counter()
-                await delivered.wait()
-                await _settled(storage)
+                # The worker waits for a store that is gone; this look at it does not.
+                while await _queued(storage) or not delivered.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(1):
+                            await delivered.wait()
                 seconds = perf_counter() - began
         self._rate(name, title, deliveries, seconds, "deliveries/s")
 
@@ -256,14 +266,11 @@ async def _hears(runner: Runner) -> bool:
     return False
 
 
-async def _settled(storage: Storage) -> None:
-    """Return once no event is queued."""
+async def _queued(storage: Storage) -> bool:
+    """Return whether an event is not settled yet."""
     with mapped_errors():
-        while True:
-            async with storage.engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
-                if await connection.scalar(select(dispatch.c.position).limit(1)) is None:
-                    return
-            await asyncio.sleep(0.001)
+        async with storage.engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
+            return await connection.scalar(select(dispatch.c.position).limit(1)) is not None
 
 
 def _event(type: str) -> Event:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ..storage import Storage
 from ..storage.engine import mapped_errors
 
 __all__ = ["removal", "throwaway"]
+
+_GRACE = timedelta(seconds=2)  # what is delivered here takes no time, so this is for a store that is gone
 
 
 @asynccontextmanager
@@ -73,7 +76,7 @@ def _placed(config: Config, token: str) -> Config:
         subject=config.subject if named else f"{config.subject}.{{deployment_id}}",
         storage=storage.model_copy(update={**elsewhere, "migrate": False}),
         strategies=config.strategies,
-        worker=config.worker,
+        worker=config.worker.model_copy(update={"shutdown_grace": _GRACE}),
     )
 
 

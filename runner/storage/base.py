@@ -76,6 +76,15 @@ class EventStore(Protocol):
             StorageUnavailable: whether they were recorded is unknown; the same call again is safe.
         """
 
+    async def append_leased(
+        self, publications: Sequence[Publication], lease: timedelta
+    ) -> tuple[Sequence[Receipt], Claim]:
+        """
+        Do the same for events that are all due at once, and lease the new ones to the caller in the same breath.
+
+        Whoever publishes and works, too, need not claim what it has in its hands.
+        """
+
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction: recorded if and when that commits."""
 

@@ -65,23 +65,47 @@ class PostgresStore(SqlRegistry):
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events, all or none."""
+        batch = distinct(publications)
+        if any(each.delay is not None or each.deliver_at is not None for each in batch.unique):
+            due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
+            rows = await self._append("append_due", batch.unique, *due)
+        else:
+            rows = await self._append("append", batch.unique, None, None)
+        return batch.receipts((row["source"], row["id"], row["seq"], row["fresh"]) for row in rows)
+
+    async def append_leased(
+        self, publications: Sequence[Publication], lease: timedelta
+    ) -> tuple[Sequence[Receipt], Claim]:
+        """Record the events, all or none, and lease the new ones to the caller."""
+        batch = distinct(publications)
+        token = _token()
+        rows = await self._append("append", batch.unique, lease, token)
+        recorded = rows[: len(batch.unique)]
+        version: int = rows[-1]["complete"]
+        positions = {row["seq"]: row["complete"] for row in rows[len(batch.unique) : -1]}
+        created = {(row["source"], row["id"]): row for row in recorded if row["fresh"]}
+        works = []
+        for publication in batch.unique:
+            row = created.get((publication.event.source, publication.event.id))
+            if row is not None:
+                works.append(
+                    Work(positions[row["seq"]], 1, row["seq"], publication.event.recorded_at(row["created_at"]))
+                )
+        receipts = batch.receipts((row["source"], row["id"], row["seq"], row["fresh"]) for row in recorded)
+        return receipts, Claim(token, works, version)
+
+    async def _append(self, name: str, publications: Sequence[Publication], *more: Any) -> list[asyncpg.Record]:
         import asyncpg
 
-        batch = distinct(publications)
-        arguments: list[Any] = _columns([publication.event for publication in batch.unique])
-        arguments.append(len(batch.unique))
-        name = "append"
-        if any(each.delay is not None or each.deliver_at is not None for each in batch.unique):
-            name = "append_due"
-            arguments += [[each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]]
+        columns = _columns([publication.event for publication in publications])
         async with self._wires.take() as connection:
             try:
-                rows = await connection.fetch(self._sql(name), *arguments)
+                rows: list[asyncpg.Record] = await connection.fetch(self._sql(name), *columns, len(publications), *more)
             except asyncpg.DivisionByZeroError:
                 rows = []
-        if len(rows) < len(batch.unique):
-            raise await self._conflict(batch.unique)
-        return batch.receipts((row["source"], row["id"], row["seq"], row["fresh"]) for row in rows)
+        if sum(row["source"] is not None for row in rows) < len(publications):
+            raise await self._conflict(publications)
+        return rows
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""

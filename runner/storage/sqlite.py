@@ -84,6 +84,12 @@ class SqliteStore(SqlRegistry):
         """Record the events, all or none, each with its row of work."""
         return await self._run(_transaction, _append, publications)
 
+    async def append_leased(
+        self, publications: Sequence[Publication], lease: timedelta
+    ) -> tuple[Sequence[Receipt], Claim]:
+        """Record the events, all or none, and lease the new ones to the caller."""
+        return await self._run(_transaction, _append_leased, publications, secrets.randbits(63), lease)
+
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction."""
         with mapped_errors():
@@ -167,21 +173,41 @@ def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequ
     now = _now(db)
     receipts, queued, scheduled = [], [], []
     for publication in publications:
-        source, id, *content = row = _row(publication.event)
-        inserted = db.execute(_sql("insert_event"), (*row, now))
-        duplicate = inserted.rowcount == 0
-        seq = _known_seq(db, source, id, content) if duplicate else inserted.lastrowid
-        assert seq is not None  # an INSERT that took a row has its rowid
-        receipts.append(Receipt(source, id, seq, duplicate))
-        if not duplicate:
+        receipt = _record_event(db, publication.event, now)
+        receipts.append(receipt)
+        if not receipt.duplicate:
             due_at = _due_at(publication, now)
             if due_at <= now:
-                queued.append((seq,))
+                queued.append((receipt.seq,))
             else:
-                scheduled.append((seq, due_at))
+                scheduled.append((receipt.seq, due_at))
     db.executemany(_sql("queue"), queued)
     db.executemany(_sql("schedule"), scheduled)
     return receipts
+
+
+def _append_leased(
+    db: sqlite3.Connection, publications: Sequence[Publication], token: int, lease: timedelta
+) -> tuple[Sequence[Receipt], Claim]:
+    now = _now(db)
+    receipts, works = [], []
+    for publication in publications:
+        receipt = _record_event(db, publication.event, now)
+        receipts.append(receipt)
+        if not receipt.duplicate:
+            queued = db.execute(_sql("queue_leased"), (receipt.seq, now + _us(lease), token))
+            event = publication.event.recorded_at(_EPOCH + now * _MICROSECOND)
+            works.append(Work(queued.lastrowid or 0, 1, receipt.seq, event))
+    [(version, _, _)] = db.execute(_sql("outlook")).fetchall()
+    return receipts, Claim(token, works, version)
+
+
+def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
+    source, id, *content = row = _row(event)
+    inserted = db.execute(_sql("insert_event"), (*row, now))
+    if inserted.rowcount == 0:
+        return Receipt(source, id, _known_seq(db, source, id, content), True)
+    return Receipt(source, id, inserted.lastrowid or 0, False)  # an INSERT that took a row has its rowid
 
 
 def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:

@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import EventConflict, EventError, StorageError
 from runner.event import Event
-from runner.storage.base import Publication
+from runner.storage.base import Publication, Settled
 from runner.storage.tables import dispatch, events, scheduled
+from runner.subscription import Subscription
+from tests.support.eventually import eventually
 
 from .storage_contract import LEASE, Database, Store, StoreTests, identity, publication, publish
 
@@ -245,6 +247,50 @@ class TestInvariant1PublishIsOneTransaction(StoreTests):
         await database.rename("elsewhere", table)
         assert await database.count(events, dispatch, scheduled) == [0, 0, 0]
         assert len(await publish(store, 3, delay=delay)) == 3
+
+
+class TestAppendLeased(StoreTests):
+    async def test_what_is_recorded_is_leased_to_the_publisher(self, store: Store, other: Store) -> None:
+        publications = [publication(number) for number in range(5)]
+        receipts, claim = await store.append_leased(publications, LEASE)
+        assert [identity(each) for each in receipts] == [(each.event.source, each.event.id) for each in publications]
+        assert [(work.seq, work.attempt) for work in claim.works] == [(each.seq, 1) for each in receipts]
+        assert not (await other.claim(100, LEASE)).works
+        groups: list[tuple[int, ...]] = [()] * 5
+        assert await store.settle(Settled(claim.token, claim.works, groups)) == 5
+
+    async def test_the_events_are_those_a_claim_would_bring(self, store: Store, other: Store) -> None:
+        _, claim = await store.append_leased([publication()], timedelta(milliseconds=50))
+
+        async def again() -> Any:
+            return (await other.claim(100, LEASE)).works
+
+        [work] = await eventually(again)
+        assert [work.event] == [each.event for each in claim.works]
+        assert work.event.time is not None
+        assert work.attempt == 2
+        assert work.position == claim.works[0].position
+
+    async def test_the_version_of_the_subscriptions_comes_with_it(self, store: Store) -> None:
+        await store.put_subscriptions([Subscription(name="a", sink="s")], "file")
+        _, claim = await store.append_leased([publication()], LEASE)
+        assert claim.version == (await store.subscriptions())[0] > 0
+
+    async def test_a_known_event_is_not_handed_out_again(self, store: Store, database: Database) -> None:
+        known, new = publication(), publication()
+        await store.append([known])
+        receipts, claim = await store.append_leased([known, new, new], LEASE)
+        assert [each.duplicate for each in receipts] == [True, False, True]
+        assert [work.seq for work in claim.works] == [receipts[1].seq]
+        assert await database.count(events, dispatch) == [2, 2]
+
+    async def test_a_conflict_leaves_nothing(self, store: Store, database: Database) -> None:
+        await store.append([Publication(Event(type="t", source="/s", id="1", data=b"1"))])
+        changed = Publication(Event(type="t", source="/s", id="1", data=b"2"))
+        for call in ([changed], [publication(), changed], [changed, publication()]):
+            with pytest.raises(EventConflict):
+                await store.append_leased(call, LEASE)
+        assert await database.count(events, dispatch) == [1, 1]
 
 
 class TestAppendIn(StoreTests):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Bus:
         batch: int = 500,
         store: Callable[[Any], Any] | None = None,
         strategy: NotifyStrategy | None = None,
+        patience: timedelta | None = None,
     ) -> Runner:
         """
         Return one more process of the deployment, as far as one process can be several.
@@ -53,14 +55,17 @@ class Bus:
         Args:
             store: puts something around the store of this process.
             strategy: in place of those of the file.
+            patience: how long a dispatch waits for its deliveries before it writes down what is unfinished.
         """
         runner = load(self.write(lease=lease, grace=grace, batch=batch))
-        if store is not None or strategy is not None:
-            storage = runner._storage
-            if store is not None:
-                storage = replace(storage, store=store(storage.store))
-            strategies = compose(strategy) if strategy else runner._strategies
-            runner = Runner(runner._plan, storage, strategies, {}, function_sink=PythonSink)
+        plan, storage, strategies = runner._plan, runner._storage, runner._strategies
+        if store is not None:
+            storage = replace(storage, store=store(storage.store))
+        if strategy is not None:
+            strategies = compose(strategy)
+        if patience is not None:
+            plan = replace(plan, limits=replace(plan.limits, grace=patience))
+        runner = Runner(plan, storage, strategies, {}, function_sink=PythonSink)
         self._runners.append(runner)
         return runner
 
@@ -69,6 +74,11 @@ class Bus:
         path = self._directory / "runner.yaml"
         path.write_text(CONFIG.format(dsn=self.dsn, lease=lease, grace=grace, batch=batch) + more)
         return path
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Publish as a process that does no work itself."""
+        async with open_bus(load_config(self.write())) as bus:
+            await bus.publish_many(events)
 
     async def wake(self) -> None:
         """Signal the deployment, as the command line does."""

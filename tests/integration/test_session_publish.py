@@ -41,8 +41,10 @@ class TestSession(StoreTests):
         return Strategy(database)
 
     @pytest.fixture
-    def bus(self, store: Store, strategy: Strategy) -> EventBus:
-        return EventBus(store, strategy)
+    async def bus(self, store: Store, strategy: Strategy) -> AsyncIterator[EventBus]:
+        bus = EventBus(store, strategy)
+        yield bus
+        await bus.stop()
 
     @pytest.fixture
     async def session(self, database: Database) -> AsyncIterator[AsyncSession]:

@@ -9,8 +9,6 @@ from pathlib import Path
 from time import monotonic
 
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
-from runner.builder import open_bus
-from runner.config import load_config
 from runner.retry import RetryPolicy
 from runner.storage.tables import attempts, dispatch
 from runner.subscription import Subscription
@@ -306,8 +304,7 @@ class TestCrash(BusTests):
         """Invariant 2: what was delivered, but not recorded, is delivered again; nothing is lost."""
         handler, runner = Handler(), bus.runner(lease="1s")
         runner.subscribe("s", handler)
-        async with open_bus(load_config(bus.write())) as publisher:
-            await publisher.publish_many(events(4))
+        await bus.publish(events(4))
         claim = await bus.database.open().claim(10, timedelta(seconds=1))
         assert len(claim.works) == 4  # and the process that has them dies
         async with runner:
@@ -334,8 +331,7 @@ subscriptions: [{name: all, sink: all, retry: {max_attempts: 2}}]
 class TestPoison(BusTests):
     async def test_an_event_that_kills_its_process_dies_alone(self, bus: Bus, tmp_path: Path) -> None:
         """Invariant 3: it is tried alone in the end, and is dead with a reason; its neighbours are delivered."""
-        async with open_bus(load_config(bus.write())) as publisher:
-            await publisher.publish_many([*events(10), *events(1, "poison"), *events(20)[10:]])
+        await bus.publish([*events(10), *events(1, "poison"), *events(20)[10:]])
         path = bus.write(MORE, lease="1s")
         (tmp_path / "handlers.py").write_text(POISON)
         deaths = 0

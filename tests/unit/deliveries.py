@@ -63,5 +63,5 @@ def works(count: int, attempt: int = 1) -> list[Work]:
 def outlet(
     sink: FunctionSink | None, *, id: int = 1, slots: Slots | None = None, paused: bool = False, **options: Any
 ) -> Outlet:
-    options = {"name": f"sub-{id}", "sink": "sink", "retry": RETRY} | options
-    return Outlet(id, Subscription(**options), sink, paused=paused, slots=slots or Slots(256))
+    fields: dict[str, Any] = {"name": f"sub-{id}", "sink": "sink", "retry": RETRY, **options}
+    return Outlet(id, Subscription(**fields), sink, paused=paused, slots=slots or Slots(256))

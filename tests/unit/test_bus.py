@@ -11,7 +11,7 @@ from runner import bus as bus_module
 from runner.bus import EventBus
 from runner.errors import EventConflict, EventError, StorageUnavailable
 from runner.event import Event
-from runner.storage.base import EventStore, Publication, Receipt
+from runner.storage.base import Claim, EventStore, Publication, Receipt, Work
 from tests.support.eventually import eventually
 
 from .deliveries import tick
@@ -40,6 +40,16 @@ class Store:
                 raise EventConflict(f"{event.id}: other content")
         self.commits.append([each.event.id for each in publications])
         return [self._record(each.event) for each in publications]
+
+    async def append_leased(
+        self, publications: Sequence[Publication], lease: timedelta
+    ) -> tuple[Sequence[Receipt], Claim]:
+        receipts = await self.append(publications)
+        works = [
+            Work(each.seq, 1, each.seq, publication.event)
+            for each, publication in zip(receipts, publications, strict=True)
+        ]
+        return receipts, Claim(7, works, 1)
 
     def _record(self, event: Event) -> Receipt:
         duplicate = (event.source, event.id) in self._known
@@ -183,7 +193,7 @@ class TestFailures:
     async def test_a_time_that_says_nothing_is_refused(
         self, bus: EventBus, store: Store, timing: dict[str, timedelta | datetime]
     ) -> None:
-        with pytest.raises(EventError, match="delay|deliver_at"):
+        with pytest.raises(EventError, match=r"delay|deliver_at"):
             await bus.publish(event("a"), **timing)  # type: ignore[arg-type]  # one mapping for both parameters
         assert store.began == 0
 
@@ -241,3 +251,56 @@ class TestSignals:
     async def test_it_may_be_stopped_before_anything(self, bus: EventBus) -> None:
         await bus.stop()
         await bus.stop()
+
+
+class Desk:
+    """A worker beside the publisher, with room or without."""
+
+    def __init__(self) -> None:
+        self.room = True
+        self.taken: list[Claim] = []
+
+    def lease_for(self, count: int) -> timedelta | None:
+        return timedelta(seconds=30) if self.room else None
+
+    def take(self, claim: Claim) -> None:
+        self.taken.append(claim)
+
+
+class TestHandOver:
+    @pytest.fixture
+    def desk(self) -> Desk:
+        return Desk()
+
+    @pytest.fixture
+    def bus(self, store: Store, strategy: Strategy, desk: Desk) -> EventBus:
+        return EventBus(cast("EventStore", store), strategy, desk=desk)
+
+    async def test_what_the_worker_beside_us_takes_needs_no_signal(
+        self, bus: EventBus, desk: Desk, strategy: Strategy
+    ) -> None:
+        receipt = await bus.publish(event("a"))
+        await bus.stop()
+        assert [work.seq for claim in desk.taken for work in claim.works] == [receipt.seq]
+        assert strategy.signals == []
+
+    async def test_without_room_it_is_recorded_and_signalled(
+        self, bus: EventBus, desk: Desk, strategy: Strategy
+    ) -> None:
+        desk.room = False
+        await bus.publish(event("a"))
+        await bus.stop()
+        assert desk.taken == []
+        assert len(strategy.signals) == 1
+
+    async def test_what_is_due_later_is_not_handed_over(self, bus: EventBus, desk: Desk, strategy: Strategy) -> None:
+        await bus.publish(event("a"), delay=timedelta(seconds=1))
+        await bus.stop()
+        assert desk.taken == []
+        assert len(strategy.signals) == 1
+
+    async def test_a_commit_that_fails_hands_nothing_over(self, bus: EventBus, desk: Desk, store: Store) -> None:
+        store.away = True
+        with pytest.raises(StorageUnavailable):
+            await bus.publish(event("a"))
+        assert desk.taken == []

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
-from runner.outlet import Flight, Outlet, Slots
+from runner.outlet import Flight, Slots
 from runner.storage.base import Work
 from tests.support.eventually import eventually
 
@@ -59,7 +58,8 @@ class Gate:
         self.answers: dict[int, asyncio.Future[Outcome]] = {}
 
     async def __call__(self, delivery: Delivery) -> Outcome:
-        self.answers[number(delivery.event)] = answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.answers[number(delivery.event)] = answer
         return await answer
 
     @property
@@ -236,7 +236,7 @@ class TestWhatHandlersDo:
         assert type(answer).__name__ in outcome.reason
 
     async def test_an_outcome_is_taken_as_it_is(self) -> None:
-        answers = [Rejected("gone", 410), Accepted(), Failed("later", timedelta(seconds=9), 503)]
+        answers: list[Outcome] = [Rejected("gone", 410), Accepted(), Failed("later", timedelta(seconds=9), 503)]
 
         async def deliver(delivery: Delivery) -> Outcome:
             return answers[number(delivery.event)]
@@ -496,14 +496,7 @@ class TestStop:
 
 
 def test_pausing_closes_and_resuming_opens() -> None:
-    one: Outlet = outlet(FunctionSink(accept))
-    assert one.open
-    one.paused = True
-    assert not one.open
+    one = outlet(FunctionSink(accept), paused=True)
+    assert (one.open, one.free()) == (False, 0)
     one.paused = False
-    assert one.free() == one.subscription.concurrency
-
-
-def test_types() -> None:
-    deliver: Callable[[Delivery], Awaitable[Outcome]] = accept
-    assert FunctionSink(deliver).taken == []
+    assert (one.open, one.free()) == (True, one.subscription.concurrency)
