@@ -45,7 +45,7 @@ async def latency(subject: Contender, place: Place, *, samples: int, across: boo
                 taken.append((arrival[1] - began) / 1000)
             await asyncio.sleep(random.uniform(0, PAUSE))
     quantiles = statistics.quantiles(taken, n=100)
-    return {"p50": quantiles[49], "p99": quantiles[98], "samples": len(taken), "ratio": quantiles[98] / quantiles[49]}
+    return {"p50": quantiles[49], "p99": quantiles[98], "spread": quantiles[98] / quantiles[49]}
 
 
 async def consume(subject: Contender, place: Place, *, port: int) -> dict[str, Any]:

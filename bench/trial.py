@@ -20,6 +20,7 @@ import uvloop
 from .claims import claims, horizon
 from .contenders import contender
 from .contenders.base import Contender, Place, Session
+from .idle import idle
 from .latency import consume, latency
 
 __all__ = ["Result", "drain", "main", "publish"]
@@ -35,7 +36,8 @@ async def drain(subject: Contender, place: Place, *, events: int, payload: int =
     Publish a backlog in batches, then let one process deliver it.
 
     The clock runs from the first delivery until `events` of them, for each subscription, are on record; with a
-    larger `backlog` until they were handed over, because the rest is not waited for.
+    larger `backlog` until they were handed over, because the rest is not waited for. Rates are in deliveries per
+    second: of the drain alone (`rate`), and with the time it took to publish (`whole`); memory in MiB, at its peak.
     """
     await subject.prepare()
     total = max(events, backlog)
@@ -47,16 +49,18 @@ async def drain(subject: Contender, place: Place, *, events: int, payload: int =
     tally = Tally(events * place.subscriptions)
     async with subject.session(tally):
         await asyncio.wait_for(tally.reached.wait(), PATIENCE)
+        took = tally.ended - tally.began
         if total == events:
             await _until(subject.idle)
-        took = time.perf_counter() - tally.began
-        deliveries = tally.expected
-        if total > events:
-            deliveries, took = tally.expected, tally.ended - tally.began
+            took = time.perf_counter() - tally.began
     if total == events:
-        await _verify(subject, stored=events, delivered=deliveries, handled=tally.count)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"fill": filled, "seconds": took, "deliveries": deliveries, "rate": deliveries / took, "memory": memory}
+        await _verify(subject, stored=events, delivered=tally.expected, handled=tally.count)
+    return {
+        "rate": tally.expected / took,
+        "whole": tally.expected / (filled * events / total + took),
+        "published": total / filled,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 async def publish(subject: Contender, place: Place, *, events: int, batch: int = 1, payload: int = 100) -> Result:
@@ -68,7 +72,7 @@ async def publish(subject: Contender, place: Place, *, events: int, batch: int =
         await _publish_all(session, batches(events, payload, batch), place.callers)
         took = time.perf_counter() - began
     await _verify(subject, stored=events + place.callers * 10 * batch)
-    return {"seconds": took, "rate": events / took}
+    return {"rate": events / took}
 
 
 class Tally:
@@ -129,6 +133,7 @@ MEASURES: dict[str, Callable[..., Awaitable[Result]]] = {
     "consume": consume,
     "claims": claims,
     "horizon": horizon,
+    "idle": idle,
 }
 
 

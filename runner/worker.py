@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
-from typing import Any
 
 import structlog
 
-from .delivery import DeliveryState, Outcome
+from .delivery import DeliveryState
 from .dispatch import Dispatch
+from .leases import Leases
 from .outlet import Flight, Outlet, Slots
 from .service import Background
 from .settler import Settler
-from .settling import crashed, given_back, settle
+from .settling import crashed, given_back
 from .sinks.base import Sink
 from .storage.base import Claim, ClaimedDelivery, DeliveryRecord, Registered, Registry, WorkQueue
 from .subscription import Matcher
@@ -79,20 +79,20 @@ class Worker:
         self._limits = limits
         self._notify = notify
         self._slots = Slots(limits.concurrency)
+        self._settled = asyncio.Event()
         self._settler = Settler(queue, self._written)
+        self._leases = Leases(queue, self._settler, limits.lease, self._settled)
         self._outlets: dict[int, Outlet] = {}
         self._closed: frozenset[Outlet] = frozenset()
         self._matcher: Matcher[Outlet] = Matcher([])
         self._version = -1
         self._woken = asyncio.Event()
         self._refill = asyncio.Event()
-        self._settled = asyncio.Event()
         self._fruitless = 0
         self._held = 0  # events claimed and not yet settled
         self._waiting = False  # whether the store may have deliveries that wait
         self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
-        self._leases: dict[tuple[int, int], tuple[int, Outlet, Flight[Any], int]] = {}
         self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._stopping = False
         self._declining = False
@@ -102,7 +102,7 @@ class Worker:
             Background("claim deliveries", self._claim_deliveries, nudge=self._nudge),
         )
         self._watch = Background("watch", self._watch_once, every=_WATCH)
-        self._renew = Background("renew", self._renew_once, every=limits.lease.total_seconds() / 3)
+        self._renew = Background("renew", self._leases.renew, every=limits.lease.total_seconds() / 3)
 
     def wake(self) -> None:
         """Look for work now. Cheap, and safe to call at any time from the event loop."""
@@ -143,7 +143,8 @@ class Worker:
         while self._leases and monotonic() < ends:
             self._settled.clear()
             await _wait(self._settled, timedelta(seconds=ends - monotonic()))
-        await self._give_back()
+        await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
+        self._leases.give_back()  # without what has still answered
         await self._watch.stop()
         await self._renew.stop()
         await self._settler.stop()
@@ -242,9 +243,7 @@ class Worker:
             del self._dispatches[dispatch]
             self._settled.set()
         for outlet, flight in dispatch.unfinished():
-            for index in outlet.in_flight(flight):
-                self._hold(outlet, flight, index, dispatch.claim.token)
-            flight.report_to(self._reporter(outlet, flight, dispatch.claim.token))
+            self._leases.hold(outlet, flight, outlet.in_flight(flight), dispatch.claim.token)
         if self._written(settled.records):
             await self._notify()
 
@@ -306,9 +305,7 @@ class Worker:
                     self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
                 continue
             flight = Flight(group, _nothing)
-            for index in range(len(group)):
-                self._hold(outlet, flight, index, token)
-            flight.report_to(self._reporter(outlet, flight, token))
+            self._leases.hold(outlet, flight, range(len(group)), token)
             outlet.start(flight)
 
     async def _fly_alone(self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int) -> None:
@@ -344,23 +341,6 @@ class Worker:
         self._settler.submit(*crashed(claimed.seq, claimed.subscription_id, claimed.attempt, token))
         return True
 
-    def _hold(self, outlet: Outlet, flight: Flight[Any], index: int, token: int) -> None:
-        self._leases[flight.works[index].seq, outlet.id] = (token, outlet, flight, index)
-
-    def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
-        """Return what settles one delivery of `flight` when it lands."""
-
-        def report(index: int, outcome: Outcome, seconds: float) -> None:
-            work = flight.works[index]
-            policy = outlet.subscription.retry
-            self._settler.submit(*settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds))
-            held = self._leases.get((work.seq, outlet.id))
-            if held is not None and held[0] == token:  # else it was lost, and perhaps claimed anew
-                del self._leases[work.seq, outlet.id]
-            self._settled.set()
-
-        return report
-
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Note what was written; return whether some of it waits to be claimed."""
         if not records:
@@ -384,32 +364,8 @@ class Worker:
             for outlet in self._running_outlets():
                 outlet.overdue(now)
 
-    async def _renew_once(self) -> None:
-        """Extend the leases of what runs; stop what is no longer ours."""
-        held = dict(self._leases)
-        if not held:
-            return
-        leases = [(seq, id, token) for (seq, id), (token, *_) in held.items()]
-        kept = set(await self._queue.renew(leases, self._limits.lease))
-        for key, (_, outlet, flight, index) in held.items():
-            if key not in kept and key in self._leases:
-                del self._leases[key]
-                log.warning("lease lost", seq=key[0], subscription=outlet.subscription.name)
-                outlet.cancel(flight, index)
-                self._settled.set()
-
     def _running_outlets(self) -> set[Outlet]:
-        return {*self._outlets.values(), *(outlet for _, outlet, _, _ in self._leases.values())}
-
-    async def _give_back(self) -> None:
-        """Make what still runs pending again."""
-        await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
-        left, self._leases = self._leases, {}  # without what has still answered
-        for (seq, id), (token, _, flight, index) in left.items():
-            attempt = flight.works[index].attempt
-            self._settler.submit(given_back(seq, id, attempt, token, started=index < flight.next), None)
-        if left:
-            log.info("deliveries given back", count=len(left))
+        return {*self._outlets.values(), *self._leases.outlets()}
 
     def _nudge(self) -> None:
         """Let every loop see that it is to end."""

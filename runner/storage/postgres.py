@@ -25,6 +25,7 @@ from .base import (
     Settled,
     Work,
 )
+from .engine import mapped_errors
 from .mark import LowWaterMark
 from .publishing import append_in, distinct
 from .registry import SqlRegistry
@@ -109,7 +110,8 @@ class PostgresStore(SqlRegistry):
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""
-        return await append_in(session, publications, self._schema)
+        with mapped_errors():
+            return await append_in(session, publications, self._schema)
 
     async def _conflict(self, publications: Sequence[Publication]) -> EventConflict:
         """Return the error that names the first event whose recorded content differs."""

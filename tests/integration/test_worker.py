@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
+from runner.builder import open_storage
+from runner.config import load_config
 from runner.retry import RetryPolicy
+from runner.storage.base import DeliveryQuery
 from runner.storage.tables import attempts, dispatch
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
@@ -149,6 +153,21 @@ class TestSlowSubscription(BusTests):
                 await eventually(lambda: bus.settled(delivered=1))
         assert slow.seen == [("order.created-0", 1)]
 
+    async def test_what_is_cancelled_while_it_runs_is_stopped_and_may_be_tried_anew(self, bus: Bus) -> None:
+        runner, slow = bus.runner(lease="1s"), Gate()
+        runner.subscribe("slow", slow)
+        async with runner, open_storage(load_config(bus.write())) as storage:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(leased=1))
+            assert await storage.records.cancel(DeliveryQuery(subscription="slow")) == 1
+            await eventually(lambda: runner.worker.busy == 0)
+            assert await bus.settled(cancelled=1)
+            slow.opened.set()
+            assert await storage.records.retry(DeliveryQuery(subscription="slow")) == 1
+            runner.worker.wake()
+            await eventually(lambda: bus.settled(delivered=1))
+        assert slow.done == 1
+
 
 class TestPause(BusTests):
     async def test_what_is_published_meanwhile_waits_for_the_resumption(self, bus: Bus) -> None:
@@ -271,6 +290,22 @@ class TestStop(BusTests):
         gate.opened.set()
         await stopping
         assert await bus.settled(delivered=3)
+
+    async def test_what_answers_when_it_is_cancelled_is_settled_by_its_answer(self, bus: Bus) -> None:
+        gate, started = asyncio.Event(), asyncio.Event()
+
+        async def stubborn(event: Event) -> None:
+            started.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+
+        runner = bus.runner(grace="0s")
+        runner.subscribe("s", stubborn)
+        async with runner:
+            await runner.publish(events(1)[0])
+            await started.wait()
+            await eventually(lambda: bus.settled(leased=1))
+        assert await bus.settled(delivered=1)
 
     async def test_it_works_again_after_another_start(self, bus: Bus) -> None:
         runner, handler = bus.runner(), Handler()

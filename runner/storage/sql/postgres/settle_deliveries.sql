@@ -1,7 +1,7 @@
 -- Settle deliveries one by one: only where the lease is still ours.
 UPDATE {deliveries} d
 SET state = r.state, attempts = r.attempts, last_error = r.error, lease_token = NULL, updated_at = clock_timestamp(),
-    due_at = CASE WHEN r.state = 'pending' THEN clock_timestamp() + r.due_in END
+    due_at = CASE WHEN r.state IN ('pending', 'leased') THEN clock_timestamp() + r.due_in END
 FROM unnest($1::bigint[], $2::int[], $3::text[], $4::int[], $5::interval[], $6::bigint[], $7::text[])
     AS r (event_seq, subscription_id, state, attempts, due_in, token, error)
 WHERE d.event_seq = r.event_seq AND d.subscription_id = r.subscription_id

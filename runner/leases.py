@@ -1,0 +1,95 @@
+"""The deliveries this process holds each under a lease of its own: settled one by one, renewed, given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from .delivery import Outcome
+from .outlet import Flight, Outlet
+from .settler import Settler
+from .settling import given_back, settle
+from .storage.base import WorkQueue
+
+__all__ = ["Leases"]
+
+log = structlog.get_logger(__name__)
+
+Key = tuple[int, int]  # seq of the event, id of the subscription
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    token: int
+    outlet: Outlet
+    flight: Flight[Any]
+    index: int
+
+
+class Leases:
+    """What is held, from the claim (or from the dispatch that left it running) until it is settled or lost."""
+
+    def __init__(self, queue: WorkQueue, settler: Settler, lease: timedelta, changed: asyncio.Event) -> None:
+        """Args: changed is set whenever one ends."""
+        self._queue = queue
+        self._settler = settler
+        self._lease = lease
+        self._changed = changed
+        self._held: dict[Key, _Held] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def outlets(self) -> set[Outlet]:
+        """Return whose deliveries are held."""
+        return {held.outlet for held in self._held.values()}
+
+    def hold(self, outlet: Outlet, flight: Flight[Any], indexes: Iterable[int], token: int) -> None:
+        """Settle the deliveries of `flight` as they land, and keep those at `indexes` until then."""
+        for index in indexes:
+            self._held[flight.works[index].seq, outlet.id] = _Held(token, outlet, flight, index)
+        flight.report_to(self._reporter(outlet, flight, token))
+
+    async def renew(self) -> None:
+        """Extend what is held; stop what is no longer ours."""
+        held = dict(self._held)
+        if not held:
+            return
+        kept = set(await self._queue.renew([(*key, each.token) for key, each in held.items()], self._lease))
+        for key, each in held.items():
+            if key not in kept and self._held.get(key) is each:
+                del self._held[key]
+                log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
+                each.outlet.cancel(each.flight, each.index)
+                self._changed.set()
+
+    def give_back(self) -> None:
+        """Make everything that is held pending again, for any instance."""
+        left, self._held = self._held, {}
+        for (seq, id), each in left.items():
+            attempt, started = each.flight.works[each.index].attempt, each.index < each.flight.next
+            self._settler.submit(given_back(seq, id, attempt, each.token, started=started), None)
+        if left:
+            log.info("deliveries given back", count=len(left))
+
+    def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
+        """Return what settles one delivery of `flight` when it lands."""
+
+        def report(index: int, outcome: Outcome, seconds: float) -> None:
+            work = flight.works[index]
+            policy = outlet.subscription.retry
+            self._settler.submit(*settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds))
+            held = self._held.get((work.seq, outlet.id))
+            if held is not None and held.token == token:  # else it was lost, and perhaps claimed anew
+                del self._held[work.seq, outlet.id]
+            self._changed.set()
+
+        return report
