@@ -15,7 +15,7 @@ from .options import SINCE, config_option, dry_run_option, json_option, limit_op
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..storage.base import AttemptView, DeliveryQuery, DeliveryView, Records
+    from ..storage.views import AttemptView, DeliveryQuery, DeliveryView, Records
 
 __all__ = ["deliveries"]
 
@@ -151,7 +151,7 @@ def _query(
     state: str | None, subscription: str | None, since: datetime | None, until: datetime | None
 ) -> DeliveryQuery:
     from ..delivery import DeliveryState
-    from ..storage.base import DeliveryQuery
+    from ..storage.views import DeliveryQuery
 
     wanted = None if state is None else DeliveryState(state)
     return DeliveryQuery(state=wanted, subscription=subscription, since=since, until=until, limit=None)

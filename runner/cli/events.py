@@ -16,7 +16,7 @@ from .options import SINCE, config_option, json_option, limit_option, load
 if TYPE_CHECKING:
     from ..config import Config
     from ..event import Event
-    from ..storage.base import EventQuery, EventView, Records
+    from ..storage.views import EventQuery, EventView, Records
 
 __all__ = ["events"]
 
@@ -60,7 +60,7 @@ def list_events(
       runner events list --type 'order.*' --since 1h
       runner events list --since 2026-01-31T00:00:00Z --limit 1000 --json
     """
-    from ..storage.base import EventQuery
+    from ..storage.views import EventQuery
 
     query = EventQuery(type=type_, source=source, since=since, until=until, limit=limit)
     asyncio.run(_list(load(path), query, as_json))
@@ -175,7 +175,7 @@ async def _tail(config: Config, pattern: str | None, since: datetime | None, as_
 
 async def _beginning(records: Records, since: datetime | None) -> int:
     """Return the seq after which to begin: before the first event since then, or the last one there is."""
-    from ..storage.base import EventQuery
+    from ..storage.views import EventQuery
 
     if since is not None:
         async for view in records.events(EventQuery(since=since, newest_first=False, limit=1)):
@@ -186,7 +186,7 @@ async def _beginning(records: Records, since: datetime | None) -> int:
 
 
 def _following(seq: int) -> EventQuery:
-    from ..storage.base import EventQuery
+    from ..storage.views import EventQuery
 
     return EventQuery(after_seq=seq, newest_first=False, limit=sys.maxsize)
 

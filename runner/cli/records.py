@@ -8,7 +8,8 @@ from typing import Any
 from orjson import Fragment
 
 from ..cloudevents import encode_json
-from ..storage.base import AttemptView, DeliveryView, EventView, InstanceView, Receipt, Registered
+from ..storage.base import Receipt, Registered
+from ..storage.views import AttemptView, DeliveryView, EventView, InstanceView
 from .output import moment
 
 __all__ = [

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ..config.dsn import Dsn
-    from .base import Records
     from .postgres import PostgresStore
     from .sqlite import SqliteStore
+    from .views import Records
 
 __all__ = ["Storage", "open_storage"]
 

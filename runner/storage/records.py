@@ -17,9 +17,10 @@ from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..event import Event
 from ..subscription import Subscription, matches_pattern
-from .base import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, Instance, InstanceView, Registered
+from .base import Instance, Registered
 from .engine import mapped_errors
 from .tables import Now, attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
+from .views import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
 
 __all__ = ["SqlRecords"]
 

@@ -14,7 +14,6 @@ from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.errors import NotFound
 from runner.retry import RetryPolicy
-from runner.storage.base import DeliveryQuery, EventQuery, EventView, Records
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords
@@ -28,6 +27,7 @@ from runner.storage.tables import (
     scheduled,
     subscriptions,
 )
+from runner.storage.views import DeliveryQuery, EventQuery, EventView, Records
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 

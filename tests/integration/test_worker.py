@@ -13,8 +13,8 @@ from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.retry import RetryPolicy
-from runner.storage.base import DeliveryQuery
 from runner.storage.tables import attempts, dispatch
+from runner.storage.views import DeliveryQuery
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer

@@ -1,0 +1,130 @@
+"""The seam through which people look at the store and correct it, and what they see."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from ..delivery import DeliveryState
+from ..event import Event
+from .base import Instance, Registered
+
+__all__ = [
+    "AttemptView",
+    "DeliveryQuery",
+    "DeliveryView",
+    "EventQuery",
+    "EventView",
+    "InstanceView",
+    "Records",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One recorded event. `state` sums it up: scheduled, queued, or settled."""
+
+    seq: int
+    event: Event
+    created_at: datetime
+    state: str
+    due_at: datetime | None = None
+    deliveries: Mapping[str, int] = field(default_factory=dict)  # state of delivery -> how many
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """One recorded delivery."""
+
+    seq: int
+    subscription: str
+    event_source: str
+    event_id: str
+    event_type: str
+    state: DeliveryState
+    attempts: int
+    due_at: datetime | None
+    last_error: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One recorded attempt."""
+
+    number: int
+    at: datetime
+    duration: timedelta
+    status: int | None
+    error: str | None
+    excerpt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """One process that reported; `alive` if it did so lately on the database's clock."""
+
+    instance: Instance
+    started_at: datetime
+    heartbeat_at: datetime
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Which events: all conditions must hold; None is no condition. `type` and `source` are patterns (`*`)."""
+
+    type: str | None = None
+    source: str | None = None
+    id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after_seq: int | None = None
+    limit: int = 100
+    newest_first: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryQuery:
+    """Which deliveries: all conditions must hold; None is no condition. `since` and `until` bound the last change."""
+
+    state: DeliveryState | None = None
+    subscription: str | None = None
+    seq: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = 100
+
+
+class Records(Protocol):
+    """What the command line and the API read and correct. Not on the hot path."""
+
+    def events(self, query: EventQuery) -> AsyncIterator[EventView]:
+        """Yield the events `query` describes, read in pages."""
+
+    async def event(self, reference: str) -> EventView:
+        """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""
+
+    def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
+        """Yield the deliveries `query` describes, newest event first, read in pages."""
+
+    async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
+        """Return one delivery and its attempts in order. Raise `NotFound`."""
+
+    async def retry(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
+        """Make the matching dead or cancelled deliveries pending and due now, with fresh attempts; return how many."""
+
+    async def cancel(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
+        """
+        Cancel the matching pending or leased deliveries; return how many.
+
+        A leased one's token is taken away, so that a late answer cannot undo it.
+        """
+
+    async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
+        """Return every subscription ever known, whether it is active, and its deliveries not delivered, by state."""
+
+    async def instances(self) -> Sequence[InstanceView]:
+        """Return the processes that reported, the latest first."""
