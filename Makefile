@@ -4,12 +4,15 @@ PYTHON ?= python3
 CONFIG ?= configs/dev.yaml
 # For `make test`, for example PYTEST='-k retry -x'.
 PYTEST ?=
+# For `make bench`: QUICK=1 for a look of two minutes, and for example BENCH='--only drain,publish'.
+QUICK ?=
+BENCH ?= $(if $(QUICK),,--publish)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test test-all format clean
+.PHONY: help install start check test test-all bench bench-growth format clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
@@ -17,6 +20,8 @@ help:
 	@echo 'make check      format, lint, types and import directions'
 	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
 	@echo 'make test-all   the same on both PostgreSQL versions, 18 and 16'
+	@echo 'make bench      this bus against its peers and the floor (two minutes: QUICK=1; options: BENCH="--only drain")'
+	@echo 'make bench-growth  how its figures grow, as curves'
 	@echo 'make format     let ruff rewrite what `make check` would complain about'
 	@echo 'make clean      remove .venv and all caches'
 
@@ -37,6 +42,12 @@ test: .venv/installed-dev
 test-all: test
 	$(BIN)/python -m pytest --postgres 16 $(PYTEST)
 
+bench: .venv/installed-bench
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+bench-growth: .venv/installed-bench
+	$(BIN)/python -m bench --growth $(if $(QUICK),--quick) $(BENCH)
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -55,6 +66,11 @@ clean:
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
 	@echo 'installing the runner and its test tools into .venv'
 	@$(PIP) --editable '.[dev]'
+	@touch .venv/installed $@
+
+.venv/installed-bench: .venv/bin/python pyproject.toml constraints.txt bench/requirements.txt
+	@echo 'installing the runner, the peers and the plots into .venv'
+	@$(PIP) --editable '.[test]' --requirement bench/requirements.txt
 	@touch .venv/installed $@
 
 .venv/bin/python:

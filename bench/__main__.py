@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(quick: bool, rounds: int, only: str, curves: bool, publishing: bool) ->
     groups = growth.groups(quick) if curves else measures.groups(quick)
     chosen = _chosen(groups, only)
     path = LATEST.with_name("growth.json") if curves else LATEST
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with the `with` block
     with Stage() as stage:
         results = Results(machine(stage.versions()), quick)
         _measure(stage, list(_order(chosen, 1 if quick else rounds)), results, path)

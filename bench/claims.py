@@ -19,6 +19,7 @@ from runner.storage import Storage
 from runner.storage.base import Publication, Settled
 
 from .contenders.base import Contender, Place
+from .rows import add_backlog, add_history
 
 __all__ = ["claims", "horizon"]
 
@@ -26,38 +27,17 @@ BATCH = 500
 LEASE = timedelta(seconds=30)
 CLAIMS = 40
 
-_HISTORY = """
-WITH e AS (
-    INSERT INTO events (id, source, type, data, created_at)
-    SELECT 'h' || n, '/history', 'bench.event', repeat('x', 100)::bytea, clock_timestamp() - interval '1 hour'
-    FROM generate_series($1::int, $2::int) n RETURNING seq)
-INSERT INTO deliveries (event_seq, subscription_id, state, attempts, updated_at)
-SELECT seq, 1, 'delivered', 1, clock_timestamp() - interval '1 hour' FROM e
-"""
-_BACKLOG = """
-WITH e AS (
-    INSERT INTO events (id, source, type, data, created_at)
-    SELECT 'b' || n, '/backlog', 'bench.event', repeat('x', 100)::bytea, clock_timestamp()
-    FROM generate_series($1::int, $2::int) n RETURNING seq)
-INSERT INTO dispatch (event_seq) SELECT seq FROM e ORDER BY seq
-"""
-"""Rows as the bus would have left them, written by the server because a million publishes would take longer."""
-
 
 async def claims(subject: Contender, place: Place, *, history: int = 0, backlog: int = 0) -> dict[str, Any]:
-    """Claim and settle batches of 500 with `history` delivered rows and at least `backlog` waiting ones; milliseconds."""
+    """Claim and settle batches of 500 beside `history` delivered rows and `backlog` waiting ones; milliseconds."""
     await subject.prepare()
-    connection = await asyncpg.connect(place.dsn)
-    await fill(connection, _HISTORY, history)
-    await fill(connection, _BACKLOG, backlog)
-    if history or backlog:
-        await connection.execute("VACUUM ANALYZE")  # as autovacuum would have done meanwhile
+    await add_history(place.dsn, history)
+    await add_backlog(place.dsn, backlog)
     async with open_storage(load_config(Path(place.directory) / "bench.yaml")) as storage:
         taken = []
         for number in range(CLAIMS + 5):
             await _publish(storage, number)
             taken.append(await _claim(storage))
-    await connection.close()
     return {"claim": statistics.mean(taken[5:]), "median": statistics.median(taken[5:])}
 
 
@@ -88,12 +68,6 @@ async def horizon(subject: Contender, place: Place, *, hold: int, after: int, pa
         "curve": _thinned(curve),
         "hold": (before[-1][0] - before[0][0], held[-1][0] - before[0][0]),
     }
-
-
-async def fill(connection: asyncpg.Connection, sql: str, rows: int, step: int = 100_000) -> None:
-    """Write `rows` rows, `step` in one transaction."""
-    for start in range(1, rows + 1, step):
-        await connection.execute(sql, start, min(start + step - 1, rows))
 
 
 async def _publish(storage: Storage, number: int) -> None:

@@ -13,29 +13,30 @@ __all__ = ["CURVES", "Curve", "groups"]
 @dataclass(frozen=True, slots=True)
 class Curve:
     """
-    One figure over one thing that grows.
+    What is drawn of the trials `trials@x/runner`.
 
     Attributes:
-        metrics: what is drawn, with its label.
         growing: what the x axis is.
+        unit: what the y axis is.
+        metrics: the lines, with their labels.
     """
 
+    trials: str
     growing: str
     unit: str
     metrics: Mapping[str, str]
 
 
-_DRAIN = {"rate": "deliveries/s"}
-_BOTH = {"rate": "drained/s", "published": "published/s, in batches"}
+_BOTH = {"rate": "drained", "published": "published, in batches"}
 
 CURVES: Mapping[str, Curve] = {
-    "subscriptions": Curve("subscriptions per event", "per second", {"rate": "deliveries/s"}),
-    "registered": Curve("subscriptions registered, one of which matches", "per second", _BOTH),
-    "backlog": Curve("events waiting", "per second", _BOTH),
-    "history": Curve("delivered rows on record", "per second", _BOTH),
-    "processes": Curve("runner processes", "per second", _DRAIN),
-    "payload": Curve("bytes of data", "per second", _BOTH),
-    "memory": Curve("bytes of data", "MiB, busy (at its peak)", {"memory": "MiB"}),
+    "subscriptions": Curve("subscriptions", "subscriptions per event", "deliveries/s", {"rate": "drained"}),
+    "registered": Curve("registered", "subscriptions registered (one matches)", "events/s", _BOTH),
+    "backlog": Curve("backlog", "events waiting", "events/s", _BOTH),
+    "history": Curve("history", "delivered rows on record", "events/s", _BOTH),
+    "processes": Curve("processes", "runner processes", "events/s", {"rate": "drained"}),
+    "payload": Curve("payload", "bytes of data", "events/s", _BOTH),
+    "memory": Curve("payload", "bytes of data", "MiB of a busy runner, at its peak", {"memory": "publishes and works"}),
 }
 
 
@@ -60,7 +61,9 @@ def groups(quick: bool) -> Mapping[str, Sequence[Trial]]:
             for n in (0, 100_000, 1_000_000, 3_000_000, 10_000_000)
             if n <= 500 * size
         ],
-        "processes": [_trial("processes", n, {"events": 10 * size, "processes": n}, measure="crowd") for n in (1, 2, 4)],
+        "processes": [
+            _trial("processes", n, {"events": 10 * size, "processes": n}, measure="crowd") for n in (1, 2, 4)
+        ],
         "payload": [
             _trial("payload", n, {"events": max(200, min(size, 200_000_000 // n)), "payload": n})
             for n in (100, 1_024, 16_384, 65_536, 262_144)

@@ -31,12 +31,11 @@ def summary(results: Results, *, curves: bool) -> RenderableType:
     """Return what a run prints at its end."""
     tables = [_table("figures (medians)", ("", "", "", "unit"), figures(results))]
     if not curves:
-        rows = [(each[0], each[1], each[2], each[3], each[4]) for each in ratios(results)]
-        tables.insert(0, _table("targets", ("", "what", "target", "measured", ""), rows))
+        tables.insert(0, _table("targets", ("", "what", "target", "measured", ""), ratios(results)))
     return Group(*tables)
 
 
-def ratios(results: Results) -> list[tuple[str, ...]]:
+def ratios(results: Results) -> Sequence[tuple[str, ...]]:
     """Return number, text, target, measured and verdict of every target that was measured."""
     rows = []
     for target in TARGETS:
@@ -46,17 +45,19 @@ def ratios(results: Results) -> list[tuple[str, ...]]:
     return rows
 
 
-def figures(results: Results) -> list[tuple[str, ...]]:
+def figures(results: Results) -> Sequence[tuple[str, ...]]:
     """Return measure, contender, median (smallest to largest) and unit of everything with a unit."""
     rows = []
     for key, rounds in results.rounds.items():
         measure, _, contender = key.rpartition("/")
         unit = next((_UNITS[name] for name in sorted(_UNITS, reverse=True) if measure.startswith(name)), None)
+        if "@" in measure:
+            unit = ("rate", "deliveries/s")
         if unit is None:
             continue
         values = sorted(float(result[unit[0]]) for result in rounds)
         median = results.median(f"{key}:{unit[0]}") or 0.0
-        spread = f" ({_figure(values[0])}–{_figure(values[-1])})" if len(values) > 1 else ""
+        spread = f" ({_figure(values[0])} to {_figure(values[-1])})" if len(values) > 1 else ""
         rows.append((measure, contender, _figure(median) + spread, unit[1]))
     return rows
 

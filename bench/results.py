@@ -46,6 +46,11 @@ class Results:
         against = self.median(target.against)
         return None if against is None else value / against
 
+    def curve(self, trials: str) -> list[int]:
+        """Return for which x there are results of `trials@x/runner`."""
+        found = (key.removesuffix("/runner").partition("@") for key in self.rounds)
+        return sorted(int(x) for name, _, x in found if name == trials)
+
     def save(self, path: Path) -> None:
         """Write everything as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -97,9 +97,7 @@ class Stage:
                     place["dsn"] = f"sqlite:///{directory}/bench.db"
                 spec = {"measure": trial.measure, "place": {**place, **trial.place}, **trial.options}
                 command = [sys.executable, "-W", "ignore", "-m", "bench.trial", json.dumps(spec)]
-                done = subprocess.run(
-                    command, cwd=_ROOT, capture_output=True, text=True, timeout=1200, check=False
-                )
+                done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=1200, check=False)
         finally:
             self.postgres.drop_database(database)
         if done.returncode != 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence, Set
 from datetime import timedelta
+from itertools import groupby
 
 from .delivery import DeliveryState
 from .event import Event
@@ -87,17 +88,19 @@ class Dispatch:
 
     def _assign(self, match: Match, closed: Set[Outlet], crash_limit: int) -> None:
         """Match every event, and give each open outlet the works it is to deliver."""
-        works: dict[Outlet, list[Work]] = {}
         for work in self.claim.works:
             matched = match(work.event)
-            if work.attempt > 1 or not closed.isdisjoint(matched):
+            if work.attempt > 1 or (closed and not closed.isdisjoint(matched)):
                 matched = self._startable(work, matched, crash_limit)
             self._matched.append(matched)
-            for outlet in matched:
-                if outlet in works:
-                    works[outlet].append(work)
-                else:
-                    works[outlet] = [work]
+        works: dict[Outlet, list[Work]] = {}
+        start = 0
+        for _, run in groupby(self._matched, id):
+            # Events in a row that go to the same outlets are given to each at once.
+            end = start + sum(1 for _ in run)
+            for outlet in self._matched[start]:
+                works.setdefault(outlet, []).extend(self.claim.works[start:end])
+            start = end
         self.flights = {outlet: Flight(each, self._ended) for outlet, each in works.items()}
 
     def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:

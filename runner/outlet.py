@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -251,6 +251,7 @@ class Outlet:
         sink = self.sink
         assert sink is not None
         deliver, name, works = sink.deliver, self.subscription.name, flight.works
+        deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(sink, "deliver_event", None)
         lane.flight = flight
         flight.running += 1
         try:
@@ -260,7 +261,10 @@ class Outlet:
                 lane.index = index
                 lane.since = started = monotonic()
                 try:
-                    outcome = await deliver(Delivery(work.event, name, work.attempt))
+                    if deliver_event is not None:
+                        outcome = await deliver_event(work.event)
+                    else:
+                        outcome = await deliver(Delivery(work.event, name, work.attempt))
                 except BaseException as error:
                     # SystemExit from a handler, too: it must not take the process with it.
                     outcome = lane.outcome_of(error)

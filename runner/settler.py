@@ -48,6 +48,11 @@ class Settler:
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="settle")
 
+    async def written(self) -> None:
+        """Return once everything submitted so far is written."""
+        while self._flushing is not None:
+            await asyncio.wait({self._flushing})
+
     async def stop(self, timeout: float = 5.0) -> None:
         """Write what is left, at most `timeout` seconds; what is not written by then returns when its lease ends."""
         if self._flushing is not None:

@@ -320,6 +320,7 @@ class Worker:
         if others:
             back = [given_back(each.seq, each.subscription_id, each.attempt, token, started=False) for each in others]
             await self._settler.patiently(lambda: self._queue.settle_deliveries(back))
+        await self._settler.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
         self._fly([suspect], token)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:

@@ -71,7 +71,8 @@ WITH unsynced AS MATERIALIZED (
     WHERE d.position = ANY (ARRAY(SELECT position FROM due))
     RETURNING d.position, d.event_seq
 )
-SELECT c.position, e.seq, e.type, e.source, e.id, e.subject, e.time, e.datacontenttype, e.dataschema, e.extensions, e.data
+SELECT c.position, e.seq, e.type, e.source, e.id, e.subject, e.time, e.datacontenttype, e.dataschema, e.extensions,
+       e.data
 FROM unsynced JOIN claimed c ON true JOIN events e ON e.seq = c.event_seq
 """
 _SETTLE = """
@@ -99,21 +100,20 @@ class Floor:
     @contextlib.asynccontextmanager
     async def session(self, handler: Handler | None = None) -> AsyncIterator[_Session]:
         """Publish over as many connections as there are callers; drain in two lanes."""
-        size = min(self._place.callers, CONNECTIONS)
-        async with asyncpg.create_pool(self._place.dsn, min_size=size, max_size=size) as pool:
-            if handler is None:
-                yield _Session(pool)
-                return
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(LANES):
-                    lanes.create_task(self._drain(handler))
-                yield _Session(pool)
+        connections = [await asyncpg.connect(self._place.dsn) for _ in range(min(self._place.callers, CONNECTIONS))]
+        async with asyncio.TaskGroup() as lanes:
+            for _ in range(LANES if handler else 0):
+                lanes.create_task(self._drain(handler))
+            yield _Session(connections)
+        for connection in connections:
+            await connection.close()
 
-    async def _drain(self, handler: Handler) -> None:
+    async def _drain(self, handler: Handler | None) -> None:
         """Claim, deliver and settle until nothing is due."""
 
         async def deliver(data: bytes) -> None:
-            handler(data)
+            if handler is not None:
+                handler(data)
 
         connection = await asyncpg.connect(self._place.dsn)
         for setting in ("enable_seqscan", "enable_sort", "jit"):
@@ -140,17 +140,24 @@ class Floor:
 
 
 class _Session:
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, connections: Sequence[asyncpg.Connection]) -> None:
         self._ids = itertools.count()
+        self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()  # a pool would add a round trip to each use
+        for connection in connections:
+            self._idle.put_nowait(connection)
 
     async def publish(self, data: bytes) -> None:
         """Insert one event and its row of work: one statement, one commit."""
-        await self._pool.execute(_APPEND, *self._event(data))
+        await self._execute(_APPEND, self._event(data))
 
     async def publish_many(self, batch: Sequence[bytes]) -> None:
         """Insert them in one statement."""
-        await self._pool.execute(_APPEND_MANY, *map(list, zip(*map(self._event, batch), strict=True)))
+        await self._execute(_APPEND_MANY, [list(column) for column in zip(*map(self._event, batch), strict=True)])
+
+    async def _execute(self, sql: str, arguments: Sequence[object]) -> None:
+        connection = await self._idle.get()
+        await connection.execute(sql, *arguments)
+        self._idle.put_nowait(connection)
 
     def _event(self, data: bytes) -> tuple[object, ...]:
         return str(next(self._ids)), "/bench", "bench.event", None, None, None, None, None, data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from procrastinate import App, PsycopgConnector
 from procrastinate.tasks import Task
@@ -15,7 +16,6 @@ from .onlooker import Onlooker
 __all__ = ["Procrastinate"]
 
 CONCURRENCY = 10
-
 
 
 class Procrastinate:
@@ -37,19 +37,17 @@ class Procrastinate:
         size = min(max(self._place.callers, CONCURRENCY if handler else 1), 32)
         app = App(connector=PsycopgConnector(conninfo=self._place.dsn, min_size=size, max_size=size + 2))
 
-        async def deliver(data: str) -> None:
+        async def deliver(*, data: str) -> None:
             if handler is not None:
                 handler(data.encode())
 
-        task: Task[..., None, ...] = app.task(name="deliver")(deliver)
+        task: Task[..., Any, ...] = app.task(name="deliver")(deliver)
         async with app.open_async():
             if handler is None:
                 yield _Session(task)
                 return
             async with asyncio.TaskGroup() as group:  # ends the trial when the worker does
-                work = group.create_task(
-                    app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False)
-                )
+                work = group.create_task(app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False))
                 yield _Session(task)
                 work.cancel()
 
@@ -66,7 +64,7 @@ class Procrastinate:
 
 
 class _Session:
-    def __init__(self, task: Task[..., None, ...]) -> None:
+    def __init__(self, task: Task[..., Any, ...]) -> None:
         self._task = task
 
     async def publish(self, data: bytes) -> None:
@@ -75,4 +73,5 @@ class _Session:
 
     async def publish_many(self, batch: Sequence[bytes]) -> None:
         """Defer them in one statement."""
-        await self._task.batch_defer_async(*({"data": data.decode()} for data in batch))
+        jobs: list[dict[str, Any]] = [{"data": data.decode()} for data in batch]
+        await self._task.batch_defer_async(*jobs)

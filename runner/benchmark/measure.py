@@ -203,7 +203,7 @@ class Benchmark:
         self._rate(name, title, deliveries, seconds, "deliveries/s")
 
     async def _latencies(self, type: str, count: int) -> None:
-        """Time single events, one after the other: within one process, then between two through the strategies."""
+        """Time single events, one after the other: within one process, then from a bus of its own, by signal."""
         runner, flight = build(self._config), _Flight(type)
         runner.subscribe(type, flight.arrive, types=(type,))
         async with runner:

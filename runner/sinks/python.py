@@ -43,17 +43,20 @@ class PythonSink:
         self._handler: Callable[..., Awaitable[object]] = (
             handler if _is_async(handler) else functools.partial(self._threads.submit, handler)
         )
+        self.deliver_event = None if self._wants_delivery else self._call
 
     async def start(self) -> None:
         """Do nothing: threads start as they are needed."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Call the handler; an exception it raises comes out as it is."""
+        if self._wants_delivery:
+            return await self._call(delivery.event, delivery)
+        return await self._call(delivery.event)
+
+    async def _call(self, *arguments: object) -> Outcome:
         try:
-            if self._wants_delivery:
-                answer = await self._handler(delivery.event, delivery)
-            else:
-                answer = await self._handler(delivery.event)
+            answer = await self._handler(*arguments)
         except SystemExit:
             # asyncio would end the whole process with it
             return Failed("handler called sys.exit()")

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -148,9 +148,7 @@ class PostgresStore(SqlRegistry):
 
     async def settle(self, settled: Settled) -> int:
         """Remove the rows of work still held under the token and record their deliveries, atomically."""
-        ids, ends = _slices(settled.delivered)
-        firsts = [end - len(each) + 1 for end, each in zip(ends, settled.delivered, strict=True)]
-        arguments = (settled.token, [work.position for work in settled.works], firsts, ends, ids)
+        arguments = (settled.token, *_runs(settled.works, settled.delivered))
         async with self._wires.take() as connection:
             if not settled.records:
                 return len(await connection.fetch(self._sql("settle"), *arguments))
@@ -248,11 +246,28 @@ def _record_columns(records: Sequence[DeliveryRecord]) -> tuple[list[Any], ...]:
     )
 
 
-def _slices(groups: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
-    """Return all ids one after the other, each distinct tuple once, and for each group where it ends (from 1)."""
+def _runs(works: Sequence[Work], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
+    """
+    Return works that stand next to each other and went to the same subscriptions as one run.
+
+    Returns:
+        of each run: its first and last position, and where its subscription ids begin and end (from 1);
+        and all these ids, one after the other, each distinct tuple of them once.
+    """
+    firsts: list[int] = []
+    lasts: list[int] = []
+    groups: list[tuple[int, ...]] = []
+    for work, ids in zip(works, delivered, strict=True):
+        if groups and groups[-1] is ids and work.position == lasts[-1] + 1:
+            lasts[-1] = work.position
+        else:
+            firsts.append(work.position)
+            lasts.append(work.position)
+            groups.append(ids)
     distinct_groups = {id(group): group for group in groups}
     ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
-    return [each for group in distinct_groups.values() for each in group], [ends[id(group)] for group in groups]
+    froms = [ends[id(group)] - len(group) + 1 for group in groups]
+    return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
 
 
 def _position(work: Work) -> int:
@@ -266,28 +281,9 @@ def _work(row: asyncpg.Record) -> Work:
 def _event(row: asyncpg.Record, start: int) -> Event:
     """Return the event in the nine columns from `start` on (type to data)."""
     type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row[start : start + 9]
-    if extensions is None:
-        return Event(
-            type=type,
-            source=source,
-            id=id,
-            subject=subject,
-            time=time,
-            datacontenttype=datacontenttype,
-            dataschema=dataschema,
-            data=data,
-        )
-    return Event(
-        type=type,
-        source=source,
-        id=id,
-        subject=subject,
-        time=time,
-        datacontenttype=datacontenttype,
-        dataschema=dataschema,
-        extensions=orjson.loads(extensions),
-        data=data,
-    )
+    if extensions is not None:
+        extensions = orjson.loads(extensions)
+    return Event.stored(type, source, id, subject, time, datacontenttype, dataschema, extensions, data)
 
 
 def _dump_extensions(extensions: Mapping[str, ExtensionValue]) -> str | None:

@@ -383,18 +383,9 @@ def _row(event: Event) -> _Row:
 
 def _event(row: Sequence[Any]) -> Event:
     type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
-    optional = {"extensions": orjson.loads(extensions)} if extensions else {}
-    return Event(
-        type=type,
-        source=source,
-        id=id,
-        subject=subject,
-        time=_EPOCH + timedelta(microseconds=time),
-        datacontenttype=datacontenttype,
-        dataschema=dataschema,
-        data=data,
-        **optional,
-    )
+    moment = _EPOCH + timedelta(microseconds=time)
+    extensions = orjson.loads(extensions) if extensions else None
+    return Event.stored(type, source, id, subject, moment, datacontenttype, dataschema, extensions, data)
 
 
 def _record(record: DeliveryRecord, now: int) -> _Row:

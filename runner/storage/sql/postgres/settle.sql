@@ -1,13 +1,14 @@
--- The common end of a claim: every delivery of it succeeded at once. $5 holds the subscription ids of all
--- works one after the other, and each work names its slice, so that no join depends on an estimate.
+-- The common end of a claim: every delivery of it succeeded at once. A run is works that stand next
+-- to each other and went to the same subscriptions, whose ids are the slice [from_id, to_id] of $6. So nothing is sent, and
+-- no join depends on an estimate, for each work.
 WITH settled AS (
     DELETE FROM {dispatch} d
-    USING unnest($2::bigint[], $3::int[], $4::int[]) AS w (position, first, last)
-    WHERE d.position = w.position AND d.lease_token = $1
-    RETURNING d.event_seq, d.attempts, w.first, w.last
+    USING unnest($2::bigint[], $3::bigint[], $4::int[], $5::int[]) AS run (first, last, from_id, to_id)
+    WHERE d.position BETWEEN run.first AND run.last AND d.lease_token = $1
+    RETURNING d.event_seq, d.attempts, run.from_id, run.to_id
 ), delivered AS (
     INSERT INTO {deliveries} (event_seq, subscription_id, state, attempts, updated_at)
     SELECT s.event_seq, id, 'delivered', s.attempts, clock_timestamp()
-    FROM settled s CROSS JOIN LATERAL unnest(($5::int[])[s.first:s.last]) AS id
+    FROM settled s CROSS JOIN LATERAL unnest(($6::int[])[s.from_id:s.to_id]) AS id
 )
 SELECT event_seq FROM settled
