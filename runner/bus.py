@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event as sqlalchemy_event
 
-from .errors import EventError, StorageUnavailable
+from .clock import utcnow
+from .errors import EventError, RunnerError, StorageUnavailable
 from .event import Event, new_id
 from .storage.base import Claim, EventStore, Publication, Receipt
 from .strategies.base import NotifyStrategy, Wake
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "EventBus"]
 
+MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
 
@@ -58,6 +60,8 @@ class EventBus:
         self._strategy = strategy
         self._wake = wake
         self._desk = desk
+        self._committing = asyncio.Lock()
+        self._stopped = False
         self._waiting: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._signals: set[asyncio.Task[None]] = set()
@@ -101,6 +105,8 @@ class EventBus:
             events: at most a few thousand at a time; a `Publication` carries its own due time.
             session: as in `publish()`.
         """
+        if self._stopped:
+            raise RunnerError("the bus has stopped, nothing was recorded; publish before it does, or start it again")
         publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
         for publication in publications:
             _check(publication)
@@ -123,8 +129,18 @@ class EventBus:
         # Signals differ, because a strategy knows its own by what they carry.
         await self._strategy.notify(event_id or new_id())
 
+    def start(self) -> None:
+        """Take events again after a `stop()`."""
+        self._stopped = False
+
+    async def settled(self) -> None:
+        """Return once the commit that is in flight now, if any, is over."""
+        async with self._committing:
+            pass
+
     async def stop(self) -> None:
-        """Return once what was handed over is recorded and signalled."""
+        """Take no more events, and return once what was given is recorded and signalled."""
+        self._stopped = True
         if self._flushing is not None:
             await asyncio.wait({self._flushing})
         if self._signals:
@@ -134,7 +150,8 @@ class EventBus:
         """Commit what waits, batch by batch, until nothing does."""
         try:
             while self._waiting:
-                await self._commit(self._take())
+                async with self._committing:
+                    await self._commit(self._take())
         finally:
             self._flushing = None
 
@@ -202,10 +219,22 @@ class EventBus:
 
 
 def _check(publication: Publication) -> None:
+    if not isinstance(publication.event, Event):
+        raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
     publication.event.validate()
+    _check_due(publication)
+
+
+def _check_due(publication: Publication) -> None:
     if publication.delay is not None and publication.deliver_at is not None:
         raise EventError("give either delay or deliver_at, not both")
-    if publication.deliver_at is not None and publication.deliver_at.tzinfo is None:
-        raise EventError(f"deliver_at: expected a time with an offset, got {publication.deliver_at.isoformat()!r}")
-    if publication.delay is not None and publication.delay < timedelta(0):
-        raise EventError(f"delay: must not be negative, got {publication.delay}")
+    if publication.deliver_at is not None:
+        if getattr(publication.deliver_at, "tzinfo", None) is None:
+            raise EventError(f"deliver_at: expected a datetime with an offset, got {publication.deliver_at!r}")
+        if publication.deliver_at - utcnow() > MAX_DELAY:
+            raise EventError(f"deliver_at: at most {MAX_DELAY.days} days from now, got {publication.deliver_at}")
+    if publication.delay is not None:
+        if not isinstance(publication.delay, timedelta):
+            raise EventError(f"delay: expected a timedelta, got {publication.delay!r}")
+        if not timedelta(0) <= publication.delay <= MAX_DELAY:
+            raise EventError(f"delay: expected 0 to {MAX_DELAY.days} days, got {publication.delay}")

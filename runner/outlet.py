@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -159,14 +160,15 @@ class Outlet:
         """How many of its deliveries run here."""
         return len(self._lanes)
 
-    def free(self) -> int:
-        """Return how many more deliveries could start now."""
+    def free(self, shared: int | None = None) -> int:
+        """Return how many more deliveries could start now; `shared` is what is left of the process's slots."""
         if not self.open:
             return 0
+        if shared is None:
+            shared = self._slots.limit - self._slots.used
         waiting = sum(flight.stop - flight.next for flight in self._flights)
         own = self.subscription.concurrency - len(self._lanes) - waiting
-        shared = self._slots.limit - self._slots.used - waiting
-        return max(min(own, shared), 1 if not self._lanes and not waiting else 0)
+        return max(min(own, shared - waiting), 1 if not self._lanes and not waiting else 0)
 
     def start(self, flight: Flight[Any]) -> None:
         """Run the deliveries of `flight` as lanes become free."""
@@ -282,9 +284,17 @@ class Outlet:
 
 def _checked(outcome: object) -> Outcome:
     """Return what the sink answered, if that is an outcome."""
-    if isinstance(outcome, Accepted | Failed | Rejected):
-        return outcome
-    return Failed(f"the sink returned {type(outcome).__name__}, expected an outcome")
+    match outcome:
+        case Accepted():
+            return outcome
+        case Failed(str(), None | timedelta(), None | int(), None | str()):
+            return outcome
+        case Rejected(str(), None | int(), None | str()):
+            return outcome
+    # Whatever is wrong with it must fail this delivery alone, not the batch it would be written with.
+    known = isinstance(outcome, Failed | Rejected)
+    expected = "its fields of the documented types" if known else "an outcome"
+    return Failed(f"the sink returned {type(outcome).__name__}, expected {expected}")
 
 
 def _text(error: BaseException) -> str:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from .bus import EventBus
-from .errors import StorageUnavailable
+from .errors import RunnerError, SinkError, StorageUnavailable
 from .event import Event, new_id
+from .filter import compile_filter
 from .service import Background
 from .sinks.base import Sink
 from .storage import Storage
@@ -37,6 +38,7 @@ __all__ = ["Plan", "Runner"]
 log = structlog.get_logger(__name__)
 
 HEARTBEAT = 10.0  # seconds
+STOP_TIMEOUT = 5.0  # seconds a sink gets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +127,16 @@ class Runner:
             name: of the subscription, unique in the deployment.
             handler: `handler(event)` or `handler(event, delivery)`; async functions run on the loop, others
                 in a thread. What it returns or raises is the outcome, as for a `python` sink.
-            options: any other field of `Subscription`, such as `types=("order.*",)`.
+            options: any other field of `Subscription`, such as `types=("order.*",)` or `types="order.*"`.
+
+        Raises:
+            FilterError: the filter does not compile.
         """
         sink = f"function:{name}"
-        if "types" in options:
-            options["types"] = tuple(options["types"])
+        types = options.get("types", ())
+        options["types"] = (types,) if isinstance(types, str) else tuple(types)
+        if options.get("filter"):
+            compile_filter(options["filter"])
         self._functions[name] = Subscription(name=name, sink=sink, **options)
         self._sinks[sink] = self._function_sink(handler)
         self.worker.serve(sink, self._sinks[sink])
@@ -155,8 +162,9 @@ class Runner:
         await self._prepare()
         for broker in self._brokers:
             await broker.start()
-        for sink in self._sinks.values():
-            await sink.start()
+        for name, sink in self._sinks.items():
+            await _start(name, sink)
+        self._bus.start()
         await self._strategies.start(self.worker.wake)
         await self.worker.start()
         self._heart.start()
@@ -168,13 +176,13 @@ class Runner:
         if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.decline()
-            await self._bus.stop()  # what it hands over while it commits is still taken
+            await self._bus.settled()  # what the commit in flight hands over is still taken
             await self.worker.stop(self._plan.shutdown_grace)
-            await self._bus.stop()
+            await self._bus.stop()  # not before: handlers that finish may publish
             await self._leave()
         await self._strategies.stop()
-        for sink in self._sinks.values():
-            await sink.stop()
+        for name, sink in self._sinks.items():
+            await _stop(name, sink)
         for broker in self._brokers:
             await broker.stop()
         await self._storage.close()
@@ -220,16 +228,13 @@ class Runner:
 
     async def _take_place(self) -> None:
         store, plan = self._storage.store, self._plan
-        if plan.migrate:
-            applied = await self._storage.migrate()
-            if applied:
-                log.info("tables brought up to date", revisions=list(applied))
-        await store.adopt(plan.deployment_id)
+        applied = await self._storage.take(plan.deployment_id, migrate=plan.migrate)
+        if applied:
+            log.info("tables brought up to date", revisions=list(applied))
         await store.put_subscriptions(plan.subscriptions, "file")
         for name, subscription in self._functions.items():
             await store.put_subscriptions([subscription], f"function:{name}")
-        if plan.channel is not None:
-            await store.set_channel(plan.channel)
+        await store.set_channel(plan.channel)
         await store.beat(self._instance)
 
     async def _beat(self) -> None:
@@ -245,3 +250,22 @@ class Runner:
             await self._storage.store.leave(self._instance.id)
         except StorageUnavailable as error:
             log.warning("could not sign off", detail=str(error))
+
+
+async def _start(name: str, sink: Sink) -> None:
+    """Start a sink, which may be anybody's."""
+    try:
+        await sink.start()
+    except RunnerError:
+        raise
+    except Exception as error:
+        raise SinkError(f"sinks.{name}: cannot be started, it raised {type(error).__name__}") from error
+
+
+async def _stop(name: str, sink: Sink) -> None:
+    """Stop a sink, whatever it does about it."""
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await sink.stop()
+    except Exception as error:
+        log.warning("sink did not stop", sink=name, error=type(error).__name__)

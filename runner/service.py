@@ -86,20 +86,19 @@ class Background:
             await asyncio.wait({task}, timeout=timeout)
 
     async def _run(self) -> None:
-        wait = self._pause
-        while not await self._ends_within(self._every):
+        wait, pause = self._every, self._pause
+        while not await self._ends_within(wait):
             try:
                 await self._step()
-                wait = self._pause
+                wait, pause = self._every, self._pause
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
                 log.warning(
-                    "loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=wait
+                    "loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=pause
                 )
-                await self._ends_within(wait)
-                wait = min(wait * 2, self._longest)
+                wait, pause = pause, min(pause * 2, self._longest)
 
     async def _ends_within(self, seconds: float) -> bool:
         """Return whether `stop()` was called, after waiting for it at most `seconds`."""

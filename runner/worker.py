@@ -11,6 +11,7 @@ from time import monotonic
 
 import structlog
 
+from .complaints import Complaints
 from .delivery import DeliveryState
 from .dispatch import Dispatch
 from .leases import Leases
@@ -30,6 +31,7 @@ _PROMOTED = 1000  # scheduled events moved into the queue at once
 _WATCH = 0.25  # seconds between looks at running deliveries for their timeouts
 _FRUITLESS = 8  # wakes in a row that brought nothing before wakes are slowed down
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
+_HANDED_OVER = timedelta(seconds=5)  # lease of what publishers hand over: dispatched at once, or its process is gone
 _SLOWED = 0.02  # seconds between claims from then on
 
 
@@ -96,6 +98,9 @@ class Worker:
         self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._stopping = False
         self._declining = False
+        self._stale = False  # whether the subscriptions are to be read again before anything is claimed
+        self._turn = 0
+        self._complaints = Complaints()
         self._drained = False  # whether the last claim took all there was
         self._loops = (
             Background("claim", self._claim, nudge=self._nudge),
@@ -167,9 +172,13 @@ class Worker:
             return
         limits = self._limits
         self._woken.clear()
+        if self._stale:
+            await self.reload()
         claim = await self._queue.claim(limits.batch, limits.lease)
         self._drained = len(claim.works) < limits.batch
         if claim.version != self._version:
+            # Should that fail, nothing more is claimed before it succeeds: others may be able to.
+            self._stale = True
             await self._settler.patiently(self.reload)
         if claim.waiting and not self._waiting:
             self._waiting = True
@@ -184,9 +193,9 @@ class Worker:
 
     def lease_for(self, count: int) -> timedelta | None:
         """Return the lease under which `count` events published here are taken without a claim; None for not now."""
-        if self._declining or not self._drained or self._held + count > self._limits.batch:
+        if self._declining or self._stale or not self._drained or self._held + count > self._limits.batch:
             return None
-        return self._limits.lease
+        return min(self._limits.lease, _HANDED_OVER)
 
     def take(self, claim: Claim) -> None:
         """Dispatch events that were recorded as leased to this worker."""
@@ -213,7 +222,8 @@ class Worker:
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
         while self._held >= self._limits.ahead * self._limits.batch and not self._stopping:
-            next(iter(self._dispatches)).hurry()
+            if any(outlet.open and not outlet.running for outlet in self._outlets.values()):
+                next(iter(self._dispatches)).hurry()  # somebody could deliver what has not been claimed yet
             self._settled.clear()
             await self._settled.wait()
 
@@ -255,6 +265,7 @@ class Worker:
         self._closed = frozenset(outlet for outlet in outlets.values() if not outlet.open)
         self._matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
         self._version = version
+        self._stale = False
         self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
         log.debug("subscriptions loaded", version=version, count=len(outlets))
 
@@ -266,7 +277,7 @@ class Worker:
             known.paused = registered.paused
             return known
         outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
-        outlet.room = self._refill_soon
+        outlet.room = self._lane_ended
         return outlet
 
     # --- single deliveries -------------------------------------------------------------------------
@@ -277,7 +288,7 @@ class Worker:
         if not self._waiting or self._version < 0 or self._stopping:
             await self._refill.wait()
             return
-        quotas = {outlet.id: outlet.free() for outlet in self._outlets.values() if outlet.open}
+        quotas = self._quotas()
         claim = await self._queue.claim_deliveries(quotas, self._limits.lease)
         due = claim.next_due
         left = [each for each in claim.deliveries if not self._worn_out(each, claim.token)]
@@ -289,9 +300,20 @@ class Worker:
         self._fly(left, claim.token)
         if not claim.deliveries:
             self._suspects.clear()
-        if not claim.deliveries and due is None and all(quotas.values()):
-            self._waiting = False
+        if not claim.deliveries and due is None and all(quotas.values()) and not self._refill.is_set():
+            self._waiting = False  # and nothing was written while we asked
         await _wait(self._refill, due)
+
+    def _quotas(self) -> dict[int, int]:
+        """Return how many deliveries of each open outlet could start now, beginning with another one each time."""
+        outlets = [outlet for outlet in self._outlets.values() if outlet.open]
+        self._turn = (self._turn + 1) % (len(outlets) or 1)
+        shared = self._slots.limit - self._slots.used
+        quotas = {}
+        for outlet in outlets[self._turn :] + outlets[: self._turn]:
+            quotas[outlet.id] = quota = outlet.free(max(shared, 0))
+            shared -= quota
+        return quotas
 
     def _fly(self, claimed: Sequence[ClaimedDelivery], token: int) -> None:
         """Start claimed deliveries; each settles by itself."""
@@ -346,13 +368,17 @@ class Worker:
         """Note what was written; return whether some of it waits to be claimed."""
         if not records:
             return False
+        for record in records:
+            outlet = self._outlets.get(record.subscription_id)
+            self._complaints.note(outlet.subscription.name if outlet else str(record.subscription_id), record)
         waiting = any(record.state is DeliveryState.PENDING for record in records)
         if waiting or self._waiting:
             self._waiting = True
             self._refill.set()
         return waiting
 
-    def _refill_soon(self) -> None:
+    def _lane_ended(self) -> None:
+        self._settled.set()
         if self._waiting:
             self._refill.set()
 

@@ -41,6 +41,22 @@ class Storage:
 
         return await migrate(self.engine, self.schema)
 
+    async def take(self, deployment_id: str, *, migrate: bool) -> Sequence[str]:
+        """
+        Make sure that the tables are there and belong to `deployment_id`; return the revisions that were applied.
+
+        Nobody else's tables are touched: the owner is asked first.
+        """
+        from .migrate import status
+
+        applied: Sequence[str] = ()
+        if migrate:
+            if (await status(self.engine, self.schema)).current is not None:
+                await self.store.adopt(deployment_id)
+            applied = await self.migrate()
+        await self.store.adopt(deployment_id)
+        return applied
+
     async def close(self) -> None:
         """Close every connection, at most in five seconds: one to a dead peer would take its time."""
         await self.store.close()
