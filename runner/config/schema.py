@@ -283,9 +283,18 @@ class Config(Model):
         return data | {"strategies": default_strategies(context_of(info))}
 
     def attach(self, file: str, source: Source) -> Config:
-        """Remember where the values stand, for `inactive()`; return the configuration."""
+        """Remember where the values stand, for `locate()`; return the configuration."""
         self._file, self._source = file, source
         return self
+
+    @property
+    def file(self) -> str:
+        """The file as the user named it; empty for a configuration that was put together in a program."""
+        return self._file
+
+    def locate(self, path: KeyPath, message: str) -> str:
+        """Return a fault that was found after reading, in one line that begins with its place in the file."""
+        return Fault(message, path, self._source.position(path) if self._file else None).line(self._file)
 
     @property
     def signal_subject(self) -> str:
@@ -305,7 +314,7 @@ class Config(Model):
     def inactive(self) -> list[str]:
         """Return a line for every key in the file that is checked, but that this version does not act on yet."""
         message = "checked, but this version does not act on it yet"
-        return [Fault(message, path, self._source.position(path)).line(self._file) for path in _inactive(self, ())]
+        return [self.locate(path, message) for path in _inactive(self, ())]
 
 
 def default_strategies(context: Context) -> list[str]:

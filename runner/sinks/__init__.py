@@ -6,6 +6,7 @@ A factory imports its sink when it is called, so that a runner without webhooks 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # nats-py is loaded by those who use it
     from ..broker import Broker
 
 __all__ = ["SINKS", "SinkContext", "SinkFactory", "build_sink"]
+
+_METHODS = ("start", "deliver", "stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,32 @@ def build_sink(kind: str, options: Mapping[str, Any], context: SinkContext) -> S
         options: plain values, secrets revealed, every default filled in.
 
     Raises:
-        SinkError: the kind is unknown, or the options do not fit it.
+        SinkError: the kind is unknown, the options do not fit it, or what was built is no sink.
     """
     if kind in SINKS:
         return SINKS[kind](options, context)
     if ":" not in kind:
         raise SinkError(f"unknown kind {kind!r}, expected one of: {', '.join(sorted(SINKS))}, or 'module:factory'")
+    return _third_party(kind, options)
+
+
+def _third_party(kind: str, options: Mapping[str, Any]) -> Sink:
     from ..config.callables import import_callable
 
     try:
-        sink: Sink = import_callable(kind)(**options)
+        factory = import_callable(kind)
+        arguments = inspect.signature(factory).bind(**options)
     except (TypeError, ValueError) as error:
         raise SinkError(f"{kind}: {error}") from error
+    try:
+        sink: Sink = factory(*arguments.args, **arguments.kwargs)
+    except SinkError as error:  # written for the one who configures it, as docs/writing-a-sink.md asks
+        raise SinkError(f"{kind}: {error}") from error
+    except (Exception, SystemExit) as error:
+        # Its text may repeat an option, and nobody here knows which of them are secret.
+        raise SinkError(f"{kind}: cannot be built, it raised {type(error).__name__}") from error
+    if not all(callable(getattr(sink, method, None)) for method in _METHODS):
+        raise SinkError(f"{kind}: expected a sink with start, deliver and stop, got {type(sink).__name__!r}")
     return sink
 
 
