@@ -22,19 +22,20 @@ LATEST = ROOT / "bench" / "results" / "latest.json"
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Two minutes: one round, small sizes; nothing is published.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds of every trial.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of every trial: 5, and 3 for the curves.")
 @click.option("--only", default="", metavar="GROUP,…", help=f"Some of: {', '.join(measures.groups(True))}.")
 @click.option("--growth", "curves", is_flag=True, help="Measure the growth curves instead.")
 @click.option("--publish", "publishing", is_flag=True, help="Write docs/benchmarks.md, .json and the plots.")
-def main(quick: bool, rounds: int, only: str, curves: bool, publishing: bool) -> None:
+def main(quick: bool, rounds: int | None, only: str, curves: bool, publishing: bool) -> None:
     """Measure this bus against its peers and against the floor."""
     groups = growth.groups(quick) if curves else measures.groups(quick)
     chosen = _chosen(groups, only)
+    rounds = rounds or (1 if quick else 3 if curves else 5)
     path = LATEST.with_name("growth.json") if curves else LATEST
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with the `with` block
     with Stage() as stage:
         results = Results(machine(stage.versions()), quick)
-        _measure(stage, list(_order(chosen, 1 if quick else rounds)), results, path)
+        _measure(stage, list(_order(chosen, rounds)), results, path)
     Console().print(summary(results, curves=curves))
     if publishing:
         publish(results, ROOT / "docs", curves=curves)

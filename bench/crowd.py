@@ -32,7 +32,7 @@ async def crowd(subject: Contender, place: Place, *, events: int, processes: int
             member.stdin.write(b"go\n")
         await until(subject.idle, every=0.005)
         ended = time.monotonic()
-        answers = [json.loads((await member.communicate())[0].splitlines()[-1]) for member in members]
+        answers = [await _answer(member) for member in members]
     finally:
         for member in members:
             if member.returncode is None:
@@ -60,6 +60,15 @@ async def member(subject: Contender, place: Place) -> dict[str, Any]:
     async with subject.session(handler):
         await loop.run_in_executor(None, sys.stdin.read)
     return {"began": began, "count": count}
+
+
+async def _answer(member: asyncio.subprocess.Process) -> dict[str, Any]:
+    """Let a member end, and return what it did."""
+    assert member.stdin is not None
+    member.stdin.close()
+    said, _ = await asyncio.wait_for(member.communicate(), 60)
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return answer
 
 
 async def _each(members: list[asyncio.subprocess.Process], line: bytes) -> None:

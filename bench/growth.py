@@ -57,7 +57,7 @@ def groups(quick: bool) -> Mapping[str, Sequence[Trial]]:
             if n <= 50 * size
         ],
         "history": [
-            _trial("history", n, {"events": size, "history": n})
+            _trial("history", n, {"events": size, "history": n}, once=n >= 1_000_000)
             for n in (0, 100_000, 1_000_000, 3_000_000, 10_000_000)
             if n <= 500 * size
         ],
@@ -77,5 +77,6 @@ def _trial(
     options: Mapping[str, object],
     place: Mapping[str, object] | None = None,
     measure: str = "drain",
+    once: bool = False,
 ) -> Trial:
-    return Trial(f"{curve}@{x}/runner", measure, options, place or {})
+    return Trial(f"{curve}@{x}/runner", measure, options, place or {}, once=once)

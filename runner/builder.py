@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from .broker_options import BrokerOptions
 from .bus import EventBus
 from .config import Config, load_config
 from .config.dsn import Dsn
+from .config.errors import KeyPath
 from .config.plugin import Options, Plugin
-from .config.plugins import NatsConnection, NatsSinkOptions
+from .config.plugins import NatsConnection, NatsSinkOptions, PostgresOptions
 from .config.secret import Secret
-from .errors import ConfigError, SinkError
+from .errors import ConfigError, SchemaMismatch, SinkError
 from .log import configure_own
 from .runtime import Plan, Runner
 from .sinks import SinkContext, build_sink
@@ -54,13 +56,27 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
 
 
 def build(config: Config) -> Runner:
-    """Return a runner for `config`; nothing connects yet. Raise `ConfigError` when a plug-in cannot be built."""
+    """
+    Return a runner for `config`; nothing connects yet.
+
+    Raises:
+        ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
+    """
     brokers = _Brokers(config)
-    strategies = _stack(config, brokers)
-    sinks = {name: _sink(name, plugin, config, brokers) for name, plugin in config.sinks.items()}
+    errors: list[ConfigError] = []
+    sinks: dict[str, Sink] = {}
+    with _collected(errors):
+        storage = _storage(config)
+    with _collected(errors):
+        strategies = _stack(config, brokers)
+    for name, plugin in config.sinks.items():
+        with _collected(errors):
+            sinks[name] = _sink(name, plugin, config, brokers)
+    if errors:
+        raise ConfigError(*(fault for error in errors for fault in error.faults)) from errors[0]
     return Runner(
         _plan(config),
-        _storage(config),
+        storage,
         strategies,
         sinks,
         function_sink=PythonSink,
@@ -69,20 +85,22 @@ def build(config: Config) -> Runner:
 
 
 @contextlib.asynccontextmanager
-async def open_storage(config: Config, *, migrate: bool = False, adopt: bool = True) -> AsyncIterator[Storage]:
+async def open_storage(config: Config, *, create: bool = False, adopt: bool = True) -> AsyncIterator[Storage]:
     """
     Open the store of `config` for one errand.
 
     Args:
-        migrate: bring the tables up to date first.
-        adopt: make sure that they belong to this deployment.
+        create: make the tables where there are none; older ones are for `runner migrate` and `runner start`.
+        adopt: make sure that the tables are up to date and belong to this deployment.
+
+    Raises:
+        SchemaMismatch: the tables are missing, older or newer.
+        ForeignDeployment: they belong to another deployment.
     """
     storage = _storage(config)
     try:
-        if migrate:
-            await storage.migrate()
         if adopt:
-            await storage.store.adopt(config.deployment_id)
+            await _take_tables(config, storage, create=create)
         yield storage
     finally:
         await storage.close()
@@ -94,7 +112,7 @@ async def open_bus(config: Config) -> AsyncIterator[EventBus]:
     brokers = _Brokers(config)
     # Polling only listens, which nobody does here.
     strategies = _stack(config, brokers)
-    async with open_storage(config, migrate=config.storage.migrate) as storage:
+    async with open_storage(config, create=config.storage.migrate) as storage:
         bus = EventBus(storage.store, strategies)
         await strategies.start(_nobody)
         try:
@@ -104,6 +122,28 @@ async def open_bus(config: Config) -> AsyncIterator[EventBus]:
             await strategies.stop()
             for broker in brokers.made.values():
                 await broker.stop()
+
+
+async def _take_tables(config: Config, storage: Storage, *, create: bool) -> None:
+    from .storage.migrate import status
+
+    found = await status(storage.engine, storage.schema)
+    if found.current is None and create:
+        await storage.migrate()
+    elif found.pending:
+        standing = "not there" if found.current is None else f"at revision {found.current}, expected {found.head}"
+        cure = f"run `runner migrate{f' -c {config.file}' if config.file else ''}` (or start a runner) first"
+        raise SchemaMismatch(f"the tables are {standing}; {cure}")
+    await storage.store.adopt(config.deployment_id)
+
+
+@contextlib.contextmanager
+def _collected(errors: list[ConfigError]) -> Iterator[None]:
+    """Go on after a fault, so that all are reported at once."""
+    try:
+        yield
+    except ConfigError as error:
+        errors.append(error)
 
 
 class _Brokers:
@@ -124,14 +164,56 @@ class _Brokers:
 
 def _storage(config: Config) -> Storage:
     storage = config.storage
+    faults = [config.locate(path, fault) for path, dsn in _dsns(config) if (fault := _unusable_file(dsn))]
+    if faults:
+        raise ConfigError(*faults)
     return open_store(storage.dsn, schema=storage.schema_name, pool=storage.pool, pgbouncer=storage.pgbouncer)
+
+
+def _dsns(config: Config) -> Iterator[tuple[KeyPath, Dsn]]:
+    yield ("storage", "dsn"), config.storage.dsn
+    for index, plugin in enumerate(config.strategies):
+        if isinstance(plugin.options, PostgresOptions) and plugin.options.dsn is not None:
+            yield ("strategies", index, plugin.kind, "dsn"), plugin.options.dsn
+
+
+def _unusable_file(dsn: Dsn) -> str | None:
+    """Return what is wrong with a file the DSN names; otherwise it would look like a database that is down."""
+    if dsn.path is not None:
+        directory = dsn.path.parent
+        if not directory.is_dir():
+            return f"the directory {directory} does not exist; make it first"
+        if dsn.path.is_dir():
+            return f"{dsn.path} is a directory, expected a file"
+        if not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
+            return f"{dsn.path} or its directory is not writable; SQLite writes to both"
+    for name, path in (("sslrootcert", dsn.sslrootcert), ("sslcert", dsn.sslcert), ("sslkey", dsn.sslkey)):
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            return f"{name}: {path} cannot be read; correct the path or its rights"
+    return None
 
 
 def _stack(config: Config, brokers: _Brokers) -> StrategyStack:
     context = StrategyContext(
         subject=config.signal_subject, dsn=config.storage.dsn, broker=brokers, connector=_connector
     )
-    return build_stack(config.strategies, context)
+    try:
+        return build_stack(config.strategies, context)
+    except ConfigError as first:
+        faults = [
+            config.locate(("strategies", index), fault)
+            for index, plugin in enumerate(config.strategies)
+            for fault in _faults_of(plugin, context)
+        ]
+        raise ConfigError(*faults or first.faults) from first
+
+
+def _faults_of(plugin: Plugin, context: StrategyContext) -> tuple[str, ...]:
+    try:
+        build_stack([plugin], context)
+    except ConfigError as error:
+        return tuple(fault.removeprefix("strategies: ") for fault in error.faults)
+    return ()
 
 
 def _connector(dsn: Dsn) -> Connect:
@@ -150,8 +232,8 @@ def _sink(name: str, plugin: Plugin, config: Config, brokers: _Brokers) -> Sink:
     context = SinkContext(deployment_id=config.deployment_id, broker=broker, concurrency=config.worker.concurrency)
     try:
         return build_sink(plugin.kind, _plain(options), context)
-    except SinkError as error:
-        raise ConfigError(f"sinks.{name}: {error}") from error
+    except (ConfigError, SinkError) as error:
+        raise ConfigError(config.locate(("sinks", name), str(error))) from error
 
 
 def _plain(options: Options | Mapping[str, Any]) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def _check_due(publication: Publication) -> None:
     if publication.delay is not None and publication.deliver_at is not None:
         raise EventError("give either delay or deliver_at, not both")
     if publication.deliver_at is not None:
-        if getattr(publication.deliver_at, "tzinfo", None) is None:
+        if not isinstance(publication.deliver_at, datetime) or publication.deliver_at.utcoffset() is None:  # type: ignore[redundant-expr]  # callers need not check their types
             raise EventError(f"deliver_at: expected a datetime with an offset, got {publication.deliver_at!r}")
         if publication.deliver_at - utcnow() > MAX_DELAY:
             raise EventError(f"deliver_at: at most {MAX_DELAY.days} days from now, got {publication.deliver_at}")

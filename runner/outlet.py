@@ -287,14 +287,18 @@ def _checked(outcome: object) -> Outcome:
     match outcome:
         case Accepted():
             return outcome
-        case Failed(str(), None | timedelta(), None | int(), None | str()):
+        case Failed(str(), None | timedelta(), status, None | str()) if _fits(status):
             return outcome
-        case Rejected(str(), None | int(), None | str()):
+        case Rejected(str(), status, None | str()) if _fits(status):
             return outcome
     # Whatever is wrong with it must fail this delivery alone, not the batch it would be written with.
     known = isinstance(outcome, Failed | Rejected)
     expected = "its fields of the documented types" if known else "an outcome"
     return Failed(f"the sink returned {type(outcome).__name__}, expected {expected}")
+
+
+def _fits(status: object) -> bool:
+    return status is None or (isinstance(status, int) and 0 <= status < 2**31)
 
 
 def _text(error: BaseException) -> str:

@@ -208,7 +208,12 @@ class Worker:
 
     async def _take_late(self, claim: Claim) -> None:
         """Dispatch what was taken once the subscriptions have been read again."""
-        await self._settler.patiently(self.reload)
+        self._stale = True
+        try:
+            await self._settler.patiently(self.reload)
+        except Exception as error:
+            log.error("cannot read the subscriptions", error=type(error).__name__, detail=str(error))
+            return  # the lease ends, and whoever can read them takes over
         self._launch(claim)
 
     def _launch(self, claim: Claim) -> None:

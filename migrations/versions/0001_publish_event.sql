@@ -9,7 +9,7 @@ CREATE FUNCTION publish_event(
     "time" timestamptz DEFAULT NULL,
     datacontenttype text DEFAULT 'application/json',
     dataschema text DEFAULT NULL,
-    extensions json DEFAULT NULL,
+    extensions jsonb DEFAULT NULL,
     deliver_at timestamptz DEFAULT NULL,
     raw bytea DEFAULT NULL
 ) RETURNS bigint
@@ -21,6 +21,12 @@ AS $function$
 DECLARE
     bus_row bus%ROWTYPE;
     body bytea := coalesce(raw, convert_to(data::text, 'UTF8'));
+    -- Control characters and noncharacters; the last two of each of the 17 planes are such.
+    forbidden CONSTANT text := '[\u0001-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff'
+        '\U0001fffe-\U0001ffff\U0002fffe-\U0002ffff\U0003fffe-\U0003ffff\U0004fffe-\U0004ffff'
+        '\U0005fffe-\U0005ffff\U0006fffe-\U0006ffff\U0007fffe-\U0007ffff\U0008fffe-\U0008ffff'
+        '\U0009fffe-\U0009ffff\U000afffe-\U000affff\U000bfffe-\U000bffff\U000cfffe-\U000cffff'
+        '\U000dfffe-\U000dffff\U000efffe-\U000effff\U000ffffe-\U000fffff\U0010fffe-\U0010ffff]';
     attribute text;
     value text;
     event_seq bigint;
@@ -49,12 +55,12 @@ BEGIN
         RAISE EXCEPTION 'publish_event: data has % bytes, at most 1048576 are taken', octet_length(body)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Keep large content elsewhere and publish where it is.';
     END IF;
-    IF json_typeof(extensions) <> 'object' THEN
-        RAISE EXCEPTION 'publish_event: extensions is a JSON %, expected an object', json_typeof(extensions)
+    IF jsonb_typeof(extensions) <> 'object' THEN
+        RAISE EXCEPTION 'publish_event: extensions is a JSON %, expected an object', jsonb_typeof(extensions)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR attribute IN
-        SELECT each.key FROM json_each(extensions) each
+        SELECT each.key FROM jsonb_each(extensions) each
         WHERE each.key !~ '^[a-z0-9]{1,20}$' OR each.key IN
             ('specversion', 'id', 'source', 'type', 'subject', 'time', 'datacontenttype', 'dataschema', 'data')
     LOOP
@@ -63,8 +69,8 @@ BEGIN
                 HINT = 'Expected 1-20 of a-z and 0-9, other than the names CloudEvents defines.';
     END LOOP;
     FOR attribute IN
-        SELECT each.key FROM json_each(extensions) each
-        WHERE NOT CASE json_typeof(each.value)
+        SELECT each.key FROM jsonb_each(extensions) each
+        WHERE NOT CASE jsonb_typeof(each.value)
             WHEN 'string' THEN true
             WHEN 'boolean' THEN true
             WHEN 'number' THEN each.value::text ~ '^-?[0-9]+$'
@@ -79,7 +85,7 @@ BEGIN
             ('datacontenttype', datacontenttype), ('dataschema', dataschema)
         UNION ALL
         SELECT 'extension "' || each.key || '"', nullif(each.value #>> '{}', '')
-        FROM json_each(extensions) each WHERE json_typeof(each.value) = 'string'
+        FROM jsonb_each(extensions) each WHERE jsonb_typeof(each.value) = 'string'
     LOOP
         IF value = '' THEN
             RAISE EXCEPTION 'publish_event: % must not be empty', attribute
@@ -87,11 +93,19 @@ BEGIN
         ELSIF char_length(value) > 2048 THEN
             RAISE EXCEPTION 'publish_event: % has % characters, at most 2048 are taken', attribute, char_length(value)
                 USING ERRCODE = 'invalid_parameter_value';
-        ELSIF value ~ '[\u0001-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff]' THEN
+        ELSIF value ~ forbidden THEN
             RAISE EXCEPTION 'publish_event: % has a control character or noncharacter', attribute
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'CloudEvents 1.0, section 3.1, forbids them.';
         END IF;
     END LOOP;
+    IF octet_length(convert_to(source || id, 'UTF8')) > 2600 THEN
+        RAISE EXCEPTION 'publish_event: source and id have % bytes together, at most 2600 are taken',
+            octet_length(convert_to(source || id, 'UTF8')) USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF datacontenttype !~ '^[A-Za-z0-9_!#$&^.+-]+/[A-Za-z0-9_!#$&^.+-]+ *(;[ -~]*)?$' THEN
+        RAISE EXCEPTION 'publish_event: datacontenttype "%" is no media type', left(datacontenttype, 80)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Expected one of RFC 2046, such as application/json.';
+    END IF;
     IF NOT "time" BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00'
         OR NOT deliver_at BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00'
     THEN
@@ -105,14 +119,14 @@ BEGIN
     VALUES
         (publish_event.id, publish_event.source, publish_event.type, publish_event.subject, publish_event.time,
          CASE WHEN body IS NOT NULL THEN publish_event.datacontenttype END, publish_event.dataschema,
-         nullif(publish_event.extensions::text, '{}')::json, body, clock_timestamp())
+         nullif(publish_event.extensions, '{}')::json, body, clock_timestamp())
     ON CONFLICT ON CONSTRAINT events_source_id DO UPDATE SET source = excluded.source
         WHERE e.type IS NOT DISTINCT FROM excluded.type
             AND e.subject IS NOT DISTINCT FROM excluded.subject
             AND e.time IS NOT DISTINCT FROM excluded.time
             AND e.datacontenttype IS NOT DISTINCT FROM excluded.datacontenttype
             AND e.dataschema IS NOT DISTINCT FROM excluded.dataschema
-            AND e.extensions::text IS NOT DISTINCT FROM excluded.extensions::text
+            AND e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb
             AND e.data IS NOT DISTINCT FROM excluded.data
     RETURNING e.seq, e.xmax = 0 INTO event_seq, fresh;
     IF event_seq IS NULL THEN
@@ -128,9 +142,10 @@ BEGIN
     ELSE
         INSERT INTO dispatch (event_seq) VALUES (event_seq);
     END IF;
-    -- A runner that listens has written its channel here. The commit of a transaction that notifies takes a lock that
-    -- all notifying transactions of the server share, so where nobody listens nothing is said. The payload is empty
-    -- on purpose: equal signals of one transaction become one, and an id could exceed the 7999 bytes NOTIFY takes.
+    -- The channel is what the runner that started last listens on, if it does. The commit of a transaction that
+    -- notifies takes a lock that all notifying transactions of the server share, so without a channel nothing is said.
+    -- The payload is empty on purpose: equal signals of one transaction become one, and an id could exceed the 7999
+    -- bytes NOTIFY takes.
     IF bus_row.channel IS NOT NULL THEN
         PERFORM pg_notify(bus_row.channel, '');
     END IF;

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .loop import loop_factory
 from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
@@ -50,17 +51,8 @@ def bench(path: Path, events: int, subscriptions: int, keep: bool, as_json: bool
       runner bench --json
     """
     config = load(path)
-    with asyncio.Runner(loop_factory=_loop_factory()) as loop:
+    with asyncio.Runner(loop_factory=loop_factory()) as loop:
         loop.run(_until_interrupted(_bench(config, events, subscriptions, keep, as_json)))
-
-
-def _loop_factory() -> Any:
-    """Return what `runner start` runs on."""
-    try:
-        import uvloop
-    except ImportError:  # not built for this platform
-        return None
-    return uvloop.new_event_loop
 
 
 async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import RunnerError
 from .options import config_option, load
+from .program import readable
 
 if TYPE_CHECKING:
     from ..broker_options import BrokerOptions
@@ -59,7 +61,21 @@ def _plan(config: Config) -> Iterator[str]:
 
 
 async def _connect(config: Config) -> None:
-    """Print how the servers were found; raise what keeps a runner from starting."""
+    """Print how every server was found; raise afterwards what keeps a runner from starting."""
+    failure: RunnerError | None = None
+    try:
+        click.echo(f"tables         {await _tables(config)}")
+    except RunnerError as error:
+        click.echo("tables         not usable, see below")
+        failure = error
+    unreachable = [options for options in _brokers(config) if not await _reachable(options)]
+    if failure is not None:
+        raise failure
+    if unreachable:
+        raise click.ClickException("not every NATS server could be reached")
+
+
+async def _tables(config: Config) -> str:
     from ..builder import open_storage
     from .migrate import standing
 
@@ -67,10 +83,7 @@ async def _connect(config: Config) -> None:
         status, owner = await standing(config, storage)
     tables = "not migrated" if status.current is None else f"at {status.current}"
     pending = f"pending: {', '.join(status.pending)}" if status.pending else "up to date"
-    click.echo(f"tables         {tables}, {pending}, owner: {owner or 'nobody yet'}")
-    unreachable = [options for options in _brokers(config) if not await _reachable(options)]
-    if unreachable:
-        raise click.ClickException("not every NATS server could be reached")
+    return f"{tables}, {pending}, owner: {owner or 'nobody yet'}"
 
 
 def _brokers(config: Config) -> list[BrokerOptions]:
@@ -94,7 +107,7 @@ async def _reachable(options: BrokerOptions) -> bool:
                 break
             await asyncio.sleep(_PAUSE)
         connected = broker.connected
-        click.echo(f"nats           {f'connected to {broker.server}' if connected else broker.last_error}")
+        click.echo(f"nats           {f'connected to {broker.server}' if connected else readable(broker.last_error)}")
         return connected
     finally:
         await broker.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -21,21 +22,23 @@ __all__ = ["deliveries"]
 
 Verb = Literal["retry", "cancel"]
 
-_STATES = ("pending", "leased", "delivered", "dead", "cancelled")
 _DONE: dict[Verb, str] = {"retry": "retried", "cancel": "cancelled"}
-_FITTING: dict[Verb, str] = {"retry": "dead or cancelled", "cancel": "pending or leased"}
+_FITTING: dict[Verb, tuple[str, str]] = {"retry": ("dead", "cancelled"), "cancel": ("pending", "leased")}
 
 
-def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which deliveries."""
-    for option in (
+def _filters(*states: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say which deliveries; `states` are those that `--state` offers."""
+    options = (
         click.option("--until", type=SINCE, metavar="TIME", help="Last changed before TIME."),
         click.option("--since", type=SINCE, metavar="TIME", help="Last changed at or after TIME, such as 1h (ago)."),
         click.option("--subscription", metavar="NAME", help="Only of this subscription."),
-        click.option("--state", type=click.Choice(_STATES), help="Only in this state."),
-    ):
-        command = option(command)
-    return command
+        click.option("--state", type=click.Choice(states), help="Only in this state."),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.reduce(lambda added, option: option(added), options, command)
+
+    return add
 
 
 @click.group()
@@ -52,7 +55,7 @@ def deliveries() -> None:
 
 @deliveries.command("list")
 @config_option
-@_filters
+@_filters("pending", "leased", "delivered", "dead", "cancelled")
 @click.option("--event", metavar="EVENT", help="Only of this event, given by its seq or its id.")
 @limit_option
 @json_option
@@ -97,7 +100,7 @@ def show_delivery(path: Path, event: str, subscription: str, as_json: bool) -> N
 @deliveries.command("retry")
 @config_option
 @click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
-@_filters
+@_filters(*_FITTING["retry"])
 @dry_run_option
 @json_option
 def retry(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **filters: Any) -> None:
@@ -118,7 +121,7 @@ def retry(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **f
 @deliveries.command("cancel")
 @config_option
 @click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
-@_filters
+@_filters(*_FITTING["cancel"])
 @dry_run_option
 @json_option
 def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **filters: Any) -> None:
@@ -160,16 +163,18 @@ def _query(
 async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json: bool) -> None:
     from ..builder import open_storage
     from .output import print_json, print_table
-    from .records import DELIVERY_COLUMNS, delivery_json, delivery_row
+    from .records import DELIVERY_COLUMNS, DELIVERY_SPARE, delivery_json, delivery_row
 
     async with open_storage(config) as storage:
+        await _check_subscription(storage.records, query.subscription)
         if event is not None:
             query = replace(query, seq=await _seq(storage.records, event))
         if as_json:
             async for view in storage.records.deliveries(query):
                 print_json(delivery_json(view))
         else:
-            print_table(DELIVERY_COLUMNS, [delivery_row(view) async for view in storage.records.deliveries(query)])
+            rows = [delivery_row(view) async for view in storage.records.deliveries(query)]
+            print_table(DELIVERY_COLUMNS, rows, spare=DELIVERY_SPARE)
 
 
 async def _show(config: Config, event: str, subscription: str, as_json: bool) -> None:
@@ -186,7 +191,7 @@ async def _show(config: Config, event: str, subscription: str, as_json: bool) ->
 
 
 def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
-    from .output import moment, print_fields, print_table
+    from .output import print_fields, print_table
 
     print_fields(
         {
@@ -194,8 +199,8 @@ def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
             "subscription": view.subscription,
             "state": view.state.value,
             "attempts": view.attempts,
-            "due": moment(view.due_at) or None,
-            "updated": moment(view.updated_at),
+            "due": view.due_at,
+            "updated": view.updated_at,
             "error": view.last_error,
             "event id": view.event_id,
             "event source": view.event_source,
@@ -204,11 +209,8 @@ def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
     )
     if history:
         click.echo()
-        rows = [
-            (each.number, moment(each.at), each.duration.total_seconds(), each.status, each.error, each.excerpt)
-            for each in history
-        ]
-        print_table(("attempt", "at", "seconds", "status", "error", "answer"), rows)
+        rows = [(each.number, each.at, each.duration, each.status, each.error, each.excerpt) for each in history]
+        print_table(("attempt", "at", "took", "status", "error", "answer"), rows, spare=("status",))
 
 
 async def _change(
@@ -221,6 +223,7 @@ async def _change(
     async with open_storage(config) as storage:
         if target:
             query = replace(query, seq=await _seq(storage.records, target[0]), subscription=target[1])
+        await _check_subscription(storage.records, query.subscription)
         change = storage.records.retry if verb == "retry" else storage.records.cancel
         number = await change(query, dry_run=dry_run)
         if target and number == 0:
@@ -234,6 +237,17 @@ async def _change(
     click.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{_DONE[verb]}")
 
 
+async def _check_subscription(records: Records, name: str | None) -> None:
+    """Raise `NotFound`, with the names there are, where a mistyped one would look like "nothing to do"."""
+    from ..errors import NotFound
+
+    if name is None:
+        return
+    known = sorted(registered.subscription.name for registered, _, _ in await records.registered())
+    if name not in known:
+        raise NotFound(f"no subscription {name!r}; there are: {', '.join(known) or 'none'}")
+
+
 async def _explain(verb: Verb, records: Records, query: DeliveryQuery) -> None:
     """Raise: the one delivery that was asked for does not exist, or is in no state for this."""
     assert query.seq is not None
@@ -241,7 +255,7 @@ async def _explain(verb: Verb, records: Records, query: DeliveryQuery) -> None:
     view, _ = await records.delivery(query.seq, query.subscription)
     raise click.ClickException(
         f"the delivery of event {view.seq} to {view.subscription} is {view.state.value}; "
-        f"only {_FITTING[verb]} ones can be {_DONE[verb]}"
+        f"only {' or '.join(_FITTING[verb])} ones can be {_DONE[verb]}"
     )
 
 

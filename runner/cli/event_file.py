@@ -47,18 +47,20 @@ def check(name: str) -> int:
     return number
 
 
-async def read_batches(name: str, size: int) -> AsyncIterator[list[Event]]:
+async def read_batches(name: str, size: int) -> AsyncIterator[list[tuple[str, Event]]]:
     """
-    Yield the events in the order of the lines, at most `size` at once, without waiting for a stream to fill a batch.
+    Yield the events in the order of the lines, each with its place (`events.jsonl:17`).
+
+    At most `size` come at once, without waiting for a stream to fill a batch.
 
     Raises:
         EventError: at the first bad line, after all events before it.
     """
-    batch: list[Event] = []
+    batch: list[tuple[str, Event]] = []
     try:
         async for lines in _arriving(name):
             for place, line in lines:
-                batch.append(_decode(place, line))
+                batch.append((place, _decode(place, line)))
                 if len(batch) == size:
                     yield batch
                     batch = []

@@ -100,14 +100,15 @@ def tail_events(path: Path, type_: str | None, since: datetime | None, as_json: 
 async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
     from ..builder import open_storage
     from .output import print_json, print_table
-    from .records import EVENT_COLUMNS, event_json, event_row
+    from .records import EVENT_COLUMNS, EVENT_SPARE, event_json, event_row
 
     async with open_storage(config) as storage:
         if as_json:
             async for view in storage.records.events(query):
                 print_json(event_json(view))
         else:
-            print_table(EVENT_COLUMNS, [event_row(view) async for view in storage.records.events(query)])
+            rows = [event_row(view) async for view in storage.records.events(query)]
+            print_table(EVENT_COLUMNS, rows, spare=EVENT_SPARE)
 
 
 async def _show(config: Config, reference: str, as_json: bool) -> None:

@@ -20,7 +20,7 @@ __all__ = ["instances"]
 @config_option
 @json_option
 def instances(path: Path, as_json: bool) -> None:
-    """Print the processes of the deployment that reported, the latest first.
+    """Print the processes of the deployment that reported, the latest first; crashed ones stay, as not alive.
 
     \b
     Examples:
@@ -32,7 +32,7 @@ def instances(path: Path, as_json: bool) -> None:
 
 async def _list(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
-    from .output import moment, print_json, print_table
+    from .output import print_json, print_table
     from .records import instance_json
 
     async with open_storage(config) as storage:
@@ -47,10 +47,11 @@ async def _list(config: Config, as_json: bool) -> None:
             view.instance.host,
             view.instance.pid,
             view.instance.version,
-            "yes" if view.alive else "no",
-            moment(view.started_at),
-            moment(view.heartbeat_at),
+            view.alive,
+            view.started_at,
+            view.heartbeat_at,
         )
         for view in views
     ]
-    print_table(("id", "host", "pid", "version", "alive", "started", "heartbeat"), rows)
+    columns = ("id", "host", "pid", "version", "alive", "started", "heartbeat")
+    print_table(columns, rows, spare=("version", "started"))

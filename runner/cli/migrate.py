@@ -24,7 +24,7 @@ __all__ = ["migrate", "standing"]
 @click.option("--sql", "only_sql", is_flag=True, help="Print the script for an empty database, and change nothing.")
 @json_option
 def migrate(path: Path, only_status: bool, only_sql: bool, as_json: bool) -> None:
-    """Bring the tables up to this version of the runner, in one transaction.
+    """Bring the tables up to this version of the runner, in one transaction, and record whose they are.
 
     \b
     Examples:
@@ -101,6 +101,7 @@ async def _migrate(config: Config, as_json: bool) -> None:
     async with open_storage(config, adopt=False) as storage:
         await standing(config, storage)  # refuses the tables of others
         applied = await storage.migrate()
+        await storage.store.adopt(config.deployment_id)
     if as_json:
         print_json({"applied": list(applied)})
     else:

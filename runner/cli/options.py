@@ -62,7 +62,9 @@ def dry_run_option(command: Command) -> Command:
 
 def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config:
     """
-    Read the configuration for a verb that ends by itself, and log no less than `level`, for people.
+    Read the configuration for a verb that ends by itself, and log no less than `level`.
+
+    The log is for people unless the file says `json`: those verbs are typed, and `auto` would see a pipe.
 
     Only with `imports` is what the file names imported: who publishes or reads need not have it.
 
@@ -73,7 +75,10 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
     from ..log import configure
 
     configure(level, "console")
-    return load_config(path, imports=imports)
+    config = load_config(path, imports=imports)
+    if config.log.format == "json":
+        configure(level, "json")
+    return config
 
 
 class Duration(click.ParamType[timedelta]):

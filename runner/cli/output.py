@@ -6,15 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 import click
 import orjson
 
 from ..log import printable
 
-__all__ = ["moment", "print_fields", "print_json", "print_table", "progress"]
+__all__ = ["brief", "duration", "moment", "print_fields", "print_json", "print_table", "progress"]
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -27,12 +27,27 @@ def moment(time: datetime | None) -> str:
     return "" if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns: with rich on a terminal, as plain text otherwise; nothing but a header without rows."""
-    cells = [[printable("" if cell is None else str(cell)) for cell in row] for row in rows]
+def duration(length: timedelta) -> str:
+    """Return a length of time for a person to read, to the millisecond, such as `25s`."""
+    from ..config.duration import format_duration
+
+    return format_duration(timedelta(milliseconds=round(length / timedelta(milliseconds=1))))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()) -> None:
+    """
+    Print aligned columns, and nothing but a header without rows.
+
+    Off a terminal as plain text, always the same columns and times in full; on a terminal with rich, times
+    shortened, and so that nothing is cut.
+
+    Args:
+        spare: the columns that a narrow terminal does not show, the least important one first.
+    """
     if sys.stdout.isatty():
-        _print_rich(columns, cells)
+        _print_rich(columns, [[_text(cell, brief) for cell in row] for row in rows], spare)
         return
+    cells = [[_text(cell, moment) for cell in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
     for row in ([name.upper() for name in columns], *cells):
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
@@ -44,7 +59,26 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(len(name) for name in fields)
     for name, value in fields.items():
         if value is not None:
-            click.echo(f"{name.ljust(width)}  {printable(str(value))}".rstrip())
+            click.echo(f"{name.ljust(width)}  {_text(value, moment)}".rstrip())
+
+
+def brief(time: datetime) -> str:
+    """Return a time in UTC in the fewest characters: that of today, or else the date."""
+    return time.strftime("%H:%M:%SZ" if time.date() == datetime.now(UTC).date() else "%Y-%m-%d")
+
+
+def _text(cell: object, time: Callable[[datetime], str]) -> str:
+    match cell:
+        case None:
+            return ""
+        case bool():
+            return "yes" if cell else "no"
+        case datetime():
+            return time(cell)
+        case timedelta():
+            return duration(cell)
+        case _:
+            return printable(str(cell))
 
 
 @contextmanager
@@ -57,22 +91,32 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True, no_color=_no_color()), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True, color_system=_color_system()), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda number: bar.advance(task, number)
 
 
-def _no_color() -> bool:
-    return bool(os.environ.get("NO_COLOR"))
+def _color_system() -> Literal["auto"] | None:
+    """Return what rich may style with: nothing at all under NO_COLOR, which for rich leaves bold and dim."""
+    return None if os.environ.get("NO_COLOR") else "auto"
 
 
-def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    console = Console(color_system=_color_system())
+    widths = {name: max(map(cell_len, column)) for name, *column in zip(columns, columns, *rows, strict=True)}
+    for name in spare:
+        if sum(widths.values()) + 3 * len(widths) > console.width:
+            del widths[name]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in widths:
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a cell is never read as markup
-    Console(no_color=_no_color()).print(table)
+        # Text: a cell is never read as markup
+        table.add_row(*(Text(cell) for name, cell in zip(columns, row, strict=True) if name in widths))
+    console.print(table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,9 +16,13 @@ import click
 from ..errors import ConfigError, RunnerError
 from ..version import __version__
 
-__all__ = ["PROGRAM", "LazyGroup", "main", "run"]
+__all__ = ["PROGRAM", "LazyGroup", "main", "readable", "run"]
 
+# What a file says that takes no more; verbs write to no other than standard output.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_ERRNO = re.compile(r"\[Errno (\d+)\] (?:Connect call failed \([^)]*\)|[A-Z][a-z ]+)")
 
 # verb -> module that holds it under the same name
 VERBS = {
@@ -105,8 +111,14 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever reads our output has left (`| head`). The interpreter would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever reads it has left (`| head`)
+        return FAILED
+    except OSError as error:
+        if error.errno not in _FULL:
+            _confess(error)
+            return FAILED
+        click.echo(f"Error: cannot write to standard output: {error.strerror}", err=True)
+        _drop_output()
         return FAILED
     except Exception as error:
         _confess(error)
@@ -118,7 +130,12 @@ def _complain(error: RunnerError) -> None:
     """Print a failure we have a name for; the faults of a file already say where they are."""
     if _debugging():
         traceback.print_exception(error)
-    click.echo(str(error) if isinstance(error, ConfigError) else f"Error: {error}", err=True)
+    click.echo(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}", err=True)
+
+
+def readable(text: str) -> str:
+    """Return the text with operating system errors as people say them: `connection refused`."""
+    return _ERRNO.sub(lambda found: os.strerror(int(found[1])).lower(), text)
 
 
 def _confess(error: Exception) -> None:
@@ -131,6 +148,11 @@ def _confess(error: Exception) -> None:
     click.echo(
         f"Error: unexpected {type(error).__name__} at {place}; RUNNER_DEBUG=1 shows the whole traceback", err=True
     )
+
+
+def _drop_output() -> None:
+    """Throw away what is still to be written; the interpreter would complain about it again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _debugging() -> bool:

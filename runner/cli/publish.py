@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,12 @@ import click
 from .options import DURATION, MOMENT, config_option, dry_run_option, json_option, load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..bus import EventBus
     from ..config import Config
     from ..event import Event
+    from ..storage.base import Receipt
 
 __all__ = ["publish"]
 
@@ -29,6 +33,15 @@ class _When:
 
     delay: timedelta | None
     deliver_at: datetime | None
+
+    @property
+    def given(self) -> bool:
+        """Whether that is another time than at once."""
+        return self.delay is not None or self.deliver_at is not None
+
+    def moment(self) -> datetime:
+        """Return the time on this machine's clock."""
+        return self.deliver_at or datetime.now(UTC) + (self.delay or timedelta(0))
 
 
 @click.command()
@@ -62,7 +75,8 @@ def publish(
     """Publish an event of TYPE, or those of a file; print the receipt once they are durable.
 
     A file is read to its end before anything is published, so that a bad line loses nothing; standard
-    input is published as it comes, up to the first bad line. Publishing a file again is safe.
+    input is published as it comes, up to the first bad line. Publishing a file again is safe. An event whose
+    source and id are taken by another is left out and reported; the rest is published.
 
     \b
     Examples:
@@ -73,6 +87,9 @@ def publish(
       runner publish --file events.jsonl --dry-run
       runner events list --json | jq -c .event | runner publish -c other.yaml --file -
     """
+    for name, value in (("TYPE", type_), ("--source", attributes["source"]), ("--id", attributes["id_"])):
+        if value == "":
+            raise click.UsageError(f"{name} must not be empty")
     when = _When(delay, deliver_at)
     if delay is not None and deliver_at is not None:
         raise click.UsageError("give either --delay or --deliver-at, not both")
@@ -131,20 +148,32 @@ def _check_json(content: bytes) -> None:
 
 
 async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool, as_json: bool) -> None:
-    from .output import print_json
+    from .output import moment, print_json
     from .records import receipt_json
 
     if dry_run:
         _print_event(event)
+        if when.given:
+            click.echo(f"due {moment(when.moment())}", err=True)
         return
     from ..builder import open_bus
 
     async with open_bus(config) as bus:
         receipt = await bus.publish(event, delay=when.delay, deliver_at=when.deliver_at)
+    due = await _due(config, receipt.seq) if when.given else None
     if as_json:
-        print_json(receipt_json(receipt))
+        print_json(receipt_json(receipt) | ({} if due is None else {"due_at": due}))
     else:
-        click.echo(f"{receipt.id}  seq {receipt.seq}{'  duplicate' if receipt.duplicate else ''}")
+        duplicate, at = "  duplicate" if receipt.duplicate else "", "" if due is None else f"  due {moment(due)}"
+        click.echo(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
+
+
+async def _due(config: Config, seq: int) -> datetime | None:
+    """Return when the event is due, as it was recorded: the store's clock decides, and a duplicate keeps its time."""
+    from ..builder import open_storage
+
+    async with open_storage(config) as storage:
+        return (await storage.records.event(str(seq))).due_at
 
 
 def _print_event(event: Event) -> None:
@@ -166,24 +195,46 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
 
 async def _publish_lines(config: Config, name: str, when: _When, expected: int | None, as_json: bool) -> None:
     from ..builder import open_bus
-    from ..storage.base import Publication
+    from ..errors import EventConflict
     from .event_file import read_batches
     from .output import print_json, progress
     from .records import receipt_json
 
     published = duplicates = 0
+    conflicts: list[str] = []
     try:
         async with open_bus(config) as bus:
             with progress("publishing", expected) as advance:
                 async for batch in read_batches(name, _BATCH):
-                    receipts = await bus.publish_many(
-                        [Publication(event, when.delay, when.deliver_at) for event in batch]
-                    )
+                    receipts = await _publish_batch(bus, batch, when, conflicts)
                     published += len(receipts)
                     duplicates += sum(receipt.duplicate for receipt in receipts)
-                    advance(len(receipts))
+                    advance(len(batch))
                     for receipt in receipts if as_json else ():
                         print_json(receipt_json(receipt))
     finally:
         # Also after a failure: it says where to go on from.
-        click.echo(f"{published} published, {duplicates} of them duplicates", err=as_json)
+        refused = f", {len(conflicts)} in conflict" if conflicts else ""
+        click.echo(f"{published - duplicates} new, {duplicates} already there{refused}", err=as_json)
+        for conflict in conflicts:
+            click.echo(conflict, err=True)
+    if conflicts:
+        raise EventConflict("what is in conflict was not published; give a changed event a new id")
+
+
+async def _publish_batch(
+    bus: EventBus, batch: Sequence[tuple[str, Event]], when: _When, conflicts: list[str]
+) -> Sequence[Receipt]:
+    """Publish all that is in no conflict, in order; halving finds the few that are without a commit for each event."""
+    from ..errors import EventConflict
+    from ..storage.base import Publication
+
+    try:
+        return await bus.publish_many([Publication(event, when.delay, when.deliver_at) for _, event in batch])
+    except EventConflict as error:
+        if len(batch) == 1:
+            conflicts.append(f"{batch[0][0]}: {error}")
+            return []
+    half = len(batch) // 2
+    first = await _publish_batch(bus, batch[:half], when, conflicts)
+    return [*first, *await _publish_batch(bus, batch[half:], when, conflicts)]

@@ -10,11 +10,12 @@ from orjson import Fragment
 from ..cloudevents import encode_json
 from ..storage.base import Receipt, Registered
 from ..storage.views import AttemptView, DeliveryView, EventView, InstanceView
-from .output import moment
 
 __all__ = [
     "DELIVERY_COLUMNS",
+    "DELIVERY_SPARE",
     "EVENT_COLUMNS",
+    "EVENT_SPARE",
     "attempt_json",
     "counts",
     "delivery_json",
@@ -26,8 +27,10 @@ __all__ = [
     "subscription_json",
 ]
 
-EVENT_COLUMNS = ("seq", "type", "source", "id", "state", "created", "deliveries")
+EVENT_COLUMNS = ("seq", "type", "source", "id", "state", "created", "due", "deliveries")
+EVENT_SPARE = ("source", "created", "deliveries", "due")
 DELIVERY_COLUMNS = ("seq", "subscription", "type", "state", "attempts", "due", "updated", "error")
+DELIVERY_SPARE = ("updated", "due", "type", "attempts")
 
 
 def event_json(view: EventView) -> dict[str, Any]:
@@ -44,9 +47,8 @@ def event_json(view: EventView) -> dict[str, Any]:
 
 def event_row(view: EventView) -> tuple[object, ...]:
     """Return an event as the cells of `EVENT_COLUMNS`."""
-    event = view.event
-    created = moment(view.created_at)
-    return (view.seq, event.type, event.source, event.id, view.state, created, counts(view.deliveries))
+    event, deliveries = view.event, counts(view.deliveries)
+    return (view.seq, event.type, event.source, event.id, view.state, view.created_at, view.due_at, deliveries)
 
 
 def delivery_json(view: DeliveryView) -> dict[str, Any]:
@@ -67,15 +69,14 @@ def delivery_json(view: DeliveryView) -> dict[str, Any]:
 
 def delivery_row(view: DeliveryView) -> tuple[object, ...]:
     """Return a delivery as the cells of `DELIVERY_COLUMNS`."""
-    due, updated = moment(view.due_at), moment(view.updated_at)
     return (
         view.seq,
         view.subscription,
         view.event_type,
         view.state.value,
         view.attempts,
-        due,
-        updated,
+        view.due_at,
+        view.updated_at,
         view.last_error,
     )
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import RunnerError
+from ..errors import ConfigError, RunnerError
+from .loop import loop_factory
 from .options import config_option
 
 if TYPE_CHECKING:
@@ -39,8 +40,56 @@ def start(path: Path) -> None:
     signals = _Signals()
     signals.install()
     config = _load(path)
-    with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-        loop.run(_serve(path, config, signals))
+    voice = _Voice(config)
+    if voice.json:
+        signals.last_words = b'{"event": "interrupted again, stopping at once", "level": "warning"}\n'
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as loop:
+            loop.run(_serve(path, config, signals, voice))
+    except RunnerError as error:
+        if not voice.json or isinstance(error, ConfigError):
+            raise  # faults of the file are for whoever wrote it, whatever reads the log
+        voice.complain(error)
+        raise click.exceptions.Exit(error.exit_code) from error
+
+
+class _Voice:
+    """What `start` says besides its log: lines for people, or log events where the log is JSON and nothing else."""
+
+    def __init__(self, config: Config) -> None:
+        import structlog
+
+        self.json = config.log.format == "json"
+        self._log = structlog.get_logger(__name__)
+
+    def introduce(self, runner: Runner, config: Config) -> None:
+        """Say what was built."""
+        if self.json:
+            self._log.info("built", deployment=config.deployment_id, plan=" ".join(runner.describe()))
+            for warning in config.inactive():
+                self._log.warning("key without effect", detail=warning)
+            return
+        for line in (*runner.describe(), *(f"warning: {warning}" for warning in config.inactive())):
+            click.echo(line, err=True)
+
+    def invite(self, path: Path) -> None:
+        """Say how to publish an event."""
+        if self.json:
+            self._log.info("publish one", command=_publish_command(path))
+        else:
+            click.echo(f"publish one:  {_publish_command(path)}", err=True)
+
+    def give_up(self) -> None:
+        """Say that the end came before the start."""
+        if self.json:
+            self._log.warning("stopped before it had started")
+        else:
+            click.echo("stopped before it had started", err=True)
+
+    def complain(self, error: RunnerError) -> None:
+        """Log what ends the process."""
+        for line in str(error).splitlines():
+            self._log.error("failed", error=line)
 
 
 class _Signals:
@@ -52,6 +101,7 @@ class _Signals:
     """
 
     def __init__(self) -> None:
+        self.last_words = b"interrupted again, stopping at once\n"
         self.stop = asyncio.Event()
         self.reload = asyncio.Event()
         self._stopping = False
@@ -69,7 +119,7 @@ class _Signals:
 
     def _on_stop(self, *_: object) -> None:
         if self._stopping:
-            os.write(sys.stderr.fileno(), b"interrupted again, stopping at once\n")
+            os.write(sys.stderr.fileno(), self.last_words)
             os._exit(130)
         self._stopping = True
         self._soon(self.stop.set)
@@ -84,14 +134,6 @@ class _Signals:
             self._loop.call_soon_threadsafe(action)  # the loop may be asleep in its selector
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not built for this platform
-        return None
-    return uvloop.new_event_loop
-
-
 def _load(path: Path) -> Config:
     from ..config import load_config
     from ..log import configure
@@ -101,22 +143,22 @@ def _load(path: Path) -> Config:
     return config
 
 
-async def _serve(path: Path, config: Config, signals: _Signals) -> None:
+async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -> None:
     from ..builder import build
 
     signals.attach()
     runner = build(config)
-    for line in (*runner.describe(), *(f"warning: {warning}" for warning in config.inactive())):
-        click.echo(line, err=True)
+    voice.introduce(runner, config)
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:
+            voice.give_up()
             return
-        click.echo(f"publish one:  {_publish_command(path)}", err=True)
+        voice.invite(path)
         while await _first(signals.stop.wait(), signals.reload.wait()) == 1:
             signals.reload.clear()
-            replacement = _reread(path)
+            replacement = _reread(path, config)
             if replacement is not None:
-                runner, config = await _replace(runner, config, *replacement)
+                runner, config = await _replace(runner, config, *replacement, signals)
     finally:
         await runner.stop()
 
@@ -128,39 +170,56 @@ def _publish_command(path: Path) -> str:
     return f"{command} publish -c {shlex.quote(str(path))} hello.world --data '{{\"n\": 1}}'"
 
 
-def _reread(path: Path) -> tuple[Runner, Config] | None:
-    """Return what the file describes now; None, with its faults in the log, when that cannot be built."""
+def _reread(path: Path, running: Config) -> tuple[Runner, Config] | None:
+    """Return what the file describes now; None, with its faults in the log, when that cannot take over."""
     import structlog
 
     from ..builder import build
+    from ..config import load_config
 
     log = structlog.get_logger(__name__)
     try:
-        config = _load(path)
+        config = load_config(path)
+        if config.deployment_id != running.deployment_id:
+            was, new = running.deployment_id, config.deployment_id
+            fault = f"a running process stays {was!r}, got {new!r}; start another process for another deployment"
+            raise ConfigError(config.locate(("deployment_id",), fault))
         return build(config), config
-    except RunnerError as error:
-        for fault in str(error).splitlines():
+    except Exception as error:
+        for fault in _reasons(error):
             log.error("configuration not reloaded", fault=fault)
         return None
 
 
-async def _replace(old: Runner, old_config: Config, new: Runner, new_config: Config) -> tuple[Runner, Config]:
+async def _replace(
+    old: Runner, old_config: Config, new: Runner, new_config: Config, signals: _Signals
+) -> tuple[Runner, Config]:
     """Stop the old runner, start the new one; when that fails, start the old configuration again."""
     import structlog
 
     from ..builder import build
+    from ..log import configure
 
     log = structlog.get_logger(__name__)
     await old.stop()
     try:
-        await new.start()
-    except RunnerError as error:
-        log.error("new configuration does not start, going back", error=str(error))
-        await new.stop()
-        new, new_config = build(old_config), old_config
-        await new.start()
-    log.info("configuration reloaded", plan=new.describe()[0])
-    return new, new_config
+        configure(new_config.log.level, new_config.log.format)
+        if await _first(new.__aenter__(), signals.stop.wait()) == 0:
+            log.info("configuration reloaded", plan=new.describe()[0])
+        return new, new_config
+    except Exception as error:
+        configure(old_config.log.level, old_config.log.format)
+        for reason in _reasons(error):
+            log.error("new configuration does not start, going back", error=reason)
+    back = build(old_config)
+    if await _first(back.__aenter__(), signals.stop.wait()) == 0:
+        log.info("previous configuration is running again", plan=back.describe()[0])
+    return back, old_config
+
+
+def _reasons(error: Exception) -> list[str]:
+    """Return what may be shown of an error: the text of our own, the type of others, whose text may hold a secret."""
+    return str(error).splitlines() if isinstance(error, RunnerError) else [f"it raised {type(error).__name__}"]
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> int:

@@ -108,7 +108,7 @@ async def _list(config: Config, as_json: bool) -> None:
         )
         for registered, active, open_deliveries in known
     ]
-    print_table(("name", "state", "types", "sink", "origin", "deliveries"), rows)
+    print_table(("name", "state", "types", "sink", "origin", "deliveries"), rows, spare=("origin",))
 
 
 async def _show(config: Config, name: str, as_json: bool) -> None:
@@ -123,9 +123,11 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
     if as_json:
         print_json(fields)
         return
-    for nested in ("retry", "deliveries"):
-        fields |= {f"{nested}.{key}": value for key, value in fields.pop(nested).items()}
-    print_fields(fields | {"types": ", ".join(fields["types"]) or "*"})
+    subscription = known[name][0].subscription
+    retry = {f"retry.{key}": getattr(subscription.retry, key) for key in fields.pop("retry")}
+    waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
+    types = ", ".join(subscription.types) or "*"
+    print_fields(fields | {"types": types, "timeout": subscription.timeout, **retry, **waiting})
 
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
@@ -140,7 +142,7 @@ async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) ->
     if as_json:
         print_json({"name": name, "paused": paused, "changed": changed})
     else:
-        click.echo(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'running'}")
+        click.echo(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
 
 
 async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
@@ -152,5 +154,5 @@ async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str
 
 def _state(registered: Registered, active: bool) -> str:
     if not active:
-        return "removed"
-    return "paused" if registered.paused else "running"
+        return "inactive"
+    return "paused" if registered.paused else "active"

@@ -41,9 +41,6 @@ _OUR_HEADERS = ("ce-", "runner-", "webhook-")
 _RESERVED_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 
-# --- checks of single values -----------------------------------------------------------------------
-
-
 def _split_server(server: Any) -> tuple[Any, dict[str, str]]:
     """Return the URL without user, password and token, and those."""
     scheme, separator, rest = server.partition("://") if isinstance(server, str) else ("", "", "")
@@ -89,9 +86,6 @@ def _importable(target: str, info: ValidationInfo) -> str:
     elif not is_reference(target):
         raise ValueError(f"expected module:function, such as acme.audit:handle, got {got(target)}")
     return target
-
-
-# --- strategies ------------------------------------------------------------------------------------
 
 
 class PollingOptions(Options):
@@ -222,9 +216,6 @@ class SqliteOptions(Options):
             raise ValueError(
                 "strategy 'sqlite' needs a store on SQLite; use 'postgres' with storage.dsn postgresql://…"
             )
-
-
-# --- sinks -----------------------------------------------------------------------------------------
 
 
 class StdoutOptions(Options):

@@ -12,6 +12,7 @@ from ..cloudevents import encode_json
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome
 from ..errors import SinkError
 from ..event import Event
+from ..log import printable
 from .threads import Threads
 
 __all__ = ["StdoutSink"]
@@ -46,13 +47,20 @@ class StdoutSink:
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Return once the line has been handed to the operating system."""
-        line = self._line(delivery.event)
+        line = self._line(delivery.event) + b"\n"
         with self._lock:
-            self._lines.append(line)
+            lines = self._lines
+            lines.append(line)
             if self._written is None:
                 self._written = self._thread.submit(self._write)
             written = self._written
-        return await asyncio.shield(written)  # other deliveries wait for the same write
+        try:
+            return await asyncio.shield(written)  # other deliveries wait for the same write
+        except asyncio.CancelledError:
+            with self._lock:
+                if lines is self._lines:  # not being written yet
+                    lines.remove(line)
+            raise
 
     async def stop(self) -> None:
         """Let the thread end. What was delivered is written."""
@@ -63,7 +71,7 @@ class StdoutSink:
             lines, self._lines, self._written = self._lines, [], None
         try:
             stream = self._stream or sys.stdout.buffer
-            stream.write(b"\n".join(lines) + b"\n")
+            stream.write(b"".join(lines))
             stream.flush()
         except (OSError, ValueError) as error:  # the pipe is broken, the disk full; or Python closed the stream
             return Failed(f"standard output: {getattr(error, 'strerror', None) or 'closed'}")
@@ -77,7 +85,7 @@ def text_line(event: Event) -> bytes:
         parts.append(event.subject)
     if event.data is not None:
         parts.append(_shown(event.data, event.datacontenttype))
-    return _printable("  ".join(parts)).encode()
+    return printable("  ".join(parts)).encode()
 
 
 def _shown(data: bytes, content_type: str | None) -> str:
@@ -88,13 +96,3 @@ def _shown(data: bytes, content_type: str | None) -> str:
         return f"<{len(data)} bytes of {content_type or 'data'}>"
     text = _INDENTATION.sub(" ", text).strip()
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(data)} bytes)"
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
-def _escaped(character: str) -> str:
-    return ascii(character)[1:-1]

@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import functools
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 __all__ = ["Threads"]
@@ -27,7 +27,7 @@ class Threads:
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._calls = _Calls()
         self._idle = threading.Semaphore(0)
         self._started = 0
 
@@ -39,7 +39,8 @@ class Threads:
         An exception that would end a thread or confuse a future comes out as `RuntimeError`.
         """
         future: Future[T] = Future()
-        self._calls.put((future, functools.partial(contextvars.copy_context().run, function, *arguments)))
+        self._calls.put(future, functools.partial(contextvars.copy_context().run, function, *arguments))
+        future.add_done_callback(self._calls.drop)
         if not self._idle.acquire(blocking=False) and self._started < self._limit:
             self._started += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
@@ -47,10 +48,9 @@ class Threads:
 
     def close(self) -> None:
         """End the threads as they become free, after the calls that wait already. A later call starts new ones."""
-        for _ in range(self._started):
-            self._calls.put(None)
+        self._calls.close()
         self._started = 0
-        self._calls, self._idle = SimpleQueue(), threading.Semaphore(0)
+        self._calls, self._idle = _Calls(), threading.Semaphore(0)
 
     def _work(self) -> None:
         calls, idle = self._calls, self._idle
@@ -58,6 +58,36 @@ class Threads:
             _run(*item)
             del item  # or the last answer is kept until the next call
             idle.release()
+
+
+class _Calls:
+    """The calls that wait for a thread, first come, first served."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Future[Any], Callable[[], Any]] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        with self._changed:
+            self._waiting[future] = call
+            self._changed.notify()
+
+    def get(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        """Wait for the next call; None once no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            return self._waiting.popitem(last=False) if self._waiting else None
+
+    def drop(self, future: Future[Any]) -> None:
+        """Forget a call that was cancelled, or do nothing: what it holds need not wait for a thread."""
+        with self._changed:
+            self._waiting.pop(future, None)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 def _run(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import SchemaMismatch
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -46,14 +48,24 @@ class Storage:
         Make sure that the tables are there and belong to `deployment_id`; return the revisions that were applied.
 
         Nobody else's tables are touched: the owner is asked first.
+
+        Raises:
+            ForeignDeployment: they belong to another.
+            SchemaMismatch: they are not of this version, and `migrate` is false.
         """
         from .migrate import status
 
-        applied: Sequence[str] = ()
-        if migrate:
-            if (await status(self.engine, self.schema)).current is not None:
-                await self.store.adopt(deployment_id)
-            applied = await self.migrate()
+        state = await status(self.engine, self.schema)
+        if state.current is not None:
+            await self.store.adopt(deployment_id)
+        if not state.pending:
+            return ()
+        if not migrate:
+            raise SchemaMismatch(
+                f"the tables are at revision {state.current or 'none'}, this version needs {state.head}; "
+                "run `runner migrate`, or set storage.migrate: true"
+            )
+        applied = await self.migrate()
         await self.store.adopt(deployment_id)
         return applied
 

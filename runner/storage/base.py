@@ -32,9 +32,6 @@ __all__ = [
 ]
 
 
-# --- what the bus writes ---------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Publication:
     """An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`."""
@@ -80,9 +77,6 @@ class EventStore(Protocol):
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction: recorded if and when that commits."""
-
-
-# --- what the worker claims and settles ------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -242,9 +236,6 @@ class WorkQueue(Protocol):
         """
 
 
-# --- who takes part --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Registered:
     """A subscription as the store knows it."""
@@ -274,7 +265,7 @@ class Registry(Protocol):
 
         Raises:
             ForeignDeployment: they belong to another deployment.
-            SchemaMismatch: the tables are not there, or not of this version.
+            SchemaMismatch: the tables are not there. Of what version they are is the business of `migrate`.
         """
 
     async def set_channel(self, channel: str | None) -> None:

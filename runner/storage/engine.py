@@ -23,7 +23,7 @@ from .sqlite_connection import TidyConnection, pragmas
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine"]
+__all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine", "tls"]
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ class PostgresConnector:
             user=dsn.user,
             password=dsn.password.reveal() if dsn.password else None,
             database=dsn.database,
-            ssl=_ssl(dsn),
+            ssl=tls(dsn),
             timeout=dsn.connect_timeout or CONNECT_TIMEOUT,
             command_timeout=COMMAND_TIMEOUT,
             server_settings=None if self._pgbouncer else {**_SERVER_SETTINGS, **dsn.server_settings},
@@ -121,18 +121,22 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
     """
     if dsn.scheme == "sqlite":
         return _sqlite_engine(dsn, pool)
-    options: dict[str, Any] = {}
-    if pgbouncer:
-        options["connect_args"] = {"prepared_statement_cache_size": 0}
+    connector = PostgresConnector(dsn, pgbouncer=pgbouncer)
+
+    def connect() -> Any:
+        # What `async_creator` stands for; with that, SQLAlchemy's own statement cache could not be turned off.
+        return engine.dialect.loaded_dbapi.connect(
+            async_creator_fn=connector.connect, prepared_statement_cache_size=0 if pgbouncer else 100
+        )
+
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=PostgresConnector(dsn, pgbouncer=pgbouncer).connect,
+        creator=connect,
         pool_size=pool,
         max_overflow=0,
         pool_timeout=COMMAND_TIMEOUT,
         hide_parameters=True,
         execution_options={"schema_translate_map": {None: schema}},
-        **options,
     )
 
     @event.listens_for(engine.sync_engine, "handle_error")
@@ -230,13 +234,20 @@ def _keep_alive(connection: asyncpg.Connection) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _ssl(dsn: Dsn) -> str | ssl.SSLContext | None:
-    """Return what asyncpg takes for libpq's sslmode; a context where files are named."""
-    if not (dsn.sslrootcert or dsn.sslcert):
+def tls(dsn: Dsn) -> str | ssl.SSLContext:
+    """
+    Return what asyncpg takes for libpq's sslmode: the mode itself, or a context where files are named.
+
+    As in libpq, `require` with a root certificate is `verify-ca`, and `allow` and `prefer` guarantee nothing: with
+    a root certificate alone they stay what they are. With a client certificate they insist on TLS, because asyncpg
+    falls back to plain text only for a mode.
+    """
+    advisory = dsn.sslmode in ("allow", "prefer")
+    if dsn.sslmode == "disable" or not (dsn.sslcert or (dsn.sslrootcert and not advisory)):
         return dsn.sslmode
     context = ssl.create_default_context(cafile=dsn.sslrootcert)
     context.check_hostname = dsn.sslmode == "verify-full"
-    if dsn.sslmode not in ("verify-ca", "verify-full"):
+    if not dsn.sslrootcert and not dsn.sslmode.startswith("verify-"):
         context.verify_mode = ssl.CERT_NONE
     if dsn.sslcert:
         context.load_cert_chain(dsn.sslcert, dsn.sslkey)

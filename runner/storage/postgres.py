@@ -62,8 +62,6 @@ class PostgresStore(SqlRegistry):
         """Let go of the held connections; the engine is the caller's."""
         await self._wires.close()
 
-    # --- the bus -----------------------------------------------------------------------------------
-
     async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events, all or none."""
         batch = distinct(publications)
@@ -126,8 +124,6 @@ class PostgresStore(SqlRegistry):
                         "with other content; give a changed event a new id"
                     )
         return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
-
-    # --- the worker --------------------------------------------------------------------------------
 
     async def claim(self, limit: int, lease: timedelta) -> Claim:
         """Lease at most `limit` events that are due, oldest first."""

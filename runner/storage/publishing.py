@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, insert, literal, select
+from sqlalchemy import BigInteger, CursorResult, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..errors import EventConflict, EventError
 from ..event import Event
@@ -17,6 +18,8 @@ from .base import Publication, Receipt
 from .tables import Later, Now, dispatch, events, scheduled
 
 __all__ = ["Batch", "append_in", "distinct"]
+
+Execute = Callable[[Any], Awaitable[CursorResult[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +63,24 @@ async def append_in(session: AsyncSession, publications: Sequence[Publication], 
         schema: PostgreSQL schema of the tables; the caller's engine knows nothing of it.
     """
     connection = await session.connection()
-    if schema is not None:
-        connection = await connection.execution_options(schema_translate_map={None: schema})
+    # With each statement: an option of the connection would redirect the caller's own statements, too.
+    options = {} if schema is None else {"schema_translate_map": {None: schema}}
+    execute = partial(connection.execute, execution_options=options)
     batch = distinct(publications)
     # What cannot be recorded is found before anything is: the caller's transaction may go on after the error.
-    known = [await _known(connection, publication.event) for publication in batch.unique]
+    known = [await _known(execute, publication.event) for publication in batch.unique]
     rows = [
         (publication.event.source, publication.event.id, seq, False)
         if seq is not None
-        else await _append_one(connection, publication)
+        else await _append_one(execute, connection.dialect.name, publication)
         for publication, seq in zip(batch.unique, known, strict=True)
     ]
     return batch.receipts(rows)
 
 
-async def _append_one(connection: AsyncConnection, publication: Publication) -> tuple[str, str, int, bool]:
+async def _append_one(execute: Execute, dialect: str, publication: Publication) -> tuple[str, str, int, bool]:
     event = publication.event
-    match connection.dialect.name:
+    match dialect:
         case "postgresql":
             put: Any = postgresql.insert(events)
         case "sqlite":
@@ -84,23 +88,23 @@ async def _append_one(connection: AsyncConnection, publication: Publication) -> 
         case other:
             raise EventError(f"session: expected one on PostgreSQL or SQLite, got {other}")
     statement = put.values(**_values(event), created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
-    seq = await connection.scalar(statement.returning(events.c.seq))
+    seq = (await execute(statement.returning(events.c.seq))).scalar()
     if seq is None:  # somebody else has recorded it since we looked
-        return event.source, event.id, await _known(connection, event) or 0, False
+        return event.source, event.id, await _known(execute, event) or 0, False
     if publication.deliver_at is not None:
-        await connection.execute(insert(scheduled).values(event_seq=seq, due_at=publication.deliver_at))
+        await execute(insert(scheduled).values(event_seq=seq, due_at=publication.deliver_at))
     elif publication.delay is not None:
         delay = literal(publication.delay // timedelta(microseconds=1), BigInteger)
-        await connection.execute(insert(scheduled).values(event_seq=seq, due_at=Later(delay)))
+        await execute(insert(scheduled).values(event_seq=seq, due_at=Later(delay)))
     else:
-        await connection.execute(insert(dispatch).values(event_seq=seq))
+        await execute(insert(dispatch).values(event_seq=seq))
     return event.source, event.id, seq, True
 
 
-async def _known(connection: AsyncConnection, event: Event) -> int | None:
+async def _known(execute: Execute, event: Event) -> int | None:
     """Return the seq of the event if it is recorded. Raise `EventConflict` when its content differs."""
     query = select(events).where(events.c.source == event.source, events.c.id == event.id)
-    row = (await connection.execute(query)).one_or_none()
+    row = (await execute(query)).one_or_none()
     if row is None:
         return None
     if any(getattr(row, name) != value for name, value in _values(event).items()):

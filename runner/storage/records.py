@@ -16,9 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..event import Event
-from ..subscription import Subscription, matches_pattern
+from ..subscription import matches_pattern
 from .base import Instance, Registered
 from .engine import mapped_errors
+from .registry import registered
 from .tables import Now, attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
 from .views import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
 
@@ -143,7 +144,7 @@ class SqlRecords:
             for row in await connection.execute(union_all(*kinds)):
                 counts.setdefault(row.subscription_id, {})[row.state] = row.number
             rows = await _rows(connection, select(subscriptions).order_by(subscriptions.c.id))
-        return [(_registered(row), row.active, counts.get(row.id, {})) for row in rows]
+        return [(registered(row), row.active, counts.get(row.id, {})) for row in rows]
 
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""
@@ -390,11 +391,6 @@ def _attempt_view(row: Row[Any]) -> AttemptView:
         error=row.error,
         excerpt=row.excerpt,
     )
-
-
-def _registered(row: Row[Any]) -> Registered:
-    subscription = Subscription.from_json(row.name, row.spec)
-    return Registered(id=row.id, subscription=subscription, paused=row.paused, origin=row.origin)
 
 
 async def _rows(connection: AsyncConnection, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import BigInteger, Row, delete, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -12,9 +13,11 @@ from ..errors import ForeignDeployment, NotFound, SchemaMismatch
 from ..subscription import Subscription
 from .base import Instance, Registered
 from .engine import mapped_errors
-from .tables import Now, bus, instances, subscriptions
+from .tables import Later, Now, bus, instances, subscriptions
 
 __all__ = ["SqlRegistry", "registered"]
+
+_SILENCE = timedelta(days=1)  # after it an instance is taken for gone without a word
 
 
 class SqlRegistry:
@@ -102,13 +105,15 @@ class SqlRegistry:
                 return True
 
     async def beat(self, instance: Instance) -> None:
-        """Record that the instance is alive."""
+        """Record that the instance is alive; with the first beat, forget those that were silent for a day."""
         with mapped_errors():
             async with self._engine.begin() as connection:
                 known = await connection.execute(
                     update(instances).where(instances.c.id == instance.id).values(heartbeat_at=Now())
                 )
                 if known.rowcount == 0:
+                    silence = literal(-_SILENCE // timedelta(microseconds=1), BigInteger)
+                    await connection.execute(delete(instances).where(instances.c.heartbeat_at < Later(silence)))
                     await connection.execute(
                         insert(instances).values(
                             id=instance.id,

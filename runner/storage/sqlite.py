@@ -153,9 +153,6 @@ class SqliteStore(SqlRegistry):
             await held.connection.close()
 
 
-# --- what runs on the connection's thread -----------------------------------------------------------
-
-
 def _transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) -> R:
     """Run `function` as one transaction that has the write lock from its start."""
     db.execute("BEGIN IMMEDIATE")
@@ -328,9 +325,6 @@ def _record_attempts(db: sqlite3.Connection, attempts: Iterable[AttemptRecord], 
         for a in attempts
     ]
     db.executemany(_sql("record_attempt"), rows)
-
-
-# --- rows and values -------------------------------------------------------------------------------
 
 
 @cache

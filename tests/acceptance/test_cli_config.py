@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,55 @@ def test_check_names_every_fault(deployment: Deployment) -> None:
     assert len(complaint.splitlines()) == 3
 
 
+def test_check_builds_the_parts_and_names_every_fault_of_that(tmp_path: Path) -> None:
+    (tmp_path / "parts.yaml").write_text(
+        "deployment_id: shop\n"
+        "storage: {dsn: sqlite:///nowhere/shop.db}\n"
+        "strategies:\n"
+        "  - polling: 30s\n"
+        "  - os:getpid: {password: topsecret}\n"
+        "sinks:\n"
+        "  j: {os:getcwd: {}}\n"
+        "  k: {parts:fail: {password: topsecret}}\n"
+    )
+    (tmp_path / "parts.py").write_text("def fail(password): raise RuntimeError(password)\n")
+    faults = [
+        f"parts.yaml:2:11: storage.dsn: the directory {tmp_path}/nowhere does not exist; make it first",
+        "parts.yaml:5:5: strategies[1]: os:getpid: got an unexpected keyword argument 'subject'",
+        "parts.yaml:7:3: sinks.j: os:getcwd: expected a sink with start, deliver and stop, got 'str'",
+        "parts.yaml:8:3: sinks.k: parts:fail: cannot be built, it raised RuntimeError",
+    ]
+    for verb in ("check", "start"):
+        done = run_cli(verb, "-c", "parts.yaml", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.splitlines()) == (78, "", faults)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "fault"),
+    [
+        ("sqlite:///nowhere/shop.db", "nowhere does not exist"),
+        ("sqlite:///there", "there is a directory"),
+        ("postgresql://db/shop?sslmode=verify-full&sslrootcert=ca.pem", "sslrootcert: .*/ca.pem cannot be read"),
+    ],
+)
+def test_a_file_the_dsn_names_is_missed_at_once(tmp_path: Path, dsn: str, fault: str) -> None:
+    (tmp_path / "there").mkdir()
+    deployment = Deployment(tmp_path, dsn)
+    deployment.write()
+    for command in (["check"], ["publish", "a.b"], ["events", "list"]):
+        _, complaint = deployment.cli(*command, code=78)
+        assert re.search(rf"^runner\.yaml:2:11: storage\.dsn: .*{fault}", complaint)
+
+
+def test_check_online_tells_of_every_server(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "postgresql://me@127.0.0.1:1/none")
+    deployment.write(more="strategies: [{nats: 'nats://127.0.0.1:1'}]\n")
+    output, complaint = deployment.cli("check", "--online", code=69)
+    assert re.search(r"^tables +not usable", output, re.MULTILINE)
+    assert re.search(r"^nats +127\.0\.0\.1:1: connection refused$", output, re.MULTILINE)
+    assert "PostgreSQL cannot be reached: 127.0.0.1:1: connection refused" in complaint
+
+
 def test_config_show_hides_secrets(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "postgresql://me:topsecret@db.example/shop")
     deployment.write()
@@ -81,11 +131,36 @@ def test_migrate_brings_the_tables_up_to_date_once(deployment: Deployment) -> No
     assert before["current"] is None
     assert before["pending"] == [before["head"]]
     assert before["head"] in deployment.cli("migrate")[0]
-    assert deployment.json("migrate", "--status") == [{**before, "current": before["head"], "pending": []}]
+    after = {**before, "current": before["head"], "pending": [], "owner": "shop"}
+    assert deployment.json("migrate", "--status") == [after]
     assert deployment.cli("migrate")[0] == "the tables are up to date\n"
     assert "CREATE TABLE" in deployment.cli("migrate", "--sql")[0]
 
 
 def test_tables_that_are_not_there_are_said_to_be_missing(deployment: Deployment) -> None:
-    _, complaint = deployment.cli("events", "list", code=1)
-    assert "runner migrate" in complaint
+    for command in (["events", "list"], ["deliveries", "retry", "--state", "dead"], ["instances"]):
+        _, complaint = deployment.cli(*command, code=1)
+        assert "run `runner migrate -c runner.yaml` (or start a runner) first" in complaint
+    assert deployment.json("migrate", "--status")[0]["current"] is None
+
+
+def test_the_first_publish_makes_the_tables_unless_told_not_to(deployment: Deployment) -> None:
+    deployment.path.write_text(deployment.path.read_text().replace("start_timeout: 1s", "migrate: false"))
+    assert "runner migrate" in deployment.cli("publish", "a.b", code=1)[1]
+    deployment.write()
+    assert deployment.cli("publish", "a.b")[0].endswith("seq 1\n")
+
+
+def test_the_tables_of_another_deployment_are_not_migrated(deployment: Deployment) -> None:
+    deployment.cli("migrate")
+    deployment.write("warehouse")
+    for command in (["migrate"], ["migrate", "--status"]):
+        assert "'shop'" in deployment.cli(*command, code=78)[1]
+
+
+def test_other_verbs_log_json_where_the_file_says_so(deployment: Deployment) -> None:
+    deployment.path.write_text(deployment.path.read_text().replace("format: console", "format: json"))
+    deployment.cli("migrate")
+    deployment.path.write_text(deployment.path.read_text() + "strategies: [{nats: 'nats://127.0.0.1:1'}]\n")
+    _, complaint = deployment.cli("publish", "a.b")
+    assert [json.loads(line)["event"] for line in complaint.splitlines()] == ["nats unreachable"]

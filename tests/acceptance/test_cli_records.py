@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,23 @@ def test_a_file_goes_in_whole_and_again_without_effect(deployment: Deployment) -
     file.write_text("".join(line(number) for number in range(1200)))
     assert deployment.cli("publish", "--file", file, "--dry-run")[0] == "1200 valid, nothing published\n"
     assert deployment.cli("events", "list")[0].count("\n") == 1
-    assert deployment.cli("publish", "--file", file)[0] == "1200 published, 0 of them duplicates\n"
+    assert deployment.cli("publish", "--file", file)[0] == "1200 new, 0 already there\n"
     receipts = deployment.json("publish", "--file", file)
     assert [receipt["id"] for receipt in receipts] == [f"n{number}" for number in range(1200)]
     assert all(receipt["duplicate"] for receipt in receipts)
+
+
+def test_a_conflict_in_a_file_is_named_and_the_rest_goes_in(deployment: Deployment) -> None:
+    file = deployment.directory / "events.jsonl"
+    file.write_text("".join(line(number) for number in (1, 3)))
+    deployment.cli("publish", "--file", file)
+    file.write_text("".join(line(number, type="a.c" if number in (1, 4) else "a.b") for number in (1, 2, 3, 4, 5, 6)))
+    file.write_text(file.read_text() + line(6, type="a.c"))
+    output, complaint = deployment.cli("publish", "--file", "events.jsonl", code=1)
+    assert output == "4 new, 1 already there, 2 in conflict\n"
+    assert re.findall(r"^events\.jsonl:(\d+): event '(n\d)'", complaint, re.MULTILINE) == [("1", "n1"), ("7", "n6")]
+    listed = [each["event"]["id"] for each in deployment.json("events", "list")]
+    assert listed == ["n6", "n5", "n4", "n2", "n3", "n1"]
 
 
 def test_a_bad_line_in_a_file_loses_nothing_and_publishes_nothing(deployment: Deployment) -> None:
@@ -73,18 +86,24 @@ def test_a_bad_line_in_a_file_loses_nothing_and_publishes_nothing(deployment: De
 
 def test_standard_input_is_published_up_to_the_first_bad_line(deployment: Deployment) -> None:
     output, complaint = deployment.cli("publish", "--file", "-", code=1, input=line(1) + line(2) + "{\n" + line(3))
-    assert output == "2 published, 0 of them duplicates\n"
+    assert output == "2 new, 0 already there\n"
     assert "-:3: " in complaint
     assert [each["event"]["id"] for each in deployment.json("events", "list")] == ["n2", "n1"]
 
 
 def test_a_later_event_is_scheduled(deployment: Deployment) -> None:
     before = datetime.now(UTC)
-    deployment.cli("publish", "a.b", "--delay", "1h")
-    deployment.cli("publish", "a.b", "--deliver-at", "2100-01-31T12:00:00+01:00")
+    [receipt] = deployment.json("publish", "a.b", "--delay", "1h")
+    later = (before + timedelta(days=300)).replace(microsecond=0)
+    at = later.astimezone(timezone(timedelta(hours=1))).isoformat()
+    due = later.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    assert deployment.cli("publish", "a.b", "--deliver-at", at)[0].endswith(f"seq 2  due {due}\n")
+    assert deployment.cli("publish", "a.b", "--deliver-at", at, "--dry-run")[1] == f"due {due}\n"
+    assert due in deployment.cli("events", "list")[0]
     second, first = deployment.json("events", "list")
     assert (first["state"], second["state"]) == ("scheduled", "scheduled")
-    assert second["due_at"] == "2100-01-31T11:00:00Z"
+    assert datetime.fromisoformat(second["due_at"]) == later
+    assert receipt["due_at"] == first["due_at"]
     assert timedelta(minutes=59) < datetime.fromisoformat(first["due_at"]) - before < timedelta(minutes=61)
 
 
@@ -177,6 +196,10 @@ def test_deliveries_are_listed_shown_and_retried(deployment: Deployment) -> None
         _, complaint = deployment.cli("deliveries", "retry", "b1", "everything", code=1)
         assert "delivered; only dead or cancelled" in complaint
         deployment.cli("deliveries", "show", "b1", "nobody", code=1)
+        known = "no subscription 'nobody'; there are: broken, everything, stuck"
+        for verb in ("list", "retry", "cancel"):
+            assert known in deployment.cli("deliveries", verb, "--subscription", "nobody", code=1)[1]
+        assert known in deployment.cli("deliveries", "retry", "b1", "nobody", code=1)[1]
         assert runner.stop() == 0
 
 
@@ -200,7 +223,10 @@ def test_subscriptions_are_listed_paused_and_resumed(deployment: Deployment) -> 
         assert names == ["everything", "broken", "stuck"]
         [shown] = deployment.json("subscriptions", "show", "everything")
         assert shown.items() >= {"active": True, "paused": False, "origin": "file", "sink": "terminal"}.items()
-        assert re.search(r"^sink +terminal$", deployment.cli("subscriptions", "show", "everything")[0], re.MULTILINE)
+        plain, _ = deployment.cli("subscriptions", "show", "everything")
+        for field in ("sink +terminal", "active +yes", "paused +no", "timeout +25s", r"retry\.max_delay +1h"):
+            assert re.search(rf"^{field}$", plain, re.MULTILINE)
+        assert re.search(r"^everything +active", deployment.cli("subscriptions", "list")[0], re.MULTILINE)
 
         assert deployment.cli("subscriptions", "pause", "everything")[0] == "everything is paused\n"
         assert deployment.cli("subscriptions", "pause", "everything")[0] == "everything was already paused\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -61,12 +62,54 @@ def test_a_reload_takes_a_good_file_and_leaves_a_bad_one(deployment: Deployment)
         assert runner.stop() == 0
 
 
+SINKS = """\
+class Broken:
+    def __init__(self, **options): pass
+    async def start(self): raise LookupError("topsecret")
+    async def deliver(self, delivery): pass
+    async def stop(self): pass
+
+class Unbuildable:
+    def __init__(self, **options): raise LookupError("topsecret")
+"""
+
+
+def test_a_reload_that_would_change_the_deployment_is_refused(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        deployment.write("warehouse")
+        runner.signal(signal.SIGHUP)
+        runner.wait_for_line(r"runner\.yaml:1:\d+: deployment_id: .*'shop'.*'warehouse'")
+        deployment.write()
+        deployment.cli("publish", "hello.again")
+        runner.wait_for_line("hello.again")
+        assert runner.stop() == 0
+        assert sum("stopping" in line for line in runner.stderr) == 1  # the last one
+
+
+@pytest.mark.parametrize("name", ["Broken", "Unbuildable"])
+def test_whatever_a_new_plug_in_raises_the_old_configuration_runs(deployment: Deployment, name: str) -> None:
+    with started(deployment) as runner:
+        (deployment.directory / "acme.py").write_text(SINKS)
+        good = deployment.path.read_text()
+        deployment.path.write_text(good.replace("terminal: stdout", f'terminal: "acme:{name}"'))
+        runner.signal(signal.SIGHUP)
+        runner.wait_for_line("running again" if name == "Broken" else "not reloaded")
+        deployment.path.write_text(good)
+        deployment.cli("publish", "hello.again")
+        runner.wait_for_line("hello.again")
+        assert runner.stop() == 0
+        assert "LookupError" in "".join(runner.stderr)
+        assert "topsecret" not in "".join(runner.stderr)
+        assert "configuration reloaded" not in "".join(runner.stderr)
+
+
 def test_a_reload_that_cannot_start_goes_back(either: Deployment) -> None:
     with started(either) as runner:
         good = either.path.read_text()
         either.path.write_text(good.replace(either.dsn, "postgresql://nobody@127.0.0.1:1/none"))
         runner.signal(signal.SIGHUP)
         runner.wait_for_line("going back")
+        runner.wait_for_line("previous configuration is running again")
         either.path.write_text(good)
         either.cli("publish", "hello.again")
         runner.wait_for_line("hello.again")
@@ -106,3 +149,20 @@ def test_a_signal_while_it_waits_for_the_database_ends_it_gracefully(tmp_path: P
     with deployment.process("start") as runner:
         runner.wait_for_line("shop")
         assert runner.stop(timeout=10) == 0
+        assert "stopped before it had started" in runner.stderr
+
+
+def test_a_json_log_is_json_and_nothing_else(deployment: Deployment) -> None:
+    text = deployment.path.read_text().replace("format: console", "format: json")
+    deployment.path.write_text(text + "retention: {dead: 1d}\n")
+    with deployment.process("start") as runner:
+        runner.wait_for_line('"publish one"')
+        assert runner.stop() == 0
+        events = [json.loads(line) for line in runner.stderr]
+    assert [each["event"] for each in events[:2]] == ["built", "key without effect"]
+    assert "bus shop" in events[0]["plan"]
+    assert "retention: " in events[1]["detail"]
+    deployment.path.write_text(text.replace(deployment.dsn, "postgresql://me@127.0.0.1:1/none"))
+    _, complaint = deployment.cli("start", code=69)
+    assert json.loads(complaint.splitlines()[-1])["event"] == "failed"
+    assert all(json.loads(line) for line in complaint.splitlines())

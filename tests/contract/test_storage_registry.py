@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
@@ -186,6 +187,19 @@ class TestInstances(StoreTests):
             return bool(row["heartbeat_at"] > first["heartbeat_at"])
 
         await soon(later)
+
+    async def test_who_was_silent_for_a_day_is_forgotten_when_another_comes(
+        self, store: Store, database: Database
+    ) -> None:
+        now = datetime.now(UTC)
+        for name, silence in (("old", timedelta(hours=25)), ("late", timedelta(hours=23))):
+            await store.beat(Instance(name, "host", 7, "0.1"))
+            row = update(instances).where(instances.c.id == name)
+            await database.execute(row.values(heartbeat_at=now - silence))
+        await store.beat(Instance("new", "host", 8, "0.1"))
+        assert [row["id"] for row in await database.rows(instances)] == ["late", "new"]
+        await store.beat(Instance("old", "host", 7, "0.1"))  # it was only asleep
+        assert [row["id"] for row in await database.rows(instances)] == ["late", "new", "old"]
 
     async def test_who_leaves_is_gone(self, store: Store, database: Database) -> None:
         await store.beat(Instance("i1", "host", 7, "0.1"))

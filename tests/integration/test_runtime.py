@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -14,10 +15,14 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
-from runner import load
+from runner import Delivery, Outcome, Runner, load
+from runner import runtime as runtime_module
 from runner.bus import EventBus
-from runner.errors import ForeignDeployment, StorageError, StorageUnavailable
+from runner.errors import ForeignDeployment, RunnerError, SinkError, StorageError, StorageUnavailable
+from runner.event import Event
+from runner.filter import FilterError
 from runner.storage import tables
 from runner.storage.base import Claim, Publication, Receipt, Settled
 from runner.storage.tables import Now, deliveries, dispatch
@@ -125,6 +130,132 @@ class TestLife(BusTests):
         assert one
         assert other
         assert not one & other
+
+
+class TestSubscribe(BusTests):
+    async def test_a_single_pattern_may_be_given_as_text(self, bus: Bus) -> None:
+        runner, orders = bus.runner(), Handler()
+        runner.subscribe("orders", orders, types="order.*")
+        async with runner:
+            await runner.publish_many([*events(2), *events(3, "user.created")])
+            await eventually(lambda: bus.settled(delivered=2))
+        assert orders.ids == ids(events(2))
+
+    @pytest.mark.parametrize("filter", [{"sql": "x"}, {"exact": "x"}, "subject = 1"], ids=repr)
+    def test_a_filter_that_does_not_compile_is_refused_at_once(self, bus: Bus, filter: object) -> None:
+        with pytest.raises(FilterError):
+            bus.runner().subscribe("s", Handler(), filter=filter)
+
+
+async def publish_on(runner: Runner, name: str, published: list[str]) -> None:
+    """Publish one event after the other, until that is refused."""
+    for n in itertools.count():
+        receipt = await runner.publish(Event(type="order.created", source="/tests", id=f"{name}-{n}"))
+        published.append(receipt.id)
+
+
+class TestStop(BusTests):
+    async def test_it_returns_although_others_go_on_publishing(self, bus: Bus) -> None:
+        runner, handler, published = bus.runner(grace="500ms"), Handler(), list[str]()
+        runner.subscribe("s", handler, types=["order.*"])
+        await runner.start()
+        publishers = [asyncio.create_task(publish_on(runner, str(n), published)) for n in range(4)]
+        try:
+            await eventually(lambda: len(published) > 50)
+            async with asyncio.timeout(5):
+                await runner.stop()
+            async with asyncio.timeout(2):
+                answers = await asyncio.gather(*publishers, return_exceptions=True)
+        finally:
+            for publisher in publishers:
+                publisher.cancel()
+        assert [type(answer) for answer in answers] == [RunnerError] * 4
+        left = await bus.database.rows(dispatch)
+        assert not [row for row in left if row["lease_token"] is not None]
+        assert not [row for row in await bus.deliveries() if row["state"] == "leased"]
+        assert len(handler.seen) + len(left) == len(published)
+
+    async def test_a_handler_that_finishes_may_still_publish(self, bus: Bus) -> None:
+        runner, opened = bus.runner(), asyncio.Event()
+        order, invoice = events(1)[0], events(1, "invoice.created")[0]
+
+        async def handle(event: Event) -> None:
+            await opened.wait()
+            await runner.publish(invoice)
+
+        runner.subscribe("s", handle, types=["order.*"])
+        async with runner:
+            await runner.publish(order)
+            await eventually(lambda: bus.settled(leased=1))
+            stopping = asyncio.create_task(runner.stop())
+            await eventually(lambda: runner.worker._stopping)
+            opened.set()
+            await stopping
+        assert [row["state"] for row in await bus.deliveries()] == ["delivered"]
+        assert [(row["attempts"], row["lease_token"]) for row in await bus.database.rows(dispatch)] == [(0, None)]
+
+
+class BadSink:
+    """A sink that raises where it is told to, or hangs when it is to stop."""
+
+    def __init__(self, *, start: Exception | None = None, stop: Exception | None = None, hangs: bool = False) -> None:
+        self._start, self._stop, self._hangs = start, stop, hangs
+
+    async def start(self) -> None:
+        if self._start:
+            raise self._start
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        raise AssertionError("not reached")
+
+    async def stop(self) -> None:
+        if self._stop:
+            raise self._stop
+        if self._hangs:
+            await asyncio.get_running_loop().create_future()
+
+
+class TestBadSinks:
+    async def run(self, directory: Path, sink: BadSink) -> None:
+        """Start and stop with `sink`; the store must be closed at the end."""
+        closed = []
+
+        class Closing(Around):
+            async def close(self) -> None:
+                closed.append(True)
+                await self.store.close()
+
+        async with running(directory, f"sqlite:///{directory / 'runner.db'}") as bus:
+            runner = bus.runner(store=Closing)
+            runner._sinks["crm"] = sink
+            try:
+                async with runner:
+                    pass
+            finally:
+                assert closed == [True]
+
+    @pytest.mark.parametrize("error", [ValueError("topsecret"), OSError(), KeyError("topsecret")], ids=repr)
+    async def test_one_that_cannot_be_started_is_named_and_the_store_closed(
+        self, tmp_path: Path, error: Exception
+    ) -> None:
+        with pytest.raises(SinkError, match=r"^sinks\.crm: ") as caught:
+            await self.run(tmp_path, BadSink(start=error))
+        assert type(error).__name__ in str(caught.value)
+        assert "topsecret" not in str(caught.value)
+        assert caught.value.__cause__ is error
+
+    async def test_an_error_of_ours_is_left_as_it_is(self, tmp_path: Path) -> None:
+        with pytest.raises(SinkError, match=r"^no such module$"):
+            await self.run(tmp_path, BadSink(start=SinkError("no such module")))
+
+    @pytest.mark.parametrize("sink", [BadSink(stop=ValueError("x")), BadSink(hangs=True)], ids=["raises", "hangs"])
+    async def test_one_that_does_not_stop_keeps_nothing_from_closing(
+        self, tmp_path: Path, sink: BadSink, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runtime_module, "STOP_TIMEOUT", 0.05)
+        with capture_logs() as lines:
+            await self.run(tmp_path, sink)
+        assert {line["sink"] for line in lines if line["event"] == "sink did not stop"} == {"crm"}
 
 
 class TestStart:

@@ -85,6 +85,7 @@ class TestSession(StoreTests):
             await bus.publish(events(n + 1)[n], session=session)
             await session.commit()
             await bus.stop()
+            bus.start()
         await session.connection()
         await session.commit()
         await bus.stop()

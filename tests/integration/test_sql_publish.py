@@ -4,13 +4,20 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import BigInteger, Column, MetaData, Table, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from runner.config.dsn import Dsn
+from runner.errors import EventConflict, EventError
+from runner.event import Event
+from runner.storage.base import Publication
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
+from runner.storage.postgres import PostgresStore
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
@@ -159,6 +166,102 @@ def test_what_no_event_may_be_is_refused(psql: Psql, arguments: str, message: st
         psql(f"SELECT {PUBLISH}({arguments})")
     assert message in str(refusal.value)
     assert rows(psql, "events") == []
+
+
+def call(attributes: dict[str, Any]) -> str:
+    """Return a call of `publish_event` with the attributes that `Event.new` would be given."""
+    quoted = {
+        name: "'"
+        + (json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value).replace("'", "''")
+        + "'"
+        for name, value in {"type": "t", "source": "/s", "id": "i", **attributes}.items()
+    }
+    return f"SELECT {PUBLISH}({', '.join(f'{name} => {value}' for name, value in quoted.items())}, raw => '')"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        *(
+            ({"datacontenttype": each}, f'datacontenttype "{each}" is no media type')
+            for each in ("json", "/json", "text/", "text/plain/x", "text /plain", "text/plain charset=x", "téxt/plain")
+        ),
+        ({"datacontenttype": "text/plain; ü"}, "is no media type"),
+        ({"datacontenttype": "text/plain\n"}, "datacontenttype has a control character"),
+        ({"source": "s" * 1301, "id": "i" * 1300}, "source and id have 2601 bytes together, at most 2600"),
+        ({"source": "é" * 1000, "id": "i" * 601}, "source and id have 2601 bytes together"),
+        *(
+            ({"subject": f"a{chr(code)}b"}, "subject has a control character or noncharacter")
+            for code in (0x1, 0x1F, 0x7F, 0x9F, 0xFDD0, 0xFDEF, 0xFFFE, 0xFFFF, 0x1FFFE, 0x9FFFF, 0xFFFFE, 0x10FFFF)
+        ),
+        ({"dataschema": "urn:\u0085"}, "dataschema has a control character"),
+        ({"extensions": {"n": "a\U0002ffff"}}, 'extension "n" has a control character or noncharacter'),
+        *(
+            ({"extensions": {each: 1}}, f'extension "{each}" has no possible name')
+            for each in ("", "a_b", "a-b", "A", "é", "x" * 21, "data", "specversion")
+        ),
+        ({"extensions": {"name\n": 1}}, "has no possible name"),
+        ({"extensions": {"n": [1]}}, 'extension "n" is no text, boolean or integer'),
+    ],
+)
+def test_what_python_refuses_is_refused_in_the_same_way(psql: Psql, attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EventError):
+        Event.new("t", b"", **{"source": "/s", "id": "i", **attributes})
+    with pytest.raises(RuntimeError, match="publish_event: ") as refusal:
+        psql(call(attributes))
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"datacontenttype": "application/cloudevents+json; charset=UTF-8"},
+        {"datacontenttype": 'a!#$&^_.+-Z9/x ;p="~"'},
+        {"source": "s" * 1300, "id": "i" * 1300},
+        {"subject": "a\xa0\ufdcf\ufdf0\ufffd\U0001fffd\U00020000\U0010fffd'\\"},
+        {"extensions": {"x" * 20: 1, "0": "é"}},
+    ],
+)
+def test_what_python_takes_is_taken(psql: Psql, attributes: dict[str, Any]) -> None:
+    Event.new("t", b"", **{"source": "/s", "id": "i", **attributes})
+    assert psql(call(attributes))
+
+
+async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: str) -> None:
+    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
+    store = PostgresStore(engine, schema=SCHEMA, wires=1)
+    for id, extensions, written in (
+        ("one", {"b": 1, "a": "x"}, '{ "a":"x",  "b":1 }'),
+        ("two", {}, "{ }"),
+    ):
+        event = Event.new("t", b"1", source="/s", id=id, extensions=extensions, datacontenttype="application/json")
+        publish = f"SELECT {PUBLISH}('t', '1', '/s', '{id}', extensions => '{written}')"
+        seq = await asyncio.to_thread(psql, publish)
+        [receipt] = await store.append([Publication(event)])
+        assert (receipt.seq, receipt.duplicate) == (int(seq), True)
+        assert await asyncio.to_thread(psql, publish) == seq
+    with pytest.raises(EventConflict):
+        await store.append([Publication(Event.new("t", b"1", source="/s", id="one", extensions={"b": 2}))])
+    await store.close()
+    await engine.dispose()
+
+
+async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgres_dsn: str) -> None:
+    """The caller's own table of the name of one of ours: what it writes there lands there."""
+    psql("CREATE TABLE public.events (seq bigint PRIMARY KEY)")
+    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
+    store = PostgresStore(engine, schema=SCHEMA, wires=1)
+    callers = create_async_engine(postgres_dsn.replace("postgresql:", "postgresql+asyncpg:"))
+    theirs = Table("events", MetaData(), Column("seq", BigInteger, primary_key=True))
+    async with AsyncSession(callers) as session, session.begin():
+        await session.execute(insert(theirs).values(seq=1))
+        [receipt] = await store.append_in(session, [Publication(Event.new("t", {"n": 1}, source="/s"))])
+        await session.execute(insert(theirs).values(seq=2))
+        assert (await session.scalars(select(theirs.c.seq))).all() == [1, 2]
+    await callers.dispose()
+    await engine.dispose()
+    assert [event["seq"] for event in rows(psql, "events")] == [receipt.seq]
+    assert [work["event_seq"] for work in rows(psql, "dispatch")] == [receipt.seq]
 
 
 @pytest.mark.parametrize(

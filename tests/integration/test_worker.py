@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
 
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.retry import RetryPolicy
+from runner.storage.base import DeliveryClaim
 from runner.storage.tables import attempts, dispatch
 from runner.storage.views import DeliveryQuery
 from runner.subscription import Subscription
@@ -113,6 +118,74 @@ class TestOutcomes(BusTests):
             await eventually(lambda: bus.settled(dead=1))
         [row] = await bus.deliveries()
         assert row["last_error"] == "no answer within 0.1 s (attempt 1 of 1)"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [Failed("busy", retry_after=30), Failed(None), Failed("x", excerpt=b"x"), Rejected("x", status="404")],  # type: ignore[arg-type]  # what handlers in untyped code do
+        ids=repr,
+    )
+    async def test_an_outcome_with_fields_of_other_types_fails_alone(self, bus: Bus, answer: Outcome) -> None:
+        runner, published = bus.runner(), events(5)
+
+        def handle(event: Event) -> Outcome:
+            return answer if event.id == published[2].id else ACCEPTED
+
+        runner.subscribe("s", handle, retry=retry(max_attempts=1))
+        async with runner:
+            await runner.publish_many(published)
+            await eventually(lambda: bus.settled(delivered=4, dead=1))
+        assert [row["error"] for row in await bus.database.rows(attempts)] == [
+            f"the sink returned {type(answer).__name__}, expected its fields of the documented types"
+        ]
+
+    async def test_a_retry_written_while_we_ask_for_others_is_not_forgotten(self, bus: Bus) -> None:
+        store: HoldsEmptyClaim | None = None
+
+        def held(inner: Any) -> HoldsEmptyClaim:
+            nonlocal store
+            store = HoldsEmptyClaim(inner)
+            return store
+
+        runner = bus.runner(store=held, strategy=Silent())
+        runner.subscribe("s", failing(Failed("not yet"), ACCEPTED))
+        assert store is not None
+        async with runner:
+            await runner.publish(events(1)[0])
+            await store.asked.wait()  # nothing waits any more
+            await runner.publish(events(2)[1])
+            await eventually(lambda: bus.settled(delivered=1, pending=1))
+            await eventually(lambda: not runner.worker._dispatches)
+            store.answer.set()
+            await eventually(lambda: bus.settled(delivered=2), timeout=2)
+
+
+class HoldsEmptyClaim:
+    """A store that keeps to itself, until it is told, that no delivery waits any more."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+        claim: DeliveryClaim = await self.store.claim_deliveries(quotas, lease)
+        if not claim.deliveries and claim.next_due is None:
+            self.asked.set()
+            await self.answer.wait()
+        return claim
+
+
+class Silent:
+    """A strategy that never wakes anybody."""
+
+    async def start(self, wake: object) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def notify(self, event_id: str) -> None: ...
 
 
 class TestSlowSubscription(BusTests):
@@ -228,6 +301,26 @@ class TestSubscriptions(BusTests):
                 await eventually(lambda: bus.settled(delivered=7 + 18 * 2))
         assert special.ids == ids(events(20, "special"))
         assert len(common.seen) == 23
+
+    async def test_one_that_does_not_compile_stops_the_claims_and_nothing_is_lost(self, bus: Bus) -> None:
+        runner, one, published = bus.runner(lease="1s", batch=1), Handler(), events(5)
+        runner.subscribe("one", one)
+
+        async def claimed() -> int:
+            return sum(row["attempts"] for row in await bus.database.rows(dispatch))
+
+        async with runner:
+            store = bus.database.open()
+            bad = Subscription(name="bad", sink="function:one", filter={"sql": "x"})
+            with capture_logs() as lines:
+                await store.put_subscriptions([bad], "test")
+                await bus.publish(published)
+                await eventually(lambda: sum(line["event"] == "loop failed" for line in lines) >= 4)
+            assert await claimed() <= 1  # the one that was claimed before the subscriptions were read
+            assert one.seen == []
+            await store.put_subscriptions([], "test")
+            await eventually(lambda: bus.settled(delivered=5), timeout=10)
+        assert one.ids == ids(published)
 
     async def test_a_sink_given_while_we_run_serves_from_the_next_reload_on(self, bus: Bus) -> None:
         runner, one, late = bus.runner(), Handler(), Handler()

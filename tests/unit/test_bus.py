@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from runner import bus as bus_module
 from runner.bus import EventBus
-from runner.errors import EventConflict, EventError, StorageUnavailable
+from runner.errors import EventConflict, EventError, RunnerError, StorageUnavailable
 from runner.event import Event
 from runner.storage.base import Claim, EventStore, Publication, Receipt, Work
 from tests.support.eventually import eventually
@@ -197,6 +197,45 @@ class TestFailures:
             await bus.publish(event("a"), **timing)  # type: ignore[arg-type]  # one mapping for both parameters
         assert store.began == 0
 
+    @pytest.mark.parametrize(
+        ("timing", "expected"),
+        [
+            ({"delay": timedelta(days=367)}, "delay: expected 0 to 366 days"),
+            ({"delay": timedelta.max}, "delay: expected 0 to 366 days"),
+            ({"delay": timedelta.min}, "delay: expected 0 to 366 days"),
+            ({"delay": 0.5}, "delay: expected a timedelta, got 0.5"),
+            ({"delay": "200ms"}, "delay: expected a timedelta, got '200ms'"),
+            ({"deliver_at": datetime.now(UTC) + timedelta(days=367)}, "deliver_at: at most 366 days from now"),
+            ({"deliver_at": datetime.max.replace(tzinfo=UTC)}, "deliver_at: at most 366 days from now"),
+            ({"deliver_at": datetime.max}, "deliver_at: expected a datetime with an offset"),
+            ({"deliver_at": "2030-01-01"}, "deliver_at: expected a datetime with an offset, got '2030-01-01'"),
+            ({"deliver_at": 1893456000}, "deliver_at: expected a datetime with an offset, got 1893456000"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    async def test_a_time_that_cannot_be_kept_is_refused_with_what_is_expected(
+        self, bus: EventBus, store: Store, timing: dict[str, Any], expected: str
+    ) -> None:
+        with pytest.raises(EventError) as caught:
+            await bus.publish(event("a"), **timing)
+        assert str(caught.value).startswith(expected)
+        with pytest.raises(EventError):
+            await bus.publish_many([event("b"), Publication(event("a"), **timing)])
+        assert store.began == 0
+
+    @pytest.mark.parametrize(
+        "timing", [{"delay": timedelta(days=366)}, {"deliver_at": datetime.min.replace(tzinfo=UTC)}]
+    )
+    async def test_the_farthest_times_that_are_allowed_are(self, bus: EventBus, timing: dict[str, Any]) -> None:
+        assert (await bus.publish(event("a"), **timing)).id == "a"
+
+    async def test_what_is_no_event_is_refused_with_what_is_expected(self, bus: EventBus, store: Store) -> None:
+        mapping = cast("Event", {"type": "t", "source": "/s", "id": "a"})
+        for refused in (bus.publish(mapping), bus.publish_many([event("b"), mapping])):
+            with pytest.raises(EventError, match=r"expected an Event, got dict; Event\.new\(\)"):
+                await refused
+        assert store.began == 0
+
     async def test_an_invalid_event_is_refused_and_takes_its_batch_with_it(self, bus: EventBus, store: Store) -> None:
         with pytest.raises(EventError, match="type"):
             await bus.publish_many([event("a"), event("b", type="")])
@@ -247,6 +286,14 @@ class TestSignals:
         await stopping
         assert strategy.signals == [("a", 1)]
         assert (await publishing).id == "a"
+
+    async def test_after_a_stop_events_are_refused_until_the_next_start(self, bus: EventBus, store: Store) -> None:
+        await bus.stop()
+        with pytest.raises(RunnerError, match="stopped"):
+            await bus.publish(event("a"))
+        assert store.began == 0
+        bus.start()
+        assert (await bus.publish(event("a"))).id == "a"
 
     async def test_it_may_be_stopped_before_anything(self, bus: EventBus) -> None:
         await bus.stop()

@@ -235,6 +235,30 @@ class TestWhatHandlersDo:
         assert isinstance(outcome, Failed)
         assert type(answer).__name__ in outcome.reason
 
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Failed("busy", retry_after=30),  # type: ignore[arg-type]  # what handlers in untyped code do
+            Failed(None),  # type: ignore[arg-type]  # as above
+            Failed("busy", excerpt=b"busy"),  # type: ignore[arg-type]  # as above
+            Rejected("x", status="404"),  # type: ignore[arg-type]  # as above
+            Rejected(ValueError("x")),  # type: ignore[arg-type]  # as above
+            Rejected("x", excerpt=b"gone"),  # type: ignore[arg-type]  # as above
+        ],
+        ids=repr,
+    )
+    async def test_an_outcome_with_fields_of_other_types_fails_that_delivery_alone(self, answer: Outcome) -> None:
+        answers: list[Outcome] = [Rejected("gone"), answer, Failed("later")]
+
+        async def deliver(delivery: Delivery) -> Outcome:
+            return answers[number(delivery.event)]
+
+        watched = Watched.of(3)
+        outlet(FunctionSink(deliver)).start(watched.flight)
+        await over(watched)
+        reason = f"the sink returned {type(answer).__name__}, expected its fields of the documented types"
+        assert watched.outcomes == [(0, Rejected("gone")), (1, Failed(reason)), (2, Failed("later"))]
+
     async def test_an_outcome_is_taken_as_it_is(self) -> None:
         answers: list[Outcome] = [Rejected("gone", 410), Accepted(), Failed("later", timedelta(seconds=9), 503)]
 

@@ -129,6 +129,18 @@ async def test_every_waits_before_each_step() -> None:
     assert [at - began >= 0.019 * n for n, at in enumerate(step.times, 1)] == [True] * 3
 
 
+async def test_after_an_error_the_next_try_does_not_wait_for_every() -> None:
+    step = Step(ValueError("a"))
+    loop = Background("test", step, every=0.5, pause=0.01)
+    with structlog.testing.capture_logs():
+        loop.start()
+        await eventually(lambda: step.calls == 3)
+        await loop.stop()
+    after_error, after_success = (later - earlier for earlier, later in zip(step.times, step.times[1:], strict=False))
+    assert after_error < 0.4
+    assert after_success >= 0.49
+
+
 async def test_with_every_a_stop_ends_the_wait_and_lets_a_step_finish() -> None:
     step = Step()
     idle = Background("test", step, every=60)

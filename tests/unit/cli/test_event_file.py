@@ -16,7 +16,7 @@ def line(number: int) -> str:
 
 
 async def ids(name: Path | str, size: int = 500) -> list[list[str]]:
-    return [[event.id for event in batch] async for batch in read_batches(str(name), size)]
+    return [[event.id for _, event in batch] async for batch in read_batches(str(name), size)]
 
 
 async def test_a_file_is_read_in_batches_in_order(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ async def test_all_before_a_bad_line_comes_first(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text(line(1) + line(2) + line(3) + "{\n" + line(4))
     batches = read_batches(str(path), 2)
-    assert [event.id for event in await anext(batches)] == ["1", "2"]
-    assert [event.id for event in await anext(batches)] == ["3"]
+    assert [event.id for _, event in await anext(batches)] == ["1", "2"]
+    assert [(place, event.id) for place, event in await anext(batches)] == [(f"{path}:3", "3")]
     with pytest.raises(EventError, match=r"events\.jsonl:4: "):
         await anext(batches)
 
@@ -76,10 +76,10 @@ async def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
     os.write(writing, line(1).encode() + line(2).encode() + b'{"spec')
     async with asyncio.timeout(5):
         first = await anext(batches)
-    assert [event.id for event in first] == ["1", "2"]
+    assert [event.id for _, event in first] == ["1", "2"]
     os.write(writing, line(3).encode()[6:])
     async with asyncio.timeout(5):
-        assert [event.id for event in await anext(batches)] == ["3"]
+        assert [event.id for _, event in await anext(batches)] == ["3"]
     waiting = asyncio.ensure_future(anext(batches))
     os.close(writing)
     with pytest.raises(StopAsyncIteration):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
-from datetime import UTC, datetime
+import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.cli.output import moment, print_fields, print_json, print_table, progress
+from runner.cli.output import brief, moment, print_fields, print_json, print_table, progress
 from runner.log import printable
 
 
@@ -54,3 +56,57 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     with progress("publishing", 10) as advance:
         advance(10)
     assert capsys.readouterr().err == ""
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> io.StringIO:
+    """Make standard output a terminal of that width, and return what it shows."""
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return shown
+
+
+ID = "01a20932-d8d5-7671-8b93-a8d6873b72a0"
+
+
+def test_a_narrow_terminal_shows_less_and_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, row = ("seq", "source", "id", "created", "name"), (1, "/runner/cli", ID, datetime.now(UTC), "n" * 20)
+    wide = on_a_terminal(monkeypatch, 200)
+    print_table(columns, [row], spare=("source", "created"))
+    assert "/runner/cli" in wide.getvalue()
+    narrow = on_a_terminal(monkeypatch, 80)
+    print_table(columns, [row], spare=("source", "created"))
+    assert "source" not in narrow.getvalue()
+    assert {ID, "n" * 20} <= set(narrow.getvalue().split())
+    tiny = on_a_terminal(monkeypatch, 30)
+    print_table(columns, [row], spare=("source", "created"))
+    assert "…" not in tiny.getvalue()
+
+
+def test_no_color_leaves_nothing_of_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = on_a_terminal(monkeypatch, 80)
+    print_table(("seq",), [(1,)])
+    assert "\x1b[" in shown.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = on_a_terminal(monkeypatch, 80)
+    print_table(("seq",), [(1,)])
+    assert "\x1b[" not in shown.getvalue()
+
+
+def test_a_time_is_brief_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, past = datetime.now(UTC), datetime(2020, 1, 31, 12, tzinfo=UTC)
+    assert (brief(now), brief(past)) == (now.strftime("%H:%M:%SZ"), "2020-01-31")
+    print_table(("at",), [(past,)])
+    assert "2020-01-31T12:00:00.000Z" in capsys.readouterr().out
+
+
+def test_values_are_written_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields(
+        {"alive": True, "paused": False, "timeout": timedelta(seconds=25), "took": timedelta(microseconds=1499)}
+    )
+    assert capsys.readouterr().out.split() == ["alive", "yes", "paused", "no", "timeout", "25s", "took", "1ms"]

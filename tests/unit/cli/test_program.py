@@ -122,6 +122,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["pubish"], "No such command 'pubish'"),
         (["publish", "-c", "x"], "TYPE"),
         (["publish", "-c", "x", "a.b", "--file", "-"], "TYPE"),
+        (["publish", "-c", "x", ""], "TYPE must not be empty"),
+        (["publish", "-c", "x", "a.b", "--source", ""], "--source must not be empty"),
+        (["deliveries", "retry", "-c", "x", "--state", "leased"], "dead"),
+        (["deliveries", "cancel", "-c", "x", "--state", "dead"], "pending"),
         (["publish", "-c", "x", "--file", "-", "--source", "/s"], "--file"),
         (["publish", "-c", "x", "a.b", "--delay", "2s", "--deliver-at", "2026-01-31T12:00:00Z"], "not both"),
         (["publish", "-c", "x", "a.b", "--delay", "soon"], "duration"),
@@ -166,6 +170,14 @@ class Failing(click.Command):
         (ConfigError("a.yaml:1:2: x: bad", "a.yaml:3:4: y: worse"), 78, "a.yaml:1:2: x: bad\na.yaml:3:4: y: worse\n"),
         (ForeignDeployment("taken"), 78, "Error: taken\n"),
         (StorageUnavailable("gone"), 69, "Error: gone\n"),
+        (StorageUnavailable("a:1: [Errno 111] Connection refused"), 69, "Error: a:1: connection refused\n"),
+        (
+            RunnerError(
+                "a:1: [Errno 111] Connect call failed ('::1', 1, 0, 0); b:1: [Errno 104] Connection reset by peer"
+            ),
+            1,
+            "Error: a:1: connection refused; b:1: connection reset by peer\n",
+        ),
         (KeyboardInterrupt(), 130, "\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -189,6 +201,16 @@ def test_an_unforeseen_error_is_one_line_without_its_text(
     monkeypatch.setenv("RUNNER_DEBUG", "1")
     assert run(["start"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_output_that_takes_no_more_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "runner", "config", "schema"]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False, cwd=ROOT
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write to standard output: No space left on device\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error_worth_a_word() -> None:

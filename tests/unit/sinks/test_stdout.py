@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import select
 import threading
 from typing import Any
 
@@ -16,6 +17,7 @@ from runner.delivery import ACCEPTED, Delivery, Failed
 from runner.errors import SinkError
 from runner.event import Event
 from runner.sinks.stdout import StdoutSink, text_line
+from tests.support.eventually import eventually
 
 
 def delivery(**attributes: Any) -> Delivery:
@@ -94,6 +96,25 @@ async def test_a_reader_that_does_not_read_holds_up_nothing_else() -> None:
         await asyncio.to_thread(far.readline)
         assert await sink.deliver(delivery(type="b")) is ACCEPTED
         assert far.readline().startswith(b"b  ")
+        await sink.stop()
+
+
+async def test_a_cancelled_line_that_waits_for_a_stalled_pipe_is_never_printed() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as far, os.fdopen(writing, "wb") as near:
+        sink = StdoutSink(stream=near)
+        stuck = asyncio.create_task(sink.deliver(delivery(type="a" * 1_000_000)))
+        await eventually(lambda: select.select([far], [], [], 0)[0])
+        given_up = [asyncio.create_task(sink.deliver(delivery(type="b"))) for _ in range(10)]
+        kept = asyncio.create_task(sink.deliver(delivery(type="b")))
+        await asyncio.sleep(0)
+        for task in (stuck, *given_up):
+            task.cancel()
+        await asyncio.wait(given_up)
+        assert (await asyncio.to_thread(far.readline)).startswith(b"aaa")
+        assert await kept is ACCEPTED
+        assert await sink.deliver(delivery(type="c")) is ACCEPTED
+        assert [far.readline()[:1] for _ in range(2)] == [b"b", b"c"]
         await sink.stop()
 
 

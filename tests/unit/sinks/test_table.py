@@ -31,8 +31,10 @@ CONTEXT = SinkContext("prod", broker)
 class Kafka:
     """A third party's sink."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, fault: BaseException | None = None) -> None:
         self.topic = topic
+        if fault is not None:
+            raise fault
 
     async def start(self) -> None: ...
 
@@ -75,6 +77,23 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SinkError, match="Kafka: "):
         build_sink(f"{__name__}:Kafka", options, CONTEXT)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("tops3cret"), SystemExit("tops3cret"), ValueError("tops3cret")])
+def test_whatever_a_constructor_raises_is_named_without_its_text(fault: BaseException) -> None:
+    with pytest.raises(SinkError, match=f"Kafka: cannot be built, it raised {type(fault).__name__}") as caught:
+        build_sink(f"{__name__}:Kafka", {"topic": "a", "fault": fault}, CONTEXT)
+    assert "tops3cret" not in str(caught.value)
+
+
+def test_a_sink_error_is_written_for_people_and_shown() -> None:
+    with pytest.raises(SinkError, match="Kafka: topic: expected a name"):
+        build_sink(f"{__name__}:Kafka", {"topic": "", "fault": SinkError("topic: expected a name")}, CONTEXT)
+
+
+def test_what_is_no_sink_is_refused() -> None:
+    with pytest.raises(SinkError, match="os:getcwd: expected a sink with start, deliver and stop, got 'str'"):
+        build_sink("os:getcwd", {}, CONTEXT)
 
 
 def test_a_third_party_that_does_not_import_is_refused() -> None:
