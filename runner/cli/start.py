@@ -16,6 +16,7 @@ import click
 from ..errors import ConfigError, RunnerError
 from .loop import loop_factory
 from .options import config_option
+from .program import readable
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -89,7 +90,7 @@ class _Voice:
     def complain(self, error: RunnerError) -> None:
         """Log what ends the process."""
         for line in str(error).splitlines():
-            self._log.error("failed", error=line)
+            self._log.error("failed", error=readable(line))
 
 
 class _Signals:
