@@ -19,6 +19,7 @@ from .config.plugin import Options, Plugin
 from .config.plugins import NatsConnection, NatsSinkOptions, PostgresOptions
 from .config.secret import Secret
 from .errors import ConfigError, SchemaMismatch, SinkError
+from .limits import WorkerLimits
 from .log import configure_own
 from .runtime import Plan, Runner
 from .sinks import SinkContext, build_sink
@@ -28,7 +29,6 @@ from .storage import Storage
 from .storage import open_storage as open_store
 from .strategies import StrategyContext, build_stack
 from .strategies.stack import StrategyStack
-from .worker import WorkerLimits
 
 if TYPE_CHECKING:
     from .broker import Broker

@@ -18,6 +18,7 @@ from .bus import EventBus
 from .errors import RunnerError, SinkError, StorageUnavailable
 from .event import Event, new_id
 from .filter import compile_filter
+from .limits import WorkerLimits
 from .service import Background
 from .sinks.base import Sink
 from .storage import Storage
@@ -25,7 +26,7 @@ from .storage.base import Instance, Publication, Receipt
 from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__
-from .worker import Worker, WorkerLimits
+from .worker import Worker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 
@@ -15,6 +14,7 @@ from .complaints import Complaints
 from .delivery import DeliveryState
 from .dispatch import Dispatch
 from .leases import Leases
+from .limits import WorkerLimits
 from .outlet import Flight, Outlet, Slots
 from .service import Background
 from .settler import Settler
@@ -23,7 +23,7 @@ from .sinks.base import Sink
 from .storage.base import Claim, ClaimedDelivery, DeliveryRecord, Registered, Registry, WorkQueue
 from .subscription import Matcher
 
-__all__ = ["Worker", "WorkerLimits"]
+__all__ = ["Worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -33,28 +33,6 @@ _FRUITLESS = 8  # wakes in a row that brought nothing before wakes are slowed do
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 _HANDED_OVER = timedelta(seconds=5)  # lease of what publishers hand over: dispatched at once, or its process is gone
 _SLOWED = 0.02  # seconds between claims from then on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLimits:
-    """
-    How much a worker takes on.
-
-    Attributes:
-        batch: events in one claim.
-        concurrency: deliveries that run at once; each subscription may have one beyond it.
-        lease: how long claimed work is ours; renewed at a third of it while a delivery runs.
-        grace: how long a dispatch waits for its deliveries before it writes down what is unfinished.
-        ahead: events claimed and not yet settled, as a multiple of `batch`.
-        crash_limit: claims of an event before its deliveries are tried one by one.
-    """
-
-    batch: int = 500
-    concurrency: int = 256
-    lease: timedelta = timedelta(seconds=30)
-    grace: timedelta = timedelta(milliseconds=100)
-    ahead: int = 2
-    crash_limit: int = 3
 
 
 class Worker:

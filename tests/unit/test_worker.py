@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from runner.filter import FilterError
+from runner.limits import WorkerLimits
 from runner.storage.base import Claim, Registered, Registry, Settled, Work, WorkQueue
-from runner.worker import Worker, WorkerLimits
+from runner.worker import Worker
 from tests.support.eventually import eventually
 
 from .deliveries import FunctionSink, accept, outlet, works

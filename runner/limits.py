@@ -1,0 +1,30 @@
+"""How much a worker takes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+__all__ = ["WorkerLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """
+    How much a worker takes on.
+
+    Attributes:
+        batch: events in one claim.
+        concurrency: deliveries that run at once; each subscription may have one beyond it.
+        lease: how long claimed work is ours; renewed at a third of it while a delivery runs.
+        grace: how long a dispatch waits for its deliveries before it writes down what is unfinished.
+        ahead: events claimed and not yet settled, as a multiple of `batch`.
+        crash_limit: claims of an event before its deliveries are tried one by one.
+    """
+
+    batch: int = 500
+    concurrency: int = 256
+    lease: timedelta = timedelta(seconds=30)
+    grace: timedelta = timedelta(milliseconds=100)
+    ahead: int = 2
+    crash_limit: int = 3
