@@ -98,8 +98,6 @@ class Runner:
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
         self._started = False
 
-    # --- publishing and subscribing ------------------------------------------------------------------
-
     async def publish(
         self,
         event: Event,
@@ -146,8 +144,6 @@ class Runner:
         """End the subscription of a function; what waits for it stays on record, and is delivered no more."""
         self._functions.pop(name, None)
         await self._storage.store.put_subscriptions([], f"function:{name}")
-
-    # --- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """

@@ -141,8 +141,6 @@ class Worker:
         """How many deliveries run now."""
         return self._slots.used
 
-    # --- events ------------------------------------------------------------------------------------
-
     async def _claim(self) -> None:
         """Claim once and start the dispatch; sleep when nothing more is due."""
         await self._room()
@@ -263,8 +261,6 @@ class Worker:
         outlet.room = self._lane_ended
         return outlet
 
-    # --- single deliveries -------------------------------------------------------------------------
-
     async def _claim_deliveries(self) -> None:
         """Claim waiting deliveries once, as many as can start; sleep when there is nothing more to take."""
         self._refill.clear()
@@ -364,8 +360,6 @@ class Worker:
         self._settled.set()
         if self._waiting:
             self._refill.set()
-
-    # --- while deliveries run ----------------------------------------------------------------------
 
     async def _watch_once(self) -> None:
         """Cancel deliveries that have run for too long."""

@@ -110,7 +110,9 @@ def _build(plugin: Plugin, context: StrategyContext) -> NotifyStrategy:
         raise ConfigError(f"strategies: {plugin.kind}: {error}") from error
     try:
         strategy: NotifyStrategy = factory(*arguments.args, **arguments.kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Its text may repeat an option, and nobody here knows which of them are secret.
         raise ConfigError(f"strategies: {plugin.kind}: cannot be built, it raised {type(error).__name__}") from error
+    if not all(callable(getattr(strategy, name, None)) for name in ("start", "notify", "stop")):
+        raise ConfigError(f"strategies: {plugin.kind}: expected a strategy with start, notify and stop")
     return strategy

@@ -118,6 +118,12 @@ def test_third_party_that_cannot_be_built_is_a_fault_of_the_file(
     assert "broken" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["os:getcwd", "builtins:dict"])
+def test_third_party_that_is_no_strategy_is_a_fault_of_the_file(kind: str, context: StrategyContext) -> None:
+    with pytest.raises(ConfigError, match=f"strategies: {kind}"):
+        build_stack([Plugin(kind, {})], context)
+
+
 def test_polling_imports_no_driver() -> None:
     program = """
 import sys
