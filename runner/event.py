@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -126,20 +127,19 @@ class Event:
 
     def validate(self) -> None:
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
-        for name, text in (("type", self.type), ("source", self.source), ("id", self.id)):
-            _check_text(name, text)
-        identity = len(self.source.encode()) + len(self.id.encode())
-        if identity > _MAX_IDENTITY:
-            raise EventError(f"source and id: {identity} bytes together, at most {_MAX_IDENTITY} are taken")
-        for name, optional in (
-            ("subject", self.subject),
-            ("datacontenttype", self.datacontenttype),
-            ("dataschema", self.dataschema),
-        ):
-            if optional is not None:
-                _check_text(name, optional)
-        if self.datacontenttype is not None and not _MEDIA_TYPE.match(self.datacontenttype):
-            raise EventError(f"datacontenttype: expected a media type (RFC 2046), got {self.datacontenttype[:80]!a}")
+        _check_repeated("type", self.type)
+        _check_repeated("source", self.source)
+        _check_text("id", self.id)
+        if len(self.source) + len(self.id) > _MAX_IDENTITY // 4:  # four bytes a character at most
+            identity = len(self.source.encode()) + len(self.id.encode())
+            if identity > _MAX_IDENTITY:
+                raise EventError(f"source and id: {identity} bytes together, at most {_MAX_IDENTITY} are taken")
+        if self.subject is not None:
+            _check_text("subject", self.subject)
+        if self.dataschema is not None:
+            _check_repeated("dataschema", self.dataschema)
+        if self.datacontenttype is not None:
+            _check_repeated("datacontenttype", self.datacontenttype)
         if self.time is not None:
             _check_time(self.time)
         for name, value in self.extensions.items():
@@ -176,6 +176,19 @@ def _check_text(name: str, value: object) -> None:
         found = _FORBIDDEN.search(value)
         if found:
             raise EventError(f"{name}: the character U+{ord(found[0]):04X} is not allowed (CloudEvents 1.0 §3.1)")
+    if name == "datacontenttype" and not _MEDIA_TYPE.match(value):
+        raise EventError(f"datacontenttype: expected a media type (RFC 2046), got {value[:80]!a}")
+
+
+def _check_repeated(name: str, value: object) -> None:
+    """Check an attribute that is the same in event after event."""
+    if isinstance(value, str):
+        _check_once(name, value)
+    else:
+        _check_text(name, value)
+
+
+_check_once = lru_cache(maxsize=1024)(_check_text)
 
 
 def _check_time(value: object) -> None:

@@ -116,7 +116,10 @@ class PostgresStore(SqlRegistry):
         async with self._wires.take() as connection:
             for event in (publication.event for publication in publications):
                 rows = await connection.fetch(
-                    self._sql("content"), event.source, event.id, *[column[0] for column in _columns([event])[2:]]
+                    self._sql("content"),
+                    event.source,
+                    event.id,
+                    *[column[0] if column else None for column in _columns([event])[2:]],
                 )
                 if rows and not rows[0]["same"]:
                     return EventConflict(
@@ -217,7 +220,8 @@ def _token() -> int:
 
 
 def _columns(events: Sequence[Event]) -> list[Any]:
-    return [
+    """Return the nine columns of `append.sql`; None for one that is empty, which `unnest` pads with nulls."""
+    columns: list[list[Any]] = [
         [event.id for event in events],
         [event.source for event in events],
         [event.type for event in events],
@@ -228,6 +232,7 @@ def _columns(events: Sequence[Event]) -> list[Any]:
         [_dump_extensions(event.extensions) for event in events],
         [event.data for event in events],
     ]
+    return [None if column.count(None) == len(column) else column for column in columns]
 
 
 def _record_columns(records: Sequence[DeliveryRecord]) -> tuple[list[Any], ...]:
