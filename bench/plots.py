@@ -87,6 +87,7 @@ def _barh(bars: Sequence[tuple[str, float]], axes: Axes) -> None:
     drawn = axes.barh(names, [value for _, value in bars], color=[_COLOURS.get(name, _OTHERS) for name in names])
     axes.bar_label(drawn, fmt="{:,.0f}", padding=3)
     axes.invert_yaxis()
+    axes.margins(x=0.12)  # room for the figures
 
 
 def _publishes(results: Results, axes: Axes) -> None:

@@ -82,7 +82,8 @@ def publish(results: Results, docs: Path, *, curves: bool) -> None:
 
 def _machine(results: Results) -> str:
     about = " · ".join(f"{name} {value}" for name, value in results.about.items())
-    return f"{about}. Commands: {_COMMANDS}"
+    rounds = max((len(each) for each in results.rounds.values()), default=0)
+    return f"{about} · rounds {rounds}. Commands: {_COMMANDS}"
 
 
 def _replace(path: Path, marker: str, text: str) -> None:

@@ -16,6 +16,7 @@ from .onlooker import Onlooker
 __all__ = ["Procrastinate"]
 
 CONCURRENCY = 10
+POLLING = 0.2  # seconds; a signal that comes while it fetches is forgotten, and the default is to look again after 5 s
 
 
 class Procrastinate:
@@ -47,7 +48,11 @@ class Procrastinate:
                 yield _Session(task)
                 return
             async with asyncio.TaskGroup() as group:  # ends the trial when the worker does
-                work = group.create_task(app.run_worker_async(concurrency=CONCURRENCY, install_signal_handlers=False))
+                work = group.create_task(
+                    app.run_worker_async(
+                        concurrency=CONCURRENCY, fetch_job_polling_interval=POLLING, install_signal_handlers=False
+                    )
+                )
                 yield _Session(task)
                 work.cancel()
 
