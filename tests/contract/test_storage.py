@@ -236,6 +236,17 @@ class TestDue(StoreTests):
         assert not second.duplicate
 
 
+class TestDueAboutNow(StoreTests):
+    async def test_an_event_that_falls_due_while_it_is_recorded_is_in_one_place(
+        self, store: Store, database: Database
+    ) -> None:
+        for delay in range(0, 6000, 50):
+            await publish(store, 20, delay=timedelta(microseconds=delay))
+        queued = [row["event_seq"] for row in await database.rows(dispatch)]
+        waiting = [row["event_seq"] for row in await database.rows(scheduled)]
+        assert sorted(queued + waiting) == list(range(1, 2401))
+
+
 class TestInvariant1PublishIsOneTransaction(StoreTests):
     @pytest.mark.parametrize(("table", "delay"), [("dispatch", None), ("scheduled", HOUR)])
     async def test_no_event_is_recorded_without_its_row_of_work(

@@ -1,8 +1,11 @@
 -- Record events of which some are due later: those wait in `scheduled`. Otherwise as append.sql.
-WITH input AS MATERIALIZED (
-    SELECT *, coalesce(i.deliver_at, clock_timestamp() + i.delay) AS due_at
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
-                $9::bytea[], $11::timestamptz[], $12::interval[])
+WITH clock AS MATERIALIZED (
+    -- Asked once: an event that falls due meanwhile would else be in both places, or in neither.
+    SELECT clock_timestamp() AS now
+), input AS MATERIALIZED (
+    SELECT i.*, coalesce(i.deliver_at, clock.now + i.delay) AS due_at
+    FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],
+                       $8::text[], $9::bytea[], $11::timestamptz[], $12::interval[])
         AS i (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, deliver_at, delay)
 ), recorded AS (
     INSERT INTO {events} AS e
@@ -14,11 +17,11 @@ WITH input AS MATERIALIZED (
     RETURNING e.seq, e.source, e.id, e.xmax = 0 AS fresh
 ), queued AS (
     INSERT INTO {dispatch} (event_seq)
-    SELECT r.seq FROM recorded r JOIN input i USING (source, id)
-    WHERE r.fresh AND (i.due_at IS NULL OR i.due_at <= clock_timestamp()) ORDER BY r.seq
+    SELECT r.seq FROM recorded r JOIN input i USING (source, id) CROSS JOIN clock
+    WHERE r.fresh AND (i.due_at IS NULL OR i.due_at <= clock.now) ORDER BY r.seq
 ), later AS (
     INSERT INTO {scheduled} (event_seq, due_at)
-    SELECT r.seq, i.due_at FROM recorded r JOIN input i USING (source, id)
-    WHERE r.fresh AND i.due_at > clock_timestamp()
+    SELECT r.seq, i.due_at FROM recorded r JOIN input i USING (source, id) CROSS JOIN clock
+    WHERE r.fresh AND i.due_at > clock.now
 )
 SELECT seq, source, id, fresh, 1 / ((SELECT count(*) FROM recorded) = $10)::int AS complete FROM recorded

@@ -2,9 +2,12 @@
 -- once and the update takes its rows by key. The commit need not be synced: a lost claim returns the work.
 WITH unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
+), clock AS MATERIALIZED (
+    -- Asked once: a lease that ends meanwhile would else be neither over nor still to end.
+    SELECT clock_timestamp() AS now
 ), due AS MATERIALIZED (
     SELECT position FROM {dispatch}
-    WHERE position > $2 AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+    WHERE position > $2 AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock))
     ORDER BY position
     LIMIT {limit}
     FOR UPDATE SKIP LOCKED
@@ -24,7 +27,7 @@ SELECT
     CASE WHEN (SELECT count(*) FROM due) < {limit} THEN (
         SELECT min(head.lease_until) - clock_timestamp()
         FROM (SELECT lease_until FROM {dispatch} ORDER BY position LIMIT 2000) head
-        WHERE head.lease_until > clock_timestamp()
+        WHERE head.lease_until > (SELECT now FROM clock)
     ) END AS expires_in
 FROM {bus} b
 CROSS JOIN unsynced

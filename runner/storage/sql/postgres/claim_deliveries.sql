@@ -2,6 +2,9 @@
 -- hides another's. Which subscriptions have any is found by hopping over the index, one probe each.
 WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
+), clock AS MATERIALIZED (
+    -- Asked once: a delivery that falls due meanwhile would else be neither due nor still to come.
+    SELECT clock_timestamp() AS now
 ), waiting (id) AS (
     (SELECT subscription_id FROM {deliveries} WHERE state IN ('pending', 'leased') ORDER BY subscription_id LIMIT 1)
     UNION ALL
@@ -18,7 +21,7 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT d.event_seq, d.subscription_id, d.state = 'leased' AS suspect
     FROM mine CROSS JOIN LATERAL (
         SELECT event_seq, subscription_id, state FROM {deliveries}
-        WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at <= clock_timestamp()
+        WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at <= (SELECT now FROM clock)
         ORDER BY due_at LIMIT mine.quota FOR UPDATE SKIP LOCKED
     ) d
 ), claimed AS (
@@ -34,6 +37,6 @@ SELECT
     e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
     (SELECT min(next.due_at) - clock_timestamp() FROM mine CROSS JOIN LATERAL (
         SELECT due_at FROM {deliveries}
-        WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > clock_timestamp()
+        WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)
         ORDER BY due_at LIMIT 1) next) AS next_due
 FROM unsynced LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true
