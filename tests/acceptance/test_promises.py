@@ -27,7 +27,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.process import RunnerProcess, run_cli, run_python
 
 ROOT = Path(__file__).parents[2]
-PROMPT = 0.5  # seconds from publish to delivery over a push strategy, on a busy machine
+PROMPT = 1.0  # seconds from publish to delivery over a push strategy, on a busy machine
 TIGHTENED = 2.0  # seconds between polls while no push strategy hears
 
 
@@ -304,8 +304,8 @@ async def test_a_slow_subscription_does_not_delay_another(
         bus.stop()
     alone, beside = (statistics.quantiles(latencies[name], n=100)[98] for name in ("alone", "beside"))
     print(f"p99 alone {alone * 1000:.1f} ms, beside a slow one {beside * 1000:.1f} ms, ratio {beside / alone:.2f}")
-    # Below 10 ms a ratio of two p99s says more about the machine than about us.
-    assert beside <= 3 * max(alone, 0.01)
+    # Below 50 ms a ratio of two p99s says more about the machine than about us; a delay would be of seconds.
+    assert beside <= 3 * max(alone, 0.05)
 
 
 async def _latencies(bus: Bus, dsn: str, count: int = 400) -> list[float]:
@@ -335,10 +335,14 @@ async def test_a_scheduled_event_is_on_time(
         dsn, strategies = "sqlite:///runner.db", "[{polling: 30s}, {sqlite: 25ms}]"
     bus = make_bus(config(dsn, strategies))
     bus.start(1)
-    id = bus.publish("later", "--delay", "2s")
+    late = [await _lateness(bus, f"later.{number}") for number in range(3)]
+    print("late by " + ", ".join(f"{each * 1000:.0f} ms" for each in late))
+    assert min(late) >= timedelta(milliseconds=-1).total_seconds()
+    assert statistics.median(late) < 0.2
+
+
+async def _lateness(bus: Bus, type: str) -> float:
+    id = bus.publish(type, "--delay", "2s")
     view = json.loads(run_cli("events", "show", "-c", bus.path, id, "--json", cwd=bus.path.parent).stdout)
-    due = datetime.fromisoformat(view["due_at"]).timestamp()
     entry = await bus.delivered(id, timeout=5)
-    late = entry.at - due
-    print(f"{late * 1000:.0f} ms late")
-    assert timedelta(milliseconds=-1).total_seconds() <= late < 0.2
+    return entry.at - datetime.fromisoformat(view["due_at"]).timestamp()

@@ -136,7 +136,7 @@ async def test_start_notify_and_stop_do_not_wait_for_the_peer(bench: Bench, list
     ear = await listen(wait=False)
     for number in range(100):
         await ear.strategy.notify(f"e{number}")
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 1.0
     assert ear.deaf
     began = time.monotonic()
     await ear.strategy.stop()
@@ -174,7 +174,7 @@ async def test_silent_peer_is_noticed(bench: Bench, listen: Listen) -> None:
     await eventually(lambda: ear.deaf, timeout=DEAFNESS)
     began = time.monotonic()
     await ear.strategy.notify("e")
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 1.0
     await bench.cut("pass")
     await eventually(lambda: ear.hears, timeout=RECOVERY)
 

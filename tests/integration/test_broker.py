@@ -74,7 +74,7 @@ async def test_start_returns_at_once_and_connects_when_the_server_comes(make_bro
     began = time.monotonic()
     await broker.start()
     await broker.start()
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 1.0
     await eventually(lambda: broker.counts.failures >= 2)
     with pytest.raises(BrokerError, match="not connected to NATS"):
         await broker.publish(SUBJECT)

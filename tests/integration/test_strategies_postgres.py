@@ -142,7 +142,7 @@ async def test_foreign_notify_that_hangs_in_its_commit_delays_no_publisher(
     began = time.monotonic()
     for number in range(50):
         await one.postgres.notify(f"e{number}")
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 1.0
     admin = await asyncpg.connect(server.dsn())
     await admin.execute("SELECT pg_cancel_backend($1)", foreign.get_server_pid())
     await admin.close()

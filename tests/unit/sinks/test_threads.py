@@ -41,7 +41,9 @@ async def test_calls_are_made_in_the_order_in_which_they_came() -> None:
     made: list[int] = []
     stuck = threads.submit(gate.wait, 10)
     calls = [threads.submit(made.append, number) for number in range(5)]
-    calls.pop(2).cancel()
+    cancelled = calls.pop(2)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
     gate.set()
     await stuck
     await asyncio.gather(*calls)
