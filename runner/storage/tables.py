@@ -41,9 +41,11 @@ __all__ = [
     "instances",
     "metadata",
     "occurrences",
+    "paces",
     "scheduled",
     "schedules",
     "subscriptions",
+    "turns",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -191,6 +193,26 @@ deliveries = Table(
     ),
 )
 
+# Where a subscription asks for order: the line of unfinished deliveries of each key. The first of a line
+# may be delivered, once no event before it waits to be dispatched.
+turns = Table(
+    "turns",
+    metadata,
+    Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+    Column("order_key", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_seq", BigInteger, nullable=False),
+    Index("turns_delivery", "event_seq", "subscription_id"),
+)
+
+# Where a subscription has a rate: when the next delivery may start, over all instances (GCRA).
+paces = Table(
+    "paces",
+    metadata,
+    Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+    Column("next_at", Instant, nullable=False),
+)
+
 attempts = Table(
     "attempts",
     metadata,
@@ -217,6 +239,8 @@ subscriptions = Table(
     Column("paused", Boolean, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("breaker_until", Instant),  # open, or trying again, since too many deliveries failed in a row
+    Column("breaker_trips", Integer, nullable=False, server_default=text("0")),  # in a row
     sqlite_autoincrement=True,
 )
 
@@ -254,6 +278,10 @@ instances = Table(
     Column("version", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("heartbeat_at", Instant, nullable=False),
+    Column("progress_at", Instant),  # when its worker last went round
+    Column("lag_us", BigInteger),  # the longest its event loop was blocked since the last beat
+    Column("running", Integer),  # deliveries
+    Column("sinks", JSON),  # their names
 )
 
 bus = Table(

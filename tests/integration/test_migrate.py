@@ -58,8 +58,8 @@ def schema(store: tuple[str, str | None]) -> str | None:
 
 
 async def test_migrates_once_and_says_what_it_did(engine: AsyncEngine, schema: str | None) -> None:
-    assert await status(engine, schema) == MigrationStatus(None, HEAD, ("0001",))
-    assert await migrate(engine, schema) == ["0001"]
+    assert await status(engine, schema) == MigrationStatus(None, HEAD, ("0001", "0002"))
+    assert await migrate(engine, schema) == ["0001", "0002"]
     assert await status(engine, schema) == MigrationStatus(HEAD, HEAD, ())
     assert await migrate(engine, schema) == []
 
@@ -155,7 +155,7 @@ async def test_postgres_catalogue_is_that_of_the_tables(postgres: PostgresServer
 async def test_many_at_once_migrate_once(store: tuple[str, str | None]) -> None:
     engines = [engine_of(*store) for _ in range(4)]
     results = await asyncio.gather(*(migrate(engine, store[1]) for engine in engines))
-    assert sorted(results) == [[], [], [], ["0001"]]
+    assert sorted(results) == [[], [], [], ["0001", "0002"]]
     for engine in engines:
         await engine.dispose()
 
@@ -192,7 +192,7 @@ async def test_processes_that_start_together_migrate_once(store: tuple[str, str 
         process.stdin.write("go\n")
         process.stdin.flush()
     said = [(await asyncio.to_thread(process.communicate))[0] for process in processes]
-    assert sorted(said) == ["['0001']\n", "[]\n", "[]\n"]
+    assert sorted(said) == ["['0001', '0002']\n", "[]\n", "[]\n"]
 
 
 @pytest.mark.parametrize("schema", [None, "the Bus"])
@@ -232,7 +232,7 @@ async def test_an_interrupted_migration_leaves_nothing_and_can_be_repeated(
 
     async with engine.begin() as connection:
         await connection.execute(text(f"DROP TABLE {prefix}{taken}"))
-    assert await migrate(engine, schema) == ["0001"]
+    assert await migrate(engine, schema) == ["0001", "0002"]
 
 
 async def test_tables_of_somebody_else_are_left_alone(engine: AsyncEngine, schema: str | None) -> None:
@@ -251,7 +251,7 @@ async def test_a_database_ahead_of_this_version_is_refused_by_name(engine: Async
     async with engine.begin() as connection:
         await connection.execute(text(f"UPDATE {prefix}alembic_version SET version_num = '9999'"))
     for call in (migrate, status):
-        with pytest.raises(SchemaMismatch, match=r"'9999'.*'0001'.*upgrade the runner"):
+        with pytest.raises(SchemaMismatch, match=r"'9999'.*'0002'.*upgrade the runner"):
             await call(engine, schema)
 
 
@@ -272,7 +272,7 @@ async def test_downgrade_removes_everything(engine: AsyncEngine, schema: str | N
             ["alembic_version"],
             ["alembic_version", "alembic_version_pkc"],
         )
-    assert (await status(engine, schema)).pending == ("0001",)
+    assert (await status(engine, schema)).pending == ("0001", "0002")
 
 
 @pytest.mark.parametrize("schema", [None, "the Bus"])
@@ -313,7 +313,7 @@ async def test_a_role_that_may_not_create_schemas_can_use_one_that_is_there(
     postgres.psql(f"CREATE ROLE {role} LOGIN; CREATE SCHEMA bus AUTHORIZATION {role};", postgres_dsn)
     dsn = postgres_dsn.replace("//postgres@", f"//{role}@")
     engine = engine_of(dsn, "bus")
-    assert await migrate(engine, "bus") == ["0001"]
+    assert await migrate(engine, "bus") == ["0001", "0002"]
     with pytest.raises(StorageError, match="permission denied for database"):
         await migrate(engine, "another")
     await engine.dispose()
@@ -338,7 +338,7 @@ def test_what_is_up_to_date_needs_no_alembic(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", program, dsn, ""], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     ]
-    assert said == ["['0001']\nTrue\n", "[]\nFalse\n"]
+    assert said == ["['0001', '0002']\nTrue\n", "[]\nFalse\n"]
 
 
 def test_migrating_says_nothing_by_itself(tmp_path: Path) -> None:

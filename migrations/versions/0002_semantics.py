@@ -1,0 +1,51 @@
+"""Order per key, rates over all instances, circuit breakers, and what an instance says of itself."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+_INSTANT = sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")
+
+_COLUMNS = {
+    "subscriptions": (
+        sa.Column("breaker_until", _INSTANT),
+        sa.Column("breaker_trips", sa.Integer, nullable=False, server_default=sa.text("0")),
+    ),
+    "instances": (
+        sa.Column("progress_at", _INSTANT),
+        sa.Column("lag_us", sa.BigInteger),
+        sa.Column("running", sa.Integer),
+        sa.Column("sinks", sa.JSON),
+    ),
+}
+
+
+def upgrade() -> None:
+    op.create_table(
+        "turns",
+        sa.Column("subscription_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("order_key", sa.Text, primary_key=True),
+        sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("event_seq", sa.BigInteger, nullable=False),
+    )
+    op.create_index("turns_delivery", "turns", ["event_seq", "subscription_id"])
+    op.create_table(
+        "paces",
+        sa.Column("subscription_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("next_at", _INSTANT, nullable=False),
+    )
+    for table, columns in _COLUMNS.items():
+        for column in columns:
+            op.add_column(table, column)
+
+
+def downgrade() -> None:
+    for table, columns in _COLUMNS.items():
+        for column in columns:
+            op.drop_column(table, column.name)
+    op.drop_table("paces")
+    op.drop_table("turns")
