@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
 
 import structlog
 
+from .backlog import Backlog
+from .clock import earlier, wait_for
 from .complaints import Complaints
-from .delivery import DeliveryState
 from .dispatch import Dispatch
 from .leases import Leases
 from .limits import WorkerLimits
-from .outlet import Flight, Outlet, Slots
+from .outlet import Outlet, Slots
 from .service import Background
 from .settler import Settler
-from .settling import crashed, given_back
 from .sinks.base import Sink
-from .storage.base import Claim, ClaimedDelivery, DeliveryRecord, Registered, Registry, WorkQueue
+from .storage.base import Claim, DeliveryRecord, Registered, Registry, WorkQueue
 from .subscription import Matcher
 
 __all__ = ["Worker"]
@@ -30,7 +29,6 @@ log = structlog.get_logger(__name__)
 _PROMOTED = 1000  # scheduled events moved into the queue at once
 _WATCH = 0.25  # seconds between looks at running deliveries for their timeouts
 _FRUITLESS = 8  # wakes in a row that brought nothing before wakes are slowed down
-_SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 _HANDED_OVER = timedelta(seconds=5)  # lease of what publishers hand over: dispatched at once, or its process is gone
 _SLOWED = 0.02  # seconds between claims from then on
 
@@ -39,8 +37,8 @@ class Worker:
     """
     Take what is due, hand it to the sinks, write down what became of it.
 
-    Two loops feed the outlets: one claims events and dispatches them, one claims single deliveries that
-    wait (retries, and what a dispatch could not start). Both sleep until a wake or the next due time.
+    Two loops feed the outlets: the one here claims events and dispatches them, the backlog's claims single
+    deliveries that wait. Both sleep until a wake or the next due time.
     """
 
     def __init__(
@@ -62,35 +60,29 @@ class Worker:
         self._settled = asyncio.Event()
         self._settler = Settler(queue, self._written)
         self._leases = Leases(queue, self._settler, limits.lease, self._settled)
+        self._backlog = Backlog(queue, self._settler, self._leases, self._slots, limits.lease, self._settled)
         self._outlets: dict[int, Outlet] = {}
         self._closed: frozenset[Outlet] = frozenset()
         self._matcher: Matcher[Outlet] = Matcher([])
         self._version = -1
         self._woken = asyncio.Event()
-        self._refill = asyncio.Event()
         self._fruitless = 0
         self._held = 0  # events claimed and not yet settled
-        self._waiting = False  # whether the store may have deliveries that wait
         self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
-        self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._stopping = False
         self._declining = False
         self._stale = False  # whether the subscriptions are to be read again before anything is claimed
-        self._turn = 0
         self._complaints = Complaints()
         self._drained = False  # whether the last claim took all there was
-        self._loops = (
-            Background("claim", self._claim, nudge=self._nudge),
-            Background("claim deliveries", self._claim_deliveries, nudge=self._nudge),
-        )
+        self._loop = Background("claim", self._claim, nudge=self._nudge)
         self._watch = Background("watch", self._watch_once, every=_WATCH)
         self._renew = Background("renew", self._leases.renew, every=limits.lease.total_seconds() / 3)
 
     def wake(self) -> None:
         """Look for work now. Cheap, and safe to call at any time from the event loop."""
         self._woken.set()
-        self._refill.set()
+        self._backlog.wake()
 
     def serve(self, name: str, sink: Sink) -> None:
         """Deliver through `sink` for the subscriptions that name it, from the next reload on."""
@@ -100,8 +92,8 @@ class Worker:
         """Begin to work; whatever is due is found without a wake."""
         self._stopping = self._declining = False
         self._settler.start()
-        for loop in (*self._loops, self._watch, self._renew):
-            loop.start()
+        for part in (self._loop, self._backlog, self._watch, self._renew):
+            part.start()
 
     def decline(self) -> None:
         """Take nothing more from publishers; `stop()` is about to come."""
@@ -115,8 +107,7 @@ class Worker:
         """
         ends = monotonic() + grace.total_seconds()
         self._stopping = self._declining = True
-        for loop in self._loops:
-            await loop.stop()
+        await asyncio.gather(self._loop.stop(), self._backlog.stop())
         if self._taking:
             await asyncio.wait(self._taking, timeout=max(1.0, ends - monotonic()))
         for dispatch in self._dispatches:
@@ -125,7 +116,7 @@ class Worker:
             await asyncio.wait(self._dispatches.values(), timeout=max(1.0, ends - monotonic()))
         while self._leases and monotonic() < ends:
             self._settled.clear()
-            await _wait(self._settled, timedelta(seconds=ends - monotonic()))
+            await wait_for(self._settled, timedelta(seconds=ends - monotonic()))
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
         self._leases.give_back()  # without what has still answered
         await self._watch.stop()
@@ -133,7 +124,7 @@ class Worker:
         await self._settler.stop()
         if self._dispatches:
             await asyncio.wait(self._dispatches.values(), timeout=2.0)
-        if self._waiting:
+        if self._backlog.waiting:
             await self._notify()
 
     @property
@@ -156,16 +147,15 @@ class Worker:
             # Should that fail, nothing more is claimed before it succeeds: others may be able to.
             self._stale = True
             await self._settler.patiently(self.reload)
-        if claim.waiting and not self._waiting:
-            self._waiting = True
-            self._refill.set()
+        if claim.waiting:
+            self._backlog.expect()
         if claim.works:
             self._fruitless = 0
             self._launch(claim)
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
             await self._queue.promote(_PROMOTED)
         elif len(claim.works) < limits.batch:
-            await self._sleep(_earlier(claim.scheduled_in, claim.again_in), found=bool(claim.works))
+            await self._sleep(earlier(claim.scheduled_in, claim.again_in), found=bool(claim.works))
 
     def lease_for(self, count: int) -> timedelta | None:
         """Return the lease under which `count` events published here are taken without a claim; None for not now."""
@@ -216,7 +206,7 @@ class Worker:
                 # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
                 await asyncio.sleep(_SLOWED)
         # Look at least once in a lease, to learn when the lease of an instance that died will end.
-        await _wait(self._woken, _earlier(due, self._limits.lease))
+        await wait_for(self._woken, earlier(due, self._limits.lease))
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
         """See one dispatch to its end."""
@@ -247,7 +237,7 @@ class Worker:
         self._matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
         self._version = version
         self._stale = False
-        self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
+        self._backlog.serve(outlets)
         log.debug("subscriptions loaded", version=version, count=len(outlets))
 
     def _outlet(self, registered: Registered) -> Outlet:
@@ -261,105 +251,16 @@ class Worker:
         outlet.room = self._lane_ended
         return outlet
 
-    async def _claim_deliveries(self) -> None:
-        """Claim waiting deliveries once, as many as can start; sleep when there is nothing more to take."""
-        self._refill.clear()
-        if not self._waiting or self._version < 0 or self._stopping:
-            await self._refill.wait()
-            return
-        quotas = self._quotas()
-        claim = await self._queue.claim_deliveries(quotas, self._limits.lease)
-        due = claim.next_due
-        left = [each for each in claim.deliveries if not self._worn_out(each, claim.token)]
-        self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
-        suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
-        if suspect is not None:
-            await self._fly_alone(suspect, left, claim.token)
-            return
-        self._fly(left, claim.token)
-        if not claim.deliveries:
-            self._suspects.clear()
-        if not claim.deliveries and due is None and all(quotas.values()) and not self._refill.is_set():
-            self._waiting = False  # and nothing was written while we asked
-        await _wait(self._refill, due)
-
-    def _quotas(self) -> dict[int, int]:
-        """Return how many deliveries of each open outlet could start now, beginning with another one each time."""
-        outlets = [outlet for outlet in self._outlets.values() if outlet.open]
-        self._turn = (self._turn + 1) % (len(outlets) or 1)
-        shared = self._slots.limit - self._slots.used
-        quotas = {}
-        for outlet in outlets[self._turn :] + outlets[: self._turn]:
-            quotas[outlet.id] = quota = outlet.free(max(shared, 0))
-            shared -= quota
-        return quotas
-
-    def _fly(self, claimed: Sequence[ClaimedDelivery], token: int) -> None:
-        """Start claimed deliveries; each settles by itself."""
-        groups: dict[int, list[ClaimedDelivery]] = {}
-        for each in claimed:
-            groups.setdefault(each.subscription_id, []).append(each)
-        for id, group in groups.items():
-            outlet = self._outlets.get(id)
-            if outlet is None or not outlet.open:
-                for each in group:
-                    self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
-                continue
-            flight = Flight(group, _nothing)
-            self._leases.hold(outlet, flight, range(len(group)), token)
-            outlet.start(flight)
-
-    async def _fly_alone(self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int) -> None:
-        """
-        Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
-
-        The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
-        attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
-        """
-        self._suspects.discard((suspect.seq, suspect.subscription_id))
-        others = [each for each in claimed if each is not suspect]
-        if others:
-            back = [given_back(each.seq, each.subscription_id, each.attempt, token, started=False) for each in others]
-            await self._settler.patiently(lambda: self._queue.settle_deliveries(back))
-        await self._settler.written()  # if this one kills, it must not take other answers with it
-        self._refill.set()
-        self._fly([suspect], token)
-        while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
-            self._settled.clear()
-            await self._settled.wait()
-
-    def _suspicious(self, claimed: ClaimedDelivery) -> bool:
-        """Whether the holders of the delivery keep vanishing, and it may be the cause."""
-        outlet = self._outlets.get(claimed.subscription_id)
-        if not claimed.suspect or outlet is None:
-            return False
-        return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.max_attempts)
-
-    def _worn_out(self, claimed: ClaimedDelivery, token: int) -> bool:
-        """Whether the delivery has no attempt left; then write it down as dead."""
-        outlet = self._outlets.get(claimed.subscription_id)
-        if outlet is None or not outlet.subscription.retry.exhausted(claimed.attempt):
-            return False
-        self._settler.submit(*crashed(claimed.seq, claimed.subscription_id, claimed.attempt, token))
-        return True
-
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Note what was written; return whether some of it waits to be claimed."""
-        if not records:
-            return False
         for record in records:
             outlet = self._outlets.get(record.subscription_id)
             self._complaints.note(outlet.subscription.name if outlet else str(record.subscription_id), record)
-        waiting = any(record.state is DeliveryState.PENDING for record in records)
-        if waiting or self._waiting:
-            self._waiting = True
-            self._refill.set()
-        return waiting
+        return self._backlog.written(records)
 
     def _lane_ended(self) -> None:
         self._settled.set()
-        if self._waiting:
-            self._refill.set()
+        self._backlog.lane_ended()
 
     async def _watch_once(self) -> None:
         """Cancel deliveries that have run for too long."""
@@ -372,25 +273,7 @@ class Worker:
         return {*self._outlets.values(), *self._leases.outlets()}
 
     def _nudge(self) -> None:
-        """Let every loop see that it is to end."""
+        """Let the loop see that it is to end."""
         self._stopping = True
         self._woken.set()
-        self._refill.set()
         self._settled.set()
-
-
-def _earlier(one: timedelta | None, other: timedelta | None) -> timedelta | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return min(one, other)
-
-
-async def _wait(event: asyncio.Event, longest: timedelta | None) -> None:
-    """Return when `event` is set, or after `longest`."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(None if longest is None else max(0.0, longest.total_seconds())):
-            await event.wait()
-
-
-def _nothing() -> None:
-    return None

@@ -14,7 +14,7 @@ from runner.storage.base import Claim, Registered, Registry, Settled, Work, Work
 from runner.worker import Worker
 from tests.support.eventually import eventually
 
-from .deliveries import FunctionSink, accept, outlet, works
+from .deliveries import works
 
 BATCH = 5
 
@@ -117,29 +117,3 @@ class TestHandOver:
         store.version = 2
         worker.take(Claim(2, works(2), 2))
         await eventually(lambda: [len(each.works) for each in store.settled] == [2])
-
-
-class TestQuotas:
-    async def test_together_no_more_than_can_start_and_another_one_first_each_time(self, store: Store) -> None:
-        worker = make(store, concurrency=8)
-        sink = FunctionSink(accept)
-        worker._outlets = {id: outlet(sink, id=id, slots=worker._slots) for id in range(10)}
-        rounds = [worker._quotas() for _ in range(10)]
-        assert sorted(next(iter(quotas)) for quotas in rounds) == list(range(10))
-        for quotas in rounds:
-            assert min(quotas.values()) >= 1
-            assert sum(quotas.values()) <= 8 + 10  # each may have one beyond the limit
-
-    async def test_they_share_the_slots_of_the_process(self, store: Store) -> None:
-        worker = make(store, concurrency=8)
-        sink = FunctionSink(accept)
-        worker._outlets = {id: outlet(sink, id=id, slots=worker._slots, concurrency=3) for id in range(3)}
-        assert sorted(worker._quotas().values()) == [2, 3, 3]
-        worker._slots.used = 8
-        assert list(worker._quotas().values()) == [1, 1, 1]
-
-    async def test_a_closed_outlet_has_none(self, store: Store) -> None:
-        worker = make(store, concurrency=8)
-        sink = FunctionSink(accept)
-        worker._outlets = {id: outlet(sink, id=id, slots=worker._slots, paused=id == 1) for id in range(2)}
-        assert worker._quotas() == {0: 8}
