@@ -123,7 +123,7 @@ class Backlog:
         quotas = {}
         for outlet in outlets[self._turn :] + outlets[: self._turn]:
             quotas[outlet.id] = quota = outlet.free(max(shared, 0))
-            shared -= quota
+            shared -= outlet.lanes_for(quota)
         return quotas
 
     def _fly(self, claimed: Sequence[ClaimedDelivery], token: int) -> None:

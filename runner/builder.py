@@ -72,6 +72,8 @@ def build(config: Config) -> Runner:
     for name, plugin in config.sinks.items():
         with _collected(errors):
             sinks[name] = _sink(name, plugin, config, brokers)
+    with _collected(errors):
+        _check_batches(config, sinks)
     if errors:
         raise ConfigError(*(fault for error in errors for fault in error.faults)) from errors[0]
     return Runner(
@@ -234,6 +236,20 @@ def _sink(name: str, plugin: Plugin, config: Config, brokers: _Brokers) -> Sink:
         return build_sink(plugin.kind, _plain(options), context)
     except (ConfigError, SinkError) as error:
         raise ConfigError(config.locate(("sinks", name), str(error))) from error
+
+
+def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
+    """Refuse batches for a sink of anybody's own that takes none; of the others their options say it."""
+    faults = [
+        config.locate(
+            ("subscriptions", index, "batch"),
+            f"sink {entry.sink!r} has no deliver_batch(); leave batch out, or add it (docs/writing-a-sink.md)",
+        )
+        for index, entry in enumerate(config.subscriptions)
+        if entry.batch and entry.sink in sinks and not hasattr(sinks[entry.sink], "deliver_batch")
+    ]
+    if faults:
+        raise ConfigError(*faults)
 
 
 def _plain(options: Options | Mapping[str, Any]) -> dict[str, Any]:

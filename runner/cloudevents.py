@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -23,10 +23,13 @@ import orjson
 from .errors import EventError
 from .event import Event, new_id
 
-__all__ = ["decode_json", "encode_json", "from_http", "from_nats", "to_http", "to_nats"]
+__all__ = ["BATCH_FORMAT", "decode_json", "encode_batch", "encode_json", "from_http", "from_nats", "to_http", "to_nats"]
 
 _SPECVERSION = "1.0"
 _JSON_FORMAT = "application/cloudevents+json"
+BATCH_FORMAT = "application/cloudevents-batch+json"
+"""Media type of `encode_batch()`."""
+
 _ATTRIBUTES = ("type", "source", "id", "subject", "time", "datacontenttype", "dataschema")
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.(?P<fraction>\d+))?(?P<offset>[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)\Z",
@@ -96,6 +99,20 @@ def encode_json(event: Event) -> bytes:
     if event.data is not None:
         document.update(_embedded(event.data, event.datacontenttype))
     return orjson.dumps(document)
+
+
+def encode_batch(events: Iterable[Event]) -> bytes:
+    """
+    Return the events as one JSON array (JSON batch format §4).
+
+    Raises:
+        EventError: one of them breaks CloudEvents 1.0.
+    """
+    documents = []
+    for event in events:
+        event.validate()
+        documents.append(encode_json(event))
+    return b"[" + b",".join(documents) + b"]"
 
 
 def _members(document: bytes | str) -> dict[str, tuple[Any, str]]:

@@ -36,6 +36,8 @@ class Slots:
         self.used = 0
 
 
+_MOST = 1000  # deliveries in batches that are asked for at once
+
 W = TypeVar("W", bound=Startable)
 
 
@@ -95,23 +97,42 @@ class Flight(Generic[W]):
 
 
 class _Lane:
-    """One of the deliveries an outlet runs at a time."""
+    """One of the deliveries, or batches of them, an outlet runs at a time."""
 
-    __slots__ = ("flight", "index", "since", "task", "verdict")
+    __slots__ = ("count", "flight", "index", "lost", "since", "task", "verdict")
 
     task: asyncio.Task[None]
 
     def __init__(self) -> None:
         self.flight: Flight[Any] | None = None
         self.index = 0
+        self.count = 1  # of deliveries, from `index` on
+        self.lost: set[int] = set()  # those of a batch that are no longer ours
         self.since = 0.0
         self.verdict: Failed | None = None  # why the delivery, not the lane, was cancelled
 
+    @property
+    def indexes(self) -> range:
+        """What it runs of its flight."""
+        return range(self.index, self.index + self.count)
+
+    def lose(self, index: int) -> None:
+        """Cancel what it runs, once nothing of it is ours: the others of a batch go on."""
+        self.lost.add(index)
+        if self.lost.issuperset(self.indexes):
+            self.interrupt("its lease was lost")
+
     def interrupt(self, reason: str) -> None:
-        """Cancel the delivery it runs, and go on with the next one."""
+        """Cancel what it runs, and go on with the next one."""
         if self.verdict is None:
             self.verdict = Failed(reason)
             self.task.cancel()
+
+    def resume(self) -> None:
+        """Go on after an interruption."""
+        self.verdict = None
+        self.lost.clear()
+        self.task.uncancel()
 
     def outcome_of(self, error: BaseException) -> Failed:
         """Return what a delivery that raised amounts to; let go on what is to end the lane itself."""
@@ -130,6 +151,10 @@ class Outlet:
     at once costs no task of its own. Lanes are added while there is more to start, up to the
     subscription's concurrency and the process's slots; the first lane needs no slot, so that no
     subscription can starve another.
+
+    With a subscription that takes batches each lane runs one batch at a time, of what is there: it
+    never waits for a batch to fill. What has been tried before goes alone, so that one event that cannot be
+    delivered spoils no other's second attempt.
     """
 
     def __init__(self, id: int, subscription: Subscription, sink: Sink | None, *, paused: bool, slots: Slots) -> None:
@@ -147,6 +172,9 @@ class Outlet:
         self.paused = paused
         self.room: Callable[[], None] = _nothing  # called when a lane ends
         self._slots = slots
+        deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
+        self._deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]] | None = deliver_batch
+        self._most = subscription.batch if subscription.batch and deliver_batch else 1  # that a lane takes at once
         self._flights: deque[Flight[Any]] = deque()
         self._lanes: set[_Lane] = set()
 
@@ -167,8 +195,12 @@ class Outlet:
         if shared is None:
             shared = self._slots.limit - self._slots.used
         waiting = sum(flight.stop - flight.next for flight in self._flights)
-        own = self.subscription.concurrency - len(self._lanes) - waiting
-        return max(min(own, shared - waiting), 1 if not self._lanes and not waiting else 0)
+        lanes = max(min(self.subscription.concurrency - len(self._lanes), shared), 0 if self._lanes else 1)
+        return max(min(lanes * self._most, max(lanes, _MOST)) - waiting, 0)
+
+    def lanes_for(self, deliveries: int) -> int:
+        """Return how many lanes so many deliveries take at least."""
+        return -(-deliveries // self._most)
 
     def start(self, flight: Flight[Any]) -> None:
         """Run the deliveries of `flight` as lanes become free."""
@@ -192,13 +224,13 @@ class Outlet:
 
     def in_flight(self, flight: Flight[Any]) -> list[int]:
         """Return the indexes of `flight` that are running now."""
-        return [lane.index for lane in self._lanes if lane.flight is flight]
+        return [index for lane in self._lanes if lane.flight is flight for index in lane.indexes]
 
     def cancel(self, flight: Flight[Any], index: int) -> None:
-        """Stop one running delivery, which is no longer ours."""
+        """Stop one running delivery, which is no longer ours; in a batch, once none of the batch is."""
         for lane in self._lanes:
-            if lane.flight is flight and lane.index == index:
-                lane.interrupt("its lease was lost")
+            if lane.flight is flight and index in lane.indexes:
+                lane.lose(index)
 
     async def stop(self) -> None:
         """Start nothing more, cancel whatever runs and wait for it, at most a second."""
@@ -236,11 +268,20 @@ class Outlet:
 
     async def _run(self, lane: _Lane) -> None:
         """Take deliveries until none is left to start."""
+        fly = self._fly if self._deliver_batch is None else self._fly_in_batches
         try:
             while self._flights:
                 flight = self._flights[0]
                 if flight.next < flight.stop:
-                    await self._fly(lane, flight)
+                    lane.flight = flight
+                    flight.running += 1
+                    try:
+                        await fly(lane, flight)
+                    finally:
+                        lane.flight = None
+                        flight.running -= 1
+                        if flight.over:
+                            flight.end()
                 elif self._flights and self._flights[0] is flight:
                     self._flights.popleft()
         finally:
@@ -254,32 +295,59 @@ class Outlet:
         assert sink is not None
         deliver, name, works = sink.deliver, self.subscription.name, flight.works
         deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(sink, "deliver_event", None)
-        lane.flight = flight
-        flight.running += 1
-        try:
-            while (index := flight.next) < flight.stop:
-                flight.next = index + 1
-                work = works[index]
-                lane.index = index
-                lane.since = started = monotonic()
-                try:
-                    if deliver_event is not None:
-                        outcome = await deliver_event(work.event)
-                    else:
-                        outcome = await deliver(Delivery(work.event, name, work.attempt))
-                except BaseException as error:
-                    # SystemExit from a handler, too: it must not take the process with it.
-                    outcome = lane.outcome_of(error)
-                if lane.verdict is not None:
-                    lane.verdict = None
-                    lane.task.uncancel()
+        while (index := flight.next) < flight.stop:
+            flight.next = index + 1
+            work = works[index]
+            lane.index = index
+            lane.since = started = monotonic()
+            try:
+                if deliver_event is not None:
+                    outcome = await deliver_event(work.event)
+                else:
+                    outcome = await deliver(Delivery(work.event, name, work.attempt))
+            except BaseException as error:
+                # SystemExit from a handler, too: it must not take the process with it.
+                outcome = lane.outcome_of(error)
+            if lane.verdict is not None:
+                lane.resume()
+            if flight.watched or outcome is not ACCEPTED:
+                flight.landed(index, _checked(outcome), monotonic() - started)
+
+    async def _fly_in_batches(self, lane: _Lane, flight: Flight[Any]) -> None:
+        """Do the same, several at a time."""
+        deliver_batch, name = self._deliver_batch, self.subscription.name
+        assert deliver_batch is not None
+        while flight.next < flight.stop:
+            lane.index, lane.count = flight.next, self._batch(flight)
+            works = flight.works[lane.index : lane.index + lane.count]
+            flight.next += len(works)
+            lane.since = started = monotonic()
+            answer: object
+            try:
+                answer = await deliver_batch([Delivery(work.event, name, work.attempt) for work in works])
+            except BaseException as error:
+                answer = [lane.outcome_of(error)] * len(works)
+            if lane.verdict is not None:
+                lane.resume()
+            lane.lost.clear()
+            seconds = monotonic() - started
+            for index, outcome in zip(lane.indexes, _answers(answer, len(works)), strict=True):
                 if flight.watched or outcome is not ACCEPTED:
-                    flight.landed(index, _checked(outcome), monotonic() - started)
-        finally:
-            lane.flight = None
-            flight.running -= 1
-            if flight.over:
-                flight.end()
+                    flight.landed(index, _checked(outcome), seconds)
+
+    def _batch(self, flight: Flight[Any]) -> int:
+        """Return how many of `flight` go next: those that follow each other untried, or one that was tried before."""
+        first, stop = flight.next, min(flight.next + self._most, flight.stop)
+        tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
+        return max(next(tried, stop) - first, 1)
+
+
+def _answers(answer: object, count: int) -> Sequence[object]:
+    """Return the outcome of each delivery of a batch."""
+    if isinstance(answer, list | tuple) and len(answer) == count:
+        return answer
+    given = f"{len(answer)} outcomes" if isinstance(answer, list | tuple) else type(answer).__name__
+    return [Failed(f"the sink returned {given} for a batch of {count}")] * count
 
 
 def _checked(outcome: object) -> Outcome:

@@ -125,7 +125,8 @@ class Runner:
         Args:
             name: of the subscription, unique in the deployment.
             handler: `handler(event)` or `handler(event, delivery)`; async functions run on the loop, others
-                in a thread. What it returns or raises is the outcome, as for a `python` sink.
+                in a thread. What it returns or raises is the outcome, as for a `python` sink. With `batch=100`
+                it is `handler(events)`, a list of at most so many.
             options: any other field of `Subscription`, such as `types=("order.*",)` or `types="order.*"`.
 
         Raises:

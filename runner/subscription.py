@@ -23,7 +23,8 @@ class Subscription:
 
     `types` and `source` are patterns in which `*` stands for any run of characters; no types, or no
     source, means all. `filter` narrows further (see `filter.py`). At most `concurrency` deliveries
-    run at once in one process, each for at most `timeout`.
+    run at once in one process, each for at most `timeout`. With `batch` the sink is given up to so many
+    at a time, which count as one.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Subscription:
     source: str | None = None
     filter: Mapping[str, Any] | None = None
     concurrency: int = 64
+    batch: int | None = None
     timeout: timedelta = timedelta(seconds=25)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
@@ -43,6 +45,7 @@ class Subscription:
             "filter": self.filter,
             "sink": self.sink,
             "concurrency": self.concurrency,
+            "batch": self.batch,
             "timeout": self.timeout.total_seconds(),
             "retry": {
                 "max_attempts": self.retry.max_attempts,
@@ -63,6 +66,7 @@ class Subscription:
             source=stored["source"],
             filter=stored["filter"],
             concurrency=stored["concurrency"],
+            batch=stored.get("batch"),
             timeout=timedelta(seconds=stored["timeout"]),
             retry=RetryPolicy(
                 max_attempts=retry["max_attempts"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -43,7 +44,9 @@ class Context:
     base: Path = field(default_factory=Path)
     dsn: Dsn | None = None
     pgbouncer: bool = False
-    sinks: frozenset[str] | None = None
+    sinks: Mapping[str, str] | None = None  # name -> kind, or what stands in its place
+    singly: frozenset[str] = frozenset()  # sinks that some subscription wants to take one event at a time
+    attempts: object = None  # the default of `max_attempts`, as it stands in the file
     nats: bool = True
     imports: bool = True  # whether what the file names is to be imported
     names: set[tuple[str, str]] = field(default_factory=set)  # (kind of thing, name) met so far
@@ -52,7 +55,7 @@ class Context:
     def of(cls, document: object, base: Path, imports: bool = True) -> Context:
         """Return what can be said of a document that nobody has checked yet."""
         storage, sinks = _part(document, "storage", dict), _part(document, "sinks", dict)
-        strategies = _part(document, "strategies", list)
+        strategies, subscriptions = _part(document, "strategies", list), _part(document, "subscriptions", list)
         try:
             dsn = Dsn.parse(str(storage.get("dsn")), base)
         except ValueError:
@@ -61,7 +64,15 @@ class Context:
             base=base,
             dsn=dsn,
             pgbouncer=str(storage.get("pgbouncer")).lower() in ("true", "yes", "on", "1"),
-            sinks=frozenset(sinks),
+            sinks={name: _kind(plugin) for name, plugin in sinks.items()},
+            singly=frozenset(
+                str(entry.get(key))
+                for entry in subscriptions
+                if isinstance(entry, dict)
+                for key in ("sink", "dead_letter")
+                if key == "dead_letter" or entry.get("batch") is None
+            ),
+            attempts=_part(document, "retry", dict).get("max_attempts"),
             nats=any(isinstance(entry, dict | str) and "nats" in entry for entry in strategies),
             imports=imports,
         )
@@ -76,6 +87,10 @@ class Context:
 def _part(document: object, key: str, shape: type[T]) -> T:
     part = document.get(key) if isinstance(document, dict) else None
     return part if isinstance(part, shape) else shape()
+
+
+def _kind(plugin: object) -> str:
+    return str(next(iter(plugin), None) if isinstance(plugin, dict) else plugin)
 
 
 def context_of(info: ValidationInfo) -> Context:

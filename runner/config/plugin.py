@@ -19,9 +19,14 @@ __all__ = ["Options", "Plugin", "PluginField"]
 
 
 class Options(Model):
-    """The options of one kind; `main` names the one that a bare value stands for."""
+    """
+    The options of one kind.
+
+    `main` names the one that a bare value stands for; `batches` says of a sink that it takes several events at once.
+    """
 
     main: ClassVar[str | None] = None
+    batches: ClassVar[bool] = False
 
     def check(self, context: Context) -> None:
         """Raise `ValueError` when the rest of the file does not go with this plug-in."""

@@ -230,6 +230,7 @@ class PythonOptions(Options):
     """Call a Python function."""
 
     main = "target"
+    batches = True
 
     target: Annotated[str, AfterValidator(_importable)] = Field(
         description="`module:function`; modules of the working directory are found too."
@@ -240,6 +241,7 @@ class WebhookOptions(Options):
     """Send every event by HTTP POST."""
 
     main = "url"
+    batches = True
 
     url: Annotated[str, AfterValidator(_web_address)] = Field(description="`https://…` or `http://…`.")
     secret: Secret | None = Field(default=None, description="Signs each request.", json_schema_extra={"inactive": True})

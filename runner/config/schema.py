@@ -27,7 +27,7 @@ from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got
 from .fields import Context, DsnField, Model, Name, Number, SinkName, check_subject, context_of
 from .plugin import Plugin
-from .plugins import NatsConnection, NatsOptions, SinkField, StrategyField
+from .plugins import SINKS, NatsConnection, NatsOptions, SinkField, StrategyField
 from .rate import RateField
 from .schedules import ScheduleEntry
 from .secret import Secret
@@ -148,6 +148,12 @@ class SubscriptionEntry(Model):
     concurrency: Number = Field(default=64, ge=1, le=10_000, description="Deliveries at once, per process.")
     timeout: PositiveDuration = Field(default=timedelta(seconds=25), description="Longest time one delivery may take.")
     retry: RetryOverride = Field(default=RetryOverride(), description="Differences from the top-level `retry`.")
+    batch: Number | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Deliveries the sink is given at once; null: one by one. For `webhook` and `python` sinks.",
+    )
     rate: RateField | None = Field(default=None, description="At most so many deliveries.", json_schema_extra=_INACTIVE)
     dead_letter: SinkName | None = Field(
         default=None, description="Sink that is given what is dead.", json_schema_extra=_INACTIVE
@@ -165,6 +171,28 @@ class SubscriptionEntry(Model):
         context_of(info).claim("subscription", name)
         return name
 
+    @field_validator("batch")
+    @classmethod
+    def _batched(cls, batch: int | None, info: ValidationInfo) -> int | None:
+        context, sink, retry = context_of(info), info.data.get("sink"), info.data.get("retry")
+        kind = None if context.sinks is None else context.sinks.get(sink or "")
+        if batch is None or sink is None or kind is None:
+            return batch
+        if kind in SINKS and not SINKS[kind].batches:
+            able = " or ".join(name for name, options in SINKS.items() if options.batches)
+            raise ValueError(
+                f"sink {sink!r} ({kind}) takes one event at a time; leave batch out, or name a {able} sink"
+            )
+        if kind == "python" and sink in context.singly:
+            raise ValueError(
+                f"sink {sink!r} would call its function with lists here, and with single events for another"
+                " subscription; give each a sink of its own"
+            )
+        own = None if retry is None else retry.max_attempts
+        if (own or context.attempts) == 1:
+            raise ValueError("what fails in a batch is tried again alone; give retry.max_attempts of 2 or more")
+        return batch
+
     def to_subscription(self, defaults: Retry) -> Subscription:
         """Return the subscription, its retry policy completed from `defaults`."""
         return Subscription(
@@ -174,6 +202,7 @@ class SubscriptionEntry(Model):
             source=self.source,
             filter=self.filter,
             concurrency=self.concurrency,
+            batch=self.batch,
             timeout=self.timeout,
             retry=self.retry.over(defaults),
         )

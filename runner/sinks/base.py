@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ..delivery import Delivery, Outcome
 from ..event import Event
 
-__all__ = ["EventSink", "Sink"]
+__all__ = ["BatchSink", "EventSink", "Sink"]
 
 
 class Sink(Protocol):
@@ -45,3 +45,15 @@ class EventSink(Sink, Protocol):
     @property
     def deliver_event(self) -> Callable[[Event], Awaitable[Outcome]] | None:
         """What delivers a bare event; None where the delivery is needed."""
+
+
+class BatchSink(Sink, Protocol):
+    """A sink that takes several deliveries at once, from the subscriptions that have a `batch`."""
+
+    async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
+        """
+        Hand over events of one subscription; return what became of each, in their order.
+
+        An exception, a timeout, or any other number of outcomes, counts as `Failed` for all of them. What
+        failed comes again in a batch of its own: reject none for what another may be the cause of.
+        """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ..delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
@@ -18,6 +18,8 @@ __all__ = ["PythonSink"]
 class PythonSink:
     """
     Call `handler(event)`, or `handler(event, delivery)`, for each delivery.
+
+    For a batch it is `handler(events)`, or `handler(events, deliveries)`, with lists.
 
     An `async def` runs on the event loop, anything else in one of `threads` threads. A handler that
     returns None or True has accepted the event, one that returns an `Outcome` has decided itself, one
@@ -54,14 +56,23 @@ class PythonSink:
             return await self._call(delivery.event, delivery)
         return await self._call(delivery.event)
 
+    async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
+        """Call the handler with lists. It answers with a list of outcomes, or with one for all of them."""
+        events = [delivery.event for delivery in deliveries]
+        try:
+            answer = await self._handler(*((events, list(deliveries)) if self._wants_delivery else (events,)))
+        except SystemExit:
+            answer = Failed("handler called sys.exit()")
+        if isinstance(answer, list | tuple):
+            return [_outcome(each) for each in answer]
+        return [_outcome(answer)] * len(events)
+
     async def _call(self, *arguments: object) -> Outcome:
         try:
             answer = await self._handler(*arguments)
         except SystemExit:
             # asyncio would end the whole process with it
             return Failed("handler called sys.exit()")
-        if answer is None:
-            return ACCEPTED
         return _outcome(answer)
 
     async def stop(self) -> None:
@@ -79,13 +90,13 @@ def _imported(reference: str) -> Callable[..., Any]:
 
 
 def _wants_delivery(handler: Callable[..., Any], name: str) -> bool:
-    """Return whether the handler takes the delivery too: a second parameter it needs, or one called `delivery`."""
+    """Return whether it takes the delivery too: a second parameter it needs, or one called so."""
     try:
         signature = inspect.signature(handler)
     except ValueError:  # some builtins have none
         return False
     second = next(itertools.islice(signature.parameters, 1, None), None)
-    if _accepts(signature, 1) and not (second == "delivery" and _accepts(signature, 2)):
+    if _accepts(signature, 1) and not (second in ("delivery", "deliveries") and _accepts(signature, 2)):
         return False
     if _accepts(signature, 2):
         return True
@@ -105,7 +116,7 @@ def _is_async(handler: Callable[..., Any]) -> bool:
 
 
 def _outcome(answer: object) -> Outcome:
-    if answer is True:
+    if answer is None or answer is True:
         return ACCEPTED
     if isinstance(answer, Accepted | Failed | Rejected):
         return answer

@@ -1,5 +1,5 @@
 """
-The sink that posts: CloudEvents over HTTP in binary mode.
+The sink that posts: CloudEvents over HTTP, one in binary mode, several in batched mode.
 
 What an answer means is decided by its status alone, never by its text:
 
@@ -8,21 +8,24 @@ What an answer means is decided by its status alone, never by its text:
     everything else               failed, tried again: 5xx, 408, 425, 429; but also 401, 403, 404, 405 and
                                   redirects, which say that one side is wrongly deployed or configured
                                   now, and nothing about the event
+
+An answer to a batch may give a status for each event: see `_outcomes()`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import aiohttp
+import orjson
 from yarl import URL
 
 from ..clock import utcnow
-from ..cloudevents import to_http
+from ..cloudevents import BATCH_FORMAT, encode_batch, to_http
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 
@@ -32,6 +35,7 @@ _REJECTED = frozenset({400, 410, 413, 415, 422, 431})
 _ASKS_TO_WAIT = frozenset({429, 503})
 _LONGEST_WAIT = 10**9  # seconds; the retry policy has a limit of its own, this one keeps the arithmetic in range
 _READ = 64 * 1024  # bytes of an answer; what is longer ends the connection
+_READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand events
 _EXCERPT = 512  # characters of an answer that are kept
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -96,16 +100,46 @@ class WebhookSink:
         except EventError as error:
             return Rejected(f"the event cannot be sent over HTTP: {error}")
         headers["runner-attempt"] = str(delivery.attempt)
+        response = await self._post(headers, body)
+        if isinstance(response, Failed):
+            return response
+        try:
+            beginning, _ = await _beginning(response, _READ)
+            return _outcome(response.status, response.headers, beginning)
+        finally:
+            response.close()  # does nothing to a connection whose answer was read to the end
+
+    async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
+        """Post the events as one JSON array; in halves, where the receiver says that it is too large."""
+        count = len(deliveries)
+        try:
+            body = encode_batch(delivery.event for delivery in deliveries)
+        except EventError as error:
+            return _shared(Rejected(f"the event cannot be sent over HTTP: {error}"), count)
+        headers = {"content-type": BATCH_FORMAT, "runner-attempt": str(max(each.attempt for each in deliveries))}
+        response = await self._post(headers, body)
+        if isinstance(response, Failed):
+            return [response] * count
+        try:
+            beginning, complete = await _beginning(response, _READ_OUTCOMES)
+        finally:
+            response.close()
+        if response.status == 413 and count > 1:
+            halves = deliveries[: count // 2], deliveries[count // 2 :]
+            return [outcome for half in halves for outcome in await self.deliver_batch(half)]
+        outcome = _outcome(response.status, response.headers, beginning)
+        if outcome is ACCEPTED and response.content_type == "application/json":
+            return _outcomes(beginning, count) if complete else [Failed("the answer to a batch was cut off")] * count
+        return _shared(outcome, count)
+
+    async def _post(self, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse | Failed:
+        """Return the answer, of which nothing but the head has been read."""
         if self._session is None:
             raise SinkError("webhook: deliver() before start()")
         try:
-            response = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+            return await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Failed(f"{self._peer}: {self._reason(error)}")
-        try:
-            return _outcome(response, await _beginning(response))
-        finally:
-            response.close()  # does nothing to a connection whose answer was read to the end
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -141,8 +175,7 @@ def _system_error(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
-def _outcome(response: aiohttp.ClientResponse, beginning: bytes) -> Outcome:
-    status = response.status
+def _outcome(status: int, headers: Mapping[str, str], beginning: bytes) -> Outcome:
     if 200 <= status < 300:
         return ACCEPTED
     excerpt = _CONTROL.sub("\ufffd", beginning.decode(errors="replace")[:_EXCERPT]) or None
@@ -150,19 +183,59 @@ def _outcome(response: aiohttp.ClientResponse, beginning: bytes) -> Outcome:
         return Rejected(f"HTTP {status}{' (gone)' if status == 410 else ''}", status, excerpt)
     if 300 <= status < 400:
         return Failed(f"HTTP {status}: redirects are not followed, the sink's url has to change", None, status, excerpt)
-    wait = _retry_after(response.headers) if status in _ASKS_TO_WAIT else None
+    wait = _retry_after(headers) if status in _ASKS_TO_WAIT else None
     return Failed(f"HTTP {status}", wait, status, excerpt)
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Return at most 64 KiB of the answer; the status has said already what matters, so no error is one."""
+def _shared(outcome: Outcome, count: int) -> list[Outcome]:
+    """Return the outcome of each event of a batch that got one answer: where one may be to blame, none is rejected."""
+    if count > 1 and isinstance(outcome, Rejected):
+        reason = f"{outcome.reason}, for a batch of {count}: each is tried alone"
+        outcome = Failed(reason, None, outcome.status, outcome.excerpt)
+    return [outcome] * count
+
+
+def _outcomes(answer: bytes, count: int) -> list[Outcome]:
+    """
+    Return what a JSON answer says of each event of a batch: nothing, which is accepted, or a status for each.
+
+    `{"outcomes": [200, 422, {"status": 503, "retry_after": 30, "reason": "busy"}]}`, in the order of the batch; each
+    means what it would mean as the status of the answer to that event alone.
+    """
+    try:
+        document = orjson.loads(answer) if answer.strip() else None
+        given = document.get("outcomes") if isinstance(document, dict) else None
+        outcomes: list[Outcome] = [ACCEPTED] * count if given is None else [_told(each) for each in given]
+    except (ValueError, TypeError, KeyError):
+        return [Failed("the answer to a batch is malformed")] * count
+    if len(outcomes) != count:
+        return [Failed(f"the answer gives {len(outcomes)} outcomes for a batch of {count}")] * count
+    return outcomes
+
+
+def _told(given: object) -> Outcome:
+    """Return the outcome that a receiver gives of one event, a status or an object. Raise what says it is neither."""
+    fields = given if isinstance(given, dict) else {"status": given}
+    status, wait = fields["status"], fields.get("retry_after")
+    if type(status) is not int or not 100 <= status < 600:
+        raise ValueError(status)
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    return _outcome(status, headers, str(fields.get("reason") or "").encode())
+
+
+async def _beginning(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
+    """
+    Return at most `limit` bytes of the answer, and whether that is all of it.
+
+    The status has said already what matters of a single event, so no error is one.
+    """
     beginning = b""
     try:
-        while len(beginning) < _READ and (chunk := await response.content.readany()):
+        while len(beginning) < limit and (chunk := await response.content.readany()):
             beginning += chunk
     except (aiohttp.ClientError, TimeoutError, OSError):
-        pass
-    return beginning
+        return beginning, False
+    return beginning, response.content.at_eof()
 
 
 def _retry_after(headers: Mapping[str, str]) -> timedelta | None:

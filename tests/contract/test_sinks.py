@@ -11,10 +11,11 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import nats
 import nats.aio.client
+import orjson
 import psutil
 import pytest
 from aiohttp import web
@@ -23,7 +24,7 @@ from runner.broker import Broker, BrokerOptions
 from runner.cloudevents import decode_json, from_http, from_nats, to_nats
 from runner.delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
 from runner.event import MAX_DATA_BYTES, Event
-from runner.sinks.base import Sink
+from runner.sinks.base import BatchSink, Sink
 from runner.sinks.nats import NatsSink
 from runner.sinks.python import PythonSink
 from runner.sinks.stdout import StdoutSink
@@ -192,6 +193,46 @@ class HangingSinkContract(SinkContract):
         await far.resume()
 
 
+class BatchSinkContract:
+    """Rules for sinks that take batches; subclasses provide the fixture `batch_far`, made for them."""
+
+    async def test_every_event_of_a_batch_arrives_unchanged(self, batch_far: FarSide) -> None:
+        sink = _batches(batch_far)
+        sent = [delivery(str(number), data=bytes(range(number)), subject=f"é{number}") for number in range(100)]
+        await sink.start()
+        assert list(await sink.deliver_batch(sent)) == [ACCEPTED] * 100
+        await eventually(lambda: len(batch_far.received()) == 100)
+        received = sorted(batch_far.received(), key=lambda event: int(event.id))
+        assert [comparable(event) for event in received] == [comparable(each.event) for each in sent]
+
+    async def test_a_batch_of_one_is_a_batch(self, batch_far: FarSide) -> None:
+        sink = _batches(batch_far)
+        await sink.start()
+        assert list(await sink.deliver_batch([delivery("1", attempt=2)])) == [ACCEPTED]
+        await eventually(lambda: [event.id for event in batch_far.received()] == ["1"])
+
+    async def test_a_peer_that_is_down_fails_the_whole_batch(self, batch_far: FarSide) -> None:
+        sink = _batches(batch_far)
+        await batch_far.down()
+        await sink.start()
+        try:
+            outcomes = await sink.deliver_batch([delivery("1"), delivery("2")])
+            assert [type(each) for each in outcomes] == [Failed, Failed]
+        except ConnectionError:
+            pass  # the worker takes it for the same
+        await batch_far.up()
+
+        async def accepted() -> bool:
+            return list(await sink.deliver_batch([delivery("3"), delivery("4")])) == [ACCEPTED] * 2
+
+        await eventually(accepted, timeout=15)
+
+
+def _batches(far: FarSide) -> BatchSink:
+    assert hasattr(far.sink, "deliver_batch")
+    return cast("BatchSink", far.sink)
+
+
 def _accepting(sink: Sink, id: str) -> Callable[[], bool | Awaitable[bool]]:
     async def accepted() -> bool:
         return await attempt(sink, delivery(id)) is ACCEPTED
@@ -224,6 +265,11 @@ class Handlers:
         self._take(event)
         return True
 
+    async def lists(self, events: list[Event]) -> None:
+        await self.open_on_loop.wait()
+        for event in events:
+            self._take(event)
+
     def _take(self, event: Event) -> None:
         if self.is_down:
             raise ConnectionError("the order service is away")
@@ -247,7 +293,13 @@ class Handlers:
         self.open_on_loop.set()
 
 
-class TestPython(HangingSinkContract):
+class TestPython(HangingSinkContract, BatchSinkContract):
+    @pytest.fixture
+    async def batch_far(self) -> AsyncIterator[FarSide]:
+        handlers = Handlers("lists")
+        yield handlers
+        await handlers.sink.stop()
+
     @pytest.fixture(params=["asynchronous", "synchronous"])
     async def far(self, request: pytest.FixtureRequest) -> AsyncIterator[HangingFarSide]:
         handlers = Handlers(request.param)
@@ -317,7 +369,10 @@ class Receiver:
     async def _take(self, request: web.Request) -> web.Response:
         body = await request.read()
         await self.open.wait()
-        self.events.append(from_http(request.headers, body))
+        if request.content_type == "application/cloudevents-batch+json":
+            self.events += [decode_json(orjson.dumps(each)) for each in orjson.loads(body)]
+        else:
+            self.events.append(from_http(request.headers, body))
         return web.Response(status=204)
 
     def received(self) -> list[Event]:
@@ -342,7 +397,11 @@ class Receiver:
         self.open.set()
 
 
-class TestWebhook(HangingSinkContract):
+class TestWebhook(HangingSinkContract, BatchSinkContract):
+    @pytest.fixture
+    def batch_far(self, far: FarSide) -> FarSide:
+        return far
+
     @pytest.fixture
     async def far(self) -> AsyncIterator[HangingFarSide]:
         receiver = Receiver()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -447,3 +447,107 @@ def test_headers_that_are_refused(name: str, value: str) -> None:
 async def test_deliver_before_start_is_an_error() -> None:
     with pytest.raises(SinkError, match="before start"):
         await WebhookSink("https://crm.example/").deliver(DELIVERY)
+
+
+# --- batches ---------------------------------------------------------------------------------------
+
+BATCH = [Delivery(Event(type="order.created", source="/shop", id=str(n), data=b"%d" % n), "crm", 1) for n in range(5)]
+
+
+async def outcomes(answer: Answer, batch: Sequence[Delivery] = BATCH) -> Sequence[Outcome]:
+    async with receiver(answer) as url, sink(url) as webhook:
+        return await webhook.deliver_batch(batch)
+
+
+async def test_a_batch_is_one_request() -> None:
+    seen: list[tuple[web.Request, Any]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append((request, await request.json()))
+        return web.Response()
+
+    assert await outcomes(answer) == [ACCEPTED] * 5
+    [(request, documents)] = seen
+    assert request.headers["Content-Type"] == "application/cloudevents-batch+json"
+    assert request.headers["Runner-Attempt"] == "1"
+    assert [each["id"] for each in documents] == list("01234")
+    assert not any(name.lower().startswith("ce-") for name in request.headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("", [ACCEPTED] * 5),
+        (" ", [ACCEPTED] * 5),
+        ('{"stored": 5}', [ACCEPTED] * 5),
+        ("[1, 2]", [ACCEPTED] * 5),
+        ('{"outcomes": null}', [ACCEPTED] * 5),
+        (
+            '{"outcomes": [200, 422, 500, {"status": 503, "retry_after": 7, "reason": "busy"}, {"status": 204}]}',
+            [
+                ACCEPTED,
+                Rejected("HTTP 422", 422),
+                Failed("HTTP 500", None, 500),
+                Failed("HTTP 503", timedelta(seconds=7), 503, "busy"),
+                ACCEPTED,
+            ],
+        ),
+        ('{"outcomes": [200]}', [Failed("the answer gives 1 outcomes for a batch of 5")] * 5),
+        ('{"outcomes": []}', [Failed("the answer gives 0 outcomes for a batch of 5")] * 5),
+        ('{"outcomes": [200, 200', [Failed("the answer to a batch is malformed")] * 5),
+        ('{"outcomes": 200}', [Failed("the answer to a batch is malformed")] * 5),
+        ('{"outcomes": [200, 200, 200, 200, true]}', [Failed("the answer to a batch is malformed")] * 5),
+        ('{"outcomes": [200, 200, 200, 200, 999]}', [Failed("the answer to a batch is malformed")] * 5),
+        ('{"outcomes": [200, 200, 200, 200, {"state": 200}]}', [Failed("the answer to a batch is malformed")] * 5),
+        ('{"outcomes": "12345"}', [Failed("the answer to a batch is malformed")] * 5),
+    ],
+)
+async def test_what_a_json_answer_says_of_each_event(body: str, expected: list[Outcome]) -> None:
+    assert await outcomes(answering(200, {"Content-Type": "application/json; charset=utf-8"}, body)) == expected
+
+
+async def test_an_answer_that_is_no_json_says_nothing_of_single_events() -> None:
+    assert await outcomes(answering(200, {"Content-Type": "text/plain"}, '{"outcomes": [500]}')) == [ACCEPTED] * 5
+
+
+async def test_an_answer_that_is_cut_off_is_no_success() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"outcomes": [')
+        await writer.drain()
+
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        assert await webhook.deliver_batch(BATCH) == [Failed("the answer to a batch was cut off")] * 5
+
+
+async def test_an_answer_without_end_is_no_success() -> None:
+    huge = answering(200, {"Content-Type": "application/json"}, '"' + "x" * 3 * 2**20 + '"')
+    assert await outcomes(huge) == [Failed("the answer to a batch was cut off")] * 5
+
+
+async def test_nothing_of_a_batch_is_rejected_for_what_another_event_may_be_to_blame_for() -> None:
+    reason = "HTTP 400, for a batch of 5: each is tried alone"
+    assert await outcomes(answering(400, text="bad")) == [Failed(reason, None, 400, "bad")] * 5
+    assert await outcomes(answering(400, text="bad"), BATCH[:1]) == [Rejected("HTTP 400", 400, "bad")]
+    busy = answering(503, {"Retry-After": "3"})
+    assert await outcomes(busy) == [Failed("HTTP 503", timedelta(seconds=3), 503)] * 5
+
+
+async def test_an_event_that_cannot_be_sent_is_rejected_once_it_is_alone() -> None:
+    odd = Delivery(Event(type="", source="/shop", id="9"), "crm", 1)
+    together = await outcomes(answering(200), [*BATCH, odd])
+    assert [type(each) for each in together] == [Failed] * 6
+    [alone] = await outcomes(answering(200), [odd])
+    assert isinstance(alone, Rejected)
+
+
+async def test_a_batch_that_is_too_large_goes_in_halves() -> None:
+    sizes: list[int] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        ids = [each["id"] for each in await request.json()]
+        sizes.append(len(ids))
+        return web.Response(status=413 if len(ids) > 2 or ids == ["2"] else 200)
+
+    assert await outcomes(answer) == [ACCEPTED, ACCEPTED, Rejected("HTTP 413", 413), ACCEPTED, ACCEPTED]
+    assert sizes == [5, 2, 3, 1, 2]

@@ -503,3 +503,53 @@ class TestStoreAway:
                 await eventually(lambda: bus.reached(delivered=60), timeout=15)
         assert slow.ids == quick.ids == ids(events(30))
         assert {attempt for _, attempt in slow.seen} == {1}
+
+
+class TestBatches(BusTests):
+    async def test_one_event_that_breaks_its_batch_is_dead_alone(self, bus: Bus) -> None:
+        runner, batches = bus.runner(), list[list[str]]()
+
+        def handle(events: list[Event]) -> None:
+            batch = [event.id for event in events]
+            batches.append(batch)
+            if "order.created-7" in batch:
+                raise ValueError("cannot be indexed")
+
+        runner.subscribe("index", handle, batch=10, concurrency=2, retry=retry(max_attempts=3))
+        async with runner:
+            await runner.publish_many(events(40))
+            await eventually(lambda: bus.settled(delivered=39, dead=1))
+        assert max(len(batch) for batch in batches) == 10
+        assert batches.count(["order.created-7"]) == 2  # and once with others
+        alone = [batch for batch in batches if len(batch) == 1]
+        assert len(alone) >= 11
+        [dead] = [row for row in await bus.deliveries() if row["state"] == "dead"]
+        assert (dead["attempts"], dead["last_error"]) == (3, "ValueError: cannot be indexed (attempt 3 of 3)")
+
+    async def test_a_batch_that_outlives_its_dispatch_is_settled_event_by_event(self, bus: Bus) -> None:
+        runner, opened, sizes = bus.runner(lease="1s"), asyncio.Event(), list[int]()
+
+        async def handle(events: list[Event]) -> list[Outcome | None]:
+            sizes.append(len(events))
+            await opened.wait()
+            return [Rejected("odd") if event.id.endswith("1") else None for event in events]
+
+        runner.subscribe("index", handle, batch=10, concurrency=1)
+        async with runner:
+            await runner.publish_many(events(12))
+            await eventually(lambda: bus.settled(leased=10, pending=2))
+            opened.set()
+            await eventually(lambda: bus.settled(delivered=10, dead=2))
+        assert sizes == [10, 2]
+
+    async def test_what_waits_is_claimed_in_batches(self, bus: Bus) -> None:
+        runner, sizes = bus.runner(), list[int]()
+        runner.subscribe("index", lambda events: sizes.append(len(events)), batch=50, concurrency=1)
+        async with runner:
+            await bus.pause("index", True)
+            await eventually(lambda: not next(iter(runner.worker._outlets.values())).open)
+            await runner.publish_many(events(100))
+            await eventually(lambda: bus.settled(pending=100))
+            await bus.pause("index", False)
+            await eventually(lambda: bus.settled(delivered=100))
+        assert sizes == [50, 50]

@@ -13,7 +13,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.cloudevents import decode_json, encode_json, from_http, from_nats, to_http, to_nats
+from runner.cloudevents import decode_json, encode_batch, encode_json, from_http, from_nats, to_http, to_nats
 from runner.errors import EventError
 from runner.event import Event
 
@@ -112,6 +112,17 @@ def test_no_member_makes_the_decoder_fail_in_another_way(members: dict[str, Any]
     except EventError:
         return
     event.validate()
+
+
+@given(st.lists(events(), max_size=4))
+def test_a_batch_is_an_array_of_the_same_documents(batch: list[Event]) -> None:
+    documents = [json.loads(encode_json(event)) for event in batch]
+    assert json.loads(encode_batch(batch)) == documents
+
+
+def test_an_event_that_breaks_the_rules_breaks_its_batch() -> None:
+    with pytest.raises(EventError, match="type"):
+        encode_batch([Event(type="a", source="/"), Event(type="", source="/")])
 
 
 def test_json_data_is_the_text_that_stood_in_the_document() -> None:

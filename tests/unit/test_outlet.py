@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -454,6 +455,172 @@ class TestCancel:
         one.cancel(watched.flight, 1)
         await tick(3)
         assert sorted(one.in_flight(watched.flight)) == [0, 2]
+
+
+class BatchSink(FunctionSink):
+    """A sink that takes batches, and remembers them."""
+
+    def __init__(self, function: Callable[[list[int]], Awaitable[Any]]) -> None:
+        super().__init__(accept)
+        self._take = function
+        self.batches: list[list[int]] = []
+
+    async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Any:
+        numbers = [number(delivery.event) for delivery in deliveries]
+        self.batches.append(numbers)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            return await self._take(numbers)
+        finally:
+            self.running -= 1
+
+
+class BatchGate(Gate):
+    """The same for batches, each known by its first number."""
+
+    async def take(self, numbers: list[int]) -> list[Outcome]:
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.answers[numbers[0]] = answer
+        return [await answer] * len(numbers)
+
+
+async def accept_all(numbers: list[int]) -> list[Outcome]:
+    return [ACCEPTED] * len(numbers)
+
+
+class TestBatches:
+    async def test_a_lane_takes_what_is_there_and_no_more_than_a_batch(self) -> None:
+        sink, watched = BatchSink(accept_all), Watched.of(25)
+        outlet(sink, batch=10, concurrency=1).start(watched.flight)
+        await over(watched)
+        assert sink.batches == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+        assert (sink.taken, watched.outcomes, watched.ends) == ([], [], 1)
+
+    async def test_the_concurrency_counts_batches(self) -> None:
+        gate = BatchGate()
+        sink, slots, watched = BatchSink(gate.take), Slots(3), Watched.of(100)
+        one = outlet(sink, batch=10, concurrency=8, slots=slots)
+        one.start(watched.flight)
+        await tick(10)
+        assert gate.open == [0, 10, 20]
+        assert (one.running, slots.used) == (3, 3)
+        assert sorted(one.in_flight(watched.flight)) == list(range(30))
+        while gate.open:
+            gate.let(gate.open[0])
+            await tick(3)
+        assert watched.ends == 1
+        assert sink.most == 3
+
+    async def test_each_event_has_its_own_outcome(self) -> None:
+        async def answer(numbers: list[int]) -> list[Outcome]:
+            return [Failed("odd") if n % 2 else ACCEPTED for n in numbers]
+
+        watched = Watched.of(4)
+        outlet(BatchSink(answer), batch=10).start(watched.flight)
+        await over(watched)
+        assert watched.outcomes == [(1, Failed("odd")), (3, Failed("odd"))]
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (None, "the sink returned NoneType for a batch of 3"),
+            ([ACCEPTED] * 2, "the sink returned 2 outcomes for a batch of 3"),
+            ([], "the sink returned 0 outcomes for a batch of 3"),
+            ("abc", "the sink returned str for a batch of 3"),
+            ([True] * 3, "the sink returned bool, expected an outcome"),
+            (ValueError("no"), "ValueError: no"),
+            (SystemExit(3), "SystemExit: 3"),
+        ],
+        ids=repr,
+    )
+    async def test_anything_else_than_an_outcome_for_each_fails_the_batch_and_the_lane_goes_on(
+        self, answer: object, reason: str
+    ) -> None:
+        async def respond(numbers: list[int]) -> object:
+            if numbers[0] > 0:
+                return [ACCEPTED] * len(numbers)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        sink, watched = BatchSink(respond), Watched.of(6)
+        outlet(sink, batch=3, concurrency=1).start(watched.flight)
+        await over(watched)
+        assert watched.outcomes == [(n, Failed(reason)) for n in range(3)]
+        assert sink.batches == [[0, 1, 2], [3, 4, 5]]
+
+    async def test_what_was_tried_before_goes_alone(self) -> None:
+        sink, watched = BatchSink(accept_all), Watched.of(8)
+        for n in (0, 3, 4, 7):
+            watched.flight.works[n].attempt = 2
+        outlet(sink, batch=10, concurrency=1).start(watched.flight)
+        await over(watched)
+        assert sink.batches == [[0], [1, 2], [3], [4], [5, 6], [7]]
+
+    async def test_a_late_batch_fails_as_a_whole(self) -> None:
+        gate = BatchGate()
+        one = outlet(BatchSink(gate.take), batch=2, concurrency=1, timeout=timedelta(seconds=5))
+        watched = Watched.of(4)
+        one.start(watched.flight)
+        await tick(2)
+        one.overdue(monotonic() + 6)
+        await tick(3)
+        gate.let(2)
+        await over(watched)
+        assert watched.outcomes == [(0, Failed("no answer within 5 s")), (1, Failed("no answer within 5 s"))]
+
+    async def test_a_batch_goes_on_while_any_of_it_is_ours(self) -> None:
+        gate = BatchGate()
+        one, watched = outlet(BatchSink(gate.take), batch=3, concurrency=1), Watched.of(9)
+        one.start(watched.flight)
+        await tick(2)
+        one.cancel(watched.flight, 0)
+        one.cancel(watched.flight, 2)
+        await tick(2)
+        gate.let(0)
+        await tick(3)
+        assert watched.outcomes == []
+        assert one.in_flight(watched.flight) == [3, 4, 5]
+        one.cancel(watched.flight, 4)  # what was lost of the batch before it counts no more
+        one.cancel(watched.flight, 5)
+        await tick(2)
+        assert one.in_flight(watched.flight) == [3, 4, 5]
+        one.cancel(watched.flight, 3)
+        await tick(3)
+        assert watched.outcomes == [(n, Failed("its lease was lost")) for n in (3, 4, 5)]
+        assert one.in_flight(watched.flight) == [6, 7, 8]
+
+    async def test_a_cut_in_the_middle_leaves_whole_batches(self) -> None:
+        gate, reported = BatchGate(), []
+        one, watched = outlet(BatchSink(gate.take), batch=3, concurrency=2), Watched.of(10)
+        one.start(watched.flight)
+        await tick(5)
+        one.withdraw(watched.flight)
+        assert sorted(one.in_flight(watched.flight)) == list(range(watched.flight.next)) == list(range(6))
+        watched.flight.report_to(lambda index, outcome, _: reported.append((index, outcome)))
+        gate.let(0)
+        gate.let(3, outcome=Failed("no"))
+        await over(watched)
+        assert reported == [(n, ACCEPTED) for n in range(3)] + [(n, Failed("no")) for n in range(3, 6)]
+
+    async def test_room_is_for_batches(self) -> None:
+        gate = BatchGate()
+        one = outlet(BatchSink(gate.take), batch=10, concurrency=4)
+        assert (one.free(), one.lanes_for(40), one.lanes_for(31), one.lanes_for(0)) == (40, 4, 4, 0)
+        assert one.free(2) == 20
+        one.start(Watched.of(15).flight)
+        await tick(5)
+        assert one.free() == 20
+        assert outlet(BatchSink(gate.take), batch=1000, concurrency=100).free() == 1000
+
+    async def test_a_sink_without_batches_gets_them_one_by_one(self) -> None:
+        sink, watched = FunctionSink(accept), Watched.of(5)
+        one = outlet(sink, batch=10, concurrency=4)
+        assert one.free() == 4
+        one.start(watched.flight)
+        await over(watched)
+        assert sink.taken == list(range(5))
 
 
 class TestStop:

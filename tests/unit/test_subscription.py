@@ -160,6 +160,7 @@ durations = st.timedeltas(timedelta(0), timedelta(days=365))
         source=st.none() | st.text(),
         filter=st.none() | st.just({"not": {"exact": {"id": "é"}}}),
         concurrency=st.integers(1, 1000),
+        batch=st.none() | st.integers(1, 1000),
         timeout=durations,
         retry=st.builds(
             RetryPolicy, max_attempts=st.integers(1, 100), delay=durations, max_delay=durations, jitter=st.floats(0, 1)

@@ -55,6 +55,28 @@ TABLE = [
         "3:1: 'a\\nb': unknown key, expected one of: api, deployment_id, log, "
         "retention, retry, schedules, sinks, storage, strategies, subject, subscriptions, worker",
     ),
+    # batches
+    (
+        HEAD + "sinks: {log: stdout}\nsubscriptions: [{name: a, sink: log, batch: 10}]",
+        "4:38: subscriptions[0].batch: sink 'log' (stdout) takes one event at a time; leave batch out, or name a "
+        "python or webhook sink",
+    ),
+    (
+        HEAD + "sinks: {f: {python: 'builtins:print'}}\n"
+        "subscriptions: [{name: a, sink: f, batch: 10}, {name: b, sink: f}]",
+        "4:36: subscriptions[0].batch: sink 'f' would call its function with lists here, and with single events for "
+        "another subscription; give each a sink of its own",
+    ),
+    (
+        HEAD + "sinks: {f: {webhook: 'http://h/'}}\nretry: {max_attempts: 1}\n"
+        "subscriptions: [{name: a, sink: f, batch: 10}]",
+        "5:36: subscriptions[0].batch: what fails in a batch is tried again alone; "
+        "give retry.max_attempts of 2 or more",
+    ),
+    (
+        HEAD + "sinks: {f: {webhook: 'http://h/'}}\nsubscriptions: [{name: a, sink: f, batch: 1001}]",
+        "4:36: subscriptions[0].batch: expected at most 1000, got 1001",
+    ),
     # the subject
     (
         HEAD + "subject: mesh.*.x",

@@ -251,3 +251,48 @@ def test_an_asynchronous_handler_costs_almost_nothing_extra() -> None:
 
     # 0.1 microseconds on an idle machine; a task or a thread hop would be 10 and more.
     assert cost(through_the_sink) - cost(directly) < 2e-6
+
+
+# --- batches ---------------------------------------------------------------------------------------
+
+BATCH = [Delivery(Event(type="order.created", source="/shop", id=str(n)), "audit", 1) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcomes"),
+    [
+        (None, [ACCEPTED] * 3),
+        (True, [ACCEPTED] * 3),
+        (Failed("away"), [Failed("away")] * 3),
+        ([None, Rejected("no"), True], [ACCEPTED, Rejected("no"), ACCEPTED]),
+        ((None, "x"), [ACCEPTED, Failed("handler returned str, expected None, True or an outcome")]),
+        ("abc", [Failed("handler returned str, expected None, True or an outcome")] * 3),
+    ],
+    ids=repr,
+)
+async def test_answers_to_a_batch(answer: object, outcomes: list[Outcome]) -> None:
+    async def asynchronous(events: list[Event]) -> object:
+        assert events == [each.event for each in BATCH]
+        return answer
+
+    def synchronous(events: list[Event], deliveries: list[Delivery]) -> object:
+        assert threading.current_thread() is not threading.main_thread()
+        assert (events, deliveries) == ([each.event for each in BATCH], BATCH)
+        return answer
+
+    for handler in (asynchronous, synchronous):
+        sink = PythonSink(handler)
+        assert await sink.deliver_batch(BATCH) == outcomes
+        await sink.stop()
+
+
+async def test_what_a_handler_of_batches_raises_comes_out_as_it_is() -> None:
+    async def breaks(events: list[Event]) -> None:
+        raise LookupError("no such order")
+
+    async def leaves(events: list[Event]) -> None:
+        sys.exit(1)
+
+    with pytest.raises(LookupError, match="no such order"):
+        await PythonSink(breaks).deliver_batch(BATCH)
+    assert await PythonSink(leaves).deliver_batch(BATCH) == [Failed("handler called sys.exit()")] * 3
