@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from .clock import wait_for
+from .dead_letters import DeadLetters
 from .delivery import DeliveryState
 from .leases import Leases
 from .outlet import Flight, Outlet, Slots
@@ -32,6 +33,7 @@ class Backlog:
         queue: WorkQueue,
         settler: Settler,
         leases: Leases,
+        dead_letters: DeadLetters,
         slots: Slots,
         lease: timedelta,
         settled: asyncio.Event,
@@ -40,6 +42,7 @@ class Backlog:
         self._queue = queue
         self._settler = settler
         self._leases = leases
+        self._dead_letters = dead_letters
         self._slots = slots
         self._lease = lease
         self._settled = settled
@@ -82,7 +85,7 @@ class Backlog:
 
     def written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Note what was written; return whether some of it waits to be claimed."""
-        waiting = any(record.state is DeliveryState.PENDING for record in records)
+        waiting = any(each.state is DeliveryState.PENDING or each.dead_letter is not None for each in records)
         if records and (waiting or self._waiting):
             self._waiting = True
             self._refill.set()
@@ -103,6 +106,7 @@ class Backlog:
         claim = await self._queue.claim_deliveries(quotas, self._lease)
         due = claim.next_due
         left = [each for each in claim.deliveries if not self._worn_out(each, claim.token)]
+        await self._settler.patiently(lambda: self._dead_letters.tell(left))
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
         if suspect is not None:

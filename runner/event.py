@@ -15,7 +15,7 @@ import uuid_utils
 
 from .errors import EventError
 
-__all__ = ["MAX_DATA_BYTES", "Event", "ExtensionValue", "new_id"]
+__all__ = ["MAX_DATA_BYTES", "Event", "ExtensionValue", "allowed_text", "new_id"]
 
 ExtensionValue = str | int | bool
 
@@ -40,6 +40,11 @@ _FORBIDDEN = re.compile(
 def new_id() -> str:
     """Return a new event id: UUID version 7 (RFC 9562 §5.7), so that ids sort by time."""
     return str(uuid_utils.uuid7())
+
+
+def allowed_text(text: str) -> str:
+    """Return `text` as the value of an attribute may be: each character that is not allowed replaced by U+FFFD."""
+    return _FORBIDDEN.sub("\ufffd", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

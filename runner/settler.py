@@ -1,16 +1,18 @@
-"""The settler: writes down single deliveries, many at a time."""
+"""The settler: writes down what became of deliveries, single ones many at a time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import structlog
 
+from .dead_letters import DeadLetters
 from .errors import StorageUnavailable
-from .storage.base import AttemptRecord, DeliveryRecord, WorkQueue
+from .storage.base import AttemptRecord, DeliveryRecord, Settled, WorkQueue
 
 __all__ = ["Settler"]
 
@@ -27,9 +29,12 @@ class Settler:
     come of a late one is nothing.
     """
 
-    def __init__(self, queue: WorkQueue, written: Callable[[Sequence[DeliveryRecord]], object]) -> None:
-        """Args: written is told what has been written."""
+    def __init__(
+        self, queue: WorkQueue, dead_letters: DeadLetters, written: Callable[[Sequence[DeliveryRecord]], object]
+    ) -> None:
+        """Args: written is told what of single deliveries has been written."""
         self._queue = queue
+        self._dead_letters = dead_letters
         self._written = written
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
@@ -47,6 +52,12 @@ class Settler:
             self._attempts.append(attempt)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="settle")
+
+    async def settle(self, settled: Settled) -> Sequence[DeliveryRecord]:
+        """Write down the end of a claim; return its records as they were written."""
+        complete = replace(settled, records=self._dead_letters.addressed(settled.records))
+        await self.patiently(lambda: self._queue.settle(complete))
+        return complete.records
 
     async def written(self) -> None:
         """Return once everything submitted so far is written."""
@@ -75,7 +86,7 @@ class Settler:
     async def _flush(self) -> None:
         try:
             while self._records:
-                records, self._records = self._records, []
+                records, self._records = self._dead_letters.addressed(self._records), []
                 attempts, self._attempts = self._attempts, []
                 try:
                     written = await self.patiently(partial(self._queue.settle_deliveries, records, attempts))

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from .errors import ConfigError
 from .event import Event
 from .filter import Predicate, compile_filter
 from .retry import RetryPolicy
 
-__all__ = ["Matcher", "Subscription", "matches_pattern"]
+__all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "matches_pattern"]
+
+DEAD_LETTER_SUFFIX = ".dead-letter"
+"""What the name of a subscription for dead letters ends in, and no other's."""
 
 T = TypeVar("T")
 
@@ -25,6 +29,9 @@ class Subscription:
     source, means all. `filter` narrows further (see `filter.py`). At most `concurrency` deliveries
     run at once in one process, each for at most `timeout`. With `batch` the sink is given up to so many
     at a time, which count as one.
+
+    What is dead goes to the sink `dead_letter`, as a delivery of another subscription, which matches no
+    event: the one `for_dead_letters()` returns, and `dead_letter_of` names this one there.
     """
 
     name: str
@@ -36,6 +43,24 @@ class Subscription:
     batch: int | None = None
     timeout: timedelta = timedelta(seconds=25)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    dead_letter: str | None = None
+    dead_letter_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dead_letter_of is None and self.name.endswith(DEAD_LETTER_SUFFIX):
+            raise ConfigError(f"subscription {self.name!r}: names that end in {DEAD_LETTER_SUFFIX!r} are taken")
+
+    def for_dead_letters(self) -> Subscription | None:
+        """Return the subscription that delivers what is dead here; None without a `dead_letter`."""
+        if self.dead_letter is None:
+            return None
+        return Subscription(
+            name=self.name + DEAD_LETTER_SUFFIX,
+            sink=self.dead_letter,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            dead_letter_of=self.name,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the form in which it is stored: JSON types only, durations in seconds."""
@@ -53,6 +78,8 @@ class Subscription:
                 "max_delay": self.retry.max_delay.total_seconds(),
                 "jitter": self.retry.jitter,
             },
+            "dead_letter": self.dead_letter,
+            "dead_letter_of": self.dead_letter_of,
         }
 
     @classmethod
@@ -74,6 +101,8 @@ class Subscription:
                 max_delay=timedelta(seconds=retry["max_delay"]),
                 jitter=retry["jitter"],
             ),
+            dead_letter=stored.get("dead_letter"),  # written by an older version, it has none
+            dead_letter_of=stored.get("dead_letter_of"),
         )
 
 
@@ -114,6 +143,8 @@ class Matcher(Generic[T]):
         self._patterns: list[tuple[int, str, Predicate | None, T]] = []
         self._kept: dict[str, tuple[tuple[T, ...], Sequence[tuple[Predicate | None, T]] | None]] = {}
         for rank, (subscription, target) in enumerate(targets):
+            if subscription.dead_letter_of is not None:
+                continue
             predicate = _predicate(subscription)
             for pattern in dict.fromkeys(subscription.types or ("*",)):
                 if "*" in pattern:

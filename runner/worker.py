@@ -12,6 +12,7 @@ import structlog
 from .backlog import Backlog
 from .clock import earlier, wait_for
 from .complaints import Complaints
+from .dead_letters import DeadLetters
 from .dispatch import Dispatch
 from .leases import Leases
 from .limits import WorkerLimits
@@ -58,9 +59,12 @@ class Worker:
         self._notify = notify
         self._slots = Slots(limits.concurrency)
         self._settled = asyncio.Event()
-        self._settler = Settler(queue, self._written)
+        self._dead_letters = DeadLetters(queue)
+        self._settler = Settler(queue, self._dead_letters, self._written)
         self._leases = Leases(queue, self._settler, limits.lease, self._settled)
-        self._backlog = Backlog(queue, self._settler, self._leases, self._slots, limits.lease, self._settled)
+        self._backlog = Backlog(
+            queue, self._settler, self._leases, self._dead_letters, self._slots, limits.lease, self._settled
+        )
         self._outlets: dict[int, Outlet] = {}
         self._closed: frozenset[Outlet] = frozenset()
         self._matcher: Matcher[Outlet] = Matcher([])
@@ -213,8 +217,7 @@ class Worker:
         try:
             dispatch.start()
             await dispatch.wait(self._limits.grace.total_seconds())
-            settled = dispatch.settled(self._limits.lease)
-            await self._settler.patiently(lambda: self._queue.settle(settled))
+            records = await self._settler.settle(dispatch.settled(self._limits.lease))
         except Exception as error:
             events = len(dispatch.claim.works)
             log.error("dispatch failed", error=type(error).__name__, detail=str(error), events=events)
@@ -225,7 +228,7 @@ class Worker:
             self._settled.set()
         for outlet, flight in dispatch.unfinished():
             self._leases.hold(outlet, flight, outlet.in_flight(flight), dispatch.claim.token)
-        if self._written(settled.records):
+        if self._written(records):
             await self._notify()
 
     async def reload(self) -> None:
@@ -234,6 +237,7 @@ class Worker:
         outlets = {each.id: self._outlet(each) for each in registered}
         self._outlets = outlets
         self._closed = frozenset(outlet for outlet in outlets.values() if not outlet.open)
+        self._dead_letters.learn(registered)
         self._matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
         self._version = version
         self._stale = False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..config import Config
     from ..storage.base import Registered
+    from ..subscription import Subscription
 
 __all__ = ["subscriptions"]
 
@@ -101,7 +102,7 @@ async def _list(config: Config, as_json: bool) -> None:
         (
             registered.subscription.name,
             _state(registered, active),
-            ", ".join(registered.subscription.types) or "*",
+            _wanted(registered.subscription),
             registered.subscription.sink,
             registered.origin,
             counts(open_deliveries),
@@ -126,8 +127,7 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
     subscription = known[name][0].subscription
     retry = {f"retry.{key}": getattr(subscription.retry, key) for key in fields.pop("retry")}
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
-    types = ", ".join(subscription.types) or "*"
-    print_fields(fields | {"types": types, "timeout": subscription.timeout, **retry, **waiting})
+    print_fields(fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **retry, **waiting})
 
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
@@ -150,6 +150,12 @@ async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str
 
     async with open_storage(config) as storage:
         return await storage.records.registered()
+
+
+def _wanted(subscription: Subscription) -> str:
+    if subscription.dead_letter_of is not None:
+        return f"what is dead of {subscription.dead_letter_of}"
+    return ", ".join(subscription.types) or "*"
 
 
 def _state(registered: Registered, active: bool) -> str:

@@ -21,10 +21,10 @@ from pydantic import (
 
 from ..filter import FilterError, compile_filter
 from ..retry import RetryPolicy
-from ..subscription import Subscription
+from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .dsn import Dsn
 from .duration import Duration, PositiveDuration
-from .errors import Fault, KeyPath, got
+from .errors import Fault, KeyPath, got, quoted
 from .fields import Context, DsnField, Model, Name, Number, SinkName, check_subject, context_of
 from .plugin import Plugin
 from .plugins import SINKS, NatsConnection, NatsOptions, SinkField, StrategyField
@@ -155,9 +155,7 @@ class SubscriptionEntry(Model):
         description="Deliveries the sink is given at once; null: one by one. For `webhook` and `python` sinks.",
     )
     rate: RateField | None = Field(default=None, description="At most so many deliveries.", json_schema_extra=_INACTIVE)
-    dead_letter: SinkName | None = Field(
-        default=None, description="Sink that is given what is dead.", json_schema_extra=_INACTIVE
-    )
+    dead_letter: SinkName | None = Field(default=None, description="Sink that is given what is dead.")
     order_by: str | None = Field(
         default=None,
         min_length=1,
@@ -168,6 +166,8 @@ class SubscriptionEntry(Model):
     @field_validator("name")
     @classmethod
     def _unique(cls, name: str, info: ValidationInfo) -> str:
+        if name.endswith(DEAD_LETTER_SUFFIX):
+            raise ValueError(f"names that end in {quoted(DEAD_LETTER_SUFFIX)} are taken, for dead letters")
         context_of(info).claim("subscription", name)
         return name
 
@@ -205,6 +205,7 @@ class SubscriptionEntry(Model):
             batch=self.batch,
             timeout=self.timeout,
             retry=self.retry.over(defaults),
+            dead_letter=self.dead_letter,
         )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "AttemptRecord",
     "Claim",
     "ClaimedDelivery",
+    "Death",
     "DeliveryClaim",
     "DeliveryRecord",
     "EventStore",
@@ -118,6 +119,8 @@ class DeliveryRecord:
 
     `token` is the lease it is held under from now on when `state` is leased, and otherwise the lease
     that must still hold for the write to take effect. `due_in` counts from the database's now.
+    `dead_letter` is the subscription to which the same event becomes pending by the same write, with
+    fresh attempts whatever became of it before.
     """
 
     seq: int
@@ -127,6 +130,7 @@ class DeliveryRecord:
     token: int
     due_in: timedelta = timedelta(0)
     error: str | None = None
+    dead_letter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,15 @@ class DeliveryClaim:
     next_due: timedelta | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a delivery died: why, after how many attempts, when."""
+
+    reason: str
+    attempts: int
+    at: datetime
+
+
 class WorkQueue(Protocol):
     """
     What the worker needs. Every method is one transaction; every time is the database's.
@@ -235,6 +248,9 @@ class WorkQueue(Protocol):
             (seq, subscription id) of those still held.
         """
 
+    async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
+        """Return how these deliveries, given as (seq, subscription id), died; those that are dead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:
@@ -276,8 +292,8 @@ class Registry(Protocol):
         Make the active subscriptions of `origin` be exactly these.
 
         A name keeps its id, its history and its pause over any change. One that is no longer given
-        matches no more events and is no longer served; its deliveries stay. Nothing is written, and the
-        version stays, when nothing changed.
+        matches no more events and is no longer served; its deliveries stay. What has a `dead_letter` comes
+        and goes with the subscription for that. Nothing is written, and the version stays, when nothing changed.
         """
 
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:

@@ -18,6 +18,7 @@ from .base import (
     AttemptRecord,
     Claim,
     ClaimedDelivery,
+    Death,
     DeliveryClaim,
     DeliveryRecord,
     Publication,
@@ -155,6 +156,7 @@ class PostgresStore(SqlRegistry):
                 held = {row[0] for row in await connection.fetch(self._sql("settle"), *arguments)}
                 records = [record for record in settled.records if record.seq in held]
                 await connection.execute(self._sql("record"), *_record_columns(records))
+                await self._record_dead_letters(connection, records)
                 await self._record_attempts(connection, [each for each in settled.attempts if each.seq in held])
             return len(held)
 
@@ -181,12 +183,13 @@ class PostgresStore(SqlRegistry):
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
         async with self._wires.take() as connection:
-            if not attempts:
+            if not attempts and all(record.dead_letter is None for record in records):
                 rows = await connection.fetch(self._sql("settle_deliveries"), *_record_columns(records))
                 return [(row[0], row[1]) for row in rows]
             async with connection.transaction():
                 rows = await connection.fetch(self._sql("settle_deliveries"), *_record_columns(records))
                 held = {(row[0], row[1]) for row in rows}
+                await self._record_dead_letters(connection, [r for r in records if (r.seq, r.subscription_id) in held])
                 await self._record_attempts(connection, [a for a in attempts if (a.seq, a.subscription_id) in held])
             return list(held)
 
@@ -196,6 +199,19 @@ class PostgresStore(SqlRegistry):
         async with self._wires.take() as connection:
             rows = await connection.fetch(self._sql("renew"), seqs, ids, tokens, lease)
         return [(row[0], row[1]) for row in rows]
+
+    async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
+        """Return how these deliveries died; those that are dead."""
+        async with self._wires.take() as connection:
+            rows = await connection.fetch(self._sql("deaths"), [key[0] for key in keys], [key[1] for key in keys])
+        return {(row[0], row[1]): Death(row[2], row[3], row[4]) for row in rows}
+
+    async def _record_dead_letters(self, connection: asyncpg.Connection, records: Sequence[DeliveryRecord]) -> None:
+        letters = [(record.seq, record.dead_letter) for record in records if record.dead_letter is not None]
+        if letters:
+            await connection.execute(
+                self._sql("record_dead_letters"), [seq for seq, _ in letters], [id for _, id in letters]
+            )
 
     async def _record_attempts(self, connection: asyncpg.Connection, attempts: Sequence[AttemptRecord]) -> None:
         if attempts:

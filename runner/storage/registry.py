@@ -56,7 +56,8 @@ class SqlRegistry:
                 await connection.execute(update(bus).where(bus.c.one == 1, changed).values(channel=channel))
 
     async def put_subscriptions(self, wanted: Sequence[Subscription], origin: str) -> None:
-        """Make the active subscriptions of `origin` be exactly these."""
+        """Make the active subscriptions of `origin` be exactly these, and those for their dead letters."""
+        wanted = [*wanted, *filter(None, (each.for_dead_letters() for each in wanted))]
         with mapped_errors():
             async with self._engine.begin() as connection:
                 # Whoever holds the bus row is alone here: instances that start together do not race.

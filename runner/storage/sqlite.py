@@ -30,6 +30,7 @@ from .base import (
     AttemptRecord,
     Claim,
     ClaimedDelivery,
+    Death,
     DeliveryClaim,
     DeliveryRecord,
     Publication,
@@ -120,6 +121,10 @@ class SqliteStore(SqlRegistry):
     async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
         """Extend the leases that are still held."""
         return await self._run(_transaction, _renew, leases, lease)
+
+    async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
+        """Return how these deliveries died; those that are dead."""
+        return await self._run(_deaths, keys)
 
     async def _run(self, function: Callable[..., R], *args: Any) -> R:
         """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
@@ -251,7 +256,9 @@ def _settle(db: sqlite3.Connection, settled: Settled) -> int:
             groups.setdefault((id(ids), attempts), (ids, []))[1].append(work.seq)
     for (_, attempts), (ids, seqs) in groups.items():
         db.execute(_sql("delivered"), (attempts, now, _json(seqs), _json(ids)))
-    db.executemany(_sql("record"), [_record(record, now) for record in settled.records if record.seq in held])
+    records = [record for record in settled.records if record.seq in held]
+    db.executemany(_sql("record"), [_record(record, now) for record in records])
+    _record_dead_letters(db, records, now)
     _record_attempts(db, [attempt for attempt in settled.attempts if attempt.seq in held], now)
     return len(held)
 
@@ -308,6 +315,7 @@ def _settle_deliveries(
         if db.execute(_sql("settle_delivery"), (*values, *key, record.token)).rowcount:
             written.append(key)
     theirs = set(written)
+    _record_dead_letters(db, [each for each in records if (each.seq, each.subscription_id) in theirs], now)
     _record_attempts(db, [each for each in attempts if (each.seq, each.subscription_id) in theirs], now)
     return written
 
@@ -317,6 +325,19 @@ def _renew(
 ) -> Sequence[tuple[int, int]]:
     until = _now(db) + _us(lease)
     return [(seq, id) for seq, id, token in leases if db.execute(_sql("renew"), (until, seq, id, token)).rowcount]
+
+
+def _deaths(db: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
+    return {
+        key: Death(reason, attempts, _EPOCH + at * _MICROSECOND)
+        for key in keys
+        for reason, attempts, at in db.execute(_sql("death"), key).fetchall()
+    }
+
+
+def _record_dead_letters(db: sqlite3.Connection, records: Iterable[DeliveryRecord], now: int) -> None:
+    rows = [(each.seq, each.dead_letter, now, now) for each in records if each.dead_letter is not None]
+    db.executemany(_sql("record_dead_letter"), rows)
 
 
 def _record_attempts(db: sqlite3.Connection, attempts: Iterable[AttemptRecord], now: int) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from runner.delivery import DeliveryState
-from runner.storage.base import AttemptRecord, Settled
+from runner.errors import StorageError
+from runner.storage.base import AttemptRecord, Death, DeliveryRecord, Settled
 from runner.storage.tables import attempts, deliveries
 
 from .storage_contract import (
@@ -19,6 +23,7 @@ from .storage_contract import (
     Store,
     StoreTests,
     claim_delivery_soon,
+    claim_soon,
     publish,
     record,
     soon,
@@ -212,6 +217,97 @@ class TestSettleDeliveries(StoreTests):
     async def test_nothing_to_settle_is_no_error(self, store: Store) -> None:
         assert not await store.settle_deliveries([])
         assert not await store.renew([], LEASE)
+
+
+class TestDeadLetters(StoreTests):
+    """What dies for subscription 1 is given to 2 by the same write."""
+
+    async def die(self, store: Store, seq: int, **change: Any) -> tuple[DeliveryRecord, Sequence[tuple[int, int]]]:
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        assert taken(claim) == [(seq, 1)]
+        dead = record(seq, 1, DeliveryState.DEAD, claim.token, attempts=7, error="410 Gone")
+        dead = replace(dead, dead_letter=2, **change)
+        return dead, await store.settle_deliveries([dead])
+
+    async def test_a_death_in_a_dispatch(self, store: Store, database: Database) -> None:
+        seqs = await publish(store, 3)
+        claim = await store.claim(3, LEASE)
+        dead = [record(seq, 1, DeliveryState.DEAD, claim.token, error="no") for seq in seqs]
+        letters = [replace(dead[0], dead_letter=2), dead[1], replace(dead[2], dead_letter=3)]
+        assert await store.settle(Settled(claim.token, claim.works, [()] * 3, letters)) == 3
+        rows = await database.rows(deliveries)
+        assert [(row["event_seq"], row["subscription_id"], row["state"], row["attempts"]) for row in rows] == [
+            (seqs[0], 1, "dead", 1),
+            (seqs[0], 2, "pending", 0),
+            (seqs[1], 1, "dead", 1),
+            (seqs[2], 1, "dead", 1),
+            (seqs[2], 3, "pending", 0),
+        ]
+        claimed = await store.claim_deliveries({2: 5, 3: 5}, LEASE)
+        assert taken(claimed) == [(seqs[0], 2), (seqs[2], 3)]
+        assert {each.attempt for each in claimed.deliveries} == {1}
+
+    async def test_a_claim_that_was_lost_gives_nothing(self, store: Store, other: Store, database: Database) -> None:
+        await publish(store, 1)
+        lost = await store.claim(1, SHORT)
+        await claim_soon(other)
+        dead = replace(record(lost.works[0].seq, 1, DeliveryState.DEAD, lost.token), dead_letter=2)
+        assert await store.settle(Settled(lost.token, lost.works, [()], [dead])) == 0
+        assert await database.count(deliveries) == [0]
+
+    async def test_the_death_of_a_single_delivery(self, store: Store) -> None:
+        [seq] = await wait(store)
+        dead, written = await self.die(store, seq)
+        assert list(written) == [(seq, 1)]
+        assert taken(await store.claim_deliveries({2: 5}, LEASE)) == [(seq, 2)]
+        assert not await store.settle_deliveries([dead])  # and what comes late gives nothing
+        assert not (await store.claim_deliveries({2: 5}, LEASE)).deliveries
+
+    async def test_a_death_that_is_not_ours_to_write_gives_nothing(self, store: Store, database: Database) -> None:
+        [seq] = await wait(store)
+        _, written = await self.die(store, seq, token=1)
+        assert not written
+        assert await database.count(deliveries) == [1]
+
+    @pytest.mark.parametrize("end", [DeliveryState.DELIVERED, DeliveryState.DEAD, None], ids=str)
+    async def test_what_is_retried_by_hand_and_dies_again_is_given_again(
+        self, store: Store, database: Database, end: DeliveryState | None
+    ) -> None:
+        [seq] = await wait(store)
+        await self.die(store, seq)
+        first = await store.claim_deliveries({2: 1}, LEASE)
+        if end is not None:  # else it still runs
+            await store.settle_deliveries([record(seq, 2, end, first.token, attempts=4, error="no")])
+        again = update(deliveries).where(deliveries.c.subscription_id == 1)
+        await database.execute(again.values(state="pending", due_at=datetime(2020, 1, 1, tzinfo=UTC), attempts=0))
+        await self.die(store, seq)
+        [second] = (await store.claim_deliveries({2: 1}, LEASE)).deliveries
+        assert (second.seq, second.attempt, second.suspect) == (seq, 1, False)
+        assert not await store.settle_deliveries([record(seq, 2, DeliveryState.DELIVERED, first.token)])
+
+    async def test_the_store_says_how_they_died(self, store: Store, database: Database) -> None:
+        one, two, alive = await wait(store, 1, 3)
+        claim = await store.claim_deliveries({1: 3}, LEASE)
+        dead = DeliveryState.DEAD
+        known = record(one, 1, dead, claim.token, attempts=7, error="410 Gone")
+        await store.settle_deliveries([known, record(two, 1, dead, claim.token)])
+        at = {row["event_seq"]: row["updated_at"] for row in await database.rows(deliveries)}
+        assert await store.deaths([(one, 1), (two, 1), (alive, 1), (one, 2), (999, 1)]) == {
+            (one, 1): Death("410 Gone", 7, at[one]),
+            (two, 1): Death("", 1, at[two]),
+        }
+        assert await store.deaths([]) == {}
+
+    async def test_both_are_written_or_neither(self, store: Store, database: Database) -> None:
+        [seq] = await wait(store)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        before = await database.rows(deliveries)
+        dead = replace(record(seq, 1, DeliveryState.DEAD, claim.token), dead_letter=2)
+        await database.rename("attempts", "hidden")
+        with pytest.raises(StorageError):
+            await store.settle_deliveries([dead], [AttemptRecord(seq, 1, 2, timedelta(0), "no")])
+        assert await database.rows(deliveries) == before
+        await database.rename("hidden", "attempts")
 
 
 class TestRenew(StoreTests):

@@ -153,6 +153,28 @@ class TestPutSubscriptions(StoreTests):
         assert after == before + 1
 
 
+class TestForDeadLetters(StoreTests):
+    async def test_it_comes_changes_and_goes_with_its_subscription(self, store: Store) -> None:
+        wanted = replace(ORDERS, dead_letter="log")
+        await store.put_subscriptions([wanted, AUDIT], "file")
+        _, [orders, _, letters] = await store.subscriptions()
+        assert orders.subscription == wanted
+        assert letters.subscription == wanted.for_dead_letters()
+        assert (letters.subscription.name, letters.subscription.sink) == ("orders.dead-letter", "log")
+        assert (letters.subscription.dead_letter_of, letters.origin) == ("orders", "file")
+        seen = await version(store)
+        await store.put_subscriptions([wanted, AUDIT], "file")
+        assert await version(store) == seen
+        await store.put_subscriptions([replace(wanted, dead_letter="mail"), AUDIT], "file")
+        _, [_, _, changed] = await store.subscriptions()
+        assert (changed.id, changed.subscription.sink) == (letters.id, "mail")
+        await store.put_subscriptions([ORDERS, AUDIT], "file")
+        assert await names(store) == ["orders", "audit"]
+        await store.put_subscriptions([wanted], "file")
+        await store.put_subscriptions([], "file")
+        assert await names(store) == []
+
+
 class TestPause(StoreTests):
     async def test_it_says_whether_it_changed_anything_and_everybody_hears(self, store: Store, other: Store) -> None:
         await store.put_subscriptions([ORDERS, AUDIT], "file")

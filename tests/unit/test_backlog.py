@@ -10,7 +10,7 @@ from .deliveries import FunctionSink, accept, outlet
 
 def make(slots: Slots) -> Backlog:
     nothing: Any = None
-    return Backlog(nothing, nothing, nothing, slots, nothing, nothing)
+    return Backlog(nothing, nothing, nothing, nothing, slots, nothing, nothing)
 
 
 class TestQuotas:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import cast
 
 import pytest
 import structlog
 
+from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
 from runner.errors import StorageError, StorageUnavailable
 from runner.settler import Settler
@@ -43,6 +44,11 @@ class Queue:
         return [(each.seq, each.subscription_id) for each in records if each.seq not in self.lost]
 
 
+def settling(queue: Queue, written: Callable[[Sequence[DeliveryRecord]], object]) -> Settler:
+    store = cast("WorkQueue", queue)
+    return Settler(store, DeadLetters(store), written)
+
+
 @pytest.fixture
 def queue() -> Queue:
     return Queue()
@@ -55,7 +61,7 @@ def written() -> list[int]:
 
 @pytest.fixture
 async def settler(queue: Queue, written: list[int]) -> AsyncIterator[Settler]:
-    one = Settler(cast("WorkQueue", queue), lambda records: written.extend(each.seq for each in records))
+    one = settling(queue, lambda records: written.extend(each.seq for each in records))
     one.start()
     yield one
     queue.errors.clear()
@@ -154,6 +160,6 @@ async def test_patiently_returns_the_answer_and_lets_other_errors_through(settle
 
 
 async def test_it_may_be_stopped_before_anything() -> None:
-    one = Settler(cast("WorkQueue", Queue()), lambda _: None)
+    one = settling(Queue(), lambda _: None)
     await one.stop()
     await one.stop()

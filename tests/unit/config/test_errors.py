@@ -260,6 +260,10 @@ TABLE = [
         "6:6: subscriptions[1].name: a second subscription is called 'a'; names are unique",
     ),
     (
+        HEAD + "sinks: {s: stdout}\nsubscriptions: [{name: a.dead-letter, sink: s}]",
+        "4:18: subscriptions[0].name: names that end in '.dead-letter' are taken, for dead letters",
+    ),
+    (
         HEAD + "sinks: {s: stdout}\nsubscriptions: [{name: a, sink: s, retry: {max_atempts: 12}}]",
         "4:44: subscriptions[0].retry.max_atempts: unknown key; did you mean 'max_attempts'?",
     ),

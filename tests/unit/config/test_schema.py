@@ -255,7 +255,7 @@ sinks:
   u: {webhook: {url: 'https://h', secret: x}}
 subscriptions:
   - {name: a, sink: s, rate: 20/s, order_by: null}
-  - {name: b, sink: s, dead_letter: t}
+  - {name: b, sink: s, order_by: subject}
 retention: {delivered: 7d}
 """
     )
@@ -264,7 +264,7 @@ retention: {delivered: 7d}
         f"{tmp_path}/f.yaml:5:26: sinks.s.nats.jetstream: {note}",
         f"{tmp_path}/f.yaml:7:35: sinks.u.webhook.secret: {note}",
         f"{tmp_path}/f.yaml:9:24: subscriptions[0].rate: {note}",
-        f"{tmp_path}/f.yaml:10:24: subscriptions[1].dead_letter: {note}",
+        f"{tmp_path}/f.yaml:10:24: subscriptions[1].order_by: {note}",
         f"{tmp_path}/f.yaml:11:1: retention: {note}",
     ]
 

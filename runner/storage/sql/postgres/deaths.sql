@@ -1,0 +1,5 @@
+-- How deliveries died.
+SELECT d.event_seq, d.subscription_id, coalesce(d.last_error, ''), d.attempts, d.updated_at
+FROM {deliveries} d JOIN unnest($1::bigint[], $2::int[]) AS k (event_seq, subscription_id)
+    USING (event_seq, subscription_id)
+WHERE d.state = 'dead'
