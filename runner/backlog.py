@@ -13,7 +13,7 @@ from .leases import Leases
 from .outlet import Flight, Outlet, Slots
 from .service import Background
 from .settler import Settler
-from .settling import crashed, given_back
+from .settling import crashed, given_back, overdue
 from .storage.base import ClaimedDelivery, DeliveryRecord, WorkQueue
 
 __all__ = ["Backlog"]
@@ -169,14 +169,20 @@ class Backlog:
         outlet = self._outlets.get(claimed.subscription_id)
         if not claimed.suspect or outlet is None:
             return False
-        return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.max_attempts)
+        return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.attempts)
 
     def _worn_out(self, claimed: ClaimedDelivery, token: int) -> bool:
-        """Whether the delivery has no attempt left; then write it down as dead."""
+        """Whether the delivery may not be tried again; then write it down as dead."""
         outlet = self._outlets.get(claimed.subscription_id)
-        if outlet is None or not outlet.subscription.retry.exhausted(claimed.attempt):
+        if outlet is None:
             return False
-        self._settler.submit(*crashed(claimed.seq, claimed.subscription_id, claimed.attempt, token))
+        policy, what = outlet.subscription.retry, (claimed.seq, claimed.subscription_id, claimed.attempt, token)
+        if policy.exhausted(claimed.attempt):
+            self._settler.submit(*crashed(*what))
+        elif policy.outlived(claimed.age):
+            self._settler.submit(overdue(policy, *what), None)
+        else:
+            return False
         return True
 
     def _nudge(self) -> None:

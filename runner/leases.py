@@ -86,7 +86,8 @@ class Leases:
         def report(index: int, outcome: Outcome, seconds: float) -> None:
             work = flight.works[index]
             policy = outlet.subscription.retry
-            self._settler.submit(*settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds))
+            written = settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds, work.age)
+            self._settler.submit(*written)
             held = self._held.get((work.seq, outlet.id))
             if held is not None and held.token == token:  # else it was lost, and perhaps claimed anew
                 del self._held[work.seq, outlet.id]

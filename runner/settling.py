@@ -9,21 +9,33 @@ from .delivery import Accepted, Dead, Delivered, DeliveryState, Failed, Outcome,
 from .retry import RetryPolicy
 from .storage.base import AttemptRecord, DeliveryRecord
 
-__all__ = ["crashed", "given_back", "settle"]
+__all__ = ["crashed", "given_back", "overdue", "settle"]
 
 _MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
 
 
 def settle(
-    policy: RetryPolicy, seq: int, subscription_id: int, attempt: int, token: int, outcome: Outcome, seconds: float
+    policy: RetryPolicy,
+    seq: int,
+    subscription_id: int,
+    attempt: int,
+    token: int,
+    outcome: Outcome,
+    seconds: float,
+    age: timedelta = timedelta(0),
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
     """
     Return the delivery and the attempt to be written.
 
     An attempt is recorded when it failed, and when it ended a delivery that had failed before; the
     common case, a success at once, is told by the delivery alone.
+
+    Args:
+        seconds: how long the attempt took.
+        age: how long before the attempt the first one began.
     """
-    record = _record(seq, subscription_id, attempt, token, policy.settle(outcome, attempt))
+    settlement = policy.settle(outcome, attempt, age=age + timedelta(seconds=seconds))
+    record = _record(seq, subscription_id, attempt, token, settlement)
     if record.state is DeliveryState.DELIVERED and attempt == 1:
         return record, None
     return record, _attempt(seq, subscription_id, attempt, outcome, seconds)
@@ -35,6 +47,12 @@ def crashed(seq: int, subscription_id: int, attempt: int, token: int) -> tuple[D
     error = f"attempt {used} of {used} ended without an answer: its process died, or lost its lease"
     record = DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, used, token, error=error)
     return record, AttemptRecord(seq, subscription_id, used, timedelta(0), error=error)
+
+
+def overdue(policy: RetryPolicy, seq: int, subscription_id: int, attempt: int, token: int) -> DeliveryRecord:
+    """Return what is written of a delivery that was claimed when its policy allowed no further attempt."""
+    used = attempt - 1
+    return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, used, token, error=policy.overdue(used))
 
 
 def given_back(seq: int, subscription_id: int, attempt: int, token: int, *, started: bool) -> DeliveryRecord:

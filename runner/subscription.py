@@ -77,6 +77,8 @@ class Subscription:
                 "delay": self.retry.delay.total_seconds(),
                 "max_delay": self.retry.max_delay.total_seconds(),
                 "jitter": self.retry.jitter,
+                "schedule": [wait.total_seconds() for wait in self.retry.schedule],
+                "max_age": None if self.retry.max_age is None else self.retry.max_age.total_seconds(),
             },
             "dead_letter": self.dead_letter,
             "dead_letter_of": self.dead_letter_of,
@@ -84,8 +86,9 @@ class Subscription:
 
     @classmethod
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Subscription:
-        """Return what `to_json()` wrote."""
+        """Return what `to_json()` wrote, in this version or an earlier one."""
         retry = stored["retry"]
+        max_age = retry.get("max_age")
         return cls(
             name=name,
             sink=stored["sink"],
@@ -100,6 +103,8 @@ class Subscription:
                 delay=timedelta(seconds=retry["delay"]),
                 max_delay=timedelta(seconds=retry["max_delay"]),
                 jitter=retry["jitter"],
+                schedule=tuple(timedelta(seconds=wait) for wait in retry.get("schedule", ())),
+                max_age=None if max_age is None else timedelta(seconds=max_age),
             ),
             dead_letter=stored.get("dead_letter"),  # written by an older version, it has none
             dead_letter_of=stored.get("dead_letter_of"),

@@ -56,7 +56,7 @@ def _plan(config: Config) -> Iterator[str]:
         yield f"sink           {name}: {plugin.kind}"
     for each in config.to_subscriptions():
         types = ", ".join(each.types) or "*"
-        policy = f"{each.retry.max_attempts} attempts, timeout {format_duration(each.timeout)}"
+        policy = f"{each.retry.attempts} attempts, timeout {format_duration(each.timeout)}"
         if each.dead_letter is not None:
             policy += f", then {each.dead_letter}"
         yield f"subscription   {each.name}: {types} -> {each.sink} ({policy})"

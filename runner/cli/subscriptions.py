@@ -114,7 +114,7 @@ async def _list(config: Config, as_json: bool) -> None:
 
 async def _show(config: Config, name: str, as_json: bool) -> None:
     from ..errors import NotFound
-    from .output import print_fields, print_json
+    from .output import duration, print_fields, print_json
     from .records import subscription_json
 
     known = {each[0].subscription.name: each for each in await _known(config)}
@@ -126,6 +126,7 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
         return
     subscription = known[name][0].subscription
     retry = {f"retry.{key}": getattr(subscription.retry, key) for key in fields.pop("retry")}
+    retry["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
     print_fields(fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **retry, **waiting})
 

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError
+from ..retry import RetryPolicy
 from .errors import Fault, KeyPath, config_error, quoted
 from .fields import Context
 from .keys import known_keys
 from .messages import describe
-from .schema import Config
+from .schema import Config, Retry, RetryOverride
 from .source import MAX_BYTES, Source, parse_source
 from .substitution import Substitution
 
@@ -59,10 +60,17 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
 def dump(config: Config) -> dict[str, Any]:
     """Return the configuration with all defaults, as JSON types: durations as text, secrets as `***`."""
     document = config.model_dump(mode="json", by_alias=True)
-    for entry in document["subscriptions"]:
-        own = {key: value for key, value in entry["retry"].items() if value is not None}
-        entry["retry"] = document["retry"] | own
+    document["retry"] = _shown(RetryOverride().over(config.retry))
+    for entry, subscription in zip(document["subscriptions"], config.to_subscriptions(), strict=True):
+        entry["retry"] = _shown(subscription.retry)
     return document
+
+
+def _shown(policy: RetryPolicy) -> dict[str, Any]:
+    """Return the policy as a file says it, which never says both a schedule and waits that double."""
+    fields = {name: getattr(policy, name) for name in Retry.model_fields} | {"schedule": policy.schedule or None}
+    left_out = {"delay", "max_delay"} if policy.schedule else set[str]()
+    return Retry.model_construct(**fields).model_dump(mode="json", exclude=left_out)
 
 
 def _content(path: Path, file: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -108,6 +108,17 @@ class Storage(Model):
         return self
 
 
+_Waits = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=999)]
+_SCHEDULE = "The waits one by one, instead of `delay` and `max_delay`; the attempts end with the last."
+_MAX_AGE = "No attempt starts later than this after the first one; null: no limit."
+
+
+def _one_kind_of_wait(retry: Retry | RetryOverride) -> None:
+    doubling = sorted(retry.model_fields_set & {"delay", "max_delay"})
+    if retry.schedule is not None and doubling:
+        raise ValueError(f"schedule: it lists every wait; leave out {' and '.join(doubling)}, or the schedule")
+
+
 class Retry(Model):
     """When a failed delivery is tried again, and when no more."""
 
@@ -115,6 +126,13 @@ class Retry(Model):
     delay: Duration = Field(default=timedelta(seconds=1), description="Wait after the first failure; doubles.")
     max_delay: Duration = Field(default=timedelta(hours=1), description="Longest wait.")
     jitter: float = Field(default=0.2, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
+    schedule: _Waits | None = Field(default=None, description=_SCHEDULE)
+    max_age: PositiveDuration | None = Field(default=None, description=_MAX_AGE)
+
+    @model_validator(mode="after")
+    def _waits(self) -> Self:
+        _one_kind_of_wait(self)
+        return self
 
 
 class RetryOverride(Model):
@@ -124,11 +142,25 @@ class RetryOverride(Model):
     delay: Duration | None = Field(default=None, description="Wait after the first failure; doubles.")
     max_delay: Duration | None = Field(default=None, description="Longest wait.")
     jitter: float | None = Field(default=None, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
+    schedule: _Waits | None = Field(default=None, description=_SCHEDULE)
+    max_age: PositiveDuration | None = Field(default=None, description=_MAX_AGE)
+
+    @model_validator(mode="after")
+    def _waits(self) -> Self:
+        _one_kind_of_wait(self)
+        return self
 
     def over(self, defaults: Retry) -> RetryPolicy:
         """Return the policy, each field from here or else from `defaults`."""
         own = {name: value for name in Retry.model_fields if (value := getattr(self, name)) is not None}
-        return RetryPolicy(**(dict(defaults) | own))
+        fields = dict(defaults) | own
+        if "delay" in own or "max_delay" in own:
+            fields["schedule"] = None  # waits that double, in place of those listed in the defaults
+        waits = fields["schedule"] = fields["schedule"] or ()
+        limited = "max_attempts" in own or ("schedule" not in own and "max_attempts" in defaults.model_fields_set)
+        if waits and not limited:
+            fields["max_attempts"] = len(waits) + 1  # the default of doubling waits is none for a list of them
+        return RetryPolicy(**fields)
 
 
 class SubscriptionEntry(Model):

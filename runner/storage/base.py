@@ -32,6 +32,8 @@ __all__ = [
     "WorkQueue",
 ]
 
+_NO_AGE = timedelta(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Publication:
@@ -88,6 +90,11 @@ class Work:
     attempt: int
     seq: int
     event: Event
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago the first attempt began: what is dispatched has none behind it."""
+        return _NO_AGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,8 @@ class ClaimedDelivery:
     """
     One claimed delivery. `attempt` counts its claims, this one included.
 
-    `suspect`: the lease it had ended without an answer, so whoever held it may have died of it.
+    `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
+    long before the claim the first recorded attempt began.
     """
 
     seq: int
@@ -180,6 +188,7 @@ class ClaimedDelivery:
     attempt: int
     suspect: bool
     event: Event
+    age: timedelta = _NO_AGE
 
 
 @dataclass(frozen=True, slots=True)

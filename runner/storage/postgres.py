@@ -173,7 +173,9 @@ class PostgresStore(SqlRegistry):
                 self._sql("claim_deliveries"), token, lease, list(quotas), [max(0, quota) for quota in quotas.values()]
             )
         claimed = [
-            ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5)) for row in rows if row[0] is not None
+            ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0))
+            for row in rows
+            if row[0] is not None
         ]
         claimed.sort(key=lambda delivery: delivery.seq)
         return DeliveryClaim(token, claimed, rows[0]["next_due"])

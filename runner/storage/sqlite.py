@@ -298,9 +298,9 @@ def _lease_deliveries(
     due = _due_deliveries(db, quotas, now)
     db.executemany(_sql("claim_delivery"), [(now + _us(lease), token, now, seq, id) for seq, id, _ in due])
     return [
-        ClaimedDelivery(seq, id, attempt, bool(suspect), _event(row))
+        ClaimedDelivery(seq, id, attempt, bool(suspect), _event(row), (age or 0) * _MICROSECOND)
         for seq, id, suspect in due
-        for attempt, *row in db.execute(_sql("claimed_delivery"), (seq, id)).fetchall()
+        for attempt, age, *row in db.execute(_sql("claimed_delivery"), (now, seq, id)).fetchall()
     ]
 
 

@@ -118,6 +118,30 @@ class TestClaimDeliveries(StoreTests):
         assert [first.attempt, second.attempt, third.attempt] == [2, 3, 4]
         assert [first.suspect, second.suspect, third.suspect] == [False, True, True]
 
+    async def test_the_age_is_since_the_first_attempt_of_this_series_began(
+        self, store: Store, database: Database
+    ) -> None:
+        async def tried(number: int, took: timedelta) -> None:
+            claim = await store.claim_deliveries({1: 1}, LEASE)
+            again = record(seq, 1, DeliveryState.PENDING, claim.token, attempts=number)
+            assert await store.settle_deliveries([again], [AttemptRecord(seq, 1, number, took, "no")])
+
+        async def age() -> timedelta:
+            [claimed] = (await store.claim_deliveries({1: 1}, timedelta(0))).deliveries
+            return claimed.age
+
+        [seq] = await wait(store)
+        await database.execute(update(deliveries).values(attempts=0))
+        assert await age() == timedelta(0)
+        await tried(1, 2 * HOUR)
+        await tried(2, timedelta(seconds=1))
+        assert 2 * HOUR <= await age() < 2 * HOUR + timedelta(minutes=1)
+        # A retry by hand begins anew, and its first attempt is nobody's second.
+        await database.execute(update(deliveries).values(attempts=0, state="pending"))
+        assert await age() == timedelta(0)
+        await tried(1, HOUR)
+        assert HOUR <= await age() < HOUR + timedelta(minutes=1)
+
     async def test_a_retry_is_not_suspect(self, store: Store) -> None:
         [seq] = await wait(store)
         claim = await store.claim_deliveries({1: 1}, LEASE)

@@ -57,6 +57,38 @@ def test_the_delay_doubles_up_to_its_limit() -> None:
     assert [policy.backoff(attempt, none) / SECOND for attempt in (1, 2, 3, 4, 5, 6, 1000)] == [1, 2, 4, 8, 10, 10, 10]
 
 
+def test_a_schedule_says_every_wait_and_how_many_there_are() -> None:
+    policy = RetryPolicy(schedule=(SECOND, 10 * SECOND, 60 * SECOND), delay=timedelta(hours=3))
+    assert [policy.settle(Failed("down"), attempt, none) for attempt in (1, 2, 3, 4)] == [
+        RetryIn(SECOND, "down"),
+        RetryIn(10 * SECOND, "down"),
+        RetryIn(60 * SECOND, "down"),
+        Dead("down (attempt 4 of 4)"),
+    ]
+    assert [policy.exhausted(attempt) for attempt in (4, 5)] == [False, True]
+    assert policy.backoff(2, lambda: 0.5) == 9 * SECOND
+    assert policy.settle(Failed("busy", 5 * SECOND), 3, none) == RetryIn(5 * SECOND, "busy")
+
+
+def test_fewer_attempts_than_the_schedule_has_waits_end_it_sooner() -> None:
+    policy = RetryPolicy(schedule=(SECOND, SECOND, SECOND), max_attempts=2)
+    assert policy.settle(Failed("down"), 1, none) == RetryIn(SECOND, "down")
+    assert policy.settle(Failed("down"), 2, none) == Dead("down (attempt 2 of 2)")
+
+
+def test_no_attempt_starts_later_than_max_age_after_the_first() -> None:
+    policy = RetryPolicy(max_age=10 * SECOND, max_attempts=3)
+    assert policy.settle(Failed("down"), 2, none, age=8 * SECOND) == RetryIn(2 * SECOND, "down")
+    late = policy.settle(Failed("down"), 2, none, age=8.5 * SECOND)
+    assert late == Dead("down (attempt 2; the next would come after max_age, 10 s from the first attempt on)")
+    asked = policy.settle(Failed("busy", timedelta(hours=1)), 1, none)
+    assert asked == Dead("busy (attempt 1; the next would come after max_age, 10 s from the first attempt on)")
+    # Whichever limit ends first is the one that is named.
+    assert policy.settle(Failed("down"), 3, none, age=9 * SECOND) == Dead("down (attempt 3 of 3)")
+    assert [policy.outlived(age) for age in (10 * SECOND, 11 * SECOND)] == [False, True]
+    assert not RetryPolicy().outlived(timedelta(days=9999))
+
+
 def test_no_delay_stays_none() -> None:
     assert RetryPolicy(delay=timedelta(0)).backoff(1000) == timedelta(0)
 

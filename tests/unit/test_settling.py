@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runner.delivery import ACCEPTED, Accepted, DeliveryState, Failed, Outcome, Rejected
 from runner.retry import RetryPolicy
-from runner.settling import crashed, given_back, settle
+from runner.settling import crashed, given_back, overdue, settle
 from runner.storage.base import AttemptRecord, DeliveryRecord
 
 POLICY = RetryPolicy(max_attempts=3, delay=timedelta(seconds=1), jitter=0)
@@ -93,6 +93,27 @@ def test_a_delivery_whose_holders_vanished_is_dead_with_the_attempts_it_had() ->
     assert record.error is not None
     assert "attempt 3 of 3" in record.error
     assert attempt == AttemptRecord(7, 2, 3, timedelta(0), record.error)
+
+
+def test_the_age_counts_from_the_first_attempt_to_the_end_of_this_one() -> None:
+    policy = RetryPolicy(max_age=timedelta(seconds=10), delay=timedelta(seconds=1), jitter=0)
+    for age, seconds, state in ((7, 1, "pending"), (7, 2, "dead"), (8, 1, "dead"), (0, 9.5, "dead")):
+        record, attempt = settle(policy, 7, 2, 2, 99, Failed("no"), seconds, timedelta(seconds=age))
+        if state == "dead":
+            assert record.state is DeliveryState.DEAD
+            assert "max_age" in (record.error or "")
+        else:
+            assert record.due_in == timedelta(seconds=2)
+        assert attempt is not None
+
+
+def test_a_retry_that_comes_too_late_is_dead_with_the_attempts_it_had() -> None:
+    record = overdue(RetryPolicy(max_age=timedelta(minutes=1)), 7, 2, 4, 99)
+    assert (record.state, record.attempts, record.token) == (DeliveryState.DEAD, 3, 99)
+    assert (
+        record.error
+        == "not tried again after attempt 3: it was due too late for max_age, 60 s from the first attempt on"
+    )
 
 
 @pytest.mark.parametrize(("started", "attempts"), [(True, 2), (False, 1)])

@@ -148,6 +148,12 @@ def test_the_defaults_come_back() -> None:
     assert Subscription.from_json("a", json.loads(json.dumps(stored.to_json()))) == stored
 
 
+def test_what_the_version_before_wrote_can_be_read() -> None:
+    stored = Subscription(name="a", sink="log").to_json()
+    del stored["retry"]["schedule"], stored["retry"]["max_age"]
+    assert Subscription.from_json("a", stored) == Subscription(name="a", sink="log")
+
+
 durations = st.timedeltas(timedelta(0), timedelta(days=365))
 
 
@@ -163,7 +169,13 @@ durations = st.timedeltas(timedelta(0), timedelta(days=365))
         batch=st.none() | st.integers(1, 1000),
         timeout=durations,
         retry=st.builds(
-            RetryPolicy, max_attempts=st.integers(1, 100), delay=durations, max_delay=durations, jitter=st.floats(0, 1)
+            RetryPolicy,
+            max_attempts=st.integers(1, 100),
+            delay=durations,
+            max_delay=durations,
+            jitter=st.floats(0, 1),
+            schedule=st.lists(durations, max_size=3).map(tuple),
+            max_age=st.none() | durations,
         ),
     )
 )

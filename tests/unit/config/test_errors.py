@@ -296,6 +296,20 @@ TABLE = [
     (HEAD + "worker: 5", "3:1: worker: expected a mapping, got 5"),
     (HEAD + "retry: {jitter: 2}", "3:9: retry.jitter: expected at most 1.0, got 2"),
     (HEAD + "retry: {jitter: .nan}", "3:9: retry.jitter: expected a finite number, got nan"),
+    (
+        HEAD + "retry: {schedule: [1s, 10s], delay: 1s, max_delay: 1m}",
+        "3:1: retry: schedule: it lists every wait; leave out delay and max_delay, or the schedule",
+    ),
+    (
+        HEAD + "sinks: {s: stdout}\nsubscriptions: [{name: a, sink: s, retry: {delay: 1s, schedule: [1s]}}]",
+        "4:36: subscriptions[0].retry: schedule: it lists every wait; leave out delay, or the schedule",
+    ),
+    (HEAD + "retry: {schedule: []}", "3:9: retry.schedule: expected a non-empty list"),
+    (
+        HEAD + "retry: {schedule: [1s, 5]}",
+        "3:24: retry.schedule[1]: expected a duration such as 30s, 25ms, 1h30m or 7d, got 5",
+    ),
+    (HEAD + "retry: {max_age: 0s}", "3:9: retry.max_age: expected a duration above zero, got 0s"),
     (HEAD + "retry: {max_attempts: 1.5}", "3:9: retry.max_attempts: expected a whole number, got 1.5"),
     (
         HEAD + "log: {level: inf}",

@@ -127,7 +127,38 @@ subscriptions:
         "delay": "0s",
         "max_delay": "1h",
         "jitter": 0,
+        "schedule": None,
+        "max_age": None,
     }
+
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "expected"),
+    [
+        ("{}", "{schedule: [1s, 10s]}", RetryPolicy(schedule=(SECOND, 10 * SECOND), max_attempts=3)),
+        ("{}", "{schedule: [1s], max_attempts: 9}", RetryPolicy(schedule=(SECOND,), max_attempts=9)),
+        ("{schedule: [1s]}", "{}", RetryPolicy(schedule=(SECOND,), max_attempts=2)),
+        ("{schedule: [1s, 1s], max_attempts: 2}", "{}", RetryPolicy(schedule=(SECOND, SECOND), max_attempts=2)),
+        ("{max_attempts: 2}", "{schedule: [1s, 1s]}", RetryPolicy(schedule=(SECOND, SECOND), max_attempts=3)),
+        ("{schedule: [1s]}", "{delay: 2s}", RetryPolicy(delay=2 * SECOND)),
+        ("{schedule: [1s], max_attempts: 2}", "{max_delay: 2s}", RetryPolicy(max_delay=2 * SECOND, max_attempts=2)),
+        ("{max_age: 1m}", "{jitter: 0}", RetryPolicy(max_age=60 * SECOND, jitter=0)),
+        ("{max_age: 1m}", "{max_age: 2s}", RetryPolicy(max_age=2 * SECOND)),
+        ("{}", f"{{schedule: [{', '.join(['1s'] * 30)}]}}", RetryPolicy(schedule=(SECOND,) * 30, max_attempts=31)),
+    ],
+)
+def test_waits_of_its_own_replace_those_of_the_defaults(
+    load: Load, defaults: str, own: str, expected: RetryPolicy
+) -> None:
+    text = MINIMAL + f"sinks: {{s: stdout}}\nretry: {defaults}\nsubscriptions: [{{name: a, sink: s, retry: {own}}}]"
+    config = load(text)
+    [subscription] = config.to_subscriptions()
+    assert subscription.retry == expected
+    # What is shown can be loaded again, and is the same.
+    assert load(json.dumps(dump(config))).to_subscriptions() == config.to_subscriptions()
 
 
 def test_the_defaults_of_the_schema_are_those_of_the_values(load: Load) -> None:

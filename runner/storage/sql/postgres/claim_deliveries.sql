@@ -35,6 +35,12 @@ SELECT
     c.event_seq, c.subscription_id, c.attempts, c.suspect,
     e.seq, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at) AS time,
     e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
+    CASE WHEN c.attempts > 1 THEN (
+        -- The first one on record; after a retry by hand there are several of that number.
+        SELECT clock_timestamp() - first.at + first.duration_us * interval '1 microsecond' FROM {attempts} first
+        WHERE first.event_seq = c.event_seq AND first.subscription_id = c.subscription_id
+        ORDER BY first.number, first.serial DESC LIMIT 1
+    ) END AS age,
     (SELECT min(next.due_at) - clock_timestamp() FROM mine CROSS JOIN LATERAL (
         SELECT due_at FROM {deliveries}
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)

@@ -1,5 +1,11 @@
--- The event of a delivery just leased.
-SELECT d.attempts, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at),
+-- The event of a delivery just leased, and how long ago its first attempt on record began; after a retry by hand
+-- there are several of that number.
+SELECT d.attempts, CASE WHEN d.attempts > 1 THEN (
+           SELECT ? - a.at + a.duration_us FROM attempts a
+           WHERE a.event_seq = d.event_seq AND a.subscription_id = d.subscription_id
+           ORDER BY a.number, a.serial DESC LIMIT 1
+       ) END,
+       e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at),
        e.datacontenttype, e.dataschema, e.extensions, e.data
 FROM deliveries d JOIN events e ON e.seq = d.event_seq
 WHERE d.event_seq = ? AND d.subscription_id = ?
