@@ -30,6 +30,7 @@ __all__ = [
     "StorageError",
     "StorageUnavailable",
     "StrategyError",
+    "described",
 ]
 
 
@@ -87,3 +88,11 @@ class SinkError(RunnerError):
 
 class NotFound(RunnerError):
     """What was asked for does not exist."""
+
+
+def described(error: BaseException) -> str:
+    """Return an exception in one text, whoever wrote it."""
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # its own text is broken
+        return type(error).__name__

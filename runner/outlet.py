@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from .delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
+from .errors import described
 from .event import Event
 from .sinks.base import Sink
 from .subscription import Subscription
@@ -140,7 +141,7 @@ class _Lane:
             raise error
         if isinstance(error, asyncio.CancelledError) and self.task.cancelling() > (self.verdict is not None):
             raise error
-        return self.verdict or Failed(_text(error))
+        return self.verdict or Failed(described(error))
 
 
 class Outlet:
@@ -367,13 +368,6 @@ def _checked(outcome: object) -> Outcome:
 
 def _fits(status: object) -> bool:
     return status is None or (isinstance(status, int) and 0 <= status < 2**31)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}".rstrip(": ")
-    except Exception:  # its own text is broken
-        return type(error).__name__
 
 
 def _nothing() -> None:

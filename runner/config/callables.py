@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import importlib
 import os
@@ -12,9 +13,13 @@ from typing import Any
 
 from .errors import quoted
 
-__all__ = ["import_callable", "is_reference"]
+__all__ = ["import_callable", "import_exception", "is_reference"]
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
+
+_EXCEPTIONS = {
+    name: each for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, Exception)
+}
 
 
 def is_reference(text: str) -> bool:
@@ -43,6 +48,21 @@ def import_callable(reference: str) -> Callable[..., Any]:
     if not callable(target):
         raise ValueError(f"{quoted(reference)} is {_article(type(target).__name__)}, expected something to call")
     return target  # type: ignore[no-any-return]  # callable() narrows Any to no signature
+
+
+def import_exception(reference: str) -> type[Exception]:
+    """
+    Return the exception of Python's own, or the one that `module:Class` names.
+
+    Raises:
+        ValueError: it does not import, or is no exception.
+    """
+    found = import_callable(reference) if ":" in reference else _EXCEPTIONS.get(reference)
+    if isinstance(found, type) and issubclass(found, Exception):
+        return found
+    close = difflib.get_close_matches(reference, _EXCEPTIONS, n=1)
+    hint = f"; did you mean {quoted(close[0])}?" if close else ""
+    raise ValueError(f"expected an exception, such as ValueError or acme.errors:Bad, got {quoted(reference)}{hint}")
 
 
 def _module(name: str) -> Any:

@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, model_validator
 
-from .callables import import_callable, is_reference
+from .callables import import_callable, import_exception, is_reference
 from .duration import Duration, PositiveDuration
 from .errors import got
-from .fields import Context, DsnField, FilePath, Model, check_subject, context_of
+from .fields import Context, DsnField, FilePath, Model, Number, check_subject, context_of
 from .plugin import Options, Plugin, PluginField
 from .secret import MASK, Secret
 
@@ -86,6 +86,14 @@ def _importable(target: str, info: ValidationInfo) -> str:
     elif not is_reference(target):
         raise ValueError(f"expected module:function, such as acme.audit:handle, got {got(target)}")
     return target
+
+
+def _exception(name: str, info: ValidationInfo) -> str:
+    if context_of(info).imports or ":" not in name:
+        import_exception(name)
+    elif not is_reference(name):
+        raise ValueError(f"expected an exception, such as ValueError or acme.errors:Bad, got {got(name)}")
+    return name
 
 
 class PollingOptions(Options):
@@ -235,6 +243,9 @@ class PythonOptions(Options):
     target: Annotated[str, AfterValidator(_importable)] = Field(
         description="`module:function`; modules of the working directory are found too."
     )
+    permanent: tuple[Annotated[str, AfterValidator(_exception)], ...] = Field(
+        default=(), description="Exceptions that no retry can help: `ValueError`, `acme.errors:Bad`."
+    )
 
 
 class WebhookOptions(Options):
@@ -247,6 +258,9 @@ class WebhookOptions(Options):
     secret: Secret | None = Field(default=None, description="Signs each request.", json_schema_extra={"inactive": True})
     timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
+    permanent: tuple[Annotated[Number, Field(ge=300, le=599)], ...] = Field(
+        default=(), description="Statuses that no retry can help, besides 400, 410, 413, 415, 422 and 431."
+    )
 
     @model_validator(mode="after")
     def _check_headers(self) -> WebhookOptions:

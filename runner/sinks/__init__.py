@@ -88,7 +88,7 @@ def _nats(options: Mapping[str, Any], context: SinkContext) -> Sink:
 def _python(options: Mapping[str, Any], context: SinkContext) -> Sink:
     from .python import PythonSink
 
-    return PythonSink(options["target"])
+    return PythonSink(options["target"], permanent=options["permanent"])
 
 
 def _stdout(options: Mapping[str, Any], context: SinkContext) -> Sink:
@@ -101,7 +101,11 @@ def _webhook(options: Mapping[str, Any], context: SinkContext) -> Sink:
     from .webhook import WebhookSink
 
     return WebhookSink(
-        options["url"], timeout=options["timeout"], headers=options["headers"], connections=context.concurrency
+        options["url"],
+        timeout=options["timeout"],
+        headers=options["headers"],
+        permanent=options["permanent"],
+        connections=context.concurrency,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ..delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
-from ..errors import SinkError
+from ..errors import SinkError, described
 from .threads import Threads
 
 __all__ = ["PythonSink"]
@@ -27,19 +27,21 @@ class PythonSink:
     subscription's timeout keeps its thread until it returns.
     """
 
-    def __init__(self, target: str | Callable[..., Any], *, threads: int = 16) -> None:
+    def __init__(self, target: str | Callable[..., Any], *, threads: int = 16, permanent: Sequence[str] = ()) -> None:
         """
         Look the handler up and decide how it is called.
 
         Args:
             target: `module:function`, also from the working directory; or the function itself.
             threads: how many synchronous calls run at once.
+            permanent: exceptions after which no further attempt is made: of Python, or `module:Class`.
 
         Raises:
-            SinkError: it does not import, or cannot be called with an event.
+            SinkError: something does not import, is no exception, or cannot be called with an event.
         """
         self._name = target if isinstance(target, str) else _name(target)
         handler = _imported(target) if isinstance(target, str) else target
+        self._permanent = tuple(_exception(each) for each in permanent)
         self._threads = Threads(self._name, threads)
         self._wants_delivery = _wants_delivery(handler, self._name)
         self._handler: Callable[..., Awaitable[object]] = (
@@ -51,7 +53,7 @@ class PythonSink:
         """Do nothing: threads start as they are needed."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Call the handler; an exception it raises comes out as it is."""
+        """Call the handler; an exception it raises comes out as it is, unless it is permanent."""
         if self._wants_delivery:
             return await self._call(delivery.event, delivery)
         return await self._call(delivery.event)
@@ -63,6 +65,10 @@ class PythonSink:
             answer = await self._handler(*((events, list(deliveries)) if self._wants_delivery else (events,)))
         except SystemExit:
             answer = Failed("handler called sys.exit()")
+        except self._permanent as error:
+            if len(events) > 1:
+                raise  # which of them is to blame shows when each is tried alone
+            answer = Rejected(described(error))
         if isinstance(answer, list | tuple):
             return [_outcome(each) for each in answer]
         return [_outcome(answer)] * len(events)
@@ -73,6 +79,8 @@ class PythonSink:
         except SystemExit:
             # asyncio would end the whole process with it
             return Failed("handler called sys.exit()")
+        except self._permanent as error:
+            return Rejected(described(error))
         return _outcome(answer)
 
     async def stop(self) -> None:
@@ -87,6 +95,15 @@ def _imported(reference: str) -> Callable[..., Any]:
         return import_callable(reference)
     except ValueError as error:
         raise SinkError(f"python: {error}") from error
+
+
+def _exception(reference: str) -> type[Exception]:
+    from ..config.callables import import_exception
+
+    try:
+        return import_exception(reference)
+    except ValueError as error:
+        raise SinkError(f"python: permanent: {error}") from error
 
 
 def _wants_delivery(handler: Callable[..., Any], name: str) -> bool:

@@ -9,6 +9,8 @@ What an answer means is decided by its status alone, never by its text:
                                   redirects, which say that one side is wrongly deployed or configured
                                   now, and nothing about the event
 
+The option `permanent` adds to the statuses that reject.
+
 An answer to a batch may give a status for each event: see `_outcomes()`.
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -59,6 +61,7 @@ class WebhookSink:
         *,
         timeout: timedelta = timedelta(seconds=10),
         headers: Mapping[str, str] | None = None,
+        permanent: Iterable[int] = (),
         connections: int = 256,
     ) -> None:
         """
@@ -68,6 +71,7 @@ class WebhookSink:
             url: where to post; credentials in it become basic authentication.
             timeout: from the first step of connecting to the end of the answer.
             headers: sent with every event, such as `Authorization`.
+            permanent: further statuses that reject an event for good.
             connections: how many are open at once; further deliveries wait for one.
 
         Raises:
@@ -76,6 +80,7 @@ class WebhookSink:
         self._url = _checked_url(url)
         self._headers = _checked_headers(headers or {})
         self._peer = f"{self._url.host}:{self._url.port}"  # all of the URL that may be shown; the rest can be secret
+        self._rejected = _REJECTED.union(permanent)
         self._timeout = timeout
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
@@ -105,7 +110,7 @@ class WebhookSink:
             return response
         try:
             beginning, _ = await _beginning(response, _READ)
-            return _outcome(response.status, response.headers, beginning)
+            return self._outcome(response.status, response.headers, beginning)
         finally:
             response.close()  # does nothing to a connection whose answer was read to the end
 
@@ -127,9 +132,11 @@ class WebhookSink:
         if response.status == 413 and count > 1:
             halves = deliveries[: count // 2], deliveries[count // 2 :]
             return [outcome for half in halves for outcome in await self.deliver_batch(half)]
-        outcome = _outcome(response.status, response.headers, beginning)
+        outcome = self._outcome(response.status, response.headers, beginning)
         if outcome is ACCEPTED and response.content_type == "application/json":
-            return _outcomes(beginning, count) if complete else [Failed("the answer to a batch was cut off")] * count
+            return (
+                self._outcomes(beginning, count) if complete else [Failed("the answer to a batch was cut off")] * count
+            )
         return _shared(outcome, count)
 
     async def _post(self, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse | Failed:
@@ -146,6 +153,45 @@ class WebhookSink:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    def _outcome(self, status: int, headers: Mapping[str, str], beginning: bytes) -> Outcome:
+        if 200 <= status < 300:
+            return ACCEPTED
+        excerpt = _CONTROL.sub("\ufffd", beginning.decode(errors="replace")[:_EXCERPT]) or None
+        if status in self._rejected:
+            return Rejected(f"HTTP {status}{' (gone)' if status == 410 else ''}", status, excerpt)
+        if 300 <= status < 400:
+            return Failed(
+                f"HTTP {status}: redirects are not followed, the sink's url has to change", None, status, excerpt
+            )
+        wait = _retry_after(headers) if status in _ASKS_TO_WAIT else None
+        return Failed(f"HTTP {status}", wait, status, excerpt)
+
+    def _outcomes(self, answer: bytes, count: int) -> list[Outcome]:
+        """
+        Return what a JSON answer says of each event of a batch: nothing, which is accepted, or a status for each.
+
+        `{"outcomes": [200, 422, {"status": 503, "retry_after": 30, "reason": "busy"}]}`, in the order of the batch;
+        each means what it would mean as the status of the answer to that event alone.
+        """
+        try:
+            document = orjson.loads(answer) if answer.strip() else None
+            given = document.get("outcomes") if isinstance(document, dict) else None
+            outcomes: list[Outcome] = [ACCEPTED] * count if given is None else [self._told(each) for each in given]
+        except (ValueError, TypeError, KeyError):
+            return [Failed("the answer to a batch is malformed")] * count
+        if len(outcomes) != count:
+            return [Failed(f"the answer gives {len(outcomes)} outcomes for a batch of {count}")] * count
+        return outcomes
+
+    def _told(self, given: object) -> Outcome:
+        """Return what a receiver says of one event, by a status or an object. Raise what says it is neither."""
+        fields = given if isinstance(given, dict) else {"status": given}
+        status, wait = fields["status"], fields.get("retry_after")
+        if type(status) is not int or not 100 <= status < 600:
+            raise ValueError(status)
+        headers = {} if wait is None else {"Retry-After": str(wait)}
+        return self._outcome(status, headers, str(fields.get("reason") or "").encode())
 
     def _reason(self, error: Exception) -> str:
         """Return what went wrong, without anything of the URL or of what the peer sent."""
@@ -175,52 +221,12 @@ def _system_error(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
-def _outcome(status: int, headers: Mapping[str, str], beginning: bytes) -> Outcome:
-    if 200 <= status < 300:
-        return ACCEPTED
-    excerpt = _CONTROL.sub("\ufffd", beginning.decode(errors="replace")[:_EXCERPT]) or None
-    if status in _REJECTED:
-        return Rejected(f"HTTP {status}{' (gone)' if status == 410 else ''}", status, excerpt)
-    if 300 <= status < 400:
-        return Failed(f"HTTP {status}: redirects are not followed, the sink's url has to change", None, status, excerpt)
-    wait = _retry_after(headers) if status in _ASKS_TO_WAIT else None
-    return Failed(f"HTTP {status}", wait, status, excerpt)
-
-
 def _shared(outcome: Outcome, count: int) -> list[Outcome]:
     """Return the outcome of each event of a batch that got one answer: where one may be to blame, none is rejected."""
     if count > 1 and isinstance(outcome, Rejected):
         reason = f"{outcome.reason}, for a batch of {count}: each is tried alone"
         outcome = Failed(reason, None, outcome.status, outcome.excerpt)
     return [outcome] * count
-
-
-def _outcomes(answer: bytes, count: int) -> list[Outcome]:
-    """
-    Return what a JSON answer says of each event of a batch: nothing, which is accepted, or a status for each.
-
-    `{"outcomes": [200, 422, {"status": 503, "retry_after": 30, "reason": "busy"}]}`, in the order of the batch; each
-    means what it would mean as the status of the answer to that event alone.
-    """
-    try:
-        document = orjson.loads(answer) if answer.strip() else None
-        given = document.get("outcomes") if isinstance(document, dict) else None
-        outcomes: list[Outcome] = [ACCEPTED] * count if given is None else [_told(each) for each in given]
-    except (ValueError, TypeError, KeyError):
-        return [Failed("the answer to a batch is malformed")] * count
-    if len(outcomes) != count:
-        return [Failed(f"the answer gives {len(outcomes)} outcomes for a batch of {count}")] * count
-    return outcomes
-
-
-def _told(given: object) -> Outcome:
-    """Return the outcome that a receiver gives of one event, a status or an object. Raise what says it is neither."""
-    fields = given if isinstance(given, dict) else {"status": given}
-    status, wait = fields["status"], fields.get("retry_after")
-    if type(status) is not int or not 100 <= status < 600:
-        raise ValueError(status)
-    headers = {} if wait is None else {"Retry-After": str(wait)}
-    return _outcome(status, headers, str(fields.get("reason") or "").encode())
 
 
 async def _beginning(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:

@@ -182,6 +182,14 @@ async def test_failed(status: int) -> None:
     assert answer == Failed(f"HTTP {status}", None, status, "permanent: 410 gone, never retry")
 
 
+async def test_further_statuses_that_reject() -> None:
+    for status, expected in ((404, Rejected), (308, Rejected), (400, Rejected), (403, Failed), (503, Failed)):
+        async with receiver(answering(status)) as url, sink(url, permanent=(404, 308)) as webhook:
+            answer = await webhook.deliver(DELIVERY)
+        assert isinstance(answer, expected)
+        assert answer.status == status
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_never_followed(status: int) -> None:
     hits: list[str] = []

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
@@ -18,7 +19,7 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.retry import RetryPolicy
 from runner.storage.base import DeliveryClaim
-from runner.storage.tables import attempts, dispatch
+from runner.storage.tables import Now, attempts, deliveries, dispatch
 from runner.storage.views import DeliveryQuery
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
@@ -37,7 +38,7 @@ def failing(*outcomes: Outcome) -> Callable[[Event, Delivery], Outcome]:
     return handle
 
 
-def retry(**options: float | timedelta) -> RetryPolicy:
+def retry(**options: float | timedelta | tuple[timedelta, ...]) -> RetryPolicy:
     return RetryPolicy(**{"delay": timedelta(milliseconds=10), "jitter": 0, **options})  # type: ignore[arg-type]  # as named
 
 
@@ -100,6 +101,39 @@ class TestOutcomes(BusTests):
             (2, "two", None),
             (3, "three", None),
         ]
+
+    async def test_it_is_dead_once_its_next_attempt_would_come_after_max_age(self, bus: Bus) -> None:
+        runner = bus.runner()
+        age = timedelta(minutes=1)
+        waits = retry(schedule=(timedelta(0), timedelta(seconds=59), timedelta(hours=1)), max_age=age)
+        runner.subscribe("s", failing(Failed("no"), Failed("no", timedelta(0)), Failed("no")), retry=waits)
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(dead=1))
+        [row] = await bus.deliveries()
+        assert row["attempts"] == 3
+        assert row["last_error"] == "no (attempt 3; the next would come after max_age, 60 s from the first attempt on)"
+
+    async def test_a_retry_that_could_not_be_made_in_time_is_not_made(self, bus: Bus) -> None:
+        runner = bus.runner()
+        seen: list[int] = []
+
+        def handle(event: Event, delivery: Delivery) -> Outcome:
+            seen.append(delivery.attempt)
+            return Failed("no")
+
+        runner.subscribe("s", handle, retry=retry(delay=timedelta(hours=1), max_age=timedelta(days=1)))
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: bus.settled(pending=1))
+            await bus.database.execute(update(attempts).values(duration_us=25 * 3600 * 10**6))
+            await bus.database.execute(update(deliveries).values(due_at=Now()))
+            await bus.wake()
+            await eventually(lambda: bus.settled(dead=1))
+        assert seen == [1]
+        [row] = await bus.deliveries()
+        assert (row["attempts"], len(await bus.database.rows(attempts))) == (1, 1)
+        assert row["last_error"].startswith("not tried again after attempt 1: it was due too late for max_age, 86400 s")
 
     async def test_what_is_rejected_is_dead_at_once(self, bus: Bus) -> None:
         runner = bus.runner()

@@ -212,6 +212,20 @@ TABLE = [
         HEAD + "sinks: {a: {python: 'json:__name__'}}",
         "3:13: sinks.a.python: 'json:__name__' is a str, expected something to call",
     ),
+    (
+        HEAD + "sinks: {a: {python: {target: 'json:dumps', permanent: [ValueError, KeyEror]}}}",
+        "3:67: sinks.a.python.permanent[1]: expected an exception, such as ValueError or acme.errors:Bad, "
+        "got 'KeyEror'; did you mean 'KeyError'?",
+    ),
+    (
+        HEAD + "sinks: {a: {python: {target: 'json:dumps', permanent: ['json:dumps']}}}",
+        "3:55: sinks.a.python.permanent[0]: expected an exception, such as ValueError or acme.errors:Bad, "
+        "got 'json:dumps'",
+    ),
+    (
+        HEAD + "sinks: {a: {webhook: {url: 'https://h', permanent: [404, 200]}}}",
+        "3:58: sinks.a.webhook.permanent[1]: expected at least 300, got 200",
+    ),
     (HEAD + "sinks: {a: webhook}", "3:9: sinks.a.webhook.url: this key is required"),
     (
         HEAD + "sinks: {a: {webhook: 'https://u:hunter2@h'}}",

@@ -228,6 +228,52 @@ async def test_a_target_is_found_in_the_working_directory(tmp_path: Path, monkey
         await sink.deliver(DELIVERY)
 
 
+class Bad(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+PERMANENT = ("LookupError", f"{__name__}:Bad")
+
+
+@pytest.mark.parametrize("raised", [LookupError("7"), KeyError("7"), Bad()], ids=repr)
+async def test_an_exception_that_no_retry_can_help_rejects(raised: Exception) -> None:
+    async def asynchronous(event: Event) -> None:
+        raise raised
+
+    def synchronous(event: Event) -> None:
+        raise raised
+
+    for handler in (asynchronous, synchronous):
+        answer = await PythonSink(handler, permanent=PERMANENT).deliver(DELIVERY)
+        assert isinstance(answer, Rejected)
+        assert answer.reason.startswith(type(raised).__name__)
+
+
+async def test_an_exception_about_a_batch_rejects_none_of_it_unless_it_is_of_one() -> None:
+    async def handler(events: list[Event]) -> None:
+        raise LookupError("7")
+
+    sink = PythonSink(handler, permanent=PERMANENT)
+    assert await sink.deliver_batch([DELIVERY]) == [Rejected("LookupError: 7")]
+    with pytest.raises(LookupError):
+        await sink.deliver_batch([DELIVERY] * 2)
+
+
+async def test_any_other_exception_may_pass() -> None:
+    async def handler(event: Event) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        await PythonSink(handler, permanent=PERMANENT).deliver(DELIVERY)
+
+
+@pytest.mark.parametrize("reference", ["Valueerror", "SystemExit", "int", "os:getcwd", "os:nothing", "acme:Bad", ""])
+def test_what_is_no_exception_is_refused(reference: str) -> None:
+    with pytest.raises(SinkError, match=r"^python: permanent: "):
+        PythonSink(print, permanent=[reference])
+
+
 @pytest.mark.parametrize("target", ["acme", "acme.nowhere:handle", "os:nothing", "os:sep"])
 def test_a_target_that_cannot_be_used_is_refused(target: str) -> None:
     with pytest.raises(SinkError):

@@ -48,10 +48,16 @@ class Kafka:
     ("kind", "options", "expected"),
     [
         ("stdout", {"format": "json"}, StdoutSink),
-        ("python", {"target": "builtins:print"}, PythonSink),
+        ("python", {"target": "builtins:print", "permanent": ("OSError",)}, PythonSink),
         (
             "webhook",
-            {"url": "https://crm.example/e", "timeout": timedelta(seconds=1), "headers": {}, "secret": None},
+            {
+                "url": "https://crm.example/e",
+                "timeout": timedelta(seconds=1),
+                "headers": {},
+                "permanent": (404,),
+                "secret": None,
+            },
             WebhookSink,
         ),
         ("nats", {"subject": "orders.{type}", "jetstream": False}, NatsSink),
