@@ -214,12 +214,12 @@ TABLE = [
     ),
     (
         HEAD + "sinks: {a: {python: {target: 'json:dumps', permanent: [ValueError, KeyEror]}}}",
-        "3:67: sinks.a.python.permanent[1]: expected an exception, such as ValueError or acme.errors:Bad, "
+        "3:68: sinks.a.python.permanent[1]: expected an exception, such as ValueError or acme.errors:Bad, "
         "got 'KeyEror'; did you mean 'KeyError'?",
     ),
     (
         HEAD + "sinks: {a: {python: {target: 'json:dumps', permanent: ['json:dumps']}}}",
-        "3:55: sinks.a.python.permanent[0]: expected an exception, such as ValueError or acme.errors:Bad, "
+        "3:56: sinks.a.python.permanent[0]: expected an exception, such as ValueError or acme.errors:Bad, "
         "got 'json:dumps'",
     ),
     (
