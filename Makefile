@@ -4,6 +4,8 @@ PYTHON ?= python3
 CONFIG ?= configs/dev.yaml
 # For `make test`, for example PYTEST='-k retry -x'.
 PYTEST ?=
+# For `make chaos`, for example CHAOS='-k FI-05 --seed 7'.
+CHAOS ?=
 # For `make bench`: QUICK=1 for a look of two minutes, and for example BENCH='--only drain,publish'.
 QUICK ?=
 BENCH ?= $(if $(QUICK),,--publish)
@@ -12,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test test-all bench bench-growth format clean
+.PHONY: help install start check test test-all chaos bench bench-growth format clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
@@ -20,6 +22,7 @@ help:
 	@echo 'make check      format, lint, types and import directions'
 	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
 	@echo 'make test-all   the same on both PostgreSQL versions, 18 and 16'
+	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
 	@echo 'make bench      this bus against its peers and the floor (two minutes: QUICK=1; options: BENCH="--only drain")'
 	@echo 'make bench-growth  how its figures grow, as curves'
 	@echo 'make format     let ruff rewrite what `make check` would complain about'
@@ -41,6 +44,12 @@ test: .venv/installed-dev
 
 test-all: test
 	$(BIN)/python -m pytest --postgres 16 $(PYTEST)
+
+# Exit code 5: what was chosen has nothing to do with PostgreSQL, and is not run again on the other version.
+chaos: .venv/installed-dev
+	$(BIN)/python -m pytest tests/chaos -m chaos --chaos-report docs/reliability.md $(CHAOS)
+	$(BIN)/python -m pytest tests/chaos -m 'chaos and chaos_postgres' --postgres 16 --chaos-report docs/reliability.md \
+		$(CHAOS) || [ $$? -eq 5 ]
 
 bench: .venv/installed-bench
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)

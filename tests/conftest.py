@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -16,8 +17,10 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `pytest --postgres 16` run everything on the older of the two packaged versions."""
+    """Let `pytest --postgres 16` run everything on the older of the two packaged versions, and seed the chaos suite."""
     parser.addoption("--postgres", type=int, default=18, choices=(16, 18), help="PostgreSQL version (default: 18)")
+    parser.addoption("--seed", type=int, default=os.environ.get("CHAOS_SEED"), help="repeats a run of tests/chaos")
+    parser.addoption("--chaos-report", default="", metavar="PAGE", help="write what the cases saw into this page")
 
 
 @pytest.fixture(scope="session")

@@ -71,13 +71,21 @@ class RunnerProcess:
     the lines so far.
     """
 
-    def __init__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        module: str | None = None,
+    ) -> None:
+        """Args: module is run in place of the runner, for a program of the tests."""
+        command = COMMAND if module is None else (sys.executable, "-m", module)
         self.args = [str(arg) for arg in args]
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
-            [*COMMAND, *self.args],
+            [*command, *self.args],
             env=_environment(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import asyncpg
@@ -112,6 +113,66 @@ async def test_refuse_and_reset_end_connections_and_pass_accepts_again(postgres:
             await proxy.set_mode("pass")
             assert await _select_one(proxy.url) == 1
             await eventually(lambda: proxy.connections == 0)
+
+
+@pytest.mark.parametrize(("mode", "seconds"), [("pass", 0.0), ("slow", 0.1), ("trickle", 0.1)])
+async def test_a_proxy_slows_down(mode: str, seconds: float) -> None:
+    async with _echo(latency=0.05) as proxy:
+        await proxy.set_mode(mode)  # type: ignore[arg-type]  # one of the modes
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        began = asyncio.get_running_loop().time()
+        writer.write(b"hi")
+        assert await reader.readexactly(2) == b"hi"
+        assert asyncio.get_running_loop().time() - began >= seconds
+        writer.close()
+
+
+async def test_a_proxy_swallows_answers_and_resets_what_has_a_hole() -> None:
+    async with _echo() as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        await proxy.set_mode("mute")
+        writer.write(b"hello")
+        await eventually(lambda: proxy.dropped == 5)
+        await proxy.set_mode("pass")
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(1)
+        assert proxy.resets == 1
+        writer.close()
+
+
+async def test_a_proxy_cuts_after_so_many_bytes() -> None:
+    async with _echo(after=5) as proxy:
+        await proxy.set_mode("cut")
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.write(b"!")
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+        assert proxy.resets == 1
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def _echo(**options: float) -> AsyncIterator[Proxy]:
+    """Yield a proxy before a server that says what it hears; return when all its connections are closed."""
+    ended: list[asyncio.Task[None]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        ended.append(task)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(100):
+                writer.write(data)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        async with Proxy(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", **options) as proxy:  # type: ignore[arg-type]  # forwarded as given
+            yield proxy
+        await asyncio.gather(*ended)
 
 
 async def test_a_killed_test_run_leaves_no_server() -> None:

@@ -1,0 +1,81 @@
+"""What a case is given: a trial on a real PostgreSQL that syncs to disk, and a real nats-server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nats import NatsServer
+from tests.support.postgres import PostgresServer
+
+from .report import publish
+from .trial import Outcome, Trial
+
+_outcomes: list[Outcome] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a case be chosen by its number (`-k FI-05`), and give it time on a busy machine."""
+    for item in items:
+        mark = item.get_closest_marker("chaos")
+        if mark is not None:
+            item.extra_keyword_matches.update(str(each) for each in mark.args[:1])
+            item.add_marker(pytest.mark.timeout(150))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what was seen into the page, if that was asked for."""
+    path = session.config.getoption("--chaos-report")
+    if path and _outcomes:
+        publish(_outcomes, Path(path))
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """The one number every choice of the run follows from."""
+    given: int | None = request.config.getoption("--seed")
+    return random.SystemRandom().randrange(10**6) if given is None else given
+
+
+@pytest.fixture(scope="session")
+def durable_postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A server that syncs to disk; a case that hurts its server asks for `make_postgres`."""
+    server = PostgresServer(request.config.getoption("--postgres"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.discard()
+
+
+@pytest.fixture
+def make_trial(
+    request: pytest.FixtureRequest, tmp_path: Path, seed: int, nats_server: NatsServer
+) -> Iterator[Callable[..., Trial]]:
+    """Make a trial on a database of `postgres`, a server; `mutant` names what is broken in it."""
+    made: list[tuple[Trial, Callable[[], None]]] = []
+    mark = request.node.get_closest_marker("chaos")
+    case, what = (*mark.args, "")[:2]
+
+    def make(postgres: PostgresServer, *, nats: str | None = nats_server.url, mutant: str = "") -> Trial:
+        dsn = postgres.create_database()
+        outcome = Outcome(case, what, seed, postgres.version)
+        trial = Trial(tmp_path, outcome, dsn, nats, mutant=mutant)
+        made.append((trial, lambda: postgres.drop_database(dsn) if postgres.running else None))
+        return trial
+
+    yield make
+    for trial, drop in made:
+        trial.close()
+        drop()
+        if trial.verified or (trial.outcome.mutant and trial.outcome.found):
+            _outcomes.append(trial.outcome)
+
+
+@pytest.fixture
+def trial(make_trial: Callable[..., Trial], durable_postgres: PostgresServer) -> Trial:
+    """A trial on a database of the shared server."""
+    return make_trial(durable_postgres)

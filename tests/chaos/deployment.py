@@ -1,0 +1,269 @@
+"""A deployment of real processes: its file, its runners, its publishers, its receivers, its journals, its tables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+from tests.support.eventually import eventually
+from tests.support.process import RunnerProcess
+from tests.support.server import free_port
+
+from .checker import Pair, Row, Tables
+from .journals import Journal, Publishing, Sighting
+from .publisher import CANARY, Plan
+
+__all__ = ["BATCH", "CONCURRENCY", "LEASE", "POLL", "Deployment", "Subscriber"]
+
+LEASE = 3.0  # seconds
+POLL = 1.0  # seconds
+BATCH = 16
+CONCURRENCY = 16
+_SUBSCRIBER_LIMIT = 8
+
+_FILE = """\
+deployment_id: chaos
+storage: {{dsn: "{dsn}", start_timeout: 20s}}
+strategies: {strategies}
+"""
+_REST = """\
+sinks:
+{sinks}
+subscriptions:
+{subscriptions}
+worker: {{batch: {batch}, concurrency: {concurrency}, lease: {lease:g}s, shutdown_grace: {grace:g}s}}
+retry: {{delay: 200ms, max_delay: 1s, max_attempts: 20}}
+log: {{level: info, format: json}}
+"""
+
+# Every change of a delivery that had been final; nobody retries by hand here.
+_AUDIT = """
+CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);
+CREATE OR REPLACE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); RETURN NULL; END $$;
+CREATE OR REPLACE TRIGGER chaos_note AFTER UPDATE ON deliveries FOR EACH ROW
+    WHEN (OLD.state IN ('delivered', 'dead', 'cancelled')) EXECUTE FUNCTION chaos_note();
+"""
+
+
+class Subscriber:
+    """
+    Who takes events: a function of `handlers.py`, or a receiver in a process of its own.
+
+    Attributes:
+        prefix: of the types it takes.
+        hook: seconds that the receiver takes for a delivery; None is a function.
+    """
+
+    def __init__(self, name: str, handler: str = "work", *, prefix: str = "", hook: float | None = None) -> None:
+        self.name = name
+        self.handler = handler
+        self.prefix = prefix
+        self.hook = hook
+
+
+class Deployment:
+    """
+    Real processes over one database, in one directory.
+
+    `runners` are in the order of their start, whatever became of them. What `sabotage` names is done to every
+    runner and publisher that starts from then on.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        dsn: str,
+        *,
+        nats: str | None,
+        subscribers: Sequence[Subscriber],
+        strategies: str | None = None,
+        grace: float = 5.0,
+        sabotage: str = "",
+        runner_dsn: str | None = None,
+        publisher_dsn: str | None = None,
+    ) -> None:
+        """
+        Write the configuration.
+
+        Args:
+            dsn: where the checker looks, past any proxy.
+            runner_dsn, publisher_dsn: where the processes go instead.
+            strategies: in place of polling and NATS.
+            grace: seconds that a stop waits for deliveries.
+        """
+        self.directory = directory
+        self.dsn = dsn
+        self.sabotage = sabotage
+        self.subscriptions = {each.name: each.prefix for each in subscribers}
+        self.runners: list[RunnerProcess] = []
+        self.published = Journal(directory / "published.jsonl", Publishing)
+        self.deliveries = Journal(directory / "deliveries.jsonl", Sighting)
+        self._subscribers = subscribers
+        self._ports = {each.name: free_port() for each in subscribers if each.hook is not None}
+        push = "" if nats is None else f", {{nats: {{servers: ['{nats}']}}}}"
+        self._strategies = strategies or f"[{{polling: {POLL:g}s}}{push}]"
+        self._grace = grace
+        self._processes = ExitStack()
+        self._outputs: list[RunnerProcess] = []
+        self._configure("bus.yaml", runner_dsn or dsn, self._rest())
+        self._configure("publisher.yaml", publisher_dsn or dsn)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self._processes.close()
+
+    async def start(self, count: int = 1) -> list[RunnerProcess]:
+        """Start receivers, if they do not run yet, and `count` more runners; return these once they work."""
+        if not self.runners:
+            for each in self._subscribers:
+                if each.hook is not None:
+                    self._receiver(each)
+        started = [self.launch() for _ in range(count)]
+        for runner in started:
+            await asyncio.to_thread(runner.wait_for_line, "publish one", 30.0)
+        return started
+
+    def launch(self) -> RunnerProcess:
+        """Start one more runner, and do not wait for it."""
+        module = "tests.chaos.sabotage" if self.sabotage else None
+        runner = self._run("start", "-c", "bus.yaml", module=module)
+        self.runners.append(runner)
+        return runner
+
+    def publish(self, plan: Mapping[str, Any]) -> RunnerProcess:
+        """Start a publisher; `plan` holds fields of `Plan`."""
+        whole = Plan(config="publisher.yaml", journal="published.jsonl", **plan)
+        return self._run(whole.dump(), module="tests.chaos.publisher")
+
+    def running(self, process: RunnerProcess) -> int:
+        """Return how many deliveries the handlers of a process have begun and not ended."""
+        steps = Counter(each.step for each in self.deliveries.read() if each.pid == process.pid)
+        return steps["begun"] - steps["accepted"] - steps["failed"]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the log entries of all runners with this event."""
+        lines = [line for runner in self.runners for line in runner.stderr if line.startswith("{") and event in line]
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    async def tables(self) -> Tables:
+        """Return what the store holds."""
+        connection = await asyncpg.connect(self.dsn, timeout=5)
+        try:
+            # One snapshot, or a row may be seen twice or not at all on its way from one table to another.
+            async with connection.transaction(isolation="repeatable_read"):
+                recorded = await connection.fetch("SELECT id, count(*) FROM events GROUP BY id")
+                deliveries = await connection.fetch(
+                    "SELECT e.id, s.name, d.state, d.attempts, d.last_error FROM deliveries d"
+                    " JOIN events e ON e.seq = d.event_seq JOIN subscriptions s ON s.id = d.subscription_id"
+                )
+                work = await connection.fetchval(
+                    "SELECT (SELECT count(*) FROM dispatch) + (SELECT count(*) FROM scheduled)"
+                )
+                leases = await connection.fetchval(
+                    "SELECT (SELECT count(*) FROM deliveries WHERE state = 'leased')"
+                    " + (SELECT count(*) FROM dispatch WHERE lease_token IS NOT NULL)"
+                )
+                rewritten = await connection.fetch(
+                    "SELECT e.id, s.name FROM chaos_rewritten c"
+                    " JOIN events e ON e.seq = c.event_seq JOIN subscriptions s ON s.id = c.subscription_id"
+                )
+        finally:
+            await connection.close()
+        rows: dict[Pair, Row] = {(row[0], row[1]): Row(row[2], row[3], row[4]) for row in deliveries}
+        pairs: list[Pair] = [(row[0], row[1]) for row in rewritten]
+        return Tables(Counter(dict(recorded)), rows, work, leases, pairs)
+
+    async def audit(self) -> None:
+        """Have the database note every final delivery that is changed; the tables must be there."""
+        connection = await asyncpg.connect(self.dsn, timeout=5)
+        await connection.execute(_AUDIT)
+        await connection.close()
+
+    async def idle(self) -> bool:
+        """Whether nothing is left to do in the tables."""
+        connection = await asyncpg.connect(self.dsn, timeout=5)
+        try:
+            busy = await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM dispatch) OR EXISTS (SELECT FROM scheduled)"
+                " OR EXISTS (SELECT FROM deliveries WHERE state IN ('pending', 'leased'))"
+            )
+        finally:
+            await connection.close()
+        return not busy
+
+    def complaints(self) -> list[str]:
+        """Return what is wrong with the processes themselves: bounds that were passed, secrets that were shown."""
+        found = []
+        for process in self._outputs:
+            if any(CANARY in line for line in (*process.stdout, *process.stderr)):
+                found.append(f"process {process.pid} shows a secret: {' '.join(process.args)}")
+        for runner in self.runners:
+            if runner.returncode is None:
+                about = psutil.Process(runner.pid)
+                if about.memory_info().rss > 300 * 2**20 or about.num_fds() > 200:
+                    found.append(f"runner {runner.pid}: {about.memory_info().rss} bytes, {about.num_fds()} files")
+            if any("Traceback" in line for line in runner.stderr):
+                found.append(f"runner {runner.pid} printed a traceback")
+        return found
+
+    def _configure(self, name: str, dsn: str, rest: str = "") -> None:
+        text = _FILE.format(dsn=_with_canary(dsn), strategies=self._strategies) + rest
+        (self.directory / name).write_text(text)
+
+    def _rest(self) -> str:
+        sinks, subscriptions = [], []
+        for each in self._subscribers:
+            kind = f'{{python: "tests.chaos.handlers:{each.handler}"}}'
+            if each.hook is not None:
+                kind = f'{{webhook: "http://127.0.0.1:{self._ports[each.name]}/{each.name}"}}'
+            sinks.append(f"  {each.name}: {kind}")
+            subscriptions.append(
+                f"  - {{name: {each.name}, types: ['{each.prefix}*'], sink: {each.name},"
+                f" concurrency: {_SUBSCRIBER_LIMIT}, timeout: 120s}}"
+            )
+        return _REST.format(
+            sinks="\n".join(sinks),
+            subscriptions="\n".join(subscriptions),
+            batch=BATCH,
+            concurrency=CONCURRENCY,
+            lease=LEASE,
+            grace=self._grace,
+        )
+
+    def _receiver(self, subscriber: Subscriber) -> None:
+        port, seconds = self._ports[subscriber.name], str(subscriber.hook)
+        process = self._run(str(port), "deliveries.jsonl", seconds, module="tests.chaos.receiver")
+        process.wait_for_line("Running on", 20.0)
+
+    def _run(self, *args: str, module: str | None) -> RunnerProcess:
+        process = RunnerProcess(*args, env={"CHAOS_SABOTAGE": self.sabotage}, cwd=self.directory, module=module)
+        self._outputs.append(process)
+        self._processes.enter_context(process)
+        return process
+
+
+async def freeze(process: RunnerProcess) -> None:
+    """Stop a process, and return once it stands still."""
+    process.signal(signal.SIGSTOP)
+    await eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+
+
+def thaw(process: RunnerProcess) -> None:
+    """Let a stopped process go on."""
+    os.kill(process.pid, signal.SIGCONT)
+
+
+def _with_canary(dsn: str) -> str:
+    """Return the DSN with a password in it, which the server does not ask for."""
+    return dsn.replace("postgres@", f"postgres:{CANARY}@", 1)

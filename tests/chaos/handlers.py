@@ -1,0 +1,69 @@
+"""Subscribers inside the runner's process, for `python` sinks; each writes down what it sees in `deliveries.jsonl`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from runner import Delivery, Event
+
+from .journals import Pen, Sighting, digest, now
+
+_pen = Pen("deliveries.jsonl")  # in the working directory, which is the deployment's
+
+PATIENCE = 4.0  # seconds that `endure` takes: longer than the lease
+ENDLESS = 60.0
+
+
+async def note(event: Event, delivery: Delivery) -> None:
+    """Accept at once."""
+    await _see(event, delivery, 0.0)
+
+
+async def work(event: Event, delivery: Delivery) -> None:
+    """Accept after 50 ms, so that a fault finds deliveries running."""
+    await _see(event, delivery, 0.05)
+
+
+async def toil(event: Event, delivery: Delivery) -> None:
+    """Accept after a second: longer than the grace of a dispatch, so that each delivery has a lease of its own."""
+    await _see(event, delivery, 1.0)
+
+
+async def endure(event: Event, delivery: Delivery) -> None:
+    """Accept after more than a lease."""
+    await _see(event, delivery, PATIENCE)
+
+
+async def hang(event: Event, delivery: Delivery) -> None:
+    """Accept after longer than any stop waits."""
+    await _see(event, delivery, ENDLESS)
+
+
+async def stumble(event: Event, delivery: Delivery) -> None:
+    """Fail the first two attempts."""
+    _write("begun", event, delivery)
+    if delivery.attempt < 3:
+        _write("failed", event, delivery)
+        raise RuntimeError("stumbled")
+    _write("accepted", event, delivery)
+
+
+async def _see(event: Event, delivery: Delivery, seconds: float) -> None:
+    _write("begun", event, delivery)
+    if seconds:
+        await asyncio.sleep(seconds)
+    _write("accepted", event, delivery)
+
+
+def _write(step: str, event: Event, delivery: Delivery) -> None:
+    line = Sighting(
+        event.id,
+        delivery.subscription,
+        delivery.attempt,
+        step,  # type: ignore[arg-type]  # one of the three
+        now(),
+        os.getpid(),
+        digest(event.data),
+    )
+    _pen.write(line, sync=step == "accepted")

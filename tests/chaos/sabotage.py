@@ -1,0 +1,213 @@
+"""What is broken on purpose, in a process of the product, from outside of it.
+
+`python -m tests.chaos.sabotage start -c FILE` is `runner start` with what `CHAOS_SABOTAGE` names (separated by
+commas) applied first. A *mutant* takes a guarantee away: the case named in `MUTANTS` must then fail. A *fault point*
+does one thing at one place, once in the life of a deployment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+__all__ = ["FAULT_POINTS", "MUTANTS", "apply"]
+
+_changes: dict[str, list[tuple[str, str]]] = {}  # of statements, by name
+
+
+def apply(names: str) -> None:
+    """Break what is named; an unknown name, or a statement that has no such text, ends the process."""
+    for name in filter(None, names.split(",")):
+        (MUTANTS | FAULT_POINTS)[name]()
+
+
+def acknowledge_early() -> None:
+    """Answer a publisher before the commit."""
+    from runner.storage.base import Publication, Receipt
+    from runner.storage.postgres import PostgresStore
+
+    append = PostgresStore.append
+    behind: set[asyncio.Task[Any]] = set()
+
+    async def early(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        async def later() -> None:
+            await asyncio.sleep(0.1)
+            await append(self, publications)
+
+        behind.add(asyncio.create_task(later()))
+        return [Receipt(each.event.source, each.event.id, 0, False) for each in publications]
+
+    PostgresStore.append = early  # type: ignore[method-assign]
+
+
+def acknowledge_unknown() -> None:
+    """Answer a publisher although the store did not."""
+    from runner.errors import StorageUnavailable
+    from runner.storage.base import Publication, Receipt
+    from runner.storage.postgres import PostgresStore
+
+    append = PostgresStore.append
+
+    async def hopeful(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        try:
+            return await append(self, publications)
+        except StorageUnavailable:
+            return [Receipt(each.event.source, each.event.id, 0, False) for each in publications]
+
+    PostgresStore.append = hopeful  # type: ignore[method-assign]
+
+
+def believe_duplicates() -> None:
+    """Answer a publisher from what is there already, without writing it again (DO NOTHING)."""
+    from runner.storage.base import Publication, Receipt
+    from runner.storage.postgres import PostgresStore
+
+    append = PostgresStore.append
+
+    async def believing(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        known = []
+        async with self._wires.take() as connection:
+            for each in publications:
+                identity = each.event.source, each.event.id
+                seq = await connection.fetchval("SELECT seq FROM events WHERE source = $1 AND id = $2", *identity)
+                if seq is not None:
+                    known.append(Receipt(*identity, seq, True))
+        return known if len(known) == len(publications) else await append(self, publications)
+
+    PostgresStore.append = believing  # type: ignore[method-assign]
+
+
+def forget_at_claim() -> None:
+    """Give work up when it is claimed (at most once)."""
+    from runner.storage.base import Claim
+    from runner.storage.postgres import PostgresStore
+
+    claim = PostgresStore.claim
+
+    async def forgetful(self: PostgresStore, limit: int, lease: timedelta) -> Claim:
+        claimed = await claim(self, limit, lease)
+        async with self._wires.take() as connection:
+            await connection.execute("DELETE FROM dispatch WHERE lease_token = $1", claimed.token)
+        return claimed
+
+    PostgresStore.claim = forgetful  # type: ignore[method-assign]
+
+
+def unfenced() -> None:
+    """Settle whatever the token says."""
+    _change("settle", " AND d.lease_token = $1", " AND $1::bigint IS NOT NULL")
+    _change("settle_deliveries", "AND d.lease_token = r.token AND d.state = 'leased'", "")
+
+
+def never_renew() -> None:
+    """Let leases run out while deliveries run."""
+    from runner.leases import Leases
+
+    async def idle(self: Leases) -> None:
+        return None
+
+    Leases.renew = idle  # type: ignore[method-assign]
+
+
+def count_failures() -> None:
+    """Count an attempt when it has failed, and not when it is claimed."""
+    _change("claim", "attempts = d.attempts + 1", "attempts = d.attempts")
+    _change("claim", "RETURNING d.position, d.attempts,", "RETURNING d.position, d.attempts + 1 AS attempts,")
+
+
+def no_polling() -> None:
+    """Never look without a signal, not even when a lease ends."""
+    from runner import backlog, worker
+    from runner.strategies.polling import Polling
+
+    async def asleep(self: Polling) -> None:
+        await asyncio.sleep(3600)
+
+    async def wait_for(event: asyncio.Event, longest: timedelta | None) -> None:
+        await event.wait()
+
+    Polling._step = asleep  # type: ignore[method-assign]
+    for module in (backlog, worker):
+        _replace(module, "wait_for", wait_for)
+
+
+def die_before_settle() -> None:
+    """Kill this process once deliveries have been accepted, before any of it is written."""
+    _before("settle", signal.SIGKILL)
+
+
+def stop_in_settle() -> None:
+    """Stop this process in the middle of a settlement's transaction."""
+    _before("_record_attempts", signal.SIGSTOP)
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    each.__name__.replace("_", "-"): each
+    for each in (
+        acknowledge_early,
+        acknowledge_unknown,
+        believe_duplicates,
+        count_failures,
+        forget_at_claim,
+        never_renew,
+        no_polling,
+        unfenced,
+    )
+}
+FAULT_POINTS: dict[str, Callable[[], None]] = {
+    each.__name__.replace("_", "-"): each for each in (die_before_settle, stop_in_settle)
+}
+
+
+def _before(method: str, number: signal.Signals) -> None:
+    """Have this process send itself a signal when a method of the store is called for the first time anywhere."""
+    from runner.storage.postgres import PostgresStore
+
+    original = getattr(PostgresStore, method)
+
+    async def struck(self: PostgresStore, *args: Any) -> Any:
+        try:
+            os.close(os.open("struck", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), number)
+        return await original(self, *args)
+
+    setattr(PostgresStore, method, struck)
+
+
+def _change(name: str, text: str, replacement: str) -> None:
+    """Replace a piece of a hot statement of PostgreSQL."""
+    from runner.storage import postgres
+    from runner.storage.statements import statement
+
+    if text not in statement(name, None, 1):
+        raise SystemExit(f"{name}.sql has no {text!r}: this sabotage needs to be written anew")
+    _changes.setdefault(name, []).append((text, replacement))
+
+    def changed(name: str, schema: str | None, limit: int = 0) -> str:
+        sql = statement(name, schema, limit)
+        for old, new in _changes.get(name, []):
+            sql = sql.replace(old, new)
+        return sql
+
+    _replace(postgres, "statement", changed)
+
+
+def _replace(owner: Any, name: str, replacement: object) -> None:
+    """Put `replacement` in the place of something that must be there."""
+    getattr(owner, name)
+    setattr(owner, name, replacement)
+
+
+if __name__ == "__main__":
+    from runner.cli import main
+    from tests.chaos import sabotage
+
+    sabotage.apply(os.environ.get("CHAOS_SABOTAGE", ""))
+    main()

@@ -1,0 +1,34 @@
+"""With a guarantee taken away, the case that is there for it fails, and the checker says why."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+
+from tests.support.postgres import PostgresServer
+
+from . import test_workers as workers
+from .trial import Trial, Violation
+
+CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
+    "never-renew": ("FI-00", partial(workers.control, count=500)),
+    "forget-at-claim": ("FI-01", workers.killed_again_and_again),
+    "no-polling": ("FI-02", workers.all_killed_at_once),
+    "count-failures": ("FI-03", workers.killed_before_the_settlement),
+    "acknowledge-early": ("FI-04", workers.publisher_without_an_answer),
+    "acknowledge-unknown": ("FI-04", workers.publisher_without_an_answer),
+    "unfenced": ("FI-05", workers.paused),
+}
+
+
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(name, marks=pytest.mark.chaos(number)) for name, (number, _) in CAUGHT.items()]
+)
+async def test_a_mutant_is_caught(
+    mutant: str, make_trial: Callable[..., Trial], durable_postgres: PostgresServer
+) -> None:
+    _, case = CAUGHT[mutant]
+    with pytest.raises(Violation):
+        await case(make_trial(durable_postgres, mutant=mutant))
