@@ -25,6 +25,9 @@ __all__ = ["Desk", "EventBus"]
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
+SPACING = 0.001  # seconds from one signal to the next: a burst of publishes is a handful of signals
+
+_Caller = tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]
 
 
 class Desk(Protocol):
@@ -60,11 +63,12 @@ class EventBus:
         self._strategy = strategy
         self._wake = wake
         self._desk = desk
-        self._committing = asyncio.Lock()
         self._stopped = False
-        self._waiting: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]] = []
+        self._waiting: list[_Caller] = []
+        self._committing = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
-        self._signals: set[asyncio.Task[None]] = set()
+        self._unsent: str | None = None  # the id the next signal carries
+        self._signalling: asyncio.Task[None] | None = None
         self._unsignalled: WeakKeyDictionary[Session, str] = WeakKeyDictionary()
 
     async def publish(
@@ -122,12 +126,22 @@ class EventBus:
             self._flushing = asyncio.create_task(self._flush(), name="publish")
         return await answer
 
-    async def notify(self, event_id: str | None = None) -> None:
+    def notify(self, event_id: str | None = None) -> None:
         """Tell every worker of the deployment, here and elsewhere, that there may be work."""
         if self._wake is not None:
             self._wake()
         # Signals differ, because a strategy knows its own by what they carry.
-        await self._strategy.notify(event_id or new_id())
+        self.signal(event_id or new_id())
+
+    def signal(self, event_id: str) -> None:
+        """
+        Tell the workers elsewhere.
+
+        Behind the back of whoever calls: a strategy may take its time. What piles up meanwhile is one signal.
+        """
+        self._unsent = event_id
+        if self._signalling is None:
+            self._signalling = asyncio.create_task(self._send(), name="notify")
 
     def start(self) -> None:
         """Take events again after a `stop()`."""
@@ -143,8 +157,8 @@ class EventBus:
         self._stopped = True
         if self._flushing is not None:
             await asyncio.wait({self._flushing})
-        if self._signals:
-            await asyncio.wait(self._signals)
+        if self._signalling is not None:
+            await asyncio.wait({self._signalling})
 
     async def _flush(self) -> None:
         """Commit what waits, batch by batch, until nothing does."""
@@ -155,7 +169,7 @@ class EventBus:
         finally:
             self._flushing = None
 
-    def _take(self) -> list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]]:
+    def _take(self) -> list[_Caller]:
         """Return the callers of the next commit: at least one, and no more than a batch holds."""
         count = size = bytes_ = 0
         for publications, _ in self._waiting:
@@ -167,7 +181,7 @@ class EventBus:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
-    async def _commit(self, callers: list[tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]]) -> None:
+    async def _commit(self, callers: list[_Caller]) -> None:
         handed_over = False
         try:
             receipts, handed_over = await self._append([each for publications, _ in callers for each in publications])
@@ -186,7 +200,7 @@ class EventBus:
                 answer.set_result(receipts[start : start + len(publications)])
             start += len(publications)
         if not handed_over:
-            self._signal(receipts[-1].id)
+            self.notify(receipts[-1].id)
 
     async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
         """Record the events; return their receipts, and whether the work went to our own desk."""
@@ -199,11 +213,15 @@ class EventBus:
         self._desk.take(claim)
         return receipts, True
 
-    def _signal(self, event_id: str) -> None:
-        """Notify behind the back of whoever publishes: a strategy may take its time."""
-        task = asyncio.get_running_loop().create_task(self.notify(event_id), name="notify")
-        self._signals.add(task)
-        task.add_done_callback(self._signals.discard)
+    async def _send(self) -> None:
+        """Send signals until none is left to send."""
+        try:
+            while self._unsent is not None:
+                latest, self._unsent = self._unsent, None
+                await self._strategy.notify(latest)
+                await asyncio.sleep(SPACING)
+        finally:
+            self._signalling = None
 
     def _signal_after(self, session: Session, event_id: str) -> None:
         """Signal once the outermost transaction of `session` has ended; after a rollback that wakes for nothing."""
@@ -215,7 +233,7 @@ class EventBus:
     def _ended(self, session: Session, transaction: SessionTransaction) -> None:
         event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
         if event_id is not None:
-            self._signal(event_id)
+            self.notify(event_id)
 
 
 def _check(publication: Publication) -> None:

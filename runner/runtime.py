@@ -240,7 +240,7 @@ class Runner:
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
-        await self._strategies.notify(self._instance.id)
+        self._bus.signal(self._instance.id)
 
     async def _leave(self) -> None:
         await self._heart.stop()

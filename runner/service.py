@@ -106,4 +106,6 @@ class Background:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._ending.wait()
+        else:
+            await asyncio.sleep(0)  # a step that has nothing to wait for must not keep everybody else from running
         return self._ending.is_set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..delivery import DeliveryState
 from ..event import Event
@@ -35,8 +35,7 @@ __all__ = [
 _NO_AGE = timedelta(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`."""
 
     event: Event
@@ -44,8 +43,7 @@ class Publication:
     deliver_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a publisher gets: `seq` orders events within the store; `duplicate` if it was there before."""
 
     source: str

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ..errors import EventConflict
+from ..errors import EventConflict, StorageError
 from ..event import Event, ExtensionValue
 from .base import (
     AttemptRecord,
@@ -28,7 +29,7 @@ from .base import (
 )
 from .engine import mapped_errors
 from .mark import LowWaterMark
-from .publishing import append_in, distinct
+from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
 from .statements import statement
 from .wires import Wires
@@ -65,68 +66,94 @@ class PostgresStore(SqlRegistry):
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events, all or none."""
+        if not publications:
+            return []
         batch = distinct(publications)
         if any(each.delay is not None or each.deliver_at is not None for each in batch.unique):
-            due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
-            rows = await self._append("append_due", batch.unique, *due)
-        else:
-            rows = await self._append("append", batch.unique, None, None)
-        return batch.receipts((row["source"], row["id"], row["seq"], row["fresh"]) for row in rows)
+            return await self._append_due(batch)
+        receipts, _ = await self._append(batch, None, None)
+        return receipts
 
     async def append_leased(
         self, publications: Sequence[Publication], lease: timedelta
     ) -> tuple[Sequence[Receipt], Claim]:
         """Record the events, all or none, and lease the new ones to the caller."""
-        batch = distinct(publications)
-        token = _token()
-        rows = await self._append("append", batch.unique, lease, token)
-        recorded = rows[: len(batch.unique)]
-        version: int = rows[-1]["complete"]
-        positions = {row["seq"]: row["complete"] for row in rows[len(batch.unique) : -1]}
-        created = {(row["source"], row["id"]): row for row in recorded if row["fresh"]}
-        works = []
-        for publication in batch.unique:
-            row = created.get((publication.event.source, publication.event.id))
-            if row is not None:
-                works.append(
-                    Work(positions[row["seq"]], 1, row["seq"], publication.event.recorded_at(row["created_at"]))
-                )
-        receipts = batch.receipts((row["source"], row["id"], row["seq"], row["fresh"]) for row in recorded)
-        return receipts, Claim(token, works, version)
+        return await self._append(distinct(publications), lease, _token())
 
-    async def _append(self, name: str, publications: Sequence[Publication], *more: Any) -> list[asyncpg.Record]:
+    async def _append(
+        self, batch: Batch, lease: timedelta | None, token: int | None
+    ) -> tuple[Sequence[Receipt], Claim]:
+        """Record what is due at once; return receipts and, under a token, the claim of what is new."""
+        events = [each.event for each in batch.unique]
+        if len(events) == 1:
+            added = await self._append_one(events[0], lease, token)
+        else:
+            added = await self._append_many(events, lease, token)
+        receipts = [Receipt(event.source, event.id, seq, False) for event, seq in zip(events, added.seqs, strict=True)]
+        if added.known:
+            receipts = [each._replace(duplicate=each.seq in added.known) for each in receipts]
+        if token is None:
+            return batch.receipts(receipts), Claim(0, (), 0)
+        new = [each for each in zip(added.seqs, events, strict=True) if each[0] not in added.known]
+        works = [
+            Work(position, 1, seq, event.recorded_at(added.created_at))
+            for position, (seq, event) in zip(added.positions, sorted(new, key=itemgetter(0)), strict=True)
+        ]
+        return batch.receipts(receipts), Claim(token, works, added.version)
+
+    async def _append_one(self, event: Event, lease: timedelta | None, token: int | None) -> _Added:
+        rows = await self._wires.fetch(self._sql("append_one"), *_values(event), lease, token)
+        if not rows:
+            raise await self._conflict([event])
+        seq, fresh, created_at, position, version = rows[0]
+        return _Added([seq], () if fresh else {seq}, [position] if fresh else (), created_at, version)
+
+    async def _append_many(self, events: Sequence[Event], lease: timedelta | None, token: int | None) -> _Added:
+        [row] = await self._record("append", events, lease, token)
+        seqs: list[int] = row["seqs"]
+        known: Collection[int] = ()
+        if row["fresh"] is None:
+            seqs.sort()
+        else:
+            known = {seq for seq, fresh in zip(seqs, row["fresh"], strict=True) if not fresh}
+            found = dict(zip(zip(row["sources"], row["ids"], strict=True), seqs, strict=True))
+            seqs = [found[event.source, event.id] for event in events]
+        return _Added(seqs, known, sorted(row["positions"] or ()), row["created_at"], row["version"])
+
+    async def _append_due(self, batch: Batch) -> Sequence[Receipt]:
+        """Record what may be due later."""
+        events = [each.event for each in batch.unique]
+        due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
+        rows = await self._record("append_due", events, *due)
+        found = {(row["source"], row["id"]): (row["seq"], not row["fresh"]) for row in rows}
+        return batch.receipts([Receipt(each.source, each.id, *found[each.source, each.id]) for each in events])
+
+    async def _record(self, name: str, events: Sequence[Event], *more: Any) -> list[asyncpg.Record]:
+        """Run a statement that records all events or fails on a division."""
         import asyncpg
 
-        columns = _columns([publication.event for publication in publications])
-        async with self._wires.take() as connection:
-            try:
-                rows: list[asyncpg.Record] = await connection.fetch(self._sql(name), *columns, len(publications), *more)
-            except asyncpg.DivisionByZeroError:
-                rows = []
-        if sum(row["source"] is not None for row in rows) < len(publications):
-            raise await self._conflict(publications)
-        return rows
+        try:
+            return await self._wires.fetch(self._sql(name), *_columns(events), len(events), *more)
+        except StorageError as error:
+            if isinstance(error.__cause__, asyncpg.DivisionByZeroError):
+                raise await self._conflict(events) from None
+            raise
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""
         with mapped_errors():
             return await append_in(session, publications, self._schema)
 
-    async def _conflict(self, publications: Sequence[Publication]) -> EventConflict:
+    async def _conflict(self, events: Sequence[Event]) -> EventConflict:
         """Return the error that names the first event whose recorded content differs."""
-        async with self._wires.take() as connection:
-            for event in (publication.event for publication in publications):
-                rows = await connection.fetch(
-                    self._sql("content"),
-                    event.source,
-                    event.id,
-                    *[column[0] if column else None for column in _columns([event])[2:]],
+        for event in events:
+            id, source, *content = _values(event)
+            rows = await self._wires.fetch(self._sql("content"), source, id, *content)
+            if rows and not rows[0]["same"]:
+                return EventConflict(
+                    f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) "
+                    "with other content; give a changed event a new id"
                 )
-                if rows and not rows[0]["same"]:
-                    return EventConflict(
-                        f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) "
-                        "with other content; give a changed event a new id"
-                    )
         return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
 
     async def claim(self, limit: int, lease: timedelta) -> Claim:
@@ -232,25 +259,39 @@ class PostgresStore(SqlRegistry):
         return statement(name, self._schema, limit)
 
 
+class _Added(NamedTuple):
+    """What recording events brought: the seq of each, in order, and what is known of those that are new."""
+
+    seqs: Sequence[int]
+    known: Collection[int]  # the seqs of those that had been there
+    positions: Sequence[int]  # of the new ones in the queue, in the order of their seqs
+    created_at: datetime
+    version: int
+
+
 def _token() -> int:
     """Return a new lease token: 63 random bits, compared only with the tokens of one row."""
     return secrets.randbits(63)
 
 
+def _values(event: Event) -> tuple[Any, ...]:
+    """Return the nine values of an event in the order of `append.sql`."""
+    return (
+        event.id,
+        event.source,
+        event.type,
+        event.subject,
+        event.time,
+        event.datacontenttype,
+        event.dataschema,
+        _dump_extensions(event.extensions),
+        event.data,
+    )
+
+
 def _columns(events: Sequence[Event]) -> list[Any]:
-    """Return the nine columns of `append.sql`; None for one that is empty, which `unnest` pads with nulls."""
-    columns: list[list[Any]] = [
-        [event.id for event in events],
-        [event.source for event in events],
-        [event.type for event in events],
-        [event.subject for event in events],
-        [event.time for event in events],
-        [event.datacontenttype for event in events],
-        [event.dataschema for event in events],
-        [_dump_extensions(event.extensions) for event in events],
-        [event.data for event in events],
-    ]
-    return [None if column.count(None) == len(column) else column for column in columns]
+    """Return the nine columns of events; None for one that is empty, which `unnest` pads with nulls."""
+    return [None if column.count(None) == len(column) else column for column in zip(*map(_values, events), strict=True)]
 
 
 def _record_columns(records: Sequence[DeliveryRecord]) -> tuple[list[Any], ...]:

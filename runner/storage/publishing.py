@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -29,16 +29,15 @@ class Batch:
     publications: Sequence[Publication]
     unique: Sequence[Publication]
 
-    def receipts(self, rows: Iterable[tuple[str, str, int, bool]]) -> list[Receipt]:
-        """Return a receipt for each publication, from (source, id, seq, fresh) of each unique one in any order."""
-        found = {(source, id): Receipt(source, id, seq, not fresh) for source, id, seq, fresh in rows}
-        if len(self.unique) == len(self.publications):
-            return [found[each.event.source, each.event.id] for each in self.publications]
+    def receipts(self, unique: Sequence[Receipt]) -> Sequence[Receipt]:
+        """Return a receipt for each publication, from those of the unique ones in their order."""
+        if len(unique) == len(self.publications):
+            return unique
+        found = {(receipt.source, receipt.id): receipt for receipt in unique}
         receipts, seen = [], set()
         for each in self.publications:
             key = (each.event.source, each.event.id)
-            receipt = found[key]
-            receipts.append(Receipt(receipt.source, receipt.id, receipt.seq, True) if key in seen else receipt)
+            receipts.append(found[key]._replace(duplicate=True) if key in seen else found[key])
             seen.add(key)
         return receipts
 
@@ -55,7 +54,9 @@ def distinct(publications: Sequence[Publication]) -> Batch:
     return Batch(publications, list(first.values()))
 
 
-async def append_in(session: AsyncSession, publications: Sequence[Publication], schema: str | None) -> list[Receipt]:
+async def append_in(
+    session: AsyncSession, publications: Sequence[Publication], schema: str | None
+) -> Sequence[Receipt]:
     """
     Record the events inside the caller's own transaction, on whatever driver it uses.
 
@@ -69,16 +70,16 @@ async def append_in(session: AsyncSession, publications: Sequence[Publication], 
     batch = distinct(publications)
     # What cannot be recorded is found before anything is: the caller's transaction may go on after the error.
     known = [await _known(execute, publication.event) for publication in batch.unique]
-    rows = [
-        (publication.event.source, publication.event.id, seq, False)
+    receipts = [
+        Receipt(publication.event.source, publication.event.id, seq, True)
         if seq is not None
         else await _append_one(execute, connection.dialect.name, publication)
         for publication, seq in zip(batch.unique, known, strict=True)
     ]
-    return batch.receipts(rows)
+    return batch.receipts(receipts)
 
 
-async def _append_one(execute: Execute, dialect: str, publication: Publication) -> tuple[str, str, int, bool]:
+async def _append_one(execute: Execute, dialect: str, publication: Publication) -> Receipt:
     event = publication.event
     match dialect:
         case "postgresql":
@@ -90,7 +91,7 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
     statement = put.values(**_values(event), created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
     seq = (await execute(statement.returning(events.c.seq))).scalar()
     if seq is None:  # somebody else has recorded it since we looked
-        return event.source, event.id, await _known(execute, event) or 0, False
+        return Receipt(event.source, event.id, await _known(execute, event) or 0, True)
     if publication.deliver_at is not None:
         await execute(insert(scheduled).values(event_seq=seq, due_at=publication.deliver_at))
     elif publication.delay is not None:
@@ -98,7 +99,7 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
         await execute(insert(scheduled).values(event_seq=seq, due_at=Later(delay)))
     else:
         await execute(insert(dispatch).values(event_seq=seq))
-    return event.source, event.id, seq, True
+    return Receipt(event.source, event.id, seq, False)
 
 
 async def _known(execute: Execute, event: Event) -> int | None:

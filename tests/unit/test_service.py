@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+import pytest
 import structlog
 
 from runner.service import Background
@@ -187,3 +188,16 @@ async def test_a_step_that_ignores_its_nudge_is_cancelled_after_the_timeout() ->
     await sleeper.began.wait()
     await loop.stop(timeout=0.05)
     assert sleeper.cancelled
+
+
+@pytest.mark.timeout(5)
+async def test_a_step_that_waits_for_nothing_leaves_room_for_others() -> None:
+    calls: list[None] = []
+
+    async def step() -> None:
+        calls.append(None)
+
+    loop = Background("test", step)
+    loop.start()
+    await eventually(lambda: len(calls) > 10)
+    await loop.stop()
