@@ -111,6 +111,7 @@ def db() -> Iterator[sqlite3.Connection]:
 STATEMENTS = sorted(each.name.removesuffix(".sql") for each in SQL.iterdir())
 # Read in the order of the key up to a limit, or only where what is left is leased: in both cases no backlog.
 IN_ORDER = {"any_due", "claim", "next_expiry"}
+SORTS_A_FEW = {"claimed_delivery"}  # the attempts of one delivery
 
 
 class TestPlans:
@@ -122,7 +123,8 @@ class TestPlans:
         if name in IN_ORDER:
             steps = [step for step in steps if step != "SCAN dispatch"]
         assert not [step for step in steps if step.startswith("SCAN") and "USING" not in step], steps
-        assert not [step for step in steps if "USE TEMP B-TREE FOR ORDER BY" in step], steps
+        if name not in SORTS_A_FEW:
+            assert not [step for step in steps if "USE TEMP B-TREE FOR ORDER BY" in step], steps
 
     def test_whether_anything_waits_is_read_from_the_small_index(self, db: sqlite3.Connection) -> None:
         text = (SQL / "outlook.sql").read_text(encoding="utf-8")
