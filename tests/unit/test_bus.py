@@ -262,6 +262,15 @@ class TestSignals:
         await bus.stop()
         assert woken == [1]
 
+    async def test_a_burst_of_publishes_is_a_handful_of_signals_and_the_last_one_is_among_them(
+        self, bus: EventBus, strategy: Strategy
+    ) -> None:
+        for n in range(300):
+            await bus.publish(event(str(n)))
+        await bus.stop()
+        assert len(strategy.signals) < 150
+        assert strategy.signals[-1][0] == "299"
+
     async def test_a_strategy_that_takes_its_time_holds_up_no_publisher(
         self, bus: EventBus, strategy: Strategy
     ) -> None:
