@@ -18,8 +18,16 @@ from .version import __version__
 if TYPE_CHECKING:
     from .builder import load
     from .bus import EventBus
-    from .delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
-    from .errors import ConfigError, EventConflict, EventError, RunnerError, StorageUnavailable
+    from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
+    from .errors import (
+        ConfigError,
+        EventConflict,
+        EventError,
+        NotFound,
+        RunnerError,
+        StateConflict,
+        StorageUnavailable,
+    )
     from .event import Event
     from .runtime import Runner
     from .sinks.base import Sink
@@ -31,12 +39,14 @@ __all__ = [
     "ACCEPTED",
     "Accepted",
     "ConfigError",
+    "Deferred",
     "Delivery",
     "Event",
     "EventBus",
     "EventConflict",
     "EventError",
     "Failed",
+    "NotFound",
     "NotifyStrategy",
     "Outcome",
     "Publication",
@@ -46,6 +56,7 @@ __all__ = [
     "Runner",
     "RunnerError",
     "Sink",
+    "StateConflict",
     "StorageUnavailable",
     "__version__",
     "compose",
@@ -56,8 +67,9 @@ __all__ = [
 _HOMES = {
     "load": "builder",
     "EventBus": "bus",
-    **dict.fromkeys(("ACCEPTED", "Accepted", "Delivery", "Failed", "Outcome", "Rejected"), "delivery"),
-    **dict.fromkeys(("ConfigError", "EventConflict", "EventError", "RunnerError", "StorageUnavailable"), "errors"),
+    **dict.fromkeys(("ACCEPTED", "Accepted", "Deferred", "Delivery", "Failed", "Outcome", "Rejected"), "delivery"),
+    **dict.fromkeys(("ConfigError", "EventConflict", "EventError", "NotFound", "RunnerError"), "errors"),
+    **dict.fromkeys(("StateConflict", "StorageUnavailable"), "errors"),
     "Event": "event",
     "Runner": "runtime",
     "Sink": "sinks.base",

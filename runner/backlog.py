@@ -13,7 +13,7 @@ from .leases import Leases
 from .outlet import Flight, Outlet, Slots
 from .service import Background
 from .settler import Settler
-from .settling import crashed, given_back, overdue
+from .settling import crashed, given_back, overdue, unacknowledged
 from .storage.base import ClaimedDelivery, DeliveryRecord, WorkQueue
 
 __all__ = ["Backlog"]
@@ -86,7 +86,7 @@ class Backlog:
     def written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Note what was written; return whether some of it waits to be claimed."""
         waiting = any(each.state is DeliveryState.PENDING or each.dead_letter is not None for each in records)
-        if records and (waiting or self._waiting):
+        if records and (waiting or self._waiting or any(record.deferred for record in records)):
             self._waiting = True
             self._refill.set()
         return waiting
@@ -105,7 +105,7 @@ class Backlog:
         quotas = self._quotas()
         claim = await self._queue.claim_deliveries(quotas, self._lease)
         due = claim.next_due
-        left = [each for each in claim.deliveries if not self._worn_out(each, claim.token)]
+        left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         await self._settler.patiently(lambda: self._dead_letters.tell(left))
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
@@ -171,13 +171,15 @@ class Backlog:
             return False
         return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.attempts)
 
-    def _worn_out(self, claimed: ClaimedDelivery, token: int) -> bool:
-        """Whether the delivery may not be tried again; then write it down as dead."""
+    def _over(self, claimed: ClaimedDelivery, token: int) -> bool:
+        """Whether no attempt is to be made now; then write down what follows."""
         outlet = self._outlets.get(claimed.subscription_id)
         if outlet is None:
             return False
         policy, what = outlet.subscription.retry, (claimed.seq, claimed.subscription_id, claimed.attempt, token)
-        if policy.exhausted(claimed.attempt):
+        if claimed.unanswered is not None:
+            self._settler.submit(*unacknowledged(policy, claimed, claimed.unanswered, token))
+        elif policy.exhausted(claimed.attempt):
             self._settler.submit(*crashed(*what))
         elif policy.outlived(claimed.age):
             self._settler.submit(overdue(policy, *what), None)

@@ -11,7 +11,9 @@ from .event import Event
 __all__ = [
     "ACCEPTED",
     "Accepted",
+    "AwaitAck",
     "Dead",
+    "Deferred",
     "Delivered",
     "Delivery",
     "DeliveryState",
@@ -76,7 +78,18 @@ class Rejected:
     excerpt: str | None = None
 
 
-Outcome = Accepted | Failed | Rejected
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """
+    The sink has the event, and its success is acknowledged later, by `Runner.ack()` or on the command line.
+
+    Without an acknowledgement `within` this time the attempt has failed, and the retry policy decides.
+    """
+
+    within: timedelta
+
+
+Outcome = Accepted | Failed | Rejected | Deferred
 
 ACCEPTED = Accepted()
 """The one instance every sink returns, so that the common case allocates nothing."""
@@ -102,4 +115,11 @@ class Dead:
     reason: str
 
 
-Settlement = Delivered | RetryIn | Dead
+@dataclass(frozen=True, slots=True)
+class AwaitAck:
+    """Write down: held by nobody, and failed unless it is acknowledged `within` this time from now on."""
+
+    within: timedelta
+
+
+Settlement = Delivered | RetryIn | Dead | AwaitAck

@@ -10,7 +10,8 @@
     │   └── SchemaMismatch       the tables are missing, older or newer than this version
     ├── StrategyError        a wake-up path failed; costs latency, never an event
     ├── SinkError            a sink cannot be built or started
-    └── NotFound             what was asked for by name or number does not exist
+    ├── NotFound             what was asked for by name or number does not exist
+    └── StateConflict        it exists, and is in no state for what was asked
 
 A foreign exception is mapped where it enters (`raise ... from error`), and its text
 is never shown where it could carry a DSN or a payload.
@@ -27,6 +28,7 @@ __all__ = [
     "RunnerError",
     "SchemaMismatch",
     "SinkError",
+    "StateConflict",
     "StorageError",
     "StorageUnavailable",
     "StrategyError",
@@ -88,6 +90,10 @@ class SinkError(RunnerError):
 
 class NotFound(RunnerError):
     """What was asked for does not exist."""
+
+
+class StateConflict(RunnerError):
+    """What was asked for exists, and is in no state for it."""
 
 
 def described(error: BaseException) -> str:

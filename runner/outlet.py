@@ -10,7 +10,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-from .delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
+from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from .errors import described
 from .event import Event
 from .sinks.base import Sink
@@ -354,14 +354,14 @@ def _answers(answer: object, count: int) -> Sequence[object]:
 def _checked(outcome: object) -> Outcome:
     """Return what the sink answered, if that is an outcome."""
     match outcome:
-        case Accepted():
+        case Accepted() | Deferred(timedelta()):
             return outcome
         case Failed(str(), None | timedelta(), status, None | str()) if _fits(status):
             return outcome
         case Rejected(str(), status, None | str()) if _fits(status):
             return outcome
     # Whatever is wrong with it must fail this delivery alone, not the batch it would be written with.
-    known = isinstance(outcome, Failed | Rejected)
+    known = isinstance(outcome, Failed | Rejected | Deferred)
     expected = "its fields of the documented types" if known else "an outcome"
     return Failed(f"the sink returned {type(outcome).__name__}, expected {expected}")
 

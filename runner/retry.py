@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_never
 
-from .delivery import Accepted, Dead, Delivered, Failed, Outcome, Rejected, RetryIn, Settlement
+from .delivery import Accepted, AwaitAck, Dead, Deferred, Delivered, Failed, Outcome, Rejected, RetryIn, Settlement
 
-__all__ = ["MAX_RETRY_AFTER", "RetryPolicy"]
+__all__ = ["MAX_DEFERRAL", "MAX_RETRY_AFTER", "RetryPolicy"]
 
 MAX_RETRY_AFTER = timedelta(hours=24)
 """A wait a sink asks for is clamped to this."""
+
+MAX_DEFERRAL = timedelta(days=365)
+"""An acknowledgement is not waited for any longer."""
 
 _DELIVERED = Delivered()
 
@@ -59,6 +62,8 @@ class RetryPolicy:
         match outcome:
             case Accepted():
                 return _DELIVERED
+            case Deferred(within):
+                return AwaitAck(min(max(within, timedelta(0)), MAX_DEFERRAL))
             case Rejected(reason):
                 return Dead(reason)
             case Failed(reason) if attempt >= self.attempts:

@@ -146,6 +146,24 @@ class Runner:
         self._functions.pop(name, None)
         await self._storage.store.put_subscriptions([], f"function:{name}")
 
+    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
+        """
+        Acknowledge a delivery that its sink deferred; return whether that changed anything.
+
+        Args:
+            reference: the event, by its seq or its id.
+            failure: why it failed instead; the retry policy decides what follows.
+
+        Raises:
+            NotFound: there is no such event, subscription, or delivery.
+            StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
+        """
+        changed = await self._storage.records.ack(reference, subscription, failure=failure)
+        if failure is not None:
+            self.worker.wake()
+            await self._notify()
+        return changed
+
     async def start(self) -> None:
         """
         Take our place in the deployment and begin to work.

@@ -5,11 +5,23 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import assert_never
 
-from .delivery import Accepted, Dead, Delivered, DeliveryState, Failed, Outcome, Rejected, RetryIn, Settlement
+from .delivery import (
+    Accepted,
+    AwaitAck,
+    Dead,
+    Deferred,
+    Delivered,
+    DeliveryState,
+    Failed,
+    Outcome,
+    Rejected,
+    RetryIn,
+    Settlement,
+)
 from .retry import RetryPolicy
-from .storage.base import AttemptRecord, DeliveryRecord
+from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Unanswered
 
-__all__ = ["crashed", "given_back", "overdue", "settle"]
+__all__ = ["crashed", "given_back", "overdue", "settle", "unacknowledged"]
 
 _MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
 
@@ -36,9 +48,21 @@ def settle(
     """
     settlement = policy.settle(outcome, attempt, age=age + timedelta(seconds=seconds))
     record = _record(seq, subscription_id, attempt, token, settlement)
-    if record.state is DeliveryState.DELIVERED and attempt == 1:
+    if isinstance(outcome, Deferred) or (record.state is DeliveryState.DELIVERED and attempt == 1):
         return record, None
     return record, _attempt(seq, subscription_id, attempt, outcome, seconds)
+
+
+def unacknowledged(
+    policy: RetryPolicy, claimed: ClaimedDelivery, unanswered: Unanswered, token: int
+) -> tuple[DeliveryRecord, AttemptRecord | None]:
+    """Return what is written of a delivery that was deferred, and claimed because no acknowledgement has come."""
+    waited = unanswered.waited
+    outcome = Failed(unanswered.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
+    attempt = claimed.attempt - 1  # its claim counted one that nobody is going to make
+    began = max(claimed.age - waited, timedelta(0))
+    seq, id = claimed.seq, claimed.subscription_id
+    return settle(policy, seq, id, attempt, token, outcome, waited.total_seconds(), began)
 
 
 def crashed(seq: int, subscription_id: int, attempt: int, token: int) -> tuple[DeliveryRecord, AttemptRecord]:
@@ -68,13 +92,18 @@ def _record(seq: int, subscription_id: int, attempt: int, token: int, settlement
         case RetryIn(delay, reason):
             pending = DeliveryState.PENDING
             return DeliveryRecord(seq, subscription_id, pending, attempt, token, delay, reason[:_MAX_ERROR])
+        case AwaitAck(within):
+            leased = DeliveryState.LEASED
+            return DeliveryRecord(seq, subscription_id, leased, attempt, token, within, deferred=True)
         case Dead(reason):
             return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt, token, error=reason[:_MAX_ERROR])
         case _:
             assert_never(settlement)
 
 
-def _attempt(seq: int, subscription_id: int, number: int, outcome: Outcome, seconds: float) -> AttemptRecord:
+def _attempt(
+    seq: int, subscription_id: int, number: int, outcome: Accepted | Failed | Rejected, seconds: float
+) -> AttemptRecord:
     duration = timedelta(seconds=seconds)
     match outcome:
         case Accepted():

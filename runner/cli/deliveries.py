@@ -1,4 +1,4 @@
-"""`runner deliveries`: look at deliveries, and retry or cancel them."""
+"""`runner deliveries`: look at deliveries, and retry, cancel or acknowledge them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _filters(*states: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 @click.group()
 def deliveries() -> None:
-    """Look at deliveries, retry dead ones, cancel waiting ones.
+    """Look at deliveries, retry dead ones, cancel waiting ones, acknowledge deferred ones.
 
     \b
     Examples:
@@ -136,6 +136,23 @@ def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **
     """
     _check_target(target, filters)
     asyncio.run(_change("cancel", load(path), target, _query(**filters), dry_run, as_json))
+
+
+@deliveries.command("ack")
+@config_option
+@click.argument("event")
+@click.argument("subscription")
+@click.option("--fail", "failure", metavar="REASON", help="It has failed; the retry policy decides what follows.")
+@json_option
+def ack(path: Path, event: str, subscription: str, failure: str | None, as_json: bool) -> None:
+    """Acknowledge the delivery of EVENT (its seq or its id) to SUBSCRIPTION, which its sink deferred.
+
+    \b
+    Examples:
+      runner deliveries ack 12 crm
+      runner deliveries ack 12 crm --fail "no such customer"
+    """
+    asyncio.run(_ack(load(path), event, subscription, failure, as_json))
 
 
 def _check_target(target: tuple[str, ...], filters: dict[str, object]) -> None:
@@ -235,6 +252,26 @@ async def _change(
         return
     would = "would be " if dry_run else ""
     click.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{_DONE[verb]}")
+
+
+async def _ack(config: Config, event: str, subscription: str, failure: str | None, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json
+    from .wakeup import wake_workers
+
+    async with open_storage(config) as storage:
+        await _check_subscription(storage.records, subscription)
+        changed = await storage.records.ack(event, subscription, failure=failure)
+    if failure is not None:
+        await wake_workers(config)
+    answer = "delivered" if failure is None else "failed"
+    if as_json:
+        print_json({"event": event, "subscription": subscription, "answer": answer, "changed": changed})
+    else:
+        click.echo(
+            f"the delivery of event {event} to {subscription} {'has' if changed else 'had already'} "
+            f"{'been delivered' if failure is None else 'failed'}"
+        )
 
 
 async def _check_subscription(records: Records, name: str | None) -> None:

@@ -261,6 +261,10 @@ class WebhookOptions(Options):
     permanent: tuple[Annotated[Number, Field(ge=300, le=599)], ...] = Field(
         default=(), description="Statuses that no retry can help, besides 400, 410, 413, 415, 422 and 431."
     )
+    deferred: PositiveDuration | None = Field(
+        default=None,
+        description="A receiver that answers 202 acknowledges later, within this time; null: 202 is success.",
+    )
 
     @model_validator(mode="after")
     def _check_headers(self) -> WebhookOptions:

@@ -105,6 +105,7 @@ def _webhook(options: Mapping[str, Any], context: SinkContext) -> Sink:
         timeout=options["timeout"],
         headers=options["headers"],
         permanent=options["permanent"],
+        deferred=options["deferred"],
         connections=context.concurrency,
     )
 

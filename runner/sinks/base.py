@@ -26,8 +26,9 @@ class Sink(Protocol):
         """
         Hand over one event; return what became of it.
 
-        May be called twice with the same delivery. Return `ACCEPTED` for success. An exception counts
-        as `Failed`; return `Rejected` when no further attempt can help.
+        May be called twice with the same delivery. Return `ACCEPTED` for success, `Deferred` when
+        the success is acknowledged later. An exception counts as `Failed`; return `Rejected` when no further
+        attempt can help.
         """
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from ..delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
+from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import SinkError, described
 from .threads import Threads
 
@@ -135,7 +135,7 @@ def _is_async(handler: Callable[..., Any]) -> bool:
 def _outcome(answer: object) -> Outcome:
     if answer is None or answer is True:
         return ACCEPTED
-    if isinstance(answer, Accepted | Failed | Rejected):
+    if isinstance(answer, Accepted | Failed | Rejected | Deferred):
         return answer
     if inspect.iscoroutine(answer):
         answer.close()

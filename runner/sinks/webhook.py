@@ -9,7 +9,8 @@ What an answer means is decided by its status alone, never by its text:
                                   redirects, which say that one side is wrongly deployed or configured
                                   now, and nothing about the event
 
-The option `permanent` adds to the statuses that reject.
+The option `permanent` adds to the statuses that reject, and with `deferred` a 202 says that the receiver is going to
+acknowledge the delivery itself.
 
 An answer to a batch may give a status for each event: see `_outcomes()`.
 """
@@ -28,7 +29,7 @@ from yarl import URL
 
 from ..clock import utcnow
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http
-from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
+from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 
 __all__ = ["WebhookSink"]
@@ -62,6 +63,7 @@ class WebhookSink:
         timeout: timedelta = timedelta(seconds=10),
         headers: Mapping[str, str] | None = None,
         permanent: Iterable[int] = (),
+        deferred: timedelta | None = None,
         connections: int = 256,
     ) -> None:
         """
@@ -72,6 +74,7 @@ class WebhookSink:
             timeout: from the first step of connecting to the end of the answer.
             headers: sent with every event, such as `Authorization`.
             permanent: further statuses that reject an event for good.
+            deferred: how long the receiver has to acknowledge what it answers with 202; None if 202 is a success.
             connections: how many are open at once; further deliveries wait for one.
 
         Raises:
@@ -81,6 +84,7 @@ class WebhookSink:
         self._headers = _checked_headers(headers or {})
         self._peer = f"{self._url.host}:{self._url.port}"  # all of the URL that may be shown; the rest can be secret
         self._rejected = _REJECTED.union(permanent)
+        self._deferred = None if deferred is None else Deferred(deferred)
         self._timeout = timeout
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
@@ -104,7 +108,7 @@ class WebhookSink:
             headers, body = to_http(delivery.event)
         except EventError as error:
             return Rejected(f"the event cannot be sent over HTTP: {error}")
-        headers["runner-attempt"] = str(delivery.attempt)
+        headers |= self._own_headers(delivery.subscription, delivery.attempt)
         response = await self._post(headers, body)
         if isinstance(response, Failed):
             return response
@@ -121,7 +125,8 @@ class WebhookSink:
             body = encode_batch(delivery.event for delivery in deliveries)
         except EventError as error:
             return _shared(Rejected(f"the event cannot be sent over HTTP: {error}"), count)
-        headers = {"content-type": BATCH_FORMAT, "runner-attempt": str(max(each.attempt for each in deliveries))}
+        attempt = max(each.attempt for each in deliveries)
+        headers = {"content-type": BATCH_FORMAT} | self._own_headers(deliveries[0].subscription, attempt)
         response = await self._post(headers, body)
         if isinstance(response, Failed):
             return [response] * count
@@ -133,10 +138,10 @@ class WebhookSink:
             halves = deliveries[: count // 2], deliveries[count // 2 :]
             return [outcome for half in halves for outcome in await self.deliver_batch(half)]
         outcome = self._outcome(response.status, response.headers, beginning)
-        if outcome is ACCEPTED and response.content_type == "application/json":
-            return (
-                self._outcomes(beginning, count) if complete else [Failed("the answer to a batch was cut off")] * count
-            )
+        if isinstance(outcome, Accepted | Deferred) and response.content_type == "application/json":
+            if not complete:
+                return [Failed("the answer to a batch was cut off")] * count
+            return self._outcomes(beginning, count, outcome)
         return _shared(outcome, count)
 
     async def _post(self, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse | Failed:
@@ -154,7 +159,15 @@ class WebhookSink:
         if session is not None:
             await session.close()
 
+    def _own_headers(self, subscription: str, attempt: int) -> dict[str, str]:
+        headers = {"runner-attempt": str(attempt)}
+        if self._deferred is not None:
+            headers["runner-subscription"] = subscription  # an acknowledgement has to name it
+        return headers
+
     def _outcome(self, status: int, headers: Mapping[str, str], beginning: bytes) -> Outcome:
+        if status == 202 and self._deferred is not None:
+            return self._deferred
         if 200 <= status < 300:
             return ACCEPTED
         excerpt = _CONTROL.sub("\ufffd", beginning.decode(errors="replace")[:_EXCERPT]) or None
@@ -167,9 +180,9 @@ class WebhookSink:
         wait = _retry_after(headers) if status in _ASKS_TO_WAIT else None
         return Failed(f"HTTP {status}", wait, status, excerpt)
 
-    def _outcomes(self, answer: bytes, count: int) -> list[Outcome]:
+    def _outcomes(self, answer: bytes, count: int, common: Outcome) -> list[Outcome]:
         """
-        Return what a JSON answer says of each event of a batch: nothing, which is accepted, or a status for each.
+        Return what a JSON answer says of each event of a batch: nothing, which is `common`, or a status for each.
 
         `{"outcomes": [200, 422, {"status": 503, "retry_after": 30, "reason": "busy"}]}`, in the order of the batch;
         each means what it would mean as the status of the answer to that event alone.
@@ -177,7 +190,7 @@ class WebhookSink:
         try:
             document = orjson.loads(answer) if answer.strip() else None
             given = document.get("outcomes") if isinstance(document, dict) else None
-            outcomes: list[Outcome] = [ACCEPTED] * count if given is None else [self._told(each) for each in given]
+            outcomes: list[Outcome] = [common] * count if given is None else [self._told(each) for each in given]
         except (ValueError, TypeError, KeyError):
             return [Failed("the answer to a batch is malformed")] * count
         if len(outcomes) != count:

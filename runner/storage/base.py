@@ -28,6 +28,7 @@ __all__ = [
     "Registered",
     "Registry",
     "Settled",
+    "Unanswered",
     "Work",
     "WorkQueue",
 ]
@@ -125,7 +126,8 @@ class DeliveryRecord:
     `token` is the lease it is held under from now on when `state` is leased, and otherwise the lease
     that must still hold for the write to take effect. `due_in` counts from the database's now.
     `dead_letter` is the subscription to which the same event becomes pending by the same write, with
-    fresh attempts whatever became of it before.
+    fresh attempts whatever became of it before. A `deferred` one is leased to nobody, and may be claimed
+    if no acknowledgement has come by then.
     """
 
     seq: int
@@ -136,6 +138,7 @@ class DeliveryRecord:
     due_in: timedelta = timedelta(0)
     error: str | None = None
     dead_letter: int | None = None
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +175,22 @@ class Settled:
     attempts: Sequence[AttemptRecord] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A deferral that came to nothing: how long was waited, and the reason if somebody said that it has failed."""
+
+    waited: timedelta
+    refusal: str | None
+
+
 @dataclass(slots=True)
 class ClaimedDelivery:
     """
     One claimed delivery. `attempt` counts its claims, this one included.
 
     `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
-    long before the claim the first recorded attempt began.
+    long before the claim the first recorded attempt began. `unanswered`: it was deferred, and is claimed only
+    for what follows.
     """
 
     seq: int
@@ -187,6 +199,7 @@ class ClaimedDelivery:
     suspect: bool
     event: Event
     age: timedelta = _NO_AGE
+    unanswered: Unanswered | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +233,8 @@ class WorkQueue(Protocol):
     async def settle(self, settled: Settled) -> int:
         """
         Remove the rows of work still held under the token and record their deliveries, atomically.
+
+        A delivery that is on record already, acknowledged before this, stays as it is.
 
         Returns:
             how many were still held; what was not is not recorded.

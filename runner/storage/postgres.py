@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate, chain
 from operator import itemgetter
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ..delivery import DeliveryState
 from ..errors import EventConflict, StorageError
 from ..event import Event, ExtensionValue
 from .base import (
@@ -25,6 +27,7 @@ from .base import (
     Publication,
     Receipt,
     Settled,
+    Unanswered,
     Work,
 )
 from .engine import mapped_errors
@@ -175,17 +178,29 @@ class PostgresStore(SqlRegistry):
 
     async def settle(self, settled: Settled) -> int:
         """Remove the rows of work still held under the token and record their deliveries, atomically."""
-        arguments = (settled.token, *_runs(settled.works, settled.delivered))
+        import asyncpg
+
         async with self._wires.take() as connection:
-            if not settled.records:
-                return len(await connection.fetch(self._sql("settle"), *arguments))
-            async with connection.transaction():
-                held = {row[0] for row in await connection.fetch(self._sql("settle"), *arguments)}
-                records = [record for record in settled.records if record.seq in held]
-                await connection.execute(self._sql("record"), *_record_columns(records))
-                await self._record_dead_letters(connection, records)
-                await self._record_attempts(connection, [each for each in settled.attempts if each.seq in held])
-            return len(held)
+            try:
+                return await self._settle(connection, settled)
+            except asyncpg.UniqueViolationError:  # somebody acknowledged one of them before it was recorded
+                return await self._settle(connection, _row_by_row(settled))
+
+    async def _settle(self, connection: asyncpg.Connection, settled: Settled) -> int:
+        arguments = (settled.token, *_runs(settled.works, settled.delivered))
+        if not settled.records:
+            return len(await connection.fetch(self._sql("settle"), *arguments))
+        async with connection.transaction():
+            held = {row[0] for row in await connection.fetch(self._sql("settle"), *arguments)}
+            records = [record for record in settled.records if record.seq in held]
+            tokens = [None if record.deferred else record.token for record in records]
+            rows = await connection.fetch(self._sql("record"), *_record_columns(records, tokens))
+            written = {(row[0], row[1]) for row in rows}
+            await self._record_dead_letters(connection, [r for r in records if (r.seq, r.subscription_id) in written])
+            await self._record_attempts(
+                connection, [a for a in settled.attempts if (a.seq, a.subscription_id) in written]
+            )
+        return len(held)
 
     async def promote(self, limit: int) -> int:
         """Move at most `limit` scheduled events that have fallen due into the queue."""
@@ -200,7 +215,9 @@ class PostgresStore(SqlRegistry):
                 self._sql("claim_deliveries"), token, lease, list(quotas), [max(0, quota) for quota in quotas.values()]
             )
         claimed = [
-            ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0))
+            ClaimedDelivery(
+                row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0), _unanswered(row)
+            )
             for row in rows
             if row[0] is not None
         ]
@@ -212,11 +229,12 @@ class PostgresStore(SqlRegistry):
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
         async with self._wires.take() as connection:
+            columns = _record_columns(records, [record.token for record in records])
             if not attempts and all(record.dead_letter is None for record in records):
-                rows = await connection.fetch(self._sql("settle_deliveries"), *_record_columns(records))
+                rows = await connection.fetch(self._sql("settle_deliveries"), *columns)
                 return [(row[0], row[1]) for row in rows]
             async with connection.transaction():
-                rows = await connection.fetch(self._sql("settle_deliveries"), *_record_columns(records))
+                rows = await connection.fetch(self._sql("settle_deliveries"), *columns)
                 held = {(row[0], row[1]) for row in rows}
                 await self._record_dead_letters(connection, [r for r in records if (r.seq, r.subscription_id) in held])
                 await self._record_attempts(connection, [a for a in attempts if (a.seq, a.subscription_id) in held])
@@ -294,16 +312,26 @@ def _columns(events: Sequence[Event]) -> list[Any]:
     return [None if column.count(None) == len(column) else column for column in zip(*map(_values, events), strict=True)]
 
 
-def _record_columns(records: Sequence[DeliveryRecord]) -> tuple[list[Any], ...]:
+def _record_columns(records: Sequence[DeliveryRecord], tokens: Sequence[int | None]) -> tuple[Sequence[Any], ...]:
     return (
         [record.seq for record in records],
         [record.subscription_id for record in records],
         [record.state.value for record in records],
         [record.attempts for record in records],
         [record.due_in for record in records],
-        [record.token for record in records],
+        tokens,
         [_text(record.error) for record in records],
     )
+
+
+def _row_by_row(settled: Settled) -> Settled:
+    """Return the same with a record for each delivery."""
+    delivered = [
+        DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token)
+        for work, ids in zip(settled.works, settled.delivered, strict=True)
+        for id in ids
+    ]
+    return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
 
 
 def _runs(works: Sequence[Work], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
@@ -336,6 +364,10 @@ def _position(work: Work) -> int:
 
 def _work(row: asyncpg.Record) -> Work:
     return Work(row[0], row[1], row[2], _event(row, 3))
+
+
+def _unanswered(row: asyncpg.Record) -> Unanswered | None:
+    return None if row["unanswered"] is None else Unanswered(row["unanswered"], row["refusal"])
 
 
 def _event(row: asyncpg.Record, start: int) -> Event:

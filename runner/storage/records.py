@@ -17,6 +17,7 @@ from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..event import Event
 from ..subscription import matches_pattern
+from .acks import acknowledge
 from .base import Instance, Registered
 from .engine import mapped_errors
 from .registry import registered
@@ -126,6 +127,10 @@ class SqlRecords:
         # batches pass over what is locked, and what they left is then waited for, one by one, with nothing held.
         passes = ((_BATCH, True), (1, False))
         return await self._change(query, _OPEN, ended, passes, dry_run=dry_run)
+
+    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
+        """Acknowledge the delivery of an event, given by its seq or its id; return whether that changed anything."""
+        return await acknowledge(self._engine, await self.event(reference), subscription, failure)
 
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
         """

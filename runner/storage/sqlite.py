@@ -36,6 +36,7 @@ from .base import (
     Publication,
     Receipt,
     Settled,
+    Unanswered,
     Work,
 )
 from .engine import is_unavailable, mapped_errors
@@ -257,9 +258,10 @@ def _settle(db: sqlite3.Connection, settled: Settled) -> int:
     for (_, attempts), (ids, seqs) in groups.items():
         db.execute(_sql("delivered"), (attempts, now, _json(seqs), _json(ids)))
     records = [record for record in settled.records if record.seq in held]
-    db.executemany(_sql("record"), [_record(record, now) for record in records])
-    _record_dead_letters(db, records, now)
-    _record_attempts(db, [attempt for attempt in settled.attempts if attempt.seq in held], now)
+    written = [record for record in records if db.execute(_sql("record"), _record(record, now)).rowcount]
+    theirs = {(record.seq, record.subscription_id) for record in written}
+    _record_dead_letters(db, written, now)
+    _record_attempts(db, [each for each in settled.attempts if (each.seq, each.subscription_id) in theirs], now)
     return len(held)
 
 
@@ -296,12 +298,18 @@ def _lease_deliveries(
 ) -> Sequence[ClaimedDelivery]:
     now = _now(db)
     due = _due_deliveries(db, quotas, now)
-    db.executemany(_sql("claim_delivery"), [(now + _us(lease), token, now, seq, id) for seq, id, _ in due])
+    db.executemany(_sql("claim_delivery"), [(now + _us(lease), token, now, seq, id) for seq, id, *_ in due])
     return [
-        ClaimedDelivery(seq, id, attempt, bool(suspect), _event(row), (age or 0) * _MICROSECOND)
-        for seq, id, suspect in due
-        for attempt, age, *row in db.execute(_sql("claimed_delivery"), (now, seq, id)).fetchall()
+        ClaimedDelivery(
+            seq, id, attempt, bool(suspect), _event(row), (age or 0) * _MICROSECOND, _unanswered(waited, error)
+        )
+        for seq, id, suspect, waited in due
+        for attempt, error, age, *row in db.execute(_sql("claimed_delivery"), (waited, now, seq, id)).fetchall()
     ]
+
+
+def _unanswered(waited: int | None, refusal: str | None) -> Unanswered | None:
+    return None if waited is None else Unanswered(waited * _MICROSECOND, refusal)
 
 
 def _settle_deliveries(
@@ -404,7 +412,7 @@ def _event(row: Sequence[Any]) -> Event:
 
 
 def _record(record: DeliveryRecord, now: int) -> _Row:
-    token = record.token if record.state is DeliveryState.LEASED else None
+    token = record.token if record.state is DeliveryState.LEASED and not record.deferred else None
     values = (record.state.value, record.attempts, _waits_until(record, now), token, _text(record.error), now)
     return (record.seq, record.subscription_id, *values)
 

@@ -123,6 +123,22 @@ class Records(Protocol):
         A leased one's token is taken away, so that a late answer cannot undo it.
         """
 
+    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
+        """
+        Acknowledge the delivery of an event, given by its seq or its id; return whether that changed anything.
+
+        It may come before the sink has returned, and stands whatever the sink says then. A delivered one stays
+        delivered, which is no error.
+
+        Args:
+            failure: the reason why it failed instead; the retry policy decides what follows. Only for one that was
+                deferred.
+
+        Raises:
+            NotFound: there is no such event, subscription, or delivery.
+            StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
+        """
+
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
         """Return every subscription ever known, whether it is active, and its deliveries not delivered, by state."""
 

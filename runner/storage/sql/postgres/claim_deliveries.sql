@@ -18,9 +18,11 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     WHERE q.id IN (SELECT id FROM waiting)
     ORDER BY q.rank
 ), due AS MATERIALIZED (
-    SELECT d.event_seq, d.subscription_id, d.state = 'leased' AS suspect
+    SELECT d.event_seq, d.subscription_id, d.state = 'leased' AND d.lease_token IS NOT NULL AS suspect,
+        -- Leased by nobody: it was deferred, and the time for its acknowledgement is over.
+        CASE WHEN d.state = 'leased' AND d.lease_token IS NULL THEN d.due_at - d.updated_at END AS unanswered
     FROM mine CROSS JOIN LATERAL (
-        SELECT event_seq, subscription_id, state FROM {deliveries}
+        SELECT event_seq, subscription_id, state, lease_token, due_at, updated_at FROM {deliveries}
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at <= (SELECT now FROM clock)
         ORDER BY due_at LIMIT mine.quota FOR UPDATE SKIP LOCKED
     ) d
@@ -29,13 +31,14 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     SET state = 'leased', lease_token = $1, due_at = clock_timestamp() + $2::interval, attempts = d.attempts + 1,
         updated_at = clock_timestamp()
     FROM due WHERE d.event_seq = due.event_seq AND d.subscription_id = due.subscription_id
-    RETURNING d.event_seq, d.subscription_id, d.attempts, due.suspect
+    RETURNING d.event_seq, d.subscription_id, d.attempts, due.suspect, due.unanswered, d.last_error
 )
 SELECT
     c.event_seq, c.subscription_id, c.attempts, c.suspect,
     e.seq, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at) AS time,
     e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
-    CASE WHEN c.attempts > 1 THEN (
+    c.unanswered, CASE WHEN c.unanswered IS NOT NULL THEN c.last_error END AS refusal,
+    CASE WHEN c.attempts > CASE WHEN c.unanswered IS NULL THEN 1 ELSE 2 END THEN (
         -- The first one on record; after a retry by hand there are several of that number.
         SELECT clock_timestamp() - first.at + first.duration_us * interval '1 microsecond' FROM {attempts} first
         WHERE first.event_seq = c.event_seq AND first.subscription_id = c.subscription_id

@@ -1,6 +1,6 @@
 -- The event of a delivery just leased, and how long ago its first attempt on record began; after a retry by hand
 -- there are several of that number.
-SELECT d.attempts, CASE WHEN d.attempts > 1 THEN (
+SELECT d.attempts, d.last_error, CASE WHEN d.attempts > CASE WHEN ? IS NULL THEN 1 ELSE 2 END THEN (
            SELECT ? - a.at + a.duration_us FROM attempts a
            WHERE a.event_seq = d.event_seq AND a.subscription_id = d.subscription_id
            ORDER BY a.number, a.serial DESC LIMIT 1

@@ -1,0 +1,105 @@
+"""Acknowledgements: what is said later of deliveries that were deferred, for both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Row, insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..delivery import DeliveryState
+from ..errors import NotFound, StateConflict
+from ..subscription import Matcher
+from .engine import mapped_errors
+from .registry import registered
+from .tables import Now, attempts, deliveries, dispatch, subscriptions
+from .views import EventView
+
+__all__ = ["acknowledge"]
+
+_MAX_REASON = 2000  # characters
+
+
+async def acknowledge(engine: AsyncEngine, event: EventView, subscription: str, failure: str | None) -> bool:
+    """Write the answer down; see `Records.ack()`."""
+    with mapped_errors():
+        for _ in range(3):  # whoever settles the event meanwhile leaves a record, or leaves no work
+            try:
+                async with engine.begin() as connection:
+                    answered = await _answer(connection, event, subscription, failure)
+            except IntegrityError:
+                continue
+            if answered is not None:
+                return answered
+    raise NotFound(f"no delivery of event {event.seq} to subscription {subscription!r} is recorded")
+
+
+async def _answer(connection: AsyncConnection, event: EventView, subscription: str, failure: str | None) -> bool | None:
+    """Answer the delivery; return whether that changed anything, None if there is no such delivery."""
+    of_name = select(subscriptions).where(subscriptions.c.name == subscription)
+    known = (await connection.execute(of_name)).one_or_none()
+    if known is None:
+        raise NotFound(f"no subscription {subscription!r}")
+    key = (deliveries.c.event_seq == event.seq, deliveries.c.subscription_id == known.id)
+    locked = select(deliveries, Now().label("now")).where(*key).with_for_update()
+    row = (await connection.execute(locked)).one_or_none()
+    if row is not None:
+        return await (_succeed(connection, row) if failure is None else _fail(connection, row, failure))
+    if failure is None and Matcher([(registered(known).subscription, True)]).match(event.event):
+        return await _succeed_early(connection, event.seq, known.id)
+    return None
+
+
+async def _succeed(connection: AsyncConnection, row: Row[Any]) -> bool:
+    if row.state == DeliveryState.DELIVERED:
+        return False
+    if row.state not in (DeliveryState.PENDING, DeliveryState.LEASED):
+        raise StateConflict(
+            f"the delivery of event {row.event_seq} is {row.state}, an acknowledgement comes too late; "
+            "`runner deliveries retry` delivers it again"
+        )
+    done = {"state": DeliveryState.DELIVERED, "due_at": None, "lease_token": None, "last_error": None}
+    await connection.execute(_of(row).values(**done, updated_at=Now()))
+    if row.attempts > 1:  # the one that ended a delivery after failures
+        took = row.now - row.updated_at if row.state == DeliveryState.LEASED else timedelta(0)
+        await connection.execute(
+            insert(attempts).values(
+                event_seq=row.event_seq,
+                subscription_id=row.subscription_id,
+                number=row.attempts,
+                at=Now(),
+                duration_us=took // timedelta(microseconds=1),
+            )
+        )
+    return True
+
+
+async def _fail(connection: AsyncConnection, row: Row[Any], reason: str) -> bool:
+    """End the wait now; whoever claims the delivery applies its retry policy, with this as the reason."""
+    if row.state != DeliveryState.LEASED or row.lease_token is not None:
+        state = "running" if row.state == DeliveryState.LEASED else row.state
+        raise StateConflict(
+            f"the delivery of event {row.event_seq} is {state}; only one that waits for its acknowledgement can fail so"
+        )
+    text = reason.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:_MAX_REASON]
+    # Not `updated_at`: from that time on the acknowledgement was waited for.
+    await connection.execute(_of(row).values(due_at=Now(), last_error=text))
+    return True
+
+
+async def _succeed_early(connection: AsyncConnection, seq: int, id: int) -> bool | None:
+    """Record the delivery of an event that is still being dispatched; the dispatch leaves the record alone."""
+    columns = ["event_seq", "subscription_id", "state", "attempts", "updated_at"]
+    delivered = literal(DeliveryState.DELIVERED.value)
+    work = select(dispatch.c.event_seq, literal(id), delivered, dispatch.c.attempts, Now()).where(
+        dispatch.c.event_seq == seq
+    )
+    put = insert(deliveries).from_select(columns, work).returning(deliveries.c.event_seq)
+    return True if (await connection.execute(put)).all() else None
+
+
+def _of(row: Row[Any]) -> Any:
+    key = (deliveries.c.event_seq == row.event_seq, deliveries.c.subscription_id == row.subscription_id)
+    return update(deliveries).where(*key)
