@@ -268,10 +268,8 @@ async def _ack(config: Config, event: str, subscription: str, failure: str | Non
     if as_json:
         print_json({"event": event, "subscription": subscription, "answer": answer, "changed": changed})
     else:
-        click.echo(
-            f"the delivery of event {event} to {subscription} {'has' if changed else 'had already'} "
-            f"{'been delivered' if failure is None else 'failed'}"
-        )
+        said = {"delivered": "is acknowledged", "failed": "has failed"}[answer] if changed else "was delivered already"
+        click.echo(f"the delivery of event {event} to {subscription} {said}")
 
 
 async def _check_subscription(records: Records, name: str | None) -> None:

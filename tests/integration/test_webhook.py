@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from runner.delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
+from runner.delivery import ACCEPTED, Deferred, Delivery, Failed, Outcome, Rejected
 from runner.errors import SinkError
 from runner.event import Event
 from runner.sinks.webhook import WebhookSink
@@ -188,6 +188,24 @@ async def test_further_statuses_that_reject() -> None:
             answer = await webhook.deliver(DELIVERY)
         assert isinstance(answer, expected)
         assert answer.status == status
+
+
+async def test_with_a_deferral_202_is_answered_later() -> None:
+    seen: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("Runner-Subscription"))
+        return web.Response(status=int(request.path[1:]))
+
+    later = timedelta(minutes=10)
+    async with receiver(answer) as url:
+        for status, expected in ((202, Deferred(later)), (200, ACCEPTED), (204, ACCEPTED)):
+            async with sink(f"{url}/{status}", deferred=later) as webhook:
+                assert await webhook.deliver(DELIVERY) == expected
+                assert await webhook.deliver_batch([DELIVERY, DELIVERY]) == [expected] * 2
+        async with sink(f"{url}/202") as webhook:
+            assert await webhook.deliver(DELIVERY) is ACCEPTED
+    assert seen == ["crm"] * 6 + [None]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.delivery import ACCEPTED, Accepted, Delivery, DeliveryState, Failed, Outcome, Rejected
+from runner.delivery import ACCEPTED, Accepted, Deferred, Delivery, DeliveryState, Failed, Outcome, Rejected
 from runner.dispatch import Dispatch
 from runner.event import Event
 from runner.outlet import Outlet, Slots
@@ -130,6 +130,15 @@ class TestSettled:
         assert (free.attempts, free.due_in) == (0, timedelta(0))
         assert dispatch.unfinished() == [(one, dispatch.flights[one])]
         await one.stop()
+
+    async def test_what_is_deferred_is_held_by_nobody(self) -> None:
+        one = outlet(failing(ACCEPTED, Deferred(LEASE)))
+        dispatch = dispatch_of(works(2), one)
+        settled = await settled_at_once(dispatch)
+        record = record_of(settled, 1)
+        assert (record.state, record.deferred, record.due_in) == (DeliveryState.LEASED, True, LEASE)
+        assert one.in_flight(dispatch.flights[one]) == []
+        assert not settled.attempts
 
     async def test_a_closed_outlet_finds_everything_pending(self) -> None:
         paused, absent = outlet(FunctionSink(accept), id=1, paused=True), outlet(None, id=2)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.delivery import ACCEPTED, Dead, Delivered, Failed, Rejected, RetryIn
-from runner.retry import MAX_RETRY_AFTER, RetryPolicy
+from runner.delivery import ACCEPTED, AwaitAck, Dead, Deferred, Delivered, Failed, Rejected, RetryIn
+from runner.retry import MAX_DEFERRAL, MAX_RETRY_AFTER, RetryPolicy
 
 SECOND = timedelta(seconds=1)
 
@@ -22,6 +22,13 @@ def test_accepted_is_delivered_at_any_attempt() -> None:
 
 def test_rejected_is_dead_at_once() -> None:
     assert RetryPolicy().settle(Rejected("no such order"), 1) == Dead("no such order")
+
+
+def test_deferred_is_waited_for_within_bounds() -> None:
+    policy = RetryPolicy(max_attempts=1)
+    assert policy.settle(Deferred(SECOND), 1) == AwaitAck(SECOND)
+    assert policy.settle(Deferred(-SECOND), 1) == AwaitAck(timedelta(0))
+    assert policy.settle(Deferred(timedelta.max), 1) == AwaitAck(MAX_DEFERRAL)
 
 
 def test_failed_is_tried_again_until_the_last_attempt() -> None:

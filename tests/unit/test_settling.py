@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.delivery import ACCEPTED, Accepted, DeliveryState, Failed, Outcome, Rejected
+from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Outcome, Rejected
+from runner.event import Event
 from runner.retry import RetryPolicy
-from runner.settling import crashed, given_back, overdue, settle
-from runner.storage.base import AttemptRecord, DeliveryRecord
+from runner.settling import crashed, given_back, overdue, settle, unacknowledged
+from runner.storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Unanswered
 
 POLICY = RetryPolicy(max_attempts=3, delay=timedelta(seconds=1), jitter=0)
 DURATION = timedelta(milliseconds=250)
@@ -93,6 +94,33 @@ def test_a_delivery_whose_holders_vanished_is_dead_with_the_attempts_it_had() ->
     assert record.error is not None
     assert "attempt 3 of 3" in record.error
     assert attempt == AttemptRecord(7, 2, 3, timedelta(0), record.error)
+
+
+def test_a_deferred_answer_is_held_by_nobody_and_no_attempt_yet() -> None:
+    record, attempt = settle(POLICY, 7, 2, 2, 99, Deferred(timedelta(minutes=1)), 0.25)
+    assert record == DeliveryRecord(7, 2, DeliveryState.LEASED, 2, 99, timedelta(minutes=1), deferred=True)
+    assert attempt is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"), [(None, "not acknowledged within 30 s"), ("no such customer", "no such customer")]
+)
+def test_without_an_acknowledgement_the_attempt_that_was_deferred_has_failed(refusal: str | None, reason: str) -> None:
+    waited = timedelta(seconds=29.9999)
+    claimed = ClaimedDelivery(7, 2, 3, False, Event(type="a", source="/"))
+    record, attempt = unacknowledged(POLICY, claimed, Unanswered(waited, refusal), 99)
+    assert record == DeliveryRecord(7, 2, DeliveryState.PENDING, 2, 99, timedelta(seconds=2), reason)
+    assert attempt == AttemptRecord(7, 2, 2, waited, reason)
+    last, _ = unacknowledged(RetryPolicy(max_attempts=2), claimed, Unanswered(waited, refusal), 99)
+    assert (last.state, last.error) == (DeliveryState.DEAD, f"{reason} (attempt 2 of 2)")
+
+
+def test_the_age_of_an_unacknowledged_one_includes_its_wait_once() -> None:
+    policy = RetryPolicy(max_age=timedelta(seconds=60), delay=timedelta(seconds=1), jitter=0)
+    waited = timedelta(seconds=30)
+    for age, state in ((0, "pending"), (58, "pending"), (59.5, "dead")):
+        claimed = ClaimedDelivery(7, 2, 2, False, Event(type="a", source="/"), timedelta(seconds=age))
+        assert unacknowledged(policy, claimed, Unanswered(waited, None), 99)[0].state == state
 
 
 def test_the_age_counts_from_the_first_attempt_to_the_end_of_this_one() -> None:

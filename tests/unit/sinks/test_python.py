@@ -8,12 +8,13 @@ import sys
 import threading
 import timeit
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
+from runner.delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from runner.errors import SinkError
 from runner.event import Event
 from runner.sinks.python import PythonSink
@@ -39,6 +40,7 @@ async def deliver(handler: Callable[..., Any]) -> Outcome:
         (Accepted(), ACCEPTED),
         (Rejected("no"), Rejected("no")),
         (Failed("later"), Failed("later")),
+        (Deferred(timedelta(seconds=9)), Deferred(timedelta(seconds=9))),
         (False, Failed("handler returned bool, expected None, True or an outcome")),
         (1, Failed("handler returned int, expected None, True or an outcome")),
         ("done", Failed("handler returned str, expected None, True or an outcome")),

@@ -56,6 +56,7 @@ class Kafka:
                 "timeout": timedelta(seconds=1),
                 "headers": {},
                 "permanent": (404,),
+                "deferred": timedelta(minutes=1),
                 "secret": None,
             },
             WebhookSink,
