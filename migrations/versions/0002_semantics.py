@@ -1,4 +1,4 @@
-"""Order per key, rates over all instances, circuit breakers, and what an instance says of itself."""
+"""Order per key, rates over all instances, circuit breakers, cancelled events, and what an instance says of itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ down_revision = "0001"
 _INSTANT = sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 _COLUMNS = {
+    "events": (sa.Column("cancelled_at", _INSTANT),),
     "subscriptions": (
         sa.Column("breaker_until", _INSTANT),
         sa.Column("breaker_trips", sa.Integer, nullable=False, server_default=sa.text("0")),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load
+from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load, rate_option
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -31,12 +32,13 @@ def _filters(*states: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     options = (
         click.option("--until", type=SINCE, metavar="TIME", help="Last changed before TIME."),
         click.option("--since", type=SINCE, metavar="TIME", help="Last changed at or after TIME, such as 1h (ago)."),
+        click.option("--type", "type_", metavar="PATTERN", help="Only of events of these types; * is any characters."),
         click.option("--subscription", metavar="NAME", help="Only of this subscription."),
         click.option("--state", type=click.Choice(states), help="Only in this state."),
     )
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        return functools.reduce(lambda added, option: option(added), options, command)
+        return reduce(lambda added, option: option(added), options, command)
 
     return add
 
@@ -63,6 +65,7 @@ def list_deliveries(
     path: Path,
     state: str | None,
     subscription: str | None,
+    type_: str | None,
     since: datetime | None,
     until: datetime | None,
     event: str | None,
@@ -77,7 +80,7 @@ def list_deliveries(
       runner deliveries list --subscription crm --since 1h --json
       runner deliveries list --event 12
     """
-    query = replace(_query(state, subscription, since, until), limit=limit)
+    query = replace(_query(state, subscription, type_, since, until), limit=limit)
     asyncio.run(_list(load(path), query, event, as_json))
 
 
@@ -101,10 +104,13 @@ def show_delivery(path: Path, event: str, subscription: str, as_json: bool) -> N
 @config_option
 @click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
 @_filters(*_FITTING["retry"])
+@rate_option
 @dry_run_option
 @json_option
-def retry(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **filters: Any) -> None:
-    """Make dead or cancelled deliveries due now, with fresh attempts.
+def retry(
+    path: Path, target: tuple[str, ...], every: timedelta | None, dry_run: bool, as_json: bool, **filters: Any
+) -> None:
+    """Make dead or cancelled deliveries due now, or at a rate, with fresh attempts; the oldest first.
 
     Either the one of EVENT (its seq or its id) to SUBSCRIPTION, or all that the options describe.
 
@@ -113,9 +119,10 @@ def retry(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **f
       runner deliveries retry 12 crm
       runner deliveries retry --state dead --subscription crm --dry-run
       runner deliveries retry --state dead --since 1h
+      runner deliveries retry --state dead --type 'order.*' --rate 10/s
     """
     _check_target(target, filters)
-    asyncio.run(_change("retry", load(path), target, _query(**filters), dry_run, as_json))
+    asyncio.run(_change("retry", load(path), target, _query(**filters), dry_run, as_json, every))
 
 
 @deliveries.command("cancel")
@@ -161,20 +168,24 @@ def _check_target(target: tuple[str, ...], filters: dict[str, object]) -> None:
         raise click.UsageError("give either EVENT SUBSCRIPTION or options, not both")
     if not target and not filtered:
         raise click.UsageError(
-            "give EVENT SUBSCRIPTION, or at least one of --state, --subscription, --since and --until"
+            "give EVENT SUBSCRIPTION, or at least one of --state, --subscription, --type, --since and --until"
         )
     if len(target) not in (0, 2):
         raise click.UsageError("expected EVENT SUBSCRIPTION, for example: 12 crm")
 
 
 def _query(
-    state: str | None, subscription: str | None, since: datetime | None, until: datetime | None
+    state: str | None,
+    subscription: str | None,
+    type_: str | None,
+    since: datetime | None,
+    until: datetime | None,
 ) -> DeliveryQuery:
     from ..delivery import DeliveryState
     from ..storage.views import DeliveryQuery
 
     wanted = None if state is None else DeliveryState(state)
-    return DeliveryQuery(state=wanted, subscription=subscription, since=since, until=until, limit=None)
+    return DeliveryQuery(state=wanted, subscription=subscription, type=type_, since=since, until=until, limit=None)
 
 
 async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json: bool) -> None:
@@ -231,18 +242,26 @@ def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
 
 
 async def _change(
-    verb: Verb, config: Config, target: tuple[str, ...], query: DeliveryQuery, dry_run: bool, as_json: bool
+    verb: Verb,
+    config: Config,
+    target: tuple[str, ...],
+    query: DeliveryQuery,
+    dry_run: bool,
+    as_json: bool,
+    every: timedelta | None = None,
 ) -> None:
     from ..builder import open_storage
-    from .output import print_json
+    from .output import print_json, progress
     from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
         if target:
             query = replace(query, seq=await _seq(storage.records, target[0]), subscription=target[1])
         await _check_subscription(storage.records, query.subscription)
-        change = storage.records.retry if verb == "retry" else storage.records.cancel
-        number = await change(query, dry_run=dry_run)
+        change = partial(storage.records.retry, every=every) if verb == "retry" else storage.records.cancel
+        total = None if target or dry_run or not sys.stderr.isatty() else await change(query, dry_run=True)
+        with progress(f"{verb} deliveries", total) as advance:
+            number = await change(query, dry_run=dry_run, advance=advance)
         if target and number == 0:
             await _explain(verb, storage.records, query)
     if number and not dry_run:

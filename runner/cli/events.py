@@ -1,22 +1,22 @@
-"""`runner events`: look at what was published."""
+"""`runner events`: look at what was published, replay it, cancel it."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .options import SINCE, config_option, json_option, limit_option, load
+from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load, rate_option
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..event import Event
-    from ..storage.views import EventQuery, EventView, Records
+    from ..storage.views import EventQuery, EventView, Records, ReplayQuery
 
 __all__ = ["events"]
 
@@ -25,13 +25,15 @@ _PAUSE = 0.5  # seconds between two looks of `tail`
 
 @click.group()
 def events() -> None:
-    """Look at what was published.
+    """Look at what was published, replay it, cancel what is still to come.
 
     \b
     Examples:
       runner events list --type 'order.*' --since 1h
       runner events show 12
       runner events tail
+      runner events replay --subscription crm --since 1d --dry-run
+      runner events cancel 12
     """
 
 
@@ -97,6 +99,65 @@ def tail_events(path: Path, type_: str | None, since: datetime | None, as_json: 
     asyncio.run(_tail(load(path), type_, since, as_json))
 
 
+@events.command("replay")
+@config_option
+@click.option("--subscription", metavar="NAME", required=True, help="Who is to get them.")
+@click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
+@click.option("--source", metavar="PATTERN", help="Only these sources; * stands for any characters.")
+@click.option("--since", type=SINCE, metavar="TIME", help="Recorded at or after TIME, such as 1h (ago).")
+@click.option("--until", type=SINCE, metavar="TIME", help="Recorded before TIME.")
+@click.option("--missing", is_flag=True, help="Only those that the subscription has no delivery of.")
+@rate_option
+@dry_run_option
+@json_option
+def replay_events(
+    path: Path,
+    subscription: str,
+    type_: str | None,
+    source: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    missing: bool,
+    every: timedelta | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Deliver recorded events to a subscription again, or for the first time.
+
+    All that match the subscription and the options, the oldest first, with fresh attempts: also what was delivered
+    or is dead. Left alone is what waits, is running or was cancelled. A subscription that is newer than the
+    events gets them, too.
+
+    \b
+    Examples:
+      runner events replay --subscription crm --since 1d --dry-run
+      runner events replay --subscription search --missing --rate 100/s
+      runner events replay --subscription crm --type 'order.*' --since 2026-01-31T00:00:00Z --until 1h
+    """
+    from ..storage.views import ReplayQuery
+
+    query = ReplayQuery(subscription=subscription, type=type_, source=source, since=since, until=until, missing=missing)
+    asyncio.run(_replay(load(path), query, every, dry_run, as_json))
+
+
+@events.command("cancel")
+@config_option
+@click.argument("event")
+@json_option
+def cancel_event(path: Path, event: str, as_json: bool) -> None:
+    """Cancel what of one EVENT, given by its seq or its id, is still to come.
+
+    A scheduled or queued event is delivered to nobody; deliveries that wait or run are cancelled. What a sink has
+    been given already has arrived.
+
+    \b
+    Examples:
+      runner events cancel 12
+      runner events cancel 019b0d6c-5f5e-7c33-8f0e-0d6a5b7c9e11 --json
+    """
+    asyncio.run(_cancel(load(path), event, as_json))
+
+
 async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
     from ..builder import open_storage
     from .output import print_json, print_table
@@ -155,6 +216,38 @@ def _readable(event: Event) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return f"{len(data)} bytes; --json prints them as data_base64"
+
+
+async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, dry_run: bool, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json, progress
+    from .wakeup import wake_workers
+
+    async with open_storage(config) as storage:
+        with progress("replaying", None) as advance:
+            number = await storage.records.replay(query, every=every, dry_run=dry_run, advance=advance)
+    if number and not dry_run:
+        await wake_workers(config)
+    if as_json:
+        print_json({"replayed": number, "dry_run": dry_run})
+        return
+    would = "would be " if dry_run else ""
+    click.echo(f"{number} {'event' if number == 1 else 'events'} {would}replayed to {query.subscription}")
+
+
+async def _cancel(config: Config, reference: str, as_json: bool) -> None:
+    from ..builder import open_storage
+    from .output import print_json
+
+    async with open_storage(config) as storage:
+        view = await storage.records.event(reference)
+        number = await storage.records.cancel_event(view.seq)
+    if number is None:
+        raise click.ClickException(f"event {view.seq} is {view.state}; nothing of it is still to come")
+    if as_json:
+        print_json({"seq": view.seq, "cancelled": number})
+    else:
+        click.echo(f"event {view.seq} cancelled, {number} {'delivery' if number == 1 else 'deliveries'}")
 
 
 async def _tail(config: Config, pattern: str | None, since: datetime | None, as_json: bool) -> None:

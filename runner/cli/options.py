@@ -12,7 +12,17 @@ import click
 if TYPE_CHECKING:
     from ..config import Config
 
-__all__ = ["DURATION", "MOMENT", "SINCE", "config_option", "dry_run_option", "json_option", "limit_option", "load"]
+__all__ = [
+    "DURATION",
+    "MOMENT",
+    "SINCE",
+    "config_option",
+    "dry_run_option",
+    "json_option",
+    "limit_option",
+    "load",
+    "rate_option",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -58,6 +68,13 @@ def limit_option(command: Command) -> Command:
 def dry_run_option(command: Command) -> Command:
     """Add `--dry-run`."""
     return click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
+
+
+def rate_option(command: Command) -> Command:
+    """Add `--rate N/s` as the argument `every`, the time between two."""
+    return click.option(
+        "--rate", "every", type=RATE, metavar="N/s", help="Spread them over time, such as 10/s or 500/m; else at once."
+    )(command)
 
 
 def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config:
@@ -125,6 +142,24 @@ class Moment(click.ParamType[datetime]):
         return datetime.now(UTC) - age
 
 
+class Pace(click.ParamType[timedelta]):
+    """A rate written as in the configuration, `10/s`; its value is the time between two."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the time between two at the rate that `value` spells."""
+        if isinstance(value, timedelta):
+            return value
+        from ..config.rate import Rate
+
+        try:
+            rate = Rate.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return rate.per / rate.count
+
+
 def _age(value: str) -> timedelta | None:
     try:
         return DURATION.convert(value, None, None)
@@ -135,3 +170,4 @@ def _age(value: str) -> timedelta | None:
 DURATION = Duration()
 MOMENT = Moment()
 SINCE = Moment(ago=True)
+RATE = Pace()

@@ -3,66 +3,60 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, literal_column, select, tuple_, union_all, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import ColumnElement, Row, Select, func, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
 from ..errors import NotFound
-from ..event import Event
-from ..subscription import matches_pattern
 from .acks import acknowledge
 from .base import Instance, Registered
+from .corrections import SqlCorrections
 from .engine import mapped_errors
 from .registry import registered
+from .selection import (
+    NEWEST_FIRST,
+    OPEN,
+    Conditions,
+    delivery_conditions,
+    delivery_key,
+    event_conditions,
+    event_of,
+    fetch,
+    in_any_source,
+    in_state,
+)
 from .tables import Now, attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
 from .views import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
 
 __all__ = ["SqlRecords"]
 
 _PAGE = 500  # rows read in one transaction
-_BATCH = 1000  # rows changed in one transaction
 
 _ALIVE = timedelta(seconds=30)
 
-# How far the order of seq and the order of recording may be apart: a transaction that waited, a clock set back.
-_DISORDER = timedelta(hours=1)
 
-_OPEN = (DeliveryState.PENDING, DeliveryState.LEASED)
-_ENDED = (DeliveryState.DEAD, DeliveryState.CANCELLED)
-
-Conditions = list[ColumnElement[bool]]
-Key = tuple[int, int]
-
-
-class SqlRecords:
+class SqlRecords(SqlCorrections):
     """
-    The `Records` of `base.py` on SQLAlchemy Core.
+    `Records` on SQLAlchemy Core.
 
     Every page read is a transaction of its own, and none is open while a caller looks at what was yielded.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
-
     async def events(self, query: EventQuery) -> AsyncIterator[EventView]:
         """Yield the events `query` describes, read in pages."""
         async with self._read() as connection:
-            conditions = await _event_conditions(connection, query)
+            conditions = await event_conditions(connection, query)
         order = events.c.seq.desc() if query.newest_first else events.c.seq
         left, beyond = query.limit, Conditions()
         while left > 0:
             size = min(left, _PAGE)
             async with self._read() as connection:
-                rows = await _rows(connection, select(events).where(*conditions, *beyond).order_by(order).limit(size))
-                views = await _event_views(connection, [row for row in rows if _fits(query, row)])
+                rows = await fetch(connection, select(events).where(*conditions, *beyond).order_by(order).limit(size))
+                views = await _event_views(connection, rows)
             for view in views:
                 yield view
             if len(rows) < size:
@@ -75,10 +69,10 @@ class SqlRecords:
         async with self._read() as connection:
             rows: Sequence[Row[Any]] = ()
             if reference.isascii() and reference.isdigit() and len(reference) < 19:
-                rows = await _rows(connection, select(events).where(events.c.seq == int(reference)))
+                rows = await fetch(connection, select(events).where(events.c.seq == int(reference)))
             if not rows:
-                by_id = select(events).where(events.c.id == reference, _in_any_source())
-                rows = await _rows(connection, by_id.order_by(events.c.seq).limit(10))
+                by_id = select(events).where(events.c.id == reference, in_any_source())
+                rows = await fetch(connection, by_id.order_by(events.c.seq).limit(10))
             if len(rows) == 1:
                 return (await _event_views(connection, rows))[0]
         if not rows:
@@ -88,45 +82,32 @@ class SqlRecords:
 
     async def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
         """Yield the deliveries `query` describes, newest event first, read in pages."""
-        conditions = _delivery_conditions(query, (query.state,) if query.state else ())
+        conditions = delivery_conditions(query, (query.state,) if query.state else ())
         left, beyond = query.limit, Conditions()
         while left is None or left > 0:
             size = _PAGE if left is None else min(left, _PAGE)
-            page = _delivery_views(*conditions, *beyond).order_by(*_NEWEST_FIRST).limit(size)
+            page = _delivery_views(*conditions, *beyond).order_by(*NEWEST_FIRST).limit(size)
             async with self._read() as connection:
-                rows = await _rows(connection, page)
+                rows = await fetch(connection, page)
             for row in rows:
                 yield _delivery_view(row)
             if len(rows) < size:
                 return
             left = None if left is None else left - size
-            beyond = _after((rows[-1].event_seq, rows[-1].subscription_id))
+            beyond = [delivery_key < (rows[-1].event_seq, rows[-1].subscription_id)]
 
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts in order. Raise `NotFound`."""
         async with self._read() as connection:
             one = _delivery_views(deliveries.c.event_seq == seq, subscriptions.c.name == subscription)
-            rows = await _rows(connection, one)
+            rows = await fetch(connection, one)
             if not rows:
                 raise NotFound(f"no delivery of event {seq} to subscription {subscription!r} is recorded")
             tried = select(attempts).where(
                 attempts.c.event_seq == seq, attempts.c.subscription_id == rows[0].subscription_id
             )
-            made = await _rows(connection, tried.order_by(attempts.c.serial))
+            made = await fetch(connection, tried.order_by(attempts.c.serial))
         return _delivery_view(rows[0]), [_attempt_view(row) for row in made]
-
-    async def retry(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
-        """Make the matching dead or cancelled deliveries pending and due now, with fresh attempts; return how many."""
-        fresh = {"state": DeliveryState.PENDING, "attempts": 0, "due_at": Now(), "lease_token": None}
-        return await self._change(query, _ENDED, fresh, ((_BATCH, False),), dry_run=dry_run)
-
-    async def cancel(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
-        """Cancel the matching pending or leased deliveries, leases and all; return how many."""
-        ended = {"state": DeliveryState.CANCELLED, "due_at": None, "lease_token": None}
-        # A worker that settles locks several rows, and so does a batch here: each could wait for the other. So the
-        # batches pass over what is locked, and what they left is then waited for, one by one, with nothing held.
-        passes = ((_BATCH, True), (1, False))
-        return await self._change(query, _OPEN, ended, passes, dry_run=dry_run)
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
         """Acknowledge the delivery of an event, given by its seq or its id; return whether that changed anything."""
@@ -140,22 +121,22 @@ class SqlRecords:
         """
         kinds = [
             select(deliveries.c.subscription_id, deliveries.c.state, func.count().label("number"))
-            .where(_in_state(states))
+            .where(in_state(states))
             .group_by(deliveries.c.subscription_id, deliveries.c.state)
-            for states in (_OPEN, (DeliveryState.DEAD,))
+            for states in (OPEN, (DeliveryState.DEAD,))
         ]
         counts: dict[int, dict[str, int]] = {}
         async with self._read() as connection:
             for row in await connection.execute(union_all(*kinds)):
                 counts.setdefault(row.subscription_id, {})[row.state] = row.number
-            rows = await _rows(connection, select(subscriptions).order_by(subscriptions.c.id))
+            rows = await fetch(connection, select(subscriptions).order_by(subscriptions.c.id))
         return [(registered(row), row.active, counts.get(row.id, {})) for row in rows]
 
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""
         async with self._read() as connection:
             latest_first = select(instances, Now().label("now")).order_by(instances.c.heartbeat_at.desc())
-            rows = await _rows(connection, latest_first)
+            rows = await fetch(connection, latest_first)
         return [
             InstanceView(
                 instance=Instance(id=row.id, host=row.host, pid=row.pid, version=row.version),
@@ -171,100 +152,6 @@ class SqlRecords:
         with mapped_errors():
             async with self._reading.connect() as connection:
                 yield connection
-
-    async def _change(
-        self,
-        query: DeliveryQuery,
-        states: Sequence[DeliveryState],
-        values: Mapping[str, Any],
-        passes: Sequence[tuple[int, bool]],
-        *,
-        dry_run: bool,
-    ) -> int:
-        """
-        Give `values` to the deliveries that `query` describes and that are in one of `states`; return how many.
-
-        Args:
-            passes: ways through the table: rows in one transaction, and whether to leave out locked ones.
-        """
-        if query.state is not None:
-            states = [state for state in states if state == query.state]
-        if not states:
-            return 0
-        conditions = _delivery_conditions(query, states)
-        if dry_run:
-            async with self._read() as connection:
-                found = _keys(conditions).limit(query.limit).subquery()
-                return await connection.scalar(select(func.count()).select_from(found)) or 0
-        changed = 0
-        for size, skip_locked in passes:
-            last: Key | None = None
-            while room := size if query.limit is None else min(size, query.limit - changed):
-                page = _keys([*conditions, *_after(last)]).limit(room).with_for_update(skip_locked=skip_locked)
-                with mapped_errors():
-                    async with self._engine.begin() as connection:
-                        keys = [(row.event_seq, row.subscription_id) for row in await connection.execute(page)]
-                        await _update(connection, keys, values)
-                changed += len(keys)
-                if len(keys) < room:
-                    break
-                last = keys[-1]
-        return changed
-
-
-async def _event_conditions(connection: AsyncConnection, query: EventQuery) -> Conditions:
-    conditions: Conditions = []
-    for column, pattern in ((events.c.type, query.type), (events.c.source, query.source)):
-        if pattern is not None:
-            conditions.append(column.like(_like(pattern), escape="\\") if "*" in pattern else column == pattern)
-    if query.id is not None:
-        conditions += [events.c.id == query.id, _in_any_source()]
-    if query.after_seq is not None:
-        conditions.append(events.c.seq > query.after_seq)
-    if query.since is not None:
-        conditions.append(events.c.created_at >= query.since)
-        conditions.append(events.c.seq >= await _seq_at(connection, query.since - _DISORDER))
-    if query.until is not None:
-        conditions.append(events.c.created_at < query.until)
-        conditions.append(events.c.seq <= await _seq_at(connection, query.until + _DISORDER))
-    return conditions
-
-
-def _like(pattern: str) -> str:
-    return re.sub(r"\*+", "%", re.sub(r"[\\%_]", r"\\\g<0>", pattern))
-
-
-def _fits(query: EventQuery, row: Row[Any]) -> bool:
-    """Check the patterns again: SQLite's LIKE takes upper and lower case for the same."""
-    return (query.type is None or matches_pattern(query.type, row.type)) and (
-        query.source is None or matches_pattern(query.source, row.source)
-    )
-
-
-def _in_any_source() -> ColumnElement[bool]:
-    """
-    Return a condition that is always true, and lets a search by id use the index on (source, id).
-
-    The sources are found by hopping over that index, one probe each.
-    """
-    found = select(func.min(events.c.source).label("source")).cte("sources", recursive=True)
-    following = select(func.min(events.c.source)).where(events.c.source > found.c.source).scalar_subquery()
-    found = found.union_all(select(following).select_from(found).where(found.c.source.is_not(None)))
-    return events.c.source.in_(select(found.c.source))
-
-
-async def _seq_at(connection: AsyncConnection, moment: datetime) -> int:
-    """Return the seq of about the first event recorded at `moment` or later: a binary search over the primary key."""
-    low, high = (await connection.execute(select(func.min(events.c.seq), func.max(events.c.seq) + 1))).one()
-    while low is not None and low < high:
-        middle = (low + high) // 2
-        at = select(events.c.created_at).where(events.c.seq >= middle).order_by(events.c.seq).limit(1)
-        recorded = await connection.scalar(at)
-        if recorded is not None and recorded < moment:
-            low = middle + 1
-        else:
-            high = middle
-    return low or 0
 
 
 async def _event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[EventView]:
@@ -283,14 +170,14 @@ async def _event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) ->
     counts: dict[int, dict[str, int]] = {}
     for row in await connection.execute(by_state):
         counts.setdefault(row.event_seq, {})[row.state] = row.number
-        if row.state in _OPEN:
+        if row.state in OPEN:
             queued.add(row.event_seq)
     return [
         EventView(
             seq=row.seq,
-            event=_event(row),
+            event=event_of(row),
             created_at=row.created_at,
-            state="scheduled" if row.seq in due else "queued" if row.seq in queued else "settled",
+            state=_state(row, scheduled=row.seq in due, queued=row.seq in queued),
             due_at=due.get(row.seq),
             deliveries=counts.get(row.seq, {}),
         )
@@ -298,63 +185,10 @@ async def _event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) ->
     ]
 
 
-def _event(row: Row[Any]) -> Event:
-    return Event(
-        type=row.type,
-        source=row.source,
-        id=row.id,
-        subject=row.subject,
-        time=row.time or row.created_at,
-        datacontenttype=row.datacontenttype,
-        dataschema=row.dataschema,
-        extensions=row.extensions or {},
-        data=row.data,
-    )
-
-
-_key = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
-_NEWEST_FIRST = (deliveries.c.event_seq.desc(), deliveries.c.subscription_id.desc())
-
-
-def _delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -> Conditions:
-    conditions: Conditions = [_in_state(states)] if states else []
-    indexed = states and not {DeliveryState.DELIVERED, DeliveryState.CANCELLED}.intersection(states)
-    if states and set(states) < set(_OPEN):
-        conditions.append(_in_state(_OPEN))  # in the very words of the index: SQLite draws no conclusions
-    if query.subscription is not None:
-        named = select(subscriptions.c.id).where(subscriptions.c.name == query.subscription)
-        conditions.append(deliveries.c.subscription_id == named.scalar_subquery())
-    elif indexed and query.seq is None:
-        # Always true, and the indexes by state begin with the subscription.
-        conditions.append(deliveries.c.subscription_id.in_(select(subscriptions.c.id)))
-    if query.seq is not None:
-        conditions.append(deliveries.c.event_seq == query.seq)
-    if query.since is not None:
-        conditions.append(deliveries.c.updated_at >= query.since)
-    if query.until is not None:
-        conditions.append(deliveries.c.updated_at < query.until)
-    return conditions
-
-
-def _in_state(states: Sequence[DeliveryState]) -> ColumnElement[bool]:
-    """Write the states as the partial indexes do: no planner can use those for a parameter."""
-    names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
-    return deliveries.c.state == names[0] if len(names) == 1 else deliveries.c.state.in_(names)
-
-
-def _after(last: Key | None) -> Conditions:
-    return [] if last is None else [_key < last]
-
-
-def _keys(conditions: Conditions) -> Select[int, int]:
-    return select(deliveries.c.event_seq, deliveries.c.subscription_id).where(*conditions).order_by(*_NEWEST_FIRST)
-
-
-async def _update(connection: AsyncConnection, keys: Sequence[Key], values: Mapping[str, Any]) -> None:
-    subscription = itemgetter(1)
-    for subscription_id, group in groupby(sorted(keys, key=subscription), key=subscription):
-        ours = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_([seq for seq, _ in group]))
-        await connection.execute(update(deliveries).where(*ours).values(**values, updated_at=Now()))
+def _state(row: Row[Any], *, scheduled: bool, queued: bool) -> str:
+    if scheduled or queued:
+        return "scheduled" if scheduled else "queued"
+    return "settled" if row.cancelled_at is None else "cancelled"
 
 
 def _delivery_views(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
@@ -396,7 +230,3 @@ def _attempt_view(row: Row[Any]) -> AttemptView:
         error=row.error,
         excerpt=row.excerpt,
     )
-
-
-async def _rows(connection: AsyncConnection, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:
-    return (await connection.execute(statement)).all()

@@ -140,6 +140,7 @@ events = Table(
     Column("extensions", JSON(none_as_null=True)),
     Column("data", LargeBinary),
     Column("created_at", Instant, nullable=False),
+    Column("cancelled_at", Instant),
     UniqueConstraint("source", "id", name="events_source_id"),
     sqlite_autoincrement=True,
 )

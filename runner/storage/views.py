@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -19,12 +19,14 @@ __all__ = [
     "EventView",
     "InstanceView",
     "Records",
+    "ReplayQuery",
+    "nobody",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class EventView:
-    """One recorded event. `state` sums it up: scheduled, queued, or settled."""
+    """One recorded event. `state` sums it up: scheduled, queued, settled or cancelled."""
 
     seq: int
     event: Event
@@ -88,14 +90,40 @@ class EventQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryQuery:
-    """Which deliveries: all conditions must hold; None is no condition. `since` and `until` bound the last change."""
+    """
+    Which deliveries: all conditions must hold; None is no condition.
+
+    `type` is a pattern (`*`) for that of the event; `since` and `until` bound the last change.
+    """
 
     state: DeliveryState | None = None
     subscription: str | None = None
     seq: int | None = None
+    type: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayQuery:
+    """
+    Which recorded events a subscription is to get again: those it matches, and for which all conditions hold.
+
+    `type` and `source` are patterns (`*`), `since` and `until` bound the time of recording. With `missing` only those
+    of which it has no delivery yet.
+    """
+
+    subscription: str
+    type: str | None = None
+    source: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    missing: bool = False
+
+
+def nobody(_: int) -> None:
+    """Take note of progress for nobody."""
 
 
 class Records(Protocol):
@@ -113,14 +141,53 @@ class Records(Protocol):
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts in order. Raise `NotFound`."""
 
-    async def retry(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
-        """Make the matching dead or cancelled deliveries pending and due now, with fresh attempts; return how many."""
+    async def retry(
+        self,
+        query: DeliveryQuery,
+        *,
+        every: timedelta | None = None,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """
+        Make the matching dead or cancelled deliveries pending, with fresh attempts, oldest first; return how many.
 
-    async def cancel(self, query: DeliveryQuery, *, dry_run: bool = False) -> int:
+        Args:
+            every: makes them due one after the other, so far apart; otherwise all are due now.
+            advance: is told after each batch how many it had.
+        """
+
+    async def cancel(
+        self, query: DeliveryQuery, *, dry_run: bool = False, advance: Callable[[int], object] = nobody
+    ) -> int:
         """
         Cancel the matching pending or leased deliveries; return how many.
 
         A leased one's token is taken away, so that a late answer cannot undo it.
+        """
+
+    async def cancel_event(self, seq: int) -> int | None:
+        """
+        Cancel what of an event is still to come; return how many deliveries that are, None if nothing was to come.
+
+        Its row of work goes, and every subscription that matches gets a cancelled delivery on record; deliveries that
+        wait or run are cancelled. What a running dispatch has handed to its sinks has arrived, but its answers are
+        not recorded.
+        """
+
+    async def replay(
+        self,
+        query: ReplayQuery,
+        *,
+        every: timedelta | None = None,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """
+        Make recorded events pending for a subscription, with fresh attempts, oldest first; return how many.
+
+        Also what was delivered or is dead. Left alone is what waits, runs or was cancelled, and what is still to be
+        dispatched. For `every` and `advance` see `retry()`. Raise `NotFound` unless the subscription is active.
         """
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:

@@ -27,7 +27,7 @@ from runner.storage.tables import (
     scheduled,
     subscriptions,
 )
-from runner.storage.views import DeliveryQuery, EventQuery, EventView, Records
+from runner.storage.views import DeliveryQuery, EventQuery, EventView, Records, ReplayQuery
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 
@@ -352,17 +352,41 @@ class TestRetry:
         assert await records.retry(DeliveryQuery(state=DEAD)) == 2
         assert await records.retry(DeliveryQuery(state=DEAD)) == 0
 
-    async def test_the_limit_is_kept_newest_first(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_the_limit_is_kept_oldest_first(self, records: Records, engine: AsyncEngine) -> None:
         assert await records.retry(DeliveryQuery(limit=1, state=DEAD)) == 1
-        assert [(await stored(engine, 4, number)).state for number in (1, 2)] == [DEAD, PENDING]
+        assert [(await stored(engine, 4, number)).state for number in (1, 2)] == [PENDING, DEAD]
         assert await records.retry(DeliveryQuery(limit=0)) == 0
 
     async def test_many_go_in_batches(self, records: Records, engine: AsyncEngine) -> None:
         rows = (delivery_row(seq, number, DEAD) for seq in range(10, 1260) for number in (1, 2))
         await put(engine, deliveries, *rows)
         assert await records.retry(DeliveryQuery(limit=1001, state=DEAD)) == 1001
-        assert await records.retry(DeliveryQuery(limit=None, state=DEAD)) == 2502 - 1001
+        batches = list[int]()
+        assert await records.retry(DeliveryQuery(limit=None, state=DEAD), advance=batches.append) == 2502 - 1001
+        assert max(batches) == 1000
         assert await records.retry(DeliveryQuery(limit=None, state=DEAD), dry_run=True) == 0
+
+    async def test_at_a_rate_they_fall_due_one_after_the_other(self, records: Records, engine: AsyncEngine) -> None:
+        rows = (delivery_row(seq, 1, DEAD) for seq in range(10, 1510))
+        await put(engine, deliveries, *rows)
+        query = DeliveryQuery(limit=None, state=DEAD, subscription="crm")
+        assert await records.retry(query, every=timedelta(milliseconds=100)) == 1501
+        due = [(await stored(engine, seq, 1)).due_at for seq in (4, 10, 11, 1008, 1009, 1010, 1509)]
+        assert [at - due[0] for at in due] == [
+            timedelta(milliseconds=100 * n) for n in (0, 1, 2, 999, 1000, 1001, 1500)
+        ]
+        assert timedelta(0) <= (await stored(engine, 4, 1)).now - due[0] < timedelta(seconds=60)
+        row = await stored(engine, 1509, 1)
+        assert (row.state, row.attempts, row.lease_token) == (PENDING, 0, None)
+
+    async def test_of_a_type(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, event_row(6, type="Order.created"), event_row(7, type="order[1]?"))
+        await put(engine, deliveries, delivery_row(6, 1, DEAD), delivery_row(7, 1, DEAD))
+        assert await records.retry(DeliveryQuery(type="Order.*")) == 1
+        assert await records.retry(DeliveryQuery(type="order[1]*"), dry_run=True) == 1
+        assert await records.retry(DeliveryQuery(type="order[1]?")) == 1
+        assert await records.retry(DeliveryQuery(type="*.created", state=DEAD)) == 2
+        assert await records.retry(DeliveryQuery(type="*e*e*")) == 2
 
     async def test_two_at_once_retry_each_delivery_once(self, engine: AsyncEngine) -> None:
         rows = (delivery_row(seq, number, DEAD) for seq in range(10, 1010) for number in (1, 2))
@@ -422,6 +446,163 @@ class TestCancel:
         assert await cancelling == 2
         assert (await stored(engine, 2, 1)).state == DELIVERED
         assert (await stored(engine, 6, 1)).state == CANCELLED
+
+
+class TestCancelEvent:
+    @pytest.fixture(autouse=True)
+    async def rows(self, engine: AsyncEngine) -> None:
+        await put_events(engine, 4)
+        await put_subscriptions(engine, "crm", "audit")
+        nobody = Subscription(name="gone", sink="log").to_json()
+        gone = {"id": 9, "name": "gone", "spec": nobody, "origin": "file", "active": False, "paused": False}
+        users = {**gone, "id": 3, "name": "users", "active": True}
+        users["spec"] = Subscription(name="users", sink="log", types=("user.*",)).to_json()
+        times = {"created_at": START, "updated_at": START}
+        await put(engine, subscriptions, {**gone, **times}, {**users, **times})
+
+    async def recorded(self, engine: AsyncEngine) -> list[tuple[int, int, str]]:
+        async with engine.connect() as connection:
+            rows = await connection.execute(select(deliveries).order_by("event_seq", "subscription_id"))
+            return [(row.event_seq, row.subscription_id, row.state) for row in rows]
+
+    async def test_a_scheduled_one_never_comes(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, scheduled, {"event_seq": 1, "due_at": START}, {"event_seq": 2, "due_at": START})
+        assert await records.cancel_event(1) == 2
+        assert await self.recorded(engine) == [(1, 1, CANCELLED), (1, 2, CANCELLED)]
+        view = await records.event("1")
+        assert (view.state, view.due_at, view.deliveries) == ("cancelled", None, {"cancelled": 2})
+        assert (await records.event("2")).state == "scheduled"
+        assert await records.cancel_event(1) is None
+
+    async def test_a_queued_one_leaves_the_queue(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, dispatch, {"event_seq": 1}, {"event_seq": 2})
+        assert await records.cancel_event(1) == 2
+        async with engine.connect() as connection:
+            assert (await connection.scalars(select(dispatch.c.event_seq))).all() == [2]
+        assert ((await stored(engine, 1, 1)).attempts, (await stored(engine, 1, 1)).last_error) == (0, None)
+
+    async def test_of_one_in_flight_it_is_said_that_it_may_have_arrived(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        later = START + timedelta(days=36500)
+        await put(engine, dispatch, {"event_seq": 1, "lease_until": later, "lease_token": 7, "attempts": 2})
+        assert await records.cancel_event(1) == 2
+        row = await stored(engine, 1, 2)
+        assert (row.state, row.attempts, row.lease_token, row.due_at) == (CANCELLED, 2, None, None)
+        assert "may have arrived" in row.last_error
+
+    async def test_of_one_that_was_dispatched_what_is_open_ends(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, deliveries, *(delivery_row(1, number, state) for number, state in enumerate(DeliveryState)))
+        assert await records.cancel_event(1) == 2
+        states = [DELIVERED, DEAD, CANCELLED]
+        assert [state for _, _, state in await self.recorded(engine)] == [CANCELLED, CANCELLED, *states]
+        assert (await records.event("1")).state == "cancelled"
+
+    async def test_one_that_nobody_wants_is_cancelled_all_the_same(self, records: Records, engine: AsyncEngine) -> None:
+        async with engine.begin() as connection:
+            await connection.execute(update(subscriptions).values(active=False))
+        await put(engine, scheduled, {"event_seq": 1, "due_at": START})
+        assert await records.cancel_event(1) == 0
+        assert (await records.event("1")).state == "cancelled"
+
+    async def test_one_that_is_settled_stays_so(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, deliveries, delivery_row(1, 1, DELIVERED), delivery_row(1, 2, DEAD))
+        assert await records.cancel_event(1) is None
+        assert (await records.event("1")).state == "settled"
+
+    async def test_a_retry_afterwards_is_somebodys_wish(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, dispatch, {"event_seq": 1})
+        await records.cancel_event(1)
+        assert await records.retry(DeliveryQuery(seq=1, subscription="crm")) == 1
+        assert (await records.event("1")).state == "queued"
+
+
+class TestReplay:
+    @pytest.fixture(autouse=True)
+    async def rows(self, engine: AsyncEngine) -> None:
+        rows = [event_row(seq, type="order.created" if seq % 2 else "user.created") for seq in range(1, 13)]
+        await put(engine, events, *rows)
+        wanted = Subscription(name="orders", sink="log", types=("order.*",), filter={"not": {"exact": {"id": "e11"}}})
+        row = {"id": 1, "name": "orders", "spec": wanted.to_json(), "origin": "file", "active": True, "paused": False}
+        await put(engine, subscriptions, {**row, "created_at": START, "updated_at": START})
+
+    async def waiting(self, engine: AsyncEngine) -> list[int]:
+        """Return the events of the fresh deliveries, in the order in which they fall due."""
+        fresh = select(deliveries.c.event_seq).where(deliveries.c.state == PENDING, deliveries.c.attempts == 0)
+        async with engine.connect() as connection:
+            return list((await connection.scalars(fresh.order_by(deliveries.c.due_at))).all())
+
+    async def test_what_the_subscription_matches_is_due_in_order(self, records: Records, engine: AsyncEngine) -> None:
+        query = ReplayQuery(subscription="orders")
+        assert await records.replay(query, dry_run=True) == 5
+        assert await self.waiting(engine) == []
+        assert await records.replay(query) == 5
+        assert await self.waiting(engine) == [1, 3, 5, 7, 9]
+        row = await stored(engine, 9, 1)
+        assert timedelta(0) <= row.now - row.due_at < timedelta(seconds=60)
+        assert (row.lease_token, row.last_error) == (None, None)
+        assert await records.replay(query) == 0  # they wait
+
+    async def test_conditions_hold_together(self, records: Records, engine: AsyncEngine) -> None:
+        third, ninth = START + timedelta(minutes=3), START + timedelta(minutes=9)
+        query = ReplayQuery(subscription="orders", since=third, until=ninth)
+        assert await records.replay(query) == 3
+        assert await self.waiting(engine) == [3, 5, 7]
+        assert await records.replay(ReplayQuery(subscription="orders", type="user.*")) == 0
+        assert await records.replay(ReplayQuery(subscription="orders", source="/x*")) == 0
+        assert await records.replay(ReplayQuery(subscription="orders", type="*.created", source="/s")) == 2
+
+    async def test_what_ended_comes_again_and_what_is_open_or_cancelled_is_left_alone(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        states = {1: DELIVERED, 3: DEAD, 5: CANCELLED, 7: LEASED, 9: PENDING}
+        rows = [delivery_row(seq, 1, state, lease_token=7) for seq, state in states.items()]
+        await put(engine, deliveries, *rows)
+        assert await records.replay(ReplayQuery(subscription="orders", missing=True)) == 0
+        assert await records.replay(ReplayQuery(subscription="orders"), dry_run=True) == 2
+        assert await records.replay(ReplayQuery(subscription="orders")) == 2
+        assert await self.waiting(engine) == [1, 3]
+        assert [(await stored(engine, seq, 1)).lease_token for seq in states] == [None, None, 7, 7, 7]
+        assert (await stored(engine, 9, 1)).attempts == 3
+
+    async def test_only_what_is_missing(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, deliveries, delivery_row(1, 1, DELIVERED), delivery_row(3, 1, DEAD))
+        assert await records.replay(ReplayQuery(subscription="orders", missing=True)) == 3
+        assert await self.waiting(engine) == [5, 7, 9]
+
+    async def test_what_is_still_to_be_dispatched_or_was_cancelled_is_left_to_that(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        await put(engine, dispatch, {"event_seq": 1}, {"event_seq": 9})
+        await put(engine, scheduled, {"event_seq": 3, "due_at": START})
+        await records.cancel_event(9)
+        async with engine.begin() as connection:
+            await connection.execute(deliveries.delete())
+        assert await records.replay(ReplayQuery(subscription="orders")) == 2
+        assert await self.waiting(engine) == [5, 7]
+
+    async def test_many_at_a_rate(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, *(event_row(seq) for seq in range(13, 1213)))
+        pages = list[int]()
+        second = timedelta(seconds=1)
+        query = ReplayQuery(subscription="orders")
+        assert await records.replay(query, every=second, advance=pages.append) == sum(pages) == 1205
+        assert max(pages) <= 500
+        due = [(await stored(engine, seq, 1)).due_at for seq in (1, 3, 13, 1212)]
+        assert [at - due[0] for at in due] == [0 * second, second, 5 * second, 1204 * second]
+
+    async def test_nobody_is_served_twice_by_two_at_once(self, engine: AsyncEngine) -> None:
+        await put(engine, events, *(event_row(seq) for seq in range(13, 1213)))
+        both = (SqlRecords(engine).replay(ReplayQuery(subscription="orders")) for _ in range(2))
+        assert sum(await asyncio.gather(*both)) == 1205
+
+    async def test_only_for_a_subscription_that_is_served(self, records: Records, engine: AsyncEngine) -> None:
+        with pytest.raises(NotFound, match="no active subscription 'order'; there are: orders"):
+            await records.replay(ReplayQuery(subscription="order"))
+        async with engine.begin() as connection:
+            await connection.execute(update(subscriptions).values(active=False))
+        with pytest.raises(NotFound, match="no active subscription 'orders'; there are: none"):
+            await records.replay(ReplayQuery(subscription="orders"))
 
 
 class TestParticipants:

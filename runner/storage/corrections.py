@@ -1,0 +1,313 @@
+"""What people correct, for both databases: deliveries retried and cancelled, events replayed and cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Select, bindparam, delete, func, null, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..delivery import DeliveryState
+from ..errors import NotFound
+from ..subscription import Matcher
+from .base import Registered
+from .engine import mapped_errors
+from .registry import registered
+from .selection import (
+    OLDEST_FIRST,
+    OPEN,
+    Conditions,
+    Key,
+    delivery_conditions,
+    delivery_key,
+    event_conditions,
+    event_of,
+    fetch,
+    in_state,
+)
+from .tables import Now, deliveries, dispatch, events, scheduled, subscriptions
+from .views import DeliveryQuery, EventQuery, ReplayQuery, nobody
+
+__all__ = ["SqlCorrections"]
+
+_BATCH = 1000  # rows changed in one transaction
+_PAGE = 500  # events looked at, and delivered again, in one transaction
+_STEP = timedelta(microseconds=1)  # between two deliveries that are due at once, so that they stay in order
+
+_ENDED = (DeliveryState.DEAD, DeliveryState.CANCELLED)
+_REPLAYABLE = (DeliveryState.DELIVERED, DeliveryState.DEAD)
+
+_FRESH = {"state": DeliveryState.PENDING, "attempts": 0, "lease_token": None}
+_CANCELLED = {"state": DeliveryState.CANCELLED, "due_at": None, "lease_token": None}
+
+Write = Callable[[AsyncConnection, Sequence[Key], int], Awaitable[None]]
+
+
+class SqlCorrections:
+    """The correcting half of `Records`: in bounded batches, each a transaction of its own."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+
+    async def retry(
+        self,
+        query: DeliveryQuery,
+        *,
+        every: timedelta | None = None,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """Make the matching dead or cancelled deliveries pending with fresh attempts, oldest first; return how many."""
+        write = _retry_now if every is None else partial(_retry_from, await self._now(), every)
+        return await self._change(query, _ENDED, write, ((_BATCH, False),), dry_run=dry_run, advance=advance)
+
+    async def cancel(
+        self, query: DeliveryQuery, *, dry_run: bool = False, advance: Callable[[int], object] = nobody
+    ) -> int:
+        """Cancel the matching pending or leased deliveries, leases and all; return how many."""
+        # A worker that settles locks several rows, and so does a batch here: each could wait for the other. So the
+        # batches pass over what is locked, and what they left is then waited for, one by one, with nothing held.
+        passes = ((_BATCH, True), (1, False))
+        return await self._change(query, OPEN, _cancel, passes, dry_run=dry_run, advance=advance)
+
+    async def cancel_event(self, seq: int) -> int | None:
+        """Cancel what of an event is still to come; return how many deliveries, None if nothing was to come."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                withdrawn = await _withdraw(connection, seq)
+        if withdrawn is None:
+            return None
+        return withdrawn + await self.cancel(DeliveryQuery(seq=seq, limit=None))
+
+    async def replay(
+        self,
+        query: ReplayQuery,
+        *,
+        every: timedelta | None = None,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """Make recorded events pending for a subscription that matches them, oldest first; return how many."""
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                wanted = await _active(connection, query.subscription)
+                conditions = await event_conditions(connection, _events_of(query))
+                last = await connection.scalar(select(func.max(events.c.seq))) or 0
+        start, step = await self._now(), _STEP if every is None else max(every, _STEP)
+        matcher = Matcher([(wanted.subscription, True)])
+        after, made = 0, 0
+        while after < last:
+            page = _replay_page(*conditions, events.c.seq > after, events.c.seq <= last)
+            with mapped_errors():
+                async with self._reading.connect() as connection:
+                    rows = await fetch(connection, page)
+                    matching = [row.seq for row in rows if matcher.match(event_of(row))]
+                    seqs = await _replayable(connection, matching, wanted.id, missing=query.missing)
+                if seqs and not dry_run:
+                    async with self._engine.begin() as connection:
+                        due = {seq: start + (made + index) * step for index, seq in enumerate(seqs)}
+                        number = await _put_pending(connection, wanted.id, due, missing=query.missing)
+                else:
+                    number = len(seqs)
+            made += number
+            advance(number)
+            after = rows[-1].seq if rows else last
+        return made
+
+    async def _now(self) -> datetime:
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                now: datetime = (await connection.scalars(select(Now()))).one()
+        return now
+
+    async def _change(
+        self,
+        query: DeliveryQuery,
+        states: Sequence[DeliveryState],
+        write: Write,
+        passes: Sequence[tuple[int, bool]],
+        *,
+        dry_run: bool,
+        advance: Callable[[int], object],
+    ) -> int:
+        """
+        Write the deliveries that `query` describes and that are in one of `states`; return how many.
+
+        Args:
+            passes: ways through the table: rows in one transaction, and whether to leave out locked ones.
+        """
+        if query.state is not None:
+            states = [state for state in states if state == query.state]
+        if not states:
+            return 0
+        conditions = delivery_conditions(query, states)
+        if dry_run:
+            with mapped_errors():
+                async with self._reading.connect() as connection:
+                    found = _keys(conditions).limit(query.limit).subquery()
+                    return await connection.scalar(select(func.count()).select_from(found)) or 0
+        changed = 0
+        for size, skip_locked in passes:
+            last: Key | None = None
+            while room := size if query.limit is None else min(size, query.limit - changed):
+                page = _keys([*conditions, *_after(last)]).limit(room)
+                page = page.with_for_update(skip_locked=skip_locked, of=deliveries)
+                with mapped_errors():
+                    async with self._engine.begin() as connection:
+                        keys = [(row.event_seq, row.subscription_id) for row in await connection.execute(page)]
+                        if keys:
+                            await write(connection, keys, changed)
+                changed += len(keys)
+                advance(len(keys))
+                if len(keys) < room:
+                    break
+                last = keys[-1]
+        return changed
+
+
+def _after(last: Key | None) -> Conditions:
+    return [] if last is None else [delivery_key > last]
+
+
+def _keys(conditions: Conditions) -> Select[int, int]:
+    return select(deliveries.c.event_seq, deliveries.c.subscription_id).where(*conditions).order_by(*OLDEST_FIRST)
+
+
+async def _retry_now(connection: AsyncConnection, keys: Sequence[Key], _: int) -> None:
+    await _update(connection, keys, _FRESH | {"due_at": Now()})
+
+
+async def _retry_from(
+    start: datetime, every: timedelta, connection: AsyncConnection, keys: Sequence[Key], before: int
+) -> None:
+    """Make them due one after the other, `every` apart, from the one after `before` others."""
+    one = (deliveries.c.event_seq == bindparam("seq"), deliveries.c.subscription_id == bindparam("subscription"))
+    paced = update(deliveries).where(*one).values(**_FRESH, due_at=bindparam("due"), updated_at=Now())
+    rows = [
+        {"seq": seq, "subscription": subscription, "due": start + (before + index) * every}
+        for index, (seq, subscription) in enumerate(keys)
+    ]
+    await connection.execute(paced, rows)
+
+
+async def _cancel(connection: AsyncConnection, keys: Sequence[Key], _: int) -> None:
+    await _update(connection, keys, _CANCELLED)
+
+
+async def _update(connection: AsyncConnection, keys: Sequence[Key], values: Mapping[str, Any]) -> None:
+    subscription = itemgetter(1)
+    for subscription_id, group in groupby(sorted(keys, key=subscription), key=subscription):
+        ours = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_([seq for seq, _ in group]))
+        await connection.execute(update(deliveries).where(*ours).values(**values, updated_at=Now()))
+
+
+# --- an event that is cancelled --------------------------------------------------------------------
+
+
+async def _withdraw(connection: AsyncConnection, seq: int) -> int | None:
+    """
+    Take the event's row of work away, and record that it is cancelled, for every subscription that matches it.
+
+    Work moves from `scheduled` to `dispatch` to `deliveries`: looked for in that order, it is met wherever it is.
+    Whoever is dispatching it finds its row gone when it settles, and writes nothing.
+
+    Returns:
+        how many deliveries were recorded; None if the event had no work, and has no delivery that waits or runs.
+    """
+    later = (await connection.execute(delete(scheduled).where(scheduled.c.event_seq == seq))).rowcount
+    leased = (dispatch.c.lease_until > Now()).label("leased")
+    queued = delete(dispatch).where(dispatch.c.event_seq == seq).returning(dispatch.c.attempts, leased)
+    work = (await connection.execute(queued)).one_or_none()
+    if not later and work is None:
+        unfinished = select(deliveries.c.event_seq).where(deliveries.c.event_seq == seq, in_state(OPEN)).limit(1)
+        if await connection.scalar(unfinished) is None:
+            return None
+    marked = update(events).where(events.c.seq == seq).values(cancelled_at=Now())
+    await connection.execute(marked)
+    if not later and work is None:
+        return 0
+    [row] = await fetch(connection, select(events).where(events.c.seq == seq))
+    active = select(subscriptions).where(subscriptions.c.active).order_by(subscriptions.c.id)
+    known = [registered(each) for each in await fetch(connection, active)]
+    matching = Matcher((each.subscription, each.id) for each in known).match(event_of(row))
+    fields = {
+        "attempts": work.attempts if work else 0,
+        "last_error": "cancelled while it was being dispatched: it may have arrived" if work and work.leased else None,
+        "updated_at": Now(),
+    }
+    rows = [{"event_seq": seq, "subscription_id": id, **_CANCELLED, **fields} for id in matching]
+    if not rows:
+        return 0
+    return (await connection.execute(_insert(connection).values(rows).on_conflict_do_nothing())).rowcount
+
+
+def _insert(connection: AsyncConnection) -> Any:
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(deliveries)
+
+
+# --- events that are delivered again ---------------------------------------------------------------
+
+
+async def _active(connection: AsyncConnection, name: str) -> Registered:
+    """Return the subscription. Raise `NotFound` for one that is unknown, or no longer served."""
+    rows = await fetch(connection, select(subscriptions).order_by(subscriptions.c.name))
+    found = {row.name: row for row in rows if row.active}
+    if name not in found:
+        raise NotFound(f"no active subscription {name!r}; there are: {', '.join(found) or 'none'}")
+    return registered(found[name])
+
+
+def _events_of(query: ReplayQuery) -> EventQuery:
+    return EventQuery(type=query.type, source=query.source, since=query.since, until=query.until)
+
+
+def _replay_page(*conditions: Any) -> Select[*tuple[Any, ...]]:
+    """Select events with all a match looks at, which the data is not."""
+    columns = [null().label("data") if column is events.c.data else column for column in events.c]
+    page = select(*columns).where(events.c.cancelled_at.is_(None), *conditions)
+    return page.order_by(events.c.seq).limit(_PAGE)
+
+
+async def _replayable(
+    connection: AsyncConnection, seqs: Sequence[int], subscription_id: int, *, missing: bool
+) -> list[int]:
+    """Return which of the events may be delivered again: dispatched, and neither waiting, running nor cancelled."""
+    if not seqs:
+        return []
+    left_out: set[int] = set()
+    for table in (scheduled, dispatch):  # in the order in which work moves, so that none is missed in between
+        left_out.update(await connection.scalars(select(table.c.event_seq).where(table.c.event_seq.in_(seqs))))
+    theirs = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_(seqs))
+    for row in await fetch(connection, select(deliveries.c.event_seq, deliveries.c.state).where(*theirs)):
+        if missing or row.state not in _REPLAYABLE:
+            left_out.add(row.event_seq)
+    return [seq for seq in seqs if seq not in left_out]
+
+
+async def _put_pending(
+    connection: AsyncConnection, subscription_id: int, due: Mapping[int, datetime], *, missing: bool
+) -> int:
+    """Write the deliveries of the events, as far as these are still there; return how many."""
+    kept = select(events.c.seq).where(events.c.seq.in_(due)).with_for_update(read=True, key_share=True)
+    rows = [
+        {"event_seq": seq, "subscription_id": subscription_id, **_FRESH, "due_at": due[seq], "updated_at": Now()}
+        for seq in sorted(await connection.scalars(kept))
+    ]
+    if not rows:
+        return 0
+    put = _insert(connection).values(rows)
+    fresh = {name: put.excluded[name] for name in (*_FRESH, "due_at", "updated_at")}
+    key = [deliveries.c.event_seq, deliveries.c.subscription_id]
+    put = (
+        put.on_conflict_do_nothing(index_elements=key)
+        if missing
+        else put.on_conflict_do_update(index_elements=key, set_=fresh, where=in_state(_REPLAYABLE))
+    )
+    return int((await connection.execute(put)).rowcount)

@@ -1,0 +1,170 @@
+"""What a query selects: its conditions, as both databases can use their indexes for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Boolean, ColumnElement, Row, Select, Text, func, literal, literal_column, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from ..delivery import DeliveryState
+from ..event import Event
+from .tables import deliveries, events, subscriptions
+from .views import DeliveryQuery, EventQuery
+
+__all__ = [
+    "NEWEST_FIRST",
+    "OLDEST_FIRST",
+    "OPEN",
+    "Conditions",
+    "Key",
+    "delivery_conditions",
+    "delivery_key",
+    "event_conditions",
+    "event_of",
+    "fetch",
+    "in_any_source",
+    "in_state",
+]
+
+# How far the order of seq and the order of recording may be apart: a transaction that waited, a clock set back.
+_DISORDER = timedelta(hours=1)
+
+OPEN = (DeliveryState.PENDING, DeliveryState.LEASED)
+
+Conditions = list[ColumnElement[bool]]
+Key = tuple[int, int]
+
+
+class _Fits(FunctionElement[bool]):
+    """Whether text fits a pattern, given for LIKE and for the GLOB of SQLite, whose LIKE knows no case."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_Fits)
+def _fits_like(element: _Fits, compiler: SQLCompiler, **options: Any) -> str:
+    column, like, _ = element.clauses
+    return f"{compiler.process(column, **options)} LIKE {compiler.process(like, **options)}"
+
+
+@compiles(_Fits, "sqlite")
+def _fits_glob(element: _Fits, compiler: SQLCompiler, **options: Any) -> str:
+    column, _, glob = element.clauses
+    return f"{compiler.process(column, **options)} GLOB {compiler.process(glob, **options)}"
+
+
+def _fits(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
+    """Return whether `column` fits `pattern`, in which `*` stands for any run of characters."""
+    if "*" not in pattern:
+        return column == pattern
+    stars = re.sub(r"\*+", "*", pattern)
+    like = re.sub(r"[\\%_]", r"\\\g<0>", stars).replace("*", "%")
+    return _Fits(column, literal(like, Text), literal(re.sub(r"[?\[]", r"[\g<0>]", stars), Text))
+
+
+async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Conditions:
+    """Return the conditions of `query`; its times are looked up, so that the primary key can serve them."""
+    conditions: Conditions = []
+    for column, pattern in ((events.c.type, query.type), (events.c.source, query.source)):
+        if pattern is not None:
+            conditions.append(_fits(column, pattern))
+    if query.id is not None:
+        conditions += [events.c.id == query.id, in_any_source()]
+    if query.after_seq is not None:
+        conditions.append(events.c.seq > query.after_seq)
+    if query.since is not None:
+        conditions.append(events.c.created_at >= query.since)
+        conditions.append(events.c.seq >= await _seq_at(connection, query.since - _DISORDER))
+    if query.until is not None:
+        conditions.append(events.c.created_at < query.until)
+        conditions.append(events.c.seq <= await _seq_at(connection, query.until + _DISORDER))
+    return conditions
+
+
+def in_any_source() -> ColumnElement[bool]:
+    """
+    Return a condition that is always true, and lets a search by id use the index on (source, id).
+
+    The sources are found by hopping over that index, one probe each.
+    """
+    found = select(func.min(events.c.source).label("source")).cte("sources", recursive=True)
+    following = select(func.min(events.c.source)).where(events.c.source > found.c.source).scalar_subquery()
+    found = found.union_all(select(following).select_from(found).where(found.c.source.is_not(None)))
+    return events.c.source.in_(select(found.c.source))
+
+
+async def _seq_at(connection: AsyncConnection, moment: datetime) -> int:
+    """Return the seq of about the first event recorded at `moment` or later: a binary search over the primary key."""
+    low, high = (await connection.execute(select(func.min(events.c.seq), func.max(events.c.seq) + 1))).one()
+    while low is not None and low < high:
+        middle = (low + high) // 2
+        at = select(events.c.created_at).where(events.c.seq >= middle).order_by(events.c.seq).limit(1)
+        recorded = await connection.scalar(at)
+        if recorded is not None and recorded < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low or 0
+
+
+def event_of(row: Row[Any]) -> Event:
+    """Return the event in a row of the table."""
+    return Event(
+        type=row.type,
+        source=row.source,
+        id=row.id,
+        subject=row.subject,
+        time=row.time or row.created_at,
+        datacontenttype=row.datacontenttype,
+        dataschema=row.dataschema,
+        extensions=row.extensions or {},
+        data=row.data,
+    )
+
+
+delivery_key = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
+NEWEST_FIRST = (deliveries.c.event_seq.desc(), deliveries.c.subscription_id.desc())
+OLDEST_FIRST = (deliveries.c.event_seq, deliveries.c.subscription_id)
+
+
+def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -> Conditions:
+    """Return the conditions of `query`, whose own `state` is left to `states`; no states are all."""
+    conditions: Conditions = [in_state(states)] if states else []
+    indexed = states and not {DeliveryState.DELIVERED, DeliveryState.CANCELLED}.intersection(states)
+    if states and set(states) < set(OPEN):
+        conditions.append(in_state(OPEN))  # in the very words of the index: SQLite draws no conclusions
+    if query.subscription is not None:
+        named = select(subscriptions.c.id).where(subscriptions.c.name == query.subscription)
+        conditions.append(deliveries.c.subscription_id == named.scalar_subquery())
+    elif indexed and query.seq is None:
+        # Always true, and the indexes by state begin with the subscription.
+        conditions.append(deliveries.c.subscription_id.in_(select(subscriptions.c.id)))
+    if query.seq is not None:
+        conditions.append(deliveries.c.event_seq == query.seq)
+    if query.type is not None:
+        of_type = select(events.c.seq).where(events.c.seq == deliveries.c.event_seq, _fits(events.c.type, query.type))
+        conditions.append(of_type.exists())
+    if query.since is not None:
+        conditions.append(deliveries.c.updated_at >= query.since)
+    if query.until is not None:
+        conditions.append(deliveries.c.updated_at < query.until)
+    return conditions
+
+
+def in_state(states: Sequence[DeliveryState]) -> ColumnElement[bool]:
+    """Write the states as the partial indexes do: no planner can use those for a parameter."""
+    names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
+    return deliveries.c.state == names[0] if len(names) == 1 else deliveries.c.state.in_(names)
+
+
+async def fetch(connection: AsyncConnection, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:
+    """Return all rows of a query."""
+    return (await connection.execute(statement)).all()
