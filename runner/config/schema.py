@@ -220,7 +220,7 @@ class SubscriptionEntry(Model):
                 f"sink {sink!r} would call its function with lists here, and with single events for another"
                 " subscription; give each a sink of its own"
             )
-        own = None if retry is None else retry.max_attempts
+        own = None if retry is None else retry.max_attempts or (retry.schedule and len(retry.schedule) + 1)
         if (own or context.attempts) == 1:
             raise ValueError("what fails in a batch is tried again alone; give retry.max_attempts of 2 or more")
         return batch

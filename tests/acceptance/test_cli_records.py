@@ -217,6 +217,42 @@ def test_waiting_deliveries_are_cancelled(deployment: Deployment) -> None:
         assert cancelled["subscription"] == "stuck"
 
 
+def test_recorded_events_are_replayed_to_a_newer_subscription(deployment: Deployment) -> None:
+    events = "".join(line(number, type="stock.low" if number % 2 else "a.b") for number in range(6))
+    with started(deployment) as runner:
+        deployment.cli("publish", "--file", "-", input=events)
+        _wait(lambda: len(deployment.json("deliveries", "list", "--state", "delivered")) == 6)
+        assert runner.stop() == 0
+    replay = ("events", "replay", "--subscription", "later")
+    assert "no active subscription 'later'" in deployment.cli(*replay, code=1)[1]
+    newer = deployment.path.read_text().replace(
+        "worker:", '  - {name: later, types: ["stock.*"], sink: terminal}\nworker:'
+    )
+    deployment.path.write_text(newer)
+    with started(deployment) as runner:
+        assert deployment.cli(*replay, "--dry-run")[0] == "3 events would be replayed to later\n"
+        assert deployment.json(*replay, "--type", "a.*", "--dry-run") == [{"replayed": 0, "dry_run": True}]
+        assert deployment.cli(*replay, "--missing", "--rate", "1000/s")[0] == "3 events replayed to later\n"
+        theirs = ("deliveries", "list", "--subscription", "later", "--state", "delivered")
+        _wait(lambda: len(deployment.json(*theirs)) == 3)
+        assert deployment.cli(*replay, "--missing")[0] == "0 events replayed to later\n"
+        assert "expected a rate such as" in deployment.cli(*replay, "--rate", "fast", code=2)[1]
+
+
+def test_what_is_still_to_come_is_cancelled(deployment: Deployment) -> None:
+    with started(deployment):
+        [receipt] = deployment.json("publish", "a.b", "--delay", "1h")
+        seq = str(receipt["seq"])
+        assert deployment.cli("events", "cancel", receipt["id"])[0] == f"event {seq} cancelled, 1 delivery\n"
+        [shown] = deployment.json("events", "show", seq)
+        assert (shown["state"], shown["due_at"], shown["deliveries"]) == ("cancelled", None, {"cancelled": 1})
+        assert "is cancelled; nothing of it is still to come" in deployment.cli("events", "cancel", seq, code=1)[1]
+        deployment.cli("publish", "stuck.one")
+        _wait(lambda: deployment.json("deliveries", "list", "--state", "leased"))
+        assert deployment.json("events", "cancel", "2") == [{"seq": 2, "cancelled": 1}]
+        assert deployment.json("events", "show", "2")[0]["deliveries"] == {"delivered": 1, "cancelled": 1}
+
+
 def test_subscriptions_are_listed_paused_and_resumed(deployment: Deployment) -> None:
     with started(deployment) as runner:
         names = [each["name"] for each in deployment.json("subscriptions", "list")]

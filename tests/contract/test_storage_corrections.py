@@ -1,0 +1,113 @@
+"""Corrections against work that is under way: whoever comes first wins, and nothing is undone or written twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from runner.delivery import DeliveryState
+from runner.storage.base import Settled
+from runner.storage.records import SqlRecords
+from runner.storage.tables import deliveries, dispatch, events, scheduled
+from runner.storage.views import ReplayQuery
+from runner.subscription import Subscription
+
+from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, wait
+
+LEASED, CANCELLED, DELIVERED, PENDING = (
+    DeliveryState.LEASED,
+    DeliveryState.CANCELLED,
+    DeliveryState.DELIVERED,
+    DeliveryState.PENDING,
+)
+
+
+class TestCancelledEvents(StoreTests):
+    @pytest.fixture
+    async def records(self, store: Store, database: Database) -> SqlRecords:
+        await store.adopt("tests")
+        await store.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
+        return SqlRecords(database.engine)
+
+    async def states(self, database: Database) -> list[tuple[int, int, str]]:
+        rows = await database.rows(deliveries)
+        return [(row["event_seq"], row["subscription_id"], row["state"]) for row in rows]
+
+    async def test_a_running_dispatch_writes_nothing_of_it(
+        self, records: SqlRecords, store: Store, database: Database
+    ) -> None:
+        [seq, other] = await publish(store, 2)
+        claim = await store.claim(10, LEASE)
+        assert await records.cancel_event(seq) == 2
+        held = [record(each, 2, LEASED, claim.token, due_in=LEASE) for each in (seq, other)]
+        assert await store.settle(Settled(claim.token, claim.works, [(1,), (1,)], held)) == 1
+        cancelled = [(seq, 1, CANCELLED), (seq, 2, CANCELLED)]
+        assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
+        # What of it still ran belongs to nobody: it is not renewed, and its answer not taken.
+        assert await store.renew([(seq, 2, claim.token), (other, 2, claim.token)], LEASE) == [(other, 2)]
+        assert await store.settle_deliveries([record(seq, 2, DELIVERED, claim.token)]) == []
+        assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
+        assert await database.count(dispatch) == [0]
+
+    async def test_a_late_answer_of_a_delivery_is_not_taken(
+        self, records: SqlRecords, store: Store, database: Database
+    ) -> None:
+        [seq] = await wait(store)
+        claim = await store.claim_deliveries({1: 1}, LEASE)
+        assert await records.cancel_event(seq) == 1
+        assert await store.settle_deliveries([record(seq, 1, DELIVERED, claim.token)]) == []
+        assert await store.settle_deliveries([record(seq, 1, PENDING, claim.token)]) == []
+        assert await self.states(database) == [(seq, 1, CANCELLED)]
+        assert not (await store.claim_deliveries({1: 1}, LEASE)).deliveries
+
+    async def test_publishing_it_again_does_not_bring_it_back(self, records: SqlRecords, store: Store) -> None:
+        again = publication()
+        [first] = await store.append([replace(again, delay=timedelta(hours=1))])
+        assert await records.cancel_event(first.seq) == 2
+        [second] = await store.append([again])
+        assert (second.seq, second.duplicate) == (first.seq, True)
+        claim = await store.claim(10, LEASE)
+        assert (claim.works, claim.scheduled_in) == ([], None)
+
+    async def test_cancelling_races_with_settling(self, records: SqlRecords, store: Store, database: Database) -> None:
+        seqs = await publish(store, 40)
+        claims = [await store.claim(10, LEASE) for _ in range(4)]
+        cancels = [records.cancel_event(seq) for seq in seqs]
+        settles = [store.settle(settled(claim, (1, 2))) for claim in claims]
+        done = await asyncio.gather(*cancels[:20], *settles, *cancels[20:])
+        withdrawn = {seq for seq, number in zip(seqs, [*done[:20], *done[24:]], strict=True) if number is not None}
+        assert sum(number or 0 for number in done[20:24]) == 40 - len(withdrawn)
+        states = Counter((row[0], row[2]) for row in await self.states(database))
+        assert states == {(seq, CANCELLED if seq in withdrawn else DELIVERED): 2 for seq in seqs}
+        marked = {row["seq"] for row in await database.rows(events) if row["cancelled_at"] is not None}
+        assert marked == withdrawn
+        assert await database.count(dispatch) == [0]
+
+    async def test_cancelling_races_with_falling_due(
+        self, records: SqlRecords, store: Store, database: Database
+    ) -> None:
+        seqs = await publish(store, 20, delay=timedelta(microseconds=1))
+        await store.settle(settled(await store.claim(20, LEASE), ()))  # those the clock was quicker with
+        waiting = {row["event_seq"] for row in await database.rows(scheduled)}
+        cancels = [records.cancel_event(seq) for seq in seqs if seq in waiting]
+        done = await asyncio.gather(*(store.promote(100) for _ in range(3)), *cancels)
+        assert done[3:] == [2] * len(waiting)
+        assert await database.count(scheduled, dispatch) == [0, 0]
+
+    async def test_replaying_races_with_dispatching(
+        self, records: SqlRecords, store: Store, database: Database
+    ) -> None:
+        seqs = await publish(store, 200)
+        claims = [await store.claim(50, LEASE) for _ in range(4)]
+        query = ReplayQuery(subscription="one")
+        done = await asyncio.gather(
+            *(store.settle(settled(claim, (1, 2))) for claim in claims), *(records.replay(query) for _ in range(4))
+        )
+        assert done[:4] == [50] * 4
+        states = Counter(state for _, subscription, state in await self.states(database) if subscription == 1)
+        assert states[PENDING] == sum(done[4:])
+        assert states.total() == len(seqs)
