@@ -88,6 +88,12 @@ class Database:
         async with self.engine.begin() as connection:
             await connection.execute(statement)
 
+    async def waits_for_lock(self) -> bool:
+        """Whether a statement waits for another transaction. PostgreSQL only."""
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        async with self.engine.begin() as connection:
+            return (await connection.exec_driver_sql(waiting)).first() is not None
+
     async def rename(self, table: str, to: str) -> None:
         """Take a table away, so that a transaction fails in its middle; or bring it back."""
         async with self.engine.begin() as connection:
