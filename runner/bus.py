@@ -210,8 +210,9 @@ class EventBus:
         if self._desk is None or lease is None:
             return await self._store.append(publications), False
         receipts, claim = await self._store.append_leased(publications, lease)
-        self._desk.take(claim)
-        return receipts, True
+        if claim is not None:
+            self._desk.take(claim)
+        return receipts, claim is not None
 
     async def _send(self) -> None:
         """Send signals until none is left to send."""

@@ -70,11 +70,12 @@ class EventStore(Protocol):
 
     async def append_leased(
         self, publications: Sequence[Publication], lease: timedelta
-    ) -> tuple[Sequence[Receipt], Claim]:
+    ) -> tuple[Sequence[Receipt], Claim | None]:
         """
         Do the same for events that are all due at once, and lease the new ones to the caller in the same breath.
 
-        Whoever publishes and works, too, need not claim what it has in its hands.
+        Whoever publishes and works, too, need not claim what it has in its hands. No claim comes back where some
+        had been recorded before: a store may then leave the new ones to whoever claims them.
         """
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate, chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -72,75 +71,64 @@ class PostgresStore(SqlRegistry):
         if not publications:
             return []
         batch = distinct(publications)
-        if any(each.delay is not None or each.deliver_at is not None for each in batch.unique):
-            return await self._append_due(batch)
-        receipts, _ = await self._append(batch, None, None)
-        return receipts
+        if all(each.delay is None and each.deliver_at is None for each in batch.unique):
+            added = await self._append_new(batch, None, None)
+            if added is not None:
+                return batch.receipts(_receipts(batch, added))
+        return await self._append_each(batch)
 
     async def append_leased(
         self, publications: Sequence[Publication], lease: timedelta
-    ) -> tuple[Sequence[Receipt], Claim]:
-        """Record the events, all or none, and lease the new ones to the caller."""
-        return await self._append(distinct(publications), lease, _token())
-
-    async def _append(
-        self, batch: Batch, lease: timedelta | None, token: int | None
-    ) -> tuple[Sequence[Receipt], Claim]:
-        """Record what is due at once; return receipts and, under a token, the claim of what is new."""
-        events = [each.event for each in batch.unique]
-        if len(events) == 1:
-            added = await self._append_one(events[0], lease, token)
-        else:
-            added = await self._append_many(events, lease, token)
-        receipts = [Receipt(event.source, event.id, seq, False) for event, seq in zip(events, added.seqs, strict=True)]
-        if added.known:
-            receipts = [each._replace(duplicate=each.seq in added.known) for each in receipts]
-        if token is None:
-            return batch.receipts(receipts), Claim(0, (), 0)
-        new = [each for each in zip(added.seqs, events, strict=True) if each[0] not in added.known]
+    ) -> tuple[Sequence[Receipt], Claim | None]:
+        """Record the events, all or none, and lease them to the caller if all are new."""
+        batch = distinct(publications)
+        token = _token()
+        added = await self._append_new(batch, lease, token)
+        if added is None:
+            return await self._append_each(batch), None
         works = [
-            Work(position, 1, seq, event.recorded_at(added.created_at))
-            for position, (seq, event) in zip(added.positions, sorted(new, key=itemgetter(0)), strict=True)
+            Work(position, 1, seq, publication.event.recorded_at(added.created_at))
+            for position, seq, publication in zip(added.positions, added.seqs, batch.unique, strict=True)
         ]
-        return batch.receipts(receipts), Claim(token, works, added.version)
+        return batch.receipts(_receipts(batch, added)), Claim(token, works, added.version)
 
-    async def _append_one(self, event: Event, lease: timedelta | None, token: int | None) -> _Added:
-        rows = await self._wires.fetch(self._sql("append_one"), *_values(event), lease, token)
-        if not rows:
-            raise await self._conflict([event])
-        seq, fresh, created_at, position, version = rows[0]
-        return _Added([seq], () if fresh else {seq}, [position] if fresh else (), created_at, version)
-
-    async def _append_many(self, events: Sequence[Event], lease: timedelta | None, token: int | None) -> _Added:
-        [row] = await self._record("append", events, lease, token)
-        seqs: list[int] = row["seqs"]
-        known: Collection[int] = ()
-        if row["fresh"] is None:
-            seqs.sort()
-        else:
-            known = {seq for seq, fresh in zip(seqs, row["fresh"], strict=True) if not fresh}
-            found = dict(zip(zip(row["sources"], row["ids"], strict=True), seqs, strict=True))
-            seqs = [found[event.source, event.id] for event in events]
-        return _Added(seqs, known, sorted(row["positions"] or ()), row["created_at"], row["version"])
-
-    async def _append_due(self, batch: Batch) -> Sequence[Receipt]:
-        """Record what may be due later."""
-        events = [each.event for each in batch.unique]
-        due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
-        rows = await self._record("append_due", events, *due)
-        found = {(row["source"], row["id"]): (row["seq"], not row["fresh"]) for row in rows}
-        return batch.receipts([Receipt(each.source, each.id, *found[each.source, each.id]) for each in events])
-
-    async def _record(self, name: str, events: Sequence[Event], *more: Any) -> list[asyncpg.Record]:
-        """Run a statement that records all events or fails on a division."""
+    async def _append_new(self, batch: Batch, lease: timedelta | None, token: int | None) -> _Added | None:
+        """Record what is due at once; None, and nothing recorded, where some of it is known already."""
         import asyncpg
 
         try:
-            return await self._wires.fetch(self._sql(name), *_columns(events), len(events), *more)
+            if len(batch.unique) == 1:
+                values = _values(batch.unique[0].event)
+                [(seq, position, version, created_at)] = await self._wires.fetch(
+                    self._sql("append_one"), *values, lease, token
+                )
+                return _Added([seq], [position], version, created_at)
+            columns = _columns([each.event for each in batch.unique])
+            [(seqs, positions, version, created_at)] = await self._wires.fetch(
+                self._sql("append"), *columns, lease, token
+            )
+            return _Added(sorted(seqs), sorted(positions or ()), version, created_at)
         except StorageError as error:
-            if isinstance(error.__cause__, asyncpg.DivisionByZeroError):
-                raise await self._conflict(events) from None
+            if isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                return None
             raise
+
+    async def _append_each(self, batch: Batch) -> Sequence[Receipt]:
+        """Record what may be known already, and what may be due later."""
+        import asyncpg
+
+        events = [each.event for each in batch.unique]
+        due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
+        try:
+            rows = await self._wires.fetch(self._sql("append_each"), *_columns(events), len(events), *due)
+        except StorageError as error:
+            if not isinstance(error.__cause__, asyncpg.DivisionByZeroError):
+                raise
+            rows = []
+        if len(rows) < len(events):
+            raise await self._conflict(events)
+        found = {(row["source"], row["id"]): (row["seq"], not row["fresh"]) for row in rows}
+        return batch.receipts([Receipt(each.source, each.id, *found[each.source, each.id]) for each in events])
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""
@@ -278,13 +266,19 @@ class PostgresStore(SqlRegistry):
 
 
 class _Added(NamedTuple):
-    """What recording events brought: the seq of each, in order, and what is known of those that are new."""
+    """What recording new events brought, in their order; positions and version under a token only."""
 
     seqs: Sequence[int]
-    known: Collection[int]  # the seqs of those that had been there
-    positions: Sequence[int]  # of the new ones in the queue, in the order of their seqs
-    created_at: datetime
+    positions: Sequence[int]
     version: int
+    created_at: datetime
+
+
+def _receipts(batch: Batch, added: _Added) -> list[Receipt]:
+    return [
+        Receipt(each.event.source, each.event.id, seq, False)
+        for each, seq in zip(batch.unique, added.seqs, strict=True)
+    ]
 
 
 def _token() -> int:

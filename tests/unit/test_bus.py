@@ -43,8 +43,10 @@ class Store:
 
     async def append_leased(
         self, publications: Sequence[Publication], lease: timedelta
-    ) -> tuple[Sequence[Receipt], Claim]:
+    ) -> tuple[Sequence[Receipt], Claim | None]:
         receipts = await self.append(publications)
+        if any(each.duplicate for each in receipts):
+            return receipts, None
         works = [
             Work(each.seq, 1, each.seq, publication.event)
             for each, publication in zip(receipts, publications, strict=True)
@@ -345,6 +347,14 @@ class TestHandOver:
     ) -> None:
         desk.room = False
         await bus.publish(event("a"))
+        await bus.stop()
+        assert desk.taken == []
+        assert len(strategy.signals) == 1
+
+    async def test_what_the_store_keeps_is_signalled(self, bus: EventBus, desk: Desk, strategy: Strategy) -> None:
+        await bus.publish(event("a"))
+        desk.taken.clear()
+        await bus.publish_many([event("a"), event("b")])
         await bus.stop()
         assert desk.taken == []
         assert len(strategy.signals) == 1

@@ -1,4 +1,8 @@
--- Record events of which some are due later: those wait in `scheduled`. Otherwise as append.sql.
+-- Record events of which some may be known already, or due later: those wait in `scheduled`.
+-- One statement is one transaction.
+-- A known (source, id) with the same content is written again, so that the acknowledgement waits for the
+-- same durability as the first one's; with other content it is left out, the counts differ, and the
+-- division undoes everything.
 WITH clock AS MATERIALIZED (
     -- Asked once: an event that falls due meanwhile would else be in both places, or in neither.
     SELECT clock_timestamp() AS now
