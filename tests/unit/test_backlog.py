@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from runner.backlog import Backlog
+from runner.delivery import DeliveryState
 from runner.outlet import Slots
+from runner.storage.base import DeliveryRecord
 
 from .deliveries import FunctionSink, accept, outlet
 
@@ -37,3 +41,13 @@ class TestQuotas:
         backlog, sink = make(slots), FunctionSink(accept)
         backlog.serve({id: outlet(sink, id=id, slots=slots, paused=id == 1) for id in range(2)})
         assert backlog._quotas() == {0: 8}
+
+
+class TestWritten:
+    async def test_what_is_deferred_is_expected_here_and_nobody_else_is_told(self) -> None:
+        backlog = make(Slots(8))
+        deferred = DeliveryRecord(1, 1, DeliveryState.LEASED, 1, 9, timedelta(minutes=1), deferred=True)
+        assert not backlog.written([replace(deferred, deferred=False)])
+        assert not backlog.waiting  # it runs here
+        assert not backlog.written([deferred])
+        assert backlog.waiting
