@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from time import monotonic
 
-from .clock import wait_for
+import structlog
+
+from .clock import earlier, wait_for
 from .dead_letters import DeadLetters
 from .delivery import DeliveryState
+from .flight import Flight
 from .leases import Leases
-from .outlet import Flight, Outlet, Slots
+from .outlet import Outlet, Slots
 from .service import Background
 from .settler import Settler
 from .settling import crashed, given_back, overdue, unacknowledged
 from .storage.base import ClaimedDelivery, DeliveryRecord, WorkQueue
 
 __all__ = ["Backlog"]
+
+log = structlog.get_logger(__name__)
 
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 
@@ -102,9 +108,9 @@ class Backlog:
         if not self._waiting or not self._outlets or self._stopping:
             await self._refill.wait()
             return
+        pause = self._pause()  # looked at before the quotas: where it has just ended there is one
         quotas = self._quotas()
         claim = await self._queue.claim_deliveries(quotas, self._lease)
-        due = claim.next_due
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         await self._settler.patiently(lambda: self._dead_letters.tell(left))
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
@@ -115,13 +121,21 @@ class Backlog:
         self._fly(left, claim.token)
         if not claim.deliveries:
             self._suspects.clear()
+        due = earlier(claim.next_due, pause)
         if not claim.deliveries and due is None and all(quotas.values()) and not self._refill.is_set():
             self._waiting = False  # and nothing was written while we asked
         await wait_for(self._refill, due)
 
+    def _pause(self) -> timedelta | None:
+        """Return how long until the first open breaker lets a delivery be tried; None without one."""
+        now = monotonic()
+        left = (outlet.breaker.left(now) for outlet in self._outlets.values() if not outlet.breaker.closed)
+        first = min((each for each in left if each > 0), default=None)
+        return None if first is None else timedelta(seconds=first)
+
     def _quotas(self) -> dict[int, int]:
-        """Return how many deliveries of each open outlet could start now, beginning with another one each time."""
-        outlets = [outlet for outlet in self._outlets.values() if outlet.open]
+        """Return how many deliveries of each outlet that serves could start now, another one first each time."""
+        outlets = [outlet for outlet in self._outlets.values() if outlet.serving]
         self._turn = (self._turn + 1) % (len(outlets) or 1)
         shared = self._slots.limit - self._slots.used
         quotas = {}
@@ -137,13 +151,15 @@ class Backlog:
             groups.setdefault(each.subscription_id, []).append(each)
         for id, group in groups.items():
             outlet = self._outlets.get(id)
-            if outlet is None or not outlet.open:
-                for each in group:
-                    self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
-                continue
-            flight = Flight(group, _nothing)
-            self._leases.hold(outlet, flight, range(len(group)), token)
-            outlet.start(flight)
+            startable = 0 if outlet is None else outlet.accepts(len(group))
+            for each in group[startable:]:
+                self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
+            if outlet is not None and startable:
+                if not outlet.breaker.closed:
+                    log.info("breaker half-open", subscription=outlet.subscription.name)
+                flight = Flight(group[:startable], _nothing)
+                self._leases.hold(outlet, flight, range(startable), token)
+                outlet.start(flight)
 
     async def _fly_alone(self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int) -> None:
         """

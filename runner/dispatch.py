@@ -9,7 +9,8 @@ from itertools import groupby
 
 from .delivery import DeliveryState
 from .event import Event
-from .outlet import Flight, Outlet
+from .flight import Flight
+from .outlet import Outlet
 from .settling import settle
 from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Work
 
@@ -48,7 +49,10 @@ class Dispatch:
         """Hand every delivery to its outlet."""
         self._flying = len(self.flights)
         for outlet, flight in self.flights.items():
-            outlet.start(flight)
+            if outlet.open:
+                outlet.start(flight)
+            else:  # since it was assigned
+                self._ended()
         if not self._flying:
             self.hurry()
 
@@ -69,7 +73,7 @@ class Dispatch:
         """Cut what is unfinished, and return what is to be written."""
         rows = set()
         for outlet, flight in self.flights.items():
-            if not flight.over or flight.troubles:
+            if not flight.clean:
                 rows.add(outlet)
                 self._write(outlet, flight, lease)
         kept: dict[int, tuple[int, ...]] = {}

@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from .delivery import Outcome
-from .outlet import Flight, Outlet
+from .flight import Flight
+from .outlet import Outlet
 from .settler import Settler
 from .settling import given_back, settle
 from .storage.base import WorkQueue
@@ -79,6 +80,15 @@ class Leases:
             self._settler.submit(given_back(seq, id, attempt, each.token, started=started), None)
         if left:
             log.info("deliveries given back", count=len(left))
+
+    def hand_back(self, outlet: Outlet) -> None:
+        """Make pending again what is held for `outlet` and has not started, because it starts nothing now."""
+        for (seq, id), each in list(self._held.items()):
+            if each.outlet is outlet and each.index >= each.flight.next:
+                del self._held[seq, id]
+                attempt = each.flight.works[each.index].attempt
+                self._settler.submit(given_back(seq, id, attempt, each.token, started=False), None)
+        self._changed.set()
 
     def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
         """Return what settles one delivery of `flight` when it lands."""

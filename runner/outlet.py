@@ -8,23 +8,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
+from .breaker import Breaker
 from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from .errors import described
 from .event import Event
+from .flight import Flight
 from .sinks.base import Sink
 from .subscription import Subscription
 
-__all__ = ["Flight", "Outlet", "Slots", "Startable"]
-
-
-class Startable(Protocol):
-    """Something claimed that can be delivered: a `Work` or a `ClaimedDelivery`."""
-
-    seq: int
-    event: Event
-    attempt: int
+__all__ = ["Outlet", "Slots"]
 
 
 class Slots:
@@ -38,63 +32,7 @@ class Slots:
 
 
 _MOST = 1000  # deliveries in batches that are asked for at once
-
-W = TypeVar("W", bound=Startable)
-
-
-class Flight(Generic[W]):
-    """
-    Deliveries of one outlet that were claimed together.
-
-    Until `cut()`, outcomes other than `ACCEPTED` gather in `troubles`; nothing is kept of a success.
-    Afterwards no further delivery starts, and those that were running report one by one.
-    """
-
-    __slots__ = ("_ended", "_held", "_report", "next", "running", "stop", "troubles", "watched", "works")
-
-    def __init__(self, works: Sequence[W], ended: Callable[[], None]) -> None:
-        """Args: ended is called once, when nothing runs and nothing is left to start."""
-        self.works = works
-        self.next = 0  # index of the first one that has not started
-        self.stop = len(works)
-        self.running = 0
-        self.troubles: list[tuple[int, Outcome, float]] = []  # index, outcome, seconds it took
-        self.watched = False  # whether successes are reported too
-        self._ended = ended
-        self._held: list[tuple[int, Outcome, float]] | None = None
-        self._report: Callable[[int, Outcome, float], None] | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing runs and nothing will start."""
-        return self.running == 0 and self.next >= self.stop
-
-    def cut(self) -> None:
-        """Start nothing more, and hold back what still comes in until `report_to()`."""
-        self.stop = self.next
-        self.watched = True
-        self._held = []
-
-    def report_to(self, report: Callable[[int, Outcome, float], None]) -> None:
-        """From now on hand each outcome to `report`, beginning with those held back."""
-        self._report = report
-        self.watched = True
-        held, self._held = self._held or [], None
-        for each in held:
-            report(*each)
-
-    def landed(self, index: int, outcome: Outcome, seconds: float) -> None:
-        """Take the outcome of the delivery at `index`; a success only once `watched`."""
-        if self._report is not None:
-            self._report(index, outcome, seconds)
-        elif self._held is not None:
-            self._held.append((index, outcome, seconds))
-        else:
-            self.troubles.append((index, outcome, seconds))
-
-    def end(self) -> None:
-        """Say that nothing runs and nothing is left to start."""
-        self._ended()
+_LOST = Failed("its lease was lost")  # which says nothing of the receiver
 
 
 class _Lane:
@@ -121,12 +59,12 @@ class _Lane:
         """Cancel what it runs, once nothing of it is ours: the others of a batch go on."""
         self.lost.add(index)
         if self.lost.issuperset(self.indexes):
-            self.interrupt("its lease was lost")
+            self.interrupt(_LOST)
 
-    def interrupt(self, reason: str) -> None:
+    def interrupt(self, verdict: Failed) -> None:
         """Cancel what it runs, and go on with the next one."""
         if self.verdict is None:
-            self.verdict = Failed(reason)
+            self.verdict = verdict
             self.task.cancel()
 
     def resume(self) -> None:
@@ -151,7 +89,8 @@ class Outlet:
     Deliveries run in lanes, each a task that takes one after the other, so that a sink that answers
     at once costs no task of its own. Lanes are added while there is more to start, up to the
     subscription's concurrency and the process's slots; the first lane needs no slot, so that no
-    subscription can starve another.
+    subscription can starve another. While its breaker is not closed, it takes one delivery at a time from the
+    backlog once the pause is over, and nothing else.
 
     With a subscription that takes batches each lane runs one batch at a time, of what is there: it
     never waits for a batch to fill. What has been tried before goes alone, so that one event that cannot be
@@ -171,7 +110,9 @@ class Outlet:
         self.subscription = subscription
         self.sink = sink
         self.paused = paused
+        self.breaker = Breaker(subscription.breaker)
         self.room: Callable[[], None] = _nothing  # called when a lane ends
+        self.turned: Callable[[Outlet], None] = _ignored  # called when the breaker opens or closes
         self._slots = slots
         deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
         self._deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]] | None = deliver_batch
@@ -181,8 +122,13 @@ class Outlet:
 
     @property
     def open(self) -> bool:
-        """Whether this process delivers for it now."""
-        return self.sink is not None and not self.paused
+        """Whether this process delivers for it now, as fast as it can."""
+        return self.sink is not None and not self.paused and self.breaker.closed
+
+    @property
+    def serving(self) -> bool:
+        """Whether this process delivers for it now, be it a single delivery to see whether that is possible again."""
+        return self.sink is not None and not self.paused and self.breaker.left(monotonic()) <= 0
 
     @property
     def running(self) -> int:
@@ -191,17 +137,23 @@ class Outlet:
 
     def free(self, shared: int | None = None) -> int:
         """Return how many more deliveries could start now; `shared` is what is left of the process's slots."""
-        if not self.open:
+        if not self.serving:
             return 0
         if shared is None:
             shared = self._slots.limit - self._slots.used
         waiting = sum(flight.stop - flight.next for flight in self._flights)
+        if not self.breaker.closed:
+            return 0 if self._lanes or waiting else 1
         lanes = max(min(self.subscription.concurrency - len(self._lanes), shared), 0 if self._lanes else 1)
         return max(min(lanes * self._most, max(lanes, _MOST)) - waiting, 0)
 
     def lanes_for(self, deliveries: int) -> int:
         """Return how many lanes so many deliveries take at least."""
         return -(-deliveries // self._most)
+
+    def accepts(self, count: int) -> int:
+        """Return how many of `count` claimed deliveries can be started now; things may have changed since the claim."""
+        return count if self.open else min(count, self.free())
 
     def start(self, flight: Flight[Any]) -> None:
         """Run the deliveries of `flight` as lanes become free."""
@@ -221,7 +173,7 @@ class Outlet:
         timeout = self.subscription.timeout.total_seconds()
         for lane in self._lanes:
             if lane.flight is not None and lane.since < now - timeout:
-                lane.interrupt(f"no answer within {timeout:g} s")
+                lane.interrupt(Failed(f"no answer within {timeout:g} s"))
 
     def in_flight(self, flight: Flight[Any]) -> list[int]:
         """Return the indexes of `flight` that are running now."""
@@ -282,6 +234,8 @@ class Outlet:
                         lane.flight = None
                         flight.running -= 1
                         if flight.over:
+                            if self.breaker.failures and flight.silent > flight.heard:
+                                self._heed(ACCEPTED, monotonic())
                             flight.end()
                 elif self._flights and self._flights[0] is flight:
                     self._flights.popleft()
@@ -312,7 +266,9 @@ class Outlet:
             if lane.verdict is not None:
                 lane.resume()
             if flight.watched or outcome is not ACCEPTED:
-                flight.landed(index, _checked(outcome), monotonic() - started)
+                outcome, ended = _checked(outcome), monotonic()
+                self._note(flight, outcome, ended)
+                flight.landed(index, outcome, ended - started)
 
     async def _fly_in_batches(self, lane: _Lane, flight: Flight[Any]) -> None:
         """Do the same, several at a time."""
@@ -331,16 +287,45 @@ class Outlet:
             if lane.verdict is not None:
                 lane.resume()
             lane.lost.clear()
-            seconds = monotonic() - started
-            for index, outcome in zip(lane.indexes, _answers(answer, len(works)), strict=True):
+            ended = monotonic()
+            outcomes = [_checked(each) for each in _answers(answer, len(works))]
+            flight.told += len(works)
+            # A batch counts as one delivery, which failed if all of it did.
+            self._heed(next((each for each in outcomes if not isinstance(each, Failed)), outcomes[0]), ended)
+            for index, outcome in zip(lane.indexes, outcomes, strict=True):
                 if flight.watched or outcome is not ACCEPTED:
-                    flight.landed(index, _checked(outcome), seconds)
+                    flight.landed(index, outcome, ended - started)
 
     def _batch(self, flight: Flight[Any]) -> int:
         """Return how many of `flight` go next: those that follow each other untried, or one that was tried before."""
         first, stop = flight.next, min(flight.next + self._most, flight.stop)
         tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
         return max(next(tried, stop) - first, 1)
+
+    def _note(self, flight: Flight[Any], outcome: Outcome, now: float) -> None:
+        """Tell the breaker of one delivery, and of those that succeeded silently before it."""
+        if (silent := flight.silent) > flight.heard:
+            flight.heard = silent
+            self._heed(ACCEPTED, now)
+        flight.told += 1
+        self._heed(outcome, now)
+
+    def _heed(self, outcome: Outcome, now: float) -> None:
+        """Tell the breaker what the receiver did."""
+        if not isinstance(outcome, Failed):
+            if self.breaker.answered(now):
+                self.turned(self)
+        elif outcome is not _LOST and self.breaker.failed(now):
+            self._halt()
+            self.turned(self)
+
+    def _halt(self) -> None:
+        """Start nothing more of what was given."""
+        for flight in self._flights:
+            if flight.next < flight.stop:
+                flight.stop = flight.next
+                if flight.over:  # so no lane will say it
+                    flight.end()
 
 
 def _answers(answer: object, count: int) -> Sequence[object]:
@@ -371,4 +356,8 @@ def _fits(status: object) -> bool:
 
 
 def _nothing() -> None:
+    return None
+
+
+def _ignored(outlet: Outlet) -> None:
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from .breaker import BreakerPolicy
 from .errors import ConfigError
 from .event import Event
 from .filter import Predicate, compile_filter
@@ -28,7 +29,7 @@ class Subscription:
     `types` and `source` are patterns in which `*` stands for any run of characters; no types, or no
     source, means all. `filter` narrows further (see `filter.py`). At most `concurrency` deliveries
     run at once in one process, each for at most `timeout`. With `batch` the sink is given up to so many
-    at a time, which count as one.
+    at a time, which count as one. `breaker` says when none is tried for a while; None for never.
 
     What is dead goes to the sink `dead_letter`, as a delivery of another subscription, which matches no
     event: the one `for_dead_letters()` returns, and `dead_letter_of` names this one there.
@@ -43,6 +44,7 @@ class Subscription:
     batch: int | None = None
     timeout: timedelta = timedelta(seconds=25)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
     dead_letter: str | None = None
     dead_letter_of: str | None = None
 
@@ -80,6 +82,13 @@ class Subscription:
                 "schedule": [wait.total_seconds() for wait in self.retry.schedule],
                 "max_age": None if self.retry.max_age is None else self.retry.max_age.total_seconds(),
             },
+            "breaker": None
+            if self.breaker is None
+            else {
+                "failures": self.breaker.failures,
+                "pause": self.breaker.pause.total_seconds(),
+                "max_pause": self.breaker.max_pause.total_seconds(),
+            },
             "dead_letter": self.dead_letter,
             "dead_letter_of": self.dead_letter_of,
         }
@@ -106,9 +115,18 @@ class Subscription:
                 schedule=tuple(timedelta(seconds=wait) for wait in retry.get("schedule", ())),
                 max_age=None if max_age is None else timedelta(seconds=max_age),
             ),
-            dead_letter=stored.get("dead_letter"),  # written by an older version, it has none
+            # What an older version has written lacks the following.
+            breaker=_breaker(stored["breaker"]) if "breaker" in stored else BreakerPolicy(),
+            dead_letter=stored.get("dead_letter"),
             dead_letter_of=stored.get("dead_letter_of"),
         )
+
+
+def _breaker(stored: Mapping[str, Any] | None) -> BreakerPolicy | None:
+    if stored is None:
+        return None
+    pause, max_pause = timedelta(seconds=stored["pause"]), timedelta(seconds=stored["max_pause"])
+    return BreakerPolicy(failures=stored["failures"], pause=pause, max_pause=max_pause)
 
 
 def matches_pattern(pattern: str, text: str) -> bool:

@@ -10,6 +10,7 @@ from time import monotonic
 import structlog
 
 from .backlog import Backlog
+from .breakers import Breakers
 from .clock import earlier, wait_for
 from .complaints import Complaints
 from .dead_letters import DeadLetters
@@ -65,6 +66,7 @@ class Worker:
         self._backlog = Backlog(
             queue, self._settler, self._leases, self._dead_letters, self._slots, limits.lease, self._settled
         )
+        self._breakers = Breakers(registry, self._agreed)
         self._outlets: dict[int, Outlet] = {}
         self._closed: frozenset[Outlet] = frozenset()
         self._matcher: Matcher[Outlet] = Matcher([])
@@ -96,7 +98,7 @@ class Worker:
         """Begin to work; whatever is due is found without a wake."""
         self._stopping = self._declining = False
         self._settler.start()
-        for part in (self._loop, self._backlog, self._watch, self._renew):
+        for part in (self._loop, self._backlog, self._watch, self._renew, self._breakers):
             part.start()
 
     def decline(self) -> None:
@@ -125,6 +127,7 @@ class Worker:
         self._leases.give_back()  # without what has still answered
         await self._watch.stop()
         await self._renew.stop()
+        await self._breakers.stop()
         await self._settler.stop()
         if self._dispatches:
             await asyncio.wait(self._dispatches.values(), timeout=2.0)
@@ -250,9 +253,11 @@ class Worker:
         sink = self._sinks.get(registered.subscription.sink)
         if known and known.subscription == registered.subscription and known.sink is sink:
             known.paused = registered.paused
-            return known
-        outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
-        outlet.room = self._lane_ended
+            outlet = known
+        else:
+            outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
+            outlet.room, outlet.turned = self._lane_ended, self._turned
+        self._breakers.learn(outlet, registered.breaker)
         return outlet
 
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
@@ -261,6 +266,21 @@ class Worker:
             outlet = self._outlets.get(record.subscription_id)
             self._complaints.note(outlet.subscription.name if outlet else str(record.subscription_id), record)
         return self._backlog.written(records)
+
+    def _turned(self, outlet: Outlet) -> None:
+        """Act on a breaker that has opened or closed."""
+        if not outlet.breaker.closed:
+            self._leases.hand_back(outlet)
+        if self._outlets.get(outlet.id) is outlet:  # else it has been replaced, and runs out
+            self._closed = frozenset(each for each in self._outlets.values() if not each.open)
+            self._breakers.turned(outlet)
+            self._backlog.wake()
+
+    async def _agreed(self) -> None:
+        """Have every instance read how the breakers are, this one too: it may not have been the first to write."""
+        self._stale = True
+        self._woken.set()
+        await self._notify()
 
     def _lane_ended(self) -> None:
         self._settled.set()

@@ -7,6 +7,7 @@ from typing import Any
 
 from orjson import Fragment
 
+from ..breaker import Trip
 from ..cloudevents import encode_json
 from ..storage.base import Receipt, Registered
 from ..storage.views import AttemptView, DeliveryView, EventView, InstanceView
@@ -101,8 +102,16 @@ def subscription_json(registered: Registered, active: bool, open_deliveries: Map
         "paused": registered.paused,
         "origin": registered.origin,
         **registered.subscription.to_json(),
+        **_breaker(registered.breaker),
         "deliveries": dict(open_deliveries),
     }
+
+
+def _breaker(trip: Trip | None) -> dict[str, Any]:
+    """Return how a breaker is; `breaker_left` is the seconds until a delivery may be tried."""
+    left = None if trip is None else max(0.0, trip.left.total_seconds())
+    state = "closed" if left is None else "open" if left else "half-open"
+    return {"breaker_state": state, "breaker_left": left, "breaker_trips": 0 if trip is None else trip.number}
 
 
 def instance_json(view: InstanceView) -> dict[str, Any]:

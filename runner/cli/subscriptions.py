@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -80,7 +82,7 @@ def pause(path: Path, name: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def resume(path: Path, name: str, as_json: bool) -> None:
-    """Deliver to NAME again, what was kept first.
+    """Deliver to NAME again, what was kept first; also where its breaker is open.
 
     \b
     Examples:
@@ -125,10 +127,16 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
         print_json(fields)
         return
     subscription = known[name][0].subscription
-    retry = {f"retry.{key}": getattr(subscription.retry, key) for key in fields.pop("retry")}
-    retry["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
+    policies = _flat("retry", subscription.retry, fields) | _flat("breaker", subscription.breaker, fields)
+    policies["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
-    print_fields(fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **retry, **waiting})
+    print_fields(fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **policies, **waiting})
+
+
+def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
+    """Take a policy out of `fields`, and return it as a field for each of its own."""
+    keys = fields.pop(name)
+    return {name: "off"} if keys is None else {f"{name}.{key}": getattr(policy, key) for key in keys}
 
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
@@ -160,6 +168,13 @@ def _wanted(subscription: Subscription) -> str:
 
 
 def _state(registered: Registered, active: bool) -> str:
+    from .output import duration
+
     if not active:
         return "inactive"
-    return "paused" if registered.paused else "active"
+    if registered.paused:
+        return "paused"
+    if registered.breaker is None:
+        return "active"
+    left = ceil(registered.breaker.left.total_seconds())
+    return f"breaker open, {duration(timedelta(seconds=left))} left" if left > 0 else "breaker half-open"

@@ -22,6 +22,7 @@ from pydantic import (
 from ..filter import FilterError, compile_filter
 from ..retry import RetryPolicy
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
+from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
 from .dsn import Dsn
 from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got, quoted
@@ -186,6 +187,9 @@ class SubscriptionEntry(Model):
         le=1000,
         description="Deliveries the sink is given at once; null: one by one. For `webhook` and `python` sinks.",
     )
+    breaker: BreakerOverrideField = Field(
+        default=BreakerOverride(), description="Differences from the top-level `breaker`; `off` never stops trying."
+    )
     rate: RateField | None = Field(default=None, description="At most so many deliveries.", json_schema_extra=_INACTIVE)
     dead_letter: SinkName | None = Field(default=None, description="Sink that is given what is dead.")
     order_by: str | None = Field(
@@ -225,8 +229,8 @@ class SubscriptionEntry(Model):
             raise ValueError("what fails in a batch is tried again alone; give retry.max_attempts of 2 or more")
         return batch
 
-    def to_subscription(self, defaults: Retry) -> Subscription:
-        """Return the subscription, its retry policy completed from `defaults`."""
+    def to_subscription(self, retry: Retry, breaker: Breaker | None) -> Subscription:
+        """Return the subscription, its policies completed from these defaults."""
         return Subscription(
             name=self.name,
             sink=self.sink,
@@ -236,7 +240,8 @@ class SubscriptionEntry(Model):
             concurrency=self.concurrency,
             batch=self.batch,
             timeout=self.timeout,
-            retry=self.retry.over(defaults),
+            retry=self.retry.over(retry),
+            breaker=None if self.breaker is None else self.breaker.over(breaker),
             dead_letter=self.dead_letter,
         )
 
@@ -328,6 +333,9 @@ class Config(Model):
     )
     worker: Worker = Field(default=Worker(), description="How much one process takes on.")
     retry: Retry = Field(default=Retry(), description="Defaults for every subscription.")
+    breaker: BreakerField = Field(
+        default=Breaker(), description="When a subscription that only fails is left alone; `off` for never."
+    )
     retention: Retention = Field(
         default=Retention(), description="How long finished deliveries are kept.", json_schema_extra=_INACTIVE
     )
@@ -364,8 +372,8 @@ class Config(Model):
         return self.subject.replace("{deployment_id}", self.deployment_id)
 
     def to_subscriptions(self) -> tuple[Subscription, ...]:
-        """Return the subscriptions, each with its retry policy complete."""
-        return tuple(entry.to_subscription(self.retry) for entry in self.subscriptions)
+        """Return the subscriptions, each with its policies complete."""
+        return tuple(entry.to_subscription(self.retry, self.breaker) for entry in self.subscriptions)
 
     def nats_connection(self, options: NatsConnection) -> NatsConnection:
         """Return the connection that `options` ask for: their own, or else that of the first nats strategy."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ..breaker import Trip
 from ..delivery import DeliveryState
 from ..event import Event
 from ..subscription import Subscription
@@ -283,6 +284,7 @@ class Registered:
     subscription: Subscription
     paused: bool
     origin: str
+    breaker: Trip | None = None  # None: closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +316,7 @@ class Registry(Protocol):
         """
         Make the active subscriptions of `origin` be exactly these.
 
-        A name keeps its id, its history and its pause over any change. One that is no longer given
+        A name keeps its id, its history and its pause over any change; its breaker closes. One that is no longer given
         matches no more events and is no longer served; its deliveries stay. What has a `dead_letter` comes
         and goes with the subscription for that. Nothing is written, and the version stays, when nothing changed.
         """
@@ -323,7 +325,19 @@ class Registry(Protocol):
         """Return the version of the set, and the active subscriptions in the order of their ids."""
 
     async def set_paused(self, name: str, paused: bool) -> bool:
-        """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
+        """
+        Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name.
+
+        To resume also closes the breaker.
+        """
+
+    async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
+        """
+        Tell all instances that a breaker opened, or (None) closed; return whether that changed anything.
+
+        One that opens must still have had `known` trips in a row: of several instances that see the same
+        failures, or of a failure and a success, the first counts. A success always does.
+        """
 
     async def beat(self, instance: Instance) -> None:
         """Record that the instance is alive."""

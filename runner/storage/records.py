@@ -129,7 +129,7 @@ class SqlRecords(SqlCorrections):
         async with self._read() as connection:
             for row in await connection.execute(union_all(*kinds)):
                 counts.setdefault(row.subscription_id, {})[row.state] = row.number
-            rows = await fetch(connection, select(subscriptions).order_by(subscriptions.c.id))
+            rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.id))
         return [(registered(row), row.active, counts.get(row.id, {})) for row in rows]
 
     async def instances(self) -> Sequence[InstanceView]:

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Row, delete, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ..breaker import Trip
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch
 from ..subscription import Subscription
 from .base import Instance, Registered
@@ -18,6 +19,7 @@ from .tables import Later, Now, bus, instances, subscriptions
 __all__ = ["SqlRegistry", "registered"]
 
 _SILENCE = timedelta(days=1)  # after it an instance is taken for gone without a word
+_CLOSED = {"breaker_until": None, "breaker_trips": 0}
 
 
 class SqlRegistry:
@@ -60,8 +62,7 @@ class SqlRegistry:
         wanted = [*wanted, *filter(None, (each.for_dead_letters() for each in wanted))]
         with mapped_errors():
             async with self._engine.begin() as connection:
-                # Whoever holds the bus row is alone here: instances that start together do not race.
-                await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
+                await _alone(connection)  # instances that start together do not race
                 known = {row.name: row for row in await connection.execute(select(subscriptions))}
                 changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
                 names = {each.name for each in wanted}
@@ -77,7 +78,7 @@ class SqlRegistry:
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         """Return the version of the set, and the active subscriptions in the order of their ids."""
         query = (
-            select(bus.c.subscriptions_version, subscriptions)
+            select(bus.c.subscriptions_version, Now().label("now"), subscriptions)
             .select_from(bus)
             .outerjoin(subscriptions, subscriptions.c.active)
             .order_by(subscriptions.c.id)
@@ -91,19 +92,37 @@ class SqlRegistry:
         """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
         with mapped_errors():
             async with self._engine.begin() as connection:
+                await _alone(connection)
                 found = await connection.execute(select(subscriptions).where(subscriptions.c.name == name))
                 row = found.one_or_none()
                 if row is None:
                     names = select(subscriptions.c.name).order_by(subscriptions.c.name)
                     known = (await connection.scalars(names)).all()
                     raise NotFound(f"no subscription {name!r}; there are: {', '.join(known) or 'none'}")
-                if row.paused == paused:
+                closes = not paused and row.breaker_until is not None
+                if row.paused == paused and not closes:
                     return False
-                await connection.execute(
-                    update(subscriptions).where(subscriptions.c.id == row.id).values(paused=paused, updated_at=Now())
-                )
+                change = update(subscriptions).where(subscriptions.c.id == row.id)
+                await connection.execute(change.values(paused=paused, updated_at=Now(), **(_CLOSED if closes else {})))
                 await _bump(connection)
                 return True
+
+    async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
+        """Tell all instances that a breaker opened, or (None) closed; return whether that changed anything."""
+        change = update(subscriptions).where(subscriptions.c.id == subscription_id)
+        if trip is None:
+            change = change.where(subscriptions.c.breaker_until.is_not(None)).values(**_CLOSED)
+        else:
+            until = Later(literal(trip.left // timedelta(microseconds=1), BigInteger))
+            change = change.where(subscriptions.c.breaker_trips == known)
+            change = change.values(breaker_until=until, breaker_trips=trip.number)
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await _alone(connection)
+                changed = (await connection.execute(change)).rowcount > 0
+                if changed:
+                    await _bump(connection)
+                return changed
 
     async def beat(self, instance: Instance) -> None:
         """Record that the instance is alive; with the first beat, forget those that were silent for a day."""
@@ -156,9 +175,14 @@ async def _put(
     await connection.execute(
         update(subscriptions)
         .where(subscriptions.c.id == known.id)
-        .values(spec=spec, origin=origin, active=True, updated_at=Now())
+        .values(spec=spec, origin=origin, active=True, updated_at=Now(), **_CLOSED)
     )
     return True
+
+
+async def _alone(connection: AsyncConnection) -> None:
+    """Take the row of the bus: whoever changes subscriptions takes it first."""
+    await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
 
 
 async def _bump(connection: AsyncConnection) -> None:
@@ -166,10 +190,10 @@ async def _bump(connection: AsyncConnection) -> None:
 
 
 def registered(row: Row[tuple[object, ...]]) -> Registered:
-    """Return the subscription in a row of the table."""
-    return Registered(
-        id=row.id, subscription=Subscription.from_json(row.name, row.spec), paused=row.paused, origin=row.origin
-    )
+    """Return the subscription in a row of the table, to which `now` was added."""
+    trip = None if row.breaker_until is None else Trip(row.breaker_trips, row.breaker_until - row.now)
+    subscription = Subscription.from_json(row.name, row.spec)
+    return Registered(id=row.id, subscription=subscription, paused=row.paused, origin=row.origin, breaker=trip)
 
 
 def _is_missing_table(error: DBAPIError) -> bool:

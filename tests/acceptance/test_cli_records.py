@@ -277,6 +277,27 @@ def test_subscriptions_are_listed_paused_and_resumed(deployment: Deployment) -> 
         deployment.cli("subscriptions", "show", "nobody", code=1)
 
 
+def test_a_breaker_is_shown_and_closed_by_hand(deployment: Deployment) -> None:
+    lines = [json.dumps({"specversion": "1.0", "type": "broken.n", "source": "/t", "id": str(n)}) for n in range(30)]
+    with started(deployment) as runner:
+        [before] = deployment.json("subscriptions", "show", "broken")
+        assert before["breaker"] == {"failures": 20, "pause": 10.0, "max_pause": 300.0}
+        assert (before["breaker_state"], before["breaker_left"], before["breaker_trips"]) == ("closed", None, 0)
+        deployment.cli("publish", "--file", "-", input="\n".join(lines))
+        _wait(lambda: deployment.json("subscriptions", "show", "broken")[0]["breaker_state"] != "closed")
+        [shown] = deployment.json("subscriptions", "show", "broken")
+        assert shown["breaker_state"] in ("open", "half-open")
+        assert 0 <= shown["breaker_left"] <= 10
+        assert shown["breaker_trips"] >= 1
+        table = deployment.cli("subscriptions", "list")[0]
+        assert re.search(r"^broken +breaker (open, \d+s left|half-open) ", table, re.MULTILINE)
+        assert re.search(r"^everything +active", table, re.MULTILINE)
+        plain = deployment.cli("subscriptions", "show", "broken")[0]
+        assert re.search(r"^breaker\.max_pause +5m$", plain, re.MULTILINE)
+        assert deployment.cli("subscriptions", "resume", "broken")[0] == "broken is active\n"
+        assert runner.stop() == 0
+
+
 def test_instances_are_listed(deployment: Deployment) -> None:
     assert deployment.cli("instances")[0].splitlines() == ["ID  HOST  PID  VERSION  ALIVE  STARTED  HEARTBEAT"]
     with started(deployment) as runner:

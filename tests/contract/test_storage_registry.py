@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.retry import RetryPolicy
@@ -28,8 +29,9 @@ ORDERS = Subscription(
     concurrency=3,
     timeout=timedelta(seconds=1.5),
     retry=RetryPolicy(max_attempts=5, delay=timedelta(milliseconds=250), max_delay=timedelta(hours=2), jitter=0.5),
+    breaker=BreakerPolicy(failures=7, pause=timedelta(milliseconds=500), max_pause=timedelta(hours=1)),
 )
-AUDIT = Subscription(name="audit", sink="log")
+AUDIT = Subscription(name="audit", sink="log", breaker=None)
 
 
 async def names(store: Store) -> list[str]:
@@ -151,6 +153,79 @@ class TestPutSubscriptions(StoreTests):
         after, registered = await store.subscriptions()
         assert [each.subscription for each in registered] == wanted
         assert after == before + 1
+
+
+class TestBreaker(StoreTests):
+    MINUTE = Trip(1, timedelta(minutes=1))
+
+    async def read(self, store: Store) -> tuple[int, Trip | None, int]:
+        """Return the subscription's id, how its breaker is, and the version of the set."""
+        version, [one] = await store.subscriptions()
+        return one.id, one.breaker, version
+
+    async def test_what_one_instance_tells_all_know(self, store: Store, other: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        id, trip, before = await self.read(other)
+        assert trip is None
+        assert await store.set_breaker(id, self.MINUTE, known=0)
+        _, trip, opened = await self.read(other)
+        assert trip is not None
+        assert trip.number == 1
+        assert timedelta(seconds=30) < trip.left <= timedelta(minutes=1)
+        assert (await other.claim(1, LEASE)).version == opened == before + 1
+        assert await other.set_breaker(id, None, known=1)
+        assert await self.read(store) == (id, None, before + 2)
+        assert not await store.set_breaker(id, None, known=1)
+        assert await self.read(store) == (id, None, before + 2)
+
+    async def test_a_pause_that_is_over_is_not_closed(self, store: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        id, _, _ = await self.read(store)
+        assert await store.set_breaker(id, Trip(3, timedelta(seconds=-1)), known=0)
+        _, trip, _ = await self.read(store)
+        assert trip is not None
+        assert (trip.number, trip.left <= timedelta(seconds=-1)) == (3, True)
+
+    async def test_of_several_that_see_the_same_failures_one_counts(self, store: Store, other: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        id, _, before = await self.read(store)
+        same = [each.set_breaker(id, self.MINUTE, known=0) for each in (store, other) * 2]
+        assert sorted(await asyncio.gather(*same)) == [False, False, False, True]
+        _, trip, version = await self.read(store)
+        assert trip is not None
+        assert (trip.number, version) == (1, before + 1)
+
+    async def test_a_success_counts_whoever_knew_what_and_a_failure_after_it_does_not(
+        self, store: Store, other: Store
+    ) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        id, _, _ = await self.read(store)
+        await store.set_breaker(id, Trip(1, timedelta(0)), known=0)
+        await store.set_breaker(id, Trip(2, timedelta(0)), known=1)
+        assert await other.set_breaker(id, None, known=1)
+        assert not await store.set_breaker(id, Trip(3, timedelta(0)), known=2)
+        assert (await self.read(store))[1] is None
+
+    @pytest.mark.parametrize("paused", [True, False])
+    async def test_a_resumption_closes_it(self, store: Store, paused: bool) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        id, _, _ = await self.read(store)
+        await store.set_breaker(id, self.MINUTE, known=0)
+        if paused:
+            assert await store.set_paused("orders", True)
+            assert (await self.read(store))[1] is not None
+        assert await store.set_paused("orders", False)
+        assert (await self.read(store))[1] is None
+        assert not await store.set_paused("orders", False)
+
+    async def test_a_subscription_that_changes_begins_anew_and_one_that_does_not_stays(self, store: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        id, _, _ = await self.read(store)
+        await store.set_breaker(id, self.MINUTE, known=0)
+        await store.put_subscriptions([ORDERS], "file")
+        assert (await self.read(store))[1] is not None
+        await store.put_subscriptions([replace(ORDERS, sink="elsewhere")], "file")
+        assert (await self.read(store))[1] is None
 
 
 class TestForDeadLetters(StoreTests):

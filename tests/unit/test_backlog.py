@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 from runner.backlog import Backlog
+from runner.breaker import BreakerPolicy, Trip
+from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
 from runner.outlet import Slots
-from runner.storage.base import DeliveryRecord
+from runner.settler import Settler
+from runner.storage.base import DeliveryClaim, DeliveryRecord, WorkQueue
+from tests.support.eventually import eventually
 
 from .deliveries import FunctionSink, accept, outlet
 
@@ -51,3 +58,38 @@ class TestWritten:
         assert not backlog.waiting  # it runs here
         assert not backlog.written([deferred])
         assert backlog.waiting
+
+
+class Queue:
+    """A queue in which nothing is due, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[int, int]] = []
+
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+        self.asked.append(dict(quotas))
+        return DeliveryClaim(1, ())
+
+
+class TestBreaker:
+    async def test_an_open_one_is_left_alone_until_its_pause_is_over_and_then_asked_for_one(self) -> None:
+        queue, slots, settled = Queue(), Slots(8), asyncio.Event()
+        store = cast("WorkQueue", queue)
+        letters = DeadLetters(store)
+        settler = Settler(store, letters, lambda _: None)
+        leases: Any = None
+        backlog = Backlog(store, settler, leases, letters, slots, timedelta(seconds=30), settled)
+        one = outlet(FunctionSink(accept), id=7, slots=slots, breaker=BreakerPolicy())
+        pause = timedelta(milliseconds=200)
+        one.breaker.learn(Trip(1, pause), monotonic())
+        began = monotonic()
+        backlog.expect()
+        backlog.serve({7: one})
+        backlog.start()
+        try:
+            await eventually(lambda: queue.asked and queue.asked[-1] == {7: 1})
+            assert pause.total_seconds() <= monotonic() - began < 3.0
+            assert len(queue.asked) <= 3  # so it slept meanwhile
+            assert set(map(len, queue.asked[:-1])) == {0}
+        finally:
+            await backlog.stop()

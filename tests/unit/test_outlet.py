@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
-from runner.outlet import Flight, Slots
+from runner.flight import Flight
+from runner.outlet import Outlet, Slots
 from runner.storage.base import Work
 from tests.support.eventually import eventually
 
@@ -691,3 +693,117 @@ def test_pausing_closes_and_resuming_opens() -> None:
     assert (one.open, one.free()) == (False, 0)
     one.paused = False
     assert (one.open, one.free()) == (True, one.subscription.concurrency)
+
+
+class TestBreaker:
+    """With a breaker that opens after three failures in a row."""
+
+    POLICY = BreakerPolicy(failures=3, pause=timedelta(minutes=1))
+
+    @staticmethod
+    def turns(one: Outlet) -> list[bool]:
+        """Return what will hold whether the breaker is closed, each time it turns."""
+        seen: list[bool] = []
+        one.turned = lambda each: seen.append(each.breaker.closed)
+        return seen
+
+    @pytest.mark.parametrize("concurrency", [1, 4])
+    async def test_when_it_opens_nothing_more_is_started(self, concurrency: int) -> None:
+        sink = FunctionSink(fail)
+        one = outlet(sink, breaker=self.POLICY, concurrency=concurrency)
+        seen, first, second = self.turns(one), Watched.of(50), Watched.of(50)
+        one.start(first.flight)
+        one.start(second.flight)
+        await over(first)
+        await over(second)
+        assert seen == [False]
+        assert 3 <= len(sink.taken) <= 3 + concurrency - 1  # and what was running
+        assert (first.ends, second.ends) == (1, 1)
+        assert not first.flight.clean
+        assert not second.flight.clean  # although nothing of it has failed
+        assert (one.open, one.serving, one.free()) == (False, False, 0)
+
+    @pytest.mark.parametrize("every", [1, 2, 3, 4])
+    async def test_any_answer_between_failures_keeps_it_closed(self, every: int) -> None:
+        """Successes are not reported one by one; they count all the same."""
+
+        async def sometimes(delivery: Delivery) -> Outcome:
+            if number(delivery.event) % every:
+                return Failed("no")
+            return ACCEPTED if number(delivery.event) % 2 else Rejected("never")
+
+        sink = FunctionSink(sometimes)
+        one, watched = outlet(sink, breaker=self.POLICY, concurrency=1), Watched.of(40)
+        one.start(watched.flight)
+        await over(watched)
+        assert one.breaker.closed == (every < 4)
+        assert len(sink.taken) == (40 if every < 4 else 4)
+
+    async def test_failures_add_up_over_claims_unless_something_succeeds_in_between(self) -> None:
+        answers: list[Outcome] = []
+
+        async def answer(delivery: Delivery) -> Outcome:
+            return answers[number(delivery.event)]
+
+        one = outlet(FunctionSink(answer), breaker=self.POLICY, concurrency=1)
+        for row, closed in (("FF", True), ("A", True), ("FFAAFF", True), ("AA", True), ("FF", True), ("F", False)):
+            answers[:] = [Failed("no") if each == "F" else ACCEPTED for each in row]
+            watched = Watched.of(len(row))
+            one.start(watched.flight)
+            await over(watched)
+            assert one.breaker.closed == closed, row
+
+    async def test_half_open_one_at_a_time_and_its_success_opens_the_way(self) -> None:
+        gate = Gate()
+        one = outlet(FunctionSink(gate), breaker=self.POLICY, concurrency=10)
+        one.breaker.learn(Trip(1, timedelta(0)), monotonic())
+        seen, watched = self.turns(one), Watched.of(1)
+        assert (one.open, one.serving, one.free(), one.accepts(5)) == (False, True, 1, 1)
+        watched.flight.report_to(lambda *_: None)
+        one.start(watched.flight)
+        assert (one.free(), one.accepts(5)) == (0, 0)
+        await eventually(lambda: gate.open)
+        gate.let(0)
+        await over(watched)
+        assert seen == [True]
+        assert (one.open, one.free(), one.accepts(5)) == (True, 10, 5)
+
+    async def test_a_lost_lease_says_nothing_of_the_receiver(self) -> None:
+        gate = Gate()
+        one, watched = outlet(FunctionSink(gate), breaker=self.POLICY, concurrency=5), Watched.of(5)
+        one.start(watched.flight)
+        await eventually(lambda: one.running == 5)
+        for index in range(5):
+            one.cancel(watched.flight, index)
+        await over(watched)
+        assert len(watched.outcomes) == 5
+        assert one.breaker.closed
+
+    async def test_a_batch_that_fails_counts_once(self) -> None:
+        class Batches(FunctionSink):
+            batches = 0
+
+            async def deliver_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+                self.batches += 1
+                return [Failed("no")] * len(deliveries)
+
+        sink = Batches(accept)
+        one, watched = outlet(sink, breaker=self.POLICY, concurrency=1, batch=10), Watched.of(100)
+        one.start(watched.flight)
+        await over(watched)
+        assert (sink.batches, one.breaker.closed) == (3, False)
+
+    async def test_some_success_in_each_batch_keeps_it_closed(self) -> None:
+        class Batches(FunctionSink):
+            async def deliver_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+                return [ACCEPTED, *[Failed("no")] * (len(deliveries) - 1)]
+
+        one, watched = outlet(Batches(accept), breaker=self.POLICY, concurrency=2, batch=10), Watched.of(100)
+        one.start(watched.flight)
+        await over(watched)
+        assert one.breaker.closed
+
+
+async def fail(_: Delivery) -> Outcome:
+    await asyncio.sleep(0)
+    return Failed("no")

@@ -52,7 +52,7 @@ TABLE = [
     (HEAD + "subscriptions: {}", "3:1: subscriptions: expected a list, got a mapping"),
     (
         HEAD + "'a\\nb': 1".replace("'", '"'),
-        "3:1: 'a\\nb': unknown key, expected one of: api, deployment_id, log, "
+        "3:1: 'a\\nb': unknown key, expected one of: api, breaker, deployment_id, log, "
         "retention, retry, schedules, sinks, storage, strategies, subject, subscriptions, worker",
     ),
     # batches
@@ -272,6 +272,14 @@ TABLE = [
     (
         HEAD + "sinks: {s: stdout}\nsubscriptions:\n  - {name: a, sink: s}\n  - {name: a, sink: s}",
         "6:6: subscriptions[1].name: a second subscription is called 'a'; names are unique",
+    ),
+    (
+        HEAD + "breaker: yes",
+        "3:1: breaker: expected off, or a mapping such as {failures: 20}, got true",
+    ),
+    (
+        HEAD + "breaker: {failures: 0}",
+        "3:11: breaker.failures: expected at least 1, got 0",
     ),
     (
         HEAD + "sinks: {s: stdout}\nsubscriptions: [{name: a.dead-letter, sink: s}]",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.breaker import BreakerPolicy
 from runner.config import Config, Secret, dump, json_schema, load_config
 from runner.config.dsn import Dsn
 from runner.config.plugin import Plugin
@@ -159,6 +160,25 @@ def test_waits_of_its_own_replace_those_of_the_defaults(
     assert subscription.retry == expected
     # What is shown can be loaded again, and is the same.
     assert load(json.dumps(dump(config))).to_subscriptions() == config.to_subscriptions()
+
+
+@pytest.mark.parametrize(
+    ("top", "own", "expected"),
+    [
+        ("", "", BreakerPolicy()),
+        ("breaker: {failures: 3}", "", BreakerPolicy(failures=3)),
+        ("breaker: {failures: 3}", "breaker: {pause: 1s}", BreakerPolicy(failures=3, pause=timedelta(seconds=1))),
+        ("breaker: {max_pause: 1h}", "breaker: off", None),
+        ("breaker: off", "", None),
+        ("breaker: null", "breaker: {}", None),
+        ("breaker: 'off'", "breaker: {failures: 3}", BreakerPolicy(failures=3)),
+    ],
+)
+def test_the_breaker_is_merged_field_by_field_or_off(
+    load: Load, top: str, own: str, expected: BreakerPolicy | None
+) -> None:
+    config = load(f"{MINIMAL}sinks: {{s: stdout}}\nsubscriptions:\n  - {{name: a, sink: s, {own}}}\n{top}\n")
+    assert [each.breaker for each in config.to_subscriptions()] == [expected]
 
 
 def test_the_defaults_of_the_schema_are_those_of_the_values(load: Load) -> None:

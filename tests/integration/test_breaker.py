@@ -1,0 +1,153 @@
+"""A receiver that fails is left alone, and gets everything once it is back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from runner import Delivery, Event
+from runner.breaker import BreakerPolicy, Trip
+from runner.errors import StorageUnavailable
+from runner.retry import RetryPolicy
+from tests.support.eventually import eventually
+
+from .buses import Bus, BusTests, Handler, events, ids
+
+QUICK = RetryPolicy(delay=timedelta(milliseconds=10), max_delay=timedelta(milliseconds=10), max_attempts=1000)
+HOUR = BreakerPolicy(failures=5, pause=timedelta(hours=1), max_pause=timedelta(hours=1))
+
+
+class Receiver(Handler):
+    """A handler that fails while it is down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = True
+        self.times: list[float] = []
+
+    async def handle(self, event: Event, delivery: Delivery) -> None:
+        self.times.append(monotonic())
+        if self.down:
+            raise ConnectionError("down")
+
+
+async def trip(bus: Bus, name: str = "s") -> Trip | None:
+    _, registered = await bus.database.open().subscriptions()
+    return next(each.breaker for each in registered if each.subscription.name == name)
+
+
+class TestOutage(BusTests):
+    async def test_two_workers_try_one_at_a_time_and_deliver_everything_once_it_is_back(self, bus: Bus) -> None:
+        runners, receiver, published = [bus.runner(), bus.runner()], Receiver(), events(300)
+        failures, concurrency = 5, 4
+        pause = BreakerPolicy(
+            failures=failures, pause=timedelta(milliseconds=200), max_pause=timedelta(milliseconds=400)
+        )
+        for runner in runners:
+            runner.subscribe("s", receiver, concurrency=concurrency, retry=QUICK, breaker=pause)
+        reader = bus.database.open()
+
+        async def tripped(times: int) -> int:
+            _, [one] = await reader.subscriptions()
+            assert one.breaker is not None
+            assert one.breaker.number >= times
+            return one.breaker.number
+
+        async with runners[0], runners[1]:
+            await bus.publish(published)
+            await eventually(lambda: tripped(4), timeout=15)
+            receiver.down = False
+            tried = len(receiver.seen)
+            trips = await tripped(4)
+            await eventually(lambda: bus.settled(delivered=300), timeout=15)
+            assert (await reader.subscriptions())[1][0].breaker is None
+        # Each process opens once by counting; then each tries one for each time the breaker opened.
+        assert tried <= 2 * (failures + concurrency - 1) + 2 * trips
+        assert sorted({id for id, _ in receiver.seen}) == ids(published)
+        assert len(receiver.seen) - tried <= 300 + concurrency
+        # Nothing but what was tried has cost an attempt.
+        assert sum(row["attempts"] for row in await bus.deliveries()) == len(receiver.seen)
+
+    async def test_it_is_tried_when_the_pause_is_over_although_nobody_polls(self, bus: Bus) -> None:
+        runner, receiver = bus.runner(), Receiver()
+        policy = BreakerPolicy(failures=1, pause=timedelta(milliseconds=500))
+        runner.subscribe("s", receiver, retry=QUICK, breaker=policy, concurrency=1)
+        with capture_logs() as lines:
+            async with runner:
+                await runner.publish_many(events(20))
+                await eventually(lambda: len(receiver.seen) == 1)
+                receiver.down = False
+                await eventually(lambda: bus.settled(delivered=20))
+        assert 0.5 <= receiver.times[1] - receiver.times[0] < 3.0
+        assert [line["event"] for line in lines if line["event"].startswith("breaker")] == [
+            "breaker open",
+            "breaker half-open",
+            "breaker closed",
+        ]
+
+    async def test_others_are_delivered_meanwhile_and_who_comes_later_does_not_try(self, bus: Bus) -> None:
+        runner, later, receiver, other = bus.runner(), bus.runner(), Receiver(), Handler()
+        for each in (runner, later):
+            each.subscribe("s", receiver, types="order.*", retry=QUICK, breaker=HOUR, concurrency=1)
+            each.subscribe("other", other, types="other")
+        async with runner:
+            await runner.publish_many(events(50))
+            await eventually(lambda: bus.settled(pending=50))
+            assert len(receiver.seen) == 5
+            assert await trip(bus)
+            async with later:
+                await later.publish_many([*events(10, "other"), *events(60)[50:]])
+                await eventually(lambda: bus.settled(pending=60, delivered=10))
+        assert len(receiver.seen) == 5
+        assert sum(row["attempts"] for row in await bus.deliveries() if row["state"] == "pending") == 5
+
+    async def test_a_resumption_by_hand_closes_it(self, bus: Bus) -> None:
+        runner, receiver = bus.runner(), Receiver()
+        runner.subscribe("s", receiver, retry=QUICK, breaker=HOUR)
+        async with runner:
+            await runner.publish_many(events(50))
+            await eventually(lambda: trip(bus))
+            receiver.down = False
+            await bus.pause("s", False)
+            await eventually(lambda: bus.settled(delivered=50))
+        assert await trip(bus) is None
+
+    async def test_off_it_goes_on_trying(self, bus: Bus) -> None:
+        runner, receiver = bus.runner(), Receiver()
+        runner.subscribe("s", receiver, retry=QUICK, breaker=None)
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: len(receiver.seen) > 25)
+            receiver.down = False
+            await eventually(lambda: bus.settled(delivered=1))
+        assert await trip(bus) is None
+
+    async def test_a_store_that_cannot_be_told_stops_nobody(self, bus: Bus) -> None:
+        runner, receiver, other = bus.runner(store=Deaf), Receiver(), Handler()
+        runner.subscribe("s", receiver, types="order.*", retry=QUICK, breaker=HOUR, concurrency=1)
+        runner.subscribe("other", other, types="other")
+        with capture_logs() as lines:
+            async with runner:
+                await runner.publish_many(events(20))
+                await eventually(lambda: bus.settled(pending=20))
+                await runner.publish_many(events(10, "other"))
+                await eventually(lambda: bus.settled(pending=20, delivered=10))
+                await eventually(lambda: any(line["event"] == "loop failed" for line in lines))
+        assert len(receiver.seen) == 5
+        assert await trip(bus) is None
+
+
+class Deaf:
+    """A store to which no breaker can be told."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def set_breaker(self, *_: object, **__: object) -> bool:
+        raise StorageUnavailable("deaf")
