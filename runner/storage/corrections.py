@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, null, select, update
+from sqlalchemy import BigInteger, Select, bindparam, delete, func, literal, null, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -31,7 +31,7 @@ from .selection import (
     fetch,
     in_state,
 )
-from .tables import Now, deliveries, dispatch, events, scheduled, subscriptions
+from .tables import After, Instant, Now, deliveries, dispatch, events, scheduled, subscriptions
 from .views import DeliveryQuery, EventQuery, ReplayQuery, nobody
 
 __all__ = ["SqlCorrections"]
@@ -112,8 +112,8 @@ class SqlCorrections:
                     seqs = await _replayable(connection, matching, wanted.id, missing=query.missing)
                 if seqs and not dry_run:
                     async with self._engine.begin() as connection:
-                        due = {seq: start + (made + index) * step for index, seq in enumerate(seqs)}
-                        number = await _put_pending(connection, wanted.id, due, missing=query.missing)
+                        due_at, missing = start + made * step, query.missing
+                        number = await _put_pending(connection, wanted.id, seqs, due_at, step, missing=missing)
                 else:
                     number = len(seqs)
             made += number
@@ -292,18 +292,23 @@ async def _replayable(
 
 
 async def _put_pending(
-    connection: AsyncConnection, subscription_id: int, due: Mapping[int, datetime], *, missing: bool
+    connection: AsyncConnection,
+    subscription_id: int,
+    seqs: Sequence[int],
+    due_at: datetime,
+    step: timedelta,
+    *,
+    missing: bool,
 ) -> int:
-    """Write the deliveries of the events, as far as these are still there; return how many."""
-    kept = select(events.c.seq).where(events.c.seq.in_(due)).with_for_update(read=True, key_share=True)
-    rows = [
-        {"event_seq": seq, "subscription_id": subscription_id, **_FRESH, "due_at": due[seq], "updated_at": Now()}
-        for seq in sorted(await connection.scalars(kept))
-    ]
-    if not rows:
-        return 0
-    put = _insert(connection).values(rows)
-    fresh = {name: put.excluded[name] for name in (*_FRESH, "due_at", "updated_at")}
+    """Write the deliveries of the events, as far as these are still there, `step` apart; return how many."""
+    kept = select(events.c.seq).where(events.c.seq.in_(seqs)).with_for_update(read=True, key_share=True).subquery()
+    before = func.row_number().over(order_by=kept.c.seq) - 1
+    due = After(literal(due_at, Instant), before * literal(step // _STEP, BigInteger))
+    pending = literal(DeliveryState.PENDING.value)
+    rows = select(kept.c.seq, literal(subscription_id), pending, literal(0), due, Now()).where(true())
+    columns = ["event_seq", "subscription_id", "state", "attempts", "due_at", "updated_at"]
+    put = _insert(connection).from_select(columns, rows)
+    fresh = {name: put.excluded[name] for name in ("state", "attempts", "due_at", "updated_at")} | {"lease_token": None}
     key = [deliveries.c.event_seq, deliveries.c.subscription_id]
     put = (
         put.on_conflict_do_nothing(index_elements=key)

@@ -30,6 +30,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 __all__ = [
+    "After",
     "Instant",
     "Later",
     "Now",
@@ -108,6 +109,25 @@ def _later(element: Later, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(Later, "sqlite")
 def _later_sqlite(element: Later, compiler: SQLCompiler, **options: Any) -> str:
     return f"{_now_sqlite(Now(), compiler)} + {compiler.process(element.clauses, **options)}"
+
+
+class After(FunctionElement[datetime]):
+    """An instant plus a number of microseconds, both of them expressions."""
+
+    type = Instant()
+    inherit_cache = True
+
+
+@compiles(After)
+def _after(element: After, compiler: SQLCompiler, **options: Any) -> str:
+    instant, microseconds = (compiler.process(each, **options) for each in element.clauses)
+    return f"{instant} + ({microseconds}) * interval '1 microsecond'"
+
+
+@compiles(After, "sqlite")
+def _after_sqlite(element: After, compiler: SQLCompiler, **options: Any) -> str:
+    instant, microseconds = (compiler.process(each, **options) for each in element.clauses)
+    return f"{instant} + ({microseconds})"
 
 
 # SQLite numbers rows by itself only where the key's type is INTEGER, which holds 64 bits there.
