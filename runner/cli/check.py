@@ -57,6 +57,8 @@ def _plan(config: Config) -> Iterator[str]:
     for each in config.to_subscriptions():
         types = ", ".join(each.types) or "*"
         policy = f"{each.retry.attempts} attempts, timeout {format_duration(each.timeout)}"
+        if each.batch is not None:
+            policy = f"batches of {each.batch}, {policy}"
         if each.dead_letter is not None:
             policy += f", then {each.dead_letter}"
         yield f"subscription   {each.name}: {types} -> {each.sink} ({policy})"

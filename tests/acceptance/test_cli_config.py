@@ -44,8 +44,10 @@ def test_init_replaces_a_file_only_when_forced(tmp_path: Path) -> None:
 
 
 def test_check_prints_the_plan_and_connects_only_when_told(deployment: Deployment) -> None:
+    text = deployment.path.read_text()
+    deployment.path.write_text(text.replace("sink: stuck}", "sink: stuck, batch: 7}"))
     plan, _ = deployment.cli("check")
-    for word in ("shop", "everything", "terminal", "polling"):
+    for word in ("batches of 7, 20 attempts", "shop", "everything", "terminal", "polling"):
         assert word in plan
     online, _ = deployment.cli("check", "--online")
     assert online.startswith(plan)
@@ -71,13 +73,23 @@ def test_check_builds_the_parts_and_names_every_fault_of_that(tmp_path: Path) ->
         "sinks:\n"
         "  j: {os:getcwd: {}}\n"
         "  k: {parts:fail: {password: topsecret}}\n"
+        "  l: parts:Single\n"
+        "subscriptions: [{name: a, sink: l, batch: 5}]\n"
     )
-    (tmp_path / "parts.py").write_text("def fail(password): raise RuntimeError(password)\n")
+    (tmp_path / "parts.py").write_text(
+        "def fail(password): raise RuntimeError(password)\n"
+        "class Single:\n"
+        "    async def start(self): ...\n"
+        "    async def deliver(self, delivery): ...\n"
+        "    async def stop(self): ...\n"
+    )
     faults = [
         f"parts.yaml:2:11: storage.dsn: the directory {tmp_path}/nowhere does not exist; make it first",
         "parts.yaml:5:5: strategies[1]: os:getpid: got an unexpected keyword argument 'subject'",
         "parts.yaml:7:3: sinks.j: os:getcwd: expected a sink with start, deliver and stop, got 'str'",
         "parts.yaml:8:3: sinks.k: parts:fail: cannot be built, it raised RuntimeError",
+        "parts.yaml:10:36: subscriptions[0].batch: sink 'l' has no deliver_batch(); leave batch out, or add it "
+        "(docs/writing-a-sink.md)",
     ]
     for verb in ("check", "start"):
         done = run_cli(verb, "-c", "parts.yaml", cwd=tmp_path)
