@@ -141,7 +141,7 @@ def test_config_schema_is_a_json_schema(tmp_path: Path) -> None:
 def test_migrate_brings_the_tables_up_to_date_once(deployment: Deployment) -> None:
     [before] = deployment.json("migrate", "--status")
     assert before["current"] is None
-    assert before["pending"] == [before["head"]]
+    assert before["pending"][-1] == before["head"]
     assert before["head"] in deployment.cli("migrate")[0]
     after = {**before, "current": before["head"], "pending": [], "owner": "shop"}
     assert deployment.json("migrate", "--status") == [after]
