@@ -182,12 +182,15 @@ class PostgresStore(SqlRegistry):
             held = {row[0] for row in await connection.fetch(self._sql("settle"), *arguments)}
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
-            rows = await connection.fetch(self._sql("record"), *_record_columns(records, tokens))
-            written = {(row[0], row[1]) for row in rows}
-            await self._record_dead_letters(connection, [r for r in records if (r.seq, r.subscription_id) in written])
-            await self._record_attempts(
-                connection, [a for a in settled.attempts if (a.seq, a.subscription_id) in written]
-            )
+            columns = _record_columns(records, tokens)
+            attempts = [each for each in settled.attempts if each.seq in held]
+            if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
+                rows = await connection.fetch(self._sql("recorded"), *columns[:2])
+                ours = {(row[0], row[1]) for row in rows}  # without what somebody acknowledged before
+                records = [each for each in records if (each.seq, each.subscription_id) in ours]
+                attempts = [each for each in attempts if (each.seq, each.subscription_id) in ours]
+            await self._record_dead_letters(connection, records)
+            await self._record_attempts(connection, attempts)
         return len(held)
 
     async def promote(self, limit: int) -> int:

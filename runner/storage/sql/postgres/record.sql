@@ -7,4 +7,3 @@ SELECT r.event_seq, r.subscription_id, r.state, r.attempts,
 FROM unnest($1::bigint[], $2::int[], $3::text[], $4::int[], $5::interval[], $6::bigint[], $7::text[])
     AS r (event_seq, subscription_id, state, attempts, due_in, token, error)
 ON CONFLICT DO NOTHING
-RETURNING event_seq, subscription_id
