@@ -194,6 +194,7 @@ class Worker:
         if not claim.works:
             return
         dispatch = Dispatch(claim, self._matcher.match, self._closed, crash_limit=self._limits.crash_limit)
+        dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
         self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
 
@@ -218,7 +219,6 @@ class Worker:
     async def _dispatch(self, dispatch: Dispatch) -> None:
         """See one dispatch to its end."""
         try:
-            dispatch.start()
             await dispatch.wait(self._limits.grace.total_seconds())
             records = await self._settler.settle(dispatch.settled(self._limits.lease))
         except Exception as error:
