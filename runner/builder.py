@@ -27,6 +27,7 @@ from .sinks.base import Sink
 from .sinks.python import PythonSink
 from .storage import Storage
 from .storage import open_storage as open_store
+from .storage.base import Retention
 from .strategies import StrategyContext, build_stack
 from .strategies.stack import StrategyStack
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .strategies.postgres import Connect
 
-__all__ = ["build", "load", "open_bus", "open_storage"]
+__all__ = ["build", "load", "open_bus", "open_storage", "retention_of"]
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
@@ -275,7 +276,13 @@ def _plan(config: Config) -> Plan:
         start_timeout=config.storage.start_timeout,
         migrate=config.storage.migrate,
         shutdown_grace=worker.shutdown_grace,
+        retention=retention_of(config),
     )
+
+
+def retention_of(config: Config) -> Retention:
+    """Return how long the events of `config` are kept."""
+    return Retention(delivered=config.retention.delivered, dead=config.retention.dead)
 
 
 def _channel(config: Config) -> str | None:

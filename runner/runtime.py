@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
 from types import TracebackType
@@ -19,10 +19,11 @@ from .errors import RunnerError, SinkError, StorageUnavailable
 from .event import Event, new_id
 from .filter import compile_filter
 from .limits import WorkerLimits
+from .pruner import Pruner
 from .service import Background
 from .sinks.base import Sink
 from .storage import Storage
-from .storage.base import Instance, Publication, Receipt
+from .storage.base import Instance, Publication, Receipt, Retention
 from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__
@@ -54,6 +55,7 @@ class Plan:
         start_timeout: how long `start()` waits for a store that is away.
         migrate: whether `start()` brings the tables up to date.
         shutdown_grace: how long `stop()` waits for running deliveries.
+        retention: how long events are kept.
     """
 
     deployment_id: str
@@ -64,6 +66,7 @@ class Plan:
     start_timeout: timedelta = timedelta(seconds=30)
     migrate: bool = True
     shutdown_grace: timedelta = timedelta(seconds=25)
+    retention: Retention = field(default_factory=Retention)
 
 
 class Runner:
@@ -95,6 +98,7 @@ class Runner:
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
         self._bus = EventBus(store, strategies, wake=self.worker.wake, desk=self.worker)
+        self._pruner = Pruner(storage.archive, plan.retention)
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
         self._started = False
 
@@ -183,6 +187,7 @@ class Runner:
         self._bus.start()
         await self._strategies.start(self.worker.wake)
         await self.worker.start()
+        await self._pruner.start()
         self._heart.start()
         self._started = True
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
@@ -192,6 +197,7 @@ class Runner:
         if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.decline()
+            await self._pruner.stop()
             await self._bus.settled()  # what the commit in flight hands over is still taken
             await self.worker.stop(self._plan.shutdown_grace)
             await self._bus.stop()  # not before: handlers that finish may publish

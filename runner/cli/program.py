@@ -36,6 +36,7 @@ VERBS = {
     "deliveries": "deliveries",
     "subscriptions": "subscriptions",
     "instances": "instances",
+    "prune": "prune",
     "bench": "bench",
 }
 

@@ -262,11 +262,13 @@ class Worker(Model):
 
 
 class Retention(Model):
-    """How long finished deliveries are kept; null keeps them for ever."""
+    """How long events are kept once every delivery of theirs has ended; null keeps them for ever."""
 
-    delivered: PositiveDuration | None = Field(default=timedelta(days=7), description="Deliveries that succeeded.")
+    delivered: PositiveDuration | None = Field(
+        default=timedelta(days=7), description="With deliveries that succeeded, or none at all."
+    )
     dead: PositiveDuration | None = Field(
-        default=timedelta(days=90), description="Deliveries that are dead or cancelled."
+        default=timedelta(days=90), description="With deliveries that are dead or cancelled."
     )
 
 
@@ -337,7 +339,7 @@ class Config(Model):
         default=Breaker(), description="When a subscription that only fails is left alone; `off` for never."
     )
     retention: Retention = Field(
-        default=Retention(), description="How long finished deliveries are kept.", json_schema_extra=_INACTIVE
+        default=Retention(), description="How long events are kept once every delivery of theirs has ended."
     )
     api: Api = Field(default=Api(), description="The HTTP interface.", json_schema_extra=_INACTIVE)
     log: Log = Field(default=Log(), description="What is logged, on stderr.")

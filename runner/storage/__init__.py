@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ..config.dsn import Dsn
+    from .base import Archive
     from .postgres import PostgresStore
     from .sqlite import SqliteStore
     from .views import Records
@@ -29,12 +30,14 @@ class Storage:
     Attributes:
         store: takes events, gives out work, knows the subscriptions.
         records: what people look at.
+        archive: forgets what is over.
         schema: PostgreSQL schema of the tables.
     """
 
     engine: AsyncEngine
     store: PostgresStore | SqliteStore
     records: Records
+    archive: Archive
     schema: str | None
 
     async def migrate(self) -> Sequence[str]:
@@ -79,6 +82,7 @@ class Storage:
 
 def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> Storage:
     """Return the store at `dsn`; nothing connects yet. The arguments are those of `open_engine()`."""
+    from .archive import SqlArchive
     from .engine import open_engine
     from .postgres import PostgresStore
     from .records import SqlRecords
@@ -90,4 +94,4 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
         store = SqliteStore(engine)
     else:
         store = PostgresStore(engine, schema=schema, wires=max(1, pool - 1), pgbouncer=pgbouncer)
-    return Storage(engine, store, SqlRecords(engine), schema)
+    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), schema)

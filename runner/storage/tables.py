@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Boolean,
@@ -31,7 +33,9 @@ from sqlalchemy.types import TypeEngine
 
 __all__ = [
     "After",
+    "Among",
     "Instant",
+    "Keys",
     "Later",
     "Now",
     "attempts",
@@ -128,6 +132,36 @@ def _after(element: After, compiler: SQLCompiler, **options: Any) -> str:
 def _after_sqlite(element: After, compiler: SQLCompiler, **options: Any) -> str:
     instant, microseconds = (compiler.process(each, **options) for each in element.clauses)
     return f"{instant} + ({microseconds})"
+
+
+class Keys(TypeDecorator[Sequence[int]]):
+    """Any number of keys as one parameter: an array on PostgreSQL, JSON on SQLite."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of the parameter in the dialect."""
+        return dialect.type_descriptor(ARRAY(BigInteger()) if dialect.name == "postgresql" else JSON())
+
+
+class Among(FunctionElement[bool]):
+    """Whether a column is one of many: `Among(events.c.seq, literal(seqs, Keys()))`, one statement for any number."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(Among)
+def _among(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, keys = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} = ANY ({keys})"
+
+
+@compiles(Among, "sqlite")
+def _among_sqlite(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, keys = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({keys}))"
 
 
 # SQLite numbers rows by itself only where the key's type is INTEGER, which holds 64 bits there.

@@ -305,3 +305,20 @@ def test_instances_are_listed(deployment: Deployment) -> None:
         [instance] = deployment.json("instances")
         assert (instance["pid"], instance["alive"]) == (runner.pid, True)
         assert instance.keys() == {"id", "host", "pid", "version", "started_at", "heartbeat_at", "alive"}
+
+
+def test_what_is_over_is_pruned_and_its_id_may_come_again(deployment: Deployment) -> None:
+    hello = ("publish", "hello.world", "--source", "/test", "--id", "h1")
+    deployment.cli(*hello)
+    deployment.cli("publish", "broken.now", "--source", "/test", "--id", "b1")
+    with started(deployment):
+        _wait(lambda: deployment.json("deliveries", "list", "--state", "dead"))
+        _wait(lambda: all(each["state"] == "settled" for each in deployment.json("events", "list")))
+    assert deployment.cli("prune")[0] == "pruned 0 events\n"
+    deployment.write(more="retention: {delivered: 1ms, dead: 90d}\n")
+    assert deployment.json("prune", "--dry-run") == [{"events": 1, "dry_run": True}]
+    assert deployment.cli("prune", "--dry-run")[0] == "would prune 1 event\n"
+    assert deployment.json(*hello)[0]["duplicate"]
+    assert deployment.cli("prune")[0] == "pruned 1 event\n"
+    assert [each["event"]["id"] for each in deployment.json("events", "list")] == ["b1"]
+    assert not deployment.json(*hello)[0]["duplicate"]

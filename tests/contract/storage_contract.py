@@ -52,18 +52,19 @@ class Database:
 
     def __init__(self, dsn: str, base: Path = Path()) -> None:
         self.dsn = Dsn.parse(dsn, base=base)
-        self.engine = self.new_engine()
         self._stores: list[Store] = []
-        self._engines = [self.engine]
+        self._engines: list[AsyncEngine] = []
+        self.engine = self.new_engine()
 
     def new_engine(self) -> AsyncEngine:
-        return open_engine(self.dsn, schema=None, pool=5)
+        engine = open_engine(self.dsn, schema=None, pool=5)
+        self._engines.append(engine)
+        return engine
 
     def open(self) -> Store:
         """Return another store, with its own connections, as another process would have it."""
         engine = self.new_engine()
         store: Store = SqliteStore(engine) if self.dsn.scheme == "sqlite" else PostgresStore(engine, schema=None)
-        self._engines.append(engine)
         self._stores.append(store)
         return store
 

@@ -307,7 +307,7 @@ sinks:
 subscriptions:
   - {name: a, sink: s, rate: 20/s, order_by: null}
   - {name: b, sink: s, order_by: subject}
-retention: {delivered: 7d}
+api: {listen: "127.0.0.1:80"}
 """
     )
     note = "checked, but this version does not act on it yet"
@@ -316,7 +316,7 @@ retention: {delivered: 7d}
         f"{tmp_path}/f.yaml:7:35: sinks.u.webhook.secret: {note}",
         f"{tmp_path}/f.yaml:9:24: subscriptions[0].rate: {note}",
         f"{tmp_path}/f.yaml:10:24: subscriptions[1].order_by: {note}",
-        f"{tmp_path}/f.yaml:11:1: retention: {note}",
+        f"{tmp_path}/f.yaml:11:1: api: {note}",
     ]
 
 

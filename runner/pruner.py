@@ -1,0 +1,92 @@
+"""The pruner: forgets events for which nothing is left to do, once they are old enough."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic
+
+import structlog
+
+from .service import Background
+from .storage.base import Archive, Retention
+
+__all__ = ["Pruner"]
+
+log = structlog.get_logger(__name__)
+
+_PAGE = 1000  # events looked at in one transaction
+_EVERY = timedelta(minutes=10)  # between two passes
+_FIRST = 10.0  # seconds before the first one
+_WHOLE = timedelta(days=1)  # after it, at the latest, a pass begins with the oldest event again
+
+
+class Pruner:
+    """
+    Walk the events from the oldest to the first that is too young, and remove those that are over.
+
+    After each page it rests as long as the page took. A pass goes on where the last one ended; what was
+    not over then (a delivery that is dead, or still tried) is looked at again by a whole pass, which comes
+    after a tenth of the shortest retention, and at least once a day. So an event may stay that much longer.
+    """
+
+    def __init__(self, archive: Archive, retention: Retention, *, every: timedelta = _EVERY, page: int = _PAGE) -> None:
+        self._archive = archive
+        self._retention = retention
+        self._every = every
+        self._page = page
+        self._whole = min(_WHOLE, max(every, (retention.shortest or _WHOLE) / 10)).total_seconds()
+        self._after = 0
+        self._whole_at = 0.0
+        self._wait = min(_FIRST, every.total_seconds())
+        self._ending = asyncio.Event()
+        self._passes = Background("prune", self._pass, nudge=self._ending.set, longest=60.0)
+
+    async def start(self) -> None:
+        """Begin with a pass soon; with nothing to forget, ever, do nothing."""
+        self._ending.clear()
+        if self._retention.shortest is not None:
+            self._passes.start()
+
+    async def stop(self) -> None:
+        """Return once the page in hand is done."""
+        await self._passes.stop()
+
+    async def run(self, *, dry_run: bool = False, report: Callable[[int], object] = lambda _number: None) -> int:
+        """
+        Walk from where the last pass ended, from the oldest event at first, and return how many events went.
+
+        Args:
+            dry_run: only count them.
+            report: called with the number of each page.
+        """
+        total = 0
+        while not self._ending.is_set():
+            began = monotonic()
+            pruned = await self._archive.prune(self._retention, self._after, self._page, dry_run=dry_run)
+            self._after = pruned.after
+            total += pruned.events
+            report(pruned.events)
+            if pruned.ended:
+                break
+            await self._rest(monotonic() - began)
+        return total
+
+    async def _pass(self) -> None:
+        """Wait until the next pass is due, somewhat apart from those of other instances, and make it."""
+        await self._rest(self._wait * random.uniform(0.5, 1.5))
+        if monotonic() >= self._whole_at:
+            self._after = 0
+            self._whole_at = monotonic() + self._whole
+        count = await self.run()
+        self._wait = self._every.total_seconds()
+        if count:
+            log.info("pruned", events=count)
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()

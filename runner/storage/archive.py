@@ -1,0 +1,112 @@
+"""What is over is removed here, on both databases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, false, func, literal, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..delivery import DeliveryState
+from .base import Pruned, Retention
+from .engine import mapped_errors
+from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
+
+__all__ = ["SqlArchive"]
+
+_DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
+
+
+class SqlArchive:
+    """
+    The `Archive` of `base.py` on SQLAlchemy Core.
+
+    Events are walked by their key, so that no index of theirs has to be kept for it. A page of which nothing is
+    over is only read.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+
+    async def prune(self, retention: Retention, after: int, limit: int, *, dry_run: bool = False) -> Pruned:
+        """Remove, of the next `limit` events after the seq `after`, those that are over."""
+        if retention.shortest is None:
+            return Pruned(0, after, True)
+        old = _older(events.c.created_at, retention.shortest).label("old")
+        page = select(events.c.seq, old).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                rows = (await connection.execute(page)).all()
+                seqs = [row.seq for row in rows if row.old]
+                over = list(await _over(connection, seqs, retention))
+            if over and not dry_run:
+                async with self._engine.begin() as connection:
+                    over = await _remove(connection, over, retention)
+        return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)
+
+
+async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> dict[int, int]:
+    """Return those of `seqs` that are over, each with the number of its deliveries."""
+    if not seqs:
+        return {}
+    # First what is still to be dispatched: it leaves the queue together with the record of its deliveries, so
+    # that what is in neither now has all of them on record for the next statement.
+    first, last = min(seqs), max(seqs)
+    queued = select(dispatch.c.event_seq).where(dispatch.c.event_seq.between(first, last))
+    later = select(scheduled.c.event_seq).where(scheduled.c.event_seq.between(first, last))
+    busy = set(await connection.scalars(queued.union_all(later)))
+    ended = await connection.execute(_ended([seq for seq in seqs if seq not in busy], retention))
+    return {row.seq: row.number for row in ended}
+
+
+def _ended(seqs: Sequence[int], retention: Retention) -> Select[int, int]:
+    """Return the query for those of `seqs` whose deliveries are all older than their retention."""
+    number = func.count(deliveries.c.event_seq)
+    return (
+        select(events.c.seq, number.label("number"))
+        .outerjoin(deliveries, deliveries.c.event_seq == events.c.seq)
+        .where(_among(events.c.seq, seqs))
+        .group_by(events.c.seq, events.c.created_at)
+        .having(number == func.count(case((_final(retention), 1))))
+        .having(or_(number > 0, _older(events.c.created_at, retention.delivered)))
+    )
+
+
+def _final(retention: Retention) -> ColumnElement[bool]:
+    """Return whether a delivery has ended and is older than its retention."""
+    delivered = deliveries.c.state == DeliveryState.DELIVERED
+    dead = deliveries.c.state.in_(_DEAD)
+    return or_(
+        and_(delivered, _older(deliveries.c.updated_at, retention.delivered)),
+        and_(dead, _older(deliveries.c.updated_at, retention.dead)),
+    )
+
+
+def _older(moment: ColumnElement[Instant], age: timedelta | None) -> ColumnElement[bool]:
+    if age is None:
+        return false()
+    return moment < Later(literal(-age // timedelta(microseconds=1), BigInteger))
+
+
+def _among(column: ColumnElement[int], seqs: Sequence[int]) -> ColumnElement[bool]:
+    return Among(column, literal(seqs, Keys()))
+
+
+async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> list[int]:
+    """
+    Remove those of `seqs` that are over once nobody else can change that any more; return them.
+
+    A retry by hand locks deliveries, whoever adds some to an event on record locks the event. What others hold
+    is passed over, so that nobody waits here.
+    """
+    rows = select(deliveries.c.event_seq).where(_among(deliveries.c.event_seq, seqs))
+    held = Counter(await connection.scalars(rows.with_for_update(skip_locked=True)))
+    ours = select(events.c.seq).where(_among(events.c.seq, seqs)).with_for_update(skip_locked=True)
+    over = await _over(connection, list(await connection.scalars(ours)), retention)
+    gone = [seq for seq, number in over.items() if held[seq] == number]
+    for column in (attempts.c.event_seq, turns.c.event_seq, deliveries.c.event_seq, events.c.seq):
+        await connection.execute(delete(column.table).where(_among(column, gone)))
+    return gone
