@@ -65,6 +65,11 @@ class Backlog:
         """Whether the store may have deliveries that wait."""
         return self._waiting
 
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the loop has been stuck in one step."""
+        return self._loop.stalled
+
     def start(self) -> None:
         """Begin to claim, once there are outlets."""
         self._stopping = False
@@ -106,7 +111,7 @@ class Backlog:
         """Claim once, as many as can start; sleep when there is nothing more to take."""
         self._refill.clear()
         if not self._waiting or not self._outlets or self._stopping:
-            await self._refill.wait()
+            await self._loop.rest(self._refill.wait())
             return
         pause = self._pause()  # looked at before the quotas: where it has just ended there is one
         quotas = self._quotas()
@@ -124,7 +129,7 @@ class Backlog:
         due = earlier(claim.next_due, pause)
         if not claim.deliveries and due is None and all(quotas.values()) and not self._refill.is_set():
             self._waiting = False  # and nothing was written while we asked
-        await wait_for(self._refill, due)
+        await self._loop.rest(wait_for(self._refill, due))
 
     def _pause(self) -> timedelta | None:
         """Return how long until the first open breaker lets a delivery be tried; None without one."""
@@ -178,7 +183,7 @@ class Backlog:
         self._fly([suspect], token)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
             self._settled.clear()
-            await self._settled.wait()
+            await self._loop.rest(self._settled.wait())
 
     def _suspicious(self, claimed: ClaimedDelivery) -> bool:
         """Whether the holders of the delivery keep vanishing, and it may be the cause."""

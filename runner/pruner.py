@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +10,7 @@ from time import monotonic
 
 import structlog
 
+from .clock import wait_for
 from .service import Background
 from .storage.base import Archive, Retention
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 _PAGE = 1000  # events looked at in one transaction
 _EVERY = timedelta(minutes=10)  # between two passes
-_FIRST = 10.0  # seconds before the first one
+_FIRST = timedelta(seconds=10)  # before the first one
 _WHOLE = timedelta(days=1)  # after it, at the latest, a pass begins with the oldest event again
 
 
@@ -41,7 +41,7 @@ class Pruner:
         self._whole = min(_WHOLE, max(every, (retention.shortest or _WHOLE) / 10)).total_seconds()
         self._after = 0
         self._whole_at = 0.0
-        self._wait = min(_FIRST, every.total_seconds())
+        self._wait = min(_FIRST, every)
         self._ending = asyncio.Event()
         self._passes = Background("prune", self._pass, nudge=self._ending.set, longest=60.0)
 
@@ -72,21 +72,16 @@ class Pruner:
             report(pruned.events)
             if pruned.ended:
                 break
-            await self._rest(monotonic() - began)
+            await wait_for(self._ending, timedelta(seconds=monotonic() - began))
         return total
 
     async def _pass(self) -> None:
         """Wait until the next pass is due, somewhat apart from those of other instances, and make it."""
-        await self._rest(self._wait * random.uniform(0.5, 1.5))
+        await wait_for(self._ending, self._wait * random.uniform(0.5, 1.5))
         if monotonic() >= self._whole_at:
             self._after = 0
             self._whole_at = monotonic() + self._whole
         count = await self.run()
-        self._wait = self._every.total_seconds()
+        self._wait = self._every
         if count:
             log.info("pruned", events=count)
-
-    async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._ending.wait()

@@ -23,10 +23,11 @@ from .pruner import Pruner
 from .service import Background
 from .sinks.base import Sink
 from .storage import Storage
-from .storage.base import Instance, Publication, Receipt, Retention
+from .storage.base import Health, Instance, Publication, Receipt, Retention
 from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__
+from .watchdog import Watchdog
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Runner:
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
         self._bus = EventBus(store, strategies, wake=self.worker.wake, desk=self.worker)
+        self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
         self._started = False
@@ -180,6 +182,7 @@ class Runner:
             SinkError: a sink can never work.
         """
         await self._prepare()
+        await self._watchdog.start()
         for broker in self._brokers:
             await broker.start()
         for name, sink in self._sinks.items():
@@ -207,6 +210,7 @@ class Runner:
             await _stop(name, sink)
         for broker in self._brokers:
             await broker.stop()
+        await self._watchdog.stop()
         await self._storage.close()
         if self._started:
             self._started = False
@@ -257,10 +261,13 @@ class Runner:
         for name, subscription in self._functions.items():
             await store.put_subscriptions([subscription], f"function:{name}")
         await store.set_channel(plan.channel)
-        await store.beat(self._instance)
+        await self._beat()
 
     async def _beat(self) -> None:
-        await self._storage.store.beat(self._instance)
+        health = Health(
+            stalled=self.worker.stalled, lag=self._watchdog.lag(), running=self.worker.busy, sinks=sorted(self._sinks)
+        )
+        await self._storage.store.beat(self._instance, health)
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from time import monotonic
+from typing import Protocol, TypeVar
 
 import structlog
 
 __all__ = ["Background", "Service"]
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Service(Protocol):
@@ -64,6 +67,7 @@ class Background:
         self._longest = longest
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
+        self._began: float | None = None  # when the step began that has not ended well; None at rest
 
     def start(self) -> None:
         """Begin; a second call does nothing while the first one's task runs."""
@@ -85,11 +89,32 @@ class Background:
             task.cancel()
             await asyncio.wait({task}, timeout=timeout)
 
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the step has hung, or failed again and again; zero between two steps and at rest."""
+        return 0.0 if self._began is None else monotonic() - self._began
+
+    async def rest(self, wait: Awaitable[T]) -> T:
+        """Await what the step may wait for as long as it takes."""
+        self._began = None
+        try:
+            return await wait
+        finally:
+            self._began = monotonic()
+
     async def _run(self) -> None:
+        try:
+            await self._repeat()
+        finally:
+            self._began = None
+
+    async def _repeat(self) -> None:
         wait, pause = self._every, self._pause
         while not await self._ends_within(wait):
+            self._began = self._began or monotonic()
             try:
                 await self._step()
+                self._began = None
                 wait, pause = self._every, self._pause
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task()

@@ -139,6 +139,11 @@ class Worker:
         """How many deliveries run now."""
         return self._slots.used
 
+    @property
+    def stalled(self) -> timedelta:
+        """For how long a loop that claims has neither gone round nor been asleep as it should."""
+        return timedelta(seconds=max(self._loop.stalled, self._backlog.stalled))
+
     async def _claim(self) -> None:
         """Claim once and start the dispatch; sleep when nothing more is due."""
         await self._room()
@@ -214,7 +219,7 @@ class Worker:
                 # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
                 await asyncio.sleep(_SLOWED)
         # Look at least once in a lease, to learn when the lease of an instance that died will end.
-        await wait_for(self._woken, earlier(due, self._limits.lease))
+        await self._loop.rest(wait_for(self._woken, earlier(due, self._limits.lease)))
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
         """See one dispatch to its end."""

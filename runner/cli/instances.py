@@ -20,7 +20,15 @@ __all__ = ["instances"]
 @config_option
 @json_option
 def instances(path: Path, as_json: bool) -> None:
-    """Print the processes of the deployment that reported, the latest first; crashed ones stay, as not alive.
+    """Print the processes of the deployment that reported, the latest first; crashed ones stay, as silent.
+
+    \b
+    working  it reports, and looks for work
+    stuck    it reports, but has not looked for work for half a minute
+    silent   it has not reported for half a minute
+
+    LAG is the longest its event loop was held up between the last two reports; anything near a second is code that
+    blocks it, and is named in the log of that process.
 
     \b
     Examples:
@@ -47,11 +55,13 @@ async def _list(config: Config, as_json: bool) -> None:
             view.instance.host,
             view.instance.pid,
             view.instance.version,
-            view.alive,
+            view.state,
+            view.running,
+            view.lag,
             view.started_at,
             view.heartbeat_at,
         )
         for view in views
     ]
-    columns = ("id", "host", "pid", "version", "alive", "started", "heartbeat")
-    print_table(columns, rows, spare=("version", "started"))
+    columns = ("id", "host", "pid", "version", "state", "running", "lag", "started", "heartbeat")
+    print_table(columns, rows, spare=("version", "started", "lag"))

@@ -115,7 +115,7 @@ def _breaker(trip: Trip | None) -> dict[str, Any]:
 
 
 def instance_json(view: InstanceView) -> dict[str, Any]:
-    """Return an instance."""
+    """Return an instance; `lag` is in seconds."""
     return {
         "id": view.instance.id,
         "host": view.instance.host,
@@ -124,6 +124,11 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
         "started_at": view.started_at,
         "heartbeat_at": view.heartbeat_at,
         "alive": view.alive,
+        "state": view.state,
+        "progress_at": view.progress_at,
+        "lag": None if view.lag is None else view.lag.total_seconds(),
+        "running": view.running,
+        "sinks": view.sinks,
     }
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "DeliveryClaim",
     "DeliveryRecord",
     "EventStore",
+    "Health",
     "Instance",
     "Pruned",
     "Publication",
@@ -300,6 +301,24 @@ class Instance:
     version: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """
+    What an instance says of itself with a beat.
+
+    Attributes:
+        stalled: for how long a loop that claims has neither gone round nor been asleep as it should.
+        lag: the longest its event loop was held up since the last beat.
+        running: deliveries that run now.
+        sinks: their names.
+    """
+
+    stalled: timedelta = timedelta(0)
+    lag: timedelta = timedelta(0)
+    running: int = 0
+    sinks: Sequence[str] = ()
+
+
 class Registry(Protocol):
     """What the runtime needs to take its place: the tables' owner, the subscriptions, who is alive."""
 
@@ -342,8 +361,8 @@ class Registry(Protocol):
         failures, or of a failure and a success, the first counts. A success always does.
         """
 
-    async def beat(self, instance: Instance) -> None:
-        """Record that the instance is alive."""
+    async def beat(self, instance: Instance, health: Health) -> None:
+        """Record that the instance is alive, and how it is."""
 
     async def leave(self, instance_id: str) -> None:
         """Record that the instance has ended."""

@@ -143,6 +143,10 @@ class SqlRecords(SqlCorrections):
                 started_at=row.started_at,
                 heartbeat_at=row.heartbeat_at,
                 alive=row.now - row.heartbeat_at < _ALIVE,
+                progress_at=row.progress_at,
+                lag=None if row.lag_us is None else timedelta(microseconds=row.lag_us),
+                running=row.running,
+                sinks=row.sinks,
             )
             for row in rows
         ]

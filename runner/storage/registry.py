@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..breaker import Trip
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch
 from ..subscription import Subscription
-from .base import Instance, Registered
+from .base import Health, Instance, Registered
 from .engine import mapped_errors
 from .tables import Later, Now, bus, instances, subscriptions
 
 __all__ = ["SqlRegistry", "registered"]
 
+_MICROSECOND = timedelta(microseconds=1)
 _SILENCE = timedelta(days=1)  # after it an instance is taken for gone without a word
 _CLOSED = {"breaker_until": None, "breaker_trips": 0}
 
@@ -113,7 +114,7 @@ class SqlRegistry:
         if trip is None:
             change = change.where(subscriptions.c.breaker_until.is_not(None)).values(**_CLOSED)
         else:
-            until = Later(literal(trip.left // timedelta(microseconds=1), BigInteger))
+            until = Later(literal(trip.left // _MICROSECOND, BigInteger))
             change = change.where(subscriptions.c.breaker_trips == known)
             change = change.values(breaker_until=until, breaker_trips=trip.number)
         with mapped_errors():
@@ -124,26 +125,23 @@ class SqlRegistry:
                     await _bump(connection)
                 return changed
 
-    async def beat(self, instance: Instance) -> None:
+    async def beat(self, instance: Instance, health: Health) -> None:
         """Record that the instance is alive; with the first beat, forget those that were silent for a day."""
+        said = {
+            "heartbeat_at": Now(),
+            "progress_at": _ago(health.stalled),
+            "lag_us": health.lag // _MICROSECOND,
+            "running": health.running,
+            "sinks": list(health.sinks),
+        }
         with mapped_errors():
             async with self._engine.begin() as connection:
-                known = await connection.execute(
-                    update(instances).where(instances.c.id == instance.id).values(heartbeat_at=Now())
-                )
+                known = await connection.execute(update(instances).where(instances.c.id == instance.id).values(**said))
                 if known.rowcount == 0:
-                    silence = literal(-_SILENCE // timedelta(microseconds=1), BigInteger)
-                    await connection.execute(delete(instances).where(instances.c.heartbeat_at < Later(silence)))
-                    await connection.execute(
-                        insert(instances).values(
-                            id=instance.id,
-                            host=instance.host,
-                            pid=instance.pid,
-                            version=instance.version,
-                            started_at=Now(),
-                            heartbeat_at=Now(),
-                        )
-                    )
+                    await connection.execute(delete(instances).where(instances.c.heartbeat_at < _ago(_SILENCE)))
+                    who = {"host": instance.host, "pid": instance.pid, "version": instance.version}
+                    new = insert(instances).values(id=instance.id, **who, started_at=Now(), **said)
+                    await connection.execute(new)
 
     async def leave(self, instance_id: str) -> None:
         """Record that the instance has ended."""
@@ -187,6 +185,10 @@ async def _alone(connection: AsyncConnection) -> None:
 
 async def _bump(connection: AsyncConnection) -> None:
     await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
+
+
+def _ago(age: timedelta) -> Later:
+    return Later(literal(-age // _MICROSECOND, BigInteger))
 
 
 def registered(row: Row[tuple[object, ...]]) -> Registered:

@@ -23,6 +23,8 @@ __all__ = [
     "nobody",
 ]
 
+_STUCK = timedelta(seconds=30)  # without progress; a step asks the database at most a few times, ten seconds each
+
 
 @dataclass(frozen=True, slots=True)
 class EventView:
@@ -66,12 +68,34 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """One process that reported; `alive` if it did so lately on the database's clock."""
+    """
+    One process that reported; `alive` if it did so lately on the database's clock.
+
+    What a process of an earlier version did not say is None.
+
+    Attributes:
+        progress_at: when the loops that claim last went round, or were asleep as they should be.
+        lag: the longest its event loop was held up before the last heartbeat, since the one before.
+        running: deliveries at the last heartbeat.
+        sinks: their names.
+    """
 
     instance: Instance
     started_at: datetime
     heartbeat_at: datetime
     alive: bool
+    progress_at: datetime | None = None
+    lag: timedelta | None = None
+    running: int | None = None
+    sinks: Sequence[str] | None = None
+
+    @property
+    def state(self) -> str:
+        """`working`, `stuck` (it reports, but claims nothing any more) or `silent`."""
+        if not self.alive:
+            return "silent"
+        stuck = self.progress_at is not None and self.heartbeat_at - self.progress_at >= _STUCK
+        return "stuck" if stuck else "working"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

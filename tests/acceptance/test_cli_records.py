@@ -299,12 +299,17 @@ def test_a_breaker_is_shown_and_closed_by_hand(deployment: Deployment) -> None:
 
 
 def test_instances_are_listed(deployment: Deployment) -> None:
-    assert deployment.cli("instances")[0].splitlines() == ["ID  HOST  PID  VERSION  ALIVE  STARTED  HEARTBEAT"]
+    assert deployment.cli("instances")[0].splitlines() == [
+        "ID  HOST  PID  VERSION  STATE  RUNNING  LAG  STARTED  HEARTBEAT"
+    ]
     with started(deployment) as runner:
         _wait(lambda: deployment.json("instances"))
         [instance] = deployment.json("instances")
         assert (instance["pid"], instance["alive"]) == (runner.pid, True)
-        assert instance.keys() == {"id", "host", "pid", "version", "started_at", "heartbeat_at", "alive"}
+        assert (instance["state"], instance["running"]) == ("working", 0)
+        assert instance["sinks"] == ["broken", "stuck", "terminal"]
+        told = {"alive", "state", "progress_at", "lag", "running", "sinks"}
+        assert instance.keys() == {"id", "host", "pid", "version", "started_at", "heartbeat_at"} | told
 
 
 def test_what_is_over_is_pruned_and_its_id_may_come_again(deployment: Deployment) -> None:

@@ -166,3 +166,25 @@ def test_a_json_log_is_json_and_nothing_else(deployment: Deployment) -> None:
     _, complaint = deployment.cli("start", code=69)
     assert json.loads(complaint.splitlines()[-1])["event"] == "failed"
     assert all(json.loads(line) for line in complaint.splitlines())
+
+
+def test_a_handler_that_blocks_the_loop_is_named_in_the_log(deployment: Deployment) -> None:
+    (deployment.directory / "stones.py").write_text("import time\nasync def block(_):\n    time.sleep(7)\n")
+    more = """\
+deployment_id: shop
+storage: {{dsn: "{dsn}"}}
+sinks: {{stone: {{python: "stones:block"}}}}
+subscriptions: [{{name: petrified, sink: stone}}]
+log: {{format: json}}
+"""
+    deployment.path.write_text(more.format(dsn=deployment.dsn))
+    with deployment.process("start") as runner:
+        runner.wait_for_line('"publish one"')
+        deployment.cli("publish", "a.stone")
+        blocked = json.loads(runner.wait_for_line('"event loop blocked"', timeout=30))
+        assert blocked["task"] == "deliver petrified"
+        assert "stones.py:3 in block < " in blocked["stack"]
+        assert blocked["blocked_for"] >= 5
+        free = json.loads(runner.wait_for_line('"event loop goes on"', timeout=30))
+        assert free["blocked_for"] >= 6.5
+        assert runner.stop() == 0

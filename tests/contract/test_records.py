@@ -640,6 +640,30 @@ class TestParticipants:
         assert [(view.instance.id, view.alive) for view in found] == [("here", True), ("late", True), ("gone", False)]
         assert (found[0].instance.host, found[0].instance.pid, found[0].instance.version) == ("h", 7, "1.0")
         assert (found[0].started_at, found[0].heartbeat_at) == (START, now - timedelta(seconds=1))
+        assert (found[0].progress_at, found[0].lag, found[0].running, found[0].sinks) == (None,) * 4
+
+    async def test_an_instance_without_progress_is_stuck_and_one_without_a_heartbeat_silent(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        async with engine.connect() as connection:
+            now = await connection.scalar(select(Now()))
+        assert now is not None
+        second = timedelta(seconds=1)
+        for name, silence, stalled in (("fine", 1, 29), ("stuck", 2, 31), ("silent", 31, 0), ("old", 3, None)):
+            beat = now - silence * second
+            said: dict[str, Any] = {"lag_us": 1500, "running": 2, "sinks": ["a"]}
+            if stalled is not None:
+                said["progress_at"] = beat - stalled * second
+            who = {"id": name, "host": "h", "pid": 7, "version": "1.0", "started_at": START, "heartbeat_at": beat}
+            await put(engine, instances, {**who, **said})
+        found = {view.instance.id: view for view in await records.instances()}
+        assert {name: view.state for name, view in found.items()} == {
+            "fine": "working",
+            "stuck": "stuck",
+            "silent": "silent",
+            "old": "working",
+        }
+        assert (found["fine"].lag, found["fine"].running, found["fine"].sinks) == (1.5 * second / 1000, 2, ["a"])
 
 
 class TestPlans:

@@ -17,7 +17,7 @@ from sqlalchemy import insert, text, update
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, DeliveryRecord, Instance, Settled
+from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, DeliveryRecord, Health, Instance, Settled
 from runner.storage.engine import mapped_errors
 from runner.storage.tables import Now, attempts, deliveries, dispatch, scheduled
 from runner.subscription import Subscription
@@ -340,7 +340,7 @@ class TestInvariant8NobodyResetsAnothersWork(StoreTests):
         before = [await database.rows(dispatch), await database.rows(deliveries)]
         await other.adopt("prod")
         await other.put_subscriptions([Subscription(name="s", sink="log")], "file")
-        await other.beat(Instance("new", "host", 1, "0.1"))
+        await other.beat(Instance("new", "host", 1, "0.1"), Health())
         await other.promote(10)
         assert not (await other.claim(10, LEASE)).works
         assert not (await other.claim_deliveries({1: 5}, LEASE)).deliveries

@@ -14,7 +14,7 @@ from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.retry import RetryPolicy
-from runner.storage.base import Instance, Settled
+from runner.storage.base import Health, Instance, Settled
 from runner.storage.tables import bus, deliveries, instances, subscriptions
 from runner.subscription import Subscription
 
@@ -272,35 +272,44 @@ class TestPause(StoreTests):
 class TestInstances(StoreTests):
     async def test_a_beat_moves_the_heartbeat_and_not_the_start(self, store: Store, database: Database) -> None:
         one, two = Instance("i1", "host", 7, "0.1"), Instance("i2", "host", 8, "0.1")
-        await store.beat(one)
-        await store.beat(two)
+        await store.beat(one, Health())
+        await store.beat(two, Health())
         [first, _] = await database.rows(instances)
         assert (first["id"], first["host"], first["pid"], first["version"]) == ("i1", "host", 7, "0.1")
 
         async def later() -> bool:
-            await store.beat(one)
+            await store.beat(one, Health())
             [row, _] = await database.rows(instances)
             assert row["started_at"] == first["started_at"]
             return bool(row["heartbeat_at"] > first["heartbeat_at"])
 
         await soon(later)
 
+    async def test_a_beat_says_how_the_instance_is(self, store: Store, database: Database) -> None:
+        one = Instance("i1", "host", 7, "0.1")
+        await store.beat(one, Health())
+        stalled, lag = timedelta(seconds=40), timedelta(milliseconds=1500)
+        await store.beat(one, Health(stalled=stalled, lag=lag, running=3, sinks=["a", "ü"]))
+        [row] = await database.rows(instances)
+        assert (row["lag_us"], row["running"], row["sinks"]) == (1_500_000, 3, ["a", "ü"])
+        assert stalled <= row["heartbeat_at"] - row["progress_at"] + timedelta(milliseconds=1) < 2 * stalled
+
     async def test_who_was_silent_for_a_day_is_forgotten_when_another_comes(
         self, store: Store, database: Database
     ) -> None:
         now = datetime.now(UTC)
         for name, silence in (("old", timedelta(hours=25)), ("late", timedelta(hours=23))):
-            await store.beat(Instance(name, "host", 7, "0.1"))
+            await store.beat(Instance(name, "host", 7, "0.1"), Health())
             row = update(instances).where(instances.c.id == name)
             await database.execute(row.values(heartbeat_at=now - silence))
-        await store.beat(Instance("new", "host", 8, "0.1"))
+        await store.beat(Instance("new", "host", 8, "0.1"), Health())
         assert [row["id"] for row in await database.rows(instances)] == ["late", "new"]
-        await store.beat(Instance("old", "host", 7, "0.1"))  # it was only asleep
+        await store.beat(Instance("old", "host", 7, "0.1"), Health())  # it was only asleep
         assert [row["id"] for row in await database.rows(instances)] == ["late", "new", "old"]
 
     async def test_who_leaves_is_gone(self, store: Store, database: Database) -> None:
-        await store.beat(Instance("i1", "host", 7, "0.1"))
-        await store.beat(Instance("i2", "host", 8, "0.1"))
+        await store.beat(Instance("i1", "host", 7, "0.1"), Health())
+        await store.beat(Instance("i2", "host", 8, "0.1"), Health())
         await store.leave("i1")
         await store.leave("i1")
         await store.leave("never was")

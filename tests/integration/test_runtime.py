@@ -427,11 +427,11 @@ async def check_nobody_resets_anothers_work(bus: Bus, store: Callable[[Any], Any
 class ResetsAtStart(Around):
     """Makes what is leased pending again when it starts, whoever has it."""
 
-    async def beat(self, instance: object) -> None:
+    async def beat(self, instance: object, health: object) -> None:
         async with self.store._engine.begin() as connection:
             leased = update(deliveries).where(deliveries.c.state == "leased")
             await connection.execute(leased.values(state="pending", due_at=Now(), lease_token=None))
-        await self.store.beat(instance)
+        await self.store.beat(instance, health)
 
 
 class TestInvariant8(BusTests):

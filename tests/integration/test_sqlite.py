@@ -21,7 +21,7 @@ from runner.errors import StorageUnavailable
 from runner.event import Event
 from runner.storage import engine as engines
 from runner.storage import sqlite_connection
-from runner.storage.base import Instance, Publication, Settled
+from runner.storage.base import Health, Instance, Publication, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.sqlite import SqliteStore
@@ -172,7 +172,10 @@ class TestLocks:
 
         kept = []  # the tracebacks
         for number in range(60):
-            calls = [asyncio.create_task(publish()), asyncio.create_task(store.beat(Instance("i", "h", number, "v")))]
+            calls = [
+                asyncio.create_task(publish()),
+                asyncio.create_task(store.beat(Instance("i", "h", number, "v"), Health())),
+            ]
             await asyncio.wait(calls, timeout=0.0004 * (number % 15))
             for call in calls:
                 call.cancel()

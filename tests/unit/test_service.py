@@ -201,3 +201,32 @@ async def test_a_step_that_waits_for_nothing_leaves_room_for_others() -> None:
     loop.start()
     await eventually(lambda: len(calls) > 10)
     await loop.stop()
+
+
+async def test_a_step_that_hangs_is_told_from_one_that_rests() -> None:
+    hang, rested = asyncio.Event(), asyncio.Event()
+
+    async def step() -> None:
+        await loop.rest(rested.wait())
+        await hang.wait()
+
+    loop = Background("test", step, nudge=hang.set)
+    assert loop.stalled == 0.0
+    loop.start()
+    await asyncio.sleep(0.01)
+    assert loop.stalled == 0.0
+    rested.set()
+    await eventually(lambda: loop.stalled > 0.02)
+    await loop.stop()
+    assert loop.stalled == 0.0
+
+
+async def test_a_step_that_fails_again_and_again_makes_no_progress() -> None:
+    step = Step(*[ValueError("a")] * 3)
+    loop = Background("test", step, every=0.001, pause=0.01)
+    loop.start()
+    await eventually(lambda: step.calls == 2)
+    assert loop.stalled >= 0.01
+    await eventually(lambda: loop.stalled == 0.0)
+    assert step.calls > 3
+    await loop.stop()

@@ -29,9 +29,12 @@ class Store:
         self.open = asyncio.Event()  # whether dispatches can be settled
         self.readable = True  # whether the subscriptions compile
         self.claims = 0
+        self.answers = asyncio.Event()  # whether a claim is answered
+        self.answers.set()
 
     async def claim(self, limit: int, lease: timedelta) -> Claim:
         self.claims += 1
+        await self.answers.wait()
         taken, self.works = self.works[:limit], self.works[limit:]
         return Claim(1, taken, self.version)
 
@@ -117,3 +120,11 @@ class TestHandOver:
         store.version = 2
         worker.take(Claim(2, works(2), 2))
         await eventually(lambda: [len(each.works) for each in store.settled] == [2])
+
+    async def test_a_claim_that_hangs_is_told_from_a_worker_that_is_idle(self, worker: Worker, store: Store) -> None:
+        assert worker.stalled == timedelta(0)
+        store.answers.clear()
+        worker.wake()
+        await eventually(lambda: worker.stalled > timedelta(milliseconds=20))
+        store.answers.set()
+        await eventually(lambda: worker.stalled == timedelta(0))

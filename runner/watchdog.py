@@ -1,0 +1,97 @@
+"""The watchdog: notices that the event loop is blocked, and says by what."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from datetime import timedelta
+from time import monotonic
+
+import structlog
+
+__all__ = ["Watchdog"]
+
+log = structlog.get_logger(__name__)
+
+_TICK = 0.25  # seconds between two signs of life of the loop
+_LOOK = 1.0  # seconds between two looks of the thread
+_FRAMES = 20  # of the stack, the innermost ones
+
+
+class Watchdog:
+    """
+    A thread that looks every second whether the event loop still runs.
+
+    While code blocks the loop nothing else happens in this process: no delivery, no renewal of a lease, no heartbeat.
+    So the log says once where the loop is stuck, and once more when it goes on. Code that never lets go of the
+    interpreter's lock stops the thread, too; then there is only the silence.
+    """
+
+    def __init__(self, limit: timedelta = timedelta(seconds=5)) -> None:
+        """Args: limit is how long the loop may be blocked before the log says so."""
+        self._limit = limit.total_seconds()
+        self._due = 0.0  # when the loop is to give its next sign of life
+        self._lag = 0.0
+        self._reported = False  # whether the log has been told of this blockage
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = threading.Event()
+
+    async def start(self) -> None:
+        """Watch the running loop from now on; a second call does nothing."""
+        if self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._ended = threading.Event()
+        self._schedule(loop)
+        arguments = (loop, threading.get_ident(), self._ended)
+        threading.Thread(target=self._watch, args=arguments, name="watchdog", daemon=True).start()
+
+    async def stop(self) -> None:
+        """Watch no longer. Idempotent."""
+        self._ended.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def lag(self) -> timedelta:
+        """Return the longest the loop was held up since the last call, to a quarter of a second."""
+        lag, self._lag = self._lag, 0.0
+        return timedelta(seconds=lag)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = monotonic() + _TICK
+        self._timer = loop.call_later(_TICK, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        late = monotonic() - self._due
+        self._lag = max(self._lag, late)
+        if self._reported:
+            self._reported = False
+            log.warning("event loop goes on", blocked_for=round(late, 1))
+        self._schedule(loop)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, thread: int, ended: threading.Event) -> None:
+        looked = monotonic()
+        while not ended.wait(_LOOK):
+            before, looked = looked, monotonic()
+            if looked - before > 2 * _LOOK:
+                continue  # we had no turn ourselves: the whole process was paused
+            late = looked - self._due
+            if late >= self._limit and not self._reported:
+                self._reported = True
+                task = asyncio.current_task(loop)
+                log.error(
+                    "event loop blocked",
+                    blocked_for=round(late, 1),
+                    task=task and task.get_name(),
+                    stack=_stack(thread),
+                )
+
+
+def _stack(thread: int) -> str:
+    """Return where a thread is, the innermost call first."""
+    frame = sys._current_frames().get(thread)
+    calls = reversed(traceback.extract_stack(frame)[-_FRAMES:]) if frame else ()
+    return " < ".join(f"{call.filename}:{call.lineno} in {call.name}" for call in calls)
