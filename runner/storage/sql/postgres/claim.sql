@@ -1,12 +1,12 @@
 -- Lease the oldest events that are due: at most the limit, under any plan, because the CTE is computed
--- once and the update takes its rows by key. The commit need not be synced: a lost claim returns the work.
+-- once and the update takes its rows where they are. The commit need not be synced: a lost claim returns the work.
 WITH unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), clock AS MATERIALIZED (
     -- Asked once: a lease that ends meanwhile would else be neither over nor still to end.
     SELECT clock_timestamp() AS now
 ), due AS MATERIALIZED (
-    SELECT position FROM {dispatch}
+    SELECT ctid FROM {dispatch}
     WHERE position > $2 AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock))
     ORDER BY position
     LIMIT {limit}
@@ -14,11 +14,11 @@ WITH unsynced AS MATERIALIZED (
 ), claimed AS (
     UPDATE {dispatch} d
     SET lease_until = clock_timestamp() + $3::interval, lease_token = $1, attempts = d.attempts + 1
-    WHERE d.position = ANY (ARRAY(SELECT position FROM due))
+    WHERE d.ctid = ANY (ARRAY(SELECT ctid FROM due))  -- locked, so that nobody moves them
     RETURNING d.position, d.attempts, d.event_seq
 )
 SELECT
-    c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at) AS time,
+    c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
     e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
     b.subscriptions_version AS version,
     (SELECT min(s.due_at) - clock_timestamp() FROM {scheduled} s) AS scheduled_in,

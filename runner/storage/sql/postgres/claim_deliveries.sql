@@ -35,7 +35,7 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
 )
 SELECT
     c.event_seq, c.subscription_id, c.attempts, c.suspect,
-    e.seq, e.type, e.source, e.id, e.subject, coalesce(e.time, e.created_at) AS time,
+    e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
     e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
     c.unanswered, CASE WHEN c.unanswered IS NOT NULL THEN c.last_error END AS refusal,
     CASE WHEN c.attempts > CASE WHEN c.unanswered IS NULL THEN 1 ELSE 2 END THEN (
