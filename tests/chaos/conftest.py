@@ -55,12 +55,18 @@ def durable_postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]
 def make_trial(
     request: pytest.FixtureRequest, tmp_path: Path, seed: int, nats_server: NatsServer
 ) -> Iterator[Callable[..., Trial]]:
-    """Make a trial on a database of `postgres`, a server; `mutant` names what is broken in it."""
+    """Make a trial on a new database of a server, or in a file of SQLite; `mutant` names what is broken in it."""
     made: list[tuple[Trial, Callable[[], None]]] = []
     mark = request.node.get_closest_marker("chaos")
     case, what = (*mark.args, "")[:2]
 
-    def make(postgres: PostgresServer, *, nats: str | None = nats_server.url, mutant: str = "") -> Trial:
+    def make(place: PostgresServer | Path, *, nats: str | None = nats_server.url, mutant: str = "") -> Trial:
+        if isinstance(place, Path):
+            outcome = Outcome(case, what, seed, None)
+            trial = Trial(tmp_path, outcome, f"sqlite:///{place}", None, mutant=mutant)
+            made.append((trial, lambda: None))
+            return trial
+        postgres = place
         dsn = postgres.create_database()
         outcome = Outcome(case, what, seed, postgres.version)
         trial = Trial(tmp_path, outcome, dsn, nats, mutant=mutant)

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import psutil
 
 from tests.support.eventually import eventually
@@ -21,6 +20,7 @@ from tests.support.server import free_port
 
 from .checker import Pair, Row, Tables
 from .journals import Journal, Publishing, Sighting
+from .look import audit, look, sqlite_path
 from .publisher import CANARY, Plan
 
 __all__ = ["BATCH", "CONCURRENCY", "LEASE", "POLL", "Deployment", "Subscriber"]
@@ -44,15 +44,6 @@ subscriptions:
 worker: {{batch: {batch}, concurrency: {concurrency}, lease: {lease:g}s, shutdown_grace: {grace:g}s}}
 retry: {{delay: 200ms, max_delay: 1s, max_attempts: 20}}
 log: {{level: info, format: json}}
-"""
-
-# Every change of a delivery that had been final; nobody retries by hand here.
-_AUDIT = """
-CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);
-CREATE OR REPLACE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); RETURN NULL; END $$;
-CREATE OR REPLACE TRIGGER chaos_note AFTER UPDATE ON deliveries FOR EACH ROW
-    WHEN (OLD.state IN ('delivered', 'dead', 'cancelled')) EXECUTE FUNCTION chaos_note();
 """
 
 
@@ -112,6 +103,8 @@ class Deployment:
         self._subscribers = subscribers
         self._ports = {each.name: free_port() for each in subscribers if each.hook is not None}
         push = "" if nats is None else f", {{nats: {{servers: ['{nats}']}}}}"
+        if sqlite_path(dsn):
+            push = ", {sqlite: 25ms}"
         self._strategies = strategies or f"[{{polling: {POLL:g}s}}{push}]"
         self._grace = grace
         self._processes = ExitStack()
@@ -158,48 +151,36 @@ class Deployment:
 
     async def tables(self) -> Tables:
         """Return what the store holds."""
-        connection = await asyncpg.connect(self.dsn, timeout=5)
-        try:
-            # One snapshot, or a row may be seen twice or not at all on its way from one table to another.
-            async with connection.transaction(isolation="repeatable_read"):
-                recorded = await connection.fetch("SELECT id, count(*) FROM events GROUP BY id")
-                deliveries = await connection.fetch(
-                    "SELECT e.id, s.name, d.state, d.attempts, d.last_error FROM deliveries d"
-                    " JOIN events e ON e.seq = d.event_seq JOIN subscriptions s ON s.id = d.subscription_id"
-                )
-                work = await connection.fetchval(
-                    "SELECT (SELECT count(*) FROM dispatch) + (SELECT count(*) FROM scheduled)"
-                )
-                leases = await connection.fetchval(
-                    "SELECT (SELECT count(*) FROM deliveries WHERE state = 'leased')"
-                    " + (SELECT count(*) FROM dispatch WHERE lease_token IS NOT NULL)"
-                )
-                rewritten = await connection.fetch(
-                    "SELECT e.id, s.name FROM chaos_rewritten c"
-                    " JOIN events e ON e.seq = c.event_seq JOIN subscriptions s ON s.id = c.subscription_id"
-                )
-        finally:
-            await connection.close()
+        async with look(self.dsn) as query:
+            recorded = await query("SELECT id, count(*) FROM events GROUP BY id")
+            deliveries = await query(
+                "SELECT e.id, s.name, d.state, d.attempts, d.last_error FROM deliveries d"
+                " JOIN events e ON e.seq = d.event_seq JOIN subscriptions s ON s.id = d.subscription_id"
+            )
+            [(work, leases)] = await query(
+                "SELECT (SELECT count(*) FROM dispatch) + (SELECT count(*) FROM scheduled),"
+                " (SELECT count(*) FROM deliveries WHERE state = 'leased')"
+                " + (SELECT count(*) FROM dispatch WHERE lease_token IS NOT NULL)"
+            )
+            rewritten = await query(
+                "SELECT e.id, s.name FROM chaos_rewritten c"
+                " JOIN events e ON e.seq = c.event_seq JOIN subscriptions s ON s.id = c.subscription_id"
+            )
         rows: dict[Pair, Row] = {(row[0], row[1]): Row(row[2], row[3], row[4]) for row in deliveries}
         pairs: list[Pair] = [(row[0], row[1]) for row in rewritten]
-        return Tables(Counter(dict(recorded)), rows, work, leases, pairs)
+        return Tables(Counter({row[0]: row[1] for row in recorded}), rows, work, leases, pairs)
 
     async def audit(self) -> None:
         """Have the database note every final delivery that is changed; the tables must be there."""
-        connection = await asyncpg.connect(self.dsn, timeout=5)
-        await connection.execute(_AUDIT)
-        await connection.close()
+        await audit(self.dsn)
 
     async def idle(self) -> bool:
         """Whether nothing is left to do in the tables."""
-        connection = await asyncpg.connect(self.dsn, timeout=5)
-        try:
-            busy = await connection.fetchval(
-                "SELECT EXISTS (SELECT FROM dispatch) OR EXISTS (SELECT FROM scheduled)"
-                " OR EXISTS (SELECT FROM deliveries WHERE state IN ('pending', 'leased'))"
+        async with look(self.dsn) as query:
+            [(busy,)] = await query(
+                "SELECT EXISTS (SELECT 1 FROM dispatch) OR EXISTS (SELECT 1 FROM scheduled)"
+                " OR EXISTS (SELECT 1 FROM deliveries WHERE state IN ('pending', 'leased'))"
             )
-        finally:
-            await connection.close()
         return not busy
 
     def complaints(self) -> list[str]:

@@ -13,7 +13,10 @@ import os
 import random
 import signal
 import sys
+import time
+from collections import Counter
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from runner import Event, RunnerError, StorageUnavailable
@@ -40,6 +43,8 @@ class Plan:
         padding: bytes that a body is longer by, at most; how many depends on the seed and the number.
         wave: events published at once.
         retry: publish again what got no answer.
+        delay: seconds until an event is due.
+        kills: how often it is killed (kill -9) in the middle of it, and goes on in a new process.
     """
 
     config: str
@@ -51,6 +56,8 @@ class Plan:
     padding: int = 200
     wave: int = 10
     retry: bool = True
+    delay: float = 0.0
+    kills: int = 0
     seed: str = ""
 
     def event(self, number: int) -> Event:
@@ -106,7 +113,7 @@ class Publisher:
 
     async def _answer(self, bus: EventBus, event: Event) -> Publishing:
         try:
-            receipt = await bus.publish(event)
+            receipt = await bus.publish(event, delay=timedelta(seconds=self.plan.delay) if self.plan.delay else None)
         except StorageUnavailable:
             return Publishing(event.id, event.type, "unknown", now())
         except RunnerError:
@@ -133,6 +140,30 @@ async def main(plan: Plan) -> None:
     print("published", flush=True)
 
 
+def live_again_and_again(plan: Plan) -> None:
+    """Publish in one child after the other, of which all but the last are killed soon after they began."""
+    chance = random.Random(f"{plan.seed}:kills")
+    journal = Journal(Path(plan.journal), Publishing)
+    for _ in range(plan.kills):
+        before = len(journal.read())
+        child = os.fork()
+        if not child:
+            asyncio.run(main(plan))
+            os._exit(0)
+        while len(journal.read()) == before:  # it has not begun to publish
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.06))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        steps = Counter(line.step for line in journal.read())
+        print(f"killed {steps['invoke'] - steps['ok']}", flush=True)
+    asyncio.run(main(plan))
+
+
 if __name__ == "__main__":
     sabotage.apply(os.environ.get("CHAOS_SABOTAGE", ""))
-    asyncio.run(main(Plan(**json.loads(sys.argv[1]))))
+    given = Plan(**json.loads(sys.argv[1]))
+    if given.kills:
+        live_again_and_again(given)
+    else:
+        asyncio.run(main(given))

@@ -8,13 +8,19 @@ does one thing at one place, once in the life of a deployment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-__all__ = ["FAULT_POINTS", "MUTANTS", "apply"]
+__all__ = ["FAULT_POINTS", "MUTANTS", "SLOW", "apply"]
+
+SLOW = 2.0  # seconds
 
 _changes: dict[str, list[tuple[str, str]]] = {}  # of statements, by name
 
@@ -145,6 +151,46 @@ def stop_in_settle() -> None:
     _before("_record_attempts", signal.SIGSTOP)
 
 
+def slow_settle() -> None:
+    """Let the first settlement in SQLite take `SLOW` seconds inside its transaction."""
+    from runner.storage import sqlite
+
+    transaction, settle = sqlite._transaction, sqlite._settle
+
+    def slow(db: Any, function: Callable[..., Any], *args: Any) -> Any:
+        if function is settle and _first():
+
+            def slowly(db: Any, *args: Any) -> Any:
+                time.sleep(SLOW)
+                return settle(db, *args)
+
+            return transaction(db, slowly, *args)
+        return transaction(db, function, *args)
+
+    _replace(sqlite, "_transaction", slow)
+
+
+def wrong_clock() -> None:
+    """Set the wall clock of this process as `clock` says, a file with seconds to add; again whenever that changes."""
+    import time_machine
+
+    real = time.time
+
+    def follow() -> None:
+        traveller, current = None, ""
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                current, before = Path("clock").read_text(), current
+                if current and current != before:
+                    if traveller is not None:
+                        traveller.stop()
+                    traveller = time_machine.travel(real() + float(current), tick=True)
+                    traveller.start()
+            time.sleep(0.02)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
     for each in (
@@ -159,7 +205,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     )
 }
 FAULT_POINTS: dict[str, Callable[[], None]] = {
-    each.__name__.replace("_", "-"): each for each in (die_before_settle, stop_in_settle)
+    each.__name__.replace("_", "-"): each for each in (die_before_settle, slow_settle, stop_in_settle, wrong_clock)
 }
 
 
@@ -170,15 +216,21 @@ def _before(method: str, number: signal.Signals) -> None:
     original = getattr(PostgresStore, method)
 
     async def struck(self: PostgresStore, *args: Any) -> Any:
-        try:
-            os.close(os.open("struck", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
+        if _first():
             os.kill(os.getpid(), number)
         return await original(self, *args)
 
     setattr(PostgresStore, method, struck)
+
+
+def _first() -> bool:
+    """Whether this is the first time in the life of the deployment; `struck` then holds the id of the process."""
+    try:
+        with open("struck", "x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _change(name: str, text: str, replacement: str) -> None:

@@ -113,6 +113,11 @@ class Trial:
         """Return how many events have been acknowledged so far."""
         return sum(line.step == "ok" for line in self.deployment.published.read())
 
+    @property
+    def processes(self) -> Sequence[RunnerProcess]:
+        """The runners and publishers that are there now."""
+        return [each for each in (*self.deployment.runners, *self._publishers) if each.returncode is None]
+
     async def reach(self, count: int, timeout: float = 30.0) -> None:
         """Return once `count` events have been acknowledged; or at the end of `timeout`, for the checker to see why."""
         with contextlib.suppress(AssertionError):

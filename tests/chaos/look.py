@@ -1,0 +1,73 @@
+"""A look into the store past the product, the same for both: one snapshot, and no lock for longer than that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+__all__ = ["audit", "look", "sqlite_path"]
+
+Query = Callable[[str], Awaitable[Sequence[Any]]]
+
+# Every change of a delivery that had been final; nobody retries by hand here.
+_AUDIT_POSTGRES = """
+CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);
+CREATE OR REPLACE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); RETURN NULL; END $$;
+CREATE OR REPLACE TRIGGER chaos_note AFTER UPDATE ON deliveries FOR EACH ROW
+    WHEN (OLD.state IN ('delivered', 'dead', 'cancelled')) EXECUTE FUNCTION chaos_note();
+"""
+_AUDIT_SQLITE = """
+CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);
+CREATE TRIGGER IF NOT EXISTS chaos_note AFTER UPDATE ON deliveries
+    WHEN OLD.state IN ('delivered', 'dead', 'cancelled')
+    BEGIN INSERT INTO chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); END;
+"""
+
+
+def sqlite_path(dsn: str) -> str | None:
+    """Return the file of a SQLite store, None for PostgreSQL."""
+    return dsn.removeprefix("sqlite:///") if dsn.startswith("sqlite:///") else None
+
+
+@contextlib.asynccontextmanager
+async def look(dsn: str) -> AsyncIterator[Query]:
+    """Run queries on one snapshot: or a row may be seen twice or not at all on its way from one table to another."""
+    path = sqlite_path(dsn)
+    if path is not None:
+        connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+
+        async def rows(query: str) -> Sequence[Any]:
+            return await asyncio.to_thread(lambda: connection.execute(query).fetchall())
+
+        try:
+            connection.execute("BEGIN")
+            yield rows
+        except sqlite3.OperationalError as error:  # locked, or not readable now
+            raise OSError(str(error)) from error
+        finally:
+            connection.close()
+        return
+    session = await asyncpg.connect(dsn, timeout=5)
+    try:
+        async with session.transaction(isolation="repeatable_read"):
+            yield session.fetch
+    finally:
+        await session.close()
+
+
+async def audit(dsn: str) -> None:
+    """Have the store note every final delivery that is changed, in `chaos_rewritten`; the tables must be there."""
+    path = sqlite_path(dsn)
+    if path is not None:
+        with contextlib.closing(sqlite3.connect(path, timeout=5)) as connection:
+            connection.executescript(_AUDIT_SQLITE)
+        return
+    session = await asyncpg.connect(dsn, timeout=5)
+    await session.execute(_AUDIT_POSTGRES)
+    await session.close()
