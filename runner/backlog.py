@@ -17,7 +17,7 @@ from .leases import Leases
 from .outlet import Outlet, Slots
 from .service import Background
 from .settler import Settler
-from .settling import crashed, given_back, overdue, unacknowledged
+from .settling import crashed, given_back, overdue, unacknowledged, unreadable
 from .storage.base import ClaimedDelivery, DeliveryRecord, WorkQueue
 
 __all__ = ["Backlog"]
@@ -117,6 +117,9 @@ class Backlog:
         quotas = self._quotas()
         claim = await self._queue.claim_deliveries(quotas, self._lease)
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
+        for each in claim.unreadable:
+            record = unreadable(each.seq, each.subscription_id, each.attempt, claim.token, each.reason)
+            self._settler.submit(record, None)
         await self._settler.patiently(lambda: self._dead_letters.tell(left))
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from datetime import timedelta
 from itertools import groupby
 
+import structlog
+
 from .delivery import DeliveryState
-from .event import Event
 from .flight import Flight
 from .outlet import Outlet
-from .settling import settle
-from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Work
+from .settling import settle, unreadable
+from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, UnreadableWork, Work
+from .subscription import Matcher
 
 __all__ = ["Dispatch"]
 
-Match = Callable[[Event], tuple[Outlet, ...]]
+log = structlog.get_logger(__name__)
 
 
 class Dispatch:
@@ -25,10 +27,11 @@ class Dispatch:
 
     What has finished by then is settled. What is still running is written as leased, and settles
     later under its own lease. What could not start, because its subscription is at its limit, paused,
-    or not served here, is written as pending, free for any instance.
+    or not served here, is written as pending, free for any instance. What cannot be read is dead for
+    every subscription that may have wanted it.
     """
 
-    def __init__(self, claim: Claim, match: Match, closed: Set[Outlet], *, crash_limit: int) -> None:
+    def __init__(self, claim: Claim, matcher: Matcher[Outlet], closed: Set[Outlet], *, crash_limit: int) -> None:
         """
         Match every event of `claim`.
 
@@ -43,7 +46,9 @@ class Dispatch:
         self._attempts: list[AttemptRecord] = []
         self._landed = asyncio.get_running_loop().create_future()
         self._flying = 0
-        self._assign(match, closed, crash_limit)
+        self._assign(matcher, closed, crash_limit)
+        for each in claim.unreadable:
+            self._bury(each, matcher)
 
     def start(self) -> None:
         """Hand every delivery to its outlet."""
@@ -84,16 +89,26 @@ class Dispatch:
                 ids = tuple(outlet.id for outlet in matched if outlet not in rows)
                 kept[id(matched)] = ids
             delivered.append(ids)
-        return Settled(self.claim.token, self.claim.works, delivered, self._records, self._attempts)
+        works: Sequence[Work | UnreadableWork] = self.claim.works
+        if self.claim.unreadable:
+            works = [*works, *self.claim.unreadable]
+            delivered += [()] * len(self.claim.unreadable)
+        return Settled(self.claim.token, works, delivered, self._records, self._attempts)
 
     def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
         """Return the flights that were running when they were cut."""
         return [(outlet, flight) for outlet, flight in self.flights.items() if flight.watched]
 
-    def _assign(self, match: Match, closed: Set[Outlet], crash_limit: int) -> None:
+    def _assign(self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int) -> None:
         """Match every event, and give each open outlet the works it is to deliver."""
+        match = matcher.match
         for work in self.claim.works:
-            matched = match(work.event)
+            try:
+                matched = match(work.event)
+            except Exception as error:
+                fault = f"{type(error).__name__}: {error}"
+                self._bury(UnreadableWork(work.position, work.attempt, work.seq, work.event.type, fault), matcher)
+                matched = ()
             if work.attempt > 1 or (closed and not closed.isdisjoint(matched)):
                 matched = self._startable(work, matched, crash_limit)
             self._matched.append(matched)
@@ -106,6 +121,12 @@ class Dispatch:
                 works.setdefault(outlet, []).extend(self.claim.works[start:end])
             start = end
         self.flights = {outlet: Flight(each, self._ended) for outlet, each in works.items()}
+
+    def _bury(self, work: UnreadableWork, matcher: Matcher[Outlet]) -> None:
+        """Write down as dead what may have been wanted of an event that cannot be read."""
+        log.error("event cannot be read", seq=work.seq, reason=work.reason)
+        for outlet in matcher.concerned(work.type):
+            self._records.append(unreadable(work.seq, outlet.id, work.attempt, self.claim.token, work.reason))
 
     def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:
         """Return the outlets that may deliver `work` now; write down the others."""

@@ -15,7 +15,7 @@ import uuid_utils
 
 from .errors import EventError
 
-__all__ = ["MAX_DATA_BYTES", "Event", "ExtensionValue", "allowed_text", "new_id"]
+__all__ = ["MAX_DATA_BYTES", "Event", "ExtensionValue", "allowed_text", "check_type", "new_id"]
 
 ExtensionValue = str | int | bool
 
@@ -154,6 +154,11 @@ class Event:
                 raise EventError(f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON")
             if len(self.data) > MAX_DATA_BYTES:
                 raise EventError(f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken")
+
+
+def check_type(value: object) -> None:
+    """Raise `EventError` unless `value` can be the type of an event."""
+    _check_repeated("type", value)
 
 
 # The slots of an event, for `Event.stored()`.

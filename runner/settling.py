@@ -21,7 +21,7 @@ from .delivery import (
 from .retry import RetryPolicy
 from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Unanswered
 
-__all__ = ["crashed", "given_back", "overdue", "settle", "unacknowledged"]
+__all__ = ["crashed", "given_back", "overdue", "settle", "unacknowledged", "unreadable"]
 
 _MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
 
@@ -83,6 +83,12 @@ def given_back(seq: int, subscription_id: int, attempt: int, token: int, *, star
     """Return what is written of a delivery that was claimed and is not going to be finished here."""
     used = attempt if started else attempt - 1
     return DeliveryRecord(seq, subscription_id, DeliveryState.PENDING, used, token)
+
+
+def unreadable(seq: int, subscription_id: int, attempt: int, token: int, reason: str) -> DeliveryRecord:
+    """Return what is written of a delivery whose event cannot be read: it is dead, without another attempt."""
+    error = f"the event cannot be read: {reason}"[:_MAX_ERROR]
+    return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt - 1, token, error=error)
 
 
 def _record(seq: int, subscription_id: int, attempt: int, token: int, settlement: Settlement) -> DeliveryRecord:

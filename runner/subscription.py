@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from .breaker import BreakerPolicy
-from .errors import ConfigError
-from .event import Event
+from .errors import ConfigError, EventError
+from .event import Event, check_type
 from .filter import Predicate, compile_filter
 from .retry import RetryPolicy
 
@@ -165,9 +165,11 @@ class Matcher(Generic[T]):
         self._exact: dict[str, list[tuple[int, Predicate | None, T]]] = {}
         self._patterns: list[tuple[int, str, Predicate | None, T]] = []
         self._kept: dict[str, tuple[tuple[T, ...], Sequence[tuple[Predicate | None, T]] | None]] = {}
+        self._targets: list[T] = []
         for rank, (subscription, target) in enumerate(targets):
             if subscription.dead_letter_of is not None:
                 continue
+            self._targets.append(target)
             predicate = _predicate(subscription)
             for pattern in dict.fromkeys(subscription.types or ("*",)):
                 if "*" in pattern:
@@ -176,7 +178,12 @@ class Matcher(Generic[T]):
                     self._exact.setdefault(pattern, []).append((rank, predicate, target))
 
     def match(self, event: Event) -> tuple[T, ...]:
-        """Return the targets of `event`, each once, in the order of the subscriptions."""
+        """
+        Return the targets of `event`, each once, in the order of the subscriptions.
+
+        Raises:
+            Exception: an attribute that has a say is none that an event can have.
+        """
         kept = self._kept.get(event.type)
         if kept is None:
             kept = self._candidates(event.type)
@@ -185,7 +192,16 @@ class Matcher(Generic[T]):
             return everyone
         return tuple(target for predicate, target in conditional if predicate is None or predicate(event))
 
+    def concerned(self, type: object) -> tuple[T, ...]:
+        """Return the targets of an event of which at most the type can be read: whoever may have wanted it."""
+        try:
+            check_type(type)
+        except EventError:
+            return tuple(self._targets)
+        return self._candidates(str(type))[0]
+
     def _candidates(self, type: str) -> tuple[tuple[T, ...], Sequence[tuple[Predicate | None, T]] | None]:
+        check_type(type)  # once for each type
         found = {rank: (predicate, target) for rank, predicate, target in self._exact.get(type, ())}
         for rank, pattern, predicate, target in self._patterns:
             if rank not in found and matches_pattern(pattern, type):

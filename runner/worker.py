@@ -161,7 +161,7 @@ class Worker:
             await self._settler.patiently(self.reload)
         if claim.waiting:
             self._backlog.expect()
-        if claim.works:
+        if claim.works or claim.unreadable:
             self._fruitless = 0
             self._launch(claim)
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
@@ -196,9 +196,9 @@ class Worker:
 
     def _launch(self, claim: Claim) -> None:
         """Begin to dispatch a claim under the subscriptions known now."""
-        if not claim.works:
+        if not claim.works and not claim.unreadable:
             return
-        dispatch = Dispatch(claim, self._matcher.match, self._closed, crash_limit=self._limits.crash_limit)
+        dispatch = Dispatch(claim, self._matcher, self._closed, crash_limit=self._limits.crash_limit)
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
         self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")

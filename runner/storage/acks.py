@@ -38,7 +38,7 @@ async def acknowledge(engine: AsyncEngine, event: EventView, subscription: str, 
 
 async def _answer(connection: AsyncConnection, event: EventView, subscription: str, failure: str | None) -> bool | None:
     """Answer the delivery; return whether that changed anything, None if there is no such delivery."""
-    of_name = select(subscriptions).where(subscriptions.c.name == subscription)
+    of_name = select(subscriptions, Now().label("now")).where(subscriptions.c.name == subscription)
     known = (await connection.execute(of_name)).one_or_none()
     if known is None:
         raise NotFound(f"no subscription {subscription!r}")

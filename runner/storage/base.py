@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..breaker import Trip
 from ..delivery import DeliveryState
+from ..errors import EventError
 from ..event import Event
 from ..subscription import Subscription
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 __all__ = [
+    "UNREADABLE",
     "Archive",
     "AttemptRecord",
     "Claim",
@@ -34,6 +36,8 @@ __all__ = [
     "Retention",
     "Settled",
     "Unanswered",
+    "UnreadableDelivery",
+    "UnreadableWork",
     "Work",
     "WorkQueue",
 ]
@@ -102,6 +106,21 @@ class Work:
         return _NO_AGE
 
 
+UNREADABLE = (EventError, ValueError, TypeError, OverflowError)
+"""What it raises to read a row that is no event, in the drivers or here."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableWork:
+    """One claimed event that cannot be read, and why; `type` if at least that can."""
+
+    position: int
+    attempt: int
+    seq: int
+    type: object
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
@@ -110,6 +129,7 @@ class Claim:
     Attributes:
         token: fences every write about `works`.
         works: events in the order in which they were published.
+        unreadable: what else was leased.
         version: of the subscription set, read in the same round trip.
         scheduled_in: until the first scheduled event is due (zero or less: now); None without one.
         again_in: until the queue is worth another look though no signal came (a lease that ends); None if never.
@@ -122,6 +142,7 @@ class Claim:
     scheduled_in: timedelta | None = None
     again_in: timedelta | None = None
     waiting: bool = False
+    unreadable: Sequence[UnreadableWork] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +196,7 @@ class Settled:
     """
 
     token: int
-    works: Sequence[Work]
+    works: Sequence[Work | UnreadableWork]
     delivered: Sequence[tuple[int, ...]]
     records: Sequence[DeliveryRecord] = ()
     attempts: Sequence[AttemptRecord] = ()
@@ -209,12 +230,27 @@ class ClaimedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableDelivery:
+    """One claimed delivery whose event cannot be read, and why."""
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryClaim:
-    """What one claim of waiting deliveries brought; `next_due` is until the next one this caller could take."""
+    """
+    What one claim of waiting deliveries brought.
+
+    `next_due` is until the next one this caller could take; `unreadable` is what else was leased.
+    """
 
     token: int
     deliveries: Sequence[ClaimedDelivery]
     next_due: timedelta | None = None
+    unreadable: Sequence[UnreadableDelivery] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ..errors import NotFound
 from ..subscription import Matcher
 from .base import Registered
 from .engine import mapped_errors
-from .registry import registered
+from .registry import readable, registered
 from .selection import (
     OLDEST_FIRST,
     OPEN,
@@ -234,8 +234,8 @@ async def _withdraw(connection: AsyncConnection, seq: int) -> int | None:
     if not later and work is None:
         return 0
     [row] = await fetch(connection, select(events).where(events.c.seq == seq))
-    active = select(subscriptions).where(subscriptions.c.active).order_by(subscriptions.c.id)
-    known = [registered(each) for each in await fetch(connection, active)]
+    active = select(subscriptions, Now().label("now")).where(subscriptions.c.active).order_by(subscriptions.c.id)
+    known = [each for _, each in readable(await fetch(connection, active))]
     matching = Matcher((each.subscription, each.id) for each in known).match(event_of(row))
     fields = {
         "attempts": work.attempts if work else 0,
@@ -257,7 +257,7 @@ def _insert(connection: AsyncConnection) -> Any:
 
 async def _active(connection: AsyncConnection, name: str) -> Registered:
     """Return the subscription. Raise `NotFound` for one that is unknown, or no longer served."""
-    rows = await fetch(connection, select(subscriptions).order_by(subscriptions.c.name))
+    rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.name))
     found = {row.name: row for row in rows if row.active}
     if name not in found:
         raise NotFound(f"no active subscription {name!r}; there are: {', '.join(found) or 'none'}")

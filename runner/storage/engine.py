@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import sqlite3
 import ssl
@@ -136,6 +137,7 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
         max_overflow=0,
         pool_timeout=COMMAND_TIMEOUT,
         hide_parameters=True,
+        json_deserializer=_parse_json,
         execution_options={"schema_translate_map": {None: schema}},
     )
 
@@ -154,6 +156,7 @@ def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
         pool_size=pool,
         max_overflow=0,
         hide_parameters=True,
+        json_deserializer=_parse_json,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -171,6 +174,14 @@ def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'IMMEDIATE')}")
 
     return engine
+
+
+def _parse_json(text: str) -> Any:
+    """Return what a column of JSON holds; None where it holds none, so that one such row does not spoil a query."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 @contextlib.contextmanager

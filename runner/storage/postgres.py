@@ -15,9 +15,10 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..delivery import DeliveryState
-from ..errors import EventConflict, StorageError
+from ..errors import EventConflict, EventError, StorageError
 from ..event import Event, ExtensionValue
 from .base import (
+    UNREADABLE,
     AttemptRecord,
     Claim,
     ClaimedDelivery,
@@ -28,6 +29,8 @@ from .base import (
     Receipt,
     Settled,
     Unanswered,
+    UnreadableDelivery,
+    UnreadableWork,
     Work,
 )
 from .engine import mapped_errors
@@ -155,9 +158,12 @@ class PostgresStore(SqlRegistry):
         token = _token()
         now = time.monotonic()
         after = self._mark.start(now)
-        async with self._wires.take() as connection:
-            rows = await connection.fetch(self._sql("claim", limit), token, after, lease)
-        works = [_work(row) for row in rows if row[0] is not None]
+        try:
+            async with self._wires.take() as connection:
+                rows = await connection.fetch(self._sql("claim", limit), token, after, lease)
+            works = [_work(row) for row in rows if row[0] is not None]
+        except UNREADABLE:  # all of them are leased
+            return await self._one_by_one(token, lease)
         works.sort(key=_position)
         self._mark.saw(works[-1].position if works else None, now)
         first = rows[0]
@@ -166,6 +172,30 @@ class PostgresStore(SqlRegistry):
         if sweep_in is not None:
             again_in = min(again_in or timedelta.max, timedelta(seconds=sweep_in))
         return Claim(token, works, first["version"], first["scheduled_in"], again_in, first["waiting"])
+
+    async def _one_by_one(self, token: int, lease: timedelta) -> Claim:
+        """Read what was leased under `token` event by event, because one of them cannot be read."""
+        outlook = await self.claim(0, lease)
+        async with self._wires.take() as connection:
+            leased = await connection.fetch(self._sql("leased_works"), token)
+        works: list[Work] = []
+        unreadable: list[UnreadableWork] = []
+        for position, attempt, seq in leased:
+            event = await self._read(seq)
+            if isinstance(event, Event):
+                works.append(Work(position, attempt, seq, event))
+            else:
+                unreadable.append(UnreadableWork(position, attempt, seq, *event))
+        return replace(outlook, token=token, works=works, unreadable=unreadable, again_in=timedelta(0))
+
+    async def _read(self, seq: int) -> Event | tuple[str | None, str]:
+        """Return an event; its type, and the reason, if it cannot be read."""
+        try:
+            async with self._wires.take() as connection:
+                return _event(await connection.fetchrow(self._sql("event"), seq), 0)
+        except UNREADABLE as error:
+            async with self._wires.take() as connection:
+                return await connection.fetchval(self._sql("type"), seq), f"{type(error).__name__}: {error}"
 
     async def settle(self, settled: Settled) -> int:
         """Remove the rows of work still held under the token and record their deliveries, atomically."""
@@ -204,19 +234,44 @@ class PostgresStore(SqlRegistry):
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
         token = _token()
-        async with self._wires.take() as connection:
-            rows = await connection.fetch(
-                self._sql("claim_deliveries"), token, lease, list(quotas), [max(0, quota) for quota in quotas.values()]
-            )
-        claimed = [
-            ClaimedDelivery(
-                row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0), _unanswered(row)
-            )
-            for row in rows
-            if row[0] is not None
-        ]
+        try:
+            async with self._wires.take() as connection:
+                rows = await connection.fetch(
+                    self._sql("claim_deliveries"),
+                    token,
+                    lease,
+                    list(quotas),
+                    [max(0, each) for each in quotas.values()],
+                )
+            claimed = [
+                ClaimedDelivery(
+                    row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0), _unanswered(row)
+                )
+                for row in rows
+                if row[0] is not None
+            ]
+        except UNREADABLE:
+            return await self._each_delivery(token, list(quotas))
         claimed.sort(key=lambda delivery: delivery.seq)
         return DeliveryClaim(token, claimed, rows[0]["next_due"])
+
+    async def _each_delivery(self, token: int, ids: Sequence[int]) -> DeliveryClaim:
+        """
+        Read the deliveries leased under `token` one by one, because an event of theirs cannot be read.
+
+        What the claim alone knew of the others is lost with it: they count as new.
+        """
+        async with self._wires.take() as connection:
+            leased = await connection.fetch(self._sql("leased_deliveries"), token, ids)
+        claimed: list[ClaimedDelivery] = []
+        unreadable: list[UnreadableDelivery] = []
+        for seq, id, attempt in leased:
+            event = await self._read(seq)
+            if isinstance(event, Event):
+                claimed.append(ClaimedDelivery(seq, id, attempt, False, event))
+            else:
+                unreadable.append(UnreadableDelivery(seq, id, attempt, event[1]))
+        return DeliveryClaim(token, claimed, timedelta(0), unreadable)
 
     async def settle_deliveries(
         self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
@@ -334,7 +389,7 @@ def _row_by_row(settled: Settled) -> Settled:
     return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
 
 
-def _runs(works: Sequence[Work], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
+def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
     """
     Return works that stand next to each other and went to the same subscriptions as one run.
 
@@ -375,6 +430,8 @@ def _event(row: asyncpg.Record, start: int) -> Event:
     type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row[start : start + 9]
     if extensions is not None:
         extensions = orjson.loads(extensions)
+        if extensions.__class__ is not dict:
+            raise EventError(f"extensions: expected an object, got {extensions.__class__.__name__}")
     return Event.stored(type, source, id, subject, _moment(time), datacontenttype, dataschema, extensions, data)
 
 

@@ -16,7 +16,7 @@ from .acks import acknowledge
 from .base import Instance, Registered
 from .corrections import SqlCorrections
 from .engine import mapped_errors
-from .registry import registered
+from .registry import readable
 from .selection import (
     NEWEST_FIRST,
     OPEN,
@@ -130,7 +130,7 @@ class SqlRecords(SqlCorrections):
             for row in await connection.execute(union_all(*kinds)):
                 counts.setdefault(row.subscription_id, {})[row.state] = row.number
             rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.id))
-        return [(registered(row), row.active, counts.get(row.id, {})) for row in rows]
+        return [(each, row.active, counts.get(row.id, {})) for row, each in readable(rows)]
 
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
+import structlog
 from sqlalchemy import BigInteger, Row, delete, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..breaker import Trip
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch
-from ..subscription import Subscription
+from ..subscription import Matcher, Subscription
 from .base import Health, Instance, Registered
 from .engine import mapped_errors
 from .tables import Later, Now, bus, instances, subscriptions
 
-__all__ = ["SqlRegistry", "registered"]
+__all__ = ["SqlRegistry", "readable", "registered"]
+
+log = structlog.get_logger(__name__)
 
 _MICROSECOND = timedelta(microseconds=1)
 _SILENCE = timedelta(days=1)  # after it an instance is taken for gone without a word
@@ -87,7 +91,7 @@ class SqlRegistry:
         with mapped_errors():
             async with self._reading.connect() as connection:
                 rows = (await connection.execute(query)).all()
-        return rows[0].subscriptions_version, [registered(row) for row in rows if row.id is not None]
+        return rows[0].subscriptions_version, [each for _, each in readable(row for row in rows if row.id is not None)]
 
     async def set_paused(self, name: str, paused: bool) -> bool:
         """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
@@ -196,6 +200,20 @@ def registered(row: Row[tuple[object, ...]]) -> Registered:
     trip = None if row.breaker_until is None else Trip(row.breaker_trips, row.breaker_until - row.now)
     subscription = Subscription.from_json(row.name, row.spec)
     return Registered(id=row.id, subscription=subscription, paused=row.paused, origin=row.origin, breaker=trip)
+
+
+def readable(rows: Iterable[Row[Any]]) -> list[tuple[Row[Any], Registered]]:
+    """Return the subscriptions in rows of the table; one that cannot be read or compiled is left out, and logged."""
+    found = []
+    for row in rows:
+        try:
+            each = registered(row)
+            Matcher([(each.subscription, each.id)])
+        except Exception as error:
+            log.error("subscription cannot be read", name=row.name, error=type(error).__name__, detail=str(error))
+        else:
+            found.append((row, each))
+    return found
 
 
 def _is_missing_table(error: DBAPIError) -> bool:

@@ -13,7 +13,7 @@ import asyncio
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -24,9 +24,10 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ..delivery import DeliveryState
-from ..errors import EventConflict
+from ..errors import EventConflict, EventError
 from ..event import Event
 from .base import (
+    UNREADABLE,
     AttemptRecord,
     Claim,
     ClaimedDelivery,
@@ -37,6 +38,8 @@ from .base import (
     Receipt,
     Settled,
     Unanswered,
+    UnreadableDelivery,
+    UnreadableWork,
     Work,
 )
 from .engine import is_unavailable, mapped_errors
@@ -233,9 +236,52 @@ def _claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> 
 def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
     now = _now(db)
     leased = db.execute(_sql("claim"), (now + _us(lease), token, now, limit)).fetchall()
-    rows = db.execute(_sql("works"), (_json([position for (position,) in leased]),)).fetchall()
-    works = [Work(position, attempt, seq, _event(row)) for position, attempt, seq, *row in rows]
-    return _outlook(db, token, works, limit, now)
+    positions = [position for (position,) in leased]
+    try:
+        return _outlook(db, token, _works(db, positions), limit, now)
+    except (*UNREADABLE, sqlite3.OperationalError) as error:
+        _check_text(error)
+        return _one_by_one(db, token, sorted(positions), now)
+
+
+def _works(db: sqlite3.Connection, positions: Sequence[int]) -> Sequence[Work]:
+    rows = db.execute(_sql("works"), (_json(positions),)).fetchall()
+    return [Work(position, attempt, seq, _event(row)) for position, attempt, seq, *row in rows]
+
+
+def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], now: int) -> Claim:
+    """Read what was leased event by event, because one of them cannot be read."""
+    works: list[Work] = []
+    unreadable: list[UnreadableWork] = []
+    for position in positions:
+        try:
+            works += _works(db, [position])
+        except (*UNREADABLE, sqlite3.OperationalError) as error:
+            _check_text(error)
+            [(attempt, seq)] = db.execute(_sql("work"), (position,)).fetchall()
+            unreadable.append(UnreadableWork(position, attempt, seq, _type(db, seq), _fault(error)))
+    outlook = _outlook(db, token, works, 0, now)
+    return replace(outlook, unreadable=unreadable, again_in=timedelta(0))
+
+
+def _type(db: sqlite3.Connection, seq: int) -> object:
+    """Return the type of an event that cannot be read; None if that cannot be read either."""
+    try:
+        [(type,)] = db.execute(_sql("type"), (seq,)).fetchall()
+    except sqlite3.OperationalError as error:
+        _check_text(error)
+        return None
+    return type
+
+
+def _check_text(error: Exception) -> None:
+    """Let go on what the database cannot do; that a text is no UTF-8 comes as an error of the same class."""
+    if isinstance(error, sqlite3.Error) and "decode" not in str(error):
+        raise error
+
+
+def _fault(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _outlook(db: sqlite3.Connection, token: int, works: Sequence[Work], limit: int, now: int) -> Claim:
@@ -279,10 +325,11 @@ def _move_due(db: sqlite3.Connection, limit: int) -> int:
 def _claim_deliveries(db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
     now = _now(db)
     deliveries: Sequence[ClaimedDelivery] = ()
+    unreadable: Sequence[UnreadableDelivery] = ()
     if _due_deliveries(db, quotas, now):
-        deliveries = _transaction(db, _lease_deliveries, token, quotas, lease)
+        deliveries, unreadable = _transaction(db, _lease_deliveries, token, quotas, lease)
     nexts = [at for id in quotas for (at,) in db.execute(_sql("next_delivery"), (id, now)).fetchall() if at is not None]
-    return DeliveryClaim(token, deliveries, _until(min(nexts, default=None), now))
+    return DeliveryClaim(token, deliveries, _until(min(nexts, default=None), now), unreadable)
 
 
 def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int) -> list[_Row]:
@@ -295,17 +342,22 @@ def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int)
 
 def _lease_deliveries(
     db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta
-) -> Sequence[ClaimedDelivery]:
+) -> tuple[Sequence[ClaimedDelivery], Sequence[UnreadableDelivery]]:
     now = _now(db)
     due = _due_deliveries(db, quotas, now)
     db.executemany(_sql("claim_delivery"), [(now + _us(lease), token, now, seq, id) for seq, id, *_ in due])
-    return [
-        ClaimedDelivery(
-            seq, id, attempt, bool(suspect), _event(row), (age or 0) * _MICROSECOND, _unanswered(waited, error)
-        )
-        for seq, id, suspect, waited in due
-        for attempt, error, age, *row in db.execute(_sql("claimed_delivery"), (waited, now, seq, id)).fetchall()
-    ]
+    claimed: list[ClaimedDelivery] = []
+    unreadable: list[UnreadableDelivery] = []
+    for seq, id, suspect, waited in due:
+        try:
+            for attempt, refusal, age, *row in db.execute(_sql("claimed_delivery"), (waited, now, seq, id)).fetchall():
+                late, answer = (age or 0) * _MICROSECOND, _unanswered(waited, refusal)
+                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), _event(row), late, answer))
+        except (*UNREADABLE, sqlite3.OperationalError) as error:
+            _check_text(error)
+            [(attempt,)] = db.execute(_sql("attempts"), (seq, id)).fetchall()
+            unreadable.append(UnreadableDelivery(seq, id, attempt, _fault(error)))
+    return claimed, unreadable
 
 
 def _unanswered(waited: int | None, refusal: str | None) -> Unanswered | None:
@@ -407,7 +459,10 @@ def _row(event: Event) -> _Row:
 def _event(row: Sequence[Any]) -> Event:
     type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
     moment = _EPOCH + timedelta(microseconds=time)
-    extensions = orjson.loads(extensions) if extensions else None
+    if extensions is not None:
+        extensions = orjson.loads(extensions)
+        if extensions.__class__ is not dict:
+            raise EventError(f"extensions: expected an object, got {extensions.__class__.__name__}")
     return Event.stored(type, source, id, subject, moment, datacontenttype, dataschema, extensions, data)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from time import monotonic
 
@@ -13,7 +13,8 @@ from runner.delivery import ACCEPTED, Accepted, Deferred, Delivery, DeliveryStat
 from runner.dispatch import Dispatch
 from runner.event import Event
 from runner.outlet import Outlet, Slots
-from runner.storage.base import Claim, DeliveryRecord, Settled, Work
+from runner.storage.base import Claim, DeliveryRecord, Settled, UnreadableWork, Work
+from runner.subscription import Matcher
 
 from .deliveries import FunctionSink, accept, number, outlet, tick, works
 
@@ -24,7 +25,18 @@ TOKEN = 4711
 def dispatch_of(claimed: Sequence[Work], *matched: Outlet, crash_limit: int = 3) -> Dispatch:
     """Return a dispatch in which every event matches all of `matched`."""
     closed = {each for each in matched if not each.open}
-    return Dispatch(Claim(TOKEN, claimed, 1), lambda _: matched, closed, crash_limit=crash_limit)
+    return Dispatch(Claim(TOKEN, claimed, 1), Fixed(lambda _: matched), closed, crash_limit=crash_limit)
+
+
+class Fixed(Matcher[Outlet]):
+    """Matches as it is told; everybody is concerned by what cannot be read."""
+
+    def __init__(self, match: Callable[[Event], tuple[Outlet, ...]], *everybody: Outlet) -> None:
+        super().__init__((each.subscription, each) for each in everybody)
+        self._match = match
+
+    def match(self, event: Event) -> tuple[Outlet, ...]:
+        return self._match(event)
 
 
 async def settled_at_once(dispatch: Dispatch) -> Settled:
@@ -268,7 +280,7 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
             return tuple(outlets[id] for id in sorted(matching[number(event)]))
 
         shut = frozenset(each for each in outlets if not each.open)
-        dispatch = Dispatch(Claim(TOKEN, claimed, 1), match, shut, crash_limit=3)
+        dispatch = Dispatch(Claim(TOKEN, claimed, 1), Fixed(match), shut, crash_limit=3)
         dispatch.start()
         await tick(ticks)
         settled = dispatch.settled(LEASE)
@@ -288,3 +300,24 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
 def test_it_cannot_be_made_outside_a_loop() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         dispatch_of(works(1))
+
+
+async def test_what_cannot_be_read_is_dead_for_whom_it_may_concern_and_the_rest_is_delivered() -> None:
+    one, two = outlet(FunctionSink(accept), id=1), outlet(FunctionSink(accept), id=2)
+
+    def match(event: Event) -> tuple[Outlet, ...]:
+        if number(event) == 1:
+            raise TypeError("no attribute")
+        return (one, two)
+
+    first, broken, last = works(3)
+    gone = UnreadableWork(9, 2, 9, None, "no UTF-8")
+    claim = Claim(TOKEN, [first, broken, last], 1, unreadable=[gone])
+    settled = await settled_at_once(Dispatch(claim, Fixed(match, one, two), frozenset(), crash_limit=3))
+    dead, done = DeliveryState.DEAD, DeliveryState.DELIVERED
+    expected = {(seq, id): done for seq in (first.seq, last.seq) for id in (1, 2)}
+    assert states(settled) == expected | {(seq, id): dead for seq in (broken.seq, 9) for id in (1, 2)}
+    assert {(each.seq, each.error, each.attempts) for each in settled.records} == {
+        (broken.seq, "the event cannot be read: TypeError: no attribute", 0),
+        (9, "the event cannot be read: no UTF-8", 1),
+    }

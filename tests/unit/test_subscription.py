@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.errors import EventError
 from runner.event import Event
 from runner.filter import FilterError
 from runner.retry import RetryPolicy
@@ -181,3 +182,13 @@ durations = st.timedeltas(timedelta(0), timedelta(days=365))
 )
 def test_every_subscription_survives_being_stored(stored: Subscription) -> None:
     assert Subscription.from_json("a", json.loads(json.dumps(stored.to_json()))) == stored
+
+
+def test_a_type_that_is_none_is_no_match_and_concerns_everybody() -> None:
+    matcher = Matcher([(subscription("exact", "a"), 1), (subscription("all"), 2)])
+    for type in ("", b"a", None, "a\n"):
+        with pytest.raises(EventError, match="type"):
+            matcher.match(Event(type=type, source="/s"))  # type: ignore[arg-type]  # as a store might hold it
+        assert matcher.concerned(type) == (1, 2)
+    assert matcher.concerned("a") == (1, 2)
+    assert matcher.concerned("b") == (2,)

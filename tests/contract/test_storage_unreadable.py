@@ -1,0 +1,103 @@
+"""The contract of claims: a row that cannot be read as an event stops nobody else's, and is handed out as such."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from runner.delivery import DeliveryState
+from runner.storage.base import Settled, UnreadableWork, Work
+from runner.storage.records import SqlRecords
+from runner.storage.tables import deliveries, dispatch
+from runner.subscription import Subscription
+
+from .storage_contract import LEASE, Database, Store, StoreTests, publish, record, taken, wait
+
+# name -> what is planted on SQLite and on PostgreSQL; whether the type can still be read
+FAULTS = {
+    "extensions are a list": ("extensions = '[1]'", "extensions = '[1]'", True),
+    "extensions with half a character": ('extensions = \'{"a": "\\ud800"}\'',) * 2 + (True,),
+    "a time beyond the calendar": ("time = 9000000000000000000", "time = '200000-01-01'", True),
+    "no JSON": ("extensions = '{'", None, True),
+    "a time that is none": ("time = 'soon'", None, True),
+    "a subject that is no UTF-8": ("subject = CAST(x'ff61' AS TEXT)", None, True),
+    "a type that is no UTF-8": ("type = CAST(x'ff61' AS TEXT)", None, False),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+class TestUnreadable(StoreTests):
+    async def plant(self, database: Database, fault: str, seq: int) -> bool:
+        """Plant the fault in an event; return whether its type can still be read."""
+        sqlite, postgres, typed = FAULTS[fault]
+        change = sqlite if database.dsn.scheme == "sqlite" else postgres
+        if change is None:
+            pytest.skip("PostgreSQL takes no such value")
+        await database.execute(text(f"UPDATE events SET {change} WHERE seq = {seq}".replace(":", r"\:")))
+        return typed
+
+    async def test_the_rest_of_a_claim_goes_on(
+        self, store: Store, other: Store, database: Database, fault: str
+    ) -> None:
+        first, bad, last = await publish(store, 3)
+        typed = await self.plant(database, fault, bad)
+        claim = await store.claim(100, LEASE)
+        assert [(work.seq, work.attempt) for work in claim.works] == [(first, 1), (last, 1)]
+        [unreadable] = claim.unreadable
+        assert (unreadable.seq, unreadable.attempt) == (bad, 1)
+        assert unreadable.type == ("order.created" if typed else None)
+        assert unreadable.reason
+        version, _ = await store.subscriptions()
+        assert claim.version == version
+        assert (await other.claim(100, LEASE)).unreadable == ()  # it is leased like the others
+
+        works: list[Work | UnreadableWork] = [*claim.works, *claim.unreadable]
+        dead = record(bad, 1, DeliveryState.DEAD, claim.token, error=unreadable.reason)
+        assert await store.settle(Settled(claim.token, works, [(1,), (1,), ()], [dead])) == 3
+        assert await database.rows(dispatch) == []
+        states = [row["state"] for row in await database.rows(deliveries)]
+        assert states == ["delivered", "dead", "delivered"]
+
+    async def test_the_rest_of_the_deliveries_goes_on(self, store: Store, database: Database, fault: str) -> None:
+        first, bad, last = await wait(store, count=3)
+        await self.plant(database, fault, bad)
+        claim = await store.claim_deliveries({1: 10}, LEASE)
+        assert taken(claim) == [(first, 1), (last, 1)]
+        assert [each.attempt for each in claim.deliveries] == [2, 2]
+        [unreadable] = claim.unreadable
+        assert (unreadable.seq, unreadable.subscription_id, unreadable.attempt) == (bad, 1, 2)
+        dead = record(bad, 1, DeliveryState.DEAD, claim.token, error=unreadable.reason)
+        assert await store.settle_deliveries([dead]) == [(bad, 1)]
+        assert (await store.claim_deliveries({1: 10}, LEASE)).unreadable == ()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["[]", "{}", """{"types": [1], "sink": "s"}""", """{"filter": {"sql": 1}}""", "{"],
+)
+class TestUnreadableSubscription(StoreTests):
+    async def test_it_is_left_out_and_logged(self, store: Store, database: Database, spec: str) -> None:
+        if spec == "{" and database.dsn.scheme != "sqlite":
+            pytest.skip("PostgreSQL takes no such value")
+        known = [Subscription(name=name, sink="s") for name in ("a", "b", "c")]
+        await store.put_subscriptions(known, "file")
+        whole = spec
+        if len(spec) > 2:  # the rest of it is sound
+            whole = json.dumps(known[1].to_json() | json.loads(spec))
+        plant = text("UPDATE subscriptions SET spec = :spec WHERE name = 'b'")
+        if database.dsn.scheme != "sqlite":
+            plant = text("UPDATE subscriptions SET spec = CAST(:spec AS json) WHERE name = 'b'")
+        async with database.engine.begin() as connection:
+            await connection.execute(plant, {"spec": whole})
+        records = SqlRecords(database.new_engine())
+        with capture_logs() as logged:
+            _, registered = await store.subscriptions()
+            listed = await records.registered()
+        assert [each.subscription.name for each in registered] == ["a", "c"]
+        assert [each.subscription.name for each, _, _ in listed] == ["a", "c"]
+        assert {(line["event"], line["name"]) for line in logged} == {("subscription cannot be read", "b")}
+        await store.put_subscriptions(known, "file")  # the next start mends it
+        assert len((await store.subscriptions())[1]) == 3
