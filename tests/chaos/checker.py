@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .journals import Publishing, Sighting
 
@@ -76,6 +77,7 @@ def judge(
     subscriptions: Mapping[str, str],
     *,
     faults: Sequence[float] = (),
+    least_wait: Callable[[int], float] = lambda attempt: 0.0,
     max_attempts: int = 20,
 ) -> Verdict:
     """
@@ -84,6 +86,7 @@ def judge(
     Args:
         subscriptions: the prefix of the types that each one takes.
         faults: the moments from which recovery counts: the end of each fault, or the fault where it has none.
+        least_wait: the shortest wait in seconds after an attempt that failed.
     """
     invoked = {line.id: line for line in publishings if line.step == "invoke"}
     answers: dict[str, Publishing] = {}
@@ -104,7 +107,8 @@ def judge(
             if invoked[id].type.startswith(prefix):
                 _check_pair(verdict, (id, name), seen.get((id, name), []), tables.deliveries.get((id, name)))
     for pair, steps in seen.items():
-        _check_sightings(verdict, pair, steps, invoked, subscriptions, max_attempts)
+        _check_sightings(verdict, pair, steps, invoked, subscriptions)
+        _check_retries(verdict, pair, steps, least_wait, max_attempts)
     verdict.untrue += [f"{id} for {name}: changed after it was final" for id, name in tables.rewritten]
     if tables.work or tables.leases:
         verdict.lost.append(f"{tables.work} rows of work and {tables.leases} leases are left")
@@ -152,7 +156,6 @@ def _check_sightings(
     steps: Sequence[Sighting],
     invoked: Mapping[str, Publishing],
     subscriptions: Mapping[str, str],
-    max_attempts: int,
 ) -> None:
     """Check what a subscriber saw of one event, whether or not that was owed."""
     id, name = pair
@@ -163,10 +166,24 @@ def _check_sightings(
         verdict.unexpected.append(f"{id} for {name}: does not match")
     elif any(step.hash != event.hash for step in steps):
         verdict.unexpected.append(f"{id} for {name}: another body than was published")
-    if any(step.attempt > max_attempts for step in steps):
-        verdict.unexpected.append(f"{id} for {name}: more than {max_attempts} attempts")
     counts = Counter(step.step for step in steps)
     verdict.duplicated += max(0, counts["begun"] - counts["failed"] - 1)
+
+
+def _check_retries(
+    verdict: Verdict, pair: Pair, steps: Sequence[Sighting], least_wait: Callable[[int], float], max_attempts: int
+) -> None:
+    """Check what came after each attempt that failed."""
+    id, name = pair
+    if any(step.attempt > max_attempts for step in steps):
+        verdict.unexpected.append(f"{id} for {name}: more than {max_attempts} attempts")
+    for failed, then in pairwise(steps):
+        if failed.step != "failed":
+            continue
+        if then.attempt <= failed.attempt:
+            verdict.unexpected.append(f"{id} for {name}: attempt {then.attempt} after {failed.attempt} had failed")
+        elif then.at - failed.at < least_wait(failed.attempt):
+            verdict.unexpected.append(f"{id} for {name}: tried again {then.at - failed.at:.3f} s after a failure")
 
 
 def _recovery(moment: float, answered_at: Mapping[str, float], seen: Mapping[Pair, Sequence[Sighting]]) -> float:

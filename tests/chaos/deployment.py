@@ -23,7 +23,7 @@ from .journals import Journal, Publishing, Sighting
 from .look import audit, look, sqlite_path
 from .publisher import CANARY, Plan
 
-__all__ = ["BATCH", "CONCURRENCY", "LEASE", "POLL", "Deployment", "Subscriber"]
+__all__ = ["BATCH", "CONCURRENCY", "LEASE", "POLL", "Deployment", "Subscriber", "freeze", "least_wait", "thaw"]
 
 LEASE = 3.0  # seconds
 POLL = 1.0  # seconds
@@ -42,7 +42,7 @@ sinks:
 subscriptions:
 {subscriptions}
 worker: {{batch: {batch}, concurrency: {concurrency}, lease: {lease:g}s, shutdown_grace: {grace:g}s}}
-retry: {{delay: 200ms, max_delay: 1s, max_attempts: 20}}
+retry: {{delay: 200ms, max_delay: 1s, jitter: 0.2, max_attempts: 20}}
 log: {{level: info, format: json}}
 """
 
@@ -232,6 +232,11 @@ class Deployment:
         self._outputs.append(process)
         self._processes.enter_context(process)
         return process
+
+
+def least_wait(attempt: int) -> float:
+    """Return the shortest wait, in seconds, that the configuration allows after `attempt` failed."""
+    return min(0.2 * 2 ** (attempt - 1), 1.0) * 0.8
 
 
 async def freeze(process: RunnerProcess) -> None:

@@ -68,6 +68,23 @@ def test_a_delivery_begun_again_is_a_duplicate_unless_the_one_before_failed() ->
     assert check(sightings=(BEGUN, failed, again, replace(ACCEPTED, attempt=2, at=14.0)), tables=rows).duplicated == 0
 
 
+def test_a_retry_counts_on_and_waits() -> None:
+    failed = replace(BEGUN, step="failed", at=12.5)
+    seen = (BEGUN, failed, replace(BEGUN, attempt=2, at=12.7), replace(ACCEPTED, attempt=2, at=13.0))
+
+    def found(sightings: tuple[Sighting, ...], wait: float, most: int = 20) -> list[str]:
+        subscriptions, publishings = {"work": ""}, (INVOKE, OK)
+        verdict = judge(
+            publishings, sightings, TABLES, subscriptions, least_wait=lambda attempt: wait * attempt, max_attempts=most
+        )
+        return verdict.unexpected
+
+    assert not found(seen, 0.15)
+    assert found(seen, 0.25) == ["e1 for work: tried again 0.200 s after a failure"]
+    assert found((*seen[:2], replace(seen[2], attempt=1)), 0.1) == ["e1 for work: attempt 1 after 1 had failed"]
+    assert found(seen, 0.1, most=1) == ["e1 for work: more than 1 attempts"]
+
+
 def test_a_stale_writer_that_won_is_found() -> None:
     seen = (BEGUN, replace(BEGUN, attempt=2, at=13.0), replace(ACCEPTED, attempt=2, at=13.5))
     assert check(sightings=seen).untrue == ["e1 for work: attempt 2 came last, the store says 1"]

@@ -13,7 +13,7 @@ from . import test_workers as workers
 from .trial import Trial, Violation
 
 CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
-    "never-renew": ("FI-00", partial(workers.control, count=500)),
+    "never-renew": ("FI-00", partial(workers.control, count=500, patience=10.0)),
     "forget-at-claim": ("FI-01", workers.killed_again_and_again),
     "no-polling": ("FI-02", workers.all_killed_at_once),
     "count-failures": ("FI-03", workers.killed_before_the_settlement),

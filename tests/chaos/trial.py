@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.process import RunnerProcess
 
 from .checker import Verdict, judge
-from .deployment import BATCH, CONCURRENCY, Deployment, Subscriber, freeze, thaw
+from .deployment import BATCH, CONCURRENCY, Deployment, Subscriber, freeze, least_wait, thaw
 from .journals import now
 
 __all__ = ["Outcome", "Trial", "Violation"]
@@ -152,6 +152,14 @@ class Trial:
         except AssertionError:
             self.violations.append(f"{message} (not within {timeout:g} s)")
 
+    async def busy(self) -> RunnerProcess:
+        """Return one of the runners that deliver now."""
+
+        def candidates() -> list[RunnerProcess]:
+            return [runner for runner in self.runners if self.deployment.running(runner) > 0]
+
+        return self.random.choice(await eventually(candidates, timeout=15))
+
     async def catch(self, victim: RunnerProcess) -> int:
         """Stop a runner (SIGSTOP) at a moment when it delivers, and return how many deliveries it is at."""
         for _ in range(100):
@@ -201,6 +209,7 @@ class Trial:
             await deployment.tables(),
             deployment.subscriptions,
             faults=self.faults,
+            least_wait=least_wait,
         )
         self._report(verdict, duplicates, recovery)
         found = [f"lost: {each}" for each in verdict.lost]
