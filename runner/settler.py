@@ -56,7 +56,9 @@ class Settler:
     async def settle(self, settled: Settled) -> Sequence[DeliveryRecord]:
         """Write down the end of a claim; return its records as they were written."""
         complete = replace(settled, records=self._dead_letters.addressed(settled.records))
-        await self.patiently(lambda: self._queue.settle(complete))
+        held = await self.patiently(lambda: self._queue.settle(complete))
+        if held < len(settled.works):
+            log.warning("late settlements dropped", count=len(settled.works) - held)
         return complete.records
 
     async def written(self) -> None:

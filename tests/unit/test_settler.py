@@ -11,8 +11,9 @@ import structlog
 from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
 from runner.errors import StorageError, StorageUnavailable
+from runner.event import Event
 from runner.settler import Settler
-from runner.storage.base import AttemptRecord, DeliveryRecord, WorkQueue
+from runner.storage.base import AttemptRecord, DeliveryRecord, Settled, Work, WorkQueue
 from tests.support.eventually import eventually
 
 
@@ -42,6 +43,9 @@ class Queue:
         self.writes.append([each.seq for each in records])
         self.attempts.append([each.seq for each in attempts])
         return [(each.seq, each.subscription_id) for each in records if each.seq not in self.lost]
+
+    async def settle(self, settled: Settled) -> int:
+        return len([work for work in settled.works if work.seq not in self.lost])
 
 
 def settling(queue: Queue, written: Callable[[Sequence[DeliveryRecord]], object]) -> Settler:
@@ -105,6 +109,16 @@ async def test_one_write_that_the_store_refuses_does_not_hold_up_the_next(
         queue.open.set()
         await eventually(lambda: written == [2])
     assert [(entry["log_level"], entry["count"]) for entry in logs] == [("error", 1)]
+
+
+async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler, queue: Queue) -> None:
+    event = Event.new("order.created", source="/test")
+    works = [Work(seq, 1, seq, event) for seq in range(4)]
+    with structlog.testing.capture_logs() as logs:
+        await settler.settle(Settled(99, works, [(1,)] * 4))
+        queue.lost = {0, 2, 3}
+        await settler.settle(Settled(99, works, [(1,)] * 4))
+    assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 3)]
 
 
 async def test_late_settlements_are_dropped_with_a_word_in_the_log(
