@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 
 from .journals import Publishing, Sighting
 
@@ -77,6 +78,7 @@ def judge(
     subscriptions: Mapping[str, str],
     *,
     faults: Sequence[float] = (),
+    series: float = 0.0,
     least_wait: Callable[[int], float] = lambda attempt: 0.0,
     max_attempts: int = 20,
 ) -> Verdict:
@@ -86,6 +88,7 @@ def judge(
     Args:
         subscriptions: the prefix of the types that each one takes.
         faults: the moments from which recovery counts: the end of each fault, or the fault where it has none.
+        series: faults no further apart than so many seconds count as one, from the last of them.
         least_wait: the shortest wait in seconds after an attempt that failed.
     """
     invoked = {line.id: line for line in publishings if line.step == "invoke"}
@@ -114,7 +117,8 @@ def judge(
         verdict.lost.append(f"{tables.work} rows of work and {tables.leases} leases are left")
     verdict.shares = Counter(each.pid for each in sightings if each.step == "accepted")
     answered_at = {id: answers[id].at for id in acknowledged}
-    verdict.recovered = max((_recovery(moment, answered_at, seen) for moment in faults), default=0.0)
+    ends = [moment for moment, after in pairwise([*sorted(faults), inf]) if after - moment > series]
+    verdict.recovered = max((_recovery(moment, answered_at, seen) for moment in ends), default=0.0)
     return verdict
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
 
 from .report import publish
+from .sabotage import MUTANTS
 from .trial import Outcome, Trial
 
 _outcomes: list[Outcome] = []
@@ -68,8 +70,10 @@ def make_trial(
             return trial
         postgres = place
         dsn = postgres.create_database()
-        outcome = Outcome(case, what, seed, postgres.version)
-        trial = Trial(tmp_path, outcome, dsn, nats, mutant=mutant)
+        outcome = Outcome(
+            case, inspect.getdoc(MUTANTS[mutant]) or "" if mutant else what, seed, postgres.version, mutant=mutant
+        )
+        trial = Trial(tmp_path, outcome, dsn, nats)
         made.append((trial, lambda: postgres.drop_database(dsn) if postgres.running else None))
         return trial
 

@@ -236,7 +236,7 @@ class Deployment:
 
 def least_wait(attempt: int) -> float:
     """Return the shortest wait, in seconds, that the configuration allows after `attempt` failed."""
-    return min(0.2 * 2 ** (attempt - 1), 1.0) * 0.8
+    return min(0.2 * 2.0 ** (attempt - 1), 1.0) * 0.8
 
 
 async def freeze(process: RunnerProcess) -> None:

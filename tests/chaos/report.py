@@ -24,7 +24,7 @@ _CASES = (
     "bites",
     "seed",
 )
-_MUTANTS = ("taken away", "caught by", "what was found first")
+_MUTANTS = ("mutant", "what it does", "caught by", "what was found first")
 
 
 def publish(outcomes: Iterable[Outcome], page: Path) -> None:
@@ -50,7 +50,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _mutant(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["mutant"], row["case"], row["found"].replace("|", "\\|")
+    return row["mutant"], row["what"], row["case"], row["found"].replace("|", "\\|")
 
 
 def _case(row: dict[str, Any]) -> tuple[str, ...]:

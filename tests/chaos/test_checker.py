@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from .checker import Row, Tables, Verdict, judge
 from .journals import Journal, Pen, Publishing, Sighting
 from .publisher import Plan
@@ -97,6 +99,16 @@ def test_recovery_counts_what_had_been_acknowledged_before_the_fault() -> None:
     assert check(faults=(13.0,)).recovered == 0.0
 
 
+def test_what_a_second_fault_hits_before_it_has_recovered_counts_from_the_second() -> None:
+    def recovered(series: float) -> float:
+        return judge(
+            (INVOKE, OK), (BEGUN, ACCEPTED), TABLES, {"work": ""}, faults=(12.4, 11.5), series=series
+        ).recovered
+
+    assert recovered(1.0) == pytest.approx(0.1)
+    assert recovered(0.5) == pytest.approx(1.0)
+
+
 def test_a_journal_gives_whole_lines_only(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", Publishing)
     assert journal.read() == []
@@ -124,5 +136,5 @@ def test_a_report_replaces_the_rows_of_what_was_run(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| FI-01 | kill | 18 | 7 | 7 |" in text
-    assert "| m | FI-01 | lost |" in text
+    assert "| m | kill | FI-01 | lost |" in text
     assert text.index("FI-00") < text.index("FI-01")

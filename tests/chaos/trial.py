@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.process import RunnerProcess
 
 from .checker import Verdict, judge
-from .deployment import BATCH, CONCURRENCY, Deployment, Subscriber, freeze, least_wait, thaw
+from .deployment import BATCH, CONCURRENCY, LEASE, Deployment, Subscriber, freeze, least_wait, thaw
 from .journals import now
 
 __all__ = ["Outcome", "Trial", "Violation"]
@@ -56,12 +56,11 @@ class Trial:
     makes comes from `random`, and every fault it commits goes into `note()` and `bite()`.
     """
 
-    def __init__(self, directory: Path, outcome: Outcome, dsn: str, nats: str | None, *, mutant: str = "") -> None:
+    def __init__(self, directory: Path, outcome: Outcome, dsn: str, nats: str | None) -> None:
         self.directory = directory
         self.outcome = outcome
         self.dsn = dsn
         self.nats = nats
-        self.outcome.mutant = mutant
         self.random = random.Random(f"{outcome.case}:{outcome.seed}")
         self.schedule: list[str] = []
         self.violations: list[str] = []
@@ -209,6 +208,7 @@ class Trial:
             await deployment.tables(),
             deployment.subscriptions,
             faults=self.faults,
+            series=LEASE + 1.0,
             least_wait=least_wait,
         )
         self._report(verdict, duplicates, recovery)
@@ -224,7 +224,7 @@ class Trial:
 
     def conclude(self, *found: str) -> None:
         """Raise `Violation` for what was found, and fail when a fault never bit; for a case without events."""
-        found = (*found, *self.violations, *self.deployment.complaints())
+        found = (*self.violations, *found, *self.deployment.complaints())
         if found:
             self.outcome.found = found[0]
             raise Violation("\n".join(found[:20] + ((f"… and {len(found) - 20} more",) if len(found) > 20 else ())))
