@@ -121,7 +121,7 @@ def _unanswered(trial: Trial) -> int:
 
 async def paused(trial: Trial) -> None:
     await trial.start(Subscriber("toil", "toil"), Subscriber("note", "note"))
-    trial.publish(160, rate=11.0, wave=3)
+    trial.publish(120, rate=11.0, wave=3)
     await trial.reach(trial.random.randint(15, 30))
     victim = trial.random.choice(trial.runners)
     running = await trial.catch(victim)
@@ -130,6 +130,8 @@ async def paused(trial: Trial) -> None:
     trial.bite("deliveries running at the pause", running)
     await asyncio.sleep(3 * LEASE)  # the fault itself
     before = _begun_by(trial, victim)
+    trial.publish(120, first=120, rate=1000.0, wave=40)  # more than the others can hold
+    await trial.reach(200)
     thaw(victim)
     trial.note("SIGCONT")
     await trial.require_soon(lambda: _begun_by(trial, victim) > before, "the paused worker works again", POLL + 1.0)
