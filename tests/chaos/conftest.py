@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
 from collections.abc import Callable, Iterator
@@ -63,19 +64,15 @@ def make_trial(
     case, what = (*mark.args, "")[:2]
 
     def make(place: PostgresServer | Path, *, nats: str | None = nats_server.url, mutant: str = "") -> Trial:
+        version = None if isinstance(place, Path) else place.version
+        outcome = Outcome(case, inspect.getdoc(MUTANTS[mutant]) or "" if mutant else what, seed, version, mutant=mutant)
         if isinstance(place, Path):
-            outcome = Outcome(case, what, seed, None)
-            trial = Trial(tmp_path, outcome, f"sqlite:///{place}", None, mutant=mutant)
-            made.append((trial, lambda: None))
-            return trial
-        postgres = place
-        dsn = postgres.create_database()
-        outcome = Outcome(
-            case, inspect.getdoc(MUTANTS[mutant]) or "" if mutant else what, seed, postgres.version, mutant=mutant
-        )
-        trial = Trial(tmp_path, outcome, dsn, nats)
-        made.append((trial, lambda: postgres.drop_database(dsn) if postgres.running else None))
-        return trial
+            made.append((Trial(tmp_path, outcome, f"sqlite:///{place}", None), lambda: None))
+        else:
+            dsn = place.create_database()
+            drop = functools.partial(_drop, place, dsn)
+            made.append((Trial(tmp_path, outcome, dsn, nats), drop))
+        return made[-1][0]
 
     yield make
     for trial, drop in made:
@@ -89,3 +86,8 @@ def make_trial(
 def trial(make_trial: Callable[..., Trial], durable_postgres: PostgresServer) -> Trial:
     """A trial on a database of the shared server."""
     return make_trial(durable_postgres)
+
+
+def _drop(postgres: PostgresServer, dsn: str) -> None:
+    if postgres.running:
+        postgres.drop_database(dsn)
