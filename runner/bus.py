@@ -25,7 +25,7 @@ __all__ = ["Desk", "EventBus"]
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
-SPACING = 0.001  # seconds from one signal to the next: a burst of publishes is a handful of signals
+SPACING = 0.001  # seconds from one signal to the next: a burst does not go through the strategies each time
 
 _Caller = tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 from .support.nats import NatsServer
 from .support.postgres import PostgresServer
@@ -21,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgres", type=int, default=18, choices=(16, 18), help="PostgreSQL version (default: 18)")
     parser.addoption("--seed", type=int, default=os.environ.get("CHAOS_SEED"), help="repeats a run of tests/chaos")
     parser.addoption("--chaos-report", default="", metavar="PAGE", help="write what the cases saw into this page")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_comes() -> None:
+    """Undo what a test before this one configured: a runner it started, say."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

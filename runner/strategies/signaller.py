@@ -15,6 +15,7 @@ __all__ = ["Signaller"]
 
 log = structlog.get_logger(__name__)
 
+SPACING = 0.001  # seconds from the end of one signal to the next, however many are asked for
 RETRY_AFTER = 0.25  # seconds
 FLUSH_TIMEOUT = 1.0  # seconds a last signal gets to go out when we stop
 
@@ -77,3 +78,4 @@ class Signaller:
         self.sent += 1
         if not self._asked.is_set():
             self._idle.set()
+        await asyncio.sleep(SPACING)
