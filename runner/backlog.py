@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -12,13 +13,15 @@ import structlog
 from .clock import earlier, wait_for
 from .dead_letters import DeadLetters
 from .delivery import DeliveryState
+from .errors import StorageUnavailable
 from .flight import Flight
 from .leases import Leases
 from .outlet import Outlet, Slots
 from .service import Background
 from .settler import Settler
 from .settling import crashed, given_back, overdue, unacknowledged, unreadable
-from .storage.base import ClaimedDelivery, DeliveryRecord, WorkQueue
+from .storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from .subscription import Subscription
 
 __all__ = ["Backlog"]
 
@@ -27,11 +30,25 @@ log = structlog.get_logger(__name__)
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 
 
+class _Look:
+    """What the last look at the deliveries of one outlet told. Times are seconds on the monotonic clock."""
+
+    __slots__ = ("after", "at", "full", "idle", "not_before")
+
+    def __init__(self) -> None:
+        self.at = 0.0  # of the next one
+        self.not_before = 0.0  # its rate has no permit until then
+        self.after = ""  # the key where it left off
+        self.full = False  # whether it found all there was room for
+        self.idle = False  # whether it found nothing, and nothing to come
+
+
 class Backlog:
     """
     Retries, and what a dispatch could not start: one loop claims them and feeds the outlets.
 
     It sleeps until a wake, until something here makes room or adds to the backlog, or until the next due time.
+    All deliveries of a subscription with an order or a rate come this way; for each of these it claims apart.
     """
 
     def __init__(
@@ -57,6 +74,8 @@ class Backlog:
         self._waiting = False  # whether the store may have deliveries that wait
         self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._turn = 0
+        self._looks: dict[int, _Look] = {}  # of the outlets that have an order or a rate
+        self._line_up_at = 0.0
         self._stopping = False
         self._loop = Background("claim deliveries", self._claim, nudge=self._nudge)
 
@@ -81,29 +100,38 @@ class Backlog:
 
     def wake(self) -> None:
         """Look again, if anything waits."""
+        self._look_again()
         self._refill.set()
 
     def serve(self, outlets: Mapping[int, Outlet]) -> None:
         """Claim for these outlets from now on."""
         self._outlets = outlets
+        self._looks = {id: _Look() for id, outlet in outlets.items() if outlet.subscription.regulated}
+        self._line_up_at = 0.0
         self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
 
     def expect(self) -> None:
         """Note that deliveries wait in the store."""
         if not self._waiting:
             self._waiting = True
+            self._look_again()
             self._refill.set()
 
     def written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Note what was written; return whether some of it waits to be claimed."""
         waiting = any(each.state is DeliveryState.PENDING or each.dead_letter is not None for each in records)
+        if self._looks:
+            self._look_again(record.subscription_id for record in records)
         if records and (waiting or self._waiting or any(record.deferred for record in records)):
             self._waiting = True
             self._refill.set()
         return waiting
 
-    def lane_ended(self) -> None:
-        """Note that there is room for another delivery."""
+    def lane_ended(self, outlet: Outlet) -> None:
+        """Note that there is room for another delivery of `outlet`, or of any other."""
+        look = self._looks.get(outlet.id)
+        if look is not None and look.full:
+            look.at = 0.0
         if self._waiting:
             self._refill.set()
 
@@ -113,9 +141,74 @@ class Backlog:
         if not self._waiting or not self._outlets or self._stopping:
             await self._loop.rest(self._refill.wait())
             return
-        pause = self._pause()  # looked at before the quotas: where it has just ended there is one
+        if self._looks and monotonic() >= self._line_up_at:
+            await self._line_up()
+        due = self._pause()  # looked at before the quotas: where it has just ended there is one
         quotas = self._quotas()
-        claim = await self._queue.claim_deliveries(quotas, self._lease)
+        found = False
+        for ask in self._asks(quotas):
+            claim = await ask()
+            found = found or bool(claim.deliveries)
+            due = earlier(due, claim.next_due)
+            if not await self._take(claim):
+                return
+        if not found:
+            self._suspects.clear()
+        if not found and due is None and all(quotas.values()) and not self._refill.is_set():
+            self._waiting = False  # and nothing was written while we asked
+        await self._loop.rest(wait_for(self._refill, earlier(due, self._lease if self._looks else None)))
+
+    def _asks(self, quotas: Mapping[int, int]) -> Iterator[Callable[[], Awaitable[DeliveryClaim]]]:
+        """Yield what claims for the outlets: one for all, then one for each that has an order or a rate."""
+        others = {id: quota for id, quota in quotas.items() if id not in self._looks}
+        if others:
+            yield partial(self._queue.claim_deliveries, others, self._lease)
+        for id, look in list(self._looks.items()):
+            if quotas.get(id, 0) > 0:
+                yield partial(self._claim_regulated, self._outlets[id].subscription, id, quotas[id], look)
+
+    async def _claim_regulated(self, subscription: Subscription, id: int, quota: int, look: _Look) -> DeliveryClaim:
+        """Claim for one subscription, unless it is known that there is nothing to claim yet."""
+        now = monotonic()
+        again = max(look.at, look.not_before)
+        if again > now:
+            return DeliveryClaim(0, (), None if look.idle else timedelta(seconds=again - now))
+        look.at = now + self._lease.total_seconds()  # earlier, if something is written while we ask
+        demand = Demand(id, quota, subscription.order_by is not None, subscription.rate, look.after)
+        claim = await self._queue.claim_regulated(demand, self._lease)
+        look.after, look.full = claim.after, len(claim.deliveries) == quota
+        look.idle = claim.next_due is None and not claim.deliveries
+        if claim.next_due is not None:
+            until = monotonic() + claim.next_due.total_seconds()
+            look.at = min(look.at, until)
+            look.not_before = until if claim.paced else 0.0
+        return claim
+
+    async def _line_up(self) -> None:
+        """Mend the lines, once in a lease: of what others wrote that did not know of the order."""
+        for id, outlet in list(self._outlets.items()):
+            order_by = outlet.subscription.order_by
+            if order_by is not None:
+                try:
+                    mended = await self._queue.line_up(id, order_by)
+                except StorageUnavailable:
+                    raise
+                except Exception as error:  # an event that cannot be read, say, is not to stop the others
+                    log.error("cannot line up", subscription=outlet.subscription.name, error=type(error).__name__)
+                    continue
+                if mended:
+                    log.info("lined up", subscription=outlet.subscription.name, deliveries=mended)
+        self._line_up_at = monotonic() + self._lease.total_seconds()
+
+    def _look_again(self, ids: Iterable[int] | None = None) -> None:
+        """Ask again for these outlets, by default for all, what could be claimed."""
+        for id in self._looks if ids is None else ids:
+            look = self._looks.get(id)
+            if look is not None:
+                look.at = 0.0
+
+    async def _take(self, claim: DeliveryClaim) -> bool:
+        """Start what was claimed; return whether it was an ordinary round, in which nothing had to fly alone."""
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
             record = unreadable(each.seq, each.subscription_id, each.attempt, claim.token, each.reason)
@@ -125,14 +218,9 @@ class Backlog:
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
         if suspect is not None:
             await self._fly_alone(suspect, left, claim.token)
-            return
+            return False
         self._fly(left, claim.token)
-        if not claim.deliveries:
-            self._suspects.clear()
-        due = earlier(claim.next_due, pause)
-        if not claim.deliveries and due is None and all(quotas.values()) and not self._refill.is_set():
-            self._waiting = False  # and nothing was written while we asked
-        await self._loop.rest(wait_for(self._refill, due))
+        return True
 
     def _pause(self) -> timedelta | None:
         """Return how long until the first open breaker lets a delivery be tried; None without one."""

@@ -11,9 +11,10 @@ import structlog
 
 from .delivery import DeliveryState
 from .flight import Flight
+from .order import order_key
 from .outlet import Outlet
 from .settling import settle, unreadable
-from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, UnreadableWork, Work
+from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Turn, UnreadableWork, Work
 from .subscription import Matcher
 
 __all__ = ["Dispatch"]
@@ -36,7 +37,7 @@ class Dispatch:
         Match every event of `claim`.
 
         Args:
-            closed: the outlets that deliver nothing now.
+            closed: the outlets whose deliveries it may not start.
             crash_limit: how often an event may be claimed before its deliveries are tried one by one.
         """
         self.claim = claim
@@ -44,6 +45,7 @@ class Dispatch:
         self._matched: list[tuple[Outlet, ...]] = []
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
+        self._turns: list[Turn] = []
         self._landed = asyncio.get_running_loop().create_future()
         self._flying = 0
         self._assign(matcher, closed, crash_limit)
@@ -93,7 +95,7 @@ class Dispatch:
         if self.claim.unreadable:
             works = [*works, *self.claim.unreadable]
             delivered += [()] * len(self.claim.unreadable)
-        return Settled(self.claim.token, works, delivered, self._records, self._attempts)
+        return Settled(self.claim.token, works, delivered, self._records, self._attempts, self._turns)
 
     def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
         """Return the flights that were running when they were cut."""
@@ -102,6 +104,7 @@ class Dispatch:
     def _assign(self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int) -> None:
         """Match every event, and give each open outlet the works it is to deliver."""
         match = matcher.match
+        splits: dict[int, tuple[tuple[Outlet, ...], tuple[Outlet, ...], list[Outlet]]] = {}
         for work in self.claim.works:
             try:
                 matched = match(work.event)
@@ -109,8 +112,17 @@ class Dispatch:
                 fault = f"{type(error).__name__}: {error}"
                 self._bury(UnreadableWork(work.position, work.attempt, work.seq, work.event.type, fault), matcher)
                 matched = ()
-            if work.attempt > 1 or (closed and not closed.isdisjoint(matched)):
+            if work.attempt > 1:
                 matched = self._startable(work, matched, crash_limit)
+            elif closed and not closed.isdisjoint(matched):
+                # Equal matches are split into the same objects, so that events in a row stay one run.
+                split = splits.get(id(matched))
+                if split is None:
+                    startable = tuple(outlet for outlet in matched if outlet not in closed)
+                    split = (matched, startable, [outlet for outlet in matched if outlet in closed])
+                    splits[id(matched)] = split
+                _, matched, withheld = split
+                self._records += [self._pending(work, outlet) for outlet in withheld]
             self._matched.append(matched)
         works: dict[Outlet, list[Work]] = {}
         start = 0
@@ -134,7 +146,7 @@ class Dispatch:
         for outlet in matched:
             # The attempts are the event's: a delivery of it may never have started, and gets its own counter.
             crashed = work.attempt > crash_limit or outlet.subscription.retry.exhausted(work.attempt)
-            if crashed or not outlet.open:
+            if crashed or not outlet.immediate:
                 self._records.append(self._pending(work, outlet))
             else:
                 startable.append(outlet)
@@ -162,6 +174,10 @@ class Dispatch:
                 self._records.append(DeliveryRecord(work.seq, outlet.id, done, work.attempt, token))
 
     def _pending(self, work: Work, outlet: Outlet) -> DeliveryRecord:
+        order_by = outlet.subscription.order_by
+        if order_by is not None:
+            key = order_key(order_by, work.event, work.seq)
+            self._turns.append(Turn(work.seq, outlet.id, key, work.position))
         return DeliveryRecord(work.seq, outlet.id, DeliveryState.PENDING, 0, self.claim.token)
 
     def _ended(self) -> None:

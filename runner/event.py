@@ -28,7 +28,8 @@ _NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
-_CORE = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data"})
+_FIELDS = frozenset({"id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
+_CORE = _FIELDS | {"specversion", "data"}
 # CloudEvents 1.0 §3.1: no control characters, no noncharacters; a lone surrogate cannot be encoded at all.
 _FORBIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
@@ -125,6 +126,17 @@ class Event:
             return orjson.loads(self.data)
         except orjson.JSONDecodeError as error:
             raise EventError(f"event {self.id!r}: data is not JSON: {error}") from error
+
+    def attribute(self, name: str) -> str | None:
+        """Return the attribute or extension `name` in its canonical text form (CloudEvents 1.0 §3.1); None without."""
+        value: object = getattr(self, name) if name in _FIELDS else self.extensions.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, int):
+            return str(value)
+        return self.time.astimezone(UTC).isoformat().replace("+00:00", "Z") if self.time else None
 
     def recorded_at(self, moment: datetime) -> Event:
         """Return the event as readers get it: `time` is `moment` where the publisher gave none."""

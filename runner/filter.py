@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC
 from typing import Any
 
 from .errors import RunnerError
@@ -20,7 +19,6 @@ __all__ = ["FilterError", "Predicate", "compile_filter"]
 Predicate = Callable[[Event], bool]
 
 _MAX_DEPTH = 16
-_FIELDS = frozenset({"id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
 _NAME = re.compile(r"[a-z0-9]+\Z")
 _DIALECTS = ("all", "any", "exact", "not", "prefix", "suffix")
 
@@ -94,19 +92,7 @@ def _attribute(name: str, expected: object, where: str, test: Callable[[str], Ca
     holds = test(expected)
 
     def predicate(event: Event) -> bool:
-        value = _value(event, name)
+        value = event.attribute(name)
         return value is not None and holds(value)
 
     return predicate
-
-
-def _value(event: Event, name: str) -> str | None:
-    """Return the attribute in its canonical text form (CloudEvents 1.0 §3.1)."""
-    value: object = getattr(event, name) if name in _FIELDS else event.extensions.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    return event.time.astimezone(UTC).isoformat().replace("+00:00", "Z") if event.time else None

@@ -131,6 +131,11 @@ class Outlet:
         return self.sink is not None and not self.paused and self.breaker.left(monotonic()) <= 0
 
     @property
+    def immediate(self) -> bool:
+        """Whether a dispatch may start its deliveries: no order and no rate, kept by all processes, has a say."""
+        return self.open and not self.subscription.regulated
+
+    @property
     def running(self) -> int:
         """How many of its deliveries run here."""
         return len(self._lanes)

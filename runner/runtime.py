@@ -19,7 +19,9 @@ from .errors import RunnerError, SinkError, StorageUnavailable
 from .event import Event, new_id
 from .filter import compile_filter
 from .limits import WorkerLimits
+from .order import check_order_by
 from .pruner import Pruner
+from .rate import Rate
 from .service import Background
 from .sinks.base import Sink
 from .storage import Storage
@@ -133,16 +135,22 @@ class Runner:
             handler: `handler(event)` or `handler(event, delivery)`; async functions run on the loop, others
                 in a thread. What it returns or raises is the outcome, as for a `python` sink. With `batch=100`
                 it is `handler(events)`, a list of at most so many.
-            options: any other field of `Subscription`, such as `types=("order.*",)` or `types="order.*"`.
+            options: any other field of `Subscription`, such as `types=("order.*",)` or `types="order.*"`,
+                `rate="20/s"`, `order_by="subject"`.
 
         Raises:
             FilterError: the filter does not compile.
+            ValueError: the rate, or the attribute to order by, is none.
         """
         sink = f"function:{name}"
         types = options.get("types", ())
         options["types"] = (types,) if isinstance(types, str) else tuple(types)
         if options.get("filter"):
             compile_filter(options["filter"])
+        if isinstance(options.get("rate"), str):
+            options["rate"] = Rate.parse(options["rate"])
+        if options.get("order_by") is not None:
+            check_order_by(options["order_by"])
         self._functions[name] = Subscription(name=name, sink=sink, **options)
         self._sinks[sink] = self._function_sink(handler)
         self.worker.serve(sink, self._sinks[sink])

@@ -40,6 +40,7 @@ class Settler:
         self._attempts: list[AttemptRecord] = []
         self._flushing: asyncio.Task[None] | None = None
         self._patient = True
+        self.ordered: frozenset[int] = frozenset()  # subscriptions whose finished deliveries leave their line
 
     def start(self) -> None:
         """Begin to be patient with a store that is away."""
@@ -91,7 +92,8 @@ class Settler:
                 records, self._records = self._dead_letters.addressed(self._records), []
                 attempts, self._attempts = self._attempts, []
                 try:
-                    written = await self.patiently(partial(self._queue.settle_deliveries, records, attempts))
+                    write = partial(self._queue.settle_deliveries, records, attempts, self.ordered)
+                    written = await self.patiently(write)
                 except Exception as error:  # their leases end, and they are delivered again
                     log.error("settling failed", error=type(error).__name__, detail=str(error), count=len(records))
                     continue

@@ -11,6 +11,7 @@ from .breaker import BreakerPolicy
 from .errors import ConfigError, EventError
 from .event import Event, check_type
 from .filter import Predicate, compile_filter
+from .rate import Rate
 from .retry import RetryPolicy
 
 __all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "matches_pattern"]
@@ -31,6 +32,9 @@ class Subscription:
     run at once in one process, each for at most `timeout`. With `batch` the sink is given up to so many
     at a time, which count as one. `breaker` says when none is tried for a while; None for never.
 
+    Over all processes at most `rate` start. Those whose attribute `order_by` is equal are delivered one
+    after the other, in the order of the events.
+
     What is dead goes to the sink `dead_letter`, as a delivery of another subscription, which matches no
     event: the one `for_dead_letters()` returns, and `dead_letter_of` names this one there.
     """
@@ -45,12 +49,19 @@ class Subscription:
     timeout: timedelta = timedelta(seconds=25)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
+    rate: Rate | None = None
+    order_by: str | None = None
     dead_letter: str | None = None
     dead_letter_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.dead_letter_of is None and self.name.endswith(DEAD_LETTER_SUFFIX):
             raise ConfigError(f"subscription {self.name!r}: names that end in {DEAD_LETTER_SUFFIX!r} are taken")
+
+    @property
+    def regulated(self) -> bool:
+        """Whether all processes together keep an order or a rate, so that none may deliver on its own account."""
+        return self.rate is not None or self.order_by is not None
 
     def for_dead_letters(self) -> Subscription | None:
         """Return the subscription that delivers what is dead here; None without a `dead_letter`."""
@@ -91,12 +102,14 @@ class Subscription:
             },
             "dead_letter": self.dead_letter,
             "dead_letter_of": self.dead_letter_of,
+            "rate": self.rate and str(self.rate),
+            "order_by": self.order_by,
         }
 
     @classmethod
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Subscription:
         """Return what `to_json()` wrote, in this version or an earlier one."""
-        retry = stored["retry"]
+        retry, rate = stored["retry"], stored.get("rate")
         max_age = retry.get("max_age")
         return cls(
             name=name,
@@ -119,6 +132,8 @@ class Subscription:
             breaker=_breaker(stored["breaker"]) if "breaker" in stored else BreakerPolicy(),
             dead_letter=stored.get("dead_letter"),
             dead_letter_of=stored.get("dead_letter_of"),
+            rate=rate and Rate.parse(rate),
+            order_by=stored.get("order_by"),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -244,11 +245,12 @@ class Worker:
         version, registered = await self._registry.subscriptions()
         outlets = {each.id: self._outlet(each) for each in registered}
         self._outlets = outlets
-        self._closed = frozenset(outlet for outlet in outlets.values() if not outlet.open)
+        self._closed = frozenset(outlet for outlet in outlets.values() if not outlet.immediate)
         self._dead_letters.learn(registered)
         self._matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
         self._version = version
         self._stale = False
+        self._settler.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
         self._backlog.serve(outlets)
         log.debug("subscriptions loaded", version=version, count=len(outlets))
 
@@ -261,7 +263,7 @@ class Worker:
             outlet = known
         else:
             outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
-            outlet.room, outlet.turned = self._lane_ended, self._turned
+            outlet.room, outlet.turned = partial(self._lane_ended, outlet), self._turned
         self._breakers.learn(outlet, registered.breaker)
         return outlet
 
@@ -277,7 +279,7 @@ class Worker:
         if not outlet.breaker.closed:
             self._leases.hand_back(outlet)
         if self._outlets.get(outlet.id) is outlet:  # else it has been replaced, and runs out
-            self._closed = frozenset(each for each in self._outlets.values() if not each.open)
+            self._closed = frozenset(each for each in self._outlets.values() if not each.immediate)
             self._breakers.turned(outlet)
             self._backlog.wake()
 
@@ -287,9 +289,9 @@ class Worker:
         self._woken.set()
         await self._notify()
 
-    def _lane_ended(self) -> None:
+    def _lane_ended(self, outlet: Outlet) -> None:
         self._settled.set()
-        self._backlog.lane_ended()
+        self._backlog.lane_ended(outlet)
 
     async def _watch_once(self) -> None:
         """Cancel deliveries that have run for too long."""

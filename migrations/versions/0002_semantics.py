@@ -10,6 +10,15 @@ down_revision = "0001"
 
 _INSTANT = sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")
 
+# Rows that live for seconds, like those of the queue, but are never updated.
+_QUEUE = {
+    "autovacuum_vacuum_scale_factor": 0.0,
+    "autovacuum_vacuum_threshold": 5000,
+    "autovacuum_analyze_scale_factor": 0.0,
+    "autovacuum_analyze_threshold": 50000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+
 _COLUMNS = {
     "events": (sa.Column("cancelled_at", _INSTANT),),
     "subscriptions": (
@@ -29,9 +38,10 @@ def upgrade() -> None:
     op.create_table(
         "turns",
         sa.Column("subscription_id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("order_key", sa.Text, primary_key=True),
+        sa.Column("order_key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), primary_key=True),
         sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("event_seq", sa.BigInteger, nullable=False),
+        postgresql_with=_QUEUE,
     )
     op.create_index("turns_delivery", "turns", ["event_seq", "subscription_id"])
     op.create_table(

@@ -151,12 +151,12 @@ class Pace(click.ParamType[timedelta]):
         """Return the time between two at the rate that `value` spells."""
         if isinstance(value, timedelta):
             return value
-        from ..config.rate import Rate
+        from ..rate import Rate
 
         try:
             rate = Rate.parse(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(f"{error}, got {value!r}", param, ctx)
         return rate.per / rate.count
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ..filter import FilterError, compile_filter
+from ..order import check_order_by
 from ..retry import RetryPolicy
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
@@ -80,6 +81,13 @@ def _filter(value: Mapping[str, Any]) -> Mapping[str, Any]:
     except FilterError as error:
         raise ValueError(" ".join(str(error).split())) from error
     return value
+
+
+def _order_by(value: str) -> str:
+    try:
+        return check_order_by(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, got {got(value)}") from None
 
 
 class Storage(Model):
@@ -190,13 +198,13 @@ class SubscriptionEntry(Model):
     breaker: BreakerOverrideField = Field(
         default=BreakerOverride(), description="Differences from the top-level `breaker`; `off` never stops trying."
     )
-    rate: RateField | None = Field(default=None, description="At most so many deliveries.", json_schema_extra=_INACTIVE)
+    rate: RateField | None = Field(
+        default=None, description="At most so many deliveries, over all processes: `20/s`, `100/m`, `1000/h`."
+    )
     dead_letter: SinkName | None = Field(default=None, description="Sink that is given what is dead.")
-    order_by: str | None = Field(
+    order_by: Annotated[str, AfterValidator(_order_by)] | None = Field(
         default=None,
-        min_length=1,
-        description="Attribute whose equal values are delivered in order.",
-        json_schema_extra=_INACTIVE,
+        description="Attribute (`subject`, `source`, an extension …) whose equal values are delivered in order.",
     )
 
     @field_validator("name")
@@ -243,6 +251,8 @@ class SubscriptionEntry(Model):
             retry=self.retry.over(retry),
             breaker=None if self.breaker is None else self.breaker.over(breaker),
             dead_letter=self.dead_letter,
+            rate=self.rate,
+            order_by=self.order_by,
         )
 
 

@@ -15,6 +15,7 @@ from ..subscription import Matcher
 from .engine import mapped_errors
 from .registry import registered
 from .tables import Now, attempts, deliveries, dispatch, subscriptions
+from .turns import leave_lines
 from .views import EventView
 
 __all__ = ["acknowledge"]
@@ -62,6 +63,7 @@ async def _succeed(connection: AsyncConnection, row: Row[Any]) -> bool:
         )
     done = {"state": DeliveryState.DELIVERED, "due_at": None, "lease_token": None, "last_error": None}
     await connection.execute(_of(row).values(**done, updated_at=Now()))
+    await leave_lines(connection, row.subscription_id, [row.event_seq])
     if row.attempts > 1:  # the one that ended a delivery after failures
         took = row.now - row.updated_at if row.state == DeliveryState.LEASED else timedelta(0)
         await connection.execute(

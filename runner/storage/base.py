@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -11,6 +11,7 @@ from ..breaker import Trip
 from ..delivery import DeliveryState
 from ..errors import EventError
 from ..event import Event
+from ..rate import Rate
 from ..subscription import Subscription
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Death",
     "DeliveryClaim",
     "DeliveryRecord",
+    "Demand",
     "EventStore",
     "Health",
     "Instance",
@@ -35,6 +37,7 @@ __all__ = [
     "Registry",
     "Retention",
     "Settled",
+    "Turn",
     "Unanswered",
     "UnreadableDelivery",
     "UnreadableWork",
@@ -182,6 +185,16 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """The place of a delivery in the line of its key: `position` is that of its event in the queue."""
+
+    seq: int
+    subscription_id: int
+    key: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """
     The end of one claim: its rows of work go, every delivery they led to is recorded.
@@ -193,6 +206,7 @@ class Settled:
             with the same ids share one tuple object.
         records: every other delivery, row by row.
         attempts: their failed attempts.
+        turns: of those `records` that wait in a line.
     """
 
     token: int
@@ -200,6 +214,7 @@ class Settled:
     delivered: Sequence[tuple[int, ...]]
     records: Sequence[DeliveryRecord] = ()
     attempts: Sequence[AttemptRecord] = ()
+    turns: Sequence[Turn] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,17 +255,36 @@ class UnreadableDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """
+    What a caller could deliver of one subscription that has an order or a rate.
+
+    `after` is where the last claim left off in its lines, so that each key has its turn.
+    """
+
+    subscription_id: int
+    quota: int
+    ordered: bool
+    rate: Rate | None
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryClaim:
     """
     What one claim of waiting deliveries brought.
 
-    `next_due` is until the next one this caller could take; `unreadable` is what else was leased.
+    `next_due` is until the next one this caller could take; zero says that the claim had not seen everything.
+    `paced`: only its rate keeps the subscription from more until then. `after` is for the next `Demand`.
+    `unreadable` is what else was leased.
     """
 
     token: int
     deliveries: Sequence[ClaimedDelivery]
     next_due: timedelta | None = None
     unreadable: Sequence[UnreadableDelivery] = ()
+    paced: bool = False
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +328,35 @@ class WorkQueue(Protocol):
                 that it serves it but has no room. No other subscription is touched or counted.
         """
 
+    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+        """
+        Lease deliveries of one subscription that are due, and whose turn it is.
+
+        In order: only the first of each line, and only once no event before it waits to be dispatched, by
+        anybody. By rate: at most as many as there are permits, each of which is charged.
+        """
+
+    async def line_up(self, subscription_id: int, order_by: str) -> int:
+        """
+        Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones.
+
+        That mends what a change of `order_by`, or a process that did not know of it yet, left behind.
+
+        Returns:
+            how many turns were given or ended.
+        """
+
     async def settle_deliveries(
-        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+        self,
+        records: Sequence[DeliveryRecord],
+        attempts: Sequence[AttemptRecord] = (),
+        ordered: Set[int] = frozenset(),
     ) -> Sequence[tuple[int, int]]:
         """
         Write each record whose delivery is still leased under its token, and the attempts of those.
+
+        Args:
+            ordered: ids of the subscriptions whose finished deliveries are to leave their line.
 
         Returns:
             (seq, subscription id) of what was written.

@@ -32,6 +32,7 @@ from .selection import (
     in_state,
 )
 from .tables import After, Instant, Now, deliveries, dispatch, events, scheduled, subscriptions
+from .turns import join_lines, leave_lines
 from .views import DeliveryQuery, EventQuery, ReplayQuery, nobody
 
 __all__ = ["SqlCorrections"]
@@ -182,6 +183,7 @@ def _keys(conditions: Conditions) -> Select[int, int]:
 
 async def _retry_now(connection: AsyncConnection, keys: Sequence[Key], _: int) -> None:
     await _update(connection, keys, _FRESH | {"due_at": Now()})
+    await _join_lines(connection, keys)
 
 
 async def _retry_from(
@@ -195,17 +197,30 @@ async def _retry_from(
         for index, (seq, subscription) in enumerate(keys)
     ]
     await connection.execute(paced, rows)
+    await _join_lines(connection, keys)
 
 
 async def _cancel(connection: AsyncConnection, keys: Sequence[Key], _: int) -> None:
     await _update(connection, keys, _CANCELLED)
+    for subscription_id, seqs in _by_subscription(keys):
+        await leave_lines(connection, subscription_id, seqs)
 
 
 async def _update(connection: AsyncConnection, keys: Sequence[Key], values: Mapping[str, Any]) -> None:
-    subscription = itemgetter(1)
-    for subscription_id, group in groupby(sorted(keys, key=subscription), key=subscription):
-        ours = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_([seq for seq, _ in group]))
+    for subscription_id, seqs in _by_subscription(keys):
+        ours = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_(seqs))
         await connection.execute(update(deliveries).where(*ours).values(**values, updated_at=Now()))
+
+
+async def _join_lines(connection: AsyncConnection, keys: Sequence[Key]) -> None:
+    for subscription_id, seqs in _by_subscription(keys):
+        await join_lines(connection, subscription_id, seqs)
+
+
+def _by_subscription(keys: Sequence[Key]) -> list[tuple[int, list[int]]]:
+    subscription = itemgetter(1)
+    groups = groupby(sorted(keys, key=subscription), key=subscription)
+    return [(subscription_id, [seq for seq, _ in group]) for subscription_id, group in groups]
 
 
 # --- an event that is cancelled --------------------------------------------------------------------
@@ -315,4 +330,6 @@ async def _put_pending(
         if missing
         else put.on_conflict_do_update(index_elements=key, set_=fresh, where=in_state(_REPLAYABLE))
     )
-    return int((await connection.execute(put)).rowcount)
+    number = int((await connection.execute(put)).rowcount)
+    await join_lines(connection, subscription_id, list(due))
+    return number

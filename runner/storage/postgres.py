@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -25,9 +25,11 @@ from .base import (
     Death,
     DeliveryClaim,
     DeliveryRecord,
+    Demand,
     Publication,
     Receipt,
     Settled,
+    Turn,
     Unanswered,
     UnreadableDelivery,
     UnreadableWork,
@@ -37,7 +39,9 @@ from .engine import mapped_errors
 from .mark import LowWaterMark
 from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
+from .regulation import LINES, Seen
 from .statements import statement
+from .turns import line_up
 from .wires import Wires
 
 if TYPE_CHECKING:
@@ -217,13 +221,17 @@ class PostgresStore(SqlRegistry):
             tokens = [None if record.deferred else record.token for record in records]
             columns = _record_columns(records, tokens)
             attempts = [each for each in settled.attempts if each.seq in held]
+            turns = [each for each in settled.turns if each.seq in held]
             if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
                 rows = await connection.fetch(self._sql("recorded"), *columns[:2])
                 ours = {(row[0], row[1]) for row in rows}  # without what somebody acknowledged before
                 records = [each for each in records if (each.seq, each.subscription_id) in ours]
                 attempts = [each for each in attempts if (each.seq, each.subscription_id) in ours]
+                turns = [each for each in turns if (each.seq, each.subscription_id) in ours]
             await self._record_dead_letters(connection, records)
             await self._record_attempts(connection, attempts)
+            if turns:
+                await connection.execute(self._sql("record_turns"), *_turn_columns(turns))
         return len(held)
 
     async def promote(self, limit: int) -> int:
@@ -243,13 +251,7 @@ class PostgresStore(SqlRegistry):
                     list(quotas),
                     [max(0, each) for each in quotas.values()],
                 )
-            claimed = [
-                ClaimedDelivery(
-                    row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0), _unanswered(row)
-                )
-                for row in rows
-                if row[0] is not None
-            ]
+            claimed = _claimed(rows)
         except UNREADABLE:
             return await self._each_delivery(token, list(quotas))
         claimed.sort(key=lambda delivery: delivery.seq)
@@ -273,17 +275,46 @@ class PostgresStore(SqlRegistry):
                 unreadable.append(UnreadableDelivery(seq, id, attempt, event[1]))
         return DeliveryClaim(token, claimed, timedelta(0), unreadable)
 
+    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+        """Lease deliveries of one subscription that are due, and whose turn it is."""
+        token, rate = _token(), demand.rate
+        arguments = (
+            *(token, lease, demand.subscription_id, max(0, demand.quota), demand.ordered, demand.after),
+            *((None, None) if rate is None else (rate.interval, rate.tolerance)),
+        )
+        try:
+            async with self._wires.take() as connection:
+                rows = await connection.fetch(self._sql("claim_regulated", LINES), *arguments)
+                if rate is not None and rows[0]["ahead"] is None:  # the rate has never been used
+                    await connection.execute(self._sql("begin_pace"), demand.subscription_id)
+                    rows = await connection.fetch(self._sql("claim_regulated", LINES), *arguments)
+            claimed = _claimed(rows)
+        except UNREADABLE:
+            return await self._each_delivery(token, [demand.subscription_id])
+        first = rows[0]
+        seen = Seen(first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"])
+        return seen.claim(demand, token, claimed)
+
+    async def line_up(self, subscription_id: int, order_by: str) -> int:
+        """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""
+        return await line_up(self._engine, subscription_id, order_by)
+
     async def settle_deliveries(
-        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+        self,
+        records: Sequence[DeliveryRecord],
+        attempts: Sequence[AttemptRecord] = (),
+        ordered: Set[int] = frozenset(),
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
+        columns: tuple[Sequence[Any], ...] = _record_columns(records, [record.token for record in records])
+        if ordered:
+            columns = (*columns, list(ordered))
+        settle = self._sql("settle_ordered" if ordered else "settle_deliveries")
         async with self._wires.take() as connection:
-            columns = _record_columns(records, [record.token for record in records])
             if not attempts and all(record.dead_letter is None for record in records):
-                rows = await connection.fetch(self._sql("settle_deliveries"), *columns)
-                return [(row[0], row[1]) for row in rows]
+                return [(row[0], row[1]) for row in await connection.fetch(settle, *columns)]
             async with connection.transaction():
-                rows = await connection.fetch(self._sql("settle_deliveries"), *columns)
+                rows = await connection.fetch(settle, *columns)
                 held = {(row[0], row[1]) for row in rows}
                 await self._record_dead_letters(connection, [r for r in records if (r.seq, r.subscription_id) in held])
                 await self._record_attempts(connection, [a for a in attempts if (a.seq, a.subscription_id) in held])
@@ -389,6 +420,15 @@ def _row_by_row(settled: Settled) -> Settled:
     return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
 
 
+def _turn_columns(turns: Sequence[Turn]) -> tuple[Sequence[Any], ...]:
+    return (
+        [turn.subscription_id for turn in turns],
+        [turn.key for turn in turns],
+        [turn.position for turn in turns],
+        [turn.seq for turn in turns],
+    )
+
+
 def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
     """
     Return works that stand next to each other and went to the same subscriptions as one run.
@@ -411,6 +451,14 @@ def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int,
     ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
     froms = [ends[id(group)] - len(group) + 1 for group in groups]
     return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
+
+
+def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
+    return [
+        ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0), _unanswered(row))
+        for row in rows
+        if row[0] is not None
+    ]
 
 
 def _position(work: Work) -> int:

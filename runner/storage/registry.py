@@ -17,6 +17,7 @@ from ..subscription import Matcher, Subscription
 from .base import Health, Instance, Registered
 from .engine import mapped_errors
 from .tables import Later, Now, bus, instances, subscriptions
+from .turns import leave_lines
 
 __all__ = ["SqlRegistry", "readable", "registered"]
 
@@ -174,6 +175,8 @@ async def _put(
         return True
     if known.spec == spec and known.active and known.origin == origin:
         return False
+    if known.spec.get("order_by") != subscription.order_by:
+        await leave_lines(connection, known.id)  # whoever serves the subscription lines up anew what waits
     await connection.execute(
         update(subscriptions)
         .where(subscriptions.c.id == known.id)

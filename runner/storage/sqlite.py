@@ -12,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from importlib.resources import files
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
@@ -24,7 +22,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ..delivery import DeliveryState
-from ..errors import EventConflict, EventError
+from ..errors import EventConflict
 from ..event import Event
 from .base import (
     UNREADABLE,
@@ -34,10 +32,10 @@ from .base import (
     Death,
     DeliveryClaim,
     DeliveryRecord,
+    Demand,
     Publication,
     Receipt,
     Settled,
-    Unanswered,
     UnreadableDelivery,
     UnreadableWork,
     Work,
@@ -45,6 +43,21 @@ from .base import (
 from .engine import is_unavailable, mapped_errors
 from .publishing import append_in
 from .registry import SqlRegistry
+from .sqlite_regulated import claim_regulated
+from .sqlite_rows import (
+    EPOCH,
+    MICROSECOND,
+    check_text,
+    clock,
+    event_of,
+    fault,
+    lease_deliveries,
+    microseconds,
+    sql,
+    transaction,
+    until,
+)
+from .turns import line_up
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -56,8 +69,7 @@ log = structlog.get_logger(__name__)
 R = TypeVar("R")
 _Row = tuple[Any, ...]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_UNFINISHED = (DeliveryState.PENDING, DeliveryState.LEASED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +99,13 @@ class SqliteStore(SqlRegistry):
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events, all or none, each with its row of work."""
-        return await self._run(_transaction, _append, publications)
+        return await self._run(transaction, _append, publications)
 
     async def append_leased(
         self, publications: Sequence[Publication], lease: timedelta
     ) -> tuple[Sequence[Receipt], Claim]:
         """Record the events, all or none, and lease the new ones to the caller."""
-        return await self._run(_transaction, _append_leased, publications, secrets.randbits(63), lease)
+        return await self._run(transaction, _append_leased, publications, secrets.randbits(63), lease)
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction."""
@@ -106,7 +118,7 @@ class SqliteStore(SqlRegistry):
 
     async def settle(self, settled: Settled) -> int:
         """Remove the rows of work still held under the token and record their deliveries, atomically."""
-        return await self._run(_transaction, _settle, settled)
+        return await self._run(transaction, _settle, settled)
 
     async def promote(self, limit: int) -> int:
         """Move at most `limit` scheduled events that have fallen due into the queue."""
@@ -116,15 +128,26 @@ class SqliteStore(SqlRegistry):
         """Lease deliveries that are due, for each subscription at most its quota."""
         return await self._run(_claim_deliveries, secrets.randbits(63), quotas, lease)
 
+    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+        """Lease deliveries of one subscription that are due, and whose turn it is."""
+        return await self._run(claim_regulated, secrets.randbits(63), demand, lease)
+
+    async def line_up(self, subscription_id: int, order_by: str) -> int:
+        """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""
+        return await line_up(self._engine, subscription_id, order_by)
+
     async def settle_deliveries(
-        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+        self,
+        records: Sequence[DeliveryRecord],
+        attempts: Sequence[AttemptRecord] = (),
+        ordered: Set[int] = frozenset(),
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
-        return await self._run(_transaction, _settle_deliveries, records, attempts)
+        return await self._run(transaction, _settle_deliveries, records, attempts, ordered)
 
     async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
         """Extend the leases that are still held."""
-        return await self._run(_transaction, _renew, leases, lease)
+        return await self._run(transaction, _renew, leases, lease)
 
     async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
         """Return how these deliveries died; those that are dead."""
@@ -162,21 +185,8 @@ class SqliteStore(SqlRegistry):
             await held.connection.close()
 
 
-def _transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) -> R:
-    """Run `function` as one transaction that has the write lock from its start."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        result = function(db, *args)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite itself rolls back on some errors, such as a full disk
-            db.execute("ROLLBACK")
-        raise
-    return result
-
-
 def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequence[Receipt]:
-    now = _now(db)
+    now = clock(db)
     receipts, queued, scheduled = [], [], []
     for publication in publications:
         receipt = _record_event(db, publication.event, now)
@@ -187,37 +197,37 @@ def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequ
                 queued.append((receipt.seq,))
             else:
                 scheduled.append((receipt.seq, due_at))
-    db.executemany(_sql("queue"), queued)
-    db.executemany(_sql("schedule"), scheduled)
+    db.executemany(sql("queue"), queued)
+    db.executemany(sql("schedule"), scheduled)
     return receipts
 
 
 def _append_leased(
     db: sqlite3.Connection, publications: Sequence[Publication], token: int, lease: timedelta
 ) -> tuple[Sequence[Receipt], Claim]:
-    now = _now(db)
+    now = clock(db)
     receipts, works = [], []
     for publication in publications:
         receipt = _record_event(db, publication.event, now)
         receipts.append(receipt)
         if not receipt.duplicate:
-            queued = db.execute(_sql("queue_leased"), (receipt.seq, now + _us(lease), token))
-            event = publication.event.recorded_at(_EPOCH + now * _MICROSECOND)
+            queued = db.execute(sql("queue_leased"), (receipt.seq, now + microseconds(lease), token))
+            event = publication.event.recorded_at(EPOCH + now * MICROSECOND)
             works.append(Work(queued.lastrowid or 0, 1, receipt.seq, event))
-    [(version, _, _)] = db.execute(_sql("outlook")).fetchall()
+    [(version, _, _)] = db.execute(sql("outlook")).fetchall()
     return receipts, Claim(token, works, version)
 
 
 def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
     source, id, *content = row = _row(event)
-    inserted = db.execute(_sql("insert_event"), (*row, now))
+    inserted = db.execute(sql("insert_event"), (*row, now))
     if inserted.rowcount == 0:
         return Receipt(source, id, _known_seq(db, source, id, content), True)
     return Receipt(source, id, inserted.lastrowid or 0, False)  # an INSERT that took a row has its rowid
 
 
 def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:
-    [(seq, *known, extensions)] = db.execute(_sql("known_event"), (source, id)).fetchall()
+    [(seq, *known, extensions)] = db.execute(sql("known_event"), (source, id)).fetchall()
     if [*known, extensions and _json(orjson.loads(extensions))] != content:
         raise EventConflict(
             f"event {id!r} of source {source!r} is already recorded (seq {seq}) with other content; "
@@ -227,26 +237,26 @@ def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[A
 
 
 def _claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
-    now = _now(db)
-    if not db.execute(_sql("any_due"), (now,)).fetchall():
+    now = clock(db)
+    if not db.execute(sql("any_due"), (now,)).fetchall():
         return _outlook(db, token, (), limit, now)
-    return _transaction(db, _lease_works, token, limit, lease)
+    return transaction(db, _lease_works, token, limit, lease)
 
 
 def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
-    now = _now(db)
-    leased = db.execute(_sql("claim"), (now + _us(lease), token, now, limit)).fetchall()
+    now = clock(db)
+    leased = db.execute(sql("claim"), (now + microseconds(lease), token, now, limit)).fetchall()
     positions = [position for (position,) in leased]
     try:
         return _outlook(db, token, _works(db, positions), limit, now)
     except (*UNREADABLE, sqlite3.OperationalError) as error:
-        _check_text(error)
+        check_text(error)
         return _one_by_one(db, token, sorted(positions), now)
 
 
 def _works(db: sqlite3.Connection, positions: Sequence[int]) -> Sequence[Work]:
-    rows = db.execute(_sql("works"), (_json(positions),)).fetchall()
-    return [Work(position, attempt, seq, _event(row)) for position, attempt, seq, *row in rows]
+    rows = db.execute(sql("works"), (_json(positions),)).fetchall()
+    return [Work(position, attempt, seq, event_of(row)) for position, attempt, seq, *row in rows]
 
 
 def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], now: int) -> Claim:
@@ -257,9 +267,9 @@ def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], no
         try:
             works += _works(db, [position])
         except (*UNREADABLE, sqlite3.OperationalError) as error:
-            _check_text(error)
-            [(attempt, seq)] = db.execute(_sql("work"), (position,)).fetchall()
-            unreadable.append(UnreadableWork(position, attempt, seq, _type(db, seq), _fault(error)))
+            check_text(error)
+            [(attempt, seq)] = db.execute(sql("work"), (position,)).fetchall()
+            unreadable.append(UnreadableWork(position, attempt, seq, _type(db, seq), fault(error)))
     outlook = _outlook(db, token, works, 0, now)
     return replace(outlook, unreadable=unreadable, again_in=timedelta(0))
 
@@ -267,113 +277,90 @@ def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], no
 def _type(db: sqlite3.Connection, seq: int) -> object:
     """Return the type of an event that cannot be read; None if that cannot be read either."""
     try:
-        [(type,)] = db.execute(_sql("type"), (seq,)).fetchall()
+        [(type,)] = db.execute(sql("type"), (seq,)).fetchall()
     except sqlite3.OperationalError as error:
-        _check_text(error)
+        check_text(error)
         return None
     return type
 
 
-def _check_text(error: Exception) -> None:
-    """Let go on what the database cannot do; that a text is no UTF-8 comes as an error of the same class."""
-    if isinstance(error, sqlite3.Error) and "decode" not in str(error):
-        raise error
-
-
-def _fault(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 def _outlook(db: sqlite3.Connection, token: int, works: Sequence[Work], limit: int, now: int) -> Claim:
-    [(version, scheduled_at, waiting)] = db.execute(_sql("outlook")).fetchall()
+    [(version, scheduled_at, waiting)] = db.execute(sql("outlook")).fetchall()
     expiry = None
     if len(works) < limit:  # whatever is left in the queue is leased, so this reads no backlog
-        [(expiry,)] = db.execute(_sql("next_expiry"), (now,)).fetchall()
-    return Claim(token, works, version, _until(scheduled_at, now), _until(expiry, now), bool(waiting))
+        [(expiry,)] = db.execute(sql("next_expiry"), (now,)).fetchall()
+    return Claim(token, works, version, until(scheduled_at, now), until(expiry, now), bool(waiting))
 
 
 def _settle(db: sqlite3.Connection, settled: Settled) -> int:
-    now = _now(db)
+    now = clock(db)
     positions = _json([work.position for work in settled.works])
-    held: dict[int, int] = dict(db.execute(_sql("remove"), (positions, settled.token)).fetchall())
+    held: dict[int, int] = dict(db.execute(sql("remove"), (positions, settled.token)).fetchall())
     groups: dict[tuple[int, int], tuple[tuple[int, ...], list[int]]] = {}
     for work, ids in zip(settled.works, settled.delivered, strict=True):
         attempts = held.get(work.seq)
         if ids and attempts is not None:
             groups.setdefault((id(ids), attempts), (ids, []))[1].append(work.seq)
     for (_, attempts), (ids, seqs) in groups.items():
-        db.execute(_sql("delivered"), (attempts, now, _json(seqs), _json(ids)))
+        db.execute(sql("delivered"), (attempts, now, _json(seqs), _json(ids)))
     records = [record for record in settled.records if record.seq in held]
-    written = [record for record in records if db.execute(_sql("record"), _record(record, now)).rowcount]
+    written = [record for record in records if db.execute(sql("record"), _record(record, now)).rowcount]
     theirs = {(record.seq, record.subscription_id) for record in written}
+    turns = [each for each in settled.turns if (each.seq, each.subscription_id) in theirs]
+    db.executemany(sql("record_turn"), [(each.subscription_id, each.key, each.position, each.seq) for each in turns])
     _record_dead_letters(db, written, now)
     _record_attempts(db, [each for each in settled.attempts if (each.seq, each.subscription_id) in theirs], now)
     return len(held)
 
 
 def _promote(db: sqlite3.Connection, limit: int) -> int:
-    due = db.execute(_sql("any_scheduled"), (_now(db),)).fetchall()
-    return _transaction(db, _move_due, limit) if due else 0
+    due = db.execute(sql("any_scheduled"), (clock(db),)).fetchall()
+    return transaction(db, _move_due, limit) if due else 0
 
 
 def _move_due(db: sqlite3.Connection, limit: int) -> int:
-    due = sorted(db.execute(_sql("unschedule"), (_now(db), limit)).fetchall())
-    db.executemany(_sql("queue"), [(seq,) for _, seq in due])
+    due = sorted(db.execute(sql("unschedule"), (clock(db), limit)).fetchall())
+    db.executemany(sql("queue"), [(seq,) for _, seq in due])
     return len(due)
 
 
 def _claim_deliveries(db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
-    now = _now(db)
+    now = clock(db)
     deliveries: Sequence[ClaimedDelivery] = ()
     unreadable: Sequence[UnreadableDelivery] = ()
     if _due_deliveries(db, quotas, now):
-        deliveries, unreadable = _transaction(db, _lease_deliveries, token, quotas, lease)
-    nexts = [at for id in quotas for (at,) in db.execute(_sql("next_delivery"), (id, now)).fetchall() if at is not None]
-    return DeliveryClaim(token, deliveries, _until(min(nexts, default=None), now), unreadable)
+        deliveries, unreadable = transaction(db, _lease_deliveries, token, quotas, lease)
+    nexts = [at for id in quotas for (at,) in db.execute(sql("next_delivery"), (id, now)).fetchall() if at is not None]
+    return DeliveryClaim(token, deliveries, until(min(nexts, default=None), now), unreadable)
 
 
 def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int) -> list[_Row]:
     found: list[_Row] = []
     for id, quota in quotas.items():
         if quota > 0:
-            found += db.execute(_sql("due_deliveries"), (id, now, quota)).fetchall()
+            found += db.execute(sql("due_deliveries"), (id, now, quota)).fetchall()
     return found
 
 
 def _lease_deliveries(
     db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta
 ) -> tuple[Sequence[ClaimedDelivery], Sequence[UnreadableDelivery]]:
-    now = _now(db)
-    due = _due_deliveries(db, quotas, now)
-    db.executemany(_sql("claim_delivery"), [(now + _us(lease), token, now, seq, id) for seq, id, *_ in due])
-    claimed: list[ClaimedDelivery] = []
-    unreadable: list[UnreadableDelivery] = []
-    for seq, id, suspect, waited in due:
-        try:
-            for attempt, refusal, age, *row in db.execute(_sql("claimed_delivery"), (waited, now, seq, id)).fetchall():
-                late, answer = (age or 0) * _MICROSECOND, _unanswered(waited, refusal)
-                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), _event(row), late, answer))
-        except (*UNREADABLE, sqlite3.OperationalError) as error:
-            _check_text(error)
-            [(attempt,)] = db.execute(_sql("attempts"), (seq, id)).fetchall()
-            unreadable.append(UnreadableDelivery(seq, id, attempt, _fault(error)))
-    return claimed, unreadable
-
-
-def _unanswered(waited: int | None, refusal: str | None) -> Unanswered | None:
-    return None if waited is None else Unanswered(waited * _MICROSECOND, refusal)
+    now = clock(db)
+    return lease_deliveries(db, token, _due_deliveries(db, quotas, now), lease, now)
 
 
 def _settle_deliveries(
-    db: sqlite3.Connection, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord]
+    db: sqlite3.Connection, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord], ordered: Set[int]
 ) -> Sequence[tuple[int, int]]:
-    now = _now(db)
+    now = clock(db)
     written = []
     for record in records:
         key = (record.seq, record.subscription_id)
         values = (record.state.value, record.attempts, _waits_until(record, now), _text(record.error), now)
-        if db.execute(_sql("settle_delivery"), (*values, *key, record.token)).rowcount:
+        if db.execute(sql("settle_delivery"), (*values, *key, record.token)).rowcount:
             written.append(key)
+            if record.subscription_id in ordered and record.state not in _UNFINISHED:
+                db.execute(sql("end_turn"), key)
     theirs = set(written)
     _record_dead_letters(db, [each for each in records if (each.seq, each.subscription_id) in theirs], now)
     _record_attempts(db, [each for each in attempts if (each.seq, each.subscription_id) in theirs], now)
@@ -383,48 +370,29 @@ def _settle_deliveries(
 def _renew(
     db: sqlite3.Connection, leases: Sequence[tuple[int, int, int]], lease: timedelta
 ) -> Sequence[tuple[int, int]]:
-    until = _now(db) + _us(lease)
-    return [(seq, id) for seq, id, token in leases if db.execute(_sql("renew"), (until, seq, id, token)).rowcount]
+    until = clock(db) + microseconds(lease)
+    return [(seq, id) for seq, id, token in leases if db.execute(sql("renew"), (until, seq, id, token)).rowcount]
 
 
 def _deaths(db: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
     return {
-        key: Death(reason, attempts, _EPOCH + at * _MICROSECOND)
+        key: Death(reason, attempts, EPOCH + at * MICROSECOND)
         for key in keys
-        for reason, attempts, at in db.execute(_sql("death"), key).fetchall()
+        for reason, attempts, at in db.execute(sql("death"), key).fetchall()
     }
 
 
 def _record_dead_letters(db: sqlite3.Connection, records: Iterable[DeliveryRecord], now: int) -> None:
     rows = [(each.seq, each.dead_letter, now, now) for each in records if each.dead_letter is not None]
-    db.executemany(_sql("record_dead_letter"), rows)
+    db.executemany(sql("record_dead_letter"), rows)
 
 
 def _record_attempts(db: sqlite3.Connection, attempts: Iterable[AttemptRecord], now: int) -> None:
     rows = [
-        (a.seq, a.subscription_id, a.number, now, _us(a.duration), a.status, _text(a.error), _text(a.excerpt))
+        (a.seq, a.subscription_id, a.number, now, microseconds(a.duration), a.status, _text(a.error), _text(a.excerpt))
         for a in attempts
     ]
-    db.executemany(_sql("record_attempt"), rows)
-
-
-@cache
-def _sql(name: str) -> str:
-    """Return the statement in `sql/sqlite/<name>.sql`."""
-    return (files(__package__) / "sql" / "sqlite" / f"{name}.sql").read_text(encoding="utf-8")
-
-
-def _now(db: sqlite3.Connection) -> int:
-    [(now,)] = db.execute(_sql("now")).fetchall()
-    return int(now)
-
-
-def _us(duration: timedelta) -> int:
-    return duration // _MICROSECOND
-
-
-def _until(instant: int | None, now: int) -> timedelta | None:
-    return None if instant is None else timedelta(microseconds=instant - now)
+    db.executemany(sql("record_attempt"), rows)
 
 
 def _text(text: str | None) -> str | None:
@@ -438,7 +406,7 @@ def _json(value: object) -> str:
 
 def _due_at(publication: Publication, now: int) -> int:
     at = publication.deliver_at
-    return now + _us(publication.delay or timedelta(0)) if at is None else _us(at - _EPOCH)
+    return now + microseconds(publication.delay or timedelta(0)) if at is None else microseconds(at - EPOCH)
 
 
 def _row(event: Event) -> _Row:
@@ -448,22 +416,12 @@ def _row(event: Event) -> _Row:
         event.id,
         event.type,
         event.subject,
-        None if event.time is None else _us(event.time - _EPOCH),
+        None if event.time is None else microseconds(event.time - EPOCH),
         event.datacontenttype,
         event.dataschema,
         event.data,
         _json(dict(event.extensions)) if event.extensions else None,
     )
-
-
-def _event(row: Sequence[Any]) -> Event:
-    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
-    moment = _EPOCH + timedelta(microseconds=time)
-    if extensions is not None:
-        extensions = orjson.loads(extensions)
-        if extensions.__class__ is not dict:
-            raise EventError(f"extensions: expected an object, got {extensions.__class__.__name__}")
-    return Event.stored(type, source, id, subject, moment, datacontenttype, dataschema, extensions, data)
 
 
 def _record(record: DeliveryRecord, now: int) -> _Row:
@@ -473,5 +431,4 @@ def _record(record: DeliveryRecord, now: int) -> _Row:
 
 
 def _waits_until(record: DeliveryRecord, now: int) -> int | None:
-    waits = record.state in (DeliveryState.PENDING, DeliveryState.LEASED)
-    return now + _us(record.due_in) if waits else None
+    return now + microseconds(record.due_in) if record.state in _UNFINISHED else None

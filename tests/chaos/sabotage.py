@@ -153,9 +153,9 @@ def stop_in_settle() -> None:
 
 def slow_settle() -> None:
     """Let the first settlement in SQLite take `SLOW` seconds inside its transaction."""
-    from runner.storage import sqlite
+    from runner.storage import sqlite, sqlite_rows
 
-    transaction, settle = sqlite._transaction, sqlite._settle
+    transaction, settle = sqlite_rows.transaction, sqlite._settle
 
     def slow(db: Any, function: Callable[..., Any], *args: Any) -> Any:
         if function is settle and _first():
@@ -167,7 +167,7 @@ def slow_settle() -> None:
             return transaction(db, slowly, *args)
         return transaction(db, function, *args)
 
-    _replace(sqlite, "_transaction", slow)
+    _replace(sqlite, "transaction", slow)
 
 
 def wrong_clock() -> None:

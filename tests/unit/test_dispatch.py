@@ -13,7 +13,8 @@ from runner.delivery import ACCEPTED, Accepted, Deferred, Delivery, DeliveryStat
 from runner.dispatch import Dispatch
 from runner.event import Event
 from runner.outlet import Outlet, Slots
-from runner.storage.base import Claim, DeliveryRecord, Settled, UnreadableWork, Work
+from runner.rate import Rate
+from runner.storage.base import Claim, DeliveryRecord, Settled, Turn, UnreadableWork, Work
 from runner.subscription import Matcher
 
 from .deliveries import FunctionSink, accept, number, outlet, tick, works
@@ -24,7 +25,7 @@ TOKEN = 4711
 
 def dispatch_of(claimed: Sequence[Work], *matched: Outlet, crash_limit: int = 3) -> Dispatch:
     """Return a dispatch in which every event matches all of `matched`."""
-    closed = {each for each in matched if not each.open}
+    closed = {each for each in matched if not each.immediate}
     return Dispatch(Claim(TOKEN, claimed, 1), Fixed(lambda _: matched), closed, crash_limit=crash_limit)
 
 
@@ -161,6 +162,22 @@ class TestSettled:
         assert all(record.attempts == 0 for record in settled.records)
         assert list(settled.delivered) == [(3,), (3,)]
 
+    async def test_what_has_an_order_or_a_rate_is_never_started_here(self) -> None:
+        sink = FunctionSink(accept)
+        ordered, paced = outlet(sink, id=1, order_by="subject"), outlet(sink, id=2, rate=Rate.parse("1/s"))
+        claimed = [Work(n + 10, 1, n, Event(type="t", source="/s", id=str(n), subject="a")) for n in range(2)]
+        settled = await settled_at_once(dispatch_of(claimed, ordered, paced, outlet(FunctionSink(accept), id=3)))
+        assert sink.taken == []
+        assert {key for key, state in states(settled).items() if state is DeliveryState.PENDING} == {
+            (seq, id) for seq in range(2) for id in (1, 2)
+        }
+        assert list(settled.turns) == [Turn(0, 1, "=a", 10), Turn(1, 1, "=a", 11)]
+
+    async def test_events_that_are_split_alike_stay_one_run(self) -> None:
+        outlets = outlet(FunctionSink(accept), order_by="subject"), outlet(FunctionSink(accept), id=2)
+        settled = await settled_at_once(dispatch_of(works(3), *outlets))
+        assert len({id(ids) for ids in settled.delivered}) == 1
+
     async def test_a_delivery_that_cancels_itself_is_no_success(self) -> None:
         async def deliver(_: Delivery) -> Outcome:
             raise asyncio.CancelledError
@@ -240,6 +257,7 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
     matching = data.draw(st.lists(st.sets(st.integers(0, width - 1)), min_size=count, max_size=count))
     attempts = data.draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 4, 5]), min_size=count, max_size=count))
     closed = data.draw(st.sets(st.integers(0, width - 1)))
+    ordered = data.draw(st.sets(st.integers(0, width - 1)))
     concurrency, ticks = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 15))
     finished: dict[tuple[int, int], Outcome] = {}
     started: set[tuple[int, int]] = set()
@@ -272,21 +290,33 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
     async def scenario() -> None:
         slots = Slots(6)
         outlets = [
-            outlet(sink(id), id=id, slots=slots, concurrency=concurrency, paused=id in closed) for id in range(width)
+            outlet(
+                sink(id),
+                id=id,
+                slots=slots,
+                concurrency=concurrency,
+                paused=id in closed,
+                order_by="type" if id in ordered else None,
+            )
+            for id in range(width)
         ]
         claimed = [Work(n, attempts[n], n, Event(type="t", source="/s", id=str(n))) for n in range(count)]
 
         def match(event: Event) -> tuple[Outlet, ...]:
             return tuple(outlets[id] for id in sorted(matching[number(event)]))
 
-        shut = frozenset(each for each in outlets if not each.open)
+        shut = frozenset(each for each in outlets if not each.immediate)
         dispatch = Dispatch(Claim(TOKEN, claimed, 1), Fixed(match), shut, crash_limit=3)
         dispatch.start()
         await tick(ticks)
         settled = dispatch.settled(LEASE)
         keys = {(seq, id) for seq in range(count) for id in matching[seq]}
         assert states(settled) == {key: expected(key) for key in keys}
-        assert not {key for key in started if key[1] in closed or attempts[key[0]] > 3}
+        assert not {key for key in started if key[1] in closed | ordered or attempts[key[0]] > 3}
+        assert {(each.seq, each.subscription_id) for each in settled.turns} == {
+            key for key in keys if key[1] in ordered
+        }
+        assert len(settled.turns) == len({(each.key, each.position, each.subscription_id) for each in settled.turns})
         tried = {(each.seq, each.subscription_id) for each in settled.attempts}
         failures = {key for key in finished if not isinstance(finished[key], Accepted)}
         again = {key for key in finished if isinstance(finished[key], Accepted) and attempts[key[0]] > 1}

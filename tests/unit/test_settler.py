@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from datetime import timedelta
 from typing import cast
 
@@ -34,7 +34,7 @@ class Queue:
         self.lost: set[int] = set()
 
     async def settle_deliveries(
-        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = ()
+        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord], ordered: Set[int]
     ) -> Sequence[tuple[int, int]]:
         self.calls += 1
         await self.open.wait()

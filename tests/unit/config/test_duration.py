@@ -5,9 +5,11 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from runner.config.duration import format_duration, parse_duration
-from runner.config.rate import Rate
+from runner.config.rate import RateField
+from runner.rate import Rate
 
 
 @pytest.mark.parametrize(
@@ -92,13 +94,15 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     assert timedelta(0) <= duration <= timedelta(days=3653)
 
 
+RATE: TypeAdapter[Rate] = TypeAdapter(RateField)
+
+
 def test_rates() -> None:
-    assert str(Rate.parse("20/s")) == "20/s"
-    assert (Rate.parse("100/m").count, Rate.parse("100/m").per) == (100, timedelta(minutes=1))
-    assert Rate.parse("1/h").per == timedelta(hours=1)
+    assert RATE.validate_python("100/m") == RATE.validate_python(Rate(100, "m")) == Rate(100, "m")
+    assert RATE.dump_json(Rate(20, "s")) == b'"20/s"'
 
 
 @pytest.mark.parametrize("wrong", ["0/s", "20", "20/d", "-1/s", "1.5/s", "20 / s", 20, None, "٣/s"])
 def test_what_is_no_rate(wrong: object) -> None:
     with pytest.raises(ValueError, match="expected a rate such as 20/s"):
-        Rate.parse(wrong)
+        RATE.validate_python(wrong)

@@ -314,8 +314,6 @@ api: {listen: "127.0.0.1:80"}
     assert load(text).inactive() == [
         f"{tmp_path}/f.yaml:5:26: sinks.s.nats.jetstream: {note}",
         f"{tmp_path}/f.yaml:7:35: sinks.u.webhook.secret: {note}",
-        f"{tmp_path}/f.yaml:9:24: subscriptions[0].rate: {note}",
-        f"{tmp_path}/f.yaml:10:24: subscriptions[1].order_by: {note}",
         f"{tmp_path}/f.yaml:11:1: api: {note}",
     ]
 

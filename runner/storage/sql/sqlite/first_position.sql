@@ -1,0 +1,2 @@
+-- Where the queue begins.
+SELECT min(position) FROM dispatch

@@ -1,0 +1,117 @@
+"""What every transaction on SQLite is made of: its statements, its clock, its rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import orjson
+
+from ..errors import EventError
+from ..event import Event
+from .base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
+
+__all__ = [
+    "EPOCH",
+    "MICROSECOND",
+    "check_text",
+    "clock",
+    "event_of",
+    "fault",
+    "lease_deliveries",
+    "microseconds",
+    "sql",
+    "transaction",
+    "until",
+]
+
+R = TypeVar("R")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) -> R:
+    """Run `function` as one transaction that has the write lock from its start."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = function(db, *args)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite itself rolls back on some errors, such as a full disk
+            db.execute("ROLLBACK")
+        raise
+    return result
+
+
+@cache
+def sql(name: str) -> str:
+    """Return the statement in `sql/sqlite/<name>.sql`."""
+    return (files(__package__) / "sql" / "sqlite" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def clock(db: sqlite3.Connection) -> int:
+    """Return the file's clock: microseconds since 1970."""
+    [(instant,)] = db.execute(sql("now")).fetchall()
+    return int(instant)
+
+
+def microseconds(duration: timedelta) -> int:
+    """Return `duration` as it is stored."""
+    return duration // MICROSECOND
+
+
+def until(instant: int | None, moment: int) -> timedelta | None:
+    """Return the time from `moment` to `instant`."""
+    return None if instant is None else timedelta(microseconds=instant - moment)
+
+
+def event_of(row: Sequence[Any]) -> Event:
+    """Return the event in nine columns, type to data."""
+    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
+    moment = EPOCH + timedelta(microseconds=time)
+    if extensions is not None:
+        extensions = orjson.loads(extensions)
+        if extensions.__class__ is not dict:
+            raise EventError(f"extensions: expected an object, got {extensions.__class__.__name__}")
+    return Event.stored(type, source, id, subject, moment, datacontenttype, dataschema, extensions, data)
+
+
+def check_text(error: Exception) -> None:
+    """Let go on what the database cannot do; that a text is no UTF-8 comes as an error of the same class."""
+    if isinstance(error, sqlite3.Error) and "decode" not in str(error):
+        raise error
+
+
+def fault(error: Exception) -> str:
+    """Return why an event cannot be read."""
+    return f"{type(error).__name__}: {error}"
+
+
+def lease_deliveries(
+    db: sqlite3.Connection, token: int, due: Sequence[tuple[Any, ...]], lease: timedelta, moment: int
+) -> tuple[Sequence[ClaimedDelivery], Sequence[UnreadableDelivery]]:
+    """Lease the deliveries in `due`, which are rows of `due_deliveries.sql`."""
+    ends = moment + microseconds(lease)
+    db.executemany(sql("claim_delivery"), [(ends, token, moment, seq, id) for seq, id, *_ in due])
+    claimed: list[ClaimedDelivery] = []
+    unreadable: list[UnreadableDelivery] = []
+    for seq, id, suspect, waited in due:
+        try:
+            rows = db.execute(sql("claimed_delivery"), (waited, moment, seq, id)).fetchall()
+            for attempt, refusal, age, *row in rows:
+                late, answer = (age or 0) * MICROSECOND, _unanswered(waited, refusal)
+                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event_of(row), late, answer))
+        except (*UNREADABLE, sqlite3.OperationalError) as error:
+            check_text(error)
+            [(attempt,)] = db.execute(sql("attempts"), (seq, id)).fetchall()
+            unreadable.append(UnreadableDelivery(seq, id, attempt, fault(error)))
+    return claimed, unreadable
+
+
+def _unanswered(waited: int | None, refusal: str | None) -> Unanswered | None:
+    return None if waited is None else Unanswered(waited * MICROSECOND, refusal)
