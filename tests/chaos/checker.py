@@ -99,7 +99,7 @@ def judge(
     verdict = Verdict()
     acknowledged = {id for id, line in answers.items() if line.step == "ok"}
     verdict.published = len(acknowledged | (invoked.keys() & tables.recorded.keys()))
-    verdict.unknown = len(invoked) - sum(line.step in ("ok", "fail") for line in answers.values())
+    verdict.unknown = sum(id not in answers or answers[id].step == "unknown" for id in invoked)
     _check_records(verdict, invoked, answers, tables)
 
     seen: dict[Pair, list[Sighting]] = defaultdict(list)

@@ -19,7 +19,7 @@ __all__ = ["Journal", "Pen", "Publishing", "Sighting", "digest", "now"]
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """A step of publishing one event: `invoke` before, an answer after; `at` is the wall clock in seconds."""
+    """A step of publishing one event: `invoke` before, an answer after; `at` is `now()`."""
 
     id: str
     type: str
@@ -85,5 +85,5 @@ def digest(body: bytes | None) -> str:
 
 
 def now() -> float:
-    """Return the clock all journals of a case share; in seconds."""
-    return time.time()
+    """Return the clock all journals of a case share, which no change of the time of day moves; in seconds."""
+    return time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -18,13 +19,13 @@ def application(journal: str, seconds: float) -> web.Application:
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
         attempt = int(request.headers["runner-attempt"])
-        about = (request.headers["ce-id"], request.match_info["subscription"], attempt)
+        about = (unquote(request.headers["ce-id"]), request.match_info["subscription"], attempt)
         pen.write(Sighting(*about, "begun", now(), os.getpid(), digest(body)))
         await asyncio.sleep(seconds)
         pen.write(Sighting(*about, "accepted", now(), os.getpid(), digest(body)), sync=True)
         return web.Response(status=204)
 
-    application = web.Application()
+    application = web.Application(client_max_size=2**21)
     application.router.add_post("/{subscription}", receive)
     return application
 

@@ -170,11 +170,38 @@ def slow_settle() -> None:
     _replace(sqlite, "transaction", slow)
 
 
+def die_in_migration() -> None:
+    """Kill the first process that migrates when it has applied the first revision and not the others."""
+    from runner.storage import migrate
+
+    upgrade = migrate._upgrade
+
+    def halfway(connection: Any, schema: str | None) -> list[str]:
+        from alembic import command
+
+        if _first():
+            command.upgrade(migrate._config(schema, connection=connection), "0001")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return upgrade(connection, schema)
+
+    _replace(migrate, "_upgrade", halfway)
+
+
+def hang_in_claims() -> None:
+    """Let no claim of this process come back, from the first on; it reports every second."""
+    from runner import runtime
+    from runner.storage.postgres import PostgresStore
+
+    async def hang(*_: Any) -> Any:
+        await asyncio.sleep(3600)
+
+    _replace(PostgresStore, "claim", hang)
+    _replace(runtime, "HEARTBEAT", 1.0)
+
+
 def wrong_clock() -> None:
     """Set the wall clock of this process as `clock` says, a file with seconds to add; again whenever that changes."""
     import time_machine
-
-    real = time.time
 
     def follow() -> None:
         traveller, current = None, ""
@@ -184,8 +211,10 @@ def wrong_clock() -> None:
                 if current and current != before:
                     if traveller is not None:
                         traveller.stop()
-                    traveller = time_machine.travel(real() + float(current), tick=True)
+                    right = time.time()
+                    traveller = time_machine.travel(right + float(current), tick=True)
                     traveller.start()
+                    print(f"the clock is off by {time.time() - right:.0f} s", flush=True)
             time.sleep(0.02)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -205,7 +234,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     )
 }
 FAULT_POINTS: dict[str, Callable[[], None]] = {
-    each.__name__.replace("_", "-"): each for each in (die_before_settle, slow_settle, stop_in_settle, wrong_clock)
+    each.__name__.replace("_", "-"): each
+    for each in (die_before_settle, die_in_migration, hang_in_claims, slow_settle, stop_in_settle, wrong_clock)
 }
 
 
