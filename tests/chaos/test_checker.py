@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from .checker import Row, Tables, Verdict, judge
+from .deployment import Subscriber
 from .journals import Journal, Pen, Publishing, Sighting
 from .publisher import Plan
 from .report import publish
-from .trial import Outcome
+from .trial import Outcome, Trial, Violation
 
 INVOKE = Publishing("e1", "load", "invoke", 10.0, "hash")
 OK = Publishing("e1", "load", "ok", 11.0)
@@ -124,6 +125,19 @@ def test_a_publisher_repeats_itself() -> None:
     assert plan.event(3) == plan.event(3)
     assert plan.event(3) != replace(plan, seed="8").event(3)
     assert [plan.event(number).type for number in range(3)] == ["a", "b", "a"]
+
+
+def test_a_fault_that_never_bit_fails_the_case_and_catches_no_mutant(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, Outcome("FI-01", "kill", 7, 18), "postgresql://postgres@127.0.0.1:1/none", None)
+    trial.deploy(Subscriber("note", "note"))
+    trial.bite("deliveries running at a kill", 0)
+    with pytest.raises(AssertionError, match="never bit") as failure:
+        trial.conclude()
+    assert not isinstance(failure.value, Violation)
+    trial.require(False, "it took too long")
+    with pytest.raises(Violation, match="it took too long"):
+        trial.conclude()
+    assert not trial.verified
 
 
 def test_a_report_replaces_the_rows_of_what_was_run(tmp_path: Path) -> None:
