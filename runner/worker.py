@@ -23,6 +23,7 @@ from .service import Background
 from .settler import Settler
 from .sinks.base import Sink
 from .storage.base import Claim, DeliveryRecord, Registered, Registry, WorkQueue
+from .strays import Strays
 from .subscription import Matcher
 
 __all__ = ["Worker"]
@@ -68,6 +69,7 @@ class Worker:
             queue, self._settler, self._leases, self._dead_letters, self._slots, limits.lease, self._settled
         )
         self._breakers = Breakers(registry, self._agreed)
+        self._strays = Strays(queue, registry, self._settler, limits.lease)
         self._outlets: dict[int, Outlet] = {}
         self._closed: frozenset[Outlet] = frozenset()
         self._matcher: Matcher[Outlet] = Matcher([])
@@ -99,7 +101,7 @@ class Worker:
         """Begin to work; whatever is due is found without a wake."""
         self._stopping = self._declining = False
         self._settler.start()
-        for part in (self._loop, self._backlog, self._watch, self._renew, self._breakers):
+        for part in (self._loop, self._backlog, self._watch, self._renew, self._breakers, self._strays):
             part.start()
 
     def decline(self) -> None:
@@ -126,6 +128,7 @@ class Worker:
             await wait_for(self._settled, timedelta(seconds=ends - monotonic()))
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
         self._leases.give_back()  # without what has still answered
+        await self._strays.stop()
         await self._watch.stop()
         await self._renew.stop()
         await self._breakers.stop()

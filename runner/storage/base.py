@@ -37,6 +37,7 @@ __all__ = [
     "Registry",
     "Retention",
     "Settled",
+    "Stray",
     "Turn",
     "Unanswered",
     "UnreadableDelivery",
@@ -413,6 +414,15 @@ class Health:
     sinks: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A subscription whose deliveries nobody can make: it was deleted, or no instance has its sink."""
+
+    subscription_id: int
+    deleted: bool
+    reason: str
+
+
 class Registry(Protocol):
     """What the runtime needs to take its place: the tables' owner, the subscriptions, who is alive."""
 
@@ -453,6 +463,14 @@ class Registry(Protocol):
 
         One that opens must still have had `known` trips in a row: of several instances that see the same
         failures, or of a failure and a success, the first counts. A success always does.
+        """
+
+    async def strays(self) -> Sequence[Stray]:
+        """
+        Return the subscriptions with deliveries that nobody can make as things are.
+
+        One that is paused, inactive or of a function is none: its deliveries wait. Nor is any for its sink, while
+        an instance lives that does not say which it has.
         """
 
     async def beat(self, instance: Instance, health: Health) -> None:

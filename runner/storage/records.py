@@ -16,7 +16,7 @@ from .acks import acknowledge
 from .base import Instance, Registered
 from .corrections import SqlCorrections
 from .engine import mapped_errors
-from .registry import readable
+from .registry import ALIVE, readable
 from .selection import (
     NEWEST_FIRST,
     OPEN,
@@ -34,9 +34,8 @@ from .views import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventVi
 
 __all__ = ["SqlRecords"]
 
+_DELETED = "(deleted)"  # in place of a subscription's name
 _PAGE = 500  # rows read in one transaction
-
-_ALIVE = timedelta(seconds=30)
 
 
 class SqlRecords(SqlCorrections):
@@ -142,7 +141,7 @@ class SqlRecords(SqlCorrections):
                 instance=Instance(id=row.id, host=row.host, pid=row.pid, version=row.version),
                 started_at=row.started_at,
                 heartbeat_at=row.heartbeat_at,
-                alive=row.now - row.heartbeat_at < _ALIVE,
+                alive=row.now - row.heartbeat_at < ALIVE,
                 progress_at=row.progress_at,
                 lag=None if row.lag_us is None else timedelta(microseconds=row.lag_us),
                 running=row.running,
@@ -199,12 +198,12 @@ def _delivery_views(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]
     return (
         select(
             deliveries,
-            subscriptions.c.name.label("subscription"),
+            func.coalesce(subscriptions.c.name, _DELETED).label("subscription"),
             events.c.source.label("event_source"),
             events.c.id.label("event_id"),
             events.c.type.label("event_type"),
         )
-        .join(subscriptions, subscriptions.c.id == deliveries.c.subscription_id)
+        .outerjoin(subscriptions, subscriptions.c.id == deliveries.c.subscription_id)
         .join(events, events.c.seq == deliveries.c.event_seq)
         .where(*conditions)
     )

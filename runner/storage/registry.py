@@ -7,23 +7,25 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import BigInteger, Row, delete, insert, literal, select, update
+from sqlalchemy import BigInteger, Row, Select, delete, func, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..breaker import Trip
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch
 from ..subscription import Matcher, Subscription
-from .base import Health, Instance, Registered
+from .base import Health, Instance, Registered, Stray
 from .engine import mapped_errors
-from .tables import Later, Now, bus, instances, subscriptions
+from .selection import OPEN, in_state
+from .tables import Later, Now, bus, deliveries, instances, subscriptions
 from .turns import leave_lines
 
-__all__ = ["SqlRegistry", "readable", "registered"]
+__all__ = ["ALIVE", "SqlRegistry", "readable", "registered"]
 
 log = structlog.get_logger(__name__)
 
 _MICROSECOND = timedelta(microseconds=1)
+ALIVE = timedelta(seconds=30)  # since its last beat
 _SILENCE = timedelta(days=1)  # after it an instance is taken for gone without a word
 _CLOSED = {"breaker_until": None, "breaker_trips": 0}
 
@@ -130,6 +132,26 @@ class SqlRegistry:
                     await _bump(connection)
                 return changed
 
+    async def strays(self) -> Sequence[Stray]:
+        """Return the subscriptions with deliveries that nobody can make as things are."""
+        known = select(subscriptions, Now().label("now")).where(
+            subscriptions.c.active, ~subscriptions.c.paused, subscriptions.c.origin == "file"
+        )
+        alive = select(instances.c.sinks).where(instances.c.heartbeat_at > _ago(ALIVE))
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                gone = await connection.scalars(_deleted())
+                strays = [Stray(id, True, "its subscription was deleted") for id in gone]
+                said = (await connection.scalars(alive)).all()
+                rows = (await connection.execute(known)).all()
+        if said and all(sinks is not None for sinks in said):
+            there = {sink for sinks in said for sink in sinks}
+            for _, each in readable(rows):
+                if each.subscription.sink not in there:
+                    reason = f"no live instance has a sink {each.subscription.sink!r}"
+                    strays.append(Stray(each.id, False, reason))
+        return strays
+
     async def beat(self, instance: Instance, health: Health) -> None:
         """Record that the instance is alive; with the first beat, forget those that were silent for a day."""
         said = {
@@ -175,7 +197,7 @@ async def _put(
         return True
     if known.spec == spec and known.active and known.origin == origin:
         return False
-    if known.spec.get("order_by") != subscription.order_by:
+    if not isinstance(known.spec, dict) or known.spec.get("order_by") != subscription.order_by:  # it may be no spec
         await leave_lines(connection, known.id)  # whoever serves the subscription lines up anew what waits
     await connection.execute(
         update(subscriptions)
@@ -192,6 +214,18 @@ async def _alone(connection: AsyncConnection) -> None:
 
 async def _bump(connection: AsyncConnection) -> None:
     await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
+
+
+def _deleted() -> Select[int]:
+    """Return the query for the ids of subscriptions that are no more, though they have deliveries that wait."""
+    is_open = in_state(OPEN)
+    waiting = select(func.min(deliveries.c.subscription_id).label("id")).where(is_open).cte("waiting", recursive=True)
+    following = select(func.min(deliveries.c.subscription_id)).where(
+        is_open, deliveries.c.subscription_id > waiting.c.id
+    )
+    waiting = waiting.union_all(select(following.scalar_subquery()).where(waiting.c.id.is_not(None)))
+    known = select(subscriptions.c.id).where(subscriptions.c.id == waiting.c.id)
+    return select(waiting.c.id).where(waiting.c.id.is_not(None), ~known.exists()).order_by(waiting.c.id)
 
 
 def _ago(age: timedelta) -> Later:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, null, update
 
 from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.retry import RetryPolicy
-from runner.storage.base import Health, Instance, Settled
+from runner.storage.base import Health, Instance, Settled, Stray
 from runner.storage.tables import bus, deliveries, instances, subscriptions
 from runner.subscription import Subscription
 
-from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, soon
+from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, soon, wait
 
 ORDERS = Subscription(
     name="orders",
@@ -267,6 +268,48 @@ class TestPause(StoreTests):
     async def test_an_unknown_name_is_named(self, store: Store) -> None:
         with pytest.raises(NotFound, match="'oders'"):
             await store.set_paused("oders", True)
+
+
+class TestStrays(StoreTests):
+    SECOND = timedelta(seconds=1)
+
+    async def there(self, store: Store, name: str = "i1", sinks: Sequence[str] = ("log",)) -> None:
+        await store.beat(Instance(name, "host", 7, "0.1"), Health(sinks=sinks))
+
+    async def test_a_sink_that_no_live_instance_has(self, store: Store, database: Database) -> None:
+        await store.put_subscriptions([ORDERS, AUDIT], "file")
+        assert await store.strays() == []  # nobody says anything
+        await self.there(store)
+        _, [orders, _] = await store.subscriptions()
+        assert await store.strays() == [Stray(orders.id, False, "no live instance has a sink 'crm'")]
+        await self.there(store, "i2", ["crm"])
+        assert await store.strays() == []
+        late = update(instances).where(instances.c.id == "i2")
+        await database.execute(late.values(heartbeat_at=datetime.now(UTC) - 31 * self.SECOND))
+        assert [stray.subscription_id for stray in await store.strays()] == [orders.id]
+        await self.there(store, "older")
+        await database.execute(update(instances).where(instances.c.id == "older").values(sinks=null()))
+        assert await store.strays() == []  # it may have it
+
+    async def test_what_is_paused_inactive_or_of_a_function_waits(self, store: Store) -> None:
+        await self.there(store, sinks=())
+        await store.put_subscriptions([replace(ORDERS, name="f")], "function:f")
+        await store.put_subscriptions([ORDERS, AUDIT], "file")
+        await store.set_paused("orders", True)
+        await store.put_subscriptions([ORDERS], "file")
+        assert await store.strays() == []
+
+    async def test_a_subscription_that_is_no_more(self, store: Store, database: Database) -> None:
+        await store.put_subscriptions([AUDIT], "file")
+        _, [audit] = await store.subscriptions()
+        await wait(store, audit.id)
+        assert await store.strays() == []
+        for gone in (audit.id + 3, audit.id + 9):
+            await wait(store, gone, 2, due_in=timedelta(hours=1))
+        why = "its subscription was deleted"
+        assert await store.strays() == [Stray(audit.id + 3, True, why), Stray(audit.id + 9, True, why)]
+        await database.execute(delete(subscriptions))
+        assert [stray.subscription_id for stray in await store.strays()] == [audit.id, audit.id + 3, audit.id + 9]
 
 
 class TestInstances(StoreTests):
