@@ -39,8 +39,9 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
         SELECT d.*, line.order_key
         FROM line CROSS JOIN barrier CROSS JOIN LATERAL (
             SELECT event_seq, state, lease_token, due_at, updated_at FROM {deliveries}
-            WHERE event_seq = line.event_seq AND subscription_id = $3 AND state IN ('pending', 'leased')
-                AND due_at <= (SELECT now FROM clock)
+            -- In words that only the primary key fits, and not the index of all that is due.
+            WHERE event_seq = line.event_seq AND subscription_id = $3
+                AND state NOT IN ('delivered', 'dead', 'cancelled') AND due_at <= (SELECT now FROM clock)
             FOR UPDATE SKIP LOCKED
         ) d
         WHERE line.position < barrier.position

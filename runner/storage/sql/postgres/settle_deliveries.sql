@@ -1,9 +1,10 @@
--- Settle deliveries one by one: only where the lease is still ours.
+-- Settle deliveries one by one: only where the lease is still ours. That they are leased is said in words that only the
+-- primary key fits: the index of what is due, which the planner prefers while it has no statistics, would be read whole.
 UPDATE {deliveries} d
 SET state = r.state, attempts = r.attempts, last_error = r.error, lease_token = NULL, updated_at = clock_timestamp(),
     due_at = CASE WHEN r.state IN ('pending', 'leased') THEN clock_timestamp() + r.due_in END
 FROM unnest($1::bigint[], $2::int[], $3::text[], $4::int[], $5::interval[], $6::bigint[], $7::text[])
     AS r (event_seq, subscription_id, state, attempts, due_in, token, error)
 WHERE d.event_seq = r.event_seq AND d.subscription_id = r.subscription_id
-  AND d.lease_token = r.token AND d.state = 'leased'
+  AND d.lease_token = r.token AND d.state NOT IN ('pending', 'delivered', 'dead', 'cancelled')
 RETURNING d.event_seq, d.subscription_id

@@ -1,4 +1,4 @@
--- Settle deliveries one by one as settle_deliveries.sql does; those of ordered subscriptions ($8) that have ended
+-- Settle deliveries one by one just as settle_deliveries.sql does; those of ordered subscriptions ($8) that have ended
 -- leave their line.
 WITH settled AS (
     UPDATE {deliveries} d
@@ -8,7 +8,7 @@ WITH settled AS (
     FROM unnest($1::bigint[], $2::int[], $3::text[], $4::int[], $5::interval[], $6::bigint[], $7::text[])
         AS r (event_seq, subscription_id, state, attempts, due_in, token, error)
     WHERE d.event_seq = r.event_seq AND d.subscription_id = r.subscription_id
-      AND d.lease_token = r.token AND d.state = 'leased'
+      AND d.lease_token = r.token AND d.state NOT IN ('pending', 'delivered', 'dead', 'cancelled')
     RETURNING d.event_seq, d.subscription_id, d.state
 ), ended AS (
     DELETE FROM {turns} t USING settled s

@@ -1,0 +1,35 @@
+"""How PostgreSQL reads the tables when it knows nothing of them yet: a plan made then stays for a while."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from runner.storage.statements import statement
+from tests.contract.storage_contract import migrated
+
+
+@pytest.fixture
+async def connection(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    async with migrated(postgres_dsn):
+        connection = await asyncpg.connect(postgres_dsn)
+        for setting in ("enable_seqscan = off", "enable_sort = off", "plan_cache_mode = force_generic_plan"):
+            await connection.execute(f"SET {setting}")
+        yield connection
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", ["settle_deliveries", "settle_ordered", "renew", "claim_regulated"])
+async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Connection, name: str) -> None:
+    """And not by reading all that are due, of which there may be a hundred thousand."""
+    text = statement(name, None, 1000)
+    count = len(set(re.findall(r"\$\d+", text)))
+    await connection.execute(f"PREPARE it AS {text}")
+    rows = await connection.fetch(f"EXPLAIN EXECUTE it ({', '.join(['NULL'] * count)})")
+    plan = [row[0] for row in rows]
+    assert [line for line in plan if "Index Cond: ((event_seq = " in line], plan
+    assert not [line for line in plan if "Filter" in line and "event_seq = " in line], plan
+    assert not [line for line in plan if "Hash Cond" in line or "Merge Cond" in line], plan
