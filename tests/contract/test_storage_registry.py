@@ -96,6 +96,13 @@ class TestPutSubscriptions(StoreTests):
             seen.append(await version(store))
             assert (seen[-1] > seen[-2]) == changes, wanted
 
+    async def test_two_that_differ_by_their_filter_only_are_two(self, store: Store) -> None:
+        pair = [replace(ORDERS, name=name, filter={"exact": {"source": f"/{name}"}}) for name in ("one", "two")]
+        await store.put_subscriptions(pair, "file")
+        assert [each.subscription for each in (await store.subscriptions())[1]] == pair
+        await store.put_subscriptions([], "file")
+        assert (await store.subscriptions())[1] == []
+
     async def test_a_claim_brings_the_version(self, store: Store, other: Store) -> None:
         assert (await other.claim(1, LEASE)).version == await version(store)
         await store.put_subscriptions([ORDERS], "file")

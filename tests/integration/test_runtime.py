@@ -271,6 +271,20 @@ class TestStart:
         assert monotonic() - began < 3
         assert "topsecret" not in str(caught.value)
 
+    async def test_a_start_that_failed_can_be_repeated(self, tmp_path: Path) -> None:
+        path = tmp_path / "runner.yaml"
+        path.write_text('deployment_id: test\nstorage: {dsn: "sqlite:///sub/runner.db", start_timeout: 300ms}')
+        (tmp_path / "sub").mkdir()
+        runner, handler = load(path), Handler()
+        runner.subscribe("s", handler)
+        (tmp_path / "sub").rename(tmp_path / "elsewhere")
+        with pytest.raises(StorageUnavailable):
+            await runner.start()
+        (tmp_path / "elsewhere").rename(tmp_path / "sub")
+        async with runner:
+            await runner.publish(events(1)[0])
+            await eventually(lambda: handler.seen)
+
     async def test_it_waits_for_a_store_that_comes_late(
         self, tmp_path: Path, make_postgres: Callable[..., PostgresServer]
     ) -> None:

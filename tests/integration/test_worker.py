@@ -226,6 +226,18 @@ class Silent:
     async def notify(self, event_id: str) -> None: ...
 
 
+class TestBacklog(BusTests):
+    async def test_one_look_is_enough_for_any_number_of_batches(self, bus: Bus) -> None:
+        """Nobody signals, and the next poll is 30 s away."""
+        published = events(250)
+        await bus.publish(published)
+        runner, handler = bus.runner(batch=10, strategy=Silent()), Handler()
+        runner.subscribe("s", handler)
+        async with runner:
+            await eventually(lambda: bus.settled(delivered=250), timeout=15)
+        assert handler.ids == ids(published)
+
+
 class TestSlowSubscription(BusTests):
     async def test_it_delays_no_other_and_is_written_down_after_the_grace(self, bus: Bus) -> None:
         """Invariant 7: what runs is leased, what could not start is pending, and the event's work is gone."""
