@@ -43,7 +43,7 @@ subscriptions:
 {subscriptions}
 worker: {{batch: {batch}, concurrency: {concurrency}, lease: {lease:g}s, shutdown_grace: {grace:g}s}}
 retry: {{delay: 200ms, max_delay: 1s, jitter: 0.2, max_attempts: 20}}
-log: {{level: info, format: json}}
+log: {{level: {level}, format: json}}
 """
 
 
@@ -54,13 +54,29 @@ class Subscriber:
     Attributes:
         prefix: of the types it takes.
         hook: seconds that the receiver takes for a delivery; None is a function.
+        sink: in the words of the file, in place of either.
+        options: of the subscription, in the words of the file.
+        watched: whether it writes a journal, and so is part of what the checker judges.
     """
 
-    def __init__(self, name: str, handler: str = "work", *, prefix: str = "", hook: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        handler: str = "work",
+        *,
+        prefix: str = "",
+        hook: float | None = None,
+        sink: str = "",
+        options: str = f"concurrency: {_SUBSCRIBER_LIMIT}, timeout: 120s",
+        watched: bool = True,
+    ) -> None:
         self.name = name
         self.handler = handler
         self.prefix = prefix
         self.hook = hook
+        self.sink = sink
+        self.options = options
+        self.watched = watched
 
 
 class Deployment:
@@ -80,6 +96,8 @@ class Deployment:
         subscribers: Sequence[Subscriber],
         strategies: str | None = None,
         grace: float = 5.0,
+        lease: float = LEASE,
+        level: str = "info",
         sabotage: str = "",
         runner_dsn: str | None = None,
         publisher_dsn: str | None = None,
@@ -92,11 +110,13 @@ class Deployment:
             runner_dsn, publisher_dsn: where the processes go instead.
             strategies: in place of polling and NATS.
             grace: seconds that a stop waits for deliveries.
+            lease: seconds; a worker looks once in a lease, whatever it hears.
+            level: of the log.
         """
         self.directory = directory
         self.dsn = dsn
         self.sabotage = sabotage
-        self.subscriptions = {each.name: each.prefix for each in subscribers}
+        self.subscriptions = {each.name: each.prefix for each in subscribers if each.watched}
         self.runners: list[RunnerProcess] = []
         self.published = Journal(directory / "published.jsonl", Publishing)
         self.deliveries = Journal(directory / "deliveries.jsonl", Sighting)
@@ -107,6 +127,8 @@ class Deployment:
             push = ", {sqlite: 25ms}"
         self._strategies = strategies or f"[{{polling: {POLL:g}s}}{push}]"
         self._grace = grace
+        self._lease = lease
+        self._level = level
         self._processes = ExitStack()
         self._outputs: list[RunnerProcess] = []
         self._configure("bus.yaml", runner_dsn or dsn, self._rest())
@@ -206,20 +228,22 @@ class Deployment:
         sinks, subscriptions = [], []
         for each in self._subscribers:
             kind = f'{{python: "tests.chaos.handlers:{each.handler}"}}'
-            if each.hook is not None:
+            if each.sink:
+                kind = each.sink
+            elif each.hook is not None:
                 kind = f'{{webhook: "http://127.0.0.1:{self._ports[each.name]}/{each.name}"}}'
             sinks.append(f"  {each.name}: {kind}")
             subscriptions.append(
-                f"  - {{name: {each.name}, types: ['{each.prefix}*'], sink: {each.name},"
-                f" concurrency: {_SUBSCRIBER_LIMIT}, timeout: 120s}}"
+                f"  - {{name: {each.name}, types: ['{each.prefix}*'], sink: {each.name}, {each.options}}}"
             )
         return _REST.format(
             sinks="\n".join(sinks),
             subscriptions="\n".join(subscriptions),
             batch=BATCH,
             concurrency=CONCURRENCY,
-            lease=LEASE,
+            lease=self._lease,
             grace=self._grace,
+            level=self._level,
         )
 
     def _receiver(self, subscriber: Subscriber) -> None:

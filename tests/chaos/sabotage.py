@@ -143,6 +143,43 @@ def no_polling() -> None:
         _replace(module, "wait_for", wait_for)
 
 
+def trust_the_connection() -> None:
+    """Take a server for one that answers as long as nobody has said otherwise."""
+    from runner.broker_link import Link
+
+    async def answers(self: Link) -> bool:
+        return True
+
+    _replace(Link, "answers", answers)
+
+
+def never_deaf() -> None:
+    """Take it for granted that signals are heard."""
+    from runner.strategies.nats import Nats
+
+    async def echo(self: Nats) -> bool:
+        return True
+
+    _replace(Nats, "_echo", echo)
+
+
+def claim_at_every_signal() -> None:
+    """Go to the store for every signal, whether or not the last ones brought anything."""
+    from runner import worker
+
+    _replace(worker, "_FRUITLESS", 10**9)
+
+
+def ignore_lame_ducks() -> None:
+    """Stay with a server until it cuts."""
+    from runner.broker_link import Link
+
+    async def deaf(self: Link) -> None:
+        return None
+
+    _replace(Link, "_on_lame_duck", deaf)
+
+
 def die_before_settle() -> None:
     """Kill this process once deliveries have been accepted, before any of it is written."""
     _before("settle", signal.SIGKILL)
@@ -222,22 +259,44 @@ def wrong_clock() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def raise_in_callbacks() -> None:
+    """Let the callback of the NATS client for errors raise, which ends the client's read loop."""
+    from runner.broker_link import Link
+
+    async def broken(self: Link, error: Exception) -> None:
+        raise RuntimeError("raised in a callback")
+
+    _replace(Link, "_on_error", broken)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
     for each in (
         acknowledge_early,
         acknowledge_unknown,
         believe_duplicates,
+        claim_at_every_signal,
         count_failures,
         forget_at_claim,
+        ignore_lame_ducks,
+        never_deaf,
         never_renew,
         no_polling,
+        trust_the_connection,
         unfenced,
     )
 }
 FAULT_POINTS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
-    for each in (die_before_settle, die_in_migration, hang_in_claims, slow_settle, stop_in_settle, wrong_clock)
+    for each in (
+        die_before_settle,
+        die_in_migration,
+        hang_in_claims,
+        raise_in_callbacks,
+        slow_settle,
+        stop_in_settle,
+        wrong_clock,
+    )
 }
 
 

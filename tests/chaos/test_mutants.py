@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.postgres import PostgresServer
 
+from . import test_nats as nats
 from . import test_workers as workers
 from .trial import Trial, Violation
 
@@ -20,6 +21,10 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "acknowledge-early": ("FI-04", workers.publisher_without_an_answer),
     "acknowledge-unknown": ("FI-04", workers.publisher_without_an_answer),
     "unfenced": ("FI-05", workers.paused),
+    "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),
+    "never-deaf": ("FI-16", nats.permission_taken_away),
+    "claim-at-every-signal": ("FI-17", nats.flooded),
+    "ignore-lame-ducks": ("FI-18", nats.about_to_leave),
 }
 
 

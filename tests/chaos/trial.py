@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.eventually import eventually
+from tests.support.nats import NatsServer
 from tests.support.process import RunnerProcess
 
 from .checker import Verdict, judge
@@ -69,6 +70,7 @@ class Trial:
         self._began = now()
         self._deployment: Deployment | None = None
         self._publishers: list[RunnerProcess] = []
+        self._servers: list[NatsServer] = []
 
     @property
     def deployment(self) -> Deployment:
@@ -97,10 +99,18 @@ class Trial:
         self._began = now()
         return deployment
 
+    def nats_server(self, config: str = "") -> NatsServer:
+        """Start a nats-server of this case's own; the deployment has to be told of it."""
+        self._servers.append(NatsServer(config))
+        self._servers[-1].start()
+        return self._servers[-1]
+
     def close(self) -> None:
         """Kill what still runs."""
         if self._deployment is not None:
             self._deployment.close()
+        for server in self._servers:
+            server.discard()
 
     def publish(self, count: int, rate: float = 200.0, **plan: Any) -> RunnerProcess:
         """Start to publish; further arguments as `publisher.Plan`."""
