@@ -126,10 +126,12 @@ class Nats:
         await self._broker.publish(self._subject, self._own, confirm=True)
 
     async def _probe(self) -> None:
+        silence = time.monotonic() - self._heard_at if self._proven else 0.0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._probe_every):
+            async with asyncio.timeout(self._probe_every - silence):
                 await self._probe_now.wait()
         if not self._broker.connected:
+            self._proven = False
             self._probe_now.clear()
             return
         if not self._probe_now.is_set() and self._subscription is not None and not self._proven:
