@@ -161,6 +161,11 @@ class Deployment:
         whole = Plan(config="publisher.yaml", journal="published.jsonl", **plan)
         return self._run(whole.dump(), module="tests.chaos.publisher")
 
+    def accompany(self, module: str, *args: str) -> None:
+        """Start a server of the tests that says `Running on` when it is there."""
+        process = self._run(*args, module=module)
+        process.wait_for_line("Running on", 20.0)
+
     def running(self, process: RunnerProcess) -> int:
         """Return how many deliveries the handlers of a process have begun and not ended."""
         steps = Counter(each.step for each in self.deliveries.read() if each.pid == process.pid)
@@ -248,8 +253,7 @@ class Deployment:
 
     def _receiver(self, subscriber: Subscriber) -> None:
         port, seconds = self._ports[subscriber.name], str(subscriber.hook)
-        process = self._run(str(port), "deliveries.jsonl", seconds, module="tests.chaos.receiver")
-        process.wait_for_line("Running on", 20.0)
+        self.accompany("tests.chaos.receiver", str(port), "deliveries.jsonl", seconds)
 
     def _run(self, *args: str, module: str | None) -> RunnerProcess:
         process = RunnerProcess(*args, env={"CHAOS_SABOTAGE": self.sabotage}, cwd=self.directory, module=module)

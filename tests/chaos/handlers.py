@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import sys
+import time
 
 from runner import Delivery, Event
 
@@ -47,6 +50,54 @@ async def stumble(event: Event, delivery: Delivery) -> None:
         _write("failed", event, delivery)
         raise RuntimeError("stumbled")
     _write("accepted", event, delivery)
+
+
+async def end(event: Event, delivery: Delivery) -> None:
+    """End the process, without a word."""
+    _write("begun", event, delivery)
+    os._exit(1)
+
+
+async def crash(event: Event, delivery: Delivery) -> None:
+    """Read where there is no memory."""
+    _write("begun", event, delivery)
+    ctypes.string_at(0)
+
+
+async def spin(event: Event, delivery: Delivery) -> None:
+    """Never let go of the event loop."""
+    _write("begun", event, delivery)
+    while True:
+        pass
+
+
+async def block(event: Event, delivery: Delivery) -> None:
+    """Hold the event loop for longer than a lease."""
+    _write("begun", event, delivery)
+    time.sleep(PATIENCE)  # noqa: ASYNC251  # the fault itself
+    _write("failed", event, delivery)
+    raise RuntimeError("blocked")
+
+
+async def leave(event: Event, delivery: Delivery) -> None:
+    """Leave, as a script would."""
+    _write("begun", event, delivery)
+    _write("failed", event, delivery)
+    sys.exit(3)
+
+
+async def revolt(event: Event, delivery: Delivery) -> None:
+    """Raise what is no `Exception`."""
+    _write("begun", event, delivery)
+    _write("failed", event, delivery)
+    raise BaseException("revolted")
+
+
+def sleep(event: Event, delivery: Delivery) -> None:
+    """Keep a thread for longer than any timeout."""
+    _write("begun", event, delivery)
+    _write("failed", event, delivery)
+    time.sleep(ENDLESS)
 
 
 async def _see(event: Event, delivery: Delivery, seconds: float) -> None:

@@ -158,6 +158,7 @@ def never_deaf() -> None:
     from runner.strategies.nats import Nats
 
     async def echo(self: Nats) -> bool:
+        self._heard_at = asyncio.get_running_loop().time()
         return True
 
     _replace(Nats, "_echo", echo)

@@ -34,7 +34,7 @@ DEAF = 2.0  # seconds between two looks while nothing is heard
 RARE = 30.0  # seconds between two looks otherwise; also the lease, because a worker looks once in a lease
 TOLD = 0.25  # seconds from an answer to the delivery, when a signal told of the event
 SUBJECT = "mesh.chaos.events.notify"
-STATEMENTS = 100.0  # a second and worker, whatever it hears; 50 of them are claims
+STATEMENTS = 150.0  # a second and worker, whatever it hears; a third of them are claims that brought nothing
 
 _NOTE = Subscriber("note", "note")
 
@@ -353,13 +353,13 @@ def _authorization(password: str, subscribe: str = ">") -> str:
 
 def _flood(port: int, rate: int, seconds: float = 2.0) -> int:
     """Publish junk on the subject of the deployment, `rate` times a second, and return how often."""
-    piece = f"PUB {SUBJECT} 4\r\njunk\r\n".encode() * (rate // 100)
+    piece = f"PUB {SUBJECT} 4\r\njunk\r\n".encode() * (rate // 1000)
     with socket.create_connection((HOST, port)) as connection:
         connection.sendall(b'CONNECT {"verbose": false}\r\n')
         began, sent = time.monotonic(), 0
         while (left := began + seconds - time.monotonic()) > 0:
             connection.sendall(piece)
-            sent += rate // 100
+            sent += rate // 1000
             time.sleep(min(left, max(0.0, began + sent / rate - time.monotonic())))
     return sent
 
