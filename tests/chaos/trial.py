@@ -201,13 +201,16 @@ class Trial:
         with contextlib.suppress(AssertionError, OSError):
             await eventually(self.deployment.idle, timeout, every=0.1)
 
-    async def verify(self, *, duplicates: int = 0, recovery: float | None = None, timeout: float = 15.0) -> Verdict:
+    async def verify(
+        self, *, duplicates: int = 0, recovery: float | None = None, timeout: float = 15.0, paced: bool = True
+    ) -> Verdict:
         """
         Wait for the end, hold everything against the invariants, and raise `Violation` for what does not hold.
 
         Args:
             duplicates: at most so many.
             recovery: seconds, at most so many after each fault.
+            paced: whether retries wait as the deployment says; False where receivers decide it.
         """
         await self.drain(timeout)
         deployment = self.deployment
@@ -219,7 +222,7 @@ class Trial:
             deployment.subscriptions,
             faults=self.faults,
             series=LEASE + 1.0,
-            least_wait=least_wait,
+            least_wait=least_wait if paced else lambda attempt: 0.0,
         )
         self._report(verdict, duplicates, recovery)
         found = [f"lost: {each}" for each in verdict.lost]
