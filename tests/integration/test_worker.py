@@ -257,6 +257,19 @@ class TestSlowSubscription(BusTests):
             await eventually(lambda: bus.settled(delivered=12))
         assert slow.ids == quick.ids == ids(events(6))
 
+    async def test_a_burst_its_subscription_cannot_take_starves_no_other_type(self, bus: Bus) -> None:
+        """Ten claims' worth of it stand before the other's event, and one delivery at a time is made of it."""
+        runner, slow, quick = bus.runner(), Gate(), Handler()
+        runner.subscribe("slow", slow, types="order.created", concurrency=1)
+        runner.subscribe("quick", quick, types="user.created")
+        async with runner:
+            await runner.publish_many(events(5000))
+            await runner.publish(events(1, "user.created")[0])
+            await eventually(lambda: quick.ids == ["user.created-0"], timeout=15)
+            await eventually(lambda: bus.settled(leased=1, pending=4999, delivered=1), timeout=15)
+            assert len(slow.seen) == 1
+            slow.opened.set()
+
     async def test_a_lease_is_renewed_for_as_long_as_it_runs(self, bus: Bus) -> None:
         runner, other, slow = bus.runner(lease="1s"), bus.runner(lease="1s"), Gate()
         runner.subscribe("slow", slow)
