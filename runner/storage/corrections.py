@@ -331,5 +331,5 @@ async def _put_pending(
         else put.on_conflict_do_update(index_elements=key, set_=fresh, where=in_state(_REPLAYABLE))
     )
     number = int((await connection.execute(put)).rowcount)
-    await join_lines(connection, subscription_id, list(due))
+    await join_lines(connection, subscription_id, seqs)
     return number

@@ -61,7 +61,7 @@ async def join_lines(connection: AsyncConnection, subscription_id: int, seqs: Se
     They go in the order of their events. Without an order there is nothing to do.
     """
     spec = await connection.scalar(select(subscriptions.c.spec).where(subscriptions.c.id == subscription_id))
-    order_by = spec and spec.get("order_by")
+    order_by = spec.get("order_by") if isinstance(spec, dict) else None  # it may be no spec
     if not order_by:
         return
     mine = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_(seqs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from runner.storage import regulation
 from runner.storage.base import AttemptRecord, Claim, Demand, Publication, Settled, Turn
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, turns
-from runner.storage.views import DeliveryQuery
+from runner.storage.views import DeliveryQuery, ReplayQuery
 from runner.subscription import Subscription
 
 from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publication, record, soon, taken
@@ -274,3 +275,24 @@ class TestLines(StoreTests):
             done.append(seq)
             await end(store, token, DeliveryState.DELIVERED, seq)
         assert done == [work.seq for work in claim.works]
+
+    async def test_what_is_replayed_goes_to_the_end_of_the_line(self, store: Store, records: SqlRecords) -> None:
+        one, two = await line(store, "aa")
+        [seq], token = await go(store)
+        await end(store, token, DeliveryState.DELIVERED, seq)
+        assert await records.replay(ReplayQuery(subscription="crm")) == 1
+        order = []
+        for _ in range(2):
+            [seq], token = await go(store)
+            order.append(seq)
+            await end(store, token, DeliveryState.DELIVERED, seq)
+        assert order == [two, one]
+
+    async def test_a_deferral_holds_its_line_until_it_is_acknowledged(self, store: Store, records: SqlRecords) -> None:
+        first, second = await line(store, "aa")
+        _, token = await go(store)
+        deferred = replace(record(first, 1, DeliveryState.LEASED, token, due_in=HOUR), deferred=True)
+        await store.settle_deliveries([deferred], (), frozenset({1}))
+        assert (await go(store))[0] == []
+        assert await records.ack(str(first), "crm")
+        assert (await go(store))[0] == [second]
