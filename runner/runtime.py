@@ -173,7 +173,7 @@ class Runner:
             StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
         """
         changed = await self._storage.records.ack(reference, subscription, failure=failure)
-        if failure is not None:
+        if changed and (failure is not None or self.worker.in_order(subscription)):  # the next of its line may go
             self.worker.wake()
             await self._notify()
         return changed

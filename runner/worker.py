@@ -138,6 +138,11 @@ class Worker:
         if self._backlog.waiting:
             await self._notify()
 
+    def in_order(self, name: str) -> bool:
+        """Whether the deliveries of the subscription wait for each other."""
+        subscriptions = (outlet.subscription for outlet in self._outlets.values())
+        return any(each.name == name and each.order_by is not None for each in subscriptions)
+
     @property
     def busy(self) -> int:
         """How many deliveries run now."""

@@ -281,7 +281,7 @@ async def _ack(config: Config, event: str, subscription: str, failure: str | Non
     async with open_storage(config) as storage:
         await _check_subscription(storage.records, subscription)
         changed = await storage.records.ack(event, subscription, failure=failure)
-    if failure is not None:
+    if changed:  # a failure is claimed at once, and behind a success the next of its line
         await wake_workers(config)
     answer = "delivered" if failure is None else "failed"
     if as_json:

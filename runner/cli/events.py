@@ -238,12 +238,14 @@ async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, d
 async def _cancel(config: Config, reference: str, as_json: bool) -> None:
     from ..builder import open_storage
     from .output import print_json
+    from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
         view = await storage.records.event(reference)
         number = await storage.records.cancel_event(view.seq)
     if number is None:
         raise click.ClickException(f"event {view.seq} is {view.state}; nothing of it is still to come")
+    await wake_workers(config)  # what stood behind it in a line may go
     if as_json:
         print_json({"seq": view.seq, "cancelled": number})
     else:

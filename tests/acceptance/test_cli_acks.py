@@ -23,6 +23,7 @@ sinks:
 subscriptions:
   - {{name: later, types: ["later.*"], sink: later, retry: {{delay: 10ms}}}}
   - {{name: soon, types: ["soon.*"], sink: soon, retry: {{schedule: [10ms]}}}}
+  - {{name: line, types: ["line.*"], sink: later, order_by: subject}}
 """
 
 HANDLERS = """\
@@ -87,4 +88,16 @@ def test_deferred_deliveries_are_acknowledged(deployment: Deployment) -> None:
         wait(lambda: deployment.json("deliveries", "list", "--event", "3", "--state", "dead"))
         [dead] = deployment.json("deliveries", "list", "--event", "3")
         assert dead["last_error"] == "not acknowledged within 0.1 s (attempt 2 of 2)"
+        assert runner.stop() == 0
+
+
+def test_the_next_of_a_line_goes_once_the_one_before_it_is_acknowledged_or_cancelled(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        for _ in range(3):
+            deployment.cli("publish", "line.one", "--subject", "a")
+        wait(lambda: deferred(deployment, "1"))
+        deployment.cli("deliveries", "ack", "1", "line")
+        wait(lambda: deferred(deployment, "2"))
+        deployment.cli("events", "cancel", "2")
+        wait(lambda: deferred(deployment, "3"))
         assert runner.stop() == 0

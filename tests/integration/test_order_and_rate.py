@@ -13,7 +13,7 @@ from time import monotonic
 
 import pytest
 
-from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
+from runner import ACCEPTED, Deferred, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.rate import Rate
@@ -115,6 +115,21 @@ class TestOrder(BusTests):
             await bus.wake()
             await eventually(lambda: bus.settled(cancelled=1, delivered=1))
         assert gate.ids == ["a-0000", "a-0001"]
+
+    async def test_what_is_acknowledged_lets_the_next_one_go(self, bus: Bus) -> None:
+        runner, seen = bus.runner(lease="5m"), list[str]()
+
+        def handle(event: Event) -> Outcome:
+            seen.append(event.id)
+            return Deferred(timedelta(hours=1))
+
+        runner.subscribe("s", handle, order_by="subject")
+        async with runner:
+            await runner.publish_many(line(2, "a"))
+            await eventually(lambda: bus.settled(leased=1, pending=1))
+            await runner.ack("a-0000", "s")
+            await eventually(lambda: bus.settled(delivered=1, leased=1))
+        assert seen == ["a-0000", "a-0001"]
 
     async def test_an_order_that_is_asked_for_later_includes_what_waits(self, bus: Bus) -> None:
         first, second, seen = bus.runner(), bus.runner(), list[str]()
