@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..breaker import Trip
-from ..errors import ForeignDeployment, NotFound, SchemaMismatch
+from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
 from ..subscription import Matcher, Subscription
 from .base import Health, Instance, Registered, Stray
 from .engine import mapped_errors
@@ -84,7 +84,12 @@ class SqlRegistry:
                     await _bump(connection)
 
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
-        """Return the version of the set, and the active subscriptions in the order of their ids."""
+        """
+        Return the version of the set, and the active subscriptions in the order of their ids.
+
+        Raises:
+            StorageError: one cannot be read or compiled here. Who served the others would dispatch events past it.
+        """
         query = (
             select(bus.c.subscriptions_version, Now().label("now"), subscriptions)
             .select_from(bus)
@@ -94,7 +99,7 @@ class SqlRegistry:
         with mapped_errors():
             async with self._reading.connect() as connection:
                 rows = (await connection.execute(query)).all()
-        return rows[0].subscriptions_version, [each for _, each in readable(row for row in rows if row.id is not None)]
+        return rows[0].subscriptions_version, [_compilable(row) for row in rows if row.id is not None]
 
     async def set_paused(self, name: str, paused: bool) -> bool:
         """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
@@ -244,13 +249,23 @@ def readable(rows: Iterable[Row[Any]]) -> list[tuple[Row[Any], Registered]]:
     found = []
     for row in rows:
         try:
-            each = registered(row)
-            Matcher([(each.subscription, each.id)])
-        except Exception as error:
-            log.error("subscription cannot be read", name=row.name, error=type(error).__name__, detail=str(error))
-        else:
-            found.append((row, each))
+            found.append((row, _compilable(row)))
+        except StorageError as error:
+            log.error("subscription left out", detail=str(error))
     return found
+
+
+def _compilable(row: Row[Any]) -> Registered:
+    """Return the subscription in a row of the table. Raise `StorageError` when it cannot be read or compiled."""
+    try:
+        each = registered(row)
+        Matcher([(each.subscription, each.id)])
+    except Exception as error:
+        raise StorageError(
+            f"subscription {row.name!r} cannot be read: {type(error).__name__}: {error}; "
+            "start a runner whose file has it, which writes it anew, or the version that wrote it"
+        ) from error
+    return each
 
 
 def _is_missing_table(error: DBAPIError) -> bool:

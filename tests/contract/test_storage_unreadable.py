@@ -9,6 +9,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
+from runner.errors import StorageError
 from runner.storage.base import Settled, UnreadableWork, Work
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch
@@ -79,7 +80,9 @@ class TestUnreadable(StoreTests):
     ["[]", "{}", """{"types": [1], "sink": "s"}""", """{"filter": {"sql": 1}}""", "{"],
 )
 class TestUnreadableSubscription(StoreTests):
-    async def test_it_is_left_out_and_logged(self, store: Store, database: Database, spec: str) -> None:
+    async def test_who_works_is_told_and_who_looks_sees_the_others(
+        self, store: Store, database: Database, spec: str
+    ) -> None:
         if spec == "{" and database.dsn.scheme != "sqlite":
             pytest.skip("PostgreSQL takes no such value")
         known = [Subscription(name=name, sink="s") for name in ("a", "b", "c")]
@@ -93,11 +96,13 @@ class TestUnreadableSubscription(StoreTests):
         async with database.engine.begin() as connection:
             await connection.execute(plant, {"spec": whole})
         records = SqlRecords(database.new_engine())
+        with pytest.raises(
+            StorageError, match=r"subscription 'b' cannot be read: .*; start a runner whose file has it"
+        ):
+            await store.subscriptions()
         with capture_logs() as logged:
-            _, registered = await store.subscriptions()
             listed = await records.registered()
-        assert [each.subscription.name for each in registered] == ["a", "c"]
         assert [each.subscription.name for each, _, _ in listed] == ["a", "c"]
-        assert {(line["event"], line["name"]) for line in logged} == {("subscription cannot be read", "b")}
+        assert {line["event"] for line in logged} == {"subscription left out"}
         await store.put_subscriptions(known, "file")  # the next start mends it
         assert len((await store.subscriptions())[1]) == 3
