@@ -181,6 +181,33 @@ def ignore_lame_ducks() -> None:
     _replace(Link, "_on_lame_duck", deaf)
 
 
+def trust_own_clock() -> None:
+    """Let the clock of the process say what is due."""
+    from runner.clock import utcnow
+    from runner.storage.base import Claim
+    from runner.storage.postgres import PostgresStore
+
+    claim = PostgresStore.claim
+    due = "UPDATE scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"
+
+    async def trusting(self: PostgresStore, limit: int, lease: timedelta) -> Claim:
+        async with self._wires.take() as connection:
+            await connection.execute(due, utcnow())
+        return await claim(self, limit, lease)
+
+    _replace(PostgresStore, "claim", trusting)
+
+
+def commit_bit_by_bit() -> None:
+    """Commit each statement by itself in SQLite."""
+    from runner.storage import sqlite
+
+    def apart(db: Any, function: Callable[..., Any], *args: Any) -> Any:
+        return function(db, *args)
+
+    _replace(sqlite, "transaction", apart)
+
+
 def die_before_settle() -> None:
     """Kill this process once deliveries have been accepted, before any of it is written."""
     _before("settle", signal.SIGKILL)
@@ -277,12 +304,14 @@ MUTANTS: dict[str, Callable[[], None]] = {
         acknowledge_unknown,
         believe_duplicates,
         claim_at_every_signal,
+        commit_bit_by_bit,
         count_failures,
         forget_at_claim,
         ignore_lame_ducks,
         never_deaf,
         never_renew,
         no_polling,
+        trust_own_clock,
         trust_the_connection,
         unfenced,
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import PostgresServer
 
+from . import test_hosts as hosts
 from . import test_nats as nats
+from . import test_sqlite as sqlite
 from . import test_workers as workers
 from .trial import Trial, Violation
 
@@ -21,19 +24,24 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "acknowledge-early": ("FI-04", workers.publisher_without_an_answer),
     "acknowledge-unknown": ("FI-04", workers.publisher_without_an_answer),
     "unfenced": ("FI-05", workers.paused),
+    "commit-bit-by-bit": ("FI-33", partial(sqlite.writer_killed_in_its_commits, kills=15, count=400)),
+    "trust-own-clock": ("FI-36", hosts.wrong_clocks),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),
     "never-deaf": ("FI-16", nats.permission_taken_away),
     "claim-at-every-signal": ("FI-17", nats.flooded),
     "ignore-lame-ducks": ("FI-18", nats.about_to_leave),
 }
 
+SQLITE = ("commit-bit-by-bit",)  # guarantees of that store
+
 
 @pytest.mark.parametrize(
     "mutant", [pytest.param(name, marks=pytest.mark.chaos(number)) for name, (number, _) in CAUGHT.items()]
 )
 async def test_a_mutant_is_caught(
-    mutant: str, make_trial: Callable[..., Trial], durable_postgres: PostgresServer
+    mutant: str, make_trial: Callable[..., Trial], durable_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     _, case = CAUGHT[mutant]
+    place = tmp_path / "runner.db" if mutant in SQLITE else durable_postgres
     with pytest.raises(Violation):
-        await case(make_trial(durable_postgres, mutant=mutant))
+        await case(make_trial(place, mutant=mutant))

@@ -83,9 +83,9 @@ async def no_larger_files(trial: Trial) -> AsyncIterator[None]:
             process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
 
 
-async def writer_killed_in_its_commits(trial: Trial, kills: int = 50) -> None:
+async def writer_killed_in_its_commits(trial: Trial, kills: int = 50, count: int = 2000) -> None:
     await trial.start(Subscriber("work"), runners=1)
-    publisher = trial.publish(2000, rate=1000.0, kills=kills)
+    publisher = trial.publish(count, rate=1000.0, kills=kills)
     await asyncio.to_thread(publisher.wait_for_line, "published", 60.0)
     unanswered = [int(line.split()[1]) for line in publisher.stdout if line.startswith("killed")]
     trial.note(f"a writer was killed {len(unanswered)} times")
