@@ -94,6 +94,18 @@ def test_a_stale_writer_that_won_is_found() -> None:
     assert check(tables=replace(TABLES, rewritten=[("e1", "work")])).untrue
 
 
+def test_a_paused_worker_that_begins_an_old_attempt_late_is_no_stale_writer() -> None:
+    seen = (
+        replace(BEGUN, attempt=2),
+        replace(ACCEPTED, attempt=2),
+        replace(BEGUN, at=13.0),
+        replace(ACCEPTED, at=13.5),
+    )
+    second = replace(TABLES, deliveries={("e1", "work"): Row("delivered", 2)})
+    assert not check(sightings=seen, tables=second).untrue
+    assert check(sightings=seen, tables=replace(TABLES, deliveries={("e1", "work"): Row("delivered", 3)})).untrue
+
+
 def test_recovery_counts_what_had_been_acknowledged_before_the_fault() -> None:
     assert check(faults=(12.0,)).recovered == 0.5
     assert check(faults=(10.5,)).recovered == 0.0
