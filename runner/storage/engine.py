@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from sqlalchemy import event
@@ -29,6 +29,7 @@ __all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine"
 log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT = 3.0  # seconds for each host: a dead first host must not eat the time of the second
+HEAD_START = 0.5  # seconds that a host has for itself before the next one is tried, too
 COMMAND_TIMEOUT = 10.0  # seconds; without it a dead peer blocks a call for ever, closing included
 
 _SERVER_SETTINGS = {
@@ -45,38 +46,70 @@ _UNAVAILABLE = ("08", "57P", "53", "25006")
 # Worth another try on a live connection: serialization failure, deadlock, statement or lock timeout.
 _REPEATABLE = frozenset({"40001", "40P01", "57014", "55P03"})
 
+_ROLE = """
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool,
+       CASE WHEN NOT pg_is_in_recovery() THEN substring(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END
+"""
+
+_Host = tuple[str | None, int | None]  # None: the driver's own default
+
+
+class _Reached(NamedTuple):
+    connection: asyncpg.Connection
+    timeline: str = ""  # where nobody asked
+
 
 class PostgresConnector:
     """
     Makes asyncpg connections from a DSN.
 
-    Every host gets its own timeout, the last good one is tried first, and with several hosts only a
-    primary is taken; never one whose WAL timeline is older than one already seen, because that is a
-    former primary that came back.
+    Every host gets its own timeout, the last good one is tried first and the others after a short head start.
+    With several hosts only a primary that takes writes is taken; never one whose WAL timeline is older than one
+    already seen, because that is a former primary that came back.
     """
 
     def __init__(self, dsn: Dsn, *, pgbouncer: bool = False) -> None:
         self._dsn = dsn
         self._pgbouncer = pgbouncer
-        self._hosts: list[tuple[str, int] | None] = list(dsn.hosts) or [None]  # None: the driver's own default
+        self._hosts: list[_Host] = list(dsn.hosts) or [(None, None)]
         self._timeline = ""
 
     async def connect(self) -> asyncpg.Connection:
         """Return a new connection. Raise `StorageUnavailable` when no host takes one."""
+        # The first time all are asked: of two primaries, only the timelines tell which one is the present one.
+        head_start = HEAD_START if self._timeline else 0.0
+        waiting = list(self._hosts)
+        tries: dict[asyncio.Task[_Reached], _Host] = {}
+        reached: dict[_Host, _Reached] = {}
         reasons = []
-        for host in list(self._hosts):
-            try:
-                connection = await self._connect(*(host or (None, None)))
-            except Exception as error:
-                if not is_unavailable(error):
-                    raise
-                reasons.append(f"{host[0]}:{host[1]}: {_reason(error)}" if host else _reason(error))
-                continue
-            self._hosts.sort(key=lambda each: each != host)
-            return connection
-        raise StorageUnavailable(f"PostgreSQL cannot be reached: {'; '.join(reasons)}")
+        try:
+            while (waiting or tries) and not (reached and head_start):
+                if waiting:
+                    host = waiting.pop(0)
+                    tries[asyncio.create_task(self._connect(*host))] = host
+                ended, _ = await asyncio.wait(
+                    tries, timeout=head_start if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for each in ended:
+                    host = tries.pop(each)
+                    try:
+                        reached[host] = each.result()
+                    except Exception as error:
+                        if not is_unavailable(error):
+                            raise
+                        reasons.append(f"{host[0]}:{host[1]}: {_reason(error)}" if host[0] else _reason(error))
+            if not reached:
+                raise StorageUnavailable(f"PostgreSQL cannot be reached: {'; '.join(reasons)}")
+            best = max((host for host in self._hosts if host in reached), key=lambda host: reached[host].timeline)
+            self._hosts.sort(key=lambda each: each != best)
+            return reached.pop(best).connection
+        finally:
+            for each in tries:
+                each.cancel()
+            for other in reached.values():
+                other.connection.terminate()
 
-    async def _connect(self, host: str | None, port: int | None) -> asyncpg.Connection:
+    async def _connect(self, host: str | None, port: int | None) -> _Reached:
         import asyncpg
 
         dsn = self._dsn
@@ -95,20 +128,21 @@ class PostgresConnector:
         _keep_alive(connection)
         try:
             if len(self._hosts) > 1 or dsn.target_session_attrs != "any":
-                await self._check_primary(connection, host)
+                return _Reached(connection, await self._check_primary(connection, host))
         except BaseException:
             connection.terminate()
             raise
-        return connection
+        return _Reached(connection)
 
-    async def _check_primary(self, connection: asyncpg.Connection, host: str | None) -> None:
-        standby = await connection.fetchval("SELECT pg_is_in_recovery()")
-        if standby:
-            raise StorageUnavailable(f"{host} is a standby")
-        timeline = await connection.fetchval("SELECT substring(pg_walfile_name(pg_current_wal_lsn()), 1, 8)")
+    async def _check_primary(self, connection: asyncpg.Connection, host: str | None) -> str:
+        """Return the timeline that the host writes on. Raise `StorageUnavailable` for one that takes no writes."""
+        standby, readonly, timeline = await connection.fetchrow(_ROLE)
+        if standby or readonly:
+            raise StorageUnavailable(f"{host} is {'a standby' if standby else 'read-only'}")
         if timeline < self._timeline:
             raise StorageUnavailable(f"{host} is a former primary (timeline {timeline}, seen {self._timeline})")
         self._timeline = timeline
+        return str(timeline)
 
 
 def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> AsyncEngine:

@@ -101,6 +101,8 @@ class Wires:
                 raise error
         except StorageUnavailable:
             await self._discard(wire)
+            if isinstance(error, TimeoutError):
+                await self.close()  # the server is silent: each of these would take as long to find that out
             raise
         except StorageError:
             self._idle.append(wire)

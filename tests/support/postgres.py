@@ -37,7 +37,8 @@ _SETTINGS = {
 class PostgresServer(Server):
     """A PostgreSQL server with its own data directory, on one port, whatever happens to it.
 
-    Without `fsync` a test is quicker, and a killed server may lose what it acknowledged.
+    Without `fsync` a test is quicker, and a killed server may lose what it acknowledged. With the DSN of a
+    `primary`, it is a standby that streams from there.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class PostgresServer(Server):
         fsync: bool = True,
         settings: Mapping[str, str] | None = None,
         port: int | None = None,
+        primary: str | None = None,
     ) -> None:
         super().__init__(f"postgres{version}", port)
+        self._primary = primary
         self.version = version
         self.settings = {**_SETTINGS, "fsync": "on" if fsync else "off", **(settings or {})}
         self.data = self.directory / "data"
@@ -83,6 +86,11 @@ class PostgresServer(Server):
             self._end(signal.SIGKILL)
             psutil.wait_procs(family, timeout=5)
 
+    def promote(self) -> None:
+        """Make a standby a primary, on a new timeline, and return when it is one."""
+        if self.psql("SELECT pg_promote(wait_seconds => 20)") != "t":
+            raise RuntimeError(f"{self.name} was not promoted; its log ends with:\n{self.log()[-2_000:]}")
+
     def discard(self) -> None:
         """End the server and remove its data."""
         self.stop("immediate")
@@ -114,8 +122,12 @@ class PostgresServer(Server):
         self.data.mkdir(mode=0o700)
         if self._user:
             self._hand_over(self._user)
-        command = [str(self._bin / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-        command += ["--locale=C", "--no-sync"]
+        if self._primary is None:
+            command = [str(self._bin / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+            command += ["--locale=C", "--no-sync"]
+        else:
+            command = [str(self._bin / "pg_basebackup"), "-D", str(self.data), "-d", self._primary, "-R", "-X"]
+            command += ["stream", "-c", "fast", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, timeout=60, user=self._user)
 
     def _hand_over(self, user: str) -> None:

@@ -129,6 +129,7 @@ class Proxy:
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                await self._flowing.wait()  # the end of a connection does not arrive either
             finally:
                 for pump in pumps:
                     pump.cancel()
