@@ -56,7 +56,7 @@ class Verdict:
         unexpected: what was seen or stored and should not have been, each with its reason.
         duplicated: deliveries begun beyond the first one of a pair, those after a failure left aside.
         untrue: final rows that do not tell of the last delivery, or were written twice: a stale writer won.
-        recovered: seconds from the worst fault until all that had been acknowledged before it had been seen.
+        recovered: seconds from the worst fault until all whose publishing had begun before it had been accepted.
         shares: how many deliveries each process accepted.
     """
 
@@ -116,9 +116,9 @@ def judge(
     if tables.work or tables.leases:
         verdict.lost.append(f"{tables.work} rows of work and {tables.leases} leases are left")
     verdict.shares = Counter(each.pid for each in sightings if each.step == "accepted")
-    answered_at = {id: answers[id].at for id in acknowledged}
+    invoked_at = {id: line.at for id, line in invoked.items()}
     ends = [moment for moment, after in pairwise([*sorted(faults), inf]) if after - moment > series]
-    verdict.recovered = max((_recovery(moment, answered_at, seen) for moment in ends), default=0.0)
+    verdict.recovered = max((_recovery(moment, invoked_at, seen) for moment in ends), default=0.0)
     return verdict
 
 
@@ -193,10 +193,10 @@ def _check_retries(
             verdict.unexpected.append(f"{id} for {name}: tried again {then.at - failed.at:.3f} s after a failure")
 
 
-def _recovery(moment: float, answered_at: Mapping[str, float], seen: Mapping[Pair, Sequence[Sighting]]) -> float:
-    """Return the seconds from `moment` until all that had been acknowledged by then had been accepted."""
+def _recovery(moment: float, invoked_at: Mapping[str, float], seen: Mapping[Pair, Sequence[Sighting]]) -> float:
+    """Return the seconds from `moment` until all whose publishing had begun by then had been accepted."""
     last = moment
     for (id, _), steps in seen.items():
-        if answered_at.get(id, moment) < moment:
+        if invoked_at.get(id, moment) < moment:
             last = max(last, min((step.at for step in steps if step.step == "accepted"), default=moment))
     return last - moment

@@ -89,6 +89,16 @@ def believe_duplicates() -> None:
     PostgresStore.append = believing  # type: ignore[method-assign]
 
 
+def claim_by_subquery() -> None:
+    """Let a claim take its rows from a subquery with a limit, which a plan may compute for every row."""
+    _change(
+        "claim",
+        "d.ctid = ANY (ARRAY(SELECT ctid FROM due))",
+        "d.ctid IN (SELECT w.ctid FROM dispatch w WHERE w.lease_until IS NULL OR w.lease_until <= now()"
+        " ORDER BY w.position LIMIT 16 FOR UPDATE SKIP LOCKED)",
+    )
+
+
 def forget_at_claim() -> None:
     """Give work up when it is claimed (at most once)."""
     from runner.storage.base import Claim
@@ -304,6 +314,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         acknowledge_unknown,
         believe_duplicates,
         claim_at_every_signal,
+        claim_by_subquery,
         commit_bit_by_bit,
         count_failures,
         forget_at_claim,

@@ -106,9 +106,10 @@ def test_a_paused_worker_that_begins_an_old_attempt_late_is_no_stale_writer() ->
     assert check(sightings=seen, tables=replace(TABLES, deliveries={("e1", "work"): Row("delivered", 3)})).untrue
 
 
-def test_recovery_counts_what_had_been_acknowledged_before_the_fault() -> None:
+def test_recovery_counts_what_was_being_published_before_the_fault() -> None:
     assert check(faults=(12.0,)).recovered == 0.5
-    assert check(faults=(10.5,)).recovered == 0.0
+    assert check(faults=(10.5,)).recovered == 2.0
+    assert check(faults=(9.5,)).recovered == 0.0
     assert check(faults=(13.0,)).recovered == 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,13 @@ class Trial:
             await eventually(self.deployment.idle, timeout, every=0.1)
 
     async def verify(
-        self, *, duplicates: int = 0, recovery: float | None = None, timeout: float = 15.0, paced: bool = True
+        self,
+        *,
+        duplicates: int = 0,
+        recovery: float | None = None,
+        timeout: float = 15.0,
+        paced: bool = True,
+        written_off: Collection[str] = (),
     ) -> Verdict:
         """
         Wait for the end, hold everything against the invariants, and raise `Violation` for what does not hold.
@@ -211,13 +217,14 @@ class Trial:
             duplicates: at most so many.
             recovery: seconds, at most so many after each fault.
             paced: whether retries wait as the deployment says; False where receivers decide it.
+            written_off: ids that the case may lose, and has accounted for.
         """
         await self.drain(timeout)
         deployment = self.deployment
         await asyncio.sleep(0.1)  # a late duplicate would have come by now
         verdict = judge(
-            deployment.published.read(),
-            deployment.deliveries.read(),
+            [line for line in deployment.published.read() if line.id not in written_off],
+            [line for line in deployment.deliveries.read() if line.id not in written_off],
             await deployment.tables(),
             deployment.subscriptions,
             faults=self.faults,

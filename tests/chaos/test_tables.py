@@ -1,0 +1,117 @@
+"""Tables that are hard to work on: planned badly, or full of what nobody can clean up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from statistics import quantiles
+
+import asyncpg
+import pytest
+
+from tests.support.postgres import PostgresServer
+
+from .deployment import BATCH, Subscriber
+from .journals import now
+from .trial import Trial, Violation
+
+_METHODS = ("hashjoin", "mergejoin", "material", "sort", "hashagg", "bitmapscan", "indexonlyscan", "memoize")
+_FATAL = ("hashjoin", "mergejoin", "material", "sort", "hashagg")  # without these, a subquery is computed for each row
+
+_COUNT_CLAIMS = """
+CREATE TABLE chaos_claims (size int);
+CREATE FUNCTION chaos_count() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO chaos_claims SELECT count(*) FROM claimed WHERE lease_token IS NOT NULL; RETURN NULL; END $$;
+CREATE TRIGGER chaos_count AFTER UPDATE ON dispatch REFERENCING NEW TABLE AS claimed
+    FOR EACH STATEMENT EXECUTE FUNCTION chaos_count();
+"""
+
+# Rows of work that come and go unseen, as those of a busy day do; one statement leaves so many dead.
+_CHURN = """
+WITH event AS (SELECT min(seq) AS seq FROM events)
+INSERT INTO dispatch (event_seq) SELECT event.seq FROM event, generate_series(1, $1)
+"""
+_CHURNED = 200_000
+
+
+async def planned_badly(trial: Trial) -> None:
+    """The planner may not use what it would: a claim takes no more than its limit all the same."""
+    await trial.start(Subscriber("note", "note"), runners=1)
+    admin = await asyncpg.connect(trial.dsn)
+    await admin.execute(_COUNT_CLAIMS)
+    methods = {*_FATAL, *trial.random.sample(_METHODS, 5)}
+    for method in methods:
+        await admin.execute(f"ALTER DATABASE {trial.dsn.rsplit('/', 1)[1]} SET enable_{method} = off")
+    trial.note(f"without {', '.join(sorted(methods))}")
+    [first] = trial.runners
+    await asyncio.to_thread(first.stop)
+    trial.publish(2000, rate=5000.0, wave=100)
+    await trial.reach(2000)
+    await trial.deployment.start(3)
+    trial.fault()
+    await trial.drain(30.0)
+    sizes = [row[0] for row in await admin.fetch("SELECT size FROM chaos_claims")]
+    await admin.close()
+    trial.bite("full claims", sum(size >= BATCH for size in sizes))
+    trial.require(max(sizes) <= BATCH, f"a claim took {max(sizes)} events, expected at most {BATCH}")
+    await trial.verify()
+
+
+async def nothing_cleaned_up(trial: Trial) -> None:
+    """A transaction that stays open keeps the dead rows of the tables of work where they are."""
+    await trial.start(Subscriber("note", "note"))
+    trial.publish(2400, rate=100.0, wave=2)
+    await trial.reach(500)
+    calm = _latencies(trial, 0.0)
+    holder, admin = await asyncpg.connect(trial.dsn), await asyncpg.connect(trial.dsn)
+    await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM events")
+    trial.note("a transaction stays open")
+    began = now()
+    for _ in range(20):
+        async with admin.transaction():
+            await admin.execute(_CHURN, _CHURNED // 20)
+            await admin.execute("DELETE FROM dispatch WHERE xmin = pg_current_xact_id()::xid")
+        await trial.reach(trial.answered() + 40)
+    await admin.execute("VACUUM dispatch")
+    trial.bite("dead rows that no vacuum removes", await admin.fetchval(_DEAD))
+    busy = _latencies(trial, began)
+    trial.note(f"99 % within {_p99(calm) * 1000:.0f} ms before, {_p99(busy) * 1000:.0f} ms since")
+    trial.require(_p99(busy) <= max(5 * _p99(calm), 1.0), f"99 % within {_p99(busy):.2f} s, {_p99(calm):.2f} s before")
+    await holder.execute("ROLLBACK")
+    await admin.execute("VACUUM dispatch")
+    trial.fault()
+    trial.note("the transaction has ended")
+    await asyncio.gather(holder.close(), admin.close())
+    await trial.verify(recovery=5.0)
+
+
+_DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'dispatch'"
+
+
+def _latencies(trial: Trial, since: float) -> list[float]:
+    """Return the seconds from publishing to acceptance, of events published since then."""
+    invoked = {line.id: line.at for line in trial.deployment.published.read() if line.step == "invoke"}
+    seen = trial.deployment.deliveries.read()
+    return [each.at - invoked[each.id] for each in seen if each.step == "accepted" and invoked[each.id] >= since]
+
+
+def _p99(seconds: Sequence[float]) -> float:
+    return quantiles(seconds, n=100)[-1]
+
+
+@pytest.mark.chaos_postgres
+@pytest.mark.chaos("FI-28", "a transaction that stays open, and 200,000 rows of work that come and go")
+async def test_fi_28(trial: Trial) -> None:
+    await nothing_cleaned_up(trial)
+
+
+@pytest.mark.chaos_postgres
+@pytest.mark.chaos("FI-30", "a planner that may not use most of its methods")
+async def test_fi_30(trial: Trial) -> None:
+    await planned_badly(trial)
+
+
+@pytest.mark.chaos("FI-30")
+async def test_a_mutant_is_caught(make_trial: Callable[..., Trial], durable_postgres: PostgresServer) -> None:
+    with pytest.raises(Violation):
+        await planned_badly(make_trial(durable_postgres, mutant="claim-by-subquery"))
