@@ -94,7 +94,7 @@ def claim_by_subquery() -> None:
     _change(
         "claim",
         "d.ctid = ANY (ARRAY(SELECT ctid FROM due))",
-        "d.ctid IN (SELECT w.ctid FROM dispatch w WHERE w.lease_until IS NULL OR w.lease_until <= now()"
+        "d.position IN (SELECT w.position FROM dispatch w WHERE w.lease_until IS NULL OR w.lease_until <= now()"
         " ORDER BY w.position LIMIT 16 FOR UPDATE SKIP LOCKED)",
     )
 
