@@ -56,12 +56,15 @@ def _plan(config: Config) -> Iterator[str]:
         yield f"sink           {name}: {plugin.kind}"
     for each in config.to_subscriptions():
         types = ", ".join(each.types) or "*"
-        policy = f"{each.retry.attempts} attempts, timeout {format_duration(each.timeout)}"
-        if each.batch is not None:
-            policy = f"batches of {each.batch}, {policy}"
-        if each.dead_letter is not None:
-            policy += f", then {each.dead_letter}"
-        yield f"subscription   {each.name}: {types} -> {each.sink} ({policy})"
+        policy = (
+            f"in order of {each.order_by}" if each.order_by is not None else None,
+            f"at most {each.rate}" if each.rate is not None else None,
+            f"batches of {each.batch}" if each.batch is not None else None,
+            f"{each.retry.attempts} attempts",
+            f"timeout {format_duration(each.timeout)}",
+            f"then {each.dead_letter}" if each.dead_letter is not None else None,
+        )
+        yield f"subscription   {each.name}: {types} -> {each.sink} ({', '.join(filter(None, policy))})"
 
 
 async def _connect(config: Config) -> None:

@@ -45,9 +45,10 @@ def test_init_replaces_a_file_only_when_forced(tmp_path: Path) -> None:
 
 def test_check_prints_the_plan_and_connects_only_when_told(deployment: Deployment) -> None:
     text = deployment.path.read_text()
-    deployment.path.write_text(text.replace("sink: stuck}", "sink: stuck, batch: 7}"))
+    deployment.path.write_text(text.replace("sink: stuck}", "sink: stuck, batch: 7, order_by: subject, rate: 5/s}"))
     plan, _ = deployment.cli("check")
-    for word in ("batches of 7, 20 attempts", "shop", "everything", "terminal", "polling"):
+    policy = "in order of subject, at most 5/s, batches of 7, 20 attempts"
+    for word in (policy, "shop", "everything", "terminal", "polling"):
         assert word in plan
     online, _ = deployment.cli("check", "--online")
     assert online.startswith(plan)
