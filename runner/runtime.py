@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from .bus import EventBus
-from .errors import RunnerError, SinkError, StorageUnavailable
+from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable
 from .event import Event, new_id
 from .filter import compile_filter
 from .limits import WorkerLimits
@@ -140,8 +140,10 @@ class Runner:
 
         Raises:
             FilterError: the filter does not compile.
-            ValueError: the rate, or the attribute to order by, is none.
+            ValueError: the file has a subscription of that name; the rate, or the attribute to order by, is none.
         """
+        if any(each.name == name for each in self._plan.subscriptions):
+            raise ValueError(f"the file has a subscription {name!r}; a function needs a name of its own")
         sink = f"function:{name}"
         types = options.get("types", ())
         options["types"] = (types,) if isinstance(types, str) else tuple(types)
@@ -188,7 +190,9 @@ class Runner:
             StorageUnavailable: the store did not come up in time.
             ForeignDeployment: its tables belong to another deployment.
             SinkError: a sink can never work.
+            ConfigError: the `dead_letter` of a function names no sink.
         """
+        self._check_dead_letters()
         await self._prepare()
         await self._watchdog.start()
         for broker in self._brokers:
@@ -244,6 +248,16 @@ class Runner:
     def strategies(self) -> list[StrategyState]:
         """Return how each strategy is."""
         return self._strategies.states()
+
+    def _check_dead_letters(self) -> None:
+        """Raise `ConfigError` where what is dead would wait for a sink that nobody has; a file is checked before."""
+        for each in self._functions.values():
+            if each.dead_letter is not None and each.dead_letter not in self._sinks:
+                known = ", ".join(sorted(self._sinks))
+                raise ConfigError(
+                    f"subscription {each.name!r}: unknown sink {each.dead_letter!r} for dead letters, "
+                    f"expected one of: {known}"
+                )
 
     async def _prepare(self) -> None:
         """Wait for the store, and make it ours."""

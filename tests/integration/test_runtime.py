@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from runner import Delivery, Outcome, Runner, load
 from runner import runtime as runtime_module
 from runner.bus import EventBus
-from runner.errors import ForeignDeployment, RunnerError, SinkError, StorageError, StorageUnavailable
+from runner.errors import ConfigError, ForeignDeployment, RunnerError, SinkError, StorageError, StorageUnavailable
 from runner.event import Event
 from runner.filter import FilterError
 from runner.storage import tables
@@ -145,6 +145,17 @@ class TestSubscribe(BusTests):
     def test_a_filter_that_does_not_compile_is_refused_at_once(self, bus: Bus, filter: object) -> None:
         with pytest.raises(FilterError):
             bus.runner().subscribe("s", Handler(), filter=filter)
+
+    def test_a_name_of_the_file_is_refused(self, bus: Bus) -> None:
+        file = bus.write("sinks: {log: stdout}\nsubscriptions: [{name: crm, sink: log}]\n")
+        with pytest.raises(ValueError, match="the file has a subscription 'crm'"):
+            load(file).subscribe("crm", Handler())
+
+    async def test_dead_letters_for_a_sink_that_nobody_has_are_refused(self, bus: Bus) -> None:
+        runner = bus.runner()
+        runner.subscribe("s", Handler(), dead_letter="lgo")
+        with pytest.raises(ConfigError, match=r"'s': unknown sink 'lgo' for dead letters, expected one of: function:s"):
+            await runner.start()
 
 
 async def publish_on(runner: Runner, name: str, published: list[str]) -> None:
