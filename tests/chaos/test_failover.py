@@ -236,8 +236,9 @@ async def foreign_notify_hangs(trial: Trial, cluster: Cluster, seconds: float = 
         await asyncio.sleep(0.1)
     trial.bite("signals that waited for it", waiting)
     trial.require(not hanging.done(), "the foreign commit did not hang")
-    invoked = {line.id: line.at for line in trial.deployment.published.read() if line.step == "invoke"}
-    answers = [line for line in trial.deployment.published.read() if line.step == "ok" and line.at > began]
+    lines = trial.deployment.published.read()
+    invoked = {line.id: line.at for line in lines if line.step == "invoke"}
+    answers = [line for line in lines if line.step == "ok" and line.at > began]
     slowest = max((line.at - invoked[line.id] for line in answers), default=seconds)
     trial.note(f"the slowest of {len(answers)} publishes took {slowest:.2f} s")
     trial.require(slowest < seconds / 3, f"a publish took {slowest:.1f} s")

@@ -122,6 +122,7 @@ async def the_same_from_many(trial: Trial, count: int = 300, publishers: int = 4
     await trial.start(Subscriber("note", "note"))
     for _ in range(publishers):
         trial.publish(count, rate=1000.0, wave=50)
+    await trial.reach(publishers * count)
     await trial.drain()
     duplicates = sum(line.duplicate for line in trial.deployment.published.read())
     trial.bite("publishes answered as duplicates", duplicates)

@@ -38,8 +38,9 @@ async def hostile_receivers(trial: Trial) -> None:
     hostile = []
     for way in ways:
         # A reset costs an attempt for each connection that is kept open.
-        attempts = 6 if way in ACCEPTING else 2
-        options = f"timeout: 30s, breaker: off, concurrency: 4, retry: {{max_attempts: {attempts}, delay: 200ms}}"
+        attempts = 12 if way in ACCEPTING else 2
+        retry = f"{{max_attempts: {attempts}, delay: 200ms, max_delay: 400ms}}"
+        options = f"timeout: 30s, breaker: off, concurrency: 4, retry: {retry}"
         hostile.append(Subscriber(way, prefix="evil", sink=_webhook(port, way), options=options))
     await trial.start(Subscriber("note", "note"), Subscriber("hook", hook=0.0), *hostile)
     trial.deployment.accompany("tests.chaos.hostile", str(port), "deliveries.jsonl")

@@ -90,8 +90,8 @@ _DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'dispatch'"
 
 def _latencies(trial: Trial, since: float) -> list[float]:
     """Return the seconds from publishing to acceptance, of events published since then."""
+    seen = trial.deployment.deliveries.read()  # first: each of them was published before it
     invoked = {line.id: line.at for line in trial.deployment.published.read() if line.step == "invoke"}
-    seen = trial.deployment.deliveries.read()
     return [each.at - invoked[each.id] for each in seen if each.step == "accepted" and invoked[each.id] >= since]
 
 
