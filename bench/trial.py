@@ -14,6 +14,8 @@ from typing import Any
 
 import uvloop
 
+from runner.cli.loop import calm_collector
+
 from .backlog import drain, publish
 from .claims import claims, horizon
 from .contenders import contender
@@ -44,8 +46,9 @@ async def _run(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(spec: str) -> None:
-    """Run one trial on uvloop, as every contender here can, and print its result as the last line."""
+    """Run one trial on uvloop and with our settings of the collector, all alike; print its result as the last line."""
     logging.disable(logging.INFO)  # peers log every job; nobody reads it here
+    calm_collector()
     print(json.dumps(uvloop.run(_run(json.loads(spec)))), flush=True)
 
 

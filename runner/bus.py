@@ -25,7 +25,8 @@ __all__ = ["Desk", "EventBus"]
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
-SPACING = 0.001  # seconds from one signal to the next: a burst does not go through the strategies each time
+SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
+LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
 
 _Caller = tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]
 
@@ -65,7 +66,7 @@ class EventBus:
         self._desk = desk
         self._stopped = False
         self._waiting: list[_Caller] = []
-        self._committing = asyncio.Lock()
+        self._onlookers: list[asyncio.Future[None]] = []  # of the commit that is in flight
         self._flushing: asyncio.Task[None] | None = None
         self._unsent: str | None = None  # the id the next signal carries
         self._signalling: asyncio.Task[None] | None = None
@@ -96,7 +97,13 @@ class EventBus:
             EventConflict: the same (source, id) is recorded with other content.
             StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
         """
-        receipts = await self.publish_many([Publication(event, delay, deliver_at)], session=session)
+        publication = Publication(event, delay, deliver_at)
+        if session is not None:
+            receipts = await self.publish_many([publication], session=session)
+        else:
+            self._check_running()
+            _check(publication)
+            receipts = await self._committed([publication])
         return receipts[0]
 
     async def publish_many(
@@ -109,8 +116,7 @@ class EventBus:
             events: at most a few thousand at a time; a `Publication` carries its own due time.
             session: as in `publish()`.
         """
-        if self._stopped:
-            raise RunnerError("the bus has stopped, nothing was recorded; publish before it does, or start it again")
+        self._check_running()
         publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
         for publication in publications:
             _check(publication)
@@ -120,6 +126,14 @@ class EventBus:
             receipts = await self._store.append_in(session, publications)
             self._signal_after(session.sync_session, publications[-1].event.id)
             return receipts
+        return await self._committed(publications)
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise RunnerError("the bus has stopped, nothing was recorded; publish before it does, or start it again")
+
+    async def _committed(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Have them recorded with the next commit; return when that is over."""
         answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
         self._waiting.append((publications, answer))
         if self._flushing is None:
@@ -149,8 +163,10 @@ class EventBus:
 
     async def settled(self) -> None:
         """Return once the commit that is in flight now, if any, is over."""
-        async with self._committing:
-            pass
+        if self._flushing is not None:
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._onlookers.append(over)
+            await over
 
     async def stop(self) -> None:
         """Take no more events, and return once what was given is recorded and signalled."""
@@ -164,13 +180,23 @@ class EventBus:
         """Commit what waits, batch by batch, until nothing does."""
         try:
             while self._waiting:
-                async with self._committing:
-                    await self._commit(self._take())
+                await self._commit(self._take())
+                self._tell_onlookers()
         finally:
             self._flushing = None
+            self._tell_onlookers()
+
+    def _tell_onlookers(self) -> None:
+        while self._onlookers:
+            over = self._onlookers.pop()
+            if not over.done():
+                over.set_result(None)
 
     def _take(self) -> list[_Caller]:
         """Return the callers of the next commit: at least one, and no more than a batch holds."""
+        if len(self._waiting) == 1:
+            taken, self._waiting = self._waiting, []
+            return taken
         count = size = bytes_ = 0
         for publications, _ in self._waiting:
             size += len(publications)
@@ -183,8 +209,9 @@ class EventBus:
 
     async def _commit(self, callers: list[_Caller]) -> None:
         handed_over = False
+        events = callers[0][0] if len(callers) == 1 else [each for publications, _ in callers for each in publications]
         try:
-            receipts, handed_over = await self._append([each for publications, _ in callers for each in publications])
+            receipts, handed_over = await self._append(events)
         except Exception as error:
             if len(callers) > 1 and not isinstance(error, StorageUnavailable):
                 for caller in callers:  # one of them spoils the batch; the others must not hear of it
@@ -216,11 +243,13 @@ class EventBus:
 
     async def _send(self) -> None:
         """Send signals until none is left to send."""
+        spacing = SPACING
         try:
             while self._unsent is not None:
                 latest, self._unsent = self._unsent, None
                 await self._strategy.notify(latest)
-                await asyncio.sleep(SPACING)
+                await asyncio.sleep(spacing)
+                spacing = min(2 * spacing, LONGEST_SPACING)
         finally:
             self._signalling = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from datetime import timedelta
 from itertools import groupby
 
@@ -83,14 +83,13 @@ class Dispatch:
             if not flight.clean:
                 rows.add(outlet)
                 self._write(outlet, flight, lease)
+        delivered: list[tuple[int, ...]] = []
         kept: dict[int, tuple[int, ...]] = {}
-        delivered = []
-        for matched in self._matched:
+        for matched, count in _runs(self._matched):
             ids = kept.get(id(matched))
             if ids is None:
-                ids = tuple(outlet.id for outlet in matched if outlet not in rows)
-                kept[id(matched)] = ids
-            delivered.append(ids)
+                ids = kept[id(matched)] = tuple(outlet.id for outlet in matched if outlet not in rows)
+            delivered += [ids] * count
         works: Sequence[Work | UnreadableWork] = self.claim.works
         if self.claim.unreadable:
             works = [*works, *self.claim.unreadable]
@@ -126,12 +125,11 @@ class Dispatch:
             self._matched.append(matched)
         works: dict[Outlet, list[Work]] = {}
         start = 0
-        for _, run in groupby(self._matched, id):
+        for matched, count in _runs(self._matched):
             # Events in a row that go to the same outlets are given to each at once.
-            end = start + sum(1 for _ in run)
-            for outlet in self._matched[start]:
-                works.setdefault(outlet, []).extend(self.claim.works[start:end])
-            start = end
+            for outlet in matched:
+                works.setdefault(outlet, []).extend(self.claim.works[start : start + count])
+            start += count
         self.flights = {outlet: Flight(each, self._ended) for outlet, each in works.items()}
 
     def _bury(self, work: UnreadableWork, matcher: Matcher[Outlet]) -> None:
@@ -184,3 +182,10 @@ class Dispatch:
         self._flying -= 1
         if self._flying == 0:
             self.hurry()
+
+
+def _runs(matched: Iterable[tuple[Outlet, ...]]) -> Iterator[tuple[tuple[Outlet, ...], int]]:
+    """Yield each match once for all the events in a row that share it, with their number."""
+    for _, run in groupby(matched, id):
+        same = list(run)
+        yield same[0], len(same)

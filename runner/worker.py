@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -42,7 +43,8 @@ class Worker:
     Take what is due, hand it to the sinks, write down what became of it.
 
     Two loops feed the outlets: the one here claims events and dispatches them, the backlog's claims single
-    deliveries that wait. Both sleep until a wake or the next due time.
+    deliveries that wait. Both sleep until a wake or the next due time. While there is more than one claim takes,
+    the next claims are on their way before the deliveries of this one begin.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Worker:
         self._woken = asyncio.Event()
         self._fruitless = 0
         self._held = 0  # events claimed and not yet settled
+        self._claims: deque[asyncio.Task[Claim]] = deque()  # on their way
+        self._due: timedelta | None = timedelta(0)  # when the next one is worth it, unless woken
         self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
         self._stopping = False
@@ -117,6 +121,7 @@ class Worker:
         ends = monotonic() + grace.total_seconds()
         self._stopping = self._declining = True
         await asyncio.gather(self._loop.stop(), self._backlog.stop())
+        await self._end_claims(max(1.0, ends - monotonic()))
         if self._taking:
             await asyncio.wait(self._taking, timeout=max(1.0, ends - monotonic()))
         for dispatch in self._dispatches:
@@ -154,16 +159,20 @@ class Worker:
         return timedelta(seconds=max(self._loop.stalled, self._backlog.stalled))
 
     async def _claim(self) -> None:
-        """Claim once and start the dispatch; sleep when nothing more is due."""
-        await self._room()
+        """Claim, once something is due and there is room, and start the dispatch."""
+        if not self._claims:
+            await self._sleep()
+            self._due = timedelta(0)  # unless a claim says otherwise
+            await self._room()
         if self._stopping:
             return
-        limits = self._limits
-        self._woken.clear()
         if self._stale:
             await self.reload()
-        claim = await self._queue.claim(limits.batch, limits.lease)
-        self._drained = len(claim.works) < limits.batch
+        claim = await (self._claims.popleft() if self._claims else self._ask())
+        full = len(claim.works) >= self._limits.batch
+        if full and claim.version == self._version:
+            self._ask_ahead(len(claim.works))
+        self._drained = not full and not self._claims
         if claim.version != self._version:
             # Should that fail, nothing more is claimed before it succeeds: others may be able to.
             self._stale = True
@@ -173,10 +182,34 @@ class Worker:
         if claim.works or claim.unreadable:
             self._fruitless = 0
             self._launch(claim)
+        elif self._drained:
+            self._fruitless += 1
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
             await self._queue.promote(_PROMOTED)
-        elif len(claim.works) < limits.batch:
-            await self._sleep(earlier(claim.scheduled_in, claim.again_in), found=bool(claim.works))
+        elif not full:
+            self._due = earlier(claim.scheduled_in, claim.again_in)
+
+    async def _ask(self) -> Claim:
+        """Claim what is due now."""
+        self._woken.clear()
+        return await self._queue.claim(self._limits.batch, self._limits.lease)
+
+    async def _end_claims(self, timeout: float) -> None:
+        """Take over what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
+        if self._claims:
+            await asyncio.wait(self._claims, timeout=timeout)
+        while self._claims:
+            asked = self._claims.popleft()
+            if asked.done() and not asked.cancelled() and asked.exception() is None:
+                self._launch(asked.result())
+            asked.cancel()
+
+    def _ask_ahead(self, taken: int) -> None:
+        """Send claims for what else there is room for beside `taken` events, before anything is done with those."""
+        batch = self._limits.batch
+        room = self._limits.ahead * batch - self._held - taken
+        while (len(self._claims) + 1) * batch <= room:
+            self._claims.append(asyncio.create_task(self._ask(), name="claim ahead"))
 
     def lease_for(self, count: int) -> timedelta | None:
         """Return the lease under which `count` events published here are taken without a claim; None for not now."""
@@ -220,15 +253,15 @@ class Worker:
             self._settled.clear()
             await self._settled.wait()
 
-    async def _sleep(self, due: timedelta | None, *, found: bool) -> None:
-        """Sleep until a wake, or until `due`."""
-        if not found:
-            self._fruitless += 1
-            if self._fruitless > _FRUITLESS:
-                # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
-                await asyncio.sleep(_SLOWED)
+    async def _sleep(self) -> None:
+        """Sleep until a wake, or until something is due."""
+        if self._due == timedelta(0):
+            return
+        if self._fruitless > _FRUITLESS:
+            # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
+            await asyncio.sleep(_SLOWED)
         # Look at least once in a lease, to learn when the lease of an instance that died will end.
-        await self._loop.rest(wait_for(self._woken, earlier(due, self._limits.lease)))
+        await self._loop.rest(wait_for(self._woken, earlier(self._due, self._limits.lease)))
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
         """See one dispatch to its end."""

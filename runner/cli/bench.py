@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .loop import loop_factory
+from .loop import calm_collector, loop_factory
 from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def bench(path: Path, events: int, subscriptions: int, keep: bool, as_json: bool
       runner bench --json
     """
     config = load(path)
+    calm_collector()
     with asyncio.Runner(loop_factory=loop_factory()) as loop:
         loop.run(_until_interrupted(_bench(config, events, subscriptions, keep, as_json)))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, RunnerError
-from .loop import loop_factory
+from .loop import calm_collector, loop_factory
 from .options import config_option
 from .program import readable
 
@@ -154,6 +154,7 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -
         if await _first(runner.start(), signals.stop.wait()) == 1:
             voice.give_up()
             return
+        calm_collector()
         voice.invite(path)
         while await _first(signals.stop.wait(), signals.reload.wait()) == 1:
             signals.reload.clear()

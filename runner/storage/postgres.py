@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -84,7 +85,7 @@ class PostgresStore(SqlRegistry):
         if all(each.delay is None and each.deliver_at is None for each in batch.unique):
             added = await self._append_new(batch, None, None)
             if added is not None:
-                return batch.receipts(_receipts(batch, added))
+                return batch.receipts(added.receipts(batch))
         return await self._append_each(batch)
 
     async def append_leased(
@@ -96,32 +97,39 @@ class PostgresStore(SqlRegistry):
         added = await self._append_new(batch, lease, token)
         if added is None:
             return await self._append_each(batch), None
+        assert added.created_at is not None
         works = [
             Work(position, 1, seq, publication.event.recorded_at(added.created_at))
             for position, seq, publication in zip(added.positions, added.seqs, batch.unique, strict=True)
         ]
-        return batch.receipts(_receipts(batch, added)), Claim(token, works, added.version)
+        return batch.receipts(added.receipts(batch)), Claim(token, works, added.version)
 
     async def _append_new(self, batch: Batch, lease: timedelta | None, token: int | None) -> _Added | None:
         """Record what is due at once; None, and nothing recorded, where some of it is known already."""
-        import asyncpg
-
         try:
             if len(batch.unique) == 1:
-                values = _values(batch.unique[0].event)
-                [(seq, position, version, created_at)] = await self._wires.fetch(
-                    self._sql("append_one"), *values, lease, token
-                )
-                return _Added([seq], [position], version, created_at)
+                return await self._append_one(batch.unique[0].event, lease, token)
             columns = _columns([each.event for each in batch.unique])
             [(seqs, positions, version, created_at)] = await self._wires.fetch(
                 self._sql("append"), *columns, lease, token
             )
             return _Added(sorted(seqs), sorted(positions or ()), version, created_at)
         except StorageError as error:
+            import asyncpg
+
             if isinstance(error.__cause__, asyncpg.UniqueViolationError):
                 return None
             raise
+
+    async def _append_one(self, event: Event, lease: timedelta | None, token: int | None) -> _Added:
+        values = _values(event)
+        if token is None:
+            [row] = await self._wires.fetch(self._sql("append_one"), *values)
+            return _Added(row, (), 0, None)
+        [(seq, position, version, created_at)] = await self._wires.fetch(
+            self._sql("append_one_leased"), *values, lease, token
+        )
+        return _Added((seq,), (position,), version, created_at)
 
     async def _append_each(self, batch: Batch) -> Sequence[Receipt]:
         """Record what may be known already, and what may be due later."""
@@ -165,17 +173,17 @@ class PostgresStore(SqlRegistry):
         try:
             async with self._wires.take() as connection:
                 rows = await connection.fetch(self._sql("claim", limit), token, after, lease)
-            works = [_work(row) for row in rows if row[0] is not None]
+            [outlook] = [row for row in rows if row[0] is None]
+            works = [Work(row[0], row[1], row[2], _event(row, 3)) for row in rows if row is not outlook]
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
-        works.sort(key=_position)
+        works.sort(key=attrgetter("position"))
         self._mark.saw(works[-1].position if works else None, now)
-        first = rows[0]
-        again_in: timedelta | None = first["expires_in"]
+        again_in: timedelta | None = outlook["expires_in"]
         sweep_in = self._mark.sweep_in(now) if len(works) < limit else None
         if sweep_in is not None:
             again_in = min(again_in or timedelta.max, timedelta(seconds=sweep_in))
-        return Claim(token, works, first["version"], first["scheduled_in"], again_in, first["waiting"])
+        return Claim(token, works, outlook["version"], outlook["scheduled_in"], again_in, outlook["waiting"])
 
     async def _one_by_one(self, token: int, lease: timedelta) -> Claim:
         """Read what was leased under `token` event by event, because one of them cannot be read."""
@@ -214,9 +222,9 @@ class PostgresStore(SqlRegistry):
     async def _settle(self, connection: asyncpg.Connection, settled: Settled) -> int:
         arguments = (settled.token, *_runs(settled.works, settled.delivered))
         if not settled.records:
-            return len(await connection.fetch(self._sql("settle"), *arguments))
+            return len(await connection.fetchval(self._sql("settle"), *arguments) or ())
         async with connection.transaction():
-            held = {row[0] for row in await connection.fetch(self._sql("settle"), *arguments)}
+            held = set(await connection.fetchval(self._sql("settle"), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
             columns = _record_columns(records, tokens)
@@ -358,19 +366,19 @@ class PostgresStore(SqlRegistry):
 
 
 class _Added(NamedTuple):
-    """What recording new events brought, in their order; positions and version under a token only."""
+    """What recording new events brought, in their order; all but the seqs under a token only."""
 
     seqs: Sequence[int]
     positions: Sequence[int]
     version: int
-    created_at: datetime
+    created_at: datetime | None
 
-
-def _receipts(batch: Batch, added: _Added) -> list[Receipt]:
-    return [
-        Receipt(each.event.source, each.event.id, seq, False)
-        for each, seq in zip(batch.unique, added.seqs, strict=True)
-    ]
+    def receipts(self, batch: Batch) -> list[Receipt]:
+        """Return the receipts of the unique events of `batch`."""
+        return [
+            Receipt(each.event.source, each.event.id, seq, False)
+            for each, seq in zip(batch.unique, self.seqs, strict=True)
+        ]
 
 
 def _token() -> int:
@@ -440,17 +448,28 @@ def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int,
     firsts: list[int] = []
     lasts: list[int] = []
     groups: list[tuple[int, ...]] = []
-    for work, ids in zip(works, delivered, strict=True):
-        if groups and groups[-1] is ids and work.position == lasts[-1] + 1:
-            lasts[-1] = work.position
-        else:
-            firsts.append(work.position)
-            lasts.append(work.position)
-            groups.append(ids)
+    start = 0
+    for _, same in groupby(delivered, id):
+        end = start + len(list(same))
+        for first, last in _adjacent([work.position for work in works[start:end]]):
+            firsts.append(first)
+            lasts.append(last)
+            groups.append(delivered[start])
+        start = end
     distinct_groups = {id(group): group for group in groups}
     ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
     froms = [ends[id(group)] - len(group) + 1 for group in groups]
     return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
+
+
+def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of all that follow each other without a gap; ascending."""
+    if positions[-1] - positions[0] == len(positions) - 1:
+        yield positions[0], positions[-1]
+        return
+    for _, run in groupby(enumerate(positions), lambda each: each[1] - each[0]):
+        numbers = [position for _, position in run]
+        yield numbers[0], numbers[-1]
 
 
 def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
@@ -459,14 +478,6 @@ def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
         for row in rows
         if row[0] is not None
     ]
-
-
-def _position(work: Work) -> int:
-    return work.position
-
-
-def _work(row: asyncpg.Record) -> Work:
-    return Work(row[0], row[1], row[2], _event(row, 3))
 
 
 def _unanswered(row: asyncpg.Record) -> Unanswered | None:

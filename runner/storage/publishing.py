@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, CursorResult, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,8 +21,7 @@ __all__ = ["Batch", "append_in", "distinct"]
 Execute = Callable[[Any], Awaitable[CursorResult[Any]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Publications with those said twice left out, and how to answer for all of them."""
 
     publications: Sequence[Publication]
@@ -44,6 +42,8 @@ class Batch:
 
 def distinct(publications: Sequence[Publication]) -> Batch:
     """Return the batch of `publications`. Raise `EventConflict` when two share source and id but not their content."""
+    if len(publications) == 1:
+        return Batch(publications, publications)
     first: dict[tuple[str, str], Publication] = {}
     for each in publications:
         known = first.setdefault((each.event.source, each.event.id), each)

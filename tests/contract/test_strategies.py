@@ -161,7 +161,7 @@ async def test_lost_peer_is_noticed_and_each_reconnect_wakes_once(bench: Bench, 
     ear = await listen()
     for losses in (1, 2):
         await bench.cut("reset")
-        await eventually(lambda: ear.deaf, timeout=1.0)
+        await eventually(lambda: ear.deaf)
         await bench.cut("pass")
         await eventually(lambda: ear.hears, timeout=RECOVERY)
         assert ear.wakes == bench.pushes * (1 + losses)

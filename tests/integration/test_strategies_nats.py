@@ -126,7 +126,7 @@ async def test_lost_and_back_with_a_killed_server(start: Start, make_nats_server
     one, other = await start(server.url), await start(server.url)
     stack = compose(one.nats)
     server.kill()
-    await eventually(lambda: stack.deaf, timeout=1.0)
+    await eventually(lambda: stack.deaf)
     assert "not connected" in one.nats.detail
     server.start()
     await eventually(lambda: one.nats.hears and other.nats.hears)

@@ -8,13 +8,16 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+from runner.delivery import ACCEPTED, Delivery, Outcome
+from runner.errors import StorageUnavailable
 from runner.filter import FilterError
 from runner.limits import WorkerLimits
 from runner.storage.base import Claim, Registered, Registry, Settled, Work, WorkQueue
+from runner.subscription import Subscription
 from runner.worker import Worker
 from tests.support.eventually import eventually
 
-from .deliveries import works
+from .deliveries import FunctionSink, works
 
 BATCH = 5
 
@@ -31,10 +34,14 @@ class Store:
         self.claims = 0
         self.answers = asyncio.Event()  # whether a claim is answered
         self.answers.set()
+        self.registered: list[Registered] = []
+        self.failing: set[int] = set()  # numbers of claims
 
     async def claim(self, limit: int, lease: timedelta) -> Claim:
         self.claims += 1
         await self.answers.wait()
+        if self.claims in self.failing:
+            raise StorageUnavailable("the connection was lost")
         taken, self.works = self.works[:limit], self.works[limit:]
         return Claim(1, taken, self.version)
 
@@ -46,7 +53,7 @@ class Store:
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         if not self.readable:
             raise FilterError("sql: unknown dialect")
-        return self.version, []
+        return self.version, self.registered
 
 
 @pytest.fixture
@@ -128,3 +135,66 @@ class TestHandOver:
         await eventually(lambda: worker.stalled > timedelta(milliseconds=20))
         store.answers.set()
         await eventually(lambda: worker.stalled == timedelta(0))
+
+
+class TestClaimsAhead:
+    """While there is more than one claim takes."""
+
+    async def test_the_next_one_is_sent_before_the_deliveries_of_this_one_begin(self, store: Store) -> None:
+        seen: list[int] = []  # claims sent by the time a delivery began
+
+        async def deliver(_: Delivery) -> Outcome:
+            seen.append(store.claims)
+            return ACCEPTED
+
+        worker = await self._idle(store, FunctionSink(deliver))
+        before = store.claims
+        store.works = works(BATCH + 1)
+        worker.wake()
+        await eventually(lambda: len(seen) == BATCH + 1)
+        assert set(seen[:BATCH]) == {before + 2}
+        await worker.stop(timedelta(0))
+
+    async def test_what_is_on_its_way_at_a_stop_is_seen_to_its_end(self, store: Store) -> None:
+        async def deliver(_: Delivery) -> Outcome:
+            return ACCEPTED
+
+        async def claim(limit: int, lease: timedelta, plain: Any = store.claim) -> Claim:
+            if len(store.works) == BATCH:
+                store.answers.clear()  # it takes its time
+            return cast("Claim", await plain(limit, lease))
+
+        store.claim = claim  # type: ignore[method-assign]
+
+        worker = await self._idle(store, FunctionSink(deliver))
+        store.works, before = works(2 * BATCH), store.claims
+        worker.wake()
+        await eventually(lambda: store.settled and store.claims == before + 2)
+        stopping = asyncio.create_task(worker.stop(timedelta(seconds=5)))
+        await eventually(lambda: worker.lease_for(1) is None)
+        store.answers.set()
+        await stopping
+        assert sum(len(each.works) for each in store.settled) == 2 * BATCH
+        assert store.works == []
+
+    async def test_one_that_fails_is_made_again(self, store: Store) -> None:
+        async def accept(_: Delivery) -> Outcome:
+            return ACCEPTED
+
+        worker = await self._idle(store, FunctionSink(accept))
+        store.works, store.failing = works(2 * BATCH), {store.claims + 2}
+        with capture_logs() as lines:
+            worker.wake()
+            await eventually(lambda: sum(len(each.works) for each in store.settled) == 2 * BATCH)
+        assert [line["error"] for line in lines if line["event"] == "loop failed"] == ["StorageUnavailable"]
+        await worker.stop(timedelta(0))
+
+    async def _idle(self, store: Store, sink: FunctionSink) -> Worker:
+        """Return a worker that has found nothing to do."""
+        store.open.set()
+        store.registered = [Registered(1, Subscription(name="s", sink="sink"), False, "file")]
+        limits = WorkerLimits(batch=BATCH)
+        worker = Worker(cast("WorkQueue", store), cast("Registry", store), {"sink": sink}, limits, notify=told)
+        await worker.start()
+        await eventually(lambda: worker.lease_for(1))
+        return worker

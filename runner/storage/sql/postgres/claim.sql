@@ -13,13 +13,15 @@ WITH unsynced AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE {dispatch} d
-    SET lease_until = clock_timestamp() + $3::interval, lease_token = $1, attempts = d.attempts + 1
+    SET lease_until = (SELECT now FROM clock) + $3::interval, lease_token = $1, attempts = d.attempts + 1
     WHERE d.ctid = ANY (ARRAY(SELECT ctid FROM due))  -- locked, so that nobody moves them
     RETURNING d.position, d.attempts, d.event_seq
 )
+-- One row for what else there is to know, and one for each event: what stands in every row is sent and decoded in every row.
 SELECT
-    c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
-    e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
+    NULL::bigint AS position, NULL::int AS attempts, NULL::bigint AS seq, NULL::text AS type, NULL::text AS source,
+    NULL::text AS id, NULL::text AS subject, NULL::bytea AS time, NULL::text AS datacontenttype, NULL::text AS dataschema,
+    NULL::text AS extensions, NULL::bytea AS data,
     b.subscriptions_version AS version,
     (SELECT min(s.due_at) - clock_timestamp() FROM {scheduled} s) AS scheduled_in,
     EXISTS (SELECT FROM {deliveries} w WHERE w.state IN ('pending', 'leased')) AS waiting,
@@ -31,4 +33,9 @@ SELECT
     ) END AS expires_in
 FROM {bus} b
 CROSS JOIN unsynced
-LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true
+UNION ALL
+SELECT
+    c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)),
+    e.datacontenttype, e.dataschema, e.extensions::text, e.data, NULL, NULL, NULL, NULL
+FROM claimed c
+JOIN {events} e ON e.seq = c.event_seq
