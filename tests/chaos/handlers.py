@@ -7,12 +7,11 @@ import ctypes
 import os
 import sys
 import time
+from functools import cache
 
 from runner import Delivery, Event
 
 from .journals import Pen, Sighting, digest, now
-
-_pen = Pen("deliveries.jsonl")  # in the working directory, which is the deployment's
 
 PATIENCE = 4.0  # seconds that `endure` takes: longer than the lease
 ENDLESS = 60.0
@@ -116,4 +115,9 @@ def _write(step: str, event: Event, delivery: Delivery) -> None:
         os.getpid(),
         digest(event.data),
     )
-    _pen.write(line, sync=step == "accepted")
+    _pen().write(line, sync=step == "accepted")
+
+
+@cache
+def _pen() -> Pen:
+    return Pen("deliveries.jsonl")  # in the working directory, which is the deployment's

@@ -160,21 +160,21 @@ class TestClaimsAhead:
             return ACCEPTED
 
         async def claim(limit: int, lease: timedelta, plain: Any = store.claim) -> Claim:
-            if len(store.works) == BATCH:
-                store.answers.clear()  # it takes its time
+            if len(store.works) == 2 * BATCH:
+                store.answers.clear()  # they take their time
             return cast("Claim", await plain(limit, lease))
 
         store.claim = claim  # type: ignore[method-assign]
 
-        worker = await self._idle(store, FunctionSink(deliver))
-        store.works, before = works(2 * BATCH), store.claims
+        worker = await self._idle(store, FunctionSink(deliver), ahead=3)
+        store.works, before = works(3 * BATCH), store.claims
         worker.wake()
-        await eventually(lambda: store.settled and store.claims == before + 2)
+        await eventually(lambda: store.settled and store.claims == before + 3)
         stopping = asyncio.create_task(worker.stop(timedelta(seconds=5)))
         await eventually(lambda: worker.lease_for(1) is None)
         store.answers.set()
         await stopping
-        assert sum(len(each.works) for each in store.settled) == 2 * BATCH
+        assert sum(len(each.works) for each in store.settled) == 3 * BATCH
         assert store.works == []
 
     async def test_one_that_fails_is_made_again(self, store: Store) -> None:
@@ -189,11 +189,11 @@ class TestClaimsAhead:
         assert [line["error"] for line in lines if line["event"] == "loop failed"] == ["StorageUnavailable"]
         await worker.stop(timedelta(0))
 
-    async def _idle(self, store: Store, sink: FunctionSink) -> Worker:
+    async def _idle(self, store: Store, sink: FunctionSink, **more: Any) -> Worker:
         """Return a worker that has found nothing to do."""
         store.open.set()
         store.registered = [Registered(1, Subscription(name="s", sink="sink"), False, "file")]
-        limits = WorkerLimits(batch=BATCH)
+        limits = WorkerLimits(batch=BATCH, **more)
         worker = Worker(cast("WorkQueue", store), cast("Registry", store), {"sink": sink}, limits, notify=told)
         await worker.start()
         await eventually(lambda: worker.lease_for(1))
