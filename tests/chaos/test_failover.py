@@ -280,7 +280,6 @@ async def test_fi_22_asynchronous(cluster: tuple[Trial, Cluster]) -> None:
     await failed_over_too_early(*cluster)
 
 
-@pytest.mark.chaos_short
 @pytest.mark.chaos_postgres
 @pytest.mark.chaos("FI-23", "the former primary returns first in the DSN, and takes writes")
 async def test_fi_23(cluster: tuple[Trial, Cluster]) -> None:

@@ -381,7 +381,6 @@ async def test_fi_11(trial: Trial) -> None:
     await started_without_nats(trial)
 
 
-@pytest.mark.chaos_short
 @pytest.mark.chaos("FI-12", "kill -9 of NATS, ten times under load")
 async def test_fi_12(trial: Trial) -> None:
     await killed_ten_times(trial)

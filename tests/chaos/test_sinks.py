@@ -382,7 +382,6 @@ async def _states(trial: Trial) -> dict[str, Counter[str]]:
     return states
 
 
-@pytest.mark.chaos_short
 @pytest.mark.chaos("FI-39", "receivers that hang, drip, never end, explode, cut, reset, talk nonsense")
 async def test_fi_39(trial: Trial) -> None:
     await hostile_receivers(trial)

@@ -116,10 +116,8 @@ class StoreTests:
     """The fixtures of a suite; each of its tests runs once on every store."""
 
     @pytest.fixture(params=["sqlite", "postgres"])
-    def dsn(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-        if request.param == "sqlite":
-            return f"sqlite:///{tmp_path / 'runner.db'}"
-        return str(request.getfixturevalue("postgres_dsn"))
+    def dsn(self, request: pytest.FixtureRequest) -> str:
+        return str(request.getfixturevalue("tables_file" if request.param == "sqlite" else "tables_dsn"))
 
     @pytest.fixture
     async def database(self, dsn: str) -> AsyncIterator[Database]:

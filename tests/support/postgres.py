@@ -99,7 +99,8 @@ class PostgresServer(Server):
     def create_database(self, template: str = "template1") -> str:
         """Make a fresh database, a copy of `template`, and return its DSN."""
         name = f"test_{uuid.uuid4().hex[:16]}"
-        self.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Copied as files, which a server that does not sync does fastest.
+        self.psql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.dsn(name)
 
     def drop_database(self, dsn: str) -> None:

@@ -1,0 +1,25 @@
+"""Tables made once, for the many tests that need nothing but a copy of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from runner.config.dsn import Dsn
+from runner.storage.engine import open_engine
+from runner.storage.migrate import migrate
+
+__all__ = ["migrate_now"]
+
+
+def migrate_now(dsn: str) -> None:
+    """Make our tables in the database at `dsn`, and leave no connection to it."""
+    asyncio.run(_migrate(dsn))
+
+
+async def _migrate(dsn: str) -> None:
+    engine = open_engine(Dsn.parse(dsn, base=Path()), schema=None, pool=1)
+    try:
+        await migrate(engine, None)
+    finally:
+        await engine.dispose()
