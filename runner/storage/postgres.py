@@ -463,11 +463,11 @@ def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int,
 
 
 def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of all that follow each other without a gap; ascending."""
-    if positions[-1] - positions[0] == len(positions) - 1:
-        yield positions[0], positions[-1]
+    """Yield the first and the last of all that follow each other without a gap."""
+    if max(positions) - min(positions) == len(positions) - 1:
+        yield min(positions), max(positions)
         return
-    for _, run in groupby(enumerate(positions), lambda each: each[1] - each[0]):
+    for _, run in groupby(enumerate(sorted(positions)), lambda each: each[1] - each[0]):
         numbers = [position for _, position in run]
         yield numbers[0], numbers[-1]
 
