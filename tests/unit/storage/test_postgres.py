@@ -6,18 +6,14 @@ from hypothesis import strategies as st
 from runner.storage.base import UnreadableWork
 from runner.storage.postgres import _runs
 
-GROUPS: list[tuple[int, ...]] = [(), (1,), (2, 3)]
+GROUPS: list[tuple[int, ...]] = [(), (2, 3)]
 
 
 @st.composite
 def _claims(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Positions, the last ones out of order as those of unreadable events are, and who got each."""
-    positions = sorted(draw(st.sets(st.integers(1, 40), max_size=20)))
-    cut = draw(st.integers(0, len(positions)))
-    late = set(draw(st.lists(st.sampled_from(positions), max_size=4))) if positions else set()
-    ordered = [each for each in positions[:cut] if each not in late] + positions[cut:]
-    ordered = [each for each in ordered if each not in late] + sorted(late)
-    return ordered, [draw(st.sampled_from(GROUPS)) for _ in ordered]
+    """Positions in any order (those of events that cannot be read come last), and who got each."""
+    positions = draw(st.lists(st.integers(1, 10), unique=True))
+    return positions, [draw(st.sampled_from(GROUPS)) for _ in positions]
 
 
 @given(_claims())
