@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from time import monotonic
+from typing import Any
 
 import structlog
 
@@ -79,7 +80,9 @@ class Worker:
         self._woken = asyncio.Event()
         self._fruitless = 0
         self._held = 0  # events claimed and not yet settled
-        self._claims: deque[asyncio.Task[Claim]] = deque()  # on their way
+        self._claims: deque[asyncio.Task[Claim]] = deque()  # on their way, ahead of the loop
+        self._asked = 0  # claims without an answer yet
+        self._plenty = False  # whether the last claim left something
         self._due: timedelta | None = timedelta(0)  # when the next one is worth it, unless woken
         self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
@@ -162,17 +165,17 @@ class Worker:
         """Claim, once something is due and there is room, and start the dispatch."""
         if not self._claims:
             await self._sleep()
-            self._due = timedelta(0)  # unless a claim says otherwise
             await self._room()
+        self._due = timedelta(0)  # unless the claim says otherwise
         if self._stopping:
             return
         if self._stale:
             await self.reload()
         claim = await (self._claims.popleft() if self._claims else self._ask())
         full = len(claim.works) >= self._limits.batch
-        if full and claim.version == self._version:
-            self._ask_ahead(len(claim.works))
-        self._drained = not full and not self._claims
+        self._plenty = full and claim.version == self._version
+        self._ask_ahead(len(claim.works))
+        self._drained = not full and not self._asked
         if claim.version != self._version:
             # Should that fail, nothing more is claimed before it succeeds: others may be able to.
             self._stale = True
@@ -189,10 +192,17 @@ class Worker:
         elif not full:
             self._due = earlier(claim.scheduled_in, claim.again_in)
 
-    async def _ask(self) -> Claim:
-        """Claim what is due now."""
+    def _ask(self) -> Coroutine[Any, Any, Claim]:
+        """Claim what is due now; it counts as asked for from the call on, whenever its turn comes."""
         self._woken.clear()
-        return await self._queue.claim(self._limits.batch, self._limits.lease)
+        self._asked += 1
+        return self._answer()
+
+    async def _answer(self) -> Claim:
+        try:
+            return await self._queue.claim(self._limits.batch, self._limits.lease)
+        finally:
+            self._asked -= 1
 
     async def _end_claims(self, timeout: float) -> None:
         """Take over what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
@@ -204,11 +214,13 @@ class Worker:
                 self._launch(asked.result())
             asked.cancel()
 
-    def _ask_ahead(self, taken: int) -> None:
-        """Send claims for what else there is room for beside `taken` events, before anything is done with those."""
+    def _ask_ahead(self, taken: int = 0) -> None:
+        """Send what claims there is room for beside `taken` events, if the last one has left something."""
+        if not self._plenty or self._stopping:
+            return
         batch = self._limits.batch
-        room = self._limits.ahead * batch - self._held - taken
-        while (len(self._claims) + 1) * batch <= room:
+        room = self._limits.ahead * batch - self._held - self._asked * batch - taken
+        for _ in range(room // batch):
             self._claims.append(asyncio.create_task(self._ask(), name="claim ahead"))
 
     def lease_for(self, count: int) -> timedelta | None:
@@ -276,6 +288,7 @@ class Worker:
             self._held -= len(dispatch.claim.works)
             del self._dispatches[dispatch]
             self._settled.set()
+            self._ask_ahead()
         for outlet, flight in dispatch.unfinished():
             self._leases.hold(outlet, flight, outlet.in_flight(flight), dispatch.claim.token)
         if self._written(records):
