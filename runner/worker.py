@@ -80,8 +80,9 @@ class Worker:
         self._woken = asyncio.Event()
         self._fruitless = 0
         self._held = 0  # events claimed and not yet settled
-        self._claims: deque[asyncio.Task[Claim]] = deque()  # on their way, ahead of the loop
-        self._asked = 0  # claims without an answer yet
+        self._claims: deque[tuple[float, asyncio.Task[Claim]]] = deque()  # on their way ahead of the loop, since when
+        self._asked = 0  # claims whose answer is not taken yet
+        self._failed_at = 0.0  # when one has last failed
         self._plenty = False  # whether the last claim left something
         self._due: timedelta | None = timedelta(0)  # when the next one is worth it, unless woken
         self._taking: set[asyncio.Task[None]] = set()
@@ -171,7 +172,10 @@ class Worker:
             return
         if self._stale:
             await self.reload()
-        claim = await (self._claims.popleft() if self._claims else self._ask())
+        sent, claim = await self._next()
+        if monotonic() - sent > self._limits.lease.total_seconds():
+            log.warning("late claim dropped", events=len(claim.works))
+            return  # others may have taken it over
         full = len(claim.works) >= self._limits.batch
         self._plenty = full and claim.version == self._version
         self._ask_ahead(len(claim.works))
@@ -189,39 +193,52 @@ class Worker:
             self._fruitless += 1
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
             await self._queue.promote(_PROMOTED)
-        elif not full:
+        elif not full and sent > self._failed_at:  # else it may have passed over what the failed one had locked
             self._due = earlier(claim.scheduled_in, claim.again_in)
 
-    def _ask(self) -> Coroutine[Any, Any, Claim]:
-        """Claim what is due now; it counts as asked for from the call on, whenever its turn comes."""
-        self._woken.clear()
-        self._asked += 1
-        return self._answer()
-
-    async def _answer(self) -> Claim:
+    async def _next(self) -> tuple[float, Claim]:
+        """Return the answer to the oldest claim on its way, or to a new one, and when it was sent."""
+        sent, asked = self._claims.popleft() if self._claims else (monotonic(), self._ask())
         try:
-            return await self._queue.claim(self._limits.batch, self._limits.lease)
+            return sent, await asked
+        except BaseException:
+            self._failed_at = monotonic()
+            raise
         finally:
             self._asked -= 1
 
+    def _ask(self) -> Coroutine[Any, Any, Claim]:
+        """Claim what is due now; it counts until its answer is taken."""
+        self._woken.clear()
+        self._asked += 1
+        return self._queue.claim(self._limits.batch, self._limits.lease)
+
     async def _end_claims(self, timeout: float) -> None:
         """Take over what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
-        if self._claims:
-            await asyncio.wait(self._claims, timeout=timeout)
-        while self._claims:
-            asked = self._claims.popleft()
-            if asked.done() and not asked.cancelled() and asked.exception() is None:
-                self._launch(asked.result())
+        claims, self._claims = [asked for _, asked in self._claims], deque()
+        self._asked -= len(claims)
+        if not claims:
+            return
+        done, late = await asyncio.wait(claims, timeout=timeout)
+        for asked in done:
+            error = asked.exception()
+            if error is None:
+                self.take(asked.result())
+            else:
+                log.warning("claim failed", error=type(error).__name__, detail=str(error))
+        for asked in late:
             asked.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1.0)
 
     def _ask_ahead(self, taken: int = 0) -> None:
         """Send what claims there is room for beside `taken` events, if the last one has left something."""
-        if not self._plenty or self._stopping:
+        if not self._plenty or self._stale or self._stopping:
             return
         batch = self._limits.batch
         room = self._limits.ahead * batch - self._held - self._asked * batch - taken
         for _ in range(room // batch):
-            self._claims.append(asyncio.create_task(self._ask(), name="claim ahead"))
+            self._claims.append((monotonic(), asyncio.create_task(self._ask(), name="claim ahead")))
 
     def lease_for(self, count: int) -> timedelta | None:
         """Return the lease under which `count` events published here are taken without a claim; None for not now."""

@@ -16,7 +16,7 @@ def calm_collector() -> None:
     Have the garbage collector look less often, and never again at what is there already.
 
     A claim is a few thousand objects, none of them in a cycle, and at Python's own threshold of 700 the
-    collector takes a quarter of the time of the process to find that out (docs/decisions/0026).
+    collector takes a quarter of the process's CPU time to find that out (docs/decisions/0026).
     """
     gc.collect()
     gc.freeze()

@@ -173,10 +173,10 @@ class PostgresStore(SqlRegistry):
         try:
             async with self._wires.take() as connection:
                 rows = await connection.fetch(self._sql("claim", limit), token, after, lease)
-            [outlook] = [row for row in rows if row[0] is None]
-            works = [Work(row[0], row[1], row[2], _event(row, 3)) for row in rows if row is not outlook]
+            works = [Work(row[0], row[1], row[2], _event(row, 3)) for row in rows if row[0] is not None]
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
+        [outlook] = [row for row in rows if row[0] is None]
         works.sort(key=attrgetter("position"))
         self._mark.saw(works[-1].position if works else None, now)
         again_in: timedelta | None = outlook["expires_in"]

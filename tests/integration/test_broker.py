@@ -95,7 +95,7 @@ async def test_back_after_every_kill(make_broker: MakeBroker, make_nats_server: 
     await connected(broker)
     for kills in (1, 2, 3):
         server.kill()
-        await eventually(lambda: not broker.connected)
+        await eventually(lambda: not broker.connected, timeout=2.0)  # before a probe would find it out
         server.start()
         await eventually(lambda: len(ready) == 1 + kills, timeout=RECOVERY)  # noqa: B023  # awaited at once
         await exchange(broker)

@@ -126,7 +126,7 @@ async def test_lost_and_back_with_a_killed_server(start: Start, make_nats_server
     one, other = await start(server.url), await start(server.url)
     stack = compose(one.nats)
     server.kill()
-    await eventually(lambda: stack.deaf)
+    await eventually(lambda: stack.deaf, timeout=2.0)  # before a probe would find it out
     assert "not connected" in one.nats.detail
     server.start()
     await eventually(lambda: one.nats.hears and other.nats.hears)

@@ -273,6 +273,25 @@ class TestSignals:
         assert len(strategy.signals) < 150
         assert strategy.signals[-1][0] == "299"
 
+    async def test_publishes_that_go_on_and_on_are_signalled_at_growing_intervals_up_to_the_longest(
+        self, bus: EventBus, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waits: list[float] = []
+
+        async def sleep(seconds: float, plain: Any = asyncio.sleep) -> None:
+            if asyncio.current_task() is not bus._signalling:
+                return await plain(seconds)
+            waits.append(seconds)
+            if len(waits) < 6:
+                bus.signal("again")
+            return await plain(0)
+
+        monkeypatch.setattr("runner.bus.asyncio.sleep", sleep)
+        bus.signal("first")
+        await eventually(lambda: bus._signalling is None)
+        assert waits == [0.001, 0.002, 0.004, 0.005, 0.005, 0.005]
+        assert len(strategy.signals) == 6
+
     async def test_a_strategy_that_takes_its_time_holds_up_no_publisher(
         self, bus: EventBus, strategy: Strategy
     ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from runner.subscription import Subscription
 from runner.worker import Worker
 from tests.support.eventually import eventually
 
-from .deliveries import FunctionSink, works
+from .deliveries import FunctionSink, accept, tick, works
 
 BATCH = 5
 
@@ -36,11 +37,17 @@ class Store:
         self.answers.set()
         self.registered: list[Registered] = []
         self.failing: set[int] = set()  # numbers of claims
+        self.held: int | None = None  # with so few works left or less, claims wait for `answers` to be set
+        self.reads = 0  # of the subscriptions
 
     async def claim(self, limit: int, lease: timedelta) -> Claim:
         self.claims += 1
+        number = self.claims
+        if self.held is not None and len(self.works) <= self.held:
+            self.held = None
+            self.answers.clear()
         await self.answers.wait()
-        if self.claims in self.failing:
+        if number in self.failing:
             raise StorageUnavailable("the connection was lost")
         taken, self.works = self.works[:limit], self.works[limit:]
         return Claim(1, taken, self.version)
@@ -53,6 +60,7 @@ class Store:
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         if not self.readable:
             raise FilterError("sql: unknown dialect")
+        self.reads += 1
         return self.version, self.registered
 
 
@@ -155,32 +163,77 @@ class TestClaimsAhead:
         assert set(seen[:BATCH]) == {before + 2}
         await worker.stop(timedelta(0))
 
-    async def test_what_is_on_its_way_at_a_stop_is_seen_to_its_end(self, store: Store) -> None:
-        async def deliver(_: Delivery) -> Outcome:
-            return ACCEPTED
-
-        async def claim(limit: int, lease: timedelta, plain: Any = store.claim) -> Claim:
-            if len(store.works) == 2 * BATCH:
-                store.answers.clear()  # they take their time
-            return cast("Claim", await plain(limit, lease))
-
-        store.claim = claim  # type: ignore[method-assign]
-
-        worker = await self._idle(store, FunctionSink(deliver), ahead=3)
+    @pytest.mark.parametrize("version", [1, 2])
+    async def test_what_is_on_its_way_at_a_stop_is_seen_to_its_end(self, store: Store, version: int) -> None:
+        """Under the subscriptions it was claimed under, which others may have changed meanwhile."""
+        worker = await self._idle(store, FunctionSink(accept), ahead=3)
         store.works, before = works(3 * BATCH), store.claims
+        store.held = 2 * BATCH
         worker.wake()
         await eventually(lambda: store.settled and store.claims >= before + 3)
+        reads, store.version = store.reads, version
         stopping = asyncio.create_task(worker.stop(timedelta(seconds=5)))
-        await eventually(lambda: worker.lease_for(1) is None)
+        await eventually(lambda: worker._stopping)
         store.answers.set()
         await stopping
         assert sum(len(each.works) for each in store.settled) == 3 * BATCH
         assert store.works == []
+        assert (store.reads > reads) == (version == 2)
+
+    async def test_no_more_is_claimed_than_there_is_room_for_though_answers_come_in_any_order(
+        self, store: Store
+    ) -> None:
+        worker = await self._idle(store, FunctionSink(accept))
+        store.works = works(40 * BATCH)
+        most = 0
+
+        async def claim(limit: int, lease: timedelta, plain: Any = store.claim) -> Claim:
+            nonlocal most
+            most = max(most, worker._held + worker._asked * BATCH)
+            await tick(store.claims % 3)
+            return cast("Claim", await plain(limit, lease))
+
+        store.claim = claim  # type: ignore[method-assign]
+        worker.wake()
+        await eventually(lambda: sum(len(each.works) for each in store.settled) == 40 * BATCH)
+        assert most == 2 * BATCH
+        await worker.stop(timedelta(0))
+
+    async def test_an_answer_that_came_after_the_end_of_its_lease_is_dropped(self, store: Store) -> None:
+        sink = FunctionSink(accept)
+        worker = await self._idle(store, sink, lease=timedelta(milliseconds=50))
+        store.answers.clear()
+        store.works, before, began = works(3), store.claims, monotonic()
+        worker.wake()
+        with capture_logs() as lines:
+            await eventually(lambda: store.claims > before and monotonic() - began > 0.2)
+            store.answers.set()
+            await eventually(lambda: {"event": "late claim dropped", "events": 3, "log_level": "warning"} in lines)
+        assert sink.taken == []
+        await worker.stop(timedelta(0))
+
+    async def test_a_look_that_began_before_another_failed_is_not_the_last(self, store: Store) -> None:
+        """It may have passed over rows which the failed one had locked, and which are free again."""
+        worker = await self._idle(store, FunctionSink(accept))
+        first, plain = store.claims + 1, store.claim
+
+        async def claim(limit: int, lease: timedelta) -> Claim:
+            number = store.claims + 1
+            answer = await plain(limit, lease)
+            if number == first + 2:
+                store.works = works(BATCH)
+            return answer
+
+        store.claim = claim  # type: ignore[method-assign]
+        store.works, store.held, store.failing = works(BATCH), 0, {first + 1}
+        worker.wake()
+        await eventually(lambda: store.claims == first + 2)
+        with capture_logs():
+            store.answers.set()
+            await eventually(lambda: sum(len(each.works) for each in store.settled) == 2 * BATCH)
+        await worker.stop(timedelta(0))
 
     async def test_one_that_fails_is_made_again(self, store: Store) -> None:
-        async def accept(_: Delivery) -> Outcome:
-            return ACCEPTED
-
         worker = await self._idle(store, FunctionSink(accept))
         store.works, store.failing = works(2 * BATCH), {store.claims + 2}
         with capture_logs() as lines:
