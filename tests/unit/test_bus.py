@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -278,13 +278,12 @@ class TestSignals:
     ) -> None:
         waits: list[float] = []
 
-        async def sleep(seconds: float, plain: Any = asyncio.sleep) -> None:
-            if asyncio.current_task() is not bus._signalling:
-                return await plain(seconds)
-            waits.append(seconds)
-            if len(waits) < 6:
-                bus.signal("again")
-            return await plain(0)
+        async def sleep(seconds: float, plain: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+            if asyncio.current_task() is bus._signalling:
+                waits.append(seconds)
+                if len(waits) < 6:
+                    bus.signal("again")
+            await plain(seconds)
 
         monkeypatch.setattr("runner.bus.asyncio.sleep", sleep)
         bus.signal("first")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from runner.cli.loop import calm_collector
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+def test_the_collector_looks_less_often_and_not_at_what_is_there() -> None:
+    here = {"a": object()}
+    calm_collector()
+    assert gc.get_threshold()[0] >= 10_000
+    assert all(each is not here for each in gc.get_objects())
+    assert gc.isenabled()  # cycles of handlers must still go
+
+
+def test_a_cycle_still_goes() -> None:
+    class Node:
+        me: Node
+        gone: list[bool] = []
+
+        def __del__(self) -> None:
+            self.gone.append(True)
+
+    calm_collector()
+    node = Node()
+    node.me = node
+    del node
+    kept = [[number] for number in range(60_000)]  # more than the threshold
+    assert Node.gone == [True]
+    assert len(kept) == 60_000
