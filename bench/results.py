@@ -34,17 +34,24 @@ class Results:
 
     def median(self, path: str) -> float | None:
         """Return the median of `key:metric` over the rounds; None when it was not measured."""
-        key, _, metric = path.partition(":")
-        values = [float(result[metric]) for result in self.rounds.get(key, ())]
+        values = self._values(path)
         return statistics.median(values) if values else None
 
     def measured(self, target: Target) -> float | None:
-        """Return what a target is about; None when it was not measured."""
-        value = self.median(target.measured)
-        if value is None or target.against is None:
-            return value
-        against = self.median(target.against)
-        return None if against is None else value / against
+        """
+        Return what a target is about; None when it was not measured.
+
+        A ratio is the median of the rounds' ratios: machines drift, and those of one round ran within a minute or two.
+        """
+        if target.against is None:
+            return self.median(target.measured)
+        pairs = zip(self._values(target.measured), self._values(target.against), strict=False)
+        ratios = [value / against for value, against in pairs]
+        return statistics.median(ratios) if ratios else None
+
+    def _values(self, path: str) -> list[float]:
+        key, _, metric = path.partition(":")
+        return [float(result[metric]) for result in self.rounds.get(key, ())]
 
     def curve(self, trials: str) -> list[int]:
         """Return for which x there are results of `trials@x/runner`."""
