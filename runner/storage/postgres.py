@@ -171,8 +171,7 @@ class PostgresStore(SqlRegistry):
         now = time.monotonic()
         after = self._mark.start(now)
         try:
-            async with self._wires.take() as connection:
-                rows = await connection.fetch(self._sql("claim", limit), token, after, lease)
+            rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease)
             works = [Work(row[0], row[1], row[2], _event(row, 3)) for row in rows if row[0] is not None]
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
@@ -211,19 +210,21 @@ class PostgresStore(SqlRegistry):
 
     async def settle(self, settled: Settled) -> int:
         """Remove the rows of work still held under the token and record their deliveries, atomically."""
-        import asyncpg
+        try:
+            return await self._settle(settled)
+        except StorageError as error:
+            import asyncpg
 
-        async with self._wires.take() as connection:
-            try:
-                return await self._settle(connection, settled)
-            except asyncpg.UniqueViolationError:  # somebody acknowledged one of them before it was recorded
-                return await self._settle(connection, _row_by_row(settled))
+            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                raise
+            return await self._settle(_row_by_row(settled))  # somebody acknowledged one before it was recorded
 
-    async def _settle(self, connection: asyncpg.Connection, settled: Settled) -> int:
+    async def _settle(self, settled: Settled) -> int:
         arguments = (settled.token, *_runs(settled.works, settled.delivered))
         if not settled.records:
-            return len(await connection.fetchval(self._sql("settle"), *arguments) or ())
-        async with connection.transaction():
+            [(seqs,)] = await self._wires.fetch(self._sql("settle"), *arguments)
+            return len(seqs or ())
+        async with self._wires.take() as connection, connection.transaction():
             held = set(await connection.fetchval(self._sql("settle"), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
