@@ -156,7 +156,6 @@ async def answers_dropped(trial: Trial) -> None:
             began = monotonic()
             proxy = publishers if act == "publish" else runners
             hits = await _drop_answers(trial, admin, proxy, act)
-            trial.fault()
             trial.bite(f"{act} without an answer", hits)
             late += monotonic() - began > LEASE / 2
             trial.note(f"the answer to a {act} was dropped")
@@ -172,6 +171,7 @@ async def answers_dropped(trial: Trial) -> None:
 async def _drop_answers(trial: Trial, admin: asyncpg.Connection, proxy: Proxy, act: str) -> int:
     """Drop answers until one to `act` is among them, and return whether it was (1): they may be at something else."""
     for _ in range(5):
+        await _at_work(trial, act)
         if act == "settle":
             await eventually(lambda: _running(trial) > 0, timeout=LEASE + RECOVERED)
         await proxy.set_mode("mute")
@@ -185,7 +185,19 @@ async def _drop_answers(trial: Trial, admin: asyncpg.Connection, proxy: Proxy, a
         finally:
             await proxy.set_mode("reset")
             await proxy.set_mode("pass")
+            trial.fault()
     return 0
+
+
+async def _at_work(trial: Trial, act: str) -> None:
+    """Return once anything has got through: who has not recovered from the last attempt has nothing to show."""
+
+    def through() -> int:
+        return trial.answered() if act == "publish" else len(trial.deployment.deliveries.read())
+
+    before = through()
+    with contextlib.suppress(AssertionError):  # all is done
+        await eventually(lambda: through() > before, timeout=LEASE + RECOVERED)
 
 
 async def _evidence(trial: Trial, admin: asyncpg.Connection, act: str) -> Callable[[], Awaitable[bool]]:
