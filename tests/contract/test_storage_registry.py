@@ -63,8 +63,14 @@ class TestAdopt(StoreTests):
         assert sum(isinstance(result, ForeignDeployment) for result in results) == 1
         assert sum(result is None for result in results) == 1
 
-    async def test_without_tables_the_error_says_so(self, dsn: str) -> None:
-        empty = Database(dsn)
+    @pytest.fixture(params=["sqlite", "postgres"])
+    def empty_dsn(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        if request.param == "sqlite":
+            return f"sqlite:///{tmp_path / 'empty.db'}"
+        return str(request.getfixturevalue("postgres_dsn"))
+
+    async def test_without_tables_the_error_says_so(self, empty_dsn: str) -> None:
+        empty = Database(empty_dsn)
         try:
             with pytest.raises(SchemaMismatch, match="migrate"):
                 await empty.open().adopt("prod")
