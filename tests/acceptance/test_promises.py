@@ -26,6 +26,8 @@ from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
 from tests.support.process import RunnerProcess, run_cli, run_python
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 PROMPT = 1.0  # seconds from publish to delivery over a push strategy, on a busy machine
 TIGHTENED = 2.0  # seconds between polls while no push strategy hears
