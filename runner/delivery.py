@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from msgspec import Struct
+
 from .event import Event
 
 __all__ = [
@@ -35,8 +37,7 @@ class DeliveryState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """
     What a sink is given: one event for one subscription.
 

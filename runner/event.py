@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
@@ -12,10 +11,12 @@ from typing import Any
 
 import orjson
 import uuid_utils
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from .errors import EventError
 
-__all__ = ["MAX_DATA_BYTES", "Event", "ExtensionValue", "allowed_text", "check_type", "new_id"]
+__all__ = ["MAX_DATA_BYTES", "NO_EXTENSIONS", "Event", "ExtensionValue", "allowed_text", "check_type", "new_id"]
 
 ExtensionValue = str | int | bool
 
@@ -24,7 +25,8 @@ MAX_DATA_BYTES = 1024 * 1024
 
 _MAX_ATTRIBUTE = 2048  # characters
 _MAX_IDENTITY = 2600  # bytes of source and id together: PostgreSQL takes an index row of 2,704
-_NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
+NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
+"""What most events have: one object for all of them."""
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
@@ -48,8 +50,7 @@ def allowed_text(text: str) -> str:
     return _FORBIDDEN.sub("\ufffd", text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """
     A fact that happened, in the shape of CloudEvents 1.0.
 
@@ -65,7 +66,7 @@ class Event:
     time: datetime | None = None
     datacontenttype: str | None = None
     dataschema: str | None = None
-    extensions: Mapping[str, ExtensionValue] = field(default_factory=lambda: _NO_EXTENSIONS)
+    extensions: Mapping[str, ExtensionValue] = NO_EXTENSIONS
     data: bytes | None = None
 
     @classmethod
@@ -92,32 +93,6 @@ class Event:
         event.validate()
         return event
 
-    @classmethod
-    def stored(
-        cls,
-        type: str,
-        source: str,
-        id: str,
-        subject: str | None,
-        time: datetime | None,
-        datacontenttype: str | None,
-        dataschema: str | None,
-        extensions: Mapping[str, ExtensionValue] | None,
-        data: bytes | None,
-    ) -> Event:
-        """Return the event a store holds; the constructor of a frozen class takes three times as long."""
-        event = object.__new__(cls)
-        _set_type(event, type)
-        _set_source(event, source)
-        _set_id(event, id)
-        _set_subject(event, subject)
-        _set_time(event, time)
-        _set_datacontenttype(event, datacontenttype)
-        _set_dataschema(event, dataschema)
-        _set_extensions(event, extensions or _NO_EXTENSIONS)
-        _set_data(event, data)
-        return event
-
     def json(self) -> Any:
         """Return `data` parsed as JSON; None without data. Raise `EventError` when it is no JSON."""
         if self.data is None:
@@ -141,6 +116,10 @@ class Event:
     def recorded_at(self, moment: datetime) -> Event:
         """Return the event as readers get it: `time` is `moment` where the publisher gave none."""
         return self if self.time is not None else replace(self, time=moment)
+
+    def extended(self, extensions: Mapping[str, ExtensionValue]) -> Event:
+        """Return the event with these extensions besides its own."""
+        return replace(self, extensions={**self.extensions, **extensions})
 
     def validate(self) -> None:
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
@@ -171,20 +150,6 @@ class Event:
 def check_type(value: object) -> None:
     """Raise `EventError` unless `value` can be the type of an event."""
     _check_repeated("type", value)
-
-
-# The slots of an event, for `Event.stored()`.
-(
-    _set_type,
-    _set_source,
-    _set_id,
-    _set_subject,
-    _set_time,
-    _set_datacontenttype,
-    _set_dataschema,
-    _set_extensions,
-    _set_data,
-) = (Event.__dict__[each.name].__set__ for each in fields(Event))
 
 
 def _check_text(name: str, value: object) -> None:

@@ -279,6 +279,7 @@ class Runner:
         applied = await self._storage.take(plan.deployment_id, migrate=plan.migrate)
         if applied:
             log.info("tables brought up to date", revisions=list(applied))
+        await store.open()
         await store.put_subscriptions(plan.subscriptions, "file")
         for name, subscription in self._functions.items():
             await store.put_subscriptions([subscription], f"function:{name}")

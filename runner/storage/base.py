@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from ..breaker import Trip
 from ..delivery import DeliveryState
 from ..errors import EventError
@@ -95,8 +97,7 @@ class EventStore(Protocol):
         """Do the same inside the caller's own transaction: recorded if and when that commits."""
 
 
-@dataclass(slots=True)
-class Work:
+class Work(Struct):
     """One claimed event. `attempt` counts its claims, this one included."""
 
     position: int

@@ -12,12 +12,11 @@ from itertools import accumulate, chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..delivery import DeliveryState
-from ..errors import EventConflict, EventError, StorageError
-from ..event import Event, ExtensionValue
+from ..errors import EventConflict, StorageError
+from ..event import Event
 from .base import (
     UNREADABLE,
     AttemptRecord,
@@ -37,6 +36,7 @@ from .base import (
     Work,
 )
 from .engine import mapped_errors
+from .extensions import read_extensions, write_extensions
 from .mark import LowWaterMark
 from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
@@ -51,10 +51,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
+_WORKING = 4  # connections: two claims and two settlements are under way at once
 _MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
-# A cached plan made while a table of work was empty would scan all of it when it is full.
-_PLAN_BY_INDEX = ("SET enable_seqscan = off", "SET enable_sort = off")
+# A cached plan made while a table of work was empty would scan all of it when it is full. And it is to be cached at
+# once: no value of a parameter changes it, and a new connection would plan each statement five times before.
+_PLAN_BY_INDEX = "SET enable_seqscan = off; SET enable_sort = off; SET plan_cache_mode = force_generic_plan"
 
 
 class PostgresStore(SqlRegistry):
@@ -70,8 +72,12 @@ class PostgresStore(SqlRegistry):
     ) -> None:
         super().__init__(engine)
         self._schema = schema
-        self._wires = Wires(engine, wires, () if pgbouncer else _PLAN_BY_INDEX)
+        self._wires = Wires(engine, wires, "" if pgbouncer else _PLAN_BY_INDEX)
         self._mark = LowWaterMark()
+
+    async def open(self) -> None:
+        """Open what a worker with a backlog uses at once, so that its first claims wait for no connection."""
+        await self._wires.open(_WORKING)
 
     async def close(self) -> None:
         """Let go of the held connections; the engine is the caller's."""
@@ -172,7 +178,7 @@ class PostgresStore(SqlRegistry):
         after = self._mark.start(now)
         try:
             rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease)
-            works = [Work(row[0], row[1], row[2], _event(row, 3)) for row in rows if row[0] is not None]
+            works = [Work(row[0], row[1], row[2], _event(row[3:12])) for row in rows if row[0] is not None]
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
         [outlook] = [row for row in rows if row[0] is None]
@@ -203,7 +209,7 @@ class PostgresStore(SqlRegistry):
         """Return an event; its type, and the reason, if it cannot be read."""
         try:
             async with self._wires.take() as connection:
-                return _event(await connection.fetchrow(self._sql("event"), seq), 0)
+                return _event(await connection.fetchrow(self._sql("event"), seq))
         except UNREADABLE as error:
             async with self._wires.take() as connection:
                 return await connection.fetchval(self._sql("type"), seq), f"{type(error).__name__}: {error}"
@@ -220,12 +226,12 @@ class PostgresStore(SqlRegistry):
             return await self._settle(_row_by_row(settled))  # somebody acknowledged one before it was recorded
 
     async def _settle(self, settled: Settled) -> int:
-        arguments = (settled.token, *_runs(settled.works, settled.delivered))
+        name, arguments = _settling(settled)
         if not settled.records:
-            [(seqs,)] = await self._wires.fetch(self._sql("settle"), *arguments)
+            [(seqs,)] = await self._wires.fetch(self._sql(name), *arguments)
             return len(seqs or ())
         async with self._wires.take() as connection, connection.transaction():
-            held = set(await connection.fetchval(self._sql("settle"), *arguments) or ())
+            held = set(await connection.fetchval(self._sql(name), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
             columns = _record_columns(records, tokens)
@@ -397,7 +403,7 @@ def _values(event: Event) -> tuple[Any, ...]:
         event.time,
         event.datacontenttype,
         event.dataschema,
-        _dump_extensions(event.extensions),
+        write_extensions(event.extensions),
         event.data,
     )
 
@@ -438,6 +444,14 @@ def _turn_columns(turns: Sequence[Turn]) -> tuple[Sequence[Any], ...]:
     )
 
 
+def _settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement that settles a claim, and its arguments."""
+    firsts, lasts, froms, tos, ids = _runs(settled.works, settled.delivered)
+    if len(firsts) == 1:
+        return "settle_run", (settled.token, firsts[0], lasts[0], ids)
+    return "settle", (settled.token, firsts, lasts, froms, tos, ids)
+
+
 def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
     """
     Return works that stand next to each other and went to the same subscriptions as one run.
@@ -475,7 +489,7 @@ def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
     return [
-        ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row, 5), row["age"] or timedelta(0), _unanswered(row))
+        ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row[5:14]), row["age"] or timedelta(0), _unanswered(row))
         for row in rows
         if row[0] is not None
     ]
@@ -485,14 +499,20 @@ def _unanswered(row: asyncpg.Record) -> Unanswered | None:
     return None if row["unanswered"] is None else Unanswered(row["unanswered"], row["refusal"])
 
 
-def _event(row: asyncpg.Record, start: int) -> Event:
-    """Return the event in the nine columns from `start` on (type to data)."""
-    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row[start : start + 9]
-    if extensions is not None:
-        extensions = orjson.loads(extensions)
-        if extensions.__class__ is not dict:
-            raise EventError(f"extensions: expected an object, got {extensions.__class__.__name__}")
-    return Event.stored(type, source, id, subject, _moment(time), datacontenttype, dataschema, extensions, data)
+def _event(row: Sequence[Any]) -> Event:
+    """Return the event in nine columns, type to data."""
+    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
+    return Event(
+        type=type,
+        source=source,
+        id=id,
+        subject=subject,
+        time=_moment(time),
+        datacontenttype=datacontenttype,
+        dataschema=dataschema,
+        extensions=read_extensions(extensions),
+        data=data,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -503,10 +523,6 @@ def _moment(sent: bytes) -> datetime:
     asyncpg takes longer for a timestamp than for the rest of a row, and events of one commit share it.
     """
     return _MILLENNIUM + timedelta(microseconds=int.from_bytes(sent, "big", signed=True))
-
-
-def _dump_extensions(extensions: Mapping[str, ExtensionValue]) -> str | None:
-    return orjson.dumps(dict(extensions), option=orjson.OPT_SORT_KEYS).decode() if extensions else None
 
 
 def _text(text: str | None) -> str | None:

@@ -41,6 +41,7 @@ from .base import (
     Work,
 )
 from .engine import is_unavailable, mapped_errors
+from .extensions import read_extensions, write_extensions
 from .publishing import append_in
 from .registry import SqlRegistry
 from .sqlite_regulated import claim_regulated
@@ -90,6 +91,9 @@ class SqliteStore(SqlRegistry):
         super().__init__(engine)
         self._held: _Held | None = None
         self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Open nothing: the first call does, and there is no second connection."""
 
     async def close(self) -> None:
         """Give the connection back. Idempotent; a later call opens another one."""
@@ -228,7 +232,7 @@ def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
 
 def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:
     [(seq, *known, extensions)] = db.execute(sql("known_event"), (source, id)).fetchall()
-    if [*known, extensions and _json(orjson.loads(extensions))] != content:
+    if [*known, write_extensions(read_extensions(extensions))] != content:
         raise EventConflict(
             f"event {id!r} of source {source!r} is already recorded (seq {seq}) with other content; "
             "give a changed event a new id"
@@ -420,7 +424,7 @@ def _row(event: Event) -> _Row:
         event.datacontenttype,
         event.dataschema,
         event.data,
-        _json(dict(event.extensions)) if event.extensions else None,
+        write_extensions(event.extensions),
     )
 
 

@@ -9,11 +9,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
-import orjson
-
-from ..errors import EventError
 from ..event import Event
 from .base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
+from .extensions import read_extensions
 
 __all__ = [
     "EPOCH",
@@ -73,12 +71,17 @@ def until(instant: int | None, moment: int) -> timedelta | None:
 def event_of(row: Sequence[Any]) -> Event:
     """Return the event in nine columns, type to data."""
     type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
-    moment = EPOCH + timedelta(microseconds=time)
-    if extensions is not None:
-        extensions = orjson.loads(extensions)
-        if extensions.__class__ is not dict:
-            raise EventError(f"extensions: expected an object, got {extensions.__class__.__name__}")
-    return Event.stored(type, source, id, subject, moment, datacontenttype, dataschema, extensions, data)
+    return Event(
+        type=type,
+        source=source,
+        id=id,
+        subject=subject,
+        time=EPOCH + timedelta(microseconds=time),
+        datacontenttype=datacontenttype,
+        dataschema=dataschema,
+        extensions=read_extensions(extensions),
+        data=data,
+    )
 
 
 def check_text(error: Exception) -> None:

@@ -33,12 +33,22 @@ class Wires:
     SQLAlchemy's connection costs 0.2 to 0.6 ms. One that broke is thrown away; the next use opens another.
     """
 
-    def __init__(self, engine: AsyncEngine, size: int, settings: tuple[str, ...] = ()) -> None:
-        """Args: settings are statements to run on each new connection."""
+    def __init__(self, engine: AsyncEngine, size: int, settings: str = "") -> None:
+        """Args: settings is what to run on each new connection."""
         self._engine = engine
         self._settings = settings
         self._slots = asyncio.Semaphore(size)
         self._idle: list[_Wire] = []
+
+    async def open(self, count: int) -> None:
+        """Open connections until there are `count`; what cannot be opened now is opened when it is needed."""
+
+        async def one() -> None:
+            with contextlib.suppress(StorageError):
+                async with self.take():
+                    pass
+
+        await asyncio.gather(*[one() for _ in range(count)])
 
     async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """
@@ -86,8 +96,8 @@ class Wires:
             try:
                 raw = await connection.get_raw_connection()
                 driver: asyncpg.Connection = raw.driver_connection
-                for setting in self._settings:
-                    await driver.execute(setting)
+                if self._settings:
+                    await driver.execute(self._settings)
             except BaseException:
                 await connection.invalidate()
                 await connection.close()

@@ -1,0 +1,27 @@
+"""The extensions of an event, as every store keeps them: JSON, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from ..errors import EventError
+from ..event import NO_EXTENSIONS, ExtensionValue
+
+__all__ = ["read_extensions", "write_extensions"]
+
+
+def write_extensions(extensions: Mapping[str, ExtensionValue]) -> str | None:
+    """Return `extensions` as they are stored: equal ones alike, whatever their order."""
+    return orjson.dumps(dict(extensions), option=orjson.OPT_SORT_KEYS).decode() if extensions else None
+
+
+def read_extensions(stored: str | None) -> Mapping[str, ExtensionValue]:
+    """Return what was stored. Raise `EventError` or `ValueError` when it is no JSON object."""
+    if stored is None:
+        return NO_EXTENSIONS
+    extensions: object = orjson.loads(stored)
+    if not isinstance(extensions, dict):
+        raise EventError(f"extensions: expected an object, got {type(extensions).__name__}")
+    return extensions or NO_EXTENSIONS
