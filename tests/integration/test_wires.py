@@ -1,0 +1,65 @@
+"""The held connections of the store on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runner.config.dsn import Dsn
+from runner.errors import StorageUnavailable
+from runner.storage.engine import open_engine
+from runner.storage.wires import Wires
+from tests.support.proxy import Proxy
+
+
+@pytest.fixture
+async def proxy(postgres_dsn: str) -> AsyncIterator[Proxy]:
+    async with Proxy(postgres_dsn) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def engine(proxy: Proxy) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(Dsn.parse(proxy.url, base=Path()))
+    yield engine
+    await engine.dispose()
+
+
+async def used_at_once(wires: Wires, count: int) -> set[int]:
+    """Return the server processes behind `count` statements that run side by side."""
+    rows = await asyncio.gather(*[wires.fetch("SELECT pg_backend_pid(), pg_sleep(0.2)") for _ in range(count)])
+    return {row[0][0] for row in rows}
+
+
+async def test_what_was_opened_is_what_is_used(proxy: Proxy, engine: AsyncEngine) -> None:
+    wires = Wires(engine, 3, "SET enable_seqscan = off; SET enable_sort = off")
+    await wires.open(3)
+    assert proxy.connections == 3
+    assert len(await used_at_once(wires, 3)) == 3
+    assert proxy.connections == 3
+    [[seqscan]] = await wires.fetch("SELECT current_setting('enable_seqscan')")
+    [[sort]] = await wires.fetch("SELECT current_setting('enable_sort')")
+    assert (seqscan, sort) == ("off", "off")
+    await wires.close()
+
+
+async def test_no_more_are_opened_than_there_may_be(engine: AsyncEngine) -> None:
+    wires = Wires(engine, 2)
+    await wires.open(4)
+    assert len(await used_at_once(wires, 4)) == 2
+    await wires.close()
+
+
+async def test_what_cannot_be_opened_is_opened_when_it_is_needed(proxy: Proxy, engine: AsyncEngine) -> None:
+    wires = Wires(engine, 3)
+    await proxy.set_mode("refuse")
+    await wires.open(3)
+    with pytest.raises(StorageUnavailable):
+        await wires.fetch("SELECT 1")
+    await proxy.set_mode("pass")
+    assert len(await used_at_once(wires, 3)) == 3
+    await wires.close()
