@@ -40,6 +40,7 @@ check: .venv/installed-dev
 	$(BIN)/lint-imports
 
 # First what may run side by side, then what measures time. Exit code 5: the half has none of the tests asked for.
+# A debugger needs one process: PYTEST='-n0 --pdb'.
 test: .venv/installed-dev
 	@$(BIN)/python -m pytest -m 'not chaos and not alone' --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST); \
 		first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
@@ -47,7 +48,7 @@ test: .venv/installed-dev
 		second=$$?; [ $$second -ne 5 ] || exit $$first; exit $$second
 
 test-all: test
-	@$(MAKE) test PYTEST='--postgres 16 $(PYTEST)'
+	@$(MAKE) test PYTEST='$(subst ','\'',--postgres 16 $(PYTEST))'
 
 # Exit code 5: what was chosen has nothing to do with PostgreSQL, and is not run again on the other version.
 chaos: .venv/installed-dev

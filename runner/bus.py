@@ -46,7 +46,7 @@ class EventBus:
     Publish events.
 
     An event is recorded, with its one row of work, before `publish()` returns; only then are workers
-    signalled. Concurrent calls share commits: while one is in flight, the next ones gather and go
+    signalled. Concurrent calls share commits: while as many as help are in flight, the next ones gather and go
     together (group commit).
     """
 
@@ -66,8 +66,8 @@ class EventBus:
         self._desk = desk
         self._stopped = False
         self._waiting: list[_Caller] = []
-        self._onlookers: list[asyncio.Future[None]] = []  # of the commit that is in flight
-        self._flushing: asyncio.Task[None] | None = None
+        self._flushing: dict[asyncio.Task[None], list[asyncio.Future[None]]] = {}  # and who waits for its commit
+        self._starting = 0  # of those, how many have not taken any callers yet
         self._unsent: str | None = None  # the id the next signal carries
         self._signalling: asyncio.Task[None] | None = None
         self._unsignalled: WeakKeyDictionary[Session, str] = WeakKeyDictionary()
@@ -136,8 +136,9 @@ class EventBus:
         """Have them recorded with the next commit; return when that is over."""
         answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
         self._waiting.append((publications, answer))
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush(), name="publish")
+        if len(self._flushing) < self._store.appends_at_once:
+            self._starting += 1
+            self._flushing[asyncio.create_task(self._flush(), name="publish")] = []
         return await answer
 
     def notify(self, event_id: str | None = None) -> None:
@@ -162,43 +163,44 @@ class EventBus:
         self._stopped = False
 
     async def settled(self) -> None:
-        """Return once the commit that is in flight now, if any, is over."""
-        if self._flushing is not None:
-            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._onlookers.append(over)
-            await over
+        """Return once the commits that are in flight now are over."""
+        loop = asyncio.get_running_loop()
+        for onlookers in self._flushing.values():
+            onlookers.append(loop.create_future())
+        await asyncio.gather(*[onlookers[-1] for onlookers in self._flushing.values()])
 
     async def stop(self) -> None:
         """Take no more events, and return once what was given is recorded and signalled."""
         self._stopped = True
-        if self._flushing is not None:
-            await asyncio.wait({self._flushing})
+        while self._flushing:
+            await asyncio.wait(self._flushing)
         if self._signalling is not None:
             await asyncio.wait({self._signalling})
 
     async def _flush(self) -> None:
         """Commit what waits, batch by batch, until nothing does."""
+        task = asyncio.current_task()
+        assert task is not None
+        onlookers = self._flushing[task]
         try:
-            while self._waiting:
-                await self._commit(self._take())
-                self._tell_onlookers()
+            # What gathered before the first of several begins is shared out, so that they do not follow each other.
+            callers = self._take(-(-len(self._waiting) // self._starting))
+            self._starting -= 1
+            while callers:
+                await self._commit(callers)
+                _tell(onlookers)
+                callers = self._take(len(self._waiting))
         finally:
-            self._flushing = None
-            self._tell_onlookers()
+            del self._flushing[task]
+            _tell(onlookers)
 
-    def _tell_onlookers(self) -> None:
-        while self._onlookers:
-            over = self._onlookers.pop()
-            if not over.done():
-                over.set_result(None)
-
-    def _take(self) -> list[_Caller]:
-        """Return the callers of the next commit: at least one, and no more than a batch holds."""
-        if len(self._waiting) == 1:
+    def _take(self, share: int) -> list[_Caller]:
+        """Return the callers of the next commit: no more than `share`, and than a batch holds, but one if there is."""
+        if len(self._waiting) <= 1:
             taken, self._waiting = self._waiting, []
             return taken
         count = size = bytes_ = 0
-        for publications, _ in self._waiting:
+        for publications, _ in self._waiting[:share]:
             size += len(publications)
             bytes_ += sum(len(each.event.data or b"") for each in publications)
             if count and (size > MAX_BATCH or bytes_ > MAX_BATCH_BYTES):
@@ -264,6 +266,13 @@ class EventBus:
         event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
         if event_id is not None:
             self.notify(event_id)
+
+
+def _tell(onlookers: list[asyncio.Future[None]]) -> None:
+    while onlookers:
+        over = onlookers.pop()
+        if not over.done():
+            over.set_result(None)
 
 
 def _check(publication: Publication) -> None:

@@ -64,4 +64,4 @@ def dead_letter(event: Event, subscription: str, death: Death | None) -> Event:
         told["deadletterreason"] = allowed_text(death.reason)[:_MAX_REASON]
         told["deadletterattempts"] = death.attempts
         told["deadletterat"] = death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return event.extended(told)
+    return event.replace(extensions={**event.extensions, **told})

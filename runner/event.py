@@ -115,11 +115,11 @@ class Event(Struct, frozen=True, kw_only=True):
 
     def recorded_at(self, moment: datetime) -> Event:
         """Return the event as readers get it: `time` is `moment` where the publisher gave none."""
-        return self if self.time is not None else replace(self, time=moment)
+        return self if self.time is not None else self.replace(time=moment)
 
-    def extended(self, extensions: Mapping[str, ExtensionValue]) -> Event:
-        """Return the event with these extensions besides its own."""
-        return replace(self, extensions={**self.extensions, **extensions})
+    def replace(self, **attributes: Any) -> Event:
+        """Return the event with these attributes in place of its own; they are checked when it is published."""
+        return replace(self, **attributes)
 
     def validate(self) -> None:
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""

@@ -1,4 +1,4 @@
-"""The extensions of an event, as every store keeps them: JSON, or nothing."""
+"""The extensions of an event as the stores write and read them with statements of their own: JSON, or nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["read_extensions", "write_extensions"]
 
 
 def write_extensions(extensions: Mapping[str, ExtensionValue]) -> str | None:
-    """Return `extensions` as they are stored: equal ones alike, whatever their order."""
+    """Return what is stored of `extensions`: the same for equal ones, whatever their order."""
     return orjson.dumps(dict(extensions), option=orjson.OPT_SORT_KEYS).decode() if extensions else None
 
 

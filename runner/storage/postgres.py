@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..delivery import DeliveryState
-from ..errors import EventConflict, StorageError
+from ..errors import EventConflict, StorageError, StorageUnavailable
 from ..event import Event
 from .base import (
     UNREADABLE,
@@ -67,6 +68,8 @@ class PostgresStore(SqlRegistry):
     connections; each is one round trip and one transaction.
     """
 
+    appends_at_once = 2  # one of them is written while the callers of the other are answered, and call again
+
     def __init__(
         self, engine: AsyncEngine, *, schema: str | None = None, wires: int = 4, pgbouncer: bool = False
     ) -> None:
@@ -77,7 +80,9 @@ class PostgresStore(SqlRegistry):
 
     async def open(self) -> None:
         """Open what a worker with a backlog uses at once, so that its first claims wait for no connection."""
-        await self._wires.open(_WORKING)
+        with contextlib.suppress(StorageUnavailable), mapped_errors():
+            async with self._engine.connect():  # should the server have few left, one of them stays with the engine
+                await self._wires.open(_WORKING)
 
     async def close(self) -> None:
         """Let go of the held connections; the engine is the caller's."""

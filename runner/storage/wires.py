@@ -37,18 +37,26 @@ class Wires:
         """Args: settings is what to run on each new connection."""
         self._engine = engine
         self._settings = settings
+        self._size = size
         self._slots = asyncio.Semaphore(size)
         self._idle: list[_Wire] = []
 
     async def open(self, count: int) -> None:
-        """Open connections until there are `count`; what cannot be opened now is opened when it is needed."""
+        """
+        Have `count` connections idle, or as many as there may be.
+
+        What a server that is away does not give now is opened when it is needed; other errors as with `take()`.
+        """
 
         async def one() -> None:
-            with contextlib.suppress(StorageError):
-                async with self.take():
-                    pass
+            async with self._slots:
+                with contextlib.suppress(StorageUnavailable):
+                    self._idle.append(await self._connect())
 
-        await asyncio.gather(*[one() for _ in range(count)])
+        missing = min(count, self._size) - len(self._idle)
+        for ended in await asyncio.gather(*[one() for _ in range(missing)], return_exceptions=True):
+            if ended is not None:
+                raise ended
 
     async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """
@@ -91,6 +99,9 @@ class Wires:
             if not wire.driver.is_closed():
                 return wire
             await self._discard(wire)
+        return await self._connect()
+
+    async def _connect(self) -> _Wire:
         with mapped_errors():
             connection = await self._engine.connect()
             try:

@@ -117,7 +117,8 @@ def forget_at_claim() -> None:
 
 def unfenced() -> None:
     """Settle whatever the token says."""
-    _change("settle", " AND d.lease_token = $1", " AND $1::bigint IS NOT NULL")
+    for name in ("settle_run", "settle"):
+        _change(name, " AND d.lease_token = $1", " AND $1::bigint IS NOT NULL")
     _change("settle_deliveries", _FENCE, "")
 
 

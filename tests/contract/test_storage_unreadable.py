@@ -9,13 +9,13 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
-from runner.errors import StorageError
+from runner.errors import EventConflict, StorageError
 from runner.storage.base import Settled, UnreadableWork, Work
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch
 from runner.subscription import Subscription
 
-from .storage_contract import LEASE, Database, Store, StoreTests, publish, record, taken, wait
+from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, taken, wait
 
 # name -> what is planted on SQLite and on PostgreSQL; whether the type can still be read
 FAULTS = {
@@ -61,6 +61,13 @@ class TestUnreadable(StoreTests):
         assert await database.rows(dispatch) == []
         states = [row["state"] for row in await database.rows(deliveries)]
         assert states == ["delivered", "dead", "delivered"]
+
+    async def test_publishing_it_again_is_a_conflict(self, store: Store, database: Database, fault: str) -> None:
+        again = publication()
+        [receipt] = await store.append([again])
+        await self.plant(database, fault, receipt.seq)
+        with pytest.raises(EventConflict, match="other content"):
+            await store.append([again])
 
     async def test_the_rest_of_the_deliveries_goes_on(self, store: Store, database: Database, fault: str) -> None:
         first, bad, last = await wait(store, count=3)

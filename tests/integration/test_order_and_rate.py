@@ -234,6 +234,7 @@ class TestProcesses(BusTests):
         check_order(journal.read_text().splitlines(), published)
         assert await bus.database.count(turns) == [0]
 
+    @pytest.mark.alone
     async def test_two_of_them_reach_the_rate_and_keep_to_it(self, bus: Bus, tmp_path: Path) -> None:
         count, rate = 300, Rate.parse("100/s")
         path = bus.write(MORE.format(option="rate: 100/s"))

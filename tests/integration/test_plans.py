@@ -33,3 +33,18 @@ async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Conn
     assert [line for line in plan if "Index Cond: ((event_seq = " in line], plan
     assert not [line for line in plan if "Filter" in line and "event_seq = " in line], plan
     assert not [line for line in plan if "Hash Cond" in line or "Merge Cond" in line], plan
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["append", "append_one", "append_each", "claim", "settle", "settle_run", "record", "recorded", "deaths", "content"],
+)
+async def test_no_table_that_grows_is_read_from_end_to_end(connection: asyncpg.Connection, name: str) -> None:
+    text = statement(name, None, 500)
+    count = len(set(re.findall(r"\$\d+", text)))
+    await connection.execute(f"PREPARE it AS {text}")
+    rows = await connection.fetch(f"EXPLAIN EXECUTE it ({', '.join(['NULL'] * count)})")
+    plan = [row[0] for row in rows]
+    assert not [line for line in plan if re.search(r"Seq Scan on (events|dispatch|deliveries)", line)], plan
+    scans = [index for index, line in enumerate(plan) if re.search(r"Index.* Scan .*on (events|deliveries)", line)]
+    assert all("Cond:" in plan[index + 1] for index in scans), plan

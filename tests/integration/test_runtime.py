@@ -46,6 +46,16 @@ class TestLife(BusTests):
             assert len(await bus.database.rows(tables.instances)) == 1
         assert await bus.database.rows(tables.instances) == []
 
+    async def test_the_connections_of_a_backlog_are_there_from_the_start(
+        self, bus: Bus, postgres: PostgresServer, dsn: str
+    ) -> None:
+        if dsn.startswith("sqlite"):
+            pytest.skip("one connection, opened by the first call")
+        ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        before = int(postgres.psql(ours, dsn))
+        async with bus.runner():
+            assert int(postgres.psql(ours, dsn)) - before >= 5
+
     async def test_stop_is_quick_when_nothing_runs(self, bus: Bus) -> None:
         runner = bus.runner()
         await runner.start()

@@ -94,6 +94,7 @@ async def test_signal_lost_with_its_connection_is_sent_again(start: Start, nats_
         await speaker.stop()
 
 
+@pytest.mark.alone
 async def test_signal_is_quick(start: Start, nats_server: NatsServer) -> None:
     one, other = await start(nats_server.url), await start(nats_server.url)
     waits = []

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
+from runner.storage import open_storage
 from runner.storage.engine import open_engine
+from runner.storage.postgres import PostgresStore
 from runner.storage.wires import Wires
+from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy
 
 
@@ -47,11 +52,39 @@ async def test_what_was_opened_is_what_is_used(proxy: Proxy, engine: AsyncEngine
     await wires.close()
 
 
+async def test_what_the_pool_holds_does_not_count_for_several(proxy: Proxy, engine: AsyncEngine) -> None:
+    """A connection that the engine keeps is taken without a pause, by whoever comes first."""
+    async with engine.connect():
+        pass
+    wires = Wires(engine, 3)
+    await wires.open(3)
+    assert proxy.connections == 3
+    await wires.open(3)
+    assert proxy.connections == 3
+    await wires.close()
+
+
 async def test_no_more_are_opened_than_there_may_be(engine: AsyncEngine) -> None:
     wires = Wires(engine, 2)
     await wires.open(4)
     assert len(await used_at_once(wires, 4)) == 2
     await wires.close()
+
+
+async def test_a_server_with_few_left_keeps_one_for_everything_else(
+    postgres: PostgresServer, postgres_dsn: str
+) -> None:
+    role = f"few_{uuid.uuid4().hex[:8]}"
+    postgres.psql(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 3")
+    dsn = postgres_dsn.replace("postgres@", f"{role}@")
+    storage = open_storage(Dsn.parse(dsn, base=Path()))
+    assert isinstance(storage.store, PostgresStore)
+    await storage.store.open()
+    assert postgres.psql(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'") == "3"
+    async with storage.engine.connect() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await storage.close()
+    postgres.psql(f"DROP ROLE {role}")
 
 
 async def test_what_cannot_be_opened_is_opened_when_it_is_needed(proxy: Proxy, engine: AsyncEngine) -> None:

@@ -21,6 +21,7 @@ class Store:
     """An event store in memory, with the fate of each commit in the test's hands."""
 
     def __init__(self) -> None:
+        self.appends_at_once = 1
         self.commits: list[list[str]] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -138,6 +139,42 @@ class TestGroupCommit:
             bus.publish_many([event(f"c{n}", data=b"x" * 90) for n in range(7)]), bus.publish(event("d"))
         )
         assert [len(commit) for commit in store.commits] == [7, 1]
+
+    async def test_where_two_commits_at_once_help_they_share_what_has_gathered(
+        self, bus: EventBus, store: Store
+    ) -> None:
+        store.appends_at_once = 2
+        store.open.clear()
+        first = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(11)]
+        await eventually(lambda: store.began == 2)
+        then = [asyncio.create_task(bus.publish(event(f"then-{n}"))) for n in range(4)]
+        await tick(3)
+        assert store.began == 2  # no third one beside them
+        store.open.set()
+        receipts = await asyncio.gather(*first, *then)
+        assert sorted(len(commit) for commit in store.commits) == [4, 5, 6]
+        assert [receipt.id for receipt in receipts] == [str(n) for n in range(11)] + [f"then-{n}" for n in range(4)]
+
+    async def test_one_caller_is_one_commit_however_many_would_help(self, bus: EventBus, store: Store) -> None:
+        store.appends_at_once = 2
+        await bus.publish_many([event(str(n)) for n in range(5)])
+        await bus.publish(event("5"))
+        assert [len(commit) for commit in store.commits] == [5, 1]
+
+    async def test_a_stop_waits_for_all_commits_and_settled_for_those_in_flight(
+        self, bus: EventBus, store: Store
+    ) -> None:
+        store.appends_at_once = 2
+        store.open.clear()
+        publishing = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(2)]
+        await eventually(lambda: store.began == 2)
+        settled, stopped = asyncio.create_task(bus.settled()), asyncio.create_task(bus.stop())
+        await tick(3)
+        assert not settled.done()
+        assert not stopped.done()
+        store.open.set()
+        await asyncio.gather(settled, stopped, *publishing)
+        assert len(store.commits) == 2
 
     async def test_nothing_to_publish_is_no_commit(self, bus: EventBus, store: Store, strategy: Strategy) -> None:
         assert list(await bus.publish_many([])) == []

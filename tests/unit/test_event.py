@@ -56,6 +56,14 @@ def test_new_checks() -> None:
         Event.new("", source="/")
 
 
+def test_replace_returns_another_event() -> None:
+    made = event(subject="a", extensions={"tenant": "eu"})
+    assert made.replace(subject="b", extensions={}) == event(subject="b")
+    assert made == event(subject="a", extensions={"tenant": "eu"})
+    with pytest.raises(TypeError, match="colour"):
+        made.replace(colour="red")
+
+
 def test_an_event_cannot_be_changed() -> None:
     made = event()
     with pytest.raises(AttributeError, match="immutable"):

@@ -87,6 +87,7 @@ async def test_it_can_be_started_again() -> None:
     await loop.stop()
 
 
+@pytest.mark.alone
 async def test_errors_are_logged_and_waits_double_until_a_success() -> None:
     step = Step(ValueError("a"), ValueError("b"), ValueError("c"))
     loop = Background("test", step, pause=0.2, longest=0.4)

@@ -1,7 +1,7 @@
 -- The common end of a claim: every delivery of it succeeded at once. A run is works that stand next
 -- to each other and went to the same subscriptions, whose ids are the slice [from_id, to_id] of $6. So nothing is sent, and
 -- no join depends on an estimate, for each work. The slice is unnested in the list of what is selected: as a table of
--- its own it would be scanned anew for each work.
+-- its own it would be computed anew for each work.
 WITH settled AS (
     DELETE FROM {dispatch} d
     USING unnest($2::bigint[], $3::bigint[], $4::int[], $5::int[]) AS run (first, last, from_id, to_id)
