@@ -25,6 +25,7 @@ __all__ = ["Desk", "EventBus"]
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
+SHARE = 16  # events that make a second commit beside the first worth it: fewer gain more from company
 SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
 LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
 
@@ -66,6 +67,7 @@ class EventBus:
         self._desk = desk
         self._stopped = False
         self._waiting: list[_Caller] = []
+        self._gathered = 0  # events of those who wait
         self._flushing: dict[asyncio.Task[None], list[asyncio.Future[None]]] = {}  # and who waits for its commit
         self._starting = 0  # of those, how many have not taken any callers yet
         self._unsent: str | None = None  # the id the next signal carries
@@ -136,7 +138,12 @@ class EventBus:
         """Have them recorded with the next commit; return when that is over."""
         answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
         self._waiting.append((publications, answer))
-        if len(self._flushing) < self._store.appends_at_once:
+        self._gathered += len(publications)
+        if not self._flushing or (
+            len(self._flushing) < self._store.appends_at_once
+            and self._gathered >= SHARE * (self._starting + 1)
+            and len(self._waiting) > self._starting
+        ):
             self._starting += 1
             self._flushing[asyncio.create_task(self._flush(), name="publish")] = []
         return await answer
@@ -197,7 +204,7 @@ class EventBus:
     def _take(self, share: int) -> list[_Caller]:
         """Return the callers of the next commit: no more than `share`, and than a batch holds, but one if there is."""
         if len(self._waiting) <= 1:
-            taken, self._waiting = self._waiting, []
+            taken, self._waiting, self._gathered = self._waiting, [], 0
             return taken
         count = size = bytes_ = 0
         for publications, _ in self._waiting[:share]:
@@ -206,6 +213,7 @@ class EventBus:
             if count and (size > MAX_BATCH or bytes_ > MAX_BATCH_BYTES):
                 break
             count += 1
+            self._gathered -= len(publications)
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -76,12 +76,18 @@ def event_of(row: Sequence[Any]) -> Event:
         source=source,
         id=id,
         subject=subject,
-        time=EPOCH + timedelta(microseconds=time),
+        time=_moment(time),
         datacontenttype=datacontenttype,
         dataschema=dataschema,
         extensions=read_extensions(extensions),
         data=data,
     )
+
+
+@lru_cache(maxsize=4096)
+def _moment(instant: int) -> datetime:
+    """Return the time in a column: events of one commit share it."""
+    return EPOCH + timedelta(microseconds=instant)
 
 
 def check_text(error: Exception) -> None:

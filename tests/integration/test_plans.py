@@ -46,5 +46,7 @@ async def test_no_table_that_grows_is_read_from_end_to_end(connection: asyncpg.C
     rows = await connection.fetch(f"EXPLAIN EXECUTE it ({', '.join(['NULL'] * count)})")
     plan = [row[0] for row in rows]
     assert not [line for line in plan if re.search(r"Seq Scan on (events|dispatch|deliveries)", line)], plan
-    scans = [index for index, line in enumerate(plan) if re.search(r"Index.* Scan .*on (events|deliveries)", line)]
-    assert all("Cond:" in plan[index + 1] for index in scans), plan
+    # That something is pending or leased is asked of the index of what is, which holds nothing else.
+    scans = [n for n, line in enumerate(plan) if re.search(r"Index.* Scan .*(events|deliveries)", line)]
+    scans = [n for n in scans if "deliveries_due" not in plan[n]]
+    assert all("Cond:" in plan[n + 1] for n in scans), plan

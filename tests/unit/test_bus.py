@@ -141,19 +141,34 @@ class TestGroupCommit:
         assert [len(commit) for commit in store.commits] == [7, 1]
 
     async def test_where_two_commits_at_once_help_they_share_what_has_gathered(
-        self, bus: EventBus, store: Store
+        self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(bus_module, "SHARE", 5)
         store.appends_at_once = 2
         store.open.clear()
         first = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(11)]
         await eventually(lambda: store.began == 2)
-        then = [asyncio.create_task(bus.publish(event(f"then-{n}"))) for n in range(4)]
+        then = [asyncio.create_task(bus.publish(event(f"then-{n}"))) for n in range(7)]
         await tick(3)
         assert store.began == 2  # no third one beside them
         store.open.set()
         receipts = await asyncio.gather(*first, *then)
-        assert sorted(len(commit) for commit in store.commits) == [4, 5, 6]
-        assert [receipt.id for receipt in receipts] == [str(n) for n in range(11)] + [f"then-{n}" for n in range(4)]
+        assert sorted(len(commit) for commit in store.commits) == [5, 6, 7]
+        assert [receipt.id for receipt in receipts] == [str(n) for n in range(11)] + [f"then-{n}" for n in range(7)]
+
+    async def test_a_few_wait_for_the_commit_in_flight(self, bus: EventBus, store: Store) -> None:
+        store.appends_at_once = 2
+        store.open.clear()
+        first = asyncio.create_task(bus.publish(event("first")))
+        await eventually(lambda: store.began == 1)
+        others = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(bus_module.SHARE - 1)]
+        await tick(3)
+        assert store.began == 1
+        last = asyncio.create_task(bus.publish(event("last")))
+        await eventually(lambda: store.began == 2)
+        store.open.set()
+        await asyncio.gather(first, *others, last)
+        assert sorted(len(commit) for commit in store.commits) == [1, bus_module.SHARE]
 
     async def test_one_caller_is_one_commit_however_many_would_help(self, bus: EventBus, store: Store) -> None:
         store.appends_at_once = 2
@@ -166,7 +181,8 @@ class TestGroupCommit:
     ) -> None:
         store.appends_at_once = 2
         store.open.clear()
-        publishing = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(2)]
+        batches = [[event(f"{caller}-{n}") for n in range(bus_module.SHARE)] for caller in range(2)]
+        publishing = [asyncio.create_task(bus.publish_many(batch)) for batch in batches]
         await eventually(lambda: store.began == 2)
         settled, stopped = asyncio.create_task(bus.settled()), asyncio.create_task(bus.stop())
         await tick(3)
