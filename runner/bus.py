@@ -179,8 +179,8 @@ class EventBus:
     async def stop(self) -> None:
         """Take no more events, and return once what was given is recorded and signalled."""
         self._stopped = True
-        while self._flushing:
-            await asyncio.wait(self._flushing)
+        while under_way := [each for each in self._flushing if not each.done()]:
+            await asyncio.wait(under_way)
         if self._signalling is not None:
             await asyncio.wait({self._signalling})
 

@@ -116,7 +116,7 @@ class PostgresStore(SqlRegistry):
         return batch.receipts(added.receipts(batch)), Claim(token, works, added.version)
 
     async def _append_new(self, batch: Batch, lease: timedelta | None, token: int | None) -> _Added | None:
-        """Record what is due at once; None, and nothing recorded, where some of it is known already."""
+        """Record what is due at once; None, and nothing recorded, where some of it is known or just being recorded."""
         try:
             if len(batch.unique) == 1:
                 return await self._append_one(batch.unique[0].event, lease, token)
@@ -128,7 +128,8 @@ class PostgresStore(SqlRegistry):
         except StorageError as error:
             import asyncpg
 
-            if isinstance(error.__cause__, asyncpg.UniqueViolationError):
+            # A deadlock is with somebody who records some of the same, in another order, and has gone on.
+            if isinstance(error.__cause__, asyncpg.UniqueViolationError | asyncpg.DeadlockDetectedError):
                 return None
             raise
 
