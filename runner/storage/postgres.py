@@ -37,7 +37,7 @@ from .base import (
     Work,
 )
 from .engine import mapped_errors
-from .extensions import read_extensions, write_extensions
+from .event_rows import read_event, write_extensions
 from .mark import LowWaterMark
 from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
@@ -184,7 +184,7 @@ class PostgresStore(SqlRegistry):
         after = self._mark.start(now)
         try:
             rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease)
-            works = [Work(row[0], row[1], row[2], _event(row[3:12])) for row in rows if row[0] is not None]
+            works = [Work(row[0], row[1], row[2], read_event(row[3:12], _moment)) for row in rows if row[0] is not None]
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
         [outlook] = [row for row in rows if row[0] is None]
@@ -215,7 +215,7 @@ class PostgresStore(SqlRegistry):
         """Return an event; its type, and the reason, if it cannot be read."""
         try:
             async with self._wires.take() as connection:
-                return _event(await connection.fetchrow(self._sql("event"), seq))
+                return read_event(await connection.fetchrow(self._sql("event"), seq), _moment)
         except UNREADABLE as error:
             async with self._wires.take() as connection:
                 return await connection.fetchval(self._sql("type"), seq), f"{type(error).__name__}: {error}"
@@ -495,7 +495,9 @@ def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
     return [
-        ClaimedDelivery(row[0], row[1], row[2], row[3], _event(row[5:14]), row["age"] or timedelta(0), _unanswered(row))
+        ClaimedDelivery(
+            row[0], row[1], row[2], row[3], read_event(row[5:14], _moment), row["age"] or timedelta(0), _unanswered(row)
+        )
         for row in rows
         if row[0] is not None
     ]
@@ -503,22 +505,6 @@ def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
 
 def _unanswered(row: asyncpg.Record) -> Unanswered | None:
     return None if row["unanswered"] is None else Unanswered(row["unanswered"], row["refusal"])
-
-
-def _event(row: Sequence[Any]) -> Event:
-    """Return the event in nine columns, type to data."""
-    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
-    return Event(
-        type=type,
-        source=source,
-        id=id,
-        subject=subject,
-        time=_moment(time),
-        datacontenttype=datacontenttype,
-        dataschema=dataschema,
-        extensions=read_extensions(extensions),
-        data=data,
-    )
 
 
 @lru_cache(maxsize=4096)

@@ -41,7 +41,7 @@ from .base import (
     Work,
 )
 from .engine import is_unavailable, mapped_errors
-from .extensions import read_extensions, write_extensions
+from .event_rows import read_event, read_extensions, write_extensions
 from .publishing import append_in
 from .registry import SqlRegistry
 from .sqlite_regulated import claim_regulated
@@ -50,11 +50,11 @@ from .sqlite_rows import (
     MICROSECOND,
     check_text,
     clock,
-    event_of,
     fault,
     lease_deliveries,
     microseconds,
     sql,
+    time_of,
     transaction,
     until,
 )
@@ -266,7 +266,7 @@ def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelt
 
 def _works(db: sqlite3.Connection, positions: Sequence[int]) -> Sequence[Work]:
     rows = db.execute(sql("works"), (_json(positions),)).fetchall()
-    return [Work(position, attempt, seq, event_of(row)) for position, attempt, seq, *row in rows]
+    return [Work(position, attempt, seq, read_event(row, time_of)) for position, attempt, seq, *row in rows]
 
 
 def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], now: int) -> Claim:

@@ -9,20 +9,19 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
-from ..event import Event
 from .base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
-from .extensions import read_extensions
+from .event_rows import read_event
 
 __all__ = [
     "EPOCH",
     "MICROSECOND",
     "check_text",
     "clock",
-    "event_of",
     "fault",
     "lease_deliveries",
     "microseconds",
     "sql",
+    "time_of",
     "transaction",
     "until",
 ]
@@ -68,24 +67,8 @@ def until(instant: int | None, moment: int) -> timedelta | None:
     return None if instant is None else timedelta(microseconds=instant - moment)
 
 
-def event_of(row: Sequence[Any]) -> Event:
-    """Return the event in nine columns, type to data."""
-    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
-    return Event(
-        type=type,
-        source=source,
-        id=id,
-        subject=subject,
-        time=_moment(time),
-        datacontenttype=datacontenttype,
-        dataschema=dataschema,
-        extensions=read_extensions(extensions),
-        data=data,
-    )
-
-
 @lru_cache(maxsize=4096)
-def _moment(instant: int) -> datetime:
+def time_of(instant: int) -> datetime:
     """Return the time in a column: events of one commit share it."""
     return EPOCH + timedelta(microseconds=instant)
 
@@ -114,7 +97,7 @@ def lease_deliveries(
             rows = db.execute(sql("claimed_delivery"), (waited, moment, seq, id)).fetchall()
             for attempt, refusal, age, *row in rows:
                 late, answer = (age or 0) * MICROSECOND, _unanswered(waited, refusal)
-                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event_of(row), late, answer))
+                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), read_event(row, time_of), late, answer))
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)
             [(attempt,)] = db.execute(sql("attempts"), (seq, id)).fetchall()

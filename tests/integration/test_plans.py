@@ -22,14 +22,19 @@ async def connection(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-@pytest.mark.parametrize("name", ["settle_deliveries", "settle_ordered", "renew", "claim_regulated"])
-async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Connection, name: str) -> None:
-    """And not by reading all that are due, of which there may be a hundred thousand."""
+async def plan_of(connection: asyncpg.Connection, name: str) -> list[str]:
+    """Return the lines of the plan of a statement."""
     text = statement(name, None, 1000)
     count = len(set(re.findall(r"\$\d+", text)))
     await connection.execute(f"PREPARE it AS {text}")
     rows = await connection.fetch(f"EXPLAIN EXECUTE it ({', '.join(['NULL'] * count)})")
-    plan = [row[0] for row in rows]
+    return [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["settle_deliveries", "settle_ordered", "renew", "claim_regulated"])
+async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Connection, name: str) -> None:
+    """And not by reading all that are due, of which there may be a hundred thousand."""
+    plan = await plan_of(connection, name)
     assert [line for line in plan if "Index Cond: ((event_seq = " in line], plan
     assert not [line for line in plan if "Filter" in line and "event_seq = " in line], plan
     assert not [line for line in plan if "Hash Cond" in line or "Merge Cond" in line], plan
@@ -40,11 +45,7 @@ async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Conn
     ["append", "append_one", "append_each", "claim", "settle", "settle_run", "record", "recorded", "deaths", "content"],
 )
 async def test_no_table_that_grows_is_read_from_end_to_end(connection: asyncpg.Connection, name: str) -> None:
-    text = statement(name, None, 500)
-    count = len(set(re.findall(r"\$\d+", text)))
-    await connection.execute(f"PREPARE it AS {text}")
-    rows = await connection.fetch(f"EXPLAIN EXECUTE it ({', '.join(['NULL'] * count)})")
-    plan = [row[0] for row in rows]
+    plan = await plan_of(connection, name)
     assert not [line for line in plan if re.search(r"Seq Scan on (events|dispatch|deliveries)", line)], plan
     # That something is pending or leased is asked of the index of what is, which holds nothing else.
     scans = [n for n, line in enumerate(plan) if re.search(r"Index.* Scan .*(events|deliveries)", line)]
