@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shlex
+import shutil
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sqlalchemy import text
 
 from ..builder import open_storage
 from ..config import Config
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 from ..storage import Storage
 from ..storage.engine import mapped_errors
 
@@ -28,7 +29,7 @@ _GRACE = timedelta(seconds=2)  # what is delivered here takes no time, so this i
 @asynccontextmanager
 async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Config]:
     """
-    Lend a deployment of its own: a new schema of the same PostgreSQL, or a new file beside that of SQLite, migrated.
+    Lend a deployment of its own, migrated: a new schema of the same PostgreSQL, or a file of SQLite in a new directory.
 
     It has the store, the strategies and the limits of `config`, and nothing else of it: no sink, no
     subscription. Nobody hears its signals, because they go out under its own name.
@@ -37,10 +38,14 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
         keep: leave the place there afterwards; `removal()` says how to remove it.
 
     Raises:
+        ConfigError: the directory of SQLite's file takes no other.
         StorageError: the role may not create a schema, or what was created cannot be removed.
         StorageUnavailable: the store cannot be reached.
     """
     place = _placed(config, secrets.token_hex(4))
+    file = place.storage.dsn.path
+    if file is not None:
+        _make_directory(config, file.parent)
     try:
         async with open_storage(place, adopt=False) as storage:
             await _check_rights(storage)
@@ -51,14 +56,14 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
                 if not keep and storage.schema is not None:
                     await _to_its_end(_drop_schema(storage))
     finally:
-        if not keep and place.storage.dsn.path is not None:
-            _delete(place.storage.dsn.path)
+        if not keep and file is not None:
+            _remove_directory(file.parent)
 
 
 def removal(place: Config) -> str:
     """Return the command that removes a place that was kept."""
     path = place.storage.dsn.path
-    return f"rm {shlex.quote(str(path))}*" if path is not None else _drop(place.storage.schema_name)
+    return f"rm -r {shlex.quote(str(path.parent))}" if path is not None else _drop(place.storage.schema_name)
 
 
 def _placed(config: Config, token: str) -> Config:
@@ -68,7 +73,7 @@ def _placed(config: Config, token: str) -> Config:
     elsewhere: dict[str, object] = (
         {"schema_name": name}
         if storage.dsn.path is None
-        else {"dsn": replace(storage.dsn, path=storage.dsn.path.with_name(f"{name}.db"))}
+        else {"dsn": replace(storage.dsn, path=storage.dsn.path.with_name(name) / "runner.db")}
     )
     named = "{deployment_id}" in config.subject
     return Config.model_construct(
@@ -120,6 +125,14 @@ def _drop(schema: str | None) -> str:
     return f"DROP SCHEMA IF EXISTS {schema} CASCADE"
 
 
-def _delete(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _make_directory(config: Config, directory: Path) -> None:
+    try:
+        directory.mkdir()
+    except OSError as error:
+        reason = f"a directory beside the file is needed, and {directory} cannot be made: {error.strerror}"
+        raise ConfigError(config.locate(("storage", "dsn"), reason)) from error
+
+
+def _remove_directory(directory: Path) -> None:
+    """Take the name away first: what a connection whose call was cancelled still opens is not there then."""
+    shutil.rmtree(directory.rename(directory.with_name(f"{directory.name}.removed")))

@@ -40,8 +40,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def bench(path: Path, events: int, subscriptions: int, keep: bool, as_json: bool) -> None:
     """Measure the database and the strategies of a configuration, in tables that are thrown away.
 
-    These are a new schema of the same PostgreSQL, or a new file beside that of SQLite; the deployment's own
-    tables are not touched, and its workers not woken. The last column compares with one raw INSERT and its
+    These are a new schema of the same PostgreSQL, or a new directory beside the file of SQLite; the deployment's
+    own tables are not touched, and its workers not woken. The last column compares with one raw INSERT and its
     commit: as many times the rate, or as many times the time.
 
     \b

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
 def left(deployment: Deployment, postgres: PostgresServer) -> Left:
     """What measurements have made and not removed."""
     if deployment.dsn.startswith("sqlite"):
-        return lambda: sorted(path.name for path in deployment.directory.glob("runner_bench_*"))
+        return lambda: _beside(deployment)
     query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'runner_bench_%'"
     return lambda: postgres.psql(query, deployment.dsn).splitlines()
 
@@ -89,9 +90,9 @@ def test_what_is_kept_can_be_looked_at_and_removed(
     found = re.search(r"^kept: deployment (bench-\S+); to remove it: (.+)$", complaint, re.MULTILINE)
     assert found
     if deployment.dsn.startswith("sqlite"):
-        name = next(name for name in left() if name.endswith(".db"))
-        storage = f'{{dsn: "sqlite:///{name}"}}'
-        assert found[2] == f"rm {deployment.directory / name}*"
+        [name] = left()
+        storage = f'{{dsn: "sqlite:///{name}/runner.db"}}'
+        assert found[2] == f"rm -r {deployment.directory / name}"
     else:
         [name] = left()
         storage = f'{{dsn: "{deployment.dsn}", schema: {name}}}'
@@ -120,6 +121,25 @@ async def test_an_interruption_leaves_nothing_behind(
         assert process.wait(timeout=20) == 130
         assert all("cleaning up" in line for line in process.stderr if line)
         assert left() == []
+
+
+async def test_what_is_opened_late_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A connection's thread does not hear that the call that asked for it was cancelled."""
+    deployment = Deployment(tmp_path, "sqlite:///runner.db")
+    deployment.write()
+    async with throwaway(load_config(deployment.path, imports=False)) as place:
+        file = place.storage.dsn.path
+    assert file is not None
+    with pytest.raises(sqlite3.OperationalError):
+        sqlite3.connect(file)
+    assert _beside(deployment) == []
+
+
+def test_a_directory_that_takes_no_other_is_told_with_its_place(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "sqlite:///none/runner.db")
+    deployment.write()
+    _, complaint = deployment.cli("bench", *FEW, code=78)
+    assert re.search(r"runner.yaml:\d+:\d+: storage.dsn: a directory beside the file is needed", complaint)
 
 
 def test_a_role_without_the_right_is_told_the_grant(
@@ -170,3 +190,7 @@ def test_a_database_that_is_not_there_ends_with_69(tmp_path: Path) -> None:
     deployment.write()
     _, complaint = deployment.cli("bench", *FEW, code=69)
     assert "topsecret" not in complaint
+
+
+def _beside(deployment: Deployment) -> list[str]:
+    return sorted(path.name for path in deployment.directory.glob("runner_bench_*"))
