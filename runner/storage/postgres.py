@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate, chain, groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
+_FEW = 16  # events whose values go one by one; of more, each column goes as an array
 _WORKING = 4  # connections: two claims and two settlements are under way at once
 _MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -118,11 +119,11 @@ class PostgresStore(SqlRegistry):
     async def _append_new(self, batch: Batch, lease: timedelta | None, token: int | None) -> _Added | None:
         """Record what is due at once; None, and nothing recorded, where some of it is known or just being recorded."""
         try:
-            if len(batch.unique) == 1:
-                return await self._append_one(batch.unique[0].event, lease, token)
-            columns = _columns([each.event for each in batch.unique])
+            events = [each.event for each in batch.unique]
+            if len(events) <= _FEW:
+                return await self._append_few(events, lease, token)
             [(seqs, positions, version, created_at)] = await self._wires.fetch(
-                self._sql("append"), *columns, lease, token
+                self._sql("append"), *_columns(events), lease, token
             )
             return _Added(sorted(seqs), sorted(positions or ()), version, created_at)
         except StorageError as error:
@@ -133,15 +134,14 @@ class PostgresStore(SqlRegistry):
                 return None
             raise
 
-    async def _append_one(self, event: Event, lease: timedelta | None, token: int | None) -> _Added:
-        values = _values(event)
+    async def _append_few(self, events: Sequence[Event], lease: timedelta | None, token: int | None) -> _Added:
+        values = chain.from_iterable(map(_values, events))
         if token is None:
-            [row] = await self._wires.fetch(self._sql("append_one"), *values)
-            return _Added(row, (), 0, None)
-        [(seq, position, version, created_at)] = await self._wires.fetch(
-            self._sql("append_one_leased"), *values, lease, token
-        )
-        return _Added((seq,), (position,), version, created_at)
+            rows = await self._wires.fetch(self._sql("append_few", len(events)), *values)
+            return _Added(sorted([row[0] for row in rows]), (), 0, None)
+        rows = await self._wires.fetch(self._sql("append_few_leased", len(events)), *values, lease, token)
+        rows.sort(key=itemgetter(0))
+        return _Added([row[0] for row in rows], [row[1] for row in rows], rows[0][2], rows[0][3])
 
     async def _append_each(self, batch: Batch) -> Sequence[Receipt]:
         """Record what may be known already, and what may be due later."""
@@ -400,7 +400,7 @@ def _token() -> int:
 
 
 def _values(event: Event) -> tuple[Any, ...]:
-    """Return the nine values of an event in the order of `append.sql`."""
+    """Return the nine values of an event in the order in which statements take them."""
     return (
         event.id,
         event.source,
