@@ -25,7 +25,7 @@ __all__ = ["Desk", "EventBus"]
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
-SHARE = 8  # events that make a second commit beside the first worth it: fewer gain more from company
+SHARE = 4  # events that make a second commit beside the first worth it: fewer gain more from company
 SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
 LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
 
