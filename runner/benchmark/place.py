@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from ..builder import open_storage
 from ..config import Config
-from ..errors import ConfigError, StorageError
+from ..errors import StorageError
 from ..storage import Storage
 from ..storage.engine import mapped_errors
 
@@ -38,14 +38,17 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
         keep: leave the place there afterwards; `removal()` says how to remove it.
 
     Raises:
-        ConfigError: the directory of SQLite's file takes no other.
+        ConfigError: the directory of SQLite's file is not there, or cannot be written to.
         StorageError: the role may not create a schema, or what was created cannot be removed.
         StorageUnavailable: the store cannot be reached.
     """
     place = _placed(config, secrets.token_hex(4))
     file = place.storage.dsn.path
     if file is not None:
-        _make_directory(config, file.parent)
+        async with open_storage(config, adopt=False):
+            pass  # it has said what is wrong with the file and its directory, if anything
+        with mapped_errors():
+            file.parent.mkdir()
     try:
         async with open_storage(place, adopt=False) as storage:
             await _check_rights(storage)
@@ -125,14 +128,12 @@ def _drop(schema: str | None) -> str:
     return f"DROP SCHEMA IF EXISTS {schema} CASCADE"
 
 
-def _make_directory(config: Config, directory: Path) -> None:
-    try:
-        directory.mkdir()
-    except OSError as error:
-        reason = f"a directory beside the file is needed, and {directory} cannot be made: {error.strerror}"
-        raise ConfigError(config.locate(("storage", "dsn"), reason)) from error
-
-
 def _remove_directory(directory: Path) -> None:
     """Take the name away first: what a connection whose call was cancelled still opens is not there then."""
-    shutil.rmtree(directory.rename(directory.with_name(f"{directory.name}.removed")))
+    try:
+        shutil.rmtree(directory.rename(directory.with_name(f"{directory.name}.removed")))
+    except FileNotFoundError:
+        return  # somebody was quicker
+    except OSError as error:
+        remove = f"rm -r {shlex.quote(str(directory))}*"
+        raise StorageError(f"a directory is left behind: {error.strerror}; remove it with: {remove}") from error

@@ -42,7 +42,7 @@ from .mark import LowWaterMark
 from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
 from .regulation import LINES, Seen
-from .statements import statement
+from .statements import statement, statement_for
 from .turns import line_up
 from .wires import Wires
 
@@ -137,9 +137,11 @@ class PostgresStore(SqlRegistry):
     async def _append_few(self, events: Sequence[Event], lease: timedelta | None, token: int | None) -> _Added:
         values = chain.from_iterable(map(_values, events))
         if token is None:
-            rows = await self._wires.fetch(self._sql("append_few", len(events)), *values)
+            rows = await self._wires.fetch(statement_for(len(events), "append_few", self._schema), *values)
             return _Added(sorted([row[0] for row in rows]), (), 0, None)
-        rows = await self._wires.fetch(self._sql("append_few_leased", len(events)), *values, lease, token)
+        rows = await self._wires.fetch(
+            statement_for(len(events), "append_few_leased", self._schema), *values, lease, token
+        )
         rows.sort(key=itemgetter(0))
         return _Added([row[0] for row in rows], [row[1] for row in rows], rows[0][2], rows[0][3])
 

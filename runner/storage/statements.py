@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from .tables import metadata
 
-__all__ = ["statement"]
+__all__ = ["statement", "statement_for"]
 
 _CONTENT = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
 _SAME_CONTENT = " AND ".join(
@@ -15,8 +15,8 @@ _SAME_CONTENT = " AND ".join(
     + ["e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb"]
 )
 
-
-_EVENT = (*("${}",) * 7, "${}::text::json", "${}", "statement_timestamp()")  # the nine values of one, and when it came
+# The nine values of an event, in the order of `append.sql`, and the moment at which the statement came in.
+_ROW = "(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}::text::json, ${}, statement_timestamp())"
 
 
 @cache
@@ -25,12 +25,23 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     Return the PostgreSQL statement in `sql/postgres/<name>.sql`, its tables qualified by `schema`.
 
     `limit` is written into the text where a statement has one: the planner then knows how few rows it
-    is about, which it cannot for a parameter. Where a statement names `{rows}`, it takes as many events.
+    is about, which it cannot for a parameter.
     """
+    return _read(name).format(limit=int(limit), same_content=_SAME_CONTENT, **_tables(schema))
+
+
+@cache
+def statement_for(count: int, name: str, schema: str | None) -> str:
+    """Return a statement as `statement()` does, with the parameters of `count` events, of a lease and of a token."""
+    rows = ", ".join(_ROW.format(*range(9 * row + 1, 9 * row + 10)) for row in range(count))
+    lease, token = f"${9 * count + 1}::interval", f"${9 * count + 2}::bigint"
+    return _read(name).format(rows=rows, lease=lease, token=token, **_tables(schema))
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / "sql" / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _tables(schema: str | None) -> dict[str, str]:
     prefix = "" if schema is None else '"' + schema.replace('"', '""') + '".'
-    tables = {table: f"{prefix}{table}" for table in metadata.tables}
-    text = (files(__package__) / "sql" / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
-    event = f"({', '.join(_EVENT)})"
-    rows = ", ".join(event.format(*range(9 * row + 1, 9 * row + 10)) for row in range(limit if "{rows}" in text else 0))
-    parameters = {"next": f"${9 * limit + 1}", "after_next": f"${9 * limit + 2}"}
-    return text.format(limit=int(limit), rows=rows, same_content=_SAME_CONTENT, **parameters, **tables)
+    return {table: f"{prefix}{table}" for table in metadata.tables}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import re
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 
 from runner.benchmark.place import throwaway
 from runner.config import load_config
+from runner.errors import StorageError
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
@@ -123,23 +126,55 @@ async def test_an_interruption_leaves_nothing_behind(
         assert left() == []
 
 
-async def test_what_is_opened_late_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_what_is_opened_late_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection's thread does not hear that the call that asked for it was cancelled."""
     deployment = Deployment(tmp_path, "sqlite:///runner.db")
     deployment.write()
+    late: list[Path] = []
+
+    def open_late(path: Path) -> None:
+        assert file is not None
+        with pytest.raises(sqlite3.OperationalError):
+            sqlite3.connect(file)
+        late.append(path)
+        remove(path)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", open_late)
     async with throwaway(load_config(deployment.path, imports=False)) as place:
         file = place.storage.dsn.path
-    assert file is not None
-    with pytest.raises(sqlite3.OperationalError):
-        sqlite3.connect(file)
+    assert len(late) == 1
     assert _beside(deployment) == []
 
 
-def test_a_directory_that_takes_no_other_is_told_with_its_place(tmp_path: Path) -> None:
+async def test_a_place_that_is_gone_already_is_no_error(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "sqlite:///runner.db")
+    deployment.write()
+    async with throwaway(load_config(deployment.path, imports=False)) as place:
+        assert place.storage.dsn.path is not None
+        shutil.rmtree(place.storage.dsn.path.parent)
+
+
+async def test_a_place_that_stays_is_told_with_what_removes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = Deployment(tmp_path, "sqlite:///runner.db")
+    deployment.write()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    expected = rf"left behind: Permission denied; remove it with: rm -r {re.escape(str(tmp_path))}/runner_bench_\w+\*$"
+    with pytest.raises(StorageError, match=expected):
+        async with throwaway(load_config(deployment.path, imports=False)):
+            pass
+
+
+@pytest.mark.parametrize("command", ["bench", "migrate"])
+def test_a_directory_that_is_not_there_is_told_as_everywhere_else(tmp_path: Path, command: str) -> None:
     deployment = Deployment(tmp_path, "sqlite:///none/runner.db")
     deployment.write()
-    _, complaint = deployment.cli("bench", *FEW, code=78)
-    assert re.search(r"runner.yaml:\d+:\d+: storage.dsn: a directory beside the file is needed", complaint)
+    _, complaint = deployment.cli(command, code=78)
+    assert complaint.endswith(f"storage.dsn: the directory {tmp_path / 'none'} does not exist; make it first\n")
 
 
 def test_a_role_without_the_right_is_told_the_grant(

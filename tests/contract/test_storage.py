@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import EventConflict, EventError, StorageError
 from runner.event import Event
-from runner.storage.base import Publication, Settled
+from runner.storage.base import Publication, Settled, Work
 from runner.storage.tables import dispatch, events, scheduled
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
@@ -287,10 +287,13 @@ class TestAppendLeased(StoreTests):
         _, claim = await store.append_leased([publication(n) for n in range(size)], timedelta(milliseconds=50))
         assert claim
 
-        async def again() -> Any:
-            return (await other.claim(100, LEASE)).works
+        works: list[Work] = []
 
-        works = await eventually(again)
+        async def all_again() -> bool:
+            works.extend((await other.claim(100, LEASE)).works)
+            return len(works) == size
+
+        await eventually(all_again)
         assert [(work.position, work.seq, work.event) for work in works] == [
             (work.position, work.seq, work.event) for work in claim.works
         ]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from runner.storage.statements import statement
+from runner.storage.statements import statement, statement_for
 from tests.contract.storage_contract import migrated
 
 
@@ -24,7 +24,7 @@ async def connection(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def plan_of(connection: asyncpg.Connection, name: str) -> list[str]:
     """Return the lines of the plan of a statement."""
-    text = statement(name, None, 16 if "few" in name else 1000)
+    text = statement_for(16, name, None) if "few" in name else statement(name, None, 1000)
     count = len(set(re.findall(r"\$\d+", text)))
     await connection.execute(f"PREPARE it AS {text}")
     rows = await connection.fetch(f"EXPLAIN EXECUTE it ({', '.join(['NULL'] * count)})")

@@ -5,5 +5,5 @@ WITH recorded AS (
     RETURNING seq
 )
 INSERT INTO {dispatch} (event_seq, lease_until, lease_token, attempts)
-SELECT seq, statement_timestamp() + {next}::interval, {after_next}::bigint, 1 FROM recorded
+SELECT seq, statement_timestamp() + {lease}, {token}, 1 FROM recorded
 RETURNING event_seq, position, (SELECT subscriptions_version FROM {bus}) AS version, statement_timestamp() AS created_at
