@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from itertools import accumulate, chain, groupby
+from datetime import datetime, timedelta
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ..delivery import DeliveryState
 from ..errors import EventConflict, StorageError, StorageUnavailable
 from ..event import Event
 from .base import (
@@ -30,15 +28,24 @@ from .base import (
     Publication,
     Receipt,
     Settled,
-    Turn,
-    Unanswered,
     UnreadableDelivery,
     UnreadableWork,
     Work,
 )
 from .engine import mapped_errors
-from .event_rows import read_event, write_extensions
 from .mark import LowWaterMark
+from .postgres_rows import (
+    attempt_columns,
+    claimed_deliveries,
+    claimed_event,
+    claimed_works,
+    event_columns,
+    event_values,
+    record_columns,
+    row_by_row,
+    settling,
+    turn_columns,
+)
 from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
 from .regulation import LINES, Seen
@@ -54,7 +61,6 @@ __all__ = ["PostgresStore"]
 
 _FEW = 16  # events whose values go one by one; of more, each column goes as an array
 _WORKING = 4  # connections: two claims and two settlements are under way at once
-_MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
 # A cached plan made while a table of work was empty would scan all of it when it is full. And it is to be cached at
 # once: no value of a parameter changes it, and a new connection would plan each statement five times before.
@@ -123,7 +129,7 @@ class PostgresStore(SqlRegistry):
             if len(events) <= _FEW:
                 return await self._append_few(events, lease, token)
             [(seqs, positions, version, created_at)] = await self._wires.fetch(
-                self._sql("append"), *_columns(events), lease, token
+                self._sql("append"), *event_columns(events), lease, token
             )
             return _Added(sorted(seqs), sorted(positions or ()), version, created_at)
         except StorageError as error:
@@ -135,7 +141,7 @@ class PostgresStore(SqlRegistry):
             raise
 
     async def _append_few(self, events: Sequence[Event], lease: timedelta | None, token: int | None) -> _Added:
-        values = chain.from_iterable(map(_values, events))
+        values = chain.from_iterable(map(event_values, events))
         if token is None:
             rows = await self._wires.fetch(statement_for(len(events), "append_few", self._schema), *values)
             return _Added(sorted([row[0] for row in rows]), (), 0, None)
@@ -152,7 +158,7 @@ class PostgresStore(SqlRegistry):
         events = [each.event for each in batch.unique]
         due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
         try:
-            rows = await self._wires.fetch(self._sql("append_each"), *_columns(events), len(events), *due)
+            rows = await self._wires.fetch(self._sql("append_each"), *event_columns(events), len(events), *due)
         except StorageError as error:
             if not isinstance(error.__cause__, asyncpg.DivisionByZeroError):
                 raise
@@ -170,7 +176,7 @@ class PostgresStore(SqlRegistry):
     async def _conflict(self, events: Sequence[Event]) -> EventConflict:
         """Return the error that names the first event whose recorded content differs."""
         for event in events:
-            id, source, *content = _values(event)
+            id, source, *content = event_values(event)
             rows = await self._wires.fetch(self._sql("content"), source, id, *content)
             if rows and not rows[0]["same"]:
                 return EventConflict(
@@ -186,7 +192,7 @@ class PostgresStore(SqlRegistry):
         after = self._mark.start(now)
         try:
             rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease)
-            works = [Work(row[0], row[1], row[2], read_event(row[3:12], _moment)) for row in rows if row[0] is not None]
+            works = claimed_works(rows)
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
         [outlook] = [row for row in rows if row[0] is None]
@@ -217,7 +223,7 @@ class PostgresStore(SqlRegistry):
         """Return an event; its type, and the reason, if it cannot be read."""
         try:
             async with self._wires.take() as connection:
-                return read_event(await connection.fetchrow(self._sql("event"), seq), _moment)
+                return claimed_event(await connection.fetchrow(self._sql("event"), seq))
         except UNREADABLE as error:
             async with self._wires.take() as connection:
                 return await connection.fetchval(self._sql("type"), seq), f"{type(error).__name__}: {error}"
@@ -231,10 +237,10 @@ class PostgresStore(SqlRegistry):
 
             if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
                 raise
-            return await self._settle(_row_by_row(settled))  # somebody acknowledged one before it was recorded
+            return await self._settle(row_by_row(settled))  # somebody acknowledged one before it was recorded
 
     async def _settle(self, settled: Settled) -> int:
-        name, arguments = _settling(settled)
+        name, arguments = settling(settled)
         if not settled.records:
             [(seqs,)] = await self._wires.fetch(self._sql(name), *arguments)
             return len(seqs or ())
@@ -242,7 +248,7 @@ class PostgresStore(SqlRegistry):
             held = set(await connection.fetchval(self._sql(name), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
-            columns = _record_columns(records, tokens)
+            columns = record_columns(records, tokens)
             attempts = [each for each in settled.attempts if each.seq in held]
             turns = [each for each in settled.turns if each.seq in held]
             if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
@@ -254,7 +260,7 @@ class PostgresStore(SqlRegistry):
             await self._record_dead_letters(connection, records)
             await self._record_attempts(connection, attempts)
             if turns:
-                await connection.execute(self._sql("record_turns"), *_turn_columns(turns))
+                await connection.execute(self._sql("record_turns"), *turn_columns(turns))
         return len(held)
 
     async def promote(self, limit: int) -> int:
@@ -274,7 +280,7 @@ class PostgresStore(SqlRegistry):
                     list(quotas),
                     [max(0, each) for each in quotas.values()],
                 )
-            claimed = _claimed(rows)
+            claimed = claimed_deliveries(rows)
         except UNREADABLE:
             return await self._each_delivery(token, list(quotas))
         claimed.sort(key=lambda delivery: delivery.seq)
@@ -311,7 +317,7 @@ class PostgresStore(SqlRegistry):
                 if rate is not None and rows[0]["ahead"] is None:  # the rate has never been used
                     await connection.execute(self._sql("begin_pace"), demand.subscription_id)
                     rows = await connection.fetch(self._sql("claim_regulated", LINES), *arguments)
-            claimed = _claimed(rows)
+            claimed = claimed_deliveries(rows)
         except UNREADABLE:
             return await self._each_delivery(token, [demand.subscription_id])
         first = rows[0]
@@ -329,7 +335,7 @@ class PostgresStore(SqlRegistry):
         ordered: Set[int] = frozenset(),
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
-        columns: tuple[Sequence[Any], ...] = _record_columns(records, [record.token for record in records])
+        columns: tuple[Sequence[Any], ...] = record_columns(records, [record.token for record in records])
         if ordered:
             columns = (*columns, list(ordered))
         settle = self._sql("settle_ordered" if ordered else "settle_deliveries")
@@ -365,16 +371,7 @@ class PostgresStore(SqlRegistry):
 
     async def _record_attempts(self, connection: asyncpg.Connection, attempts: Sequence[AttemptRecord]) -> None:
         if attempts:
-            await connection.execute(
-                self._sql("record_attempts"),
-                [each.seq for each in attempts],
-                [each.subscription_id for each in attempts],
-                [each.number for each in attempts],
-                [each.duration // timedelta(microseconds=1) for each in attempts],
-                [each.status for each in attempts],
-                [_text(each.error) for each in attempts],
-                [_text(each.excerpt) for each in attempts],
-            )
+            await connection.execute(self._sql("record_attempts"), *attempt_columns(attempts))
 
     def _sql(self, name: str, limit: int = 0) -> str:
         return statement(name, self._schema, limit)
@@ -399,126 +396,3 @@ class _Added(NamedTuple):
 def _token() -> int:
     """Return a new lease token: 63 random bits, compared only with the tokens of one row."""
     return secrets.randbits(63)
-
-
-def _values(event: Event) -> tuple[Any, ...]:
-    """Return the nine values of an event in the order in which statements take them."""
-    return (
-        event.id,
-        event.source,
-        event.type,
-        event.subject,
-        event.time,
-        event.datacontenttype,
-        event.dataschema,
-        write_extensions(event.extensions),
-        event.data,
-    )
-
-
-def _columns(events: Sequence[Event]) -> list[Any]:
-    """Return the nine columns of events; None for one that is empty, which `unnest` pads with nulls."""
-    return [None if column.count(None) == len(column) else column for column in zip(*map(_values, events), strict=True)]
-
-
-def _record_columns(records: Sequence[DeliveryRecord], tokens: Sequence[int | None]) -> tuple[Sequence[Any], ...]:
-    return (
-        [record.seq for record in records],
-        [record.subscription_id for record in records],
-        [record.state.value for record in records],
-        [record.attempts for record in records],
-        [record.due_in for record in records],
-        tokens,
-        [_text(record.error) for record in records],
-    )
-
-
-def _row_by_row(settled: Settled) -> Settled:
-    """Return the same with a record for each delivery."""
-    delivered = [
-        DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token)
-        for work, ids in zip(settled.works, settled.delivered, strict=True)
-        for id in ids
-    ]
-    return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
-
-
-def _turn_columns(turns: Sequence[Turn]) -> tuple[Sequence[Any], ...]:
-    return (
-        [turn.subscription_id for turn in turns],
-        [turn.key for turn in turns],
-        [turn.position for turn in turns],
-        [turn.seq for turn in turns],
-    )
-
-
-def _settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
-    """Return the statement that settles a claim, and its arguments."""
-    firsts, lasts, froms, tos, ids = _runs(settled.works, settled.delivered)
-    if len(firsts) == 1:
-        return "settle_run", (settled.token, firsts[0], lasts[0], ids)
-    return "settle", (settled.token, firsts, lasts, froms, tos, ids)
-
-
-def _runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
-    """
-    Return works that stand next to each other and went to the same subscriptions as one run.
-
-    Returns:
-        of each run: its first and last position, and where its subscription ids begin and end (from 1);
-        and all these ids, one after the other, each distinct tuple of them once.
-    """
-    firsts: list[int] = []
-    lasts: list[int] = []
-    groups: list[tuple[int, ...]] = []
-    start = 0
-    for _, same in groupby(delivered, id):
-        end = start + len(list(same))
-        for first, last in _adjacent([work.position for work in works[start:end]]):
-            firsts.append(first)
-            lasts.append(last)
-            groups.append(delivered[start])
-        start = end
-    distinct_groups = {id(group): group for group in groups}
-    ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
-    froms = [ends[id(group)] - len(group) + 1 for group in groups]
-    return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
-
-
-def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of all that follow each other without a gap."""
-    if max(positions) - min(positions) == len(positions) - 1:
-        yield min(positions), max(positions)
-        return
-    for _, run in groupby(enumerate(sorted(positions)), lambda each: each[1] - each[0]):
-        numbers = [position for _, position in run]
-        yield numbers[0], numbers[-1]
-
-
-def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
-    return [
-        ClaimedDelivery(
-            row[0], row[1], row[2], row[3], read_event(row[5:14], _moment), row["age"] or timedelta(0), _unanswered(row)
-        )
-        for row in rows
-        if row[0] is not None
-    ]
-
-
-def _unanswered(row: asyncpg.Record) -> Unanswered | None:
-    return None if row["unanswered"] is None else Unanswered(row["unanswered"], row["refusal"])
-
-
-@lru_cache(maxsize=4096)
-def _moment(sent: bytes) -> datetime:
-    """
-    Return the time in the eight bytes of `timestamptz_send()`: microseconds since 2000.
-
-    asyncpg takes longer for a timestamp than for the rest of a row, and events of one commit share it.
-    """
-    return _MILLENNIUM + timedelta(microseconds=int.from_bytes(sent, "big", signed=True))
-
-
-def _text(text: str | None) -> str | None:
-    """Return what PostgreSQL can hold as text: it has no NUL and no lone surrogates."""
-    return text if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.storage.base import UnreadableWork
-from runner.storage.postgres import _runs
+from runner.storage.postgres_rows import runs
 
 GROUPS: list[tuple[int, ...]] = [(), (2, 3)]
 
@@ -22,7 +22,7 @@ def test_runs_hold_each_work_once_with_its_subscriptions_and_nothing_else(
 ) -> None:
     positions, delivered = claim
     works = [UnreadableWork(position, 1, position, None, "") for position in positions]
-    firsts, lasts, froms, tos, ids = _runs(works, delivered)
+    firsts, lasts, froms, tos, ids = runs(works, delivered)
     found = [
         (position, tuple(ids[start - 1 : end]))
         for first, last, start, end in zip(firsts, lasts, froms, tos, strict=True)
@@ -34,4 +34,4 @@ def test_runs_hold_each_work_once_with_its_subscriptions_and_nothing_else(
 def test_works_in_a_row_that_went_to_the_same_are_one_run() -> None:
     everyone = (7, 8)
     works = [UnreadableWork(position, 1, position, None, "") for position in range(100, 600)]
-    assert _runs(works, [everyone] * 500) == ([100], [599], [1], [2], [7, 8])
+    assert runs(works, [everyone] * 500) == ([100], [599], [1], [2], [7, 8])

@@ -1,0 +1,194 @@
+"""What goes into the statements on PostgreSQL and what comes out of them: values, columns and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import accumulate, chain, groupby
+from typing import TYPE_CHECKING, Any
+
+from ..delivery import DeliveryState
+from ..event import Event
+from .base import (
+    AttemptRecord,
+    ClaimedDelivery,
+    DeliveryRecord,
+    Settled,
+    Turn,
+    Unanswered,
+    UnreadableWork,
+    Work,
+)
+from .event_rows import read_event, write_extensions
+
+if TYPE_CHECKING:
+    import asyncpg
+
+__all__ = [
+    "attempt_columns",
+    "claimed_deliveries",
+    "claimed_event",
+    "claimed_works",
+    "event_columns",
+    "event_values",
+    "record_columns",
+    "row_by_row",
+    "runs",
+    "settling",
+    "turn_columns",
+]
+
+_MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def event_values(event: Event) -> tuple[Any, ...]:
+    """Return the nine values of an event in the order in which statements take them."""
+    return (
+        event.id,
+        event.source,
+        event.type,
+        event.subject,
+        event.time,
+        event.datacontenttype,
+        event.dataschema,
+        write_extensions(event.extensions),
+        event.data,
+    )
+
+
+def event_columns(events: Sequence[Event]) -> list[Any]:
+    """Return the nine columns of events; None for one that is empty, which `unnest` pads with nulls."""
+    return [
+        None if column.count(None) == len(column) else column for column in zip(*map(event_values, events), strict=True)
+    ]
+
+
+def record_columns(records: Sequence[DeliveryRecord], tokens: Sequence[int | None]) -> tuple[Sequence[Any], ...]:
+    """Return the columns of single deliveries, each with the token it is to have or to be held under."""
+    return (
+        [record.seq for record in records],
+        [record.subscription_id for record in records],
+        [record.state.value for record in records],
+        [record.attempts for record in records],
+        [record.due_in for record in records],
+        tokens,
+        [_storable(record.error) for record in records],
+    )
+
+
+def row_by_row(settled: Settled) -> Settled:
+    """Return the same with a record for each delivery."""
+    delivered = [
+        DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token)
+        for work, ids in zip(settled.works, settled.delivered, strict=True)
+        for id in ids
+    ]
+    return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
+
+
+def attempt_columns(attempts: Sequence[AttemptRecord]) -> tuple[Sequence[Any], ...]:
+    """Return the columns of attempts for `record_attempts.sql`."""
+    return (
+        [each.seq for each in attempts],
+        [each.subscription_id for each in attempts],
+        [each.number for each in attempts],
+        [each.duration // timedelta(microseconds=1) for each in attempts],
+        [each.status for each in attempts],
+        [_storable(each.error) for each in attempts],
+        [_storable(each.excerpt) for each in attempts],
+    )
+
+
+def turn_columns(turns: Sequence[Turn]) -> tuple[Sequence[Any], ...]:
+    """Return the columns of turns for `record_turns.sql`."""
+    return (
+        [turn.subscription_id for turn in turns],
+        [turn.key for turn in turns],
+        [turn.position for turn in turns],
+        [turn.seq for turn in turns],
+    )
+
+
+def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement that settles a claim, and its arguments."""
+    firsts, lasts, froms, tos, ids = runs(settled.works, settled.delivered)
+    if len(firsts) == 1:
+        return "settle_run", (settled.token, firsts[0], lasts[0], ids)
+    return "settle", (settled.token, firsts, lasts, froms, tos, ids)
+
+
+def runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
+    """
+    Return works that stand next to each other and went to the same subscriptions as one run.
+
+    Returns:
+        of each run: its first and last position, and where its subscription ids begin and end (from 1);
+        and all these ids, one after the other, each distinct tuple of them once.
+    """
+    firsts: list[int] = []
+    lasts: list[int] = []
+    groups: list[tuple[int, ...]] = []
+    start = 0
+    for _, same in groupby(delivered, id):
+        end = start + len(list(same))
+        for first, last in _adjacent([work.position for work in works[start:end]]):
+            firsts.append(first)
+            lasts.append(last)
+            groups.append(delivered[start])
+        start = end
+    distinct_groups = {id(group): group for group in groups}
+    ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
+    froms = [ends[id(group)] - len(group) + 1 for group in groups]
+    return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
+
+
+def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of all that follow each other without a gap."""
+    if max(positions) - min(positions) == len(positions) - 1:
+        yield min(positions), max(positions)
+        return
+    for _, run in groupby(enumerate(sorted(positions)), lambda each: each[1] - each[0]):
+        numbers = [position for _, position in run]
+        yield numbers[0], numbers[-1]
+
+
+def claimed_works(rows: Sequence[asyncpg.Record]) -> list[Work]:
+    """Return the works in the rows of `claim.sql`. Raise one of `UNREADABLE` if an event cannot be read."""
+    return [Work(row[0], row[1], row[2], read_event(row[3:12], _moment)) for row in rows if row[0] is not None]
+
+
+def claimed_event(row: asyncpg.Record) -> Event:
+    """Return the event in the row of `event.sql`. Raise one of `UNREADABLE` if it cannot be read."""
+    return read_event(row, _moment)
+
+
+def claimed_deliveries(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
+    """Return the deliveries in the rows of a claim of them. Raise one of `UNREADABLE` if an event cannot be read."""
+    return [
+        ClaimedDelivery(
+            row[0], row[1], row[2], row[3], read_event(row[5:14], _moment), row["age"] or timedelta(0), _unanswered(row)
+        )
+        for row in rows
+        if row[0] is not None
+    ]
+
+
+def _unanswered(row: asyncpg.Record) -> Unanswered | None:
+    return None if row["unanswered"] is None else Unanswered(row["unanswered"], row["refusal"])
+
+
+@lru_cache(maxsize=4096)
+def _moment(sent: bytes) -> datetime:
+    """
+    Return the time in the eight bytes of `timestamptz_send()`: microseconds since 2000.
+
+    asyncpg takes longer for a timestamp than for the rest of a row, and events of one commit share it.
+    """
+    return _MILLENNIUM + timedelta(microseconds=int.from_bytes(sent, "big", signed=True))
+
+
+def _storable(text: str | None) -> str | None:
+    """Return what PostgreSQL can hold as text: it has no NUL and no lone surrogates."""
+    return text if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
