@@ -210,7 +210,8 @@ class EventBus:
         count = size = bytes_ = 0
         for publications, _ in self._waiting[:share]:
             size += len(publications)
-            bytes_ += sum(len(each.event.data or b"") for each in publications)
+            for each in publications:
+                bytes_ += len(each.event.data or b"")
             if count and (size > MAX_BATCH or bytes_ > MAX_BATCH_BYTES):
                 break
             count += 1

@@ -81,7 +81,7 @@ class PythonSink:
             return Failed("handler called sys.exit()")
         except self._permanent as error:
             return Rejected(described(error))
-        return _outcome(answer)
+        return ACCEPTED if answer is None else _outcome(answer)
 
     async def stop(self) -> None:
         """Let the threads end as their calls return; do not wait for them."""

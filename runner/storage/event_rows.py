@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 import orjson
 
@@ -14,23 +13,27 @@ from ..event import NO_EXTENSIONS, Event, ExtensionValue
 __all__ = ["read_event", "read_extensions", "write_extensions"]
 
 
-def read_event(row: Sequence[Any], moment: Callable[[Any], datetime]) -> Event:
-    """
-    Return the event in nine columns, type to data.
-
-    Args:
-        moment: reads the column of its time.
-    """
-    type, source, id, subject, time, datacontenttype, dataschema, extensions, data = row
+def read_event(
+    type: str,
+    source: str,
+    id: str,
+    subject: str | None,
+    time: datetime,
+    datacontenttype: str | None,
+    dataschema: str | None,
+    extensions: str | None,
+    data: bytes | None,
+) -> Event:
+    """Return the event in nine columns, of which the store has read the time already."""
     return Event(
         type=type,
         source=source,
         id=id,
         subject=subject,
-        time=moment(time),
+        time=time,
         datacontenttype=datacontenttype,
         dataschema=dataschema,
-        extensions=read_extensions(extensions),
+        extensions=NO_EXTENSIONS if extensions is None else read_extensions(extensions),
         data=data,
     )
 
@@ -40,10 +43,8 @@ def write_extensions(extensions: Mapping[str, ExtensionValue]) -> str | None:
     return orjson.dumps(dict(extensions), option=orjson.OPT_SORT_KEYS).decode() if extensions else None
 
 
-def read_extensions(stored: str | None) -> Mapping[str, ExtensionValue]:
+def read_extensions(stored: str) -> Mapping[str, ExtensionValue]:
     """Return what was stored. Raise `EventError` or `ValueError` when it is no JSON object."""
-    if stored is None:
-        return NO_EXTENSIONS
     extensions: object = orjson.loads(stored)
     if not isinstance(extensions, dict):
         raise EventError(f"extensions: expected an object, got {type(extensions).__name__}")

@@ -41,6 +41,7 @@ from .postgres_rows import (
     claimed_works,
     event_columns,
     event_values,
+    joined_columns,
     record_columns,
     row_by_row,
     settling,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
-_FEW = 16  # events whose values go one by one; of more, each column goes as an array
+_FEW = 16  # events whose values go one by one; of more, each column goes as one
 _WORKING = 4  # connections: two claims and two settlements are under way at once
 
 # A cached plan made while a table of work was empty would scan all of it when it is full. And it is to be cached at
@@ -128,10 +129,14 @@ class PostgresStore(SqlRegistry):
             events = [each.event for each in batch.unique]
             if len(events) <= _FEW:
                 return await self._append_few(events, lease, token)
+            columns = joined_columns(events)
+            if token is None:
+                [(seqs,)] = await self._wires.fetch(self._sql("append"), *columns)
+                return _Added(sorted(seqs), (), 0, None)
             [(seqs, positions, version, created_at)] = await self._wires.fetch(
-                self._sql("append"), *event_columns(events), lease, token
+                self._sql("append_leased"), *columns, lease, token
             )
-            return _Added(sorted(seqs), sorted(positions or ()), version, created_at)
+            return _Added(sorted(seqs), sorted(positions), version, created_at)
         except StorageError as error:
             import asyncpg
 

@@ -10,6 +10,7 @@ from itertools import accumulate, chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import DeliveryState
+from ..errors import EventError
 from ..event import Event
 from .base import (
     AttemptRecord,
@@ -22,6 +23,7 @@ from .base import (
     Work,
 )
 from .event_rows import read_event, write_extensions
+from .statements import NOTHING, SEPARATOR
 
 if TYPE_CHECKING:
     import asyncpg
@@ -33,6 +35,7 @@ __all__ = [
     "claimed_works",
     "event_columns",
     "event_values",
+    "joined_columns",
     "record_columns",
     "row_by_row",
     "runs",
@@ -40,6 +43,7 @@ __all__ = [
     "turn_columns",
 ]
 
+_TIME, _DATA = 4, 8  # columns of an event that are no texts
 _MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -63,6 +67,22 @@ def event_columns(events: Sequence[Event]) -> list[Any]:
     return [
         None if column.count(None) == len(column) else column for column in zip(*map(event_values, events), strict=True)
     ]
+
+
+def joined_columns(events: Sequence[Event]) -> list[Any]:
+    """Return the nine columns of events as `event_columns()` does, but each column of texts as one text."""
+    return [
+        column if column is None or index in (_TIME, _DATA) else _joined(column)
+        for index, column in enumerate(event_columns(events))
+    ]
+
+
+def _joined(column: Sequence[str | None]) -> str:
+    """Return the texts as one, a tenth of the work that an array of them is to the driver."""
+    joined = SEPARATOR.join([NOTHING if each is None else each for each in column])
+    if joined.count(SEPARATOR) != len(column) - 1 or joined.count(NOTHING) != column.count(None):
+        raise EventError("an attribute holds a control character, which is not allowed (CloudEvents 1.0 §3.1)")
+    return joined
 
 
 def record_columns(records: Sequence[DeliveryRecord], tokens: Sequence[int | None]) -> tuple[Sequence[Any], ...]:
@@ -156,19 +176,24 @@ def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def claimed_works(rows: Sequence[asyncpg.Record]) -> list[Work]:
     """Return the works in the rows of `claim.sql`. Raise one of `UNREADABLE` if an event cannot be read."""
-    return [Work(row[0], row[1], row[2], read_event(row[3:12], _moment)) for row in rows if row[0] is not None]
+    return [
+        Work(position, attempt, seq, read_event(type, source, id, subject, _moment(sent), mime, schema, more, data))
+        for position, attempt, seq, type, source, id, subject, sent, mime, schema, more, data, _, _, _, _ in rows
+        if position is not None
+    ]
 
 
 def claimed_event(row: asyncpg.Record) -> Event:
     """Return the event in the row of `event.sql`. Raise one of `UNREADABLE` if it cannot be read."""
-    return read_event(row, _moment)
+    type, source, id, subject, sent, *rest = row
+    return read_event(type, source, id, subject, _moment(sent), *rest)
 
 
 def claimed_deliveries(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
     """Return the deliveries in the rows of a claim of them. Raise one of `UNREADABLE` if an event cannot be read."""
     return [
         ClaimedDelivery(
-            row[0], row[1], row[2], row[3], read_event(row[5:14], _moment), row["age"] or timedelta(0), _unanswered(row)
+            row[0], row[1], row[2], row[3], claimed_event(row[5:14]), row["age"] or timedelta(0), _unanswered(row)
         )
         for row in rows
         if row[0] is not None

@@ -235,7 +235,8 @@ def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
 def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:
     [(seq, *known, extensions)] = db.execute(sql("known_event"), (source, id)).fetchall()
     try:
-        same = [*known, write_extensions(read_extensions(extensions))] == content
+        stored = None if extensions is None else write_extensions(read_extensions(extensions))
+        same = [*known, stored] == content
     except UNREADABLE:
         same = False
     if not same:
@@ -266,7 +267,10 @@ def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelt
 
 def _works(db: sqlite3.Connection, positions: Sequence[int]) -> Sequence[Work]:
     rows = db.execute(sql("works"), (_json(positions),)).fetchall()
-    return [Work(position, attempt, seq, read_event(row, time_of)) for position, attempt, seq, *row in rows]
+    return [
+        Work(position, attempt, seq, read_event(type, source, id, subject, time_of(time), *rest))
+        for position, attempt, seq, type, source, id, subject, time, *rest in rows
+    ]
 
 
 def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], now: int) -> Claim:

@@ -95,9 +95,10 @@ def lease_deliveries(
     for seq, id, suspect, waited in due:
         try:
             rows = db.execute(sql("claimed_delivery"), (waited, moment, seq, id)).fetchall()
-            for attempt, refusal, age, *row in rows:
+            for attempt, refusal, age, type, source, event_id, subject, time, *rest in rows:
+                event = read_event(type, source, event_id, subject, time_of(time), *rest)
                 late, answer = (age or 0) * MICROSECOND, _unanswered(waited, refusal)
-                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), read_event(row, time_of), late, answer))
+                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event, late, answer))
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)
             [(attempt,)] = db.execute(sql("attempts"), (seq, id)).fetchall()

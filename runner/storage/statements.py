@@ -7,7 +7,13 @@ from importlib.resources import files
 
 from .tables import metadata
 
-__all__ = ["statement", "statement_for"]
+__all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]
+
+SEPARATOR, NOTHING = "\x1f", "\x1e"
+"""What stands between texts that go as one, and in the place of one that is not there: no attribute may hold a control
+character (CloudEvents 1.0 §3.1)."""
+
+_SEPARATORS = f"E'\\x{ord(SEPARATOR):02x}', E'\\x{ord(NOTHING):02x}'"
 
 _CONTENT = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
 _SAME_CONTENT = " AND ".join(
@@ -27,7 +33,8 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     `limit` is written into the text where a statement has one: the planner then knows how few rows it
     is about, which it cannot for a parameter.
     """
-    return _read(name).format(limit=int(limit), same_content=_SAME_CONTENT, **_tables(schema))
+    parts = {"same_content": _SAME_CONTENT, "separators": _SEPARATORS, **_tables(schema)}
+    return _read(name).format(limit=int(limit), **parts)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -177,6 +178,33 @@ class TestContent(StoreTests):
         await store.append([Publication(event)])
         claim = await store.claim(100, LEASE)
         [found] = [work.event for work in claim.works if work.event.id == event.id]
+        self.check_same(found, event)
+
+    @given(events=st.lists(EVENTS, min_size=17, max_size=25, unique_by=lambda event: event.id))
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    async def test_so_it_is_with_many_in_one_call(self, store: Store, events: list[Event]) -> None:
+        await store.append([Publication(event) for event in events])
+        found = {(work.event.source, work.event.id): work.event for work in (await store.claim(100, LEASE)).works}
+        assert len(found) == len(events)
+        for event in events:
+            self.check_same(found[event.source, event.id], event)
+
+    @pytest.mark.parametrize("character", ["\x1e", "\x1f"])
+    async def test_a_control_character_is_kept_or_refused(
+        self, store: Store, database: Database, character: str
+    ) -> None:
+        """Never lets an attribute of one event become another's. The bus takes no such event."""
+        subjects = ["a", f"b{character}c", None] * 6
+        many = [publication(number, id=str(number)) for number in range(len(subjects))]
+        odd = [Publication(each.event.replace(subject=subject)) for each, subject in zip(many, subjects, strict=True)]
+        with contextlib.suppress(EventError):
+            await store.append(odd)
+        for row in await database.rows(events):
+            assert row["subject"] == subjects[int(row["id"])]
+
+    @staticmethod
+    def check_same(found: Event, event: Event) -> None:
+        """Assert that an event has come out as it went in."""
         for name in ("type", "source", "subject", "datacontenttype", "dataschema", "data"):
             assert getattr(found, name) == getattr(event, name)
         assert {name: (value, type(value)) for name, value in found.extensions.items()} == {

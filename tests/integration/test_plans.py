@@ -44,6 +44,7 @@ async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Conn
     "name",
     [
         "append",
+        "append_leased",
         "append_few",
         "append_few_leased",
         "append_each",
