@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import accumulate, chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import DeliveryState
@@ -19,10 +18,10 @@ from .base import (
     Settled,
     Turn,
     Unanswered,
-    UnreadableWork,
     Work,
 )
 from .event_rows import read_event, write_extensions
+from .runs import runs
 from .statements import NOTHING, SEPARATOR
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ __all__ = [
     "joined_columns",
     "record_columns",
     "row_by_row",
-    "runs",
     "settling",
     "turn_columns",
 ]
@@ -137,41 +135,6 @@ def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
     if len(firsts) == 1:
         return "settle_run", (settled.token, firsts[0], lasts[0], ids)
     return "settle", (settled.token, firsts, lasts, froms, tos, ids)
-
-
-def runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
-    """
-    Return works that stand next to each other and went to the same subscriptions as one run.
-
-    Returns:
-        of each run: its first and last position, and where its subscription ids begin and end (from 1);
-        and all these ids, one after the other, each distinct tuple of them once.
-    """
-    firsts: list[int] = []
-    lasts: list[int] = []
-    groups: list[tuple[int, ...]] = []
-    start = 0
-    for _, same in groupby(delivered, id):
-        end = start + len(list(same))
-        for first, last in _adjacent([work.position for work in works[start:end]]):
-            firsts.append(first)
-            lasts.append(last)
-            groups.append(delivered[start])
-        start = end
-    distinct_groups = {id(group): group for group in groups}
-    ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
-    froms = [ends[id(group)] - len(group) + 1 for group in groups]
-    return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
-
-
-def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of all that follow each other without a gap."""
-    if max(positions) - min(positions) == len(positions) - 1:
-        yield min(positions), max(positions)
-        return
-    for _, run in groupby(enumerate(sorted(positions)), lambda each: each[1] - each[0]):
-        numbers = [position for _, position in run]
-        yield numbers[0], numbers[-1]
 
 
 def claimed_works(rows: Sequence[asyncpg.Record]) -> list[Work]:

@@ -44,6 +44,7 @@ from .engine import is_unavailable, mapped_errors
 from .event_rows import read_event, read_extensions, write_extensions
 from .publishing import append_in
 from .registry import SqlRegistry
+from .runs import runs
 from .sqlite_regulated import claim_regulated
 from .sqlite_rows import (
     EPOCH,
@@ -259,17 +260,18 @@ def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelt
     leased = db.execute(sql("claim"), (now + microseconds(lease), token, now, limit)).fetchall()
     positions = [position for (position,) in leased]
     try:
-        return _outlook(db, token, _works(db, positions), limit, now)
+        works = _works(db, min(positions), max(positions), token) if positions else ()
+        return _outlook(db, token, works, limit, now)
     except (*UNREADABLE, sqlite3.OperationalError) as error:
         check_text(error)
         return _one_by_one(db, token, sorted(positions), now)
 
 
-def _works(db: sqlite3.Connection, positions: Sequence[int]) -> Sequence[Work]:
-    rows = db.execute(sql("works"), (_json(positions),)).fetchall()
+def _works(db: sqlite3.Connection, first: int, last: int, token: int) -> Sequence[Work]:
+    rows = db.execute(sql("works"), (first, last, token)).fetchall()
     return [
-        Work(position, attempt, seq, read_event(type, source, id, subject, time_of(time), *rest))
-        for position, attempt, seq, type, source, id, subject, time, *rest in rows
+        Work(position, attempt, seq, read_event(type, source, id, subject, time_of(time), mime, schema, more, data))
+        for position, attempt, seq, type, source, id, subject, time, mime, schema, more, data in rows
     ]
 
 
@@ -279,7 +281,7 @@ def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], no
     unreadable: list[UnreadableWork] = []
     for position in positions:
         try:
-            works += _works(db, [position])
+            works += _works(db, position, position, token)
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)
             [(attempt, seq)] = db.execute(sql("work"), (position,)).fetchall()
@@ -308,6 +310,11 @@ def _outlook(db: sqlite3.Connection, token: int, works: Sequence[Work], limit: i
 
 def _settle(db: sqlite3.Connection, settled: Settled) -> int:
     now = clock(db)
+    firsts, lasts, _, _, delivered_to = runs(settled.works, settled.delivered)
+    if len(firsts) == 1 and not settled.records:  # the end of a claim as it mostly is
+        held_run = (firsts[0], lasts[0], settled.token)
+        db.execute(sql("deliver_run"), (now, _json(delivered_to), *held_run))
+        return db.execute(sql("remove_run"), held_run).rowcount
     positions = _json([work.position for work in settled.works])
     held: dict[int, int] = dict(db.execute(sql("remove"), (positions, settled.token)).fetchall())
     groups: dict[tuple[int, int], tuple[tuple[int, ...], list[int]]] = {}

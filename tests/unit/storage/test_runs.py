@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.storage.base import UnreadableWork
-from runner.storage.postgres_rows import runs
+from runner.storage.runs import runs
 
 GROUPS: list[tuple[int, ...]] = [(), (2, 3)]
 
