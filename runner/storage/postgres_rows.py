@@ -76,7 +76,7 @@ def joined_columns(events: Sequence[Event]) -> list[Any]:
 
 
 def _joined(column: Sequence[str | None]) -> str:
-    """Return the texts as one, a tenth of the work that an array of them is to the driver."""
+    """Return the texts as one, for `texts.sql` to take apart."""
     joined = SEPARATOR.join([NOTHING if each is None else each for each in column])
     if joined.count(SEPARATOR) != len(column) - 1 or joined.count(NOTHING) != column.count(None):
         raise EventError("an attribute holds a control character, which is not allowed (CloudEvents 1.0 §3.1)")

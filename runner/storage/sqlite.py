@@ -310,11 +310,12 @@ def _outlook(db: sqlite3.Connection, token: int, works: Sequence[Work], limit: i
 
 def _settle(db: sqlite3.Connection, settled: Settled) -> int:
     now = clock(db)
-    firsts, lasts, _, _, delivered_to = runs(settled.works, settled.delivered)
-    if len(firsts) == 1 and not settled.records:  # the end of a claim as it mostly is
-        held_run = (firsts[0], lasts[0], settled.token)
-        db.execute(sql("deliver_run"), (now, _json(delivered_to), *held_run))
-        return db.execute(sql("remove_run"), held_run).rowcount
+    if not settled.records:
+        firsts, lasts, _, _, delivered_to = runs(settled.works, settled.delivered)
+        if len(firsts) == 1:  # the end of a claim as it mostly is
+            held_run = (firsts[0], lasts[0], settled.token)
+            db.execute(sql("deliver_run"), (now, _json(delivered_to), *held_run))
+            return db.execute(sql("remove_run"), held_run).rowcount
     positions = _json([work.position for work in settled.works])
     held: dict[int, int] = dict(db.execute(sql("remove"), (positions, settled.token)).fetchall())
     groups: dict[tuple[int, int], tuple[tuple[int, ...], list[int]]] = {}

@@ -33,8 +33,8 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     `limit` is written into the text where a statement has one: the planner then knows how few rows it
     is about, which it cannot for a parameter.
     """
-    parts = {"same_content": _SAME_CONTENT, "separators": _SEPARATORS, **_tables(schema)}
-    return _read(name).format(limit=int(limit), **parts)
+    texts = _read("texts").format(separators=_SEPARATORS)
+    return _read(name).format(limit=int(limit), same_content=_SAME_CONTENT, texts=texts, **_tables(schema))
 
 
 @cache

@@ -1,12 +1,7 @@
 -- Record events as append.sql does, leased to the caller under $10 and $11 (lease, token).
 WITH recorded AS (
     INSERT INTO {events} (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, created_at)
-    SELECT i.id, i.source, i.type, i.subject, i.time, i.datacontenttype, i.dataschema, i.extensions::json, i.data,
-           statement_timestamp()
-    FROM unnest(string_to_array($1, {separators}), string_to_array($2, {separators}), string_to_array($3, {separators}),
-                string_to_array($4, {separators}), $5::timestamptz[], string_to_array($6, {separators}),
-                string_to_array($7, {separators}), string_to_array($8, {separators}), $9::bytea[])
-        AS i (id, source, type, subject, time, datacontenttype, dataschema, extensions, data)
+    {texts}
     RETURNING seq
 ), queued AS (
     INSERT INTO {dispatch} (event_seq, lease_until, lease_token, attempts)
