@@ -46,6 +46,11 @@ _UNAVAILABLE = ("08", "57P", "53", "25006")
 # Worth another try on a live connection: serialization failure, deadlock, statement or lock timeout.
 _REPEATABLE = frozenset({"40001", "40P01", "57014", "55P03"})
 
+# What a pooler in transaction mode answers to someone who takes it for a server: it knows neither the settings of a
+# session nor, another time, the statements prepared in it.
+_POOLED = frozenset({"42P05", "26000"})
+_NO_SETTINGS = "unsupported startup parameter"
+
 _ROLE = """
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool,
        CASE WHEN NOT pg_is_in_recovery() THEN substring(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END
@@ -95,6 +100,8 @@ class PostgresConnector:
                     try:
                         reached[host] = each.result()
                     except Exception as error:
+                        if _is_pooled(error):
+                            raise _mapped(error) from error
                         if not is_unavailable(error):
                             raise
                         reasons.append(f"{host[0]}:{host[1]}: {_reason(error)}" if host[0] else _reason(error))
@@ -241,6 +248,8 @@ def is_unavailable(error: BaseException | None) -> bool:
         return error.connection_invalidated or is_unavailable(error.orig) or is_unavailable(error.__cause__)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
+        if _is_pooled(error):
+            return False
         return state.startswith(_UNAVAILABLE) or state in _REPEATABLE
     if isinstance(error, sqlite3.OperationalError):
         text = str(error)
@@ -264,7 +273,15 @@ def _reason(error: BaseException) -> str:
         error = error.orig.__cause__ or error.orig
     if isinstance(error, TimeoutError) and not str(error):
         return "timed out"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if _is_pooled(error):
+        return f"{reason}: a pooler like pgbouncer is in between; set storage.pgbouncer: true, or give a direct DSN"
+    return reason
+
+
+def _is_pooled(error: BaseException | None) -> bool:
+    """Return whether it is what a pooler in transaction mode answers to someone who takes it for a server."""
+    return getattr(error, "sqlstate", None) in _POOLED or _NO_SETTINGS in str(error)
 
 
 def _keep_alive(connection: asyncpg.Connection) -> None:

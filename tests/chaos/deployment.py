@@ -33,7 +33,7 @@ _SUBSCRIBER_LIMIT = 8
 
 _FILE = """\
 deployment_id: chaos
-storage: {{dsn: "{dsn}", start_timeout: 20s}}
+storage: {{dsn: "{dsn}", start_timeout: 20s{storage}}}
 strategies: {strategies}
 """
 _REST = """\
@@ -101,6 +101,7 @@ class Deployment:
         sabotage: str = "",
         runner_dsn: str | None = None,
         publisher_dsn: str | None = None,
+        storage: str = "",
     ) -> None:
         """
         Write the configuration.
@@ -108,6 +109,7 @@ class Deployment:
         Args:
             dsn: where the checker looks, past any proxy.
             runner_dsn, publisher_dsn: where the processes go instead.
+            storage: more options of it, in the words of the file.
             strategies: in place of polling and NATS.
             grace: seconds that a stop waits for deliveries.
             lease: seconds; a worker looks once in a lease, whatever it hears.
@@ -126,6 +128,7 @@ class Deployment:
         if sqlite_path(dsn):
             push = ", {sqlite: 25ms}"
         self._strategies = strategies or f"[{{polling: {POLL:g}s}}{push}]"
+        self._storage = f", {storage}" if storage else ""
         self._grace = grace
         self._lease = lease
         self._level = level
@@ -226,7 +229,7 @@ class Deployment:
         return found
 
     def _configure(self, name: str, dsn: str, rest: str = "") -> None:
-        text = _FILE.format(dsn=_with_canary(dsn), strategies=self._strategies) + rest
+        text = _FILE.format(dsn=_with_canary(dsn), strategies=self._strategies, storage=self._storage) + rest
         (self.directory / name).write_text(text)
 
     def _rest(self) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
 from runner.config.dsn import Dsn
-from runner.storage.engine import open_engine, tls
+from runner.errors import StorageError, StorageUnavailable
+from runner.storage.engine import mapped_errors, open_engine, tls
 
 FILES = Path(__file__).parents[2] / "integration" / "tls"
 ROOT = "sslrootcert=server.crt"
@@ -69,3 +71,21 @@ async def test_through_a_pooler_nothing_is_left_in_the_session(postgres_dsn: str
         cache = raw._prepared_statement_cache  # type: ignore[union-attr]  # of the asyncpg adapter
     await engine.dispose()
     assert (cache is None, left == 0, name == "") == (pgbouncer,) * 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.ProtocolViolationError("unsupported startup parameter: jit"),
+        asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
+        asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_stmt_1__" does not exist'),
+    ],
+)
+def test_who_takes_a_pooler_for_a_server_is_told_what_to_set(error: Exception) -> None:
+    with (
+        pytest.raises(StorageError, match=r"pgbouncer is in between; set storage\.pgbouncer: true") as caught,
+        mapped_errors(),
+    ):
+        raise error
+    assert str(error) in str(caught.value)
+    assert not isinstance(caught.value, StorageUnavailable), "to wait for it would be to wait for ever"
