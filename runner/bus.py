@@ -14,7 +14,7 @@ from sqlalchemy import event as sqlalchemy_event
 from .clock import utcnow
 from .errors import EventError, RunnerError, StorageUnavailable
 from .event import Event, new_id
-from .storage.base import Claim, EventStore, Publication, Receipt
+from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
 
 if TYPE_CHECKING:
@@ -43,6 +43,30 @@ class Desk(Protocol):
         """Dispatch these events; not refused any more once a lease was given."""
 
 
+class _Flush:
+    """Commits in a row, and who waits for the one that is in flight."""
+
+    __slots__ = ("_onlookers", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self._onlookers: list[asyncio.Future[None]] = []
+
+    def look_on(self) -> asyncio.Future[None]:
+        """Return what is done with the commit in flight."""
+        over = asyncio.get_running_loop().create_future()
+        self._onlookers.append(over)
+        return over
+
+    def committed(self) -> None:
+        """Say that a commit is over."""
+        while self._onlookers:
+            over = self._onlookers.pop()
+            if not over.done():
+                over.set_result(None)
+
+
 class EventBus:
     """
     Publish events.
@@ -69,7 +93,7 @@ class EventBus:
         self._stopped = False
         self._waiting: list[_Caller] = []
         self._gathered = 0  # events of those who wait
-        self._flushing: dict[asyncio.Task[None], list[asyncio.Future[None]]] = {}  # and who waits for its commit
+        self._flushing: set[_Flush] = set()
         self._starting = 0  # of those, how many have not taken any callers yet
         self._unsent: str | None = None  # the id the next signal carries
         self._signalling: asyncio.Task[None] | None = None
@@ -146,7 +170,9 @@ class EventBus:
             and len(self._waiting) > self._starting
         ):
             self._starting += 1
-            self._flushing[asyncio.create_task(self._flush(), name="publish")] = []
+            flush = _Flush()
+            flush.task = asyncio.create_task(self._flush(flush), name="publish")
+            self._flushing.add(flush)
         return await answer
 
     def notify(self, event_id: str | None = None) -> None:
@@ -172,35 +198,33 @@ class EventBus:
 
     async def settled(self) -> None:
         """Return once the commits that are in flight now are over."""
-        loop = asyncio.get_running_loop()
-        for onlookers in self._flushing.values():
-            onlookers.append(loop.create_future())
-        await asyncio.gather(*[onlookers[-1] for onlookers in self._flushing.values()])
+        await asyncio.gather(*[flush.look_on() for flush in self._flushing])
 
     async def stop(self) -> None:
         """Take no more events, and return once what was given is recorded and signalled."""
         self._stopped = True
-        while under_way := [each for each in self._flushing if not each.done()]:
+        while under_way := [each.task for each in self._flushing if not each.task.done()]:
             await asyncio.wait(under_way)
         if self._signalling is not None:
             await asyncio.wait({self._signalling})
 
-    async def _flush(self) -> None:
+    async def _flush(self, flush: _Flush) -> None:
         """Commit what waits, batch by batch, until nothing does."""
-        task = asyncio.current_task()
-        assert task is not None
-        onlookers = self._flushing[task]
         try:
-            # What gathered before the first of several begins is shared out, so that they do not follow each other.
-            callers = self._take(-(-len(self._waiting) // self._starting))
+            callers = self._take(self._share(self._starting))
             self._starting -= 1
             while callers:
                 await self._commit(callers)
-                _tell(onlookers)
-                callers = self._take(len(self._waiting))
+                flush.committed()
+                await asyncio.sleep(0)  # who was answered may have more, and goes along
+                callers = self._take(self._share(self._starting + 1))
         finally:
-            del self._flushing[task]
-            _tell(onlookers)
+            self._flushing.remove(flush)
+            flush.committed()
+
+    def _share(self, takers: int) -> int:
+        """Return how many callers one takes of those who wait, so that commits at once do not follow each other."""
+        return -(-len(self._waiting) // takers)
 
     def _take(self, share: int) -> list[_Caller]:
         """Return the callers of the next commit: no more than `share`, and than a batch holds, but one if there is."""
@@ -244,7 +268,7 @@ class EventBus:
     async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
         """Record the events; return their receipts, and whether the work went to our own desk."""
         lease = None
-        if self._desk is not None and all(each.delay is None and each.deliver_at is None for each in publications):
+        if self._desk is not None and due_at_once(publications):
             lease = self._desk.lease_for(len(publications))
         if self._desk is None or lease is None:
             return await self._store.append(publications), False
@@ -280,18 +304,12 @@ class EventBus:
             self.notify(event_id)
 
 
-def _tell(onlookers: list[asyncio.Future[None]]) -> None:
-    while onlookers:
-        over = onlookers.pop()
-        if not over.done():
-            over.set_result(None)
-
-
 def _check(publication: Publication) -> None:
     if not isinstance(publication.event, Event):
         raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
     publication.event.validate()
-    _check_due(publication)
+    if publication.delay is not None or publication.deliver_at is not None:
+        _check_due(publication)
 
 
 def _check_due(publication: Publication) -> None:

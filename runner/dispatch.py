@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
-from itertools import groupby
 
 import structlog
 
@@ -42,7 +41,7 @@ class Dispatch:
         """
         self.claim = claim
         self.flights: dict[Outlet, Flight[Work]] = {}
-        self._matched: list[tuple[Outlet, ...]] = []
+        self._runs: list[tuple[tuple[Outlet, ...], int]] = []  # a match, and how many events in a row share it
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
         self._turns: list[Turn] = []
@@ -85,7 +84,7 @@ class Dispatch:
                 self._write(outlet, flight, lease)
         delivered: list[tuple[int, ...]] = []
         kept: dict[int, tuple[int, ...]] = {}
-        for matched, count in _runs(self._matched):
+        for matched, count in self._runs:
             ids = kept.get(id(matched))
             if ids is None:
                 ids = kept[id(matched)] = tuple(outlet.id for outlet in matched if outlet not in rows)
@@ -103,6 +102,8 @@ class Dispatch:
     def _assign(self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int) -> None:
         """Match every event, and give each open outlet the works it is to deliver."""
         match = matcher.match
+        last: tuple[Outlet, ...] = ()
+        count = 0
         splits: dict[int, tuple[tuple[Outlet, ...], tuple[Outlet, ...], list[Outlet]]] = {}
         for work in self.claim.works:
             try:
@@ -122,15 +123,28 @@ class Dispatch:
                     splits[id(matched)] = split
                 _, matched, withheld = split
                 self._records += [self._pending(work, outlet) for outlet in withheld]
-            self._matched.append(matched)
-        works: dict[Outlet, list[Work]] = {}
+            if matched is not last:
+                if count:
+                    self._runs.append((last, count))
+                last, count = matched, 0
+            count += 1
+        if count:
+            self._runs.append((last, count))
+        for outlet, works in self._shares().items():
+            self.flights[outlet] = Flight(works, self._ended)
+
+    def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
+        """Return what each outlet is to deliver: of events in a row that go to the same ones, all at once."""
+        works = self.claim.works
+        if len(self._runs) == 1:
+            return dict.fromkeys(self._runs[0][0], works)
+        shares: dict[Outlet, list[Work]] = {}
         start = 0
-        for matched, count in _runs(self._matched):
-            # Events in a row that go to the same outlets are given to each at once.
+        for matched, count in self._runs:
             for outlet in matched:
-                works.setdefault(outlet, []).extend(self.claim.works[start : start + count])
+                shares.setdefault(outlet, []).extend(works[start : start + count])
             start += count
-        self.flights = {outlet: Flight(each, self._ended) for outlet, each in works.items()}
+        return shares
 
     def _bury(self, work: UnreadableWork, matcher: Matcher[Outlet]) -> None:
         """Write down as dead what may have been wanted of an event that cannot be read."""
@@ -182,10 +196,3 @@ class Dispatch:
         self._flying -= 1
         if self._flying == 0:
             self.hurry()
-
-
-def _runs(matched: Iterable[tuple[Outlet, ...]]) -> Iterator[tuple[tuple[Outlet, ...], int]]:
-    """Yield each match once for all the events in a row that share it, with their number."""
-    for _, run in groupby(matched, id):
-        same = list(run)
-        yield same[0], len(same)

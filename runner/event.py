@@ -123,8 +123,10 @@ class Event(Struct, frozen=True, kw_only=True):
 
     def validate(self) -> None:
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
-        _check_repeated("type", self.type)
-        _check_repeated("source", self.source)
+        try:
+            _check_repeated(self.type, self.source, self.datacontenttype, self.dataschema)
+        except TypeError:  # a value that cannot be looked up
+            _check_repeated.__wrapped__(self.type, self.source, self.datacontenttype, self.dataschema)
         _check_text("id", self.id)
         if len(self.source) + len(self.id) > _MAX_IDENTITY // 4:  # four bytes a character at most
             identity = len(self.source.encode()) + len(self.id.encode())
@@ -132,10 +134,6 @@ class Event(Struct, frozen=True, kw_only=True):
                 raise EventError(f"source and id: {identity} bytes together, at most {_MAX_IDENTITY} are taken")
         if self.subject is not None:
             _check_text("subject", self.subject)
-        if self.dataschema is not None:
-            _check_repeated("dataschema", self.dataschema)
-        if self.datacontenttype is not None:
-            _check_repeated("datacontenttype", self.datacontenttype)
         if self.time is not None:
             _check_time(self.time)
         for name, value in self.extensions.items():
@@ -149,7 +147,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 def check_type(value: object) -> None:
     """Raise `EventError` unless `value` can be the type of an event."""
-    _check_repeated("type", value)
+    _check_text("type", value)
 
 
 def _check_text(name: str, value: object) -> None:
@@ -167,15 +165,15 @@ def _check_text(name: str, value: object) -> None:
         raise EventError(f"datacontenttype: expected a media type (RFC 2046), got {value[:80]!a}")
 
 
-def _check_repeated(name: str, value: object) -> None:
-    """Check an attribute that is the same in event after event."""
-    if isinstance(value, str):
-        _check_once(name, value)
-    else:
-        _check_text(name, value)
-
-
-_check_once = lru_cache(maxsize=1024)(_check_text)
+@lru_cache(maxsize=1024, typed=True)  # what is equal to a text, and none, is checked on its own
+def _check_repeated(type: object, source: object, datacontenttype: object, dataschema: object) -> None:
+    """Check what is the same in event after event."""
+    _check_text("type", type)
+    _check_text("source", source)
+    if dataschema is not None:
+        _check_text("dataschema", dataschema)
+    if datacontenttype is not None:
+        _check_text("datacontenttype", datacontenttype)
 
 
 def _check_time(value: object) -> None:

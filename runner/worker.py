@@ -62,6 +62,7 @@ class Worker:
         self._registry = registry
         self._sinks = dict(sinks)
         self._limits = limits
+        self._handed_over = min(limits.lease, _HANDED_OVER)
         self._notify = notify
         self._slots = Slots(limits.concurrency)
         self._settled = asyncio.Event()
@@ -244,7 +245,7 @@ class Worker:
         """Return the lease under which `count` events published here are taken without a claim; None for not now."""
         if self._declining or self._stale or not self._drained or self._held + count > self._limits.batch:
             return None
-        return min(self._limits.lease, _HANDED_OVER)
+        return self._handed_over
 
     def take(self, claim: Claim) -> None:
         """Dispatch events that were recorded as leased to this worker."""

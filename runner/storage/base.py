@@ -46,6 +46,7 @@ __all__ = [
     "UnreadableWork",
     "Work",
     "WorkQueue",
+    "due_at_once",
 ]
 
 _NO_AGE = timedelta(0)
@@ -57,6 +58,14 @@ class Publication(NamedTuple):
     event: Event
     delay: timedelta | None = None
     deliver_at: datetime | None = None
+
+
+def due_at_once(publications: Sequence[Publication]) -> bool:
+    """Return whether none of them is to be delivered later."""
+    for _, delay, deliver_at in publications:  # noqa: SIM110  # a generator costs more than all the rest of it
+        if delay is not None or deliver_at is not None:
+            return False
+    return True
 
 
 class Receipt(NamedTuple):
@@ -133,8 +142,7 @@ class UnreadableWork:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """
     What one claim brought.
 
@@ -203,8 +211,7 @@ class Turn:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """
     The end of one claim: its rows of work go, every delivery they led to is recorded.
 

@@ -6,12 +6,11 @@ import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import EventConflict, StorageError, StorageUnavailable
@@ -31,6 +30,7 @@ from .base import (
     UnreadableDelivery,
     UnreadableWork,
     Work,
+    due_at_once,
 )
 from .engine import mapped_errors
 from .mark import LowWaterMark
@@ -83,7 +83,7 @@ class PostgresStore(SqlRegistry):
     ) -> None:
         super().__init__(engine)
         self._schema = schema
-        self._wires = Wires(engine, wires, "" if pgbouncer else _PLAN_BY_INDEX)
+        self._wires = Wires(engine, wires, "" if pgbouncer else _PLAN_BY_INDEX, pgbouncer=pgbouncer)
         self._mark = LowWaterMark()
 
     async def open(self) -> None:
@@ -101,10 +101,10 @@ class PostgresStore(SqlRegistry):
         if not publications:
             return []
         batch = distinct(publications)
-        if all(each.delay is None and each.deliver_at is None for each in batch.unique):
-            added = await self._append_new(batch, None, None)
+        if due_at_once(batch.unique):
+            added = await self._append_new([each.event for each in batch.unique])
             if added is not None:
-                return batch.receipts(added.receipts(batch))
+                return batch.receipts(added.receipts)
         return await self._append_each(batch)
 
     async def append_leased(
@@ -112,31 +112,28 @@ class PostgresStore(SqlRegistry):
     ) -> tuple[Sequence[Receipt], Claim | None]:
         """Record the events, all or none, and lease them to the caller if all are new."""
         batch = distinct(publications)
+        events = [each.event for each in batch.unique]
         token = _token()
-        added = await self._append_new(batch, lease, token)
+        added = await self._append_new(events, lease, token)
         if added is None:
             return await self._append_each(batch), None
         assert added.created_at is not None
         works = [
-            Work(position, 1, seq, publication.event.recorded_at(added.created_at))
-            for position, seq, publication in zip(added.positions, added.seqs, batch.unique, strict=True)
+            Work(position, 1, receipt.seq, event.recorded_at(added.created_at))
+            for position, receipt, event in zip(added.positions, added.receipts, events, strict=True)
         ]
-        return batch.receipts(added.receipts(batch)), Claim(token, works, added.version)
+        return batch.receipts(added.receipts), Claim(token, works, added.version)
 
-    async def _append_new(self, batch: Batch, lease: timedelta | None, token: int | None) -> _Added | None:
-        """Record what is due at once; None, and nothing recorded, where some of it is known or just being recorded."""
+    async def _append_new(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added | None:
+        """
+        Record what is due at once; None, and nothing recorded, where some of it is known or just being recorded.
+
+        Args:
+            leasing: lease and token, if it is to be leased.
+        """
         try:
-            events = [each.event for each in batch.unique]
-            if len(events) <= _FEW:
-                return await self._append_few(events, lease, token)
-            columns = joined_columns(events)
-            if token is None:
-                [(seqs,)] = await self._wires.fetch(self._sql("append"), *columns)
-                return _Added(sorted(seqs), (), 0, None)
-            [(seqs, positions, version, created_at)] = await self._wires.fetch(
-                self._sql("append_leased"), *columns, lease, token
-            )
-            return _Added(sorted(seqs), sorted(positions), version, created_at)
+            append = self._append_few if len(events) <= _FEW else self._append_many
+            return await append(events, *leasing)
         except StorageError as error:
             import asyncpg
 
@@ -145,16 +142,21 @@ class PostgresStore(SqlRegistry):
                 return None
             raise
 
-    async def _append_few(self, events: Sequence[Event], lease: timedelta | None, token: int | None) -> _Added:
-        values = chain.from_iterable(map(event_values, events))
-        if token is None:
-            rows = await self._wires.fetch(statement_for(len(events), "append_few", self._schema), *values)
-            return _Added(sorted([row[0] for row in rows]), (), 0, None)
-        rows = await self._wires.fetch(
-            statement_for(len(events), "append_few_leased", self._schema), *values, lease, token
-        )
+    async def _append_few(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added:
+        """Have each value go as a parameter of its own."""
+        values = [value for event in events for value in event_values(event)]
+        sql = statement_for(len(events), "append_few_leased" if leasing else "append_few", self._schema)
+        rows = await self._wires.fetch(sql, *values, *leasing)
         rows.sort(key=itemgetter(0))
-        return _Added([row[0] for row in rows], [row[1] for row in rows], rows[0][2], rows[0][3])
+        receipts = _receipts(events, [row[0] for row in rows])
+        return _Added(receipts, [row[1] for row in rows], rows[0][2], rows[0][3]) if leasing else _Added(receipts)
+
+    async def _append_many(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added:
+        """Have each column go as one parameter."""
+        sql = self._sql("append_leased" if leasing else "append")
+        [(seqs, *leased)] = await self._wires.fetch(sql, *joined_columns(events), *leasing)
+        receipts = _receipts(events, sorted(seqs))
+        return _Added(receipts, sorted(leased[0]), leased[1], leased[2]) if leasing else _Added(receipts)
 
     async def _append_each(self, batch: Batch) -> Sequence[Receipt]:
         """Record what may be known already, and what may be due later."""
@@ -383,19 +385,16 @@ class PostgresStore(SqlRegistry):
 
 
 class _Added(NamedTuple):
-    """What recording new events brought, in their order; all but the seqs under a token only."""
+    """What recording new events brought, in their order; all but the receipts under a token only."""
 
-    seqs: Sequence[int]
-    positions: Sequence[int]
-    version: int
-    created_at: datetime | None
+    receipts: Sequence[Receipt]
+    positions: Sequence[int] = ()
+    version: int = 0
+    created_at: datetime | None = None
 
-    def receipts(self, batch: Batch) -> list[Receipt]:
-        """Return the receipts of the unique events of `batch`."""
-        return [
-            Receipt(each.event.source, each.event.id, seq, False)
-            for each, seq in zip(batch.unique, self.seqs, strict=True)
-        ]
+
+def _receipts(events: Sequence[Event], seqs: Sequence[int]) -> list[Receipt]:
+    return [Receipt(event.source, event.id, seq, False) for event, seq in zip(events, seqs, strict=True)]
 
 
 def _token() -> int:

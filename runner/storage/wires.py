@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Wires"]
 
+_Run = Callable[..., Awaitable["list[asyncpg.Record]"]]
+
 
 @dataclass(frozen=True, slots=True)
 class _Wire:
     connection: AsyncConnection
     driver: asyncpg.Connection
+    known: dict[str, _Run] = field(default_factory=dict)  # what runs a statement, without a search for it in the driver
 
 
 class Wires:
@@ -33,10 +37,17 @@ class Wires:
     SQLAlchemy's connection costs 0.2 to 0.6 ms. One that broke is thrown away; the next use opens another.
     """
 
-    def __init__(self, engine: AsyncEngine, size: int, settings: str = "") -> None:
-        """Args: settings is what to run on each new connection."""
+    def __init__(self, engine: AsyncEngine, size: int, settings: str = "", *, pgbouncer: bool = False) -> None:
+        """
+        Hold up to `size` connections of `engine`; none is opened yet.
+
+        Args:
+            settings: what to run on each new connection.
+            pgbouncer: the server process behind a connection changes, so that none knows a statement.
+        """
         self._engine = engine
         self._settings = settings
+        self._prepares = not pgbouncer
         self._size = size
         self._slots = asyncio.Semaphore(size)
         self._idle: list[_Wire] = []
@@ -69,9 +80,9 @@ class Wires:
         try:
             wire = await self._open()
             try:
-                rows: list[asyncpg.Record] = await wire.driver.fetch(sql, *arguments)
+                rows = await (wire.known.get(sql) or await self._learn(wire, sql))(*arguments)
             except BaseException as error:
-                await self._part(wire, error)
+                rows = await self._again(wire, sql, arguments, error)
             self._idle.append(wire)
             return rows
         finally:
@@ -114,6 +125,27 @@ class Wires:
                 await connection.close()
                 raise
             return _Wire(connection, driver)
+
+    async def _learn(self, wire: _Wire, sql: str) -> _Run:
+        """Return what runs `sql` on the wire."""
+        run: _Run = (await wire.driver.prepare(sql)).fetch if self._prepares else partial(wire.driver.fetch, sql)
+        wire.known[sql] = run
+        return run
+
+    async def _again(
+        self, wire: _Wire, sql: str, arguments: Sequence[Any], error: BaseException
+    ) -> list[asyncpg.Record]:
+        """Run a statement once more if a change of the tables since it was prepared is all that is wrong with it."""
+        import asyncpg
+
+        if not isinstance(error, asyncpg.InvalidCachedStatementError):
+            await self._part(wire, error)
+        try:
+            wire.known.clear()
+            rows: list[asyncpg.Record] = await wire.driver.fetch(sql, *arguments)
+            return rows
+        except BaseException as failure:
+            await self._part(wire, failure)
 
     async def _part(self, wire: _Wire, error: BaseException) -> NoReturn:
         """Keep the wire on which `error` happened or throw it away, and raise what is to be seen outside."""

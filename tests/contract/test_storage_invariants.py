@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import time_machine
+from msgspec.structs import replace
 from sqlalchemy import insert, text, update
 
 from runner.delivery import DeliveryState

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runner.config.dsn import Dsn
-from runner.errors import StorageUnavailable
+from runner.errors import StorageError, StorageUnavailable
 from runner.storage import open_storage
 from runner.storage.engine import open_engine
 from runner.storage.postgres import PostgresStore
@@ -96,3 +96,43 @@ async def test_what_cannot_be_opened_is_opened_when_it_is_needed(proxy: Proxy, e
     await proxy.set_mode("pass")
     assert len(await used_at_once(wires, 3)) == 3
     await wires.close()
+
+
+async def test_a_statement_outlives_a_change_of_its_tables(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a migration of a newer version does under a runner that goes on must cost it nothing."""
+    wires = Wires(engine, 1)
+    await wires.fetch("CREATE TABLE changing (number int)")
+    await wires.fetch("INSERT INTO changing VALUES (1)")
+    assert [tuple(row) for row in await wires.fetch("SELECT * FROM changing")] == [(1,)]
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE changing ADD COLUMN name text DEFAULT 'x'"))
+    assert [tuple(row) for row in await wires.fetch("SELECT * FROM changing")] == [(1, "x")]
+    monkeypatch.delattr(Wires, "_again")  # it is prepared anew, and not tried twice for ever
+    assert [tuple(row) for row in await wires.fetch("SELECT * FROM changing")] == [(1, "x")]
+    await wires.close()
+
+
+async def test_a_statement_that_fails_can_be_run_again(engine: AsyncEngine) -> None:
+    wires = Wires(engine, 1)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            await wires.fetch("SELECT 1 / $1::int", 0)
+        assert [tuple(row) for row in await wires.fetch("SELECT 1 / $1::int", 1)] == [(1,)]
+    with pytest.raises(StorageError):
+        await wires.fetch("SELECT * FROM nowhere")
+    assert [tuple(row) for row in await wires.fetch("SELECT 2")] == [(2,)]
+    await wires.close()
+
+
+@pytest.mark.parametrize("pgbouncer", [True, False])
+async def test_through_a_pooler_no_statement_is_left_in_the_session(postgres_dsn: str, pgbouncer: bool) -> None:
+    engine = open_engine(Dsn.parse(postgres_dsn, base=Path()), pool=1, pgbouncer=pgbouncer)
+    wires = Wires(engine, 1, pgbouncer=pgbouncer)
+    for number in range(3):
+        assert [tuple(row) for row in await wires.fetch("SELECT $1::int", number)] == [(number,)]
+    [[left]] = await wires.fetch("SELECT count(*) FROM pg_prepared_statements")
+    assert (left == 0) == pgbouncer
+    await wires.close()
+    await engine.dispose()

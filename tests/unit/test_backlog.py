@@ -13,10 +13,10 @@ from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
 from runner.outlet import Slots
 from runner.settler import Settler
-from runner.storage.base import DeliveryClaim, DeliveryRecord, WorkQueue
+from runner.storage.base import DeliveryClaim, DeliveryRecord, Demand, WorkQueue
 from tests.support.eventually import eventually
 
-from .deliveries import FunctionSink, accept, outlet
+from .deliveries import FunctionSink, accept, outlet, tick
 
 
 def make(slots: Slots) -> Backlog:
@@ -61,24 +61,70 @@ class TestWritten:
 
 
 class Queue:
-    """A queue in which nothing is due, and what it was asked for."""
+    """A queue in which nothing is due before `next_due`, and what it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, next_due: timedelta | None = None) -> None:
+        self.next_due = next_due
         self.asked: list[dict[int, int]] = []
+        self.regulated: list[int] = []
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
         self.asked.append(dict(quotas))
+        return DeliveryClaim(1, (), self.next_due)
+
+    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+        self.regulated.append(demand.subscription_id)
         return DeliveryClaim(1, ())
+
+    async def line_up(self, subscription_id: int, order_by: str) -> int:
+        return 0
+
+
+def running(queue: Queue, slots: Slots) -> Backlog:
+    store = cast("WorkQueue", queue)
+    letters = DeadLetters(store)
+    settler = Settler(store, letters, lambda _: None)
+    leases: Any = None
+    return Backlog(store, settler, leases, letters, slots, timedelta(seconds=30), asyncio.Event())
+
+
+class TestWake:
+    async def test_it_is_remembered_while_nothing_waits(self) -> None:
+        """What another process has written, and signalled, is claimed as soon as it is known that something waits."""
+        queue, slots = Queue(), Slots(8)
+        backlog, sink = running(queue, slots), FunctionSink(accept)
+        backlog.expect()
+        backlog.serve({1: outlet(sink, id=1, slots=slots), 2: outlet(sink, id=2, slots=slots, order_by="subject")})
+        backlog.start()
+        try:
+            await eventually(lambda: queue.regulated == [2] and not backlog.waiting)
+            backlog.wake()
+            await tick(3)
+            assert queue.regulated == [2]
+            backlog.written([DeliveryRecord(1, 1, DeliveryState.PENDING, 1, 9)])
+            await eventually(lambda: queue.regulated == [2, 2])
+        finally:
+            await backlog.stop()
+
+    async def test_while_something_waits_it_is_acted_on(self) -> None:
+        queue, slots = Queue(next_due=timedelta(hours=1)), Slots(8)
+        backlog = running(queue, slots)
+        backlog.expect()
+        backlog.serve({1: outlet(FunctionSink(accept), id=1, slots=slots)})
+        backlog.start()
+        try:
+            await eventually(lambda: len(queue.asked) == 1)
+            await tick(3)
+            backlog.wake()
+            await eventually(lambda: len(queue.asked) == 2)
+        finally:
+            await backlog.stop()
 
 
 class TestBreaker:
     async def test_an_open_one_is_left_alone_until_its_pause_is_over_and_then_asked_for_one(self) -> None:
-        queue, slots, settled = Queue(), Slots(8), asyncio.Event()
-        store = cast("WorkQueue", queue)
-        letters = DeadLetters(store)
-        settler = Settler(store, letters, lambda _: None)
-        leases: Any = None
-        backlog = Backlog(store, settler, leases, letters, slots, timedelta(seconds=30), settled)
+        queue, slots = Queue(), Slots(8)
+        backlog = running(queue, slots)
         one = outlet(FunctionSink(accept), id=7, slots=slots, breaker=BreakerPolicy())
         pause = timedelta(milliseconds=200)
         one.breaker.learn(Trip(1, pause), monotonic())

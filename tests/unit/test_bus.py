@@ -117,6 +117,37 @@ class TestGroupCommit:
         await asyncio.gather(first, *others)
         assert store.commits == [["first"], [str(n) for n in range(50)]]
 
+    async def test_who_was_answered_together_is_shared_out_between_two_commits(
+        self, bus: EventBus, store: Store
+    ) -> None:
+        async def caller(name: str) -> None:
+            for number in range(2):
+                await bus.publish(event(f"{name}{number}"))
+
+        store.open.clear()
+        callers = [asyncio.create_task(caller(name)) for name in "abcdefgh"]
+        await eventually(lambda: store.began == 1)
+        store.appends_at_once = 2
+        store.open.set()
+        await asyncio.gather(*callers)
+        assert [len(commit) for commit in store.commits] == [8, 4, 4]
+
+    async def test_callers_out_of_step_find_each_other(self, bus: EventBus, store: Store) -> None:
+        """One whose commit is over has often more to publish: it goes with those who waited meanwhile."""
+
+        async def caller(name: str) -> None:
+            for number in range(10):
+                await bus.publish(event(f"{name}{number}"))
+
+        store.open.clear()
+        one = asyncio.create_task(caller("a"))
+        await eventually(lambda: store.began == 1)
+        other = asyncio.create_task(caller("b"))
+        await tick(2)
+        store.open.set()
+        await asyncio.gather(one, other)
+        assert store.commits == [["a0"], *[[f"b{n}", f"a{n + 1}"] for n in range(9)], ["b9"]]
+
     async def test_a_caller_gets_the_receipts_of_its_own_batch_in_order(self, bus: EventBus) -> None:
         batches = [[event(f"{caller}-{n}") for n in range(caller + 1)] for caller in range(5)]
         answers = await asyncio.gather(*[bus.publish_many(batch) for batch in batches])

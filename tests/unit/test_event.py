@@ -105,6 +105,8 @@ def test_valid(attributes: dict[str, Any]) -> None:
     ("attributes", "message"),
     [
         ({"type": ""}, "type: must not be empty"),
+        ({"type": ["a"]}, "type: expected a string, got list"),
+        ({"datacontenttype": {}}, "datacontenttype: expected a string, got dict"),
         ({"source": None}, "source: expected a string, got NoneType"),
         ({"id": 5}, "id: expected a string, got int"),
         ({"id": "x" * 2049}, "id: 2049 characters, at most 2048"),
@@ -143,6 +145,19 @@ def test_valid(attributes: dict[str, Any]) -> None:
 def test_invalid(attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(EventError, match=message):
         event(**attributes).validate()
+
+
+def test_what_only_equals_a_text_is_none_whatever_was_checked_before() -> None:
+    class Lazy:
+        def __eq__(self, other: object) -> bool:
+            return other == "order.created"
+
+        def __hash__(self) -> int:
+            return hash("order.created")
+
+    event().validate()
+    with pytest.raises(EventError, match="type: expected a string, got Lazy"):
+        event(type=Lazy()).validate()
 
 
 @given(st.text())

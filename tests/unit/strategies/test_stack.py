@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -35,6 +36,11 @@ class Fake:
                 raise error
             case "hang":
                 await asyncio.Event().wait()
+            case "cling":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            case "dawdle":
+                await asyncio.sleep(0.6 * stack.NOTIFY_TIMEOUT)
 
 
 class Push(Fake):
@@ -83,6 +89,21 @@ async def test_one_that_fails_or_hangs_harms_no_other(fault: BaseException | str
     assert time.monotonic() - began < 1.0
     assert good.calls == ["start", "notify", "stop"]
     assert whole.failures == {"fake": 3}
+
+
+async def test_one_that_ignores_its_end_takes_nothing_from_the_next() -> None:
+    good = Fake()
+    whole = compose(Fake(notify="cling"), good)
+    await whole.notify("e")
+    assert good.calls == ["notify"]
+    assert whole.failures == {}
+
+
+async def test_each_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "NOTIFY_TIMEOUT", 0.2)
+    whole = compose(*[Fake(notify="dawdle") for _ in range(3)])
+    await whole.notify("e")
+    assert whole.failures == {}
 
 
 async def test_cancellation_of_the_publisher_is_not_swallowed() -> None:
