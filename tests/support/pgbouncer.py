@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 
 from .server import HOST, Server
@@ -45,10 +44,6 @@ class PgBouncer(Server):
     def dsn(self, database: str) -> str:
         """The address of a database behind it; `pgbouncer` is its own console."""
         return f"postgresql://postgres@{HOST}:{self.port}/{database}"
-
-    def stop(self) -> None:
-        """End it, with all its connections."""
-        self._end(signal.SIGTERM)
 
     def _listens(self) -> bool:
         try:

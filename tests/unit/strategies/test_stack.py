@@ -40,7 +40,7 @@ class Fake:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.Event().wait()
             case "dawdle":
-                await asyncio.sleep(0.6 * stack.NOTIFY_TIMEOUT)
+                await asyncio.sleep(0.4 * stack.NOTIFY_TIMEOUT)
 
 
 class Push(Fake):
@@ -100,7 +100,7 @@ async def test_one_that_ignores_its_end_takes_nothing_from_the_next() -> None:
 
 
 async def test_each_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "NOTIFY_TIMEOUT", 0.2)
+    monkeypatch.setattr(stack, "NOTIFY_TIMEOUT", 0.5)  # a busy machine may take half of it
     whole = compose(*[Fake(notify="dawdle") for _ in range(3)])
     await whole.notify("e")
     assert whole.failures == {}
