@@ -20,6 +20,7 @@ _POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
 _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
 _EXAMPLES = "postgresql://user@host:5432/database or sqlite:///file.db"
 _DEFAULT_PORT = 5432
+_SOCKET_BYTES = 107  # what the kernel has room for in the address of a socket
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSIONS = ("any", "primary", "read-write")  # of libpq's six, those that let a runner write
 _SETTINGS = ("application_name", "options")
@@ -37,6 +38,7 @@ _ELSEWHERE = {
     "channel_binding": "the driver has none; remove it, and use sslmode=verify-full",
 }
 _ENCODE = "a '/', '?', '#', '@', ':' or '%' in a user name or password has to be percent-encoded (%2F, %3F, …)"
+_HostPort = tuple[str, str | None]
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -120,7 +122,7 @@ class Dsn:
 
 
 def _host_text(host: str) -> str:
-    return f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")
+    return f"[{quote(host, safe=':')}]" if ":" in host and not host.startswith("/") else quote(host, safe="")
 
 
 def _sqlite_path(rest: str, base: Path) -> Path:
@@ -153,12 +155,13 @@ def _postgresql(rest: str, base: Path) -> dict[str, Any]:
         if value:
             given[name] = [_decode(value)]
     _add_parameters(given, query)
-    names = [_decode(part) for value in given.pop("host", []) for part in value.split(",")]
-    if hosts and names:
+    named = [_split_port(part) for value in given.pop("host", []) for part in value.split(",")]
+    if hosts and named:
         raise ValueError("the host is given twice: after the '//' and as a parameter")
     ports = [port for value in given.pop("port", []) for port in value.split(",")]
+    found_hosts = [_split_encoded(part) for part in hosts.split(",")] if hosts else named or [("localhost", None)]
     return {
-        "hosts": _hosts([_decode(part) for part in hosts.split(",")] if hosts else names or ["localhost"], ports),
+        "hosts": _hosts(found_hosts, ports),
         **_fields({name: values[0] for name, values in given.items()}, base),
     }
 
@@ -202,21 +205,34 @@ def _one_of(name: str, value: str, expected: tuple[str, ...]) -> str:
     return value
 
 
-def _hosts(names: list[str], ports: list[str]) -> tuple[tuple[str, int], ...]:
-    if len(ports) > 1 and len(ports) != len(names):
+def _hosts(found: list[_HostPort], ports: list[str]) -> tuple[tuple[str, int], ...]:
+    if len(ports) > 1 and len(ports) != len(found):
         raise ValueError("port: expected one, or as many as there are hosts")
     hosts = []
-    for index, name in enumerate(names):
-        host, port = _split_port(name)
+    for index, (host, port) in enumerate(found):
         if ports and port is not None:
             raise ValueError("the port is given twice: with the host and as a parameter")
-        port = port if port is not None or not ports else ports[index if len(ports) > 1 else 0]
-        hosts.append((host, _port(port)))
+        number = _port(port if port is not None or not ports else ports[index if len(ports) > 1 else 0])
+        if host.startswith("/") and len(os.fsencode(f"{host}/.s.PGSQL.{number}")) > _SOCKET_BYTES:
+            raise ValueError(f"the path of a socket has at most {_SOCKET_BYTES} bytes, /.s.PGSQL.{number} included")
+        hosts.append((host, number))
     return tuple(hosts)
 
 
-def _split_port(text: str) -> tuple[str, str | None]:
+def _split_encoded(text: str) -> _HostPort:
+    """Return host and port of one host after the `//`, where a ':' of a directory is percent-encoded."""
+    if not text.lower().startswith("%2f"):
+        return _split_port(_decode(text))
+    directory, colon, port = text.partition(":")
+    if colon and not re.fullmatch(r"[0-9]*", port, re.ASCII):
+        raise ValueError("a ':' in the directory of a socket has to be written %3A; or give it as ?host=/directory")
+    return _decode(directory), port if colon else None
+
+
+def _split_port(text: str) -> _HostPort:
     """Return host and port of `host`, `host:port`, `[v6]`, `[v6]:port`, a bare `v6`, or a socket's directory."""
+    if text.startswith("/"):
+        return text, None  # a path, colons and all
     found = re.fullmatch(r"\[([0-9A-Fa-f:.]+(?:%.+)?)\](?::(.*))?", text)
     if found:
         return found[1], found[2]
@@ -225,7 +241,7 @@ def _split_port(text: str) -> tuple[str, str | None]:
     host, colon, port = text.rpartition(":")
     if not colon:
         host, port = port, ""
-    if not host.startswith("/") and not re.fullmatch(r"[A-Za-z0-9_.-]+", host or "localhost"):
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", host or "localhost"):
         raise ValueError(f"a host name holds letters, digits, '.', '-' and '_'; {_ENCODE}")
     return host or "localhost", port if colon else None
 

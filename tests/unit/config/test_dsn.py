@@ -37,6 +37,19 @@ def test_the_schemes_of_postgresql(scheme: str) -> None:
         ("postgresql:///b?host=h1,h2&port=1,2", (("h1", 1), ("h2", 2))),
         ("postgresql://u:p@/b?host=/run/postgresql", (("/run/postgresql", 5432),)),
         ("postgresql://u@%2Frun%2Fpostgresql:5433/b", (("/run/postgresql", 5433),)),
+        ("postgresql://app:pw@/shop?host=/cloudsql/p:r:main", (("/cloudsql/p:r:main", 5432),)),
+        ("postgresql://app@/shop?host=/cloudsql/p:r:main&port=5433", (("/cloudsql/p:r:main", 5433),)),
+        (
+            "postgresql:///b?host=/cloudsql/p:r:a,/cloudsql/p:r:b&port=1,2",
+            (("/cloudsql/p:r:a", 1), ("/cloudsql/p:r:b", 2)),
+        ),
+        ("postgresql:///b?host=/cloudsql/p:r:a&host=db:7", (("/cloudsql/p:r:a", 5432), ("db", 7))),
+        ("postgresql:///b?host=%2Fcloudsql%2Fp%3Ar%3Amain", (("/cloudsql/p:r:main", 5432),)),
+        ("postgresql:///b?host=/run/a:5433", (("/run/a:5433", 5432),)),
+        ("postgresql:///b?host=/run/100%2525", (("/run/100%25", 5432),)),
+        ("postgresql://%2Fcloudsql%2Fp%3Ar%3Amain:5433/b", (("/cloudsql/p:r:main", 5433),)),
+        ("postgresql://%2fa%2Cb,h2:1/b", (("/a,b", 5432), ("h2", 1))),
+        ("postgresql:///b?host=[::1]:5433,::1", (("::1", 5433), ("::1", 5432))),
         ("postgresql://[::1]:5433/b", (("::1", 5433),)),
         ("postgresql://[::1],[2001:db8::1]:1/b", (("::1", 5432), ("2001:db8::1", 1))),
         ("postgresql://[fe80::1%25eth0]/b", (("fe80::1%eth0", 5432),)),
@@ -109,6 +122,8 @@ def test_sqlite_in_memory_is_refused(text: str) -> None:
         ("postgresql://h/b?host=x", "the host is given twice"),
         ("postgresql://h:1/b?port=2", "the port is given twice"),
         ("postgresql://h1,h2,h3/b?port=1,2", "port: expected one, or as many as there are hosts"),
+        ("postgresql://%2Fcloudsql%2Fp:r:main/b", "has to be written %3A; or give it as .host=/directory"),
+        ("postgresql:///b?host=/" + "x" * 100, "the path of a socket has at most 107 bytes"),
         ("postgresql://h:0/b", "the port is no number from 1 to 65535"),
         ("postgresql://h:65536/b", "the port is no number"),
         ("postgresql://u:hunter2/x@h/b", "percent-encoded"),
@@ -155,7 +170,9 @@ def test_a_secret_is_equal_by_content_and_survives_no_detour() -> None:
 WORDS = st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text and text.isprintable())
 HOSTS = st.one_of(
     st.from_regex(r"[a-z][a-z0-9-]{0,10}(\.[a-z]{2,3})?", fullmatch=True),
-    st.sampled_from(["::1", "2001:db8::5", "fe80::1%eth0", "/run/postgresql", "127.0.0.1"]),
+    st.sampled_from(
+        ["::1", "2001:db8::5", "fe80::1%eth0", "/run/postgresql", "/cloudsql/p:r:main", "/a,b", "127.0.0.1"]
+    ),
 )
 
 
