@@ -44,7 +44,9 @@ def test_every_lesson_is_answered() -> None:
     assert sorted(set(numbers)) == sorted(numbers)
     assert set(range(1, 44)) <= set(numbers)
     for number, _, proof in rows:
-        assert NAMED.search(proof) or "needs schedules" in proof or "decisions/" in proof, f"lesson {number} has no test"
+        assert NAMED.search(proof) or "needs schedules" in proof or "decisions/" in proof, (
+            f"lesson {number} has no test"
+        )
 
 
 def test_no_lock_belongs_to_a_session() -> None:
