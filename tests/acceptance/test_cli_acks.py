@@ -49,7 +49,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
 
 
 def wait(check: Callable[[], Any]) -> Any:
-    return asyncio.run(eventually(lambda: asyncio.to_thread(check), timeout=20))
+    return asyncio.run(eventually(lambda: asyncio.to_thread(check)))
 
 
 def deferred(deployment: Deployment, event: str, attempts: int = 1) -> bool:

@@ -116,12 +116,12 @@ async def test_an_interruption_leaves_nothing_behind(
     deployment: Deployment, left: Left, number: signal.Signals, after: str | None
 ) -> None:
     with deployment.process("bench", "--events", "50000", "--json") as process:
-        await eventually(left, timeout=20)
+        await eventually(left)
         if after is not None:
-            process.wait_for_line(f'"{after}"', timeout=20)
+            process.wait_for_line(f'"{after}"')
         process.signal(number)
         process.signal(number)  # the impatient get no less
-        assert process.wait(timeout=20) == 130
+        assert process.wait() == 130
         assert all("cleaning up" in line for line in process.stderr if line)
         assert left() == []
 

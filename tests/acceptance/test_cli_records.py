@@ -156,7 +156,7 @@ def test_tail_follows_until_interrupted(deployment: Deployment) -> None:
 def _wait(check: Any) -> None:
     import asyncio
 
-    asyncio.run(eventually(lambda: asyncio.to_thread(check), timeout=20))
+    asyncio.run(eventually(lambda: asyncio.to_thread(check)))
 
 
 def test_deliveries_are_listed_shown_and_retried(deployment: Deployment) -> None:

@@ -42,7 +42,7 @@ def test_a_second_signal_ends_it_at_once(deployment: Deployment, number: signal.
         runner.signal(number)
         runner.wait_for_line("drain|stopping")
         runner.signal(number)
-        assert runner.wait(timeout=5) == 130
+        assert runner.wait(timeout=20) == 130
 
 
 def test_a_reload_takes_a_good_file_and_leaves_a_bad_one(deployment: Deployment) -> None:
@@ -148,7 +148,7 @@ def test_a_signal_while_it_waits_for_the_database_ends_it_gracefully(tmp_path: P
     deployment.path.write_text(deployment.path.read_text().replace("start_timeout: 1s", "start_timeout: 1h"))
     with deployment.process("start") as runner:
         runner.wait_for_line("shop")
-        assert runner.stop(timeout=10) == 0
+        assert runner.stop(timeout=20) == 0
         assert "stopped before it had started" in runner.stderr
 
 
@@ -181,10 +181,10 @@ log: {{format: json}}
     with deployment.process("start") as runner:
         runner.wait_for_line('"publish one"')
         deployment.cli("publish", "a.stone")
-        blocked = json.loads(runner.wait_for_line('"event loop blocked"', timeout=30))
+        blocked = json.loads(runner.wait_for_line('"event loop blocked"'))
         assert blocked["task"] == "deliver petrified"
         assert "stones.py:3 in block < " in blocked["stack"]
         assert blocked["blocked_for"] >= 5
-        free = json.loads(runner.wait_for_line('"event loop goes on"', timeout=30))
+        free = json.loads(runner.wait_for_line('"event loop goes on"'))
         assert free["blocked_for"] >= 6.5
         assert runner.stop() == 0

@@ -8,11 +8,10 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -20,7 +19,7 @@ import pytest
 from runner import Event
 from runner.builder import open_bus
 from runner.config import load_config
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.journal import Entry, Journal
 from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
@@ -29,7 +28,7 @@ from tests.support.process import RunnerProcess, run_cli, run_python
 pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).parents[2]
-PROMPT = 1.0  # seconds from publish to delivery over a push strategy, on a busy machine
+PROMPT = 10.0  # seconds from publish to delivery over a push strategy on a busy machine; polls are far rarer
 TIGHTENED = 2.0  # seconds between polls while no push strategy hears
 
 
@@ -62,7 +61,7 @@ class Bus:
         runners = [RunnerProcess("start", "-c", self.path, cwd=self.path.parent) for _ in range(count)]
         for runner in runners:
             self._processes.enter_context(runner)
-            runner.wait_for_line("publish one:", timeout=20)
+            runner.wait_for_line("publish one:")
         return runners
 
     def cli(self, *args: str, code: int = 0) -> str:
@@ -81,7 +80,7 @@ class Bus:
         entry = await eventually(lambda: self.journal.find(id), timeout)
         return entry
 
-    async def latency(self, id: str, dsn: str, timeout: float = 10.0) -> float:
+    async def latency(self, id: str, dsn: str, timeout: float = PATIENCE) -> float:
         """Return the seconds from the recording of an event to its delivery."""
         entry = await self.delivered(id, timeout)
         seconds = entry.at - await _created_at(dsn, id)
@@ -134,12 +133,12 @@ async def test_the_development_configuration_prints_an_event_at_once(tmp_path: P
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     path = tmp_path / "configs" / "dev.yaml"
     with RunnerProcess("start", "-c", path) as runner:
-        runner.wait_for_line("publish one:", timeout=20)
+        runner.wait_for_line("publish one:")
         assert "dev" in runner.stderr[0]
         done = run_cli("publish", "-c", path, "hello.world", "--data", '{"n": 1}')
         assert done.returncode == 0, done.stderr
         # Polling is at 30 s: only the watch of the file can be that quick.
-        runner.wait_for_line(r'hello\.world .*\{"n": ?1\}', timeout=1.0)
+        runner.wait_for_line(r'hello\.world .*\{"n": ?1\}', timeout=PROMPT)
         assert runner.stop() == 0
 
 
@@ -151,7 +150,7 @@ async def test_two_processes_hear_of_events_from_wherever_they_come(
 ) -> None:
     """Promise 2: from a process of its own, from the command line, from SQL; with NATS, without it, and again."""
     nats = make_nats_server()
-    bus = make_bus(config(postgres_dsn, f"[{{polling: 30s}}, {{nats: '{nats.url}'}}, postgres]"))
+    bus = make_bus(config(postgres_dsn, f"[{{polling: 10m}}, {{nats: '{nats.url}'}}, postgres]"))
     bus.start(2)
 
     assert await bus.latency(bus.publish("from.cli"), postgres_dsn) < PROMPT
@@ -175,7 +174,7 @@ async def test_a_nats_outage_costs_latency_and_nothing_else(
 ) -> None:
     """Promise 2, the outage: polling tightens at once, and the push is back soon after the server."""
     nats = make_nats_server()
-    bus = make_bus(config(postgres_dsn, f"[{{polling: 30s}}, {{nats: '{nats.url}'}}]"))
+    bus = make_bus(config(postgres_dsn, f"[{{polling: 10m}}, {{nats: '{nats.url}'}}]"))
     bus.start(2)
     assert await bus.latency(bus.publish("with.nats"), postgres_dsn) < PROMPT
 
@@ -190,25 +189,26 @@ async def test_a_nats_outage_costs_latency_and_nothing_else(
 
         async def prompt() -> bool:
             receipt = await publisher.publish(Event.new("with.nats.again", source="/test"))
-            # Three in a row, because one may have met a poll.
-            return await bus.latency(receipt.id, postgres_dsn) < PROMPT / 5
+            return await bus.latency(receipt.id, postgres_dsn) < TIGHTENED / 2
 
-        await eventually(lambda: _thrice(prompt), timeout=10)
-    took = time.monotonic() - back
-    print(f"prompt again {took:.1f} s after NATS was back")
-    assert took < 10
+        # So many in a row, because some may have met a poll.
+        await eventually(lambda: _in_a_row(8, prompt))
+    print(f"prompt again {time.monotonic() - back:.1f} s after NATS was back")
     assert set(bus.journal.counts().values()) == {1}
 
 
-async def _thrice(check: Callable[[], Any]) -> bool:
-    return all([await check() for _ in range(3)])
+async def _in_a_row(times: int, check: Callable[[], Awaitable[bool]]) -> bool:
+    for _ in range(times):
+        if not await check():
+            return False
+    return True
 
 
 async def test_deployments_keep_apart(
     make_bus: Callable[..., Bus], postgres: PostgresServer, postgres_dsn: str, nats_server: NatsServer
 ) -> None:
     """Promise 3: two on one NATS server do not wake each other; two on one schema are refused."""
-    strategies = f"[{{polling: 30s}}, {{nats: '{nats_server.url}'}}]"
+    strategies = f"[{{polling: 10m}}, {{nats: '{nats_server.url}'}}]"
     other_dsn = postgres.create_database()
     shop = make_bus(config(postgres_dsn, strategies, deployment="shop"), "shop")
     bank = make_bus(config(other_dsn, strategies, deployment="bank"), "bank")
@@ -219,7 +219,7 @@ async def test_deployments_keep_apart(
     async with open_bus(load_config(shop.publisher)) as publisher:
         for _ in range(50):
             last = await publisher.publish(Event.new("order.created", source="/shop"))
-    await shop.delivered(last.id, timeout=5)
+    await shop.delivered(last.id, timeout=PATIENCE)
     asked = await _settled_count(postgres, transactions) - before
     assert asked < 10, "the bank's runner asked its database because of the shop's events"
     assert bank.journal.entries() == []
@@ -242,7 +242,7 @@ async def _settled_count(postgres: PostgresServer, query: str) -> int:
         counts.append(int(postgres.psql(query)))
         return counts[-1] == counts[-2]
 
-    await eventually(steady, timeout=20, every=1.1)  # the server reports at most once a second
+    await eventually(steady, timeout=60, every=1.1)  # the server reports at most once a second
     return counts[-1]
 
 
@@ -251,7 +251,7 @@ async def test_a_killed_runner_loses_nothing(
     make_bus: Callable[..., Bus], postgres_dsn: str, nats_server: NatsServer
 ) -> None:
     """Promise 4: kill -9 of one of three under load; only what it had leased may come twice."""
-    strategies = f"[{{polling: 30s}}, {{nats: '{nats_server.url}'}}]"
+    strategies = f"[{{polling: 10m}}, {{nats: '{nats_server.url}'}}]"
     worker = "worker: {batch: 50, lease: 3s, concurrency: 32}"
     bus = make_bus(config(postgres_dsn, strategies, deployment="killed", sink="work", more=worker))
     runners = bus.start(3)
@@ -299,15 +299,15 @@ async def test_a_slow_subscription_does_not_delay_another(
     latencies = {}
     for name, more in (("alone", ""), ("beside", slow)):
         dsn = postgres.create_database()
-        text = config(dsn, f"[{{polling: 30s}}, {{nats: '{nats_server.url}'}}]", deployment=name, more=more)
+        text = config(dsn, f"[{{polling: 10m}}, {{nats: '{nats_server.url}'}}]", deployment=name, more=more)
         bus = make_bus(text, name)
         bus.start(1)
         latencies[name] = await _latencies(bus, dsn)
         bus.stop()
     alone, beside = (statistics.quantiles(latencies[name], n=100)[98] for name in ("alone", "beside"))
     print(f"p99 alone {alone * 1000:.1f} ms, beside a slow one {beside * 1000:.1f} ms, ratio {beside / alone:.2f}")
-    # Below 50 ms a ratio of two p99s says more about the machine than about us; a delay would be of seconds.
-    assert beside <= 3 * max(alone, 0.05)
+    # Below half a second a ratio of two p99s says more about the machine than about us; a delay would be of seconds.
+    assert beside <= 3 * max(alone, 0.5)
 
 
 async def _latencies(bus: Bus, dsn: str, count: int = 400) -> list[float]:
@@ -330,21 +330,21 @@ async def _latencies(bus: Bus, dsn: str, count: int = 400) -> list[float]:
 async def test_a_scheduled_event_is_on_time(
     make_bus: Callable[..., Bus], request: pytest.FixtureRequest, store: str, tmp_path: Path
 ) -> None:
-    """Promise 6: published with a delay of 2 s from another process, polling at 30 s."""
+    """Promise 6: published with a delay of 2 s from another process; nobody polls."""
     if store == "postgres":
-        dsn, strategies = request.getfixturevalue("postgres_dsn"), "[{polling: 30s}, postgres]"
+        dsn, strategies = request.getfixturevalue("postgres_dsn"), "[{polling: 10m}, postgres]"
     else:
-        dsn, strategies = "sqlite:///runner.db", "[{polling: 30s}, {sqlite: 25ms}]"
+        dsn, strategies = "sqlite:///runner.db", "[{polling: 10m}, {sqlite: 25ms}]"
     bus = make_bus(config(dsn, strategies))
     bus.start(1)
     late = [await _lateness(bus, f"later.{number}") for number in range(3)]
     print("late by " + ", ".join(f"{each * 1000:.0f} ms" for each in late))
     assert min(late) >= timedelta(milliseconds=-1).total_seconds()
-    assert statistics.median(late) < 0.2
+    assert statistics.median(late) < PROMPT / 5
 
 
 async def _lateness(bus: Bus, type: str) -> float:
     id = bus.publish(type, "--delay", "2s")
     view = json.loads(run_cli("events", "show", "-c", bus.path, id, "--json", cwd=bus.path.parent).stdout)
-    entry = await bus.delivered(id, timeout=5)
+    entry = await bus.delivered(id, timeout=PATIENCE)
     return entry.at - datetime.fromisoformat(view["due_at"]).timestamp()

@@ -149,7 +149,7 @@ class Deployment:
                     self._receiver(each)
         started = [self.launch() for _ in range(count)]
         for runner in started:
-            await asyncio.to_thread(runner.wait_for_line, "publish one", 30.0)
+            await asyncio.to_thread(runner.wait_for_line, "publish one", 60.0)
         return started
 
     def launch(self) -> RunnerProcess:
@@ -167,7 +167,7 @@ class Deployment:
     def accompany(self, module: str, *args: str) -> None:
         """Start a server of the tests that says `Running on` when it is there."""
         process = self._run(*args, module=module)
-        process.wait_for_line("Running on", 20.0)
+        process.wait_for_line("Running on")
 
     def running(self, process: RunnerProcess) -> int:
         """Return how many deliveries the handlers of a process have begun and not ended."""

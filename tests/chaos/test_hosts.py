@@ -82,10 +82,10 @@ async def wrong_clocks(trial: Trial) -> None:
 async def migrated_by_three_of_which_one_dies(trial: Trial) -> None:
     deployment = trial.deploy(Subscriber("note", "note"), sabotage="die-in-migration")
     runners = [deployment.launch() for _ in range(3)]
-    await eventually(lambda: len(trial.runners) == 2, timeout=30)
+    await eventually(lambda: len(trial.runners) == 2, timeout=60)
     trial.bite("killed in a migration")
     for runner in trial.runners:
-        await asyncio.to_thread(runner.wait_for_line, "publish one", 30.0)
+        await asyncio.to_thread(runner.wait_for_line, "publish one", 60.0)
     migrated = ["tables brought up to date" in "".join(runner.stderr) for runner in runners]
     trial.require(sum(migrated) == 1, f"{sum(migrated)} processes say that they migrated")
     await deployment.audit()

@@ -55,7 +55,9 @@ async def started_without_nats(trial: Trial) -> None:
     await trial.reach(120)
     trial.bite("tries to reach NATS", len(trial.deployment.logged("nats unreachable")))
     await trial.drain()
-    trial.require(max(waits(trial)) < DEAF + 1.5, f"without NATS an event waited {max(waits(trial)):.1f} s")
+    trial.require(
+        max(waits(trial)) < trial.bound(DEAF + 1.5), f"without NATS an event waited {max(waits(trial)):.1f} s"
+    )
     await asyncio.to_thread(server.start)
     trial.fault()
     trial.note("NATS starts")
@@ -99,12 +101,12 @@ async def silent_with_unsent_bytes(trial: Trial) -> None:
         before = connections(trial)
         await proxy.set_mode("blackhole")
         trial.fault()
-        await eventually(lambda: unsent(proxy.port), timeout=10)
+        await eventually(lambda: unsent(proxy.port))
         trial.note(f"NATS silent, {unsent(proxy.port)} bytes unsent")
         trial.bite("bytes unsent", unsent(proxy.port))
         await connected(trial, 10.0, since=before, server=healthy)
         await trial.drain()
-    trial.require(max(waits(trial)) < 10.0, f"an event waited {max(waits(trial)):.1f} s")
+    trial.require(max(waits(trial)) < trial.bound(10.0), f"an event waited {max(waits(trial)):.1f} s")
     await trial.verify(recovery=10.0)
 
 
@@ -140,7 +142,7 @@ async def nodes_killed(trial: Trial) -> None:
     await connected(trial, BACK, since=before)
     publisher.signal(signal.SIGTERM)
     await trial.drain()
-    trial.require(max(waits(trial)) < DEAF + 1.5, f"an event waited {max(waits(trial)):.1f} s")
+    trial.require(max(waits(trial)) < trial.bound(DEAF + 1.5), f"an event waited {max(waits(trial)):.1f} s")
     await told(trial, first=2000)
     await trial.verify(recovery=DEAF + 1.5)
 
@@ -161,7 +163,7 @@ async def password_changed(trial: Trial) -> None:
     await trial.require_soon(lambda: trial.deployment.logged("nats unreachable"), "the refusal is logged", BACK)
     trial.publish(60, first=60, rate=40.0, wave=1)
     await trial.drain()
-    trial.require(max(waits(trial)) < DEAF + 1.5, f"an event waited {max(waits(trial)):.1f} s")
+    trial.require(max(waits(trial)) < trial.bound(DEAF + 1.5), f"an event waited {max(waits(trial)):.1f} s")
     trial.bite("connections refused", len(trial.deployment.logged("nats unreachable")))
     password.write_text(f"{CANARY}-new")
     for runner in trial.runners:
@@ -190,7 +192,7 @@ async def credentials_replaced(trial: Trial) -> None:
         trial.publish(40, first=40 * number, rate=20.0, wave=1)
         await trial.drain()
     trial.bite("tries with bad credentials", len(trial.deployment.logged("nats unreachable")))
-    trial.require(max(waits(trial)) < DEAF + 1.5, f"an event waited {max(waits(trial)):.1f} s")
+    trial.require(max(waits(trial)) < trial.bound(DEAF + 1.5), f"an event waited {max(waits(trial)):.1f} s")
     before = connections(trial)
     path.write_text(operator.credentials())
     await connected(trial, 10.0, since=before)
@@ -219,7 +221,7 @@ async def permission_taken_away(trial: Trial) -> None:
     publisher.signal(signal.SIGTERM)
     await trial.drain()
     longest = max(waits(trial, deaf_from, deaf_from + 60))
-    trial.require(longest < DEAF + 1.5, f"an event waited {longest:.1f} s for a deaf worker")
+    trial.require(longest < trial.bound(DEAF + 1.5), f"an event waited {longest:.1f} s for a deaf worker")
     await trial.verify(recovery=DEAF + 1.5)
 
 
@@ -244,7 +246,7 @@ async def flooded(trial: Trial, sabotage: str = "") -> None:
     await trial.require_soon(lambda: all(map(_idle, trial.runners)), "the processors are idle again", BACK)
     if sabotage:
         trial.bite("connections given up", len(trial.deployment.logged("nats connection ends")))
-        await eventually(lambda: connections(trial)[trial.runners[0].pid] >= 2, timeout=10.0)
+        await eventually(lambda: connections(trial)[trial.runners[0].pid] >= 2)
     await told(trial, first=2000)
     await trial.verify(recovery=BACK)
 
@@ -268,7 +270,7 @@ async def about_to_leave(trial: Trial) -> None:
     await trial.reach(trial.answered() + 100)
     publisher.signal(signal.SIGTERM)
     await trial.drain()
-    trial.require(max(waits(trial)) < 1.0, f"an event waited {max(waits(trial)):.2f} s")
+    trial.require(max(waits(trial)) < trial.bound(1.0), f"an event waited {max(waits(trial)):.2f} s")
     await trial.verify()
 
 
@@ -292,7 +294,7 @@ async def told(trial: Trial, first: int, count: int = 60) -> None:
     await trial.drain()
     usual = median(waits(trial, first))
     trial.note(f"an event waits {usual * 1000:.0f} ms")
-    trial.require(usual < TOLD, f"events wait {usual:.2f} s, so no signal arrives")
+    trial.require(usual < trial.bound(TOLD), f"events wait {usual:.2f} s, so no signal arrives")
 
 
 def connections(trial: Trial) -> dict[int, int]:

@@ -114,7 +114,9 @@ async def cut_off(trial: Trial, seconds: float = 20.0) -> None:
         code = await asyncio.to_thread(leaver.stop)
         trial.note(f"SIGTERM of {leaver.pid}, exit {code} after {monotonic() - began:.1f} s")
         trial.require(code == 0, f"the exit code of a stop is {code}")
-        trial.require(monotonic() - began < COMMAND_TIMEOUT + 8.0, f"a stop took {monotonic() - began:.1f} s")
+        trial.require(
+            monotonic() - began < trial.bound(COMMAND_TIMEOUT + 8.0), f"a stop took {monotonic() - began:.1f} s"
+        )
         await asyncio.sleep(max(0.0, ends - monotonic()))
         await proxy.set_mode("pass")
         trial.fault()
@@ -123,7 +125,7 @@ async def cut_off(trial: Trial, seconds: float = 20.0) -> None:
         longest = _longest_call(trial)
         trial.note(f"the longest publish took {longest:.1f} s")
         trial.bite("publishes without an answer", _unknown(trial))
-        trial.require(longest <= COMMAND_TIMEOUT + 3.0, f"a publish took {longest:.1f} s")
+        trial.require(longest <= trial.bound(COMMAND_TIMEOUT + 3.0), f"a publish took {longest:.1f} s")
         # A claim that arrives at last, and whose process has given it up, is over with its lease.
         await trial.verify(duplicates=trial.held(3), recovery=LEASE + RECOVERED)
 
@@ -255,7 +257,7 @@ async def slots_exhausted(trial: Trial, server: PostgresServer, seconds: float =
     await trial.drain()
     longest = _longest_call(trial)
     trial.bite("publishes without an answer", _unknown(trial))
-    trial.require(longest < 3.0, f"a publish without a free connection took {longest:.1f} s")
+    trial.require(longest < trial.bound(3.0), f"a publish without a free connection took {longest:.1f} s")
     await trial.verify(duplicates=trial.held(3), recovery=RECOVERED)
 
 

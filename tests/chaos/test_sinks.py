@@ -53,12 +53,14 @@ async def hostile_receivers(trial: Trial) -> None:
     grown = max(psutil.Process(runner.pid).memory_info().rss - before[runner.pid] for runner in trial.runners)
     trial.require(grown < GROWTH * 2**20, f"a worker has grown by {grown / 2**20:.0f} MiB")
     siblings = late(trial, "note", "hook", first=240)
-    trial.require(siblings < max(3 * usual, LATE), f"siblings waited {siblings:.2f} s at p99, {usual:.2f} s before")
+    trial.require(
+        siblings < trial.bound(max(3 * usual, LATE)), f"siblings waited {siblings:.2f} s at p99, {usual:.2f} s before"
+    )
     longest = await _query(trial, "SELECT max(duration_us) / 1e6 FROM attempts")
     trial.note(
         f"longest attempt {longest:.2f} s, growth {grown / 2**20:.1f} MiB, p99 {usual:.3f} s, then {siblings:.3f} s"
     )
-    trial.require(longest < TIMEOUT + 1, f"an attempt took {longest:.1f} s")
+    trial.require(longest < trial.bound(TIMEOUT + 1), f"an attempt took {longest:.1f} s")
     ends = await _states(trial)
     for way in ways:
         trial.bite(f"deliveries to {way}", sum(ends[way].values()))
@@ -178,7 +180,7 @@ async def receiver_down(trial: Trial) -> None:
     trial.note("the receiver is back")
     await trial.drain(25)
     usual = late(trial, "note")
-    trial.require(usual < LATE, f"siblings waited {usual:.2f} s at p99")
+    trial.require(usual < trial.bound(LATE), f"siblings waited {usual:.2f} s at p99")
     await trial.verify(recovery=10.0)
 
 

@@ -87,7 +87,7 @@ async def _leases(trial: Trial) -> int:
 async def killed_before_the_settlement(trial: Trial) -> None:
     await trial.start(Subscriber("note", "note"), runners=2, sabotage="die-before-settle")
     trial.publish(1)
-    await eventually(lambda: len(trial.runners) == 1, timeout=15)
+    await eventually(lambda: len(trial.runners) == 1)
     trial.note("a worker killed itself between acceptance and settlement")
     trial.bite("killed between acceptance and settlement")
 
@@ -166,7 +166,7 @@ def _begun_by(trial: Trial, runner: RunnerProcess) -> int:
 async def stopped_in_a_transaction(trial: Trial) -> None:
     await trial.start(Subscriber("toil", "toil"), sabotage="stop-in-settle")
     trial.publish(60, rate=20.0, wave=2)
-    victim = await eventually(lambda: next(filter(_stands_still, trial.runners), None), timeout=15)
+    victim = await eventually(lambda: next(filter(_stands_still, trial.runners), None))
     trial.fault()
     trial.note(f"{victim.pid} stands still inside a transaction")
     trial.bite("stopped inside a transaction")
@@ -196,7 +196,7 @@ async def stopped_under_load(trial: Trial) -> None:
 
 async def _stop(trial: Trial, victim: RunnerProcess, limit: float) -> None:
     """Stop a runner that delivers, the polite way, and hold its exit against `limit` seconds."""
-    await eventually(lambda: trial.deployment.running(victim) > 0, timeout=15)
+    await eventually(lambda: trial.deployment.running(victim) > 0)
     running = trial.deployment.running(victim)
     began = monotonic()
     victim.signal(signal.SIGTERM)
@@ -205,7 +205,7 @@ async def _stop(trial: Trial, victim: RunnerProcess, limit: float) -> None:
     trial.note(f"SIGTERM of {victim.pid}, {running} deliveries running, exit {code} after {took:.2f} s")
     trial.bite("deliveries running at a stop", running)
     trial.require(code == 0, f"the exit code of a stop is {code}")
-    trial.require(took <= limit, f"a stop took {took:.2f} s, expected at most {limit:g}")
+    trial.require(took <= trial.bound(limit), f"a stop took {took:.2f} s, expected at most {limit:g}")
 
 
 async def stopped_beyond_the_grace(trial: Trial) -> None:
@@ -232,14 +232,14 @@ async def stopped_twice(trial: Trial) -> None:
     victim = await trial.busy()
     trial.bite("deliveries running at a stop", trial.deployment.running(victim))
     victim.signal(signal.SIGTERM)
-    await asyncio.to_thread(victim.wait_for_line, "stopping", 15.0)
+    await asyncio.to_thread(victim.wait_for_line, "stopping")
     began = monotonic()
     victim.signal(signal.SIGTERM)
     code = await asyncio.to_thread(victim.wait, 30.0)
     trial.fault()
     trial.note(f"two SIGTERMs, exit {code} after {monotonic() - began:.2f} s")
     trial.require(code == 130, f"the exit code is {code}, expected 130")
-    trial.require(monotonic() - began < 1.0, "the second signal did not end the process at once")
+    trial.require(monotonic() - began < trial.bound(1.0), "the second signal did not end the process at once")
     await trial.verify(duplicates=trial.held(), recovery=TAKEN_OVER + PATIENCE)
 
 
@@ -251,14 +251,14 @@ async def stopped_before_it_started(trial: Trial, mode: Mode) -> None:
         strategies = f"[{{polling: 1s}}, {{nats: '{nats.url}'}}]"
         deployment = trial.deploy(Subscriber("note", "note"), runner_dsn=database.url, strategies=strategies)
         runner = deployment.launch()
-        await asyncio.to_thread(runner.wait_for_line, "built", 30.0)
-        await eventually(lambda: mode == "refuse" or database.connections > 0, timeout=15)
+        await asyncio.to_thread(runner.wait_for_line, "built", 60.0)
+        await eventually(lambda: mode == "refuse" or database.connections > 0)
         began = monotonic()
         runner.signal(signal.SIGTERM)
         code = await asyncio.to_thread(runner.wait, 30.0)
         trial.bite("stopped before it had started", "stopped before it had started" in "".join(runner.stderr))
     trial.require(code == 0, f"the exit code is {code}, expected 0")
-    trial.require(monotonic() - began <= LEAVING, f"the stop took {monotonic() - began:.2f} s")
+    trial.require(monotonic() - began <= trial.bound(LEAVING), f"the stop took {monotonic() - began:.2f} s")
     trial.conclude()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.eventually import eventually
+from tests.support.load import slowness
 from tests.support.nats import NatsServer
 from tests.support.process import RunnerProcess
 
@@ -127,10 +129,14 @@ class Trial:
         """The runners and publishers that are there now."""
         return [each for each in (*self.deployment.runners, *self._publishers) if each.returncode is None]
 
+    def bound(self, seconds: float) -> float:
+        """Return how long what takes `seconds` at most may take here: on a busy machine everything takes longer."""
+        return seconds * slowness([os.getpid(), *(process.pid for process in self.processes)])
+
     async def reach(self, count: int, timeout: float = 30.0) -> None:
         """Return once `count` events have been acknowledged; or at the end of `timeout`, for the checker to see why."""
         with contextlib.suppress(AssertionError):
-            await eventually(lambda: self.answered() >= count, timeout)
+            await eventually(lambda: self.answered() >= count, self.bound(timeout))
 
     def moments(self, count: int, of: int) -> list[int]:
         """Return `count` random moments in the course of `of` publishes, in order, not at the beginning or the end."""
@@ -157,7 +163,7 @@ class Trial:
     async def require_soon(self, check: Callable[[], Awaitable[Any] | Any], message: str, timeout: float) -> None:
         """Report `message` at the end unless it comes to hold within `timeout` seconds."""
         try:
-            await eventually(check, timeout)
+            await eventually(check, self.bound(timeout))
         except AssertionError:
             self.violations.append(f"{message} (not within {timeout:g} s)")
 
@@ -167,12 +173,12 @@ class Trial:
         def candidates() -> list[RunnerProcess]:
             return [runner for runner in self.runners if self.deployment.running(runner) > 0]
 
-        return self.random.choice(await eventually(candidates, timeout=15))
+        return self.random.choice(await eventually(candidates))
 
     async def catch(self, victim: RunnerProcess) -> int:
         """Stop a runner (SIGSTOP) at a moment when it delivers, and return how many deliveries it is at."""
         for _ in range(100):
-            await eventually(lambda: self.deployment.running(victim) > 0, timeout=15)
+            await eventually(lambda: self.deployment.running(victim) > 0)
             await freeze(victim)
             if count := self.deployment.running(victim):
                 return count
@@ -196,6 +202,7 @@ class Trial:
 
     async def drain(self, timeout: float = 15.0) -> None:
         """Wait until everything is published and settled; what is not by then, the checker finds."""
+        timeout = self.bound(timeout)
         with contextlib.suppress(AssertionError):
             await eventually(lambda: all(each.returncode is not None for each in self._publishers), timeout)
         with contextlib.suppress(AssertionError, OSError):
@@ -237,7 +244,7 @@ class Trial:
         found += [f"stale: {each}" for each in verdict.untrue]
         if verdict.duplicated > duplicates:
             found.append(f"{verdict.duplicated} duplicates, expected at most {duplicates}")
-        if recovery is not None and verdict.recovered > recovery:
+        if recovery is not None and verdict.recovered > self.bound(recovery):
             found.append(f"recovered after {verdict.recovered:.2f} s, expected at most {recovery:g}")
         self.conclude(*found)
         return verdict

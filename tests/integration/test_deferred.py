@@ -55,7 +55,7 @@ class TestDeferred(BusTests):
             began = monotonic()
             await runner.publish(events(1)[0])
             await eventually(lambda: bus.settled(dead=1))
-            assert 0.1 <= monotonic() - began < 4  # although nobody polls
+            assert 0.1 <= monotonic() - began < 25  # although nobody polls
         assert later.attempts == [1, 2]
         [row] = await bus.deliveries()
         assert (row["attempts"], row["last_error"]) == (2, "not acknowledged within 0.05 s (attempt 2 of 2)")

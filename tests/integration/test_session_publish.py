@@ -163,5 +163,5 @@ class TestDelivery(BusTests):
             async with AsyncSession(bus.database.engine) as session, session.begin():
                 await runner.publish_many(events(5), session=session)
                 assert handler.seen == []
-            await eventually(lambda: bus.settled(delivered=5), timeout=2)
+            await eventually(lambda: bus.settled(delivered=5))
         assert handler.ids == ids(events(5))

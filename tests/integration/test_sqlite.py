@@ -107,7 +107,7 @@ class TestIdle:
     async def test_idle_polls_do_not_wait_for_a_writer(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
         await store.claim(10, LEASE)
         outside.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(4):
             assert not (await store.claim(10, LEASE)).works
             assert await store.promote(10) == 0
         outside.execute("ROLLBACK")
@@ -159,7 +159,7 @@ class TestLocks:
                 outside.execute("ROLLBACK")
                 return True
 
-            await eventually(free, timeout=1.0)
+            await eventually(free, timeout=4.0)  # a lock that is left waits for the collector
         await store.append(publications(1))
         assert acknowledged <= recorded(path)
 
@@ -180,7 +180,7 @@ class TestLocks:
             for call in calls:
                 call.cancel()
             kept += await asyncio.gather(*calls, return_exceptions=True)
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(4.0):
                 await store.append(publications(1))
         assert any(isinstance(each, asyncio.CancelledError) for each in kept)
         assert len(recorded(path)) >= 60

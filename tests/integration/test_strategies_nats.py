@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from runner import broker as broker_module
 from runner.broker import Broker, BrokerOptions
 from runner.strategies.nats import PROBE, Nats
 from runner.strategies.stack import compose
@@ -103,7 +104,7 @@ async def test_signal_is_quick(start: Start, nats_server: NatsServer) -> None:
         await one.nats.notify(f"e{number}")
         await eventually(lambda: other.wakes > before, every=0.001)  # noqa: B023  # awaited at once
         waits.append(time.monotonic() - began)
-    assert sorted(waits)[10] < 0.1
+    assert sorted(waits)[10] < 1.0
 
 
 async def test_process_that_ends_at_once_gets_its_signal_out(start: Start, nats_server: NatsServer) -> None:
@@ -119,15 +120,18 @@ async def test_process_that_ends_at_once_does_not_hang_without_server(start: Sta
     brief = await start(f"nats://127.0.0.1:{free_port()}", wait=False)
     await brief.nats.notify("e")
     await brief.stop()
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 10.0
 
 
-async def test_lost_and_back_with_a_killed_server(start: Start, make_nats_server: MakeServer) -> None:
+async def test_lost_and_back_with_a_killed_server(
+    start: Start, make_nats_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "PROBE_EVERY", 60.0)  # so that it is not a probe that finds it out
     server = make_nats_server()
     one, other = await start(server.url), await start(server.url)
     stack = compose(one.nats)
     server.kill()
-    await eventually(lambda: stack.deaf, timeout=2.0)  # before a probe would find it out
+    await eventually(lambda: stack.deaf)
     assert "not connected" in one.nats.detail
     server.start()
     await eventually(lambda: one.nats.hears and other.nats.hears)
@@ -145,17 +149,17 @@ async def test_forbidden_subscription_is_deaf_until_it_is_allowed(start: Start, 
 
     server = make_nats_server(config("other"))
     station = await start(server.url.replace("nats://", "nats://me:pw@"), wait=False)
-    await eventually(lambda: "deaf" in station.nats.detail, timeout=5.0)
+    await eventually(lambda: "deaf" in station.nats.detail)
     assert station.broker.connected
     assert not station.nats.hears
     server.reload(config(SUBJECT))
-    await eventually(lambda: station.nats.hears, timeout=10.0)
+    await eventually(lambda: station.nats.hears)
     server.reload(config("other"))
-    await eventually(lambda: not station.nats.hears, timeout=10.0)
+    await eventually(lambda: not station.nats.hears)
 
 
 async def test_silence_is_doubted_after_one_interval(start: Start, nats_server: NatsServer) -> None:
-    every = 2.0
+    every = 3.0
     listener = await start(nats_server.url, probe_every=60.0)
     probed: list[float] = []
     listener.broker.subscribe(SUBJECT, lambda payload: probed.append(time.monotonic()) if payload == PROBE else None)

@@ -117,7 +117,7 @@ async def test_locked_file_is_looked_at_again(start: Start, tmp_path: Path, jour
     insert(writer)
     began = time.monotonic()
     station.sqlite.look()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 4.0
     assert station.wakes == 1
     assert station.sqlite.hears
     writer.execute("COMMIT")

@@ -68,8 +68,8 @@ class TestOutcomes(BusTests):
             await runner.publish(events(1)[0])
             await eventually(lambda: bus.settled(delivered=1))
         first, second, third = times
-        assert 0.2 <= second - first < 3.0
-        assert 0.4 <= third - second < 3.0
+        assert 0.2 <= second - first < 25.0
+        assert 0.4 <= third - second < 25.0
         assert [(row["number"], row["error"]) for row in await bus.database.rows(attempts)] == [
             (1, "not yet"),
             (2, "not yet"),
@@ -83,7 +83,7 @@ class TestOutcomes(BusTests):
             began = monotonic()
             await runner.publish(events(1)[0], delay=timedelta(milliseconds=300))
             await eventually(lambda: bus.settled(delivered=1))
-        assert 0.3 <= times[0] - began < 3.0
+        assert 0.3 <= times[0] - began < 25.0
 
     async def test_it_is_dead_after_its_last_attempt(self, bus: Bus) -> None:
         runner = bus.runner()
@@ -194,7 +194,7 @@ class TestOutcomes(BusTests):
             await eventually(lambda: bus.settled(delivered=1, pending=1))
             await eventually(lambda: not runner.worker._dispatches)
             store.answer.set()
-            await eventually(lambda: bus.settled(delivered=2), timeout=2)
+            await eventually(lambda: bus.settled(delivered=2))
 
 
 class HoldsEmptyClaim:
@@ -234,7 +234,7 @@ class TestBacklog(BusTests):
         runner, handler = bus.runner(batch=10, strategy=Silent()), Handler()
         runner.subscribe("s", handler)
         async with runner:
-            await eventually(lambda: bus.settled(delivered=250), timeout=15)
+            await eventually(lambda: bus.settled(delivered=250))
         assert handler.ids == ids(published)
 
 
@@ -251,7 +251,7 @@ class TestSlowSubscription(BusTests):
                 began = monotonic()
                 await runner.publish(events(n + 1)[n])
                 await eventually(lambda: len(quick.seen) == n + 1)  # noqa: B023  # awaited before n changes
-                assert monotonic() - began < 3.0
+                assert monotonic() - began < 25.0
             assert len(slow.seen) == 1
             slow.opened.set()
             await eventually(lambda: bus.settled(delivered=12))
@@ -265,8 +265,8 @@ class TestSlowSubscription(BusTests):
         async with runner:
             await runner.publish_many(events(5000))
             await runner.publish(events(1, "user.created")[0])
-            await eventually(lambda: quick.ids == ["user.created-0"], timeout=15)
-            await eventually(lambda: bus.settled(leased=1, pending=4999, delivered=1), timeout=15)
+            await eventually(lambda: quick.ids == ["user.created-0"])
+            await eventually(lambda: bus.settled(leased=1, pending=4999, delivered=1))
             assert len(slow.seen) == 1
             slow.opened.set()
 
@@ -382,7 +382,7 @@ class TestSubscriptions(BusTests):
             assert await claimed() <= 1  # the one that was claimed before the subscriptions were read
             assert one.seen == []
             await store.put_subscriptions([], "test")
-            await eventually(lambda: bus.settled(delivered=5), timeout=10)
+            await eventually(lambda: bus.settled(delivered=5))
         assert one.ids == ids(published)
 
     async def test_a_sink_given_while_we_run_serves_from_the_next_reload_on(self, bus: Bus) -> None:
@@ -419,7 +419,7 @@ class TestStop(BusTests):
         assert not [row for row in await bus.deliveries() if row["state"] == "leased"]
         assert not [row for row in await bus.database.rows(dispatch) if row["lease_token"] is not None]
         async with second:
-            await eventually(lambda: bus.settled(delivered=300), timeout=10)
+            await eventually(lambda: bus.settled(delivered=300))
         assert sorted(seen) == ids(events(300))
 
     async def test_what_outlives_the_grace_is_given_back_and_another_takes_it_at_once(self, bus: Bus) -> None:
@@ -431,7 +431,7 @@ class TestStop(BusTests):
         second.subscribe("s", taken, types=["order.*"])
         async with second:
             await first.stop()
-            await eventually(lambda: bus.settled(delivered=3), timeout=2)
+            await eventually(lambda: bus.settled(delivered=3))
         assert sorted(taken.seen) == [(id, 2) for id in ids(events(3))]
         assert stuck.done == 0
 
@@ -538,7 +538,7 @@ class TestPoison(BusTests):
                 async def dead_or_done(process: RunnerProcess = process) -> bool:
                     return process.returncode is not None or await over()
 
-                await eventually(dead_or_done, timeout=15)
+                await eventually(dead_or_done)
                 deaths += process.returncode == 1
         assert deaths >= 2
         [dead] = [row for row in await bus.deliveries() if row["state"] == "dead"]
@@ -563,7 +563,7 @@ class TestStoreAway:
                 slow.opened.set()
                 await eventually(lambda: slow.done == 10)
                 server.start()
-                await eventually(lambda: bus.reached(delivered=60), timeout=15)
+                await eventually(lambda: bus.reached(delivered=60))
         assert slow.ids == quick.ids == ids(events(30))
         assert {attempt for _, attempt in slow.seen} == {1}
 

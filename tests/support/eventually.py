@@ -8,18 +8,21 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast, overload
 
+PATIENCE = 30.0
+"""Seconds that what must come may take on a busy machine; a limit says nothing of how quick a thing is."""
+
 T = TypeVar("T")
 
 
 @overload
-async def eventually(check: Callable[[], Awaitable[T]], timeout: float = 5.0, every: float = 0.01) -> T: ...
+async def eventually(check: Callable[[], Awaitable[T]], timeout: float = PATIENCE, every: float = 0.01) -> T: ...
 
 
 @overload
-async def eventually(check: Callable[[], T | None], timeout: float = 5.0, every: float = 0.01) -> T: ...
+async def eventually(check: Callable[[], T | None], timeout: float = PATIENCE, every: float = 0.01) -> T: ...
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 5.0, every: float = 0.01) -> T:
+async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = PATIENCE, every: float = 0.01) -> T:
     """Return what `check` returns as soon as that is true; seconds throughout.
 
     An `AssertionError` of the check counts as "not yet"; any other error is raised at once. When the time

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from . import reaper
+from .eventually import PATIENCE
 
 COMMAND = (sys.executable, "-m", "runner")
 
@@ -35,14 +36,14 @@ def run_cli(
     env: Mapping[str, str] | None = None,
     input: str | None = None,
     cwd: Path | None = None,
-    timeout: float = 30.0,
+    timeout: float = 2 * PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end and return its exit code, stdout and stderr; `timeout` in seconds."""
     return _run([*COMMAND, *map(str, args)], env, input, cwd, timeout)
 
 
 def run_python(
-    code: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 30.0
+    code: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 2 * PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """Run a program that uses the library, as `run_cli` runs a command."""
     return _run([sys.executable, "-c", code], env, None, cwd, timeout)
@@ -122,7 +123,7 @@ class RunnerProcess:
         """The exit code, negative for a signal, None while it runs."""
         return self._process.poll()
 
-    def wait_for_line(self, pattern: str, timeout: float = 10.0) -> str:
+    def wait_for_line(self, pattern: str, timeout: float = PATIENCE) -> str:
         """Return the first line, on either stream, that contains the regular expression; `timeout` in seconds."""
         expression = re.compile(pattern)
         deadline = time.monotonic() + timeout
@@ -140,7 +141,7 @@ class RunnerProcess:
         """Send a signal, for example SIGTERM or SIGHUP."""
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 2 * PATIENCE) -> int:
         """Wait for the end and return the exit code; all lines have been read by then."""
         try:
             code = self._process.wait(timeout)
@@ -149,7 +150,7 @@ class RunnerProcess:
         self._finish()
         return code
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 2 * PATIENCE) -> int:
         """Ask it to end, as a supervisor does, and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)

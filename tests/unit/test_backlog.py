@@ -134,7 +134,7 @@ class TestBreaker:
         backlog.start()
         try:
             await eventually(lambda: queue.asked)
-            assert pause.total_seconds() <= monotonic() - began < 3.0
+            assert pause.total_seconds() <= monotonic() - began < 20.0
             assert queue.asked == [{7: 1}]
         finally:
             await backlog.stop()

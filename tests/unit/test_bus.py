@@ -379,7 +379,7 @@ class TestSignals:
         self, bus: EventBus, strategy: Strategy
     ) -> None:
         strategy.gate.clear()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             for n in range(3):
                 await bus.publish(event(str(n)))
         stopping = asyncio.create_task(bus.stop())

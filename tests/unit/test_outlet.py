@@ -675,7 +675,7 @@ class TestStop:
         one = outlet(FunctionSink(deliver))
         one.start(Watched.of(1).flight)
         await tick(2)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             await one.stop()
         assert one.running == 1
         release.set()

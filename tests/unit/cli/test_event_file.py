@@ -74,16 +74,16 @@ async def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
     assert is_stream(str(pipe))
     batches = read_batches(str(pipe), 500)
     os.write(writing, line(1).encode() + line(2).encode() + b'{"spec')
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         first = await anext(batches)
     assert [event.id for _, event in first] == ["1", "2"]
     os.write(writing, line(3).encode()[6:])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert [event.id for _, event in await anext(batches)] == ["3"]
     waiting = asyncio.ensure_future(anext(batches))
     os.close(writing)
     with pytest.raises(StopAsyncIteration):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await waiting
 
 

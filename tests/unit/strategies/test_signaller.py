@@ -86,12 +86,13 @@ async def test_stop_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
     began = time.monotonic()
     await signals.stop()
     await signals.stop()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 10.0
 
 
-async def test_stop_without_start_does_not_wait() -> None:
+async def test_stop_without_start_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signaller, "FLUSH_TIMEOUT", 60.0)
     signals = Signaller("test", Wire().send)
     signals.request("a")
     began = time.monotonic()
     await signals.stop()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 30.0
