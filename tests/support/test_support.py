@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import nats
 import pytest
 
 from .eventually import eventually
+from .load import slowness
 from .nats import NatsServer
 from .postgres import PostgresServer
 from .process import RunnerProcess, run_cli
@@ -210,3 +212,20 @@ def test_servers_get_ports_that_outgoing_connections_never_take(nats_server: Nat
     assert nats_server.port < 32_000
     with socket.socket() as probe, pytest.raises(OSError):
         probe.bind(("127.0.0.1", nats_server.port))
+
+
+# --- load ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not say")
+async def test_two_that_share_a_processor_are_slow() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    loop = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    rivals = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(2)]
+    try:
+        await eventually(lambda: slowness(rival.pid for rival in rivals) > 1.5)
+    finally:
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+    assert slowness(rival.pid for rival in rivals) == 1.0
