@@ -34,10 +34,11 @@ def check(path: Path, online: bool) -> None:
       runner check -c prod.yaml --online
     """
     from ..builder import build
+    from ..config import advice
 
     config = load(path, imports=True)
     build(config)  # what only the parts themselves can find wrong; nothing connects
-    for warning in config.inactive():
+    for warning in advice(config):
         click.echo(f"warning: {warning}", err=True)
     for line in _plan(config):
         click.echo(line)

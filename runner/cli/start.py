@@ -65,12 +65,14 @@ class _Voice:
 
     def introduce(self, runner: Runner, config: Config) -> None:
         """Say what was built."""
+        from ..config import advice
+
         if self.json:
             self._log.info("built", deployment=config.deployment_id, plan=" ".join(runner.describe()))
-            for warning in config.inactive():
-                self._log.warning("key without effect", detail=warning)
+            for warning in advice(config):
+                self._log.warning("odd configuration", detail=warning)
             return
-        for line in (*runner.describe(), *(f"warning: {warning}" for warning in config.inactive())):
+        for line in (*runner.describe(), *(f"warning: {warning}" for warning in advice(config))):
             click.echo(line, err=True)
 
     def invite(self, path: Path) -> None:

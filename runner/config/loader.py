@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..retry import RetryPolicy
 from .errors import Fault, KeyPath, config_error, quoted
 from .fields import Context
-from .keys import known_keys
+from .keys import given_keys, known_keys
 from .messages import describe
 from .schema import Config, Retry, RetryOverride
 from .source import MAX_BYTES, Source, parse_source
@@ -48,6 +48,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     if not isinstance(source.value, dict):
         shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
         raise config_error(file, [*source.faults, shape])
+    _refuse_inactive(source)
     try:
         config = Config.model_validate(source.value, context=Context.of(source.value, base, imports))
     except ValidationError as error:
@@ -57,9 +58,28 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     return config.attach(file, source)
 
 
+def _refuse_inactive(source: Source) -> None:
+    """Take out of the document what this version does not act on: a promise that is not kept is a fault."""
+    for path, cure, mapping in _inactive(source.value):
+        if mapping.pop(str(path[-1])) not in (None, False, []):
+            message = f"this version does not act on it yet: {cure}"
+            source.faults.append(Fault(message, path, source.position(path)))
+
+
+def _inactive(document: object) -> list[tuple[KeyPath, str, dict[str, Any]]]:
+    """Return the keys that this version does not act on: path, what to do instead, and the mapping each is in."""
+    return [
+        (path, str(info.json_schema_extra["inactive"]), mapping)
+        for path, info, mapping in given_keys(Config, document)
+        if isinstance(info.json_schema_extra, dict) and "inactive" in info.json_schema_extra
+    ]
+
+
 def dump(config: Config) -> dict[str, Any]:
     """Return the configuration with all defaults, as JSON types: durations as text, secrets as `***`."""
     document = config.model_dump(mode="json", by_alias=True)
+    for path, _, mapping in _inactive(document):
+        del mapping[str(path[-1])]
     document["retry"] = _shown(RetryOverride().over(config.retry))
     for entry, subscription in zip(document["subscriptions"], config.to_subscriptions(), strict=True):
         entry["retry"] = _shown(subscription.retry)

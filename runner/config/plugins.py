@@ -255,7 +255,14 @@ class WebhookOptions(Options):
     batches = True
 
     url: Annotated[str, AfterValidator(_web_address)] = Field(description="`https://…` or `http://…`.")
-    secret: Secret | None = Field(default=None, description="Signs each request.", json_schema_extra={"inactive": True})
+    secret: Secret | None = Field(
+        default=None,
+        description="Signs each request.",
+        json_schema_extra={
+            "inactive": "requests would go out unsigned; remove it, and let the receiver check"
+            " headers: {Authorization: …}"
+        },
+    )
     timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
     permanent: tuple[Annotated[Number, Field(ge=300, le=599)], ...] = Field(
@@ -292,7 +299,12 @@ class NatsSinkOptions(NatsConnection):
         str, AfterValidator(lambda subject: check_subject(subject, _SUBJECT_TOKENS, ("mesh.", "_INBOX", "$")))
     ] = Field(description="Subject; {type}, {source}, {subject}, {id} and {deployment_id} are filled in.")
     jetstream: bool = Field(
-        default=False, description="Publish to a stream and wait for its answer.", json_schema_extra={"inactive": True}
+        default=False,
+        description="Publish to a stream and wait for its answer.",
+        json_schema_extra={
+            "inactive": "nobody would wait for a stream; remove it: a stream on the server that covers the"
+            " subject stores what is published"
+        },
     )
 
     def check(self, context: Context) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     JsonValue,
@@ -28,7 +27,6 @@ from .dsn import Dsn
 from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got, quoted
 from .fields import Context, DsnField, Model, Name, Number, SinkName, check_subject, context_of
-from .plugin import Plugin
 from .plugins import SINKS, NatsConnection, NatsOptions, SinkField, StrategyField
 from .rate import RateField
 from .schedules import ScheduleEntry
@@ -48,7 +46,13 @@ __all__ = [
 ]
 
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_INACTIVE: dict[str, JsonValue] = {"inactive": True}  # checked, but not acted on by this version
+# What this version does not act on, and what to do instead; a file that sets it is refused.
+_NO_SCHEDULES: dict[str, JsonValue] = {
+    "inactive": "nothing would be published; remove it, and let cron call runner publish"
+}
+_NO_API: dict[str, JsonValue] = {
+    "inactive": "nothing would listen; remove it, and use runner events, deliveries, subscriptions and instances"
+}
 
 
 def _deployment_id(value: str) -> str:
@@ -69,6 +73,16 @@ def _pattern(value: str) -> str:
     if not re.fullmatch(r"[^\x00-\x20\x7f]{1,2048}", value):
         raise ValueError(f"expected text without spaces, in which '*' stands for anything, got {got(value)}")
     return value
+
+
+def _type_pattern(value: str) -> str:
+    if re.search(r"(?:^|\.)[>#]\Z", value):
+        everything = f"{value[:-1]}*"
+        raise ValueError(
+            f"{quoted(value[-1])} stands for itself here; for everything that starts so write {quoted(everything)}, or"
+            f" filter: {{exact: {{type: {quoted(value)}}}}} for a type of that name"
+        )
+    return _pattern(value)
 
 
 def _one_or_list(value: object) -> object:
@@ -176,9 +190,9 @@ class SubscriptionEntry(Model):
     """Who wants which events, in which sink."""
 
     name: Name = Field(description="Unique name; the history of deliveries hangs on it.")
-    types: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(_one_or_list)] | None = (
-        Field(default=None, min_length=1, description="Event types; `*` stands for any characters. Left out: all.")
-    )
+    types: (
+        Annotated[tuple[Annotated[str, AfterValidator(_type_pattern)], ...], BeforeValidator(_one_or_list)] | None
+    ) = Field(default=None, min_length=1, description="Event types; `*` stands for any characters. Left out: all.")
     source: Annotated[str, AfterValidator(_pattern)] | None = Field(
         default=None, description="Event source; `*` stands for any characters. Left out: all."
     )
@@ -341,7 +355,7 @@ class Config(Model):
         default=(), description="Who wants which events, in which sink."
     )
     schedules: tuple[ScheduleEntry, ...] = Field(
-        default=(), description="Events at regular times.", json_schema_extra=_INACTIVE
+        default=(), description="Events at regular times.", json_schema_extra=_NO_SCHEDULES
     )
     worker: Worker = Field(default=Worker(), description="How much one process takes on.")
     retry: Retry = Field(default=Retry(), description="Defaults for every subscription.")
@@ -351,7 +365,7 @@ class Config(Model):
     retention: Retention = Field(
         default=Retention(), description="How long events are kept once every delivery of theirs has ended."
     )
-    api: Api = Field(default=Api(), description="The HTTP interface.", json_schema_extra=_INACTIVE)
+    api: Api = Field(default=Api(), description="The HTTP interface.", json_schema_extra=_NO_API)
     log: Log = Field(default=Log(), description="What is logged, on stderr.")
 
     _file: str = PrivateAttr("")
@@ -393,11 +407,6 @@ class Config(Model):
             return options
         return next(plugin.options for plugin in self.strategies if isinstance(plugin.options, NatsOptions))
 
-    def inactive(self) -> list[str]:
-        """Return a line for every key in the file that is checked, but that this version does not act on yet."""
-        message = "checked, but this version does not act on it yet"
-        return [self.locate(path, message) for path in _inactive(self, ())]
-
 
 def default_strategies(context: Context) -> list[str]:
     """Return the stack that follows the DSN, in the form the file would have it."""
@@ -408,22 +417,3 @@ def default_strategies(context: Context) -> list[str]:
             return ["polling", "postgres"]
         case _:
             return ["polling"]
-
-
-def _inactive(value: object, path: KeyPath) -> Iterator[KeyPath]:
-    match value:
-        case BaseModel():
-            for name, info in type(value).model_fields.items():
-                inside, content = (*path, info.alias or name), getattr(value, name)
-                if info.json_schema_extra != _INACTIVE:
-                    yield from _inactive(content, inside)
-                elif name in value.model_fields_set and content not in (None, False, ()):
-                    yield inside
-        case Plugin():
-            yield from _inactive(value.options, (*path, value.kind))
-        case tuple():
-            for index, item in enumerate(value):
-                yield from _inactive(item, (*path, index))
-        case Mapping():
-            for key, item in value.items():
-                yield from _inactive(item, (*path, key))

@@ -121,7 +121,11 @@ class _Walk:
             self._fault(f"nested deeper than {MAX_DEPTH}", path[:3], event)
             raise _TooDeep
         if isinstance(event, yaml.AliasEvent):
-            self._broken("aliases (*name) are not supported; write the value out", path, event)
+            self._broken(
+                "aliases (*name) are not supported; write the value out, or quote a text that starts with '*'",
+                path,
+                event,
+            )
             return None
         if event.anchor is not None:
             self._fault("anchors (&name) are not supported; write the value out where it is needed", path, event)
@@ -241,4 +245,6 @@ def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
         hint = '; quote "${…}" inside [ ] and { }'
     elif "\t" in line:
         hint = "; indent with spaces, not tabs"
+    elif first := re.search(r"[*&!@`%|>]", line[max(0, mark.column - 2) : mark.column + 1]):
+        hint = f"; a text that starts with {first[0]!r} has to be quoted"
     return Fault(f"not YAML: {problem}{hint}", (), (mark.line + 1, mark.column + 1))

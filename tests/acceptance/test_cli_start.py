@@ -154,14 +154,14 @@ def test_a_signal_while_it_waits_for_the_database_ends_it_gracefully(tmp_path: P
 
 def test_a_json_log_is_json_and_nothing_else(deployment: Deployment) -> None:
     text = deployment.path.read_text().replace("format: console", "format: json")
-    deployment.path.write_text(text + "api: {tokens: [secret]}\n")
+    deployment.path.write_text(text.replace("sinks:\n", "sinks:\n  idle: stdout\n"))
     with deployment.process("start") as runner:
         runner.wait_for_line('"publish one"')
         assert runner.stop() == 0
         events = [json.loads(line) for line in runner.stderr]
-    assert [each["event"] for each in events[:2]] == ["built", "key without effect"]
+    assert [each["event"] for each in events[:2]] == ["built", "odd configuration"]
     assert "bus shop" in events[0]["plan"]
-    assert "api: " in events[1]["detail"]
+    assert "sinks.idle: no subscription uses this sink" in events[1]["detail"]
     deployment.path.write_text(text.replace(deployment.dsn, "postgresql://me@127.0.0.1:1/none"))
     _, complaint = deployment.cli("start", code=69)
     assert json.loads(complaint.splitlines()[-1])["event"] == "failed"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import load_config
+from runner.config import advice, load_config
 from tests.support.process import run_cli, run_python
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -36,7 +36,7 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "bus.yaml"
     path.write_text(block("yaml"))
     config = load_config(path)
-    assert config.inactive() == []
+    assert advice(config) == []
     assert [plugin.kind for plugin in config.strategies] == ["polling", "nats"]
 
 

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from runner.breaker import BreakerPolicy
-from runner.config import Config, Secret, dump, json_schema, load_config
+from runner.config import Config, Secret, advice, dump, json_schema, load_config
 from runner.config.dsn import Dsn
 from runner.config.plugin import Plugin
 from runner.config.plugins import (
@@ -21,6 +23,8 @@ from runner.config.plugins import (
     SqliteOptions,
     WebhookOptions,
 )
+from runner.config.schedules import ScheduleEntry
+from runner.config.schema import Api
 from runner.errors import ConfigError
 from runner.retry import RetryPolicy
 from runner.subscription import Subscription
@@ -48,7 +52,7 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
     assert (config.storage.schema_name, config.storage.pool, config.storage.migrate) == (None, 5, True)
     assert config.worker.lease == timedelta(seconds=30)
     assert config.to_subscriptions() == ()
-    assert config.inactive() == []
+    assert advice(config) == []
 
 
 def test_without_strategies_the_stack_follows_the_dsn(load: Load) -> None:
@@ -237,9 +241,8 @@ deployment_id: d
 storage: {dsn: 'postgresql://me:hunter2@h/b'}
 strategies: [{nats: 'nats://me:hunter2@h'}, {postgres: 'postgresql://me:hunter2@direct/b'}]
 sinks:
-  a: {webhook: {url: 'https://h/path?key=hunter2', secret: '${X}', headers: {Authorization: Bearer hunter2}}}
+  a: {webhook: {url: 'https://h/path?key=hunter2', headers: {Authorization: Bearer hunter2, X-Key: '${X}'}}}
   b: {nats: {subject: s, servers: 'nats://hunter2@h'}}
-api: {tokens: [hunter2]}
 """
 
 
@@ -251,11 +254,10 @@ def test_no_secret_is_shown(load: Load) -> None:
     assert shown["storage"]["dsn"] == "postgresql://me:***@h:5432/b"
     assert shown["strategies"][0]["nats"]["password"] == "***"
     assert shown["sinks"]["a"]["webhook"]["url"] == "https://h/path?***"
-    assert shown["sinks"]["a"]["webhook"]["headers"] == {"Authorization": "***"}
+    assert shown["sinks"]["a"]["webhook"]["headers"] == {"Authorization": "***", "X-Key": "***"}
     webhook = config.sinks["a"].options
     assert isinstance(webhook, WebhookOptions)
-    assert webhook.secret == Secret("hunter2")
-    assert webhook.headers == {"Authorization": Secret("Bearer hunter2")}
+    assert webhook.headers == {"Authorization": Secret("Bearer hunter2"), "X-Key": Secret("hunter2")}
 
 
 def test_what_is_shown_loads_again(load: Load) -> None:
@@ -295,27 +297,80 @@ def _references(node: object) -> list[str]:
     return []
 
 
-def test_keys_without_effect_are_named_with_their_place(load: Load, tmp_path: Path) -> None:
-    text = (
-        MINIMAL
-        + """\
-strategies: [{nats: 'nats://h'}]
+def test_keys_without_effect_that_promise_nothing_are_taken(load: Load) -> None:
+    sinks = "{s: {nats: {subject: a, jetstream: false}}, u: {webhook: {url: 'https://h', secret: null}}}"
+    config = load(MINIMAL + f"strategies: [{{nats: 'nats://h'}}]\nsinks: {sinks}\nschedules: []\napi: null\n")
+    assert "api" not in dump(config)
+    assert config.sinks["s"].kind == "nats"
+
+
+def test_every_key_without_effect_is_told_of_in_one_run(load: Load) -> None:
+    text = """\
 sinks:
-  s: {nats: {subject: a, jetstream: true}}
-  t: {nats: {subject: a, jetstream: false}}
-  u: {webhook: {url: 'https://h', secret: x}}
-subscriptions:
-  - {name: a, sink: s, rate: 20/s, order_by: null}
-  - {name: b, sink: s, order_by: subject}
+  s: {nats: {subject: a, jetstream: true, servers: 'nats://h'}}
+  u: {webhook: {url: 'https://h', secret: x, tmeout: 1s}}
 api: {listen: "127.0.0.1:80"}
 """
+    with pytest.raises(ConfigError) as caught:
+        load(MINIMAL + text)
+    keys = [line.split(": ")[1] for line in caught.value.faults]
+    assert keys == ["sinks.s.nats.jetstream", "sinks.u.webhook.secret", "sinks.u.webhook.tmeout", "api"]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (
+            ScheduleEntry,
+            {"name": "n", "cron": "0 2 * *", "event": {"type": "t"}},
+            "got '0 2 . .': wrong number of fields",
+        ),
+        (
+            ScheduleEntry,
+            {"name": "n", "cron": "0 2 * * *", "timezone": "Europe/Pariss", "event": {"type": "t"}},
+            "expected an IANA time zone such as Europe/Paris, got 'Europe/Pariss'; did you mean 'Europe/Paris'",
+        ),
+        (Api, {"listen": "0.0.0.0:80"}, "tokens: expected at least one, because listen is not a loopback address"),
+        (Api, {"listen": "80"}, "expected address:port, such as 127.0.0.1:8080 or .::1.:8080, got '80'"),
+    ],
+)
+def test_parts_that_come_later_are_checked_already(model: type[BaseModel], data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        model.model_validate(data)
+
+
+class TestAdvice:
+    def test_a_sink_nobody_uses(self, load: Load, tmp_path: Path) -> None:
+        config = load(
+            MINIMAL + "sinks:\n  used: stdout\n  dead: stdout\n  idle: stdout\n"
+            "subscriptions: [{name: a, sink: used, dead_letter: dead}]\n"
+        )
+        cure = "no subscription uses this sink; name it in one, or remove it"
+        assert advice(config) == [f"{tmp_path}/f.yaml:6:3: sinks.idle: {cure}"]
+
+    @pytest.mark.parametrize(
+        ("storage", "strategies", "cure"),
+        [
+            ("dsn: 'sqlite:///x.db'", "[polling: 30s]", "add - sqlite: 25ms"),
+            ("dsn: 'sqlite:///x.db'", "[polling, polling: 5s]", "add - sqlite: 25ms"),
+            ("dsn: 'postgresql:///b'", "[polling]", "add - postgres"),
+            ("{dsn: 'postgresql:///b', pgbouncer: yes}", "null", "with a DSN past pgbouncer, or - nats"),
+            ("dsn: 'sqlite:///x.db'", "[polling, nats: 'nats://127.0.0.1']", None),
+            ("dsn: 'sqlite:///x.db'", "[sqlite]", None),
+            ("dsn: 'sqlite:///x.db'", "null", None),
+            ("dsn: 'postgresql:///b'", "[polling, postgres]", None),
+            ("dsn: 'sqlite:///x.db'", "[polling, json:JSONDecoder]", None),
+        ],
     )
-    note = "checked, but this version does not act on it yet"
-    assert load(text).inactive() == [
-        f"{tmp_path}/f.yaml:5:26: sinks.s.nats.jetstream: {note}",
-        f"{tmp_path}/f.yaml:7:35: sinks.u.webhook.secret: {note}",
-        f"{tmp_path}/f.yaml:11:1: api: {note}",
-    ]
+    def test_strategies_that_hear_nothing(self, load: Load, storage: str, strategies: str, cure: str | None) -> None:
+        storage = storage if storage.startswith("{") else f"{{{storage}}}"
+        found = advice(load(f"deployment_id: d\nstorage: {storage}\nstrategies: {strategies}\n"))
+        if cure is None:
+            assert found == []
+        else:
+            [line] = found
+            assert "strategies: these only poll" in line
+            assert cure in line
 
 
 def test_loading_imports_no_driver() -> None:

@@ -50,12 +50,40 @@ def test_a_duplicate_key_moves_nothing() -> None:
     assert source.positions[("a", "c")] == (1, 11)
 
 
+ALPHANUMERIC = "did not find expected alphabetic or numeric character"
+NO_TOKEN = "found character that cannot start any token"
+UNQUOTED = [
+    ("types: [*]", "1:10", ALPHANUMERIC, "*"),
+    ("types: *", "1:9", ALPHANUMERIC, "*"),
+    ("types:\n  - *", "2:6", ALPHANUMERIC, "*"),
+    ("types: [order.*, *]", "1:19", ALPHANUMERIC, "*"),
+    ("types: [*.created]", "1:10", ALPHANUMERIC, "*"),
+    ("a: [&]", "1:6", ALPHANUMERIC, "&"),
+    ("a: @x", "1:4", NO_TOKEN, "@"),
+    ("a: [`x`]", "1:5", NO_TOKEN, "`"),
+    ("a: %x", "1:4", NO_TOKEN, "%"),
+    ("a: > x", "1:6", "did not find expected comment or line break", ">"),
+    ("a: [!x]", "1:7", "did not find expected whitespace or line break", "!"),
+]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("a: 1\nb: 2\na: 3", "f:3:1: a: duplicate key; it is given in line 1 already"),
         ("a: &x 1", "f:1:4: a: anchors (&name) are not supported; write the value out where it is needed"),
-        ("a: *x", "f:1:4: a: aliases (*name) are not supported; write the value out"),
+        (
+            "a: *x",
+            "f:1:4: a: aliases (*name) are not supported; write the value out, or quote a text that starts with '*'",
+        ),
+        (
+            "a: [*created]",
+            "f:1:5: a[0]: aliases (*name) are not supported; write the value out, or quote a text that starts with '*'",
+        ),
+        *(
+            (text, f"f:{place}: not YAML: {problem}; a text that starts with {first!r} has to be quoted")
+            for text, place, problem, first in UNQUOTED
+        ),
         ("a: {<<: {b: 1}}", "f:1:5: a: merge keys (<<) are not supported; write the values out"),
         ("a: !!python/name:os.system x", "f:1:4: a: tag 'tag:yaml.org,2002:python/name:os.system' is not supported"),
         ("a: !!python/tuple [1]", "f:1:4: a: tag 'tag:yaml.org,2002:python/tuple' is not supported"),
