@@ -14,13 +14,13 @@ import itertools
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 import structlog
 from nats import errors
 
-from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription, honest_cancellation
+from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
 from .broker_options import BrokerOptions, Server
 from .errors import StrategyError
 from .retry import RetryPolicy
@@ -121,28 +121,39 @@ class Broker:
         Hand a message to the server.
 
         Args:
-            confirm: return only when the server has it. A connection is never resumed, so the answer to a
-                ping proves that everything before it arrived.
+            confirm: return only when the server has it and has not refused it. A connection is never resumed, so the
+                answer to a ping tells of everything before it.
 
         Raises:
             MessageRefused: it can never be sent.
-            BrokerError: not connected, or the connection was lost meanwhile.
+            BrokerError: not connected, the connection was lost meanwhile, or the server refused it, for want of a
+                permission for instance, which may be given.
         """
+        with self._carrier() as link:
+            _check_message(subject, payload, headers, link.client.max_payload)
+            if confirm:
+                await link.client.prove(subject, payload, headers, timeout=2 * ANSWER_TIMEOUT)
+            else:
+                await link.client.send(subject, payload, headers)
+        self.counts.published += 1
+
+    async def try_publish(self, subject: str) -> None:
+        """Raise `BrokerError` unless we may publish to `subject` now. Nobody gets a message."""
+        with self._carrier() as link:
+            await link.client.try_publish(subject, timeout=2 * ANSWER_TIMEOUT)
+
+    @contextlib.contextmanager
+    def _carrier(self) -> Iterator[Link]:
+        """Lend the connection for a message, and turn what nats-py raises into our own errors."""
         link = self._link
         if link is None or not link.alive:
             raise BrokerError(f"not connected to NATS: {self.last_error}")
-        _check_message(subject, payload, headers, link.client.max_payload)
         try:
-            with honest_cancellation():
-                await link.client.publish(subject, payload, headers=dict(headers) if headers else None)
-            if confirm:
-                with honest_cancellation():
-                    await link.client.rtt(2 * ANSWER_TIMEOUT)
+            yield link
         except (errors.BadHeaderError, errors.BadSubjectError) as error:
             raise MessageRefused(f"NATS does not take this message: {type(error).__name__}") from error
         except LOST as error:
             raise BrokerError(f"{link.server.address}: {_reason(error)}") from error
-        self.counts.published += 1
 
     def _check(self) -> None:
         """Let the supervisor look at the connection, and at the subscriptions, now."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nats import errors
-from nats.aio.client import PING_PROTO, Client, RawCredentials
+from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Interest
-from nats.aio.transport import TcpTransport
 
+from .broker_client import GuardedClient, honest_cancellation
 from .broker_options import BrokerOptions, Material, Server
 
-__all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "GuardedClient", "Link", "Subscription", "honest_cancellation"]
+__all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "Link", "Subscription"]
 
 CONNECT_TIMEOUT = 2  # seconds for each step: the connection, the greeting, the answer to our credentials
 ANSWER_TIMEOUT = 1  # seconds to answer a ping
@@ -184,53 +184,6 @@ class Link:
     async def _on_lame_duck(self) -> None:
         self.leaving = True
         self.attention.set()
-
-
-class GuardedClient(Client):
-    """nats-py's client, which says nothing before the encryption asked for is there."""
-
-    @property
-    def started(self) -> bool:
-        """Whether `connect()` got far enough for `close()` to work."""
-        return self._flush_queue is not None
-
-    def abort(self) -> None:
-        """Drop the socket at once, with whatever is unsent."""
-        transport = self._transport
-        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
-            transport._io_writer.transport.abort()
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # nats-py writes a PING past the messages that still wait, so that its PONG would prove nothing about
-        # them; and a PONG for a future that was given up would end its read loop.
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if future is not None:
-            pong.add_done_callback(lambda _: None if future.done() else future.set_result(True))
-        self._pongs.append(pong)
-        await self._send_command(PING_PROTO)
-        await self._flush_pending()
-
-    def _connect_command(self) -> bytes:
-        # nats-py encrypts only if the greeting says so, which anybody on the way can change.
-        if "tls" in self.options and not self._encrypted():
-            raise errors.Error("the server offers no TLS, which is required here; no credentials were sent")
-        return super()._connect_command()
-
-    def _encrypted(self) -> bool:
-        transport = self._transport
-        if not isinstance(transport, TcpTransport) or transport._io_writer is None:
-            return False
-        return transport._io_writer.get_extra_info("cipher") is not None
-
-
-@contextlib.contextmanager
-def honest_cancellation() -> Iterator[None]:
-    """Raise the cancellation that nats-py swallows while it waits for room in its buffers."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 def _receiver(subscription: Subscription) -> Callable[[Msg], Awaitable[None]]:

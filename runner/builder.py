@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .strategies.postgres import Connect
 
-__all__ = ["build", "load", "open_bus", "open_storage", "retention_of"]
+__all__ = ["build", "load", "nats_subjects", "open_bus", "open_storage", "retention_of"]
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
@@ -147,6 +147,24 @@ def _collected(errors: list[ConfigError]) -> Iterator[None]:
         yield
     except ConfigError as error:
         errors.append(error)
+
+
+def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
+    """Return the subjects that are published to on each connection; those of a sink with examples in the places."""
+    from .sinks.nats import examples
+
+    subjects: dict[BrokerOptions, list[str]] = {}
+    for plugin in config.strategies:
+        if isinstance(plugin.options, NatsConnection):
+            subjects.setdefault(BrokerOptions.of(plugin.options), []).append(config.signal_subject)
+    subscriptions = config.to_subscriptions()
+    for name, plugin in config.sinks.items():
+        if isinstance(plugin.options, NatsSinkOptions):
+            options = BrokerOptions.of(config.nats_connection(plugin.options))
+            types = [type for each in subscriptions if name in (each.sink, each.dead_letter) for type in each.types]
+            made = examples(plugin.options.subject, config.deployment_id, types or ["*"])
+            subjects.setdefault(options, []).extend(made)
+    return {options: list(dict.fromkeys(made)) for options, made in subjects.items()}
 
 
 class _Brokers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,9 @@ _LOOKS, _PAUSE = 200, 0.025  # seconds between two looks whether NATS is connect
 
 @click.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also connect to the database and to NATS.")
+@click.option(
+    "--online", is_flag=True, help="Also connect to the database and to NATS, and try the right to publish there."
+)
 def check(path: Path, online: bool) -> None:
     """Print what the configuration would build, or every fault of it.
 
@@ -70,17 +72,19 @@ def _plan(config: Config) -> Iterator[str]:
 
 async def _connect(config: Config) -> None:
     """Print how every server was found; raise afterwards what keeps a runner from starting."""
+    from ..builder import nats_subjects
+
     failure: RunnerError | None = None
     try:
         click.echo(f"tables         {await _tables(config)}")
     except RunnerError as error:
         click.echo("tables         not usable, see below")
         failure = error
-    unreachable = [options for options in _brokers(config) if not await _reachable(options)]
+    complaints = [complaint for found in nats_subjects(config).items() async for complaint in _nats(*found)]
     if failure is not None:
         raise failure
-    if unreachable:
-        raise click.ClickException("not every NATS server could be reached")
+    if complaints:
+        raise click.ClickException(complaints[0])
 
 
 async def _tables(config: Config) -> str:
@@ -94,18 +98,10 @@ async def _tables(config: Config) -> str:
     return f"{tables}, {pending}, owner: {owner or 'nobody yet'}"
 
 
-def _brokers(config: Config) -> list[BrokerOptions]:
-    """Return every connection to NATS the configuration asks for, each once."""
-    from ..broker_options import BrokerOptions
-    from ..config.plugins import NatsConnection
-
-    plugins = (*config.strategies, *config.sinks.values())
-    asked = [plugin.options for plugin in plugins if isinstance(plugin.options, NatsConnection)]
-    return list(dict.fromkeys(BrokerOptions.of(config.nats_connection(options)) for options in asked))
-
-
-async def _reachable(options: BrokerOptions) -> bool:
+async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> AsyncIterator[str]:
+    """Print how a connection was found, and whether it may publish to the subjects; yield what is wrong in general."""
     from ..broker import Broker
+    from ..errors import StrategyError
 
     broker = Broker(options, name="runner check")
     await broker.start()
@@ -114,8 +110,16 @@ async def _reachable(options: BrokerOptions) -> bool:
             if broker.connected:
                 break
             await asyncio.sleep(_PAUSE)
-        connected = broker.connected
-        click.echo(f"nats           {f'connected to {broker.server}' if connected else readable(broker.last_error)}")
-        return connected
+        else:
+            click.echo(f"nats           {readable(broker.last_error)}")
+            yield "not every NATS server could be reached"
+            return
+        click.echo(f"nats           connected to {broker.server}")
+        for subject in subjects:
+            try:
+                await broker.try_publish(subject)
+            except StrategyError as error:
+                click.echo(f"nats           {readable(str(error))}")
+                yield "NATS would refuse what is to be sent there; see above"
     finally:
         await broker.stop()

@@ -1,14 +1,15 @@
 """
 The sink that publishes on NATS: CloudEvents in binary mode, on core NATS.
 
-Core NATS delivers at most once: accepted means that the server had the message, not that anybody
-listened. Who must not miss an event reads it from a JetStream stream on the same subjects.
+Core NATS delivers at most once: accepted means that the server had the message and did not refuse it, not
+that anybody listened. Who must not miss an event reads it from a JetStream stream on the same subjects.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import re
+from collections.abc import Iterable
 
 from ..broker import Broker, BrokerError, MessageRefused
 from ..cloudevents import to_nats
@@ -16,13 +17,14 @@ from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 from ..event import Event
 
-__all__ = ["NatsSink", "Subject"]
+__all__ = ["NatsSink", "Subject", "examples"]
 
 _PLACES = ("deployment_id", "id", "source", "subject", "type")
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _WELL_FORMED = re.compile(r"[^\s.*>{}\x00-\x1f\x7f]+(?:\.[^\s.*>{}\x00-\x1f\x7f]+)*\Z")
 _RESERVED = ("$", "_INBOX", "mesh.")
 _LONGEST = 2048  # characters; a server closes the connection, which all share, over a line beyond 4,096 bytes
+_MADE_UP = "runner-check"
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 
 
@@ -53,13 +55,6 @@ class NatsSink:
             subject = self._subject.of(delivery.event)
         except EventError as error:
             return Rejected(f"the event cannot be sent over NATS: {error}")
-        # Shielded: nats-py ends the connection, which all share, when a ping somebody waited for is abandoned.
-        return await asyncio.shield(self._publish(subject, payload, headers))
-
-    async def stop(self) -> None:
-        """Do nothing: the connection is not ours."""
-
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> Outcome:
         try:
             await self._broker.publish(subject, payload, headers, confirm=True)
         except MessageRefused as error:
@@ -67,6 +62,9 @@ class NatsSink:
         except BrokerError as error:
             return Failed(str(error))
         return ACCEPTED
+
+    async def stop(self) -> None:
+        """Do nothing: the connection is not ours."""
 
 
 class Subject:
@@ -110,6 +108,17 @@ class Subject:
                 return ".".join(_token(part) for part in event.type.split("."))
             case _:
                 return _token(getattr(event, place) or "")
+
+
+def examples(template: str, deployment_id: str, types: Iterable[str]) -> list[str]:
+    """Return the subjects that events of these types would go to; a `*`, and what only an event says, is made up."""
+    subject = Subject(template, deployment_id)
+    made = []
+    for pattern in types:
+        type = pattern.replace("*", _MADE_UP)
+        with contextlib.suppress(EventError):  # no event of this type is ever sent
+            made.append(subject.of(Event(type=type, source=_MADE_UP, id=_MADE_UP, subject=_MADE_UP)))
+    return list(dict.fromkeys(made))
 
 
 def _token(text: str) -> str:

@@ -46,6 +46,7 @@ class Nats:
         self._own: bytes | None = None
         self._proven = False
         self._silent = False
+        self._refusal = ""
         self._heard_at = float("-inf")
         self._heard = asyncio.Event()
         self._ready = asyncio.Event()
@@ -75,6 +76,8 @@ class Nats:
             return f"not connected: {self._broker.last_error}"
         if not self._proven:
             return f"connected to {self._broker.server}, but deaf: a probe on {self._subject} did not come back"
+        if self._refusal:
+            return f"connected to {self._broker.server}, but mute: {self._refusal}"
         return f"connected to {self._broker.server}"
 
     async def start(self, wake: Wake) -> None:
@@ -123,7 +126,24 @@ class Nats:
             self._ready.clear()
             await self._ready.wait()
         self._own = event_id.encode()
-        await self._broker.publish(self._subject, self._own, confirm=True)
+        await self._publish(self._own)
+
+    async def _publish(self, payload: bytes) -> None:
+        try:
+            await self._broker.publish(self._subject, payload, confirm=True)
+        except BrokerError as error:
+            if self._broker.connected:
+                self._refused(str(error))
+            raise
+        self._refused("")
+
+    def _refused(self, reason: str) -> None:
+        if bool(reason) != bool(self._refusal):
+            if reason:
+                log.warning("nats takes no signals", subject=self._subject, reason=reason)
+            else:
+                log.info("nats takes signals again", subject=self._subject)
+        self._refusal = reason
 
     async def _probe(self) -> None:
         silence = time.monotonic() - self._heard_at if self._proven else 0.0
@@ -146,7 +166,7 @@ class Nats:
         self._heard.clear()
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._broker.publish(self._subject, PROBE)
+                await self._publish(PROBE)
                 await self._heard.wait()
         except (BrokerError, TimeoutError):
             return False

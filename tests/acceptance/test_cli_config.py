@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.nats import NatsServer
 from tests.support.process import run_cli
 
 from .deployment import Deployment
@@ -121,6 +125,55 @@ def test_check_online_tells_of_every_server(tmp_path: Path) -> None:
     assert re.search(r"^tables +not usable", output, re.MULTILINE)
     assert re.search(r"^nats +127\.0\.0\.1:1: connection refused$", output, re.MULTILINE)
     assert "PostgreSQL cannot be reached: 127.0.0.1:1: connection refused" in complaint
+
+
+def test_check_online_tries_the_right_to_publish_and_sends_nothing(
+    tmp_path: Path, make_nats_server: Callable[..., NatsServer]
+) -> None:
+    server = make_nats_server(
+        "authorization { users: [ { user: me, password: pw, permissions:"
+        ' { publish: ["mesh.>", "bus.order.created", "dead.>"], subscribe: ">" } }, { user: all, password: pw } ] }'
+    )
+    deployment = Deployment(tmp_path, "sqlite:///shop.db")
+    deployment.path.write_text(f"""
+deployment_id: shop
+storage: {{dsn: "sqlite:///shop.db"}}
+strategies: [polling: 30s, nats: {{servers: ["{server.url}"], user: me, password: pw}}]
+sinks:
+  allowed: {{nats: "bus.{{type}}"}}
+  unheard: {{nats: "audit.{{type}}.{{id}}"}}
+  dead: {{nats: "dead.{{source}}"}}
+subscriptions:
+  - {{name: one, types: [order.created], sink: allowed, dead_letter: dead}}
+  - {{name: two, types: [order.created, "user.*"], sink: unheard}}
+""")
+    with heard(server, user="all", password="pw") as messages:
+        output, complaint = deployment.cli("check", "--online", code=1)
+    assert complaint == "Error: NATS would refuse what is to be sent there; see above\n"
+    told = [line.removeprefix("nats           ") for line in output.splitlines() if line.startswith("nats ")]
+    address = server.url.removeprefix("nats://")
+    assert told == [
+        f"connected to {address}",
+        f'{address}: no permission to publish to "audit.order.created.runner-check"',
+        f'{address}: no permission to publish to "audit.user.runner-check.runner-check"',
+    ]
+    assert messages == []
+
+
+@contextlib.contextmanager
+def heard(server: NatsServer, **login: str) -> Iterator[list[bytes]]:
+    """Listen to everything that goes over a server, and say what that was at the end."""
+    messages: list[bytes] = []
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        said = json.dumps({"verbose": False, "user": login["user"], "pass": login["password"]})
+        connection.sendall(f"CONNECT {said}\r\nSUB > 1\r\nPING\r\n".encode())
+        lines = connection.makefile("rb")
+        while not lines.readline().startswith(b"PONG"):
+            pass
+        yield messages
+        connection.sendall(b"PING\r\n")
+        while not (line := lines.readline()).startswith(b"PONG"):
+            messages.append(line)
 
 
 def test_config_show_hides_secrets(tmp_path: Path) -> None:

@@ -175,6 +175,16 @@ def never_deaf() -> None:
     _replace(Nats, "_echo", echo)
 
 
+def take_a_pong_for_a_yes() -> None:
+    """Take it that NATS has what came before a PONG, whatever it complained about."""
+    from runner.broker_client import GuardedClient
+
+    async def unheard(self: GuardedClient, complaint: str) -> None:
+        return None
+
+    _replace(GuardedClient, "_process_err", unheard)
+
+
 def claim_at_every_signal() -> None:
     """Go to the store for every signal, whether or not the last ones brought anything."""
     from runner import worker
@@ -323,6 +333,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         never_deaf,
         never_renew,
         no_polling,
+        take_a_pong_for_a_yes,
         trust_own_clock,
         trust_the_connection,
         unfenced,

@@ -28,6 +28,7 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "trust-own-clock": ("FI-36", hosts.wrong_clocks),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),
     "never-deaf": ("FI-16", nats.permission_taken_away),
+    "take-a-pong-for-a-yes": ("FI-64", nats.permission_to_send_taken_away),
     "claim-at-every-signal": ("FI-17", nats.flooded),
     "ignore-lame-ducks": ("FI-18", nats.about_to_leave),
 }

@@ -15,8 +15,10 @@ from statistics import median
 from typing import Any
 
 import asyncpg
+import nats
 import psutil
 import pytest
+from nats.aio.msg import Msg
 
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
@@ -225,6 +227,47 @@ async def permission_taken_away(trial: Trial) -> None:
     await trial.verify(recovery=DEAF + 1.5)
 
 
+async def permission_to_send_taken_away(trial: Trial) -> None:
+    """What the server refused is not delivered, whatever else goes over the connection; it is tried again."""
+    server = trial.nats_server(_authorization(CANARY))
+    login = server.url.replace("nats://", f"nats://me:{CANARY}@")
+    sent = Subscriber(
+        "sent", sink="{nats: 'orders.{type}'}", options="concurrency: 32, timeout: 5s, breaker: off", watched=False
+    )
+    await trial.start(_NOTE, sent, **signals(login, deaf=DEAF))
+    await connected(trial, BACK)
+    heard: set[str] = set()
+    client = await nats.connect(login)
+
+    async def hear(message: Msg) -> None:
+        heard.add((message.headers or {})["ce-id"])
+
+    await client.subscribe("orders.>", cb=hear)
+    await client.flush()
+    await client.flush()  # nats-py sends the ping of a flush past the commands that wait
+    publisher = trial.publish(3000, rate=200.0)
+    for _ in range(2):
+        await trial.reach(trial.answered() + trial.random.randint(50, 200))
+        server.reload(_authorization(CANARY, deny='"orders.>"'))
+        trial.note("the permission to send taken away")
+        await asyncio.sleep(0.5 + trial.random.random())  # the fault itself
+        server.reload(_authorization(CANARY))
+        trial.fault()
+        trial.note("the permission given back")
+    await trial.reach(trial.answered() + 100)
+    publisher.signal(signal.SIGTERM)
+    await trial.drain()
+    await client.drain()
+    tables = await trial.deployment.tables()
+    rows = {id: row for (id, name), row in tables.deliveries.items() if name == "sent"}
+    trial.bite("deliveries refused", sum(row.attempts > 1 for row in rows.values()))
+    false = sorted(id for id, row in rows.items() if row.state == "delivered" and id not in heard)
+    trial.require(not false, f"{len(false)} recorded as delivered that nobody got, {false[:1]} for instance")
+    lost = sorted(id for id in tables.recorded if id not in heard)
+    trial.require(not lost, f"{len(lost)} lost, {lost[:1]} for instance")
+    await trial.verify(recovery=BACK)
+
+
 async def flooded(trial: Trial, sabotage: str = "") -> None:
     """A hundred thousand junk signals a second, beside real ones."""
     server = trial.nats_server()
@@ -348,8 +391,8 @@ def unsent(port: int) -> int:
     return sum(int(row[4].split(":")[0], 16) for row in rows if int(row[2].split(":")[1], 16) == port)
 
 
-def _authorization(password: str, subscribe: str = ">") -> str:
-    permissions = f'permissions: {{ publish: ">", subscribe: "{subscribe}" }}'
+def _authorization(password: str, subscribe: str = ">", deny: str = "") -> str:
+    permissions = f'permissions: {{ publish: {{ allow: ">", deny: [{deny}] }}, subscribe: "{subscribe}" }}'
     return f"authorization {{ users: [ {{ user: me, password: {password}, {permissions} }} ] }}"
 
 
@@ -411,6 +454,11 @@ async def test_fi_15_credentials(trial: Trial) -> None:
 @pytest.mark.chaos("FI-16", "permission to listen taken away, and given back")
 async def test_fi_16(trial: Trial) -> None:
     await permission_taken_away(trial)
+
+
+@pytest.mark.chaos("FI-64", "permission to send to a sink's subjects taken away, and given back")
+async def test_fi_64(trial: Trial) -> None:
+    await permission_to_send_taken_away(trial)
 
 
 @pytest.mark.chaos("FI-17", "2,000 and 100,000 junk signals a second")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
+import itertools
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -418,8 +420,9 @@ class TestWebhook(HangingSinkContract, BatchSinkContract):
 class Subscriber:
     """A real nats-server, and a client that hears what arrives there."""
 
-    def __init__(self, server: NatsServer, broker: Broker) -> None:
+    def __init__(self, server: NatsServer, broker: Broker, login: Mapping[str, str] | None = None) -> None:
         self.events: list[Event] = []
+        self._login = login or {}
         self.sink: Sink = NatsSink(broker, "{deployment_id}.{type}.{id}", deployment_id="prod")
         self._server = server
         self._client: nats.aio.client.Client | None = None
@@ -437,7 +440,7 @@ class Subscriber:
     async def up(self) -> None:
         if not self._server.running:
             self._server.start()
-        self._client = await nats.connect(self._server.url, allow_reconnect=False)
+        self._client = await nats.connect(self._server.url, allow_reconnect=False, **self._login)
         await self._client.subscribe("prod.>", cb=self._hear)
         for _ in range(2):  # nats-py sends the ping of a flush past the commands that wait; the second comes after them
             await self._client.flush()
@@ -479,6 +482,93 @@ class TestNats(HangingSinkContract):
         room = largest - len("NATS/1.0\r\n\r\n") - sum(len(f"{name}: {value}\r\n") for name, value in headers.items())
         assert isinstance(await far.sink.deliver(delivery("1", data=b"x" * (room + 1))), Rejected)
         assert await far.sink.deliver(delivery("1", data=b"x" * (room - 16))) is ACCEPTED
+
+    async def test_what_the_server_forbids_fails_and_nothing_else_does(
+        self, make_nats_server: Callable[..., NatsServer]
+    ) -> None:
+        """NATS complains in passing, and goes on: a message it refused looks like any other to who does not listen."""
+        async with forbidding(make_nats_server(allowing("prod.order.>")), "me") as far:
+            await far.sink.start()
+            sent = [delivery(str(n), type="secret.plan" if n % 3 == 0 else "order.created") for n in range(300)]
+            outcomes = await asyncio.gather(*(attempt(far.sink, each) for each in sent))
+            for each, outcome in zip(sent, outcomes, strict=True):
+                if each.event.type == "order.created":
+                    assert outcome is ACCEPTED
+                else:
+                    assert isinstance(outcome, Failed)  # and not rejected: the permission may come
+                    assert f'no permission to publish to "prod.secret.plan.{each.event.id}"' in outcome.reason
+            accepted = {each.event.id for each, outcome in zip(sent, outcomes, strict=True) if outcome is ACCEPTED}
+            await eventually(lambda: {event.id for event in far.received()} == accepted)
+
+    async def test_a_permission_that_goes_and_comes_back_under_load(
+        self, make_nats_server: Callable[..., NatsServer]
+    ) -> None:
+        server = make_nats_server(allowing(">"))
+        outcomes: dict[str, Outcome] = {}
+        async with forbidding(server, "me") as far:
+            await far.sink.start()
+
+            async def load(lane: int) -> None:
+                for number in itertools.count():
+                    each = delivery(f"{lane}-{number}")
+                    outcomes[each.event.id] = await attempt(far.sink, each)
+                    if ended and outcomes[each.event.id] is ACCEPTED:
+                        return
+
+            def failed() -> int:
+                return sum(isinstance(outcome, Failed) for outcome in outcomes.values())
+
+            ended: list[bool] = []
+            lanes = [asyncio.create_task(load(lane)) for lane in range(8)]
+            await eventually(lambda: len(outcomes) > 200)
+            server.reload(allowing("nothing"))
+            await eventually(lambda: failed() > 100)
+            server.reload(allowing(">"))
+            ended.append(True)
+            await asyncio.wait_for(asyncio.gather(*lanes), 20)
+            accepted = {id for id, outcome in outcomes.items() if outcome is ACCEPTED}
+            await eventually(lambda: {event.id for event in far.received()} >= accepted)
+            # What it complained about has reached nobody.
+            assert {event.id for event in far.received()} - accepted <= {
+                id
+                for id, outcome in outcomes.items()
+                if isinstance(outcome, Failed) and "no permission" not in outcome.reason
+            }
+
+    async def test_a_user_who_is_thrown_out_with_messages_on_their_way(
+        self, make_nats_server: Callable[..., NatsServer]
+    ) -> None:
+        server = make_nats_server(allowing(">"))
+        async with forbidding(server, "me") as far:
+            await far.sink.start()
+            server.reload(allowing(">", me="somebody"))
+            outcomes = [await attempt(far.sink, delivery(str(number))) for number in range(50)]
+            assert isinstance(outcomes[-1], Failed)
+            accepted = {str(number) for number, outcome in enumerate(outcomes) if outcome is ACCEPTED}
+            await eventually(lambda: accepted <= {event.id for event in far.received()})
+
+
+def allowing(subject: str, *, me: str = "me") -> str:
+    """Return the configuration of a server with a user who may publish to `subject` alone, and one who may all."""
+    return f"""authorization {{ users: [
+        {{ user: {me}, password: pw, permissions: {{ publish: "{subject}", subscribe: ">" }} }}
+        {{ user: listener, password: pw }}
+    ] }}"""
+
+
+@contextlib.asynccontextmanager
+async def forbidding(server: NatsServer, user: str) -> AsyncIterator[Subscriber]:
+    """Lend a sink that publishes as `user`, with a far side that hears everything."""
+    broker = Broker(BrokerOptions(servers=(server.url,), user=user, password="pw"))
+    await broker.start()
+    subscriber = Subscriber(server, broker, login={"user": "listener", "password": "pw"})
+    await subscriber.up()
+    await eventually(lambda: broker.connected)
+    try:
+        yield subscriber
+    finally:
+        await subscriber.leave()
+        await broker.stop()
 
 
 # --- the example of the documentation --------------------------------------------------------------

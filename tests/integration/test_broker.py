@@ -412,3 +412,84 @@ async def test_a_confirmation_nobody_waits_for_any_more_does_no_harm(
         await proxy.set_mode("pass")  # the PONG comes now
         await exchange(broker)
         assert broker.counts.connects == 1
+
+
+# --- what the server takes, and what it refuses ----------------------------------------------------
+
+FORBIDDEN = """authorization { users: [
+    { user: me, password: pw, permissions: { publish: ["allowed.>"], subscribe: ">" } }
+    { user: listener, password: pw }
+] }"""
+
+
+async def test_a_refusal_concerns_its_own_subject(make_broker: MakeBroker, make_nats_server: MakeServer) -> None:
+    """Also one of a message that nobody waits for, between two of others."""
+    broker = make_broker(make_nats_server(FORBIDDEN).url, user="me", password="pw")
+    await connected(broker)
+    for _ in range(50):
+        results = await asyncio.gather(
+            broker.publish("allowed.one", confirm=True),
+            broker.publish("forbidden.unheard"),
+            broker.publish("Forbidden.Ä", confirm=True),
+            broker.publish('allowed."quoted\\', confirm=True),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in results] == [type(None), type(None), BrokerError, type(None)]
+        assert "no permission to publish to" in str(results[2])
+    assert broker.counts.connects == 1
+
+
+async def test_a_refusal_of_an_odd_spelling_is_nobodys_success(
+    make_broker: MakeBroker, make_nats_server: MakeServer
+) -> None:
+    broker = make_broker(make_nats_server(FORBIDDEN).url, user="me", password="pw")
+    await connected(broker)
+    for subject in ('forbidden."quoted"', "forbidden.\\", "forbidden.\u200b", "forbidden.\x7f", "forbidden.İ"):
+        with pytest.raises(BrokerError, match="no permission"):
+            await broker.publish(subject, confirm=True)
+
+
+async def test_the_right_to_publish_is_tried_without_a_message(
+    make_broker: MakeBroker, make_nats_server: MakeServer
+) -> None:
+    server = make_nats_server(FORBIDDEN)
+    broker = make_broker(server.url, user="me", password="pw")
+    listener = make_broker(server.url, user="listener", password="pw")
+    heard: list[bytes] = []
+    ready: list[int] = []
+    listener.subscribe(">", heard.append, lambda: ready.append(1))
+    await connected(broker)
+    await connected(listener)
+    await eventually(lambda: ready)
+    await broker.try_publish("allowed.order.created")
+    with pytest.raises(BrokerError, match='no permission to publish to "forbidden"'):
+        await broker.try_publish("forbidden")
+    await listener.try_publish("anything")
+    await broker.publish("allowed.last", b"last", confirm=True)
+    await eventually(lambda: heard)
+    assert heard == [b"last"]
+
+
+async def test_complaint_without_a_name_is_about_all_before_the_next_pong(make_broker: MakeBroker) -> None:
+    """A PONG in the same packet proves nothing for what was complained about."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = b""
+        writer.write(b'INFO {"server_id": "x", "version": "2.11.0", "max_payload": 1000, "headers": true}\r\n')
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                if line.startswith(b"PING"):
+                    writer.write(b"-ERR 'Something Is Wrong'\r\nPONG\r\n" if b"x" in said else b"PONG\r\n")
+                said = line
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        broker = make_broker(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await connected(broker)
+        results = await asyncio.gather(
+            *(broker.publish(SUBJECT, b"x", confirm=True) for _ in range(10)), return_exceptions=True
+        )
+        assert [type(each) for each in results] == [BrokerError] * 10
+        assert "something is wrong" in str(results[0])
+        await broker.stop()

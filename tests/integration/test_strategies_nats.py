@@ -184,6 +184,10 @@ async def test_forbidden_publish_is_no_deafness_once_something_is_heard(
     await eventually(lambda: mute.wakes == 1)
     await speaker.nats.notify("e")
     await eventually(lambda: mute.nats.hears)
+    await mute.nats.notify("e")  # and whoever asks is told that nobody hears it
+    await eventually(lambda: mute.nats.failed)
+    assert f'mute: {mute.broker.server}: no permission to publish to "{SUBJECT}"' in mute.nats.detail
+    assert mute.nats.sent == 0
 
 
 async def test_flood_of_strangers_is_survived(start: Start, nats_server: NatsServer) -> None:

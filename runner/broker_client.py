@@ -1,0 +1,167 @@
+"""nats-py's client, which knows what became of every message, and says nothing before it is encrypted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from nats import errors
+from nats.aio.client import PING_PROTO, Client
+from nats.aio.transport import TcpTransport
+from typing_extensions import override
+
+__all__ = ["GuardedClient", "honest_cancellation"]
+
+# nats-py hands the server's words on in lower case. A subject is between the quotes of Go's %q.
+_NOT_PERMITTED = re.compile(r"permissions violation for publish to (\".*\")")
+_REPLY_NOT_PERMITTED = "permissions violation for publish with reply of "
+_SUBSCRIPTION_NOT_PERMITTED = "permissions violation for subscription"
+_RESERVED_REPLY = "_R_.runner"  # no client may ask for answers there
+_LONGEST = 200  # characters of a server's words that are kept
+
+# A message: its subject as the server would name it, and who waits to know what became of it.
+_Sent = tuple[str, "asyncio.Future[errors.Error | None] | None"]
+
+
+class GuardedClient(Client):
+    """
+    A client whose messages are proven, one way or the other.
+
+    A server handles what we say in order, and a PONG answers each PING. So whatever it complains about between two
+    PONGs was sent between their PINGs: the messages there form a window, which the PONG proves but for those that
+    were complained about. A complaint that names none of them is about all of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._window: list[_Sent] = []  # after the last PING
+        self._windows: deque[list[_Sent]] = deque()  # one for each of nats-py's `_pongs`
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether `connect()` got far enough for `close()` to work."""
+        return self._flush_queue is not None
+
+    def abort(self) -> None:
+        """Drop the socket at once, with whatever is unsent."""
+        transport = self._transport
+        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+            transport._io_writer.transport.abort()
+
+    async def send(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> None:
+        """Hand a message over. What becomes of it nobody learns."""
+        self._window.append((_named(subject), None))
+        with honest_cancellation():
+            await self.publish(subject, payload, headers=dict(headers) if headers else None)
+
+    async def prove(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, reply: str = "", timeout: float
+    ) -> None:
+        """Hand a message over, and return when the server has taken it. Raise `errors.Error` when it has not."""
+        proof: asyncio.Future[errors.Error | None] = asyncio.get_running_loop().create_future()
+        self._window.append((_named(subject), proof))
+        try:
+            async with asyncio.timeout(timeout):
+                with honest_cancellation():
+                    await self.publish(subject, payload, reply, dict(headers) if headers else None)
+                # One PING proves all that was handed over in this turn of the loop.
+                self._asking = self._asking or asyncio.create_task(self._ask(), name="nats ping")
+                refusal = await proof
+        except TimeoutError:
+            raise errors.TimeoutError from None
+        finally:
+            proof.cancel()
+        if refusal is not None:
+            raise refusal
+
+    async def try_publish(self, subject: str, *, timeout: float) -> None:
+        """
+        Raise `errors.Error` unless messages may be published to `subject`; nobody gets one.
+
+        The server checks the right to publish first and refuses the reserved reply next, so the message goes nowhere.
+        """
+        await self.prove(subject, b"", None, reply=_RESERVED_REPLY, timeout=timeout)
+
+    async def _ask(self) -> None:
+        self._asking = None
+        with contextlib.suppress(errors.Error, OSError):
+            await self._send_ping()
+
+    @override
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # nats-py writes a PING past the messages that still wait, so that its PONG would prove nothing about
+        # them; and a PONG for a future that was given up would end its read loop.
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if future is not None:
+            pong.add_done_callback(lambda _: None if future.done() else future.set_result(True))
+        self._pongs.append(pong)
+        self._windows.append(self._window)
+        self._window = []
+        await self._send_command(PING_PROTO)
+        await self._flush_pending()
+
+    @override
+    async def _process_pong(self) -> None:
+        if self._windows:
+            _tell(self._windows.popleft(), None)
+        await super()._process_pong()
+
+    @override
+    async def _process_err(self, err_msg: str) -> None:
+        if _REPLY_NOT_PERMITTED in err_msg:
+            return  # the answer that `try_publish()` hopes for; no other message of ours asks for a reply
+        window = self._windows[0] if self._windows else self._window
+        if refused := _NOT_PERMITTED.search(err_msg):
+            named = [sent for sent in window if sent[0] == refused[1]]
+            _tell(named or window, errors.Error(f"no permission to publish to {refused[1][:_LONGEST]}"))
+            return
+        if _SUBSCRIPTION_NOT_PERMITTED not in err_msg:
+            _tell(window, errors.Error(f"the server refused: {err_msg.strip(chr(39))[:_LONGEST]}"))
+        await super()._process_err(err_msg)
+
+    @override
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        await super()._close(status, do_cbs)
+        lost, self._window = [*self._windows, self._window], []
+        self._windows.clear()
+        for window in lost:
+            _tell(window, self._err if isinstance(self._err, errors.Error) else errors.ConnectionClosedError())
+
+    @override
+    def _connect_command(self) -> bytes:
+        # nats-py encrypts only if the greeting says so, which anybody on the way can change.
+        if "tls" in self.options and not self._encrypted():
+            raise errors.Error("the server offers no TLS, which is required here; no credentials were sent")
+        return super()._connect_command()
+
+    def _encrypted(self) -> bool:
+        transport = self._transport
+        if not isinstance(transport, TcpTransport) or transport._io_writer is None:
+            return False
+        return transport._io_writer.get_extra_info("cipher") is not None
+
+
+@contextlib.contextmanager
+def honest_cancellation() -> Iterator[None]:
+    """Raise the cancellation that nats-py swallows while it waits for room in its buffers."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def _named(subject: str) -> str:
+    """Return the subject as a refusal spells it; what Go would escape otherwise matches nothing, hence everything."""
+    escaped = subject.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'.lower()
+
+
+def _tell(window: list[_Sent], refusal: errors.Error | None) -> None:
+    for _, proof in window:
+        if proof is not None and not proof.done():
+            proof.set_result(refusal)
