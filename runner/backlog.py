@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -16,6 +17,7 @@ from .delivery import DeliveryState
 from .errors import StorageUnavailable
 from .flight import Flight
 from .leases import Leases
+from .look import Look
 from .outlet import Outlet, Slots
 from .service import Background
 from .settler import Settler
@@ -28,19 +30,8 @@ __all__ = ["Backlog"]
 log = structlog.get_logger(__name__)
 
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
-
-
-class _Look:
-    """What the last look at the deliveries of one outlet told. Times are seconds on the monotonic clock."""
-
-    __slots__ = ("after", "at", "full", "idle", "not_before")
-
-    def __init__(self) -> None:
-        self.at = 0.0  # of the next one
-        self.not_before = 0.0  # its rate has no permit until then
-        self.after = ""  # the key where it left off
-        self.full = False  # whether it found all there was room for
-        self.idle = False  # whether it found nothing, and nothing to come
+_FRUITLESS = 8  # signals in a row that brought nothing before signals are slowed down
+_SLOWED = 0.05  # seconds between looks from then on, at least
 
 
 class Backlog:
@@ -71,10 +62,15 @@ class Backlog:
         self._settled = settled
         self._outlets: Mapping[int, Outlet] = {}
         self._refill = asyncio.Event()
+        self._signalled = False  # whether the next look is made for a signal
+        self._fruitless = 0  # such looks in a row that found nothing
+        self._began = 0.0  # when the first of the looks did that are not over
+        self._lull = 0.0  # until then signals are put off
+        self._put_off: asyncio.TimerHandle | None = None
         self._waiting = False  # whether the store may have deliveries that wait
         self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._turn = 0
-        self._looks: dict[int, _Look] = {}  # of the outlets that have an order or a rate
+        self._looks: dict[int, Look] = {}  # of the outlets that have an order or a rate
         self._line_up_at = 0.0
         self._stopping = False
         self._loop = Background("claim deliveries", self._claim, nudge=self._nudge)
@@ -96,17 +92,20 @@ class Backlog:
 
     async def stop(self) -> None:
         """Claim nothing more. Idempotent."""
+        if self._put_off is not None:
+            self._put_off.cancel()
+            self._put_off = None
         await self._loop.stop()
 
     def wake(self) -> None:
-        """Look again, if anything waits."""
-        self._look_again()
-        self._refill.set()
+        """Look again, if anything waits; a little later while signals go on that bring nothing."""
+        if self._put_off is None:
+            self._wake()
 
     def serve(self, outlets: Mapping[int, Outlet]) -> None:
         """Claim for these outlets from now on."""
         self._outlets = outlets
-        self._looks = {id: _Look() for id, outlet in outlets.items() if outlet.subscription.regulated}
+        self._looks = {id: Look() for id, outlet in outlets.items() if outlet.subscription.regulated}
         self._line_up_at = 0.0
         self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
 
@@ -135,9 +134,22 @@ class Backlog:
         if self._waiting:
             self._refill.set()
 
+    def _wake(self) -> None:
+        self._put_off = None
+        lull = self._lull - monotonic()
+        if lull > 0:
+            self._put_off = asyncio.get_running_loop().call_later(lull, self._wake)
+            return
+        self._signalled = True
+        self._look_again()
+        self._refill.set()
+
     async def _claim(self) -> None:
         """Claim once, as many as can start; sleep when there is nothing more to take."""
         self._refill.clear()
+        signalled, self._signalled = self._signalled, False
+        if all(look.over for look in self._looks.values()):
+            self._began = monotonic()
         if not self._waiting or not self._outlets or self._stopping:
             await self._loop.rest(self._refill.wait())
             return
@@ -154,6 +166,7 @@ class Backlog:
                 return
         if not found:
             self._suspects.clear()
+        self._slow_down(signalled, found)
         if not found and due is None and all(quotas.values()) and not self._refill.is_set():
             self._waiting = False  # and nothing was written while we asked
         await self._loop.rest(wait_for(self._refill, earlier(due, self._lease if self._looks else None)))
@@ -167,22 +180,30 @@ class Backlog:
             if quotas.get(id, 0) > 0:
                 yield partial(self._claim_regulated, self._outlets[id].subscription, id, quotas[id], look)
 
-    async def _claim_regulated(self, subscription: Subscription, id: int, quota: int, look: _Look) -> DeliveryClaim:
+    async def _claim_regulated(self, subscription: Subscription, id: int, quota: int, look: Look) -> DeliveryClaim:
         """Claim for one subscription, unless it is known that there is nothing to claim yet."""
         now = monotonic()
-        again = max(look.at, look.not_before)
-        if again > now:
-            return DeliveryClaim(0, (), None if look.idle else timedelta(seconds=again - now))
-        look.at = now + self._lease.total_seconds()  # earlier, if something is written while we ask
-        demand = Demand(id, quota, subscription.order_by is not None, subscription.rate, look.after)
-        claim = await self._queue.claim_regulated(demand, self._lease)
-        look.after, look.full = claim.after, len(claim.deliveries) == quota
-        look.idle = claim.next_due is None and not claim.deliveries
-        if claim.next_due is not None:
-            until = monotonic() + claim.next_due.total_seconds()
-            look.at = min(look.at, until)
-            look.not_before = until if claim.paced else 0.0
-        return claim
+        claim = DeliveryClaim(0, ())
+        if look.left(now) <= 0:
+            look.begin(now + self._lease.total_seconds())
+            demand = Demand(id, quota, subscription.order_by is not None, subscription.rate, look.after, look.since)
+            try:
+                claim = await self._queue.claim_regulated(demand, self._lease)
+            except BaseException:
+                look.stir()
+                raise
+            now = monotonic()
+            look.end(claim, now, full=len(claim.deliveries) == quota)
+        return replace(claim, next_due=None if look.idle else timedelta(seconds=look.left(now)))
+
+    def _slow_down(self, signalled: bool, found: bool) -> None:
+        """Put off the signals to come if the last ones, from others' work or from a flood, have brought nothing."""
+        if found:
+            self._fruitless = 0
+        elif signalled:
+            self._fruitless += 1
+        now = monotonic()
+        self._lull = now + max(_SLOWED, now - self._began) if self._fruitless > _FRUITLESS else 0.0
 
     async def _line_up(self) -> None:
         """Mend the lines, once in a lease: of what others wrote that did not know of the order."""
@@ -205,7 +226,7 @@ class Backlog:
         for id in self._looks if ids is None else ids:
             look = self._looks.get(id)
             if look is not None:
-                look.at = 0.0
+                look.stir()
 
     async def _take(self, claim: DeliveryClaim) -> bool:
         """Start what was claimed; return whether it was an ordinary round, in which nothing had to fly alone."""

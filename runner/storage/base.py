@@ -275,7 +275,8 @@ class Demand:
     """
     What a caller could deliver of one subscription that has an order or a rate.
 
-    `after` is where the last claim left off in its lines, so that each key has its turn.
+    `after` is where the last claim left off in its lines, so that each key has its turn. `since` is from where on,
+    round to `after`, claims have taken all that may go.
     """
 
     subscription_id: int
@@ -283,6 +284,7 @@ class Demand:
     ordered: bool
     rate: Rate | None
     after: str = ""
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +292,10 @@ class DeliveryClaim:
     """
     What one claim of waiting deliveries brought.
 
-    `next_due` is until the next one this caller could take; zero says that the claim had not seen everything.
-    `paced`: only its rate keeps the subscription from more until then. `after` is for the next `Demand`.
-    `unreadable` is what else was leased.
+    `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
+    another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
+    the next `Demand`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits for an
+    earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased.
     """
 
     token: int
@@ -301,6 +304,9 @@ class DeliveryClaim:
     unreadable: Sequence[UnreadableDelivery] = ()
     paced: bool = False
     after: str = ""
+    since: str = ""
+    more: bool = False
+    held_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +355,8 @@ class WorkQueue(Protocol):
         Lease deliveries of one subscription that are due, and whose turn it is.
 
         In order: only the first of each line, and only once no event before it waits to be dispatched, by
-        anybody. By rate: at most as many as there are permits, each of which is charged.
+        anybody. One claim visits so many lines at most; who goes on until there are no `more` has seen each, and
+        when the next first one is due. By rate: at most as many as there are permits, each of which is charged.
         """
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ..clock import earlier
 from .base import ClaimedDelivery, DeliveryClaim, Demand, UnreadableDelivery
 
 __all__ = ["LINES", "Seen"]
 
 LINES = 1000
 """Lines visited in one claim."""
-
-_HELD_UP = timedelta(milliseconds=25)  # between looks whether an earlier event has been dispatched by its holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Seen:
         left_off: the key of the last line it visited, if there may be others behind it.
         held_up: whether a line waits for an earlier event to be dispatched.
         ahead: of the rate (see `Rate`), after the claim.
-        next_due: until the next delivery that was not due yet.
+        next_due: until the first of a line it visited is due, or any delivery where there are no lines.
     """
 
     room: int
@@ -44,17 +41,21 @@ class Seen:
         unreadable: Sequence[UnreadableDelivery] = (),
     ) -> DeliveryClaim:
         """Return what the claim brought, with until when the next one can wait, and where it is to begin."""
-        due, paced, after = self._outlook(demand, len(deliveries) + len(unreadable))
-        return DeliveryClaim(token, deliveries, due, unreadable, paced, after)
-
-    def _outlook(self, demand: Demand, claimed: int) -> tuple[timedelta | None, bool, str]:
-        if claimed == self.room:
-            after = self.left_off or demand.after
+        due, paced, more, held_up = self.next_due, False, False, False
+        if len(deliveries) + len(unreadable) == self.room:
+            since = after = self.left_off or demand.after
             if demand.rate is not None and self.ahead is not None and self.room < demand.quota:
-                return demand.rate.wait(self.ahead), True, after
-            return self.next_due, False, after
-        if self.left_off is not None:
-            return timedelta(0), False, self.left_off
-        if demand.after:
-            return timedelta(0), False, ""  # once more, from the first line on
-        return earlier(self.next_due, _HELD_UP if self.held_up else None), False, ""
+                due, paced = demand.rate.wait(self.ahead), True
+        else:
+            after, since, more = self._onward(demand.after, demand.since)
+            held_up = self.held_up
+        return DeliveryClaim(token, deliveries, due, unreadable, paced, after, since, more, held_up)
+
+    def _onward(self, after: str, since: str) -> tuple[str, str, bool]:
+        """Return where to go on, where the round that `since` began is to end, and whether it goes on."""
+        second_half = after < since  # keys are compared by code points, which is how the databases compare their bytes
+        if self.left_off is None:
+            return ("", "", False) if second_half or not since else ("", since, True)
+        if second_half and self.left_off >= since:
+            return self.left_off, self.left_off, False
+        return self.left_off, since, True

@@ -46,30 +46,39 @@ def _look(db: sqlite3.Connection, demand: Demand, moment: int) -> tuple[_Due, Se
         paces = db.execute(sql("pace"), (id,)).fetchall()
         ahead = timedelta(microseconds=paces[0][0] - moment if paces else 0)
         room = min(room, demand.rate.permits(ahead))
-    left_off, held_up = None, False
-    due: _Due
-    if demand.ordered:
-        due, left_off, held_up = _first_in_line(db, id, demand.after, room, moment)
+    due: _Due = db.execute(sql("due_deliveries"), (id, moment, 1 if demand.ordered else room)).fetchall()
+    if demand.ordered and due:
+        due, left_off, held_up, next_at = _first_in_line(db, id, demand.after, room, moment)
     else:
-        due = db.execute(sql("due_deliveries"), (id, moment, room)).fetchall()
-    [(next_at,)] = db.execute(sql("next_delivery"), (id, moment)).fetchall()
+        left_off, held_up = None, False
+        [(next_at,)] = db.execute(sql("next_delivery"), (id, moment)).fetchall()
     return due, Seen(room, left_off, held_up, ahead, until(next_at, moment))
 
 
-def _first_in_line(db: sqlite3.Connection, id: int, key: str, room: int, moment: int) -> tuple[_Due, str | None, bool]:
-    """Visit the lines behind `key`; return the first of each, if it may go, and the rest of what `Seen` wants."""
+def _first_in_line(
+    db: sqlite3.Connection, id: int, key: str, room: int, moment: int
+) -> tuple[_Due, str | None, bool, int | None]:
+    """
+    Visit the lines behind `key`; return the first of each, if it may go, and the rest of what `Seen` wants.
+
+    Of the lines only what stands first counts: another one may fall due as often as it likes.
+    """
     [(begin,)] = db.execute(sql("first_position")).fetchall()
     due: list[tuple[Any, ...]] = []
-    held_up = False
+    held_up, next_at = False, None
     for _ in range(LINES):
         if len(due) == room:
             break
         line = db.execute(sql("next_line"), (id, key)).fetchall()
         if not line:
-            return due, None, held_up
+            return due, None, held_up, next_at
         [(key, position, seq)] = line
         if begin is not None and position >= begin:
             held_up = True
         else:
-            due += db.execute(sql("due_delivery"), (seq, id, moment)).fetchall()
-    return due, key, held_up
+            for *row, due_at in db.execute(sql("first_delivery"), (seq, id)).fetchall():
+                if due_at <= moment:
+                    due.append(tuple(row))
+                elif next_at is None or due_at < next_at:
+                    next_at = due_at
+    return due, key, held_up, next_at

@@ -8,14 +8,15 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, literal, update
 
 from runner.delivery import DeliveryState
 from runner.order import order_key
+from runner.rate import Rate
 from runner.storage import regulation
-from runner.storage.base import AttemptRecord, Claim, Demand, Publication, Settled, Turn
+from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, Demand, Publication, Settled, Turn
 from runner.storage.records import SqlRecords
-from runner.storage.tables import deliveries, turns
+from runner.storage.tables import Later, deliveries, turns
 from runner.storage.views import DeliveryQuery, ReplayQuery
 from runner.subscription import Subscription
 
@@ -24,8 +25,21 @@ from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publica
 HOUR = timedelta(hours=1)
 
 
-def demand(quota: int = 100, after: str = "") -> Demand:
-    return Demand(1, quota, ordered=True, rate=None, after=after)
+def demand(quota: int = 100, after: str = "", since: str = "") -> Demand:
+    return Demand(1, quota, ordered=True, rate=None, after=after, since=since)
+
+
+async def go_round(store: Store, after: str = "") -> list[DeliveryClaim]:
+    """Claim on and on from the key `after` until each line has been seen."""
+    claims = [await store.claim_regulated(demand(after=after, since=after), LEASE)]
+    while claims[-1].more:
+        assert len(claims) < 20
+        claims.append(await store.claim_regulated(demand(after=claims[-1].after, since=claims[-1].since), LEASE))
+    return claims
+
+
+def first_due(claims: Sequence[DeliveryClaim]) -> timedelta:
+    return min(claim.next_due for claim in claims if claim.next_due is not None)
 
 
 async def publish_keys(store: Store, keys: str) -> Sequence[int]:
@@ -129,8 +143,7 @@ class TestOrder(StoreTests):
         await dispatch(other, await other.claim(1, LEASE))
         claim = await other.claim_regulated(demand(), LEASE)
         assert not claim.deliveries
-        assert claim.next_due is not None  # nobody tells when the other is dispatched
-        assert claim.next_due < timedelta(seconds=1)
+        assert claim.held_up  # nobody tells when the other is dispatched
         await dispatch(store, earlier)
         found, token = await go(other)
         assert found == [earlier.works[0].seq]
@@ -152,9 +165,8 @@ class TestOrder(StoreTests):
             found += [each.seq for each in claim.deliveries]
             after = claim.after
         assert sorted(found) == list(seqs[:4])
-        claim = await store.claim_regulated(demand(2, after), LEASE)
-        assert not claim.deliveries
-        assert (claim.next_due, claim.after) == (timedelta(0), "")  # there may be others before that key
+        claim = await store.claim_regulated(demand(2, after, since=after), LEASE)
+        assert (taken(claim), claim.more, claim.after) == ([], True, "")  # there may be others before that key
         claim = await store.claim_regulated(demand(2), LEASE)
         assert sorted(each.seq for each in claim.deliveries) == list(seqs[4:6])
 
@@ -167,7 +179,7 @@ class TestOrder(StoreTests):
         seqs = await line(store, "abcdefg")
         assert len((await go(store, 3))[0]) == 3
         claim = await store.claim_regulated(demand(), LEASE)
-        assert (taken(claim), claim.next_due, claim.after) == ([], timedelta(0), "=c")
+        assert (taken(claim), claim.more, claim.after) == ([], True, "=c")
         claim = await store.claim_regulated(demand(after=claim.after), LEASE)
         assert [each.seq for each in claim.deliveries] == list(seqs[3:6])
         claim = await store.claim_regulated(demand(after=claim.after), LEASE)
@@ -197,6 +209,84 @@ class TestOrder(StoreTests):
         await line(store, "a")
         claim = await store.claim_regulated(Demand(2, 5, ordered=True, rate=None), LEASE)
         assert (taken(claim), claim.next_due) == ([], None)
+
+
+class TestRounds(StoreTests):
+    """More lines than one claim visits: what all of them together tell."""
+
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("postgres", "sqlite_regulated"):
+            monkeypatch.setattr(f"runner.storage.{module}.LINES", 3)
+
+    async def fail(self, store: Store, *due_in: timedelta) -> None:
+        """Let the first of each line fail, to be tried again so much later; the same for all if one is given."""
+        found = [each for claim in await go_round(store) for each in ((claim.token, d.seq) for d in claim.deliveries)]
+        for (token, seq), due in zip(found, due_in * (1 if len(due_in) > 1 else len(found)), strict=True):
+            await end(store, token, DeliveryState.PENDING, seq, due_in=due)
+
+    async def test_where_nothing_is_due_one_claim_is_enough(self, store: Store) -> None:
+        await line(store, "abcdefg")
+        await self.fail(store, HOUR)
+        [claim] = await go_round(store)
+        assert not claim.deliveries
+        assert HOUR - timedelta(minutes=1) < first_due([claim]) <= HOUR
+
+    @pytest.mark.parametrize(("after", "number"), [("", 3), ("=a", 4), ("=d", 4), ("=g", 4), ("=z", 4)])
+    async def test_a_round_ends_wherever_it_began(self, store: Store, after: str, number: int) -> None:
+        """Behind the first of each line stands one that is due."""
+        await line(store, "abcdefg" * 2)
+        await self.fail(store, HOUR)
+        claims = await go_round(store, after)
+        assert [taken(claim) for claim in claims] == [[]] * len(claims)
+        assert len(claims) <= number
+        assert HOUR - timedelta(minutes=1) < first_due(claims) <= HOUR
+        assert not any(claim.held_up for claim in claims)
+
+    async def test_the_first_due_time_of_all_lines_is_told(self, store: Store) -> None:
+        await line(store, "abcdefg" * 2)
+        await self.fail(store, HOUR, *[n * HOUR for n in range(2, 8)])
+        assert HOUR - timedelta(minutes=1) < first_due(await go_round(store, "=d")) <= HOUR
+
+    async def test_what_falls_due_behind_another_is_no_reason_to_look(self, store: Store, database: Database) -> None:
+        """As what is replayed at a rate, behind one that waits for its retry."""
+        seqs = await line(store, "abcd" * 3)
+        await self.fail(store, HOUR)
+        behind = update(deliveries).where(deliveries.c.event_seq.in_(seqs[5:]))
+        await database.execute(behind.values(due_at=Later(literal(60_000_000))))
+        assert first_due(await go_round(store)) > timedelta(minutes=50)
+
+    async def test_what_another_holds_is_due_when_its_lease_ends(self, store: Store, other: Store) -> None:
+        await line(store, "abcde" * 2)
+        assert sum(len(claim.deliveries) for claim in await go_round(other)) == 5
+        claims = await go_round(store)
+        assert [taken(claim) for claim in claims] == [[]] * len(claims)
+        assert LEASE - timedelta(seconds=15) < first_due(claims) <= LEASE
+
+    async def test_one_that_waits_for_a_dispatch_is_told_by_the_claim_that_sees_it(
+        self, store: Store, other: Store
+    ) -> None:
+        await line(store, "abc" * 2)
+        await self.fail(store, HOUR)
+        await publish_keys(store, "x")
+        waiting = await store.claim(1, LEASE)
+        await publish_keys(store, "y")
+        await dispatch(other, await other.claim(1, LEASE))
+        claims = await go_round(store)
+        assert [claim.held_up for claim in claims] == [False, True]
+        await dispatch(store, waiting)
+        assert sum(len(claim.deliveries) for claim in await go_round(store)) == 2
+
+    async def test_with_a_rate_as_well(self, store: Store) -> None:
+        await line(store, "abcdefg" * 2)
+        await self.fail(store, HOUR)
+        claims, wanted = [], Demand(1, 100, True, Rate.parse("100/s"))
+        for _ in range(3):
+            claims.append(await store.claim_regulated(wanted, LEASE))
+            wanted = replace(wanted, after=claims[-1].after, since=claims[-1].since)
+        assert [taken(claim) for claim in claims] == [[]] * 3
+        assert [claim.more for claim in claims] == [True, True, False]
+        assert not any(claim.paced for claim in claims)
 
 
 class TestLines(StoreTests):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,91 @@ class TestOrder(BusTests):
             await eventually(lambda: bus.settled(pending=5))
         async with second:
             await eventually(lambda: bus.settled(pending=1, delivered=4))
+
+
+class Counted:
+    """A store that counts the claims it is asked for."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.claims: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("claim"):
+            self.claims[name] += 1
+        return getattr(self._store, name)
+
+
+class TestAtRest(BusTests):
+    """What waits costs next to nothing, however much it is."""
+
+    async def test_more_keys_that_wait_than_one_claim_visits(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("postgres", "sqlite_regulated"):
+            monkeypatch.setattr(f"runner.storage.{module}.LINES", 10)
+        counted: list[Counted] = []
+
+        def count(store: Any) -> Counted:
+            counted.append(Counted(store))
+            return counted[-1]
+
+        runner, keys = bus.runner(store=count), [f"key-{n}" for n in range(45)]
+        runner.subscribe("s", lambda event: Failed("no", timedelta(hours=1)), order_by="subject", breaker=None)
+        async with runner:
+            await runner.publish_many(line(2, *keys))
+            await eventually(lambda: waiting(bus, len(keys)))
+            # A round of the lines behind the last answer, and then nothing more.
+            await eventually(
+                lambda: (
+                    runner.worker._backlog._looks
+                    and all(look.over and look.left(monotonic()) > 5 for look in runner.worker._backlog._looks.values())
+                )
+            )
+            before = counted[0].claims.total()
+            await asyncio.sleep(0.5)  # in which there were hundreds of claims
+            assert counted[0].claims.total() - before <= 4
+
+    @pytest.mark.parametrize("options", [{}, {"order_by": "subject"}, {"rate": "100/s"}])
+    async def test_signals_that_bring_nothing_are_slowed_down_while_something_waits(
+        self, bus: Bus, options: dict[str, Any]
+    ) -> None:
+        counted: list[Counted] = []
+
+        def count(store: Any) -> Counted:
+            counted.append(Counted(store))
+            return counted[-1]
+
+        runner, seen = bus.runner(store=count), list[str]()
+
+        def handle(event: Event) -> Outcome:
+            seen.append(event.id)
+            return Failed("no", timedelta(hours=1)) if event.id == "a-0000" else ACCEPTED
+
+        runner.subscribe("s", handle, breaker=None, **options)
+        async with runner:
+            await runner.publish_many(line(1, "a"))
+            await eventually(lambda: bus.settled(pending=1))
+            claims, began, flooding = counted[0].claims, monotonic(), True
+            before = claims.total()
+
+            async def flood() -> None:
+                while flooding:
+                    runner.worker.wake()
+                    await asyncio.sleep(0)
+
+            flooded = asyncio.create_task(flood())
+            await asyncio.sleep(1.0)
+            number, took = claims.total() - before, monotonic() - began
+            await bus.publish(line(1, "b"))  # from elsewhere, while the flood goes on
+            await eventually(lambda: seen == ["a-0000", "b-0000"])
+            flooding = False
+            await flooded
+        assert number <= 2 * 8 + took * (1 / 0.02 + 1 / 0.05) + 10
+
+
+async def waiting(bus: Bus, keys: int) -> bool:
+    """Whether the first of each key has failed, and the others stand behind it."""
+    rows = await bus.deliveries()
+    return sum(row["attempts"] for row in rows) == keys and {row["state"] for row in rows} == {"pending"}
 
 
 class TestRate(BusTests):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
 from time import monotonic
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ from runner.backlog import Backlog
 from runner.breaker import BreakerPolicy, Trip
 from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
+from runner.errors import StorageUnavailable
 from runner.outlet import Slots
+from runner.rate import Rate
 from runner.settler import Settler
 from runner.storage.base import DeliveryClaim, DeliveryRecord, Demand, WorkQueue
 from tests.support.eventually import eventually
@@ -67,6 +70,7 @@ class Queue:
         self.next_due = next_due
         self.asked: list[dict[int, int]] = []
         self.regulated: list[int] = []
+        self.failures = 0  # of the next claims of a regulated subscription
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
         self.asked.append(dict(quotas))
@@ -74,6 +78,8 @@ class Queue:
 
     async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
         self.regulated.append(demand.subscription_id)
+        if len(self.regulated) <= self.failures:
+            raise StorageUnavailable("away")
         return DeliveryClaim(1, ())
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
@@ -117,6 +123,55 @@ class TestWake:
             await tick(3)
             backlog.wake()
             await eventually(lambda: len(queue.asked) == 2)
+        finally:
+            await backlog.stop()
+
+    async def test_many_that_bring_nothing_are_slowed_down(self) -> None:
+        queue, slots = Queue(next_due=timedelta(hours=1)), Slots(8)
+        backlog, sink = running(queue, slots), FunctionSink(accept)
+        backlog.expect()
+        backlog.serve({1: outlet(sink, id=1, slots=slots), 2: outlet(sink, id=2, slots=slots, rate=Rate(1, "s"))})
+        backlog.start()
+        try:
+            await eventually(lambda: queue.asked)
+            began = monotonic()
+            while monotonic() - began < 0.5:
+                backlog.wake()
+                await asyncio.sleep(0)
+            most = 8 + (monotonic() - began) / 0.05 + 2
+            assert 8 < len(queue.asked) <= most
+            assert 8 < len(queue.regulated) <= most
+            before = len(queue.asked)
+            backlog.wake()
+            await eventually(lambda: len(queue.asked) > before)  # the last one is not forgotten
+        finally:
+            await backlog.stop()
+
+    async def test_what_is_written_here_does_not_wait_for_them(self) -> None:
+        queue, slots = Queue(next_due=timedelta(hours=1)), Slots(8)
+        backlog = running(queue, slots)
+        backlog.expect()
+        backlog.serve({1: outlet(FunctionSink(accept), id=1, slots=slots)})
+        backlog.start()
+        try:
+            await eventually(lambda: queue.asked)
+            backlog._lull = inf
+            backlog.wake()
+            before = len(queue.asked)
+            backlog.written([DeliveryRecord(1, 1, DeliveryState.PENDING, 1, 9)])
+            await eventually(lambda: len(queue.asked) > before)
+        finally:
+            await backlog.stop()
+
+    async def test_a_failed_claim_is_made_again(self) -> None:
+        queue, slots = Queue(), Slots(8)
+        backlog = running(queue, slots)
+        queue.failures = 2
+        backlog.expect()
+        backlog.serve({2: outlet(FunctionSink(accept), id=2, slots=slots, order_by="subject")})
+        backlog.start()
+        try:
+            await eventually(lambda: queue.regulated == [2, 2, 2])
         finally:
             await backlog.stop()
 

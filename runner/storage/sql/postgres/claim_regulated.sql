@@ -1,8 +1,9 @@
 -- Lease due deliveries of one subscription that has an order, a rate, or both.
--- In order ($5): the lines are visited one by one by hopping over the index from the key $6 on, at most {limit} of them;
--- only the first of a line may go, and only once no earlier event waits to be dispatched. Everything is seen in one
--- snapshot, in which an earlier event has either its row in dispatch or its turn; a delivery that has changed since is
--- left out by the recheck of its row lock. By rate: the row of the pace is held until the permits are charged.
+-- In order ($5): the lines are visited one by one by hopping over the index from the key $6 on, at most {limit} of them,
+-- and none where nothing is due; only the first of a line may go, and only once no earlier event waits to be dispatched.
+-- Everything is seen in one snapshot, in which an earlier event has either its row in dispatch or its turn; a delivery
+-- that has changed since is left out by the recheck of its row lock. By rate: the row of the pace is held until the
+-- permits are charged.
 WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), clock AS MATERIALIZED (
@@ -20,9 +21,13 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     FROM clock LEFT JOIN pace ON true
 ), barrier AS MATERIALIZED (
     SELECT coalesce((SELECT position FROM {dispatch} ORDER BY position LIMIT 1), 9223372036854775807) AS position
+), ripe AS MATERIALIZED (
+    SELECT FROM {deliveries}
+    WHERE $5::bool AND subscription_id = $3 AND state IN ('pending', 'leased') AND due_at <= (SELECT now FROM clock)
+    ORDER BY due_at LIMIT 1
 ), line (order_key, position, event_seq, hop) AS (
     (SELECT order_key, position, event_seq, 1 FROM {turns}
-     WHERE $5::bool AND subscription_id = $3 AND order_key > $6::text ORDER BY order_key, position LIMIT 1)
+     WHERE EXISTS (SELECT FROM ripe) AND subscription_id = $3 AND order_key > $6::text ORDER BY order_key, position LIMIT 1)
     UNION ALL
     SELECT next.order_key, next.position, next.event_seq, line.hop + 1
     FROM line CROSS JOIN LATERAL (
@@ -30,21 +35,28 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
         WHERE subscription_id = $3 AND order_key > line.order_key ORDER BY order_key, position LIMIT 1
     ) next
     WHERE line.hop < {limit}
+), head AS MATERIALIZED (
+    SELECT line.order_key, line.event_seq, d.due_at
+    FROM line CROSS JOIN barrier CROSS JOIN LATERAL (
+        SELECT due_at FROM {deliveries}
+        -- In words that only the primary key fits, and not the index of all that is due.
+        WHERE event_seq = line.event_seq AND subscription_id = $3 AND state NOT IN ('delivered', 'dead', 'cancelled')
+    ) d
+    WHERE line.position < barrier.position
 ), due AS MATERIALIZED (
     -- Each was leased by somebody, by nobody (deferred), or was pending: as in claim_deliveries.sql.
     SELECT found.event_seq, found.order_key, found.state = 'leased' AND found.lease_token IS NOT NULL AS suspect,
         CASE WHEN found.state = 'leased' AND found.lease_token IS NULL THEN found.due_at - found.updated_at END
             AS unanswered
     FROM (
-        SELECT d.*, line.order_key
-        FROM line CROSS JOIN barrier CROSS JOIN LATERAL (
+        SELECT d.*, head.order_key
+        FROM head CROSS JOIN LATERAL (
             SELECT event_seq, state, lease_token, due_at, updated_at FROM {deliveries}
-            -- In words that only the primary key fits, and not the index of all that is due.
-            WHERE event_seq = line.event_seq AND subscription_id = $3
+            WHERE event_seq = head.event_seq AND subscription_id = $3
                 AND state NOT IN ('delivered', 'dead', 'cancelled') AND due_at <= (SELECT now FROM clock)
             FOR UPDATE SKIP LOCKED
         ) d
-        WHERE line.position < barrier.position
+        WHERE head.due_at <= (SELECT now FROM clock)
         UNION ALL
         SELECT d.*, NULL
         FROM (
@@ -84,8 +96,13 @@ SELECT
     CASE WHEN outlook.full THEN (SELECT max(order_key) FROM due)
         ELSE (SELECT order_key FROM line WHERE hop = {limit}) END AS after,
     NOT outlook.full AND EXISTS (SELECT FROM line CROSS JOIN barrier WHERE line.position >= barrier.position) AS held_up,
-    (SELECT min(next.due_at) - clock_timestamp() FROM (
-        SELECT due_at FROM {deliveries}
-        WHERE subscription_id = $3 AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)
-        ORDER BY due_at LIMIT 1) next) AS next_due
+    -- Of the lines only what stands first counts: another one may fall due as often as it likes.
+    CASE WHEN NOT EXISTS (SELECT FROM ripe) THEN (
+        SELECT min(next.due_at) - clock_timestamp() FROM (
+            SELECT due_at FROM {deliveries}
+            WHERE subscription_id = $3 AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)
+            ORDER BY due_at LIMIT 1) next)
+        WHEN NOT outlook.full THEN (
+        SELECT min(due_at) - clock_timestamp() FROM head WHERE due_at > (SELECT now FROM clock))
+    END AS next_due
 FROM unsynced CROSS JOIN outlook LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true
