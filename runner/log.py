@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["configure", "configure_own", "printable"]
+from .log_writer import LogWriter
+from .terminal import printable
+
+__all__ = ["configure", "configure_own", "flush", "tell"]
 
 Fields = MutableMapping[str, Any]
 
@@ -20,23 +24,32 @@ _SHARED: tuple[structlog.typing.Processor, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
 
+_PLAIN = (str, int, float, bool, type(None))  # what every format can show
+_UNSHOWABLE = "log line that cannot be shown"
 
-def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
+
+def configure(
+    level: str = "info", format: str = "auto", stream: TextIO | None = None, *, patience: float | None = None
+) -> None:
     """
     Send every log record of this process to `stream`, standard error unless given.
 
     Libraries are heard from `warning` upwards whatever `level` says: below it, drivers write statements
     and addresses that may carry secrets.
 
-    Args: as `configure_own()`.
+    Args: as `configure_own()`, and
+        patience: seconds that `tell()` waits for a reader at most; None for as long as it takes.
     """
-    stream = stream or sys.stderr
-    configure_own(level, format, stream)
-    handler = logging.StreamHandler(stream)
+    writer = configure_own(level, format, stream)
+    writer.patience = patience
+    handler = _Handler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(format, stream)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _Rendering(_rendering(format, writer.stream)),
+            ],
         )
     )
     root = logging.getLogger()
@@ -47,42 +60,158 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     logging.captureWarnings(True)
 
 
-def configure_own(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
+def configure_own(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> LogWriter:
     """
     Send our own log events to `stream`, standard error unless given, and leave `logging` to the program we are in.
+
+    To log never raises and never waits, whatever the stream is or becomes; see `LogWriter`.
 
     Args:
         level: debug, info, warning or error.
         format: `console` for people, `json` for machines, `auto` for console on a terminal and json elsewhere.
     """
-    stream = stream or sys.stderr
+    writer = _writer(stream)
+    rendering = _Rendering([*_SHARED, *_rendering(format, writer.stream)])
+    writer.report = lambda count: rendering(None, "warning", {"event": "log lines dropped", "count": count})
     structlog.configure(
-        processors=[*_SHARED, *_rendering(format, stream)],
+        processors=[rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_number(level)),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_: _Logger(writer),
         cache_logger_on_first_use=False,
     )
+    return writer
+
+
+def tell(text: str, *, wait: bool = True) -> None:
+    """
+    Print a message for people on standard error, after all that was logged before it; like the log, it never raises.
+
+    Args:
+        wait: until it is read, if somebody does; without, it goes out behind the caller, as the log does.
+    """
+    writer = _writer(None)
+    for line in text.split("\n"):
+        writer.write(printable(line))
+    if wait:
+        writer.flush(writer.patience)
+
+
+def flush() -> None:
+    """Give what was logged up to a second to go out."""
+    if _current is not None:
+        _current.flush()
+
+
+_current: LogWriter | None = None
+atexit.register(flush)
+
+
+def _in_child() -> None:
+    if _current is not None:
+        _current.forget()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _writer(stream: TextIO | None) -> LogWriter:
+    """Return the one writer of the process, anew for another `stream`; standard error unless given."""
+    global _current
+    stream = sys.stderr if stream is None else stream
+    if _current is None or _current.stream is not stream:
+        if _current is not None:
+            _current.close()
+        _current = LogWriter(stream)
+    return _current
 
 
 def _number(level: str) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
 
 
-def printable(text: str) -> str:
-    """Return `text` with its control characters escaped, so that no stranger's text can steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+class _Logger:
+    """Where structlog leaves its lines."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self.msg = writer.write
+
+    def __getattr__(self, name: str) -> Callable[[str], None]:
+        """Return what takes a line of any level."""
+        return self.msg
 
 
-def _rendering(format: str, stream: TextIO) -> list[structlog.typing.Processor]:
-    terminal = stream.isatty()
+class _Handler(logging.Handler):
+    """Where `logging` leaves its records."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; of one whose arguments do not fit its text, the text."""
+        try:
+            line = self.format(record)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            record.msg, record.args, record.exc_info = f"{_shown(record.msg)} (arguments cannot be shown)", (), None
+            line = self.format(record)
+        self._writer.write(line)
+
+
+class _Rendering:
+    """
+    Make a line of an event by a chain of processors, whatever the values of its fields do when they are shown.
+
+    What raises is shown by its type, for the sake of the other fields.
+    """
+
+    def __init__(self, chain: Sequence[structlog.typing.Processor]) -> None:
+        self._chain = chain
+
+    def __call__(self, logger: Any, method: str, fields: Fields) -> str:
+        """Return the line."""
+        given = dict(fields)
+        for attempt in (given.copy(), {name: _shown(value) for name, value in given.items()}, {"event": _UNSHOWABLE}):
+            result: Any = attempt
+            try:
+                for process in self._chain:
+                    result = process(logger, method, result)
+                return str(result)
+            except (KeyboardInterrupt, structlog.DropEvent):
+                raise
+            except BaseException:  # a `repr` may raise anything; to log is never what ends a loop
+                continue
+        return _UNSHOWABLE
+
+
+def _shown(value: object) -> Any:
+    """Return a value that every format can show."""
+    if type(value) in _PLAIN:
+        return value
+    try:
+        return repr(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+
+
+def _rendering(format: str, stream: TextIO | None) -> list[structlog.typing.Processor]:
+    terminal = _is_terminal(stream)
     if format == "json" or (format == "auto" and not terminal):
         # Plain tracebacks: structlog's structured ones include local variables, hence payloads and secrets.
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    colors = terminal and not os.environ.get("NO_COLOR")
+    colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
     plain = structlog.dev.plain_traceback  # the default one, by rich, prints local variables
     return [_escape, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
 
 
 def _escape(_logger: Any, _method: str, fields: Fields) -> Fields:

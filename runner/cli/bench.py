@@ -12,6 +12,7 @@ import click
 
 from .loop import calm_collector, loop_factory
 from .options import config_option, json_option, load
+from .output import tell
 
 if TYPE_CHECKING:
     from ..benchmark.measure import Measure
@@ -65,7 +66,7 @@ async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
     def interrupt() -> None:
         nonlocal interrupted
         if interrupted:
-            click.echo("cleaning up, one moment", err=True)
+            tell("cleaning up, one moment")
         else:
             interrupted = task.cancel()
 
@@ -95,7 +96,7 @@ async def _bench(config: Config, events: int, subscriptions: int, keep: bool, as
     async with throwaway(config, keep=keep) as place:
         if keep:
             kept = f"kept: deployment {place.deployment_id}; to remove it: {removal(place)}"
-            click.echo(kept, err=True)
+            tell(kept)
         await Benchmark(place, events=events, subscriptions=subscriptions, progress=progress, report=report).run()
     if not as_json:
         print_table(("measure", "value", "unit", "vs floor"), [_row(measure) for measure in measures])

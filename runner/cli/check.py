@@ -11,6 +11,7 @@ import click
 
 from ..errors import RunnerError
 from .options import config_option, load
+from .output import print_line, tell
 from .program import readable
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def check(path: Path, online: bool) -> None:
     config = load(path, imports=True)
     build(config)  # what only the parts themselves can find wrong; nothing connects
     for warning in advice(config):
-        click.echo(f"warning: {warning}", err=True)
+        tell(f"warning: {warning}")
     for line in _plan(config):
-        click.echo(line)
+        print_line(line)
     if online:
         asyncio.run(_connect(config))
 
@@ -76,9 +77,9 @@ async def _connect(config: Config) -> None:
 
     failure: RunnerError | None = None
     try:
-        click.echo(f"tables         {await _tables(config)}")
+        print_line(f"tables         {await _tables(config)}")
     except RunnerError as error:
-        click.echo("tables         not usable, see below")
+        print_line("tables         not usable, see below")
         failure = error
     complaints = [complaint for found in nats_subjects(config).items() async for complaint in _nats(*found)]
     if failure is not None:
@@ -111,15 +112,15 @@ async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> AsyncIterato
                 break
             await asyncio.sleep(_PAUSE)
         else:
-            click.echo(f"nats           {readable(broker.last_error)}")
+            print_line(f"nats           {readable(broker.last_error)}")
             yield "not every NATS server could be reached"
             return
-        click.echo(f"nats           connected to {broker.server}")
+        print_line(f"nats           connected to {broker.server}")
         for subject in subjects:
             try:
                 await broker.try_publish(subject)
             except StrategyError as error:
-                click.echo(f"nats           {readable(str(error))}")
+                print_line(f"nats           {readable(str(error))}")
                 yield "NATS would refuse what is to be sent there; see above"
     finally:
         await broker.stop()

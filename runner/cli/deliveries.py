@@ -251,7 +251,7 @@ async def _change(
     every: timedelta | None = None,
 ) -> None:
     from ..builder import open_storage
-    from .output import print_json, progress
+    from .output import print_json, print_line, progress
     from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
@@ -270,12 +270,12 @@ async def _change(
         print_json({_DONE[verb]: number, "dry_run": dry_run})
         return
     would = "would be " if dry_run else ""
-    click.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{_DONE[verb]}")
+    print_line(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{_DONE[verb]}")
 
 
 async def _ack(config: Config, event: str, subscription: str, failure: str | None, as_json: bool) -> None:
     from ..builder import open_storage
-    from .output import print_json
+    from .output import print_json, print_line
     from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
@@ -288,7 +288,7 @@ async def _ack(config: Config, event: str, subscription: str, failure: str | Non
         print_json({"event": event, "subscription": subscription, "answer": answer, "changed": changed})
     else:
         said = {"delivered": "is acknowledged", "failed": "has failed"}[answer] if changed else "was delivered already"
-        click.echo(f"the delivery of event {event} to {subscription} {said}")
+        print_line(f"the delivery of event {event} to {subscription} {said}")
 
 
 async def _check_subscription(records: Records, name: str | None) -> None:

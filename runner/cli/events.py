@@ -220,7 +220,7 @@ def _readable(event: Event) -> str:
 
 async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, dry_run: bool, as_json: bool) -> None:
     from ..builder import open_storage
-    from .output import print_json, progress
+    from .output import print_json, print_line, progress
     from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
@@ -232,12 +232,12 @@ async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, d
         print_json({"replayed": number, "dry_run": dry_run})
         return
     would = "would be " if dry_run else ""
-    click.echo(f"{number} {'event' if number == 1 else 'events'} {would}replayed to {query.subscription}")
+    print_line(f"{number} {'event' if number == 1 else 'events'} {would}replayed to {query.subscription}")
 
 
 async def _cancel(config: Config, reference: str, as_json: bool) -> None:
     from ..builder import open_storage
-    from .output import print_json
+    from .output import print_json, print_line
     from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
@@ -249,7 +249,7 @@ async def _cancel(config: Config, reference: str, as_json: bool) -> None:
     if as_json:
         print_json({"seq": view.seq, "cancelled": number})
     else:
-        click.echo(f"event {view.seq} cancelled, {number} {'delivery' if number == 1 else 'deliveries'}")
+        print_line(f"event {view.seq} cancelled, {number} {'delivery' if number == 1 else 'deliveries'}")
 
 
 async def _tail(config: Config, pattern: str | None, since: datetime | None, as_json: bool) -> None:
@@ -288,8 +288,7 @@ def _following(seq: int) -> EventQuery:
 
 
 def _print_line(view: EventView, as_json: bool) -> None:
-    from ..log import printable
-    from .output import moment, print_json
+    from .output import moment, print_json, print_line
     from .records import event_json
 
     if as_json:
@@ -298,4 +297,4 @@ def _print_line(view: EventView, as_json: bool) -> None:
     event = view.event
     data = "" if event.data is None else _readable(event)
     line = f"{moment(view.created_at)}  {view.seq}  {event.type}  {event.source}  {event.id}  {data}"
-    click.echo(printable(line).rstrip())
+    print_line(line.rstrip())

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .output import tell
+
 __all__ = ["STARTER", "init"]
 
 STARTER = """\
@@ -58,7 +60,7 @@ def init(path: Path, force: bool) -> None:
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
     option = f"-c {shlex.quote(str(path))}"
-    click.echo(f"wrote {path}", err=True)
-    click.echo(f"  check it:     runner check {option}", err=True)
-    click.echo(f"  start it:     runner start {option}", err=True)
-    click.echo(f"  publish one:  runner publish {option} hello.world --data '{{\"n\": 1}}'", err=True)
+    tell(f"wrote {path}")
+    tell(f"  check it:     runner check {option}")
+    tell(f"  start it:     runner start {option}")
+    tell(f"  publish one:  runner publish {option} hello.world --data '{{\"n\": 1}}'")

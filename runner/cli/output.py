@@ -1,7 +1,8 @@
-"""What verbs print on standard output: tables for people, JSON for programs."""
+"""What verbs print: tables for people, JSON for programs, messages beside them."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,16 +11,46 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import click
-import orjson
 
-from ..log import printable
+from ..terminal import printable
 
-__all__ = ["brief", "duration", "moment", "print_fields", "print_json", "print_table", "progress"]
+__all__ = [
+    "brief",
+    "drop_output",
+    "duration",
+    "moment",
+    "print_fields",
+    "print_json",
+    "print_line",
+    "print_table",
+    "progress",
+    "tell",
+]
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print one object on one line; times are RFC 3339 in UTC."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_UTC_Z))
+def tell(text: str, *, wait: bool = True) -> None:
+    """Print a message for people on standard error; see `log.tell()`, which takes its time to import."""
+    from .. import log
+
+    log.tell(text, wait=wait)
+
+
+def drop_output() -> None:
+    """Throw away what is still to be written; the interpreter would complain about it again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_line(text: str) -> None:
+    """Print one line of text on standard output; what of it could steer a terminal is escaped."""
+    click.echo(printable(text))
+
+
+def print_json(value: Mapping[str, Any] | bytes) -> None:
+    """Print one object, or the JSON of one, on one line; times are RFC 3339 in UTC."""
+    import orjson
+
+    line = value if isinstance(value, bytes) else orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    click.echo(_escaped(line.decode()) if sys.stdout.isatty() else line)
 
 
 def moment(time: datetime | None) -> str:
@@ -65,6 +96,11 @@ def print_fields(fields: Mapping[str, object]) -> None:
 def brief(time: datetime) -> str:
     """Return a time in UTC in the fewest characters: that of today, or else the date."""
     return time.strftime("%H:%M:%SZ" if time.date() == datetime.now(UTC).date() else "%Y-%m-%d")
+
+
+def _escaped(text: str) -> str:
+    """Return the same JSON without what could steer a terminal; JSON itself allows U+009B, say, as it is."""
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def _text(cell: object, time: Callable[[datetime], str]) -> str:

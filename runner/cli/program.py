@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ import click
 
 from ..errors import ConfigError, RunnerError
 from ..version import __version__
+from .output import drop_output, tell
 
 __all__ = ["PROGRAM", "LazyGroup", "main", "readable", "run"]
 
@@ -95,16 +98,21 @@ PROGRAM.params.append(
 
 def main() -> None:
     """Run the command line of this process, and exit."""
-    sys.exit(run(sys.argv[1:]))
+    _open_streams()
+    signal.signal(signal.SIGTERM, _interrupt)
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; say on standard error what went wrong."""
     try:
+        _check_encoding(arguments)
         code = PROGRAM.main(list(arguments), prog_name="runner", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return error.exit_code
     except RunnerError as error:
         _complain(error)
@@ -112,14 +120,14 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_output()  # whoever reads it has left (`| head`)
-        return FAILED
+        drop_output()  # whoever reads it has seen enough (`| head`)
+        return DONE
     except OSError as error:
         if error.errno not in _FULL:
             _confess(error)
             return FAILED
-        click.echo(f"Error: cannot write to standard output: {error.strerror}", err=True)
-        _drop_output()
+        tell(f"Error: cannot write to standard output: {error.strerror}")
+        drop_output()
         return FAILED
     except Exception as error:
         _confess(error)
@@ -127,11 +135,50 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else DONE
 
 
+def _open_streams() -> None:
+    """
+    Have something behind the three standard descriptors, whichever of them came closed.
+
+    Else the first file or connection that is opened takes the place of standard error, and gets what is meant for that.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  # until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the locale has not fails nothing
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Take SIGTERM for SIGINT: process 1 of a container has no end of its own for it."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for an argument that no event, no database and no terminal could take."""
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"argument {number} is not UTF-8: {argument}") from error
+
+
+def _show(error: click.ClickException) -> None:
+    """Print what is wrong with the command line, and how it is used."""
+    shown = io.StringIO()
+    error.show(shown)
+    tell(shown.getvalue().removesuffix("\n"))
+
+
 def _complain(error: RunnerError) -> None:
     """Print a failure we have a name for; the faults of a file already say where they are."""
     if _debugging():
-        traceback.print_exception(error)
-    click.echo(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}", err=True)
+        tell("".join(traceback.format_exception(error)).rstrip("\n"))
+    tell(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}")
 
 
 def readable(text: str) -> str:
@@ -142,18 +189,11 @@ def readable(text: str) -> str:
 def _confess(error: Exception) -> None:
     """Print an unforeseen failure in one line, without its text, which could carry a payload or a DSN."""
     if _debugging():
-        traceback.print_exception(error)
+        tell("".join(traceback.format_exception(error)).rstrip("\n"))
         return
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
-    click.echo(
-        f"Error: unexpected {type(error).__name__} at {place}; RUNNER_DEBUG=1 shows the whole traceback", err=True
-    )
-
-
-def _drop_output() -> None:
-    """Throw away what is still to be written; the interpreter would complain about it again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    tell(f"Error: unexpected {type(error).__name__} at {place}; RUNNER_DEBUG=1 shows the whole traceback")
 
 
 def _debugging() -> bool:

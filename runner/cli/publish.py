@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import DURATION, MOMENT, config_option, dry_run_option, json_option, load
+from .output import drop_output, moment, print_json, print_line, progress, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..bus import EventBus
     from ..config import Config
@@ -148,38 +150,53 @@ def _check_json(content: bytes) -> None:
 
 
 async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool, as_json: bool) -> None:
-    from .output import moment, print_json
     from .records import receipt_json
 
     if dry_run:
         _print_event(event)
         if when.given:
-            click.echo(f"due {moment(when.moment())}", err=True)
+            tell(f"due {moment(when.moment())}")
         return
     from ..builder import open_bus
 
     async with open_bus(config) as bus:
         receipt = await bus.publish(event, delay=when.delay, deliver_at=when.deliver_at)
     due = await _due(config, receipt.seq) if when.given else None
-    if as_json:
-        print_json(receipt_json(receipt) | ({} if due is None else {"due_at": due}))
-    else:
-        duplicate, at = "  duplicate" if receipt.duplicate else "", "" if due is None else f"  due {moment(due)}"
-        click.echo(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
+    with _recorded():
+        if as_json:
+            print_json(receipt_json(receipt) | ({} if due is None else {"due_at": due}))
+        else:
+            duplicate, at = "  duplicate" if receipt.duplicate else "", "" if due is None else f"  due {moment(due)}"
+            print_line(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
+
+
+@contextmanager
+def _recorded() -> Iterator[None]:
+    """Print what was recorded; that nobody can read it does not undo it, and is no failure."""
+    try:
+        yield
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):
+            tell(f"warning: published, but standard output takes no more: {error.strerror}")
 
 
 async def _due(config: Config, seq: int) -> datetime | None:
     """Return when the event is due, as it was recorded: the store's clock decides, and a duplicate keeps its time."""
     from ..builder import open_storage
+    from ..errors import RunnerError
 
-    async with open_storage(config) as storage:
-        return (await storage.records.event(str(seq))).due_at
+    try:
+        async with open_storage(config) as storage:
+            return (await storage.records.event(str(seq))).due_at
+    except RunnerError:  # the store has gone since; the event is recorded
+        return None
 
 
 def _print_event(event: Event) -> None:
     from ..cloudevents import encode_json
 
-    click.echo(encode_json(event))
+    print_json(encode_json(event))
 
 
 def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bool) -> None:
@@ -188,7 +205,7 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
     config = load(path)
     expected = check(name) if dry_run or not is_stream(name) else None
     if dry_run:
-        click.echo(f"{expected} valid, nothing published")
+        print_line(f"{expected} valid, nothing published")
     else:
         asyncio.run(_publish_lines(config, name, when, expected, as_json))
 
@@ -197,7 +214,6 @@ async def _publish_lines(config: Config, name: str, when: _When, expected: int |
     from ..builder import open_bus
     from ..errors import EventConflict
     from .event_file import read_batches
-    from .output import print_json, progress
     from .records import receipt_json
 
     published = duplicates = 0
@@ -210,14 +226,17 @@ async def _publish_lines(config: Config, name: str, when: _When, expected: int |
                     published += len(receipts)
                     duplicates += sum(receipt.duplicate for receipt in receipts)
                     advance(len(batch))
-                    for receipt in receipts if as_json else ():
-                        print_json(receipt_json(receipt))
+                    with _recorded():
+                        for receipt in receipts if as_json else ():
+                            print_json(receipt_json(receipt))
     finally:
         # Also after a failure: it says where to go on from.
         refused = f", {len(conflicts)} in conflict" if conflicts else ""
-        click.echo(f"{published - duplicates} new, {duplicates} already there{refused}", err=as_json)
+        count = f"{published - duplicates} new, {duplicates} already there{refused}"
+        with _recorded():
+            tell(count) if as_json else print_line(count)
         for conflict in conflicts:
-            click.echo(conflict, err=True)
+            tell(conflict)
     if conflicts:
         raise EventConflict("what is in conflict was not published; give a changed event a new id")
 

@@ -16,6 +16,7 @@ import click
 from ..errors import ConfigError, RunnerError
 from .loop import calm_collector, loop_factory
 from .options import config_option
+from .output import tell
 from .program import readable
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ..runtime import Runner
 
 __all__ = ["start"]
+
+_PATIENCE = 1.0  # seconds that the end of the process waits for who reads why it ends
 
 
 @click.command()
@@ -43,7 +46,7 @@ def start(path: Path) -> None:
     config = _load(path)
     voice = _Voice(config)
     if voice.json:
-        signals.last_words = b'{"event": "interrupted again, stopping at once", "level": "warning"}\n'
+        signals.last_words = '{"event": "interrupted again, stopping at once", "level": "warning"}'
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as loop:
             loop.run(_serve(path, config, signals, voice))
@@ -73,21 +76,21 @@ class _Voice:
                 self._log.warning("odd configuration", detail=warning)
             return
         for line in (*runner.describe(), *(f"warning: {warning}" for warning in advice(config))):
-            click.echo(line, err=True)
+            tell(line, wait=False)
 
     def invite(self, path: Path) -> None:
         """Say how to publish an event."""
         if self.json:
             self._log.info("publish one", command=_publish_command(path))
         else:
-            click.echo(f"publish one:  {_publish_command(path)}", err=True)
+            tell(f"publish one:  {_publish_command(path)}", wait=False)
 
     def give_up(self) -> None:
         """Say that the end came before the start."""
         if self.json:
             self._log.warning("stopped before it had started")
         else:
-            click.echo("stopped before it had started", err=True)
+            tell("stopped before it had started", wait=False)
 
     def complain(self, error: RunnerError) -> None:
         """Log what ends the process."""
@@ -104,7 +107,7 @@ class _Signals:
     """
 
     def __init__(self) -> None:
-        self.last_words = b"interrupted again, stopping at once\n"
+        self.last_words = "interrupted again, stopping at once"
         self.stop = asyncio.Event()
         self.reload = asyncio.Event()
         self._stopping = False
@@ -122,8 +125,10 @@ class _Signals:
 
     def _on_stop(self, *_: object) -> None:
         if self._stopping:
-            os.write(sys.stderr.fileno(), self.last_words)
-            os._exit(130)
+            try:
+                _say_at_last(self.last_words)
+            finally:
+                os._exit(130)
         self._stopping = True
         self._soon(self.stop.set)
 
@@ -137,12 +142,19 @@ class _Signals:
             self._loop.call_soon_threadsafe(action)  # the loop may be asleep in its selector
 
 
+def _say_at_last(words: str) -> None:
+    from ..log import flush
+
+    tell(words, wait=False)
+    flush()
+
+
 def _load(path: Path) -> Config:
     from ..config import load_config
     from ..log import configure
 
     config = load_config(path)
-    configure(config.log.level, config.log.format)
+    configure(config.log.level, config.log.format, patience=_PATIENCE)
     return config
 
 
@@ -207,12 +219,12 @@ async def _replace(
     log = structlog.get_logger(__name__)
     await old.stop()
     try:
-        configure(new_config.log.level, new_config.log.format)
+        configure(new_config.log.level, new_config.log.format, patience=_PATIENCE)
         if await _first(new.__aenter__(), signals.stop.wait()) == 0:
             log.info("configuration reloaded", plan=new.describe()[0])
         return new, new_config
     except Exception as error:
-        configure(old_config.log.level, old_config.log.format)
+        configure(old_config.log.level, old_config.log.format, patience=_PATIENCE)
         for reason in _reasons(error):
             log.error("new configuration does not start, going back", error=reason)
     back = build(old_config)

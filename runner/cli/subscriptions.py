@@ -141,7 +141,7 @@ def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
     from ..builder import open_storage
-    from .output import print_json
+    from .output import print_json, print_line
     from .wakeup import wake_workers
 
     async with open_storage(config) as storage:
@@ -151,7 +151,7 @@ async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) ->
     if as_json:
         print_json({"name": name, "paused": paused, "changed": changed})
     else:
-        click.echo(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
+        print_line(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
 
 
 async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:

@@ -12,7 +12,7 @@ from ..cloudevents import encode_json
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome
 from ..errors import SinkError
 from ..event import Event
-from ..log import printable
+from ..terminal import printable
 from .threads import Threads
 
 __all__ = ["StdoutSink"]

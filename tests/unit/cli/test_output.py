@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.cli.output import brief, moment, print_fields, print_json, print_table, progress
-from runner.log import printable
+from runner.terminal import printable
 
 
 def test_columns_are_aligned_and_nothing_trails(capsys: pytest.CaptureFixture[str]) -> None:
