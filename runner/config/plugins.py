@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, model_validator
 
+from ..http.address import Address
 from .callables import import_callable, import_exception, is_reference
 from .duration import Duration, PositiveDuration
 from .errors import got
@@ -66,17 +67,7 @@ def _server(url: str) -> str:
 
 
 def _web_address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or re.search(r"[\x00-\x20\x7f]", url):
-        raise ValueError("expected a URL such as https://host/path")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL with a user or password is refused; use headers: {Authorization: …}")
-    if parts.fragment:
-        raise ValueError("a URL with a fragment (#…) is refused; a server never sees it")
+    Address.parse(url)
     return url
 
 

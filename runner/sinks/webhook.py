@@ -17,33 +17,35 @@ An answer to a batch may give a status for each event: see `_outcomes()`.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from ..clock import utcnow
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
+from ..http.address import Address
+from ..http.answer import Answer
+from ..http.client import Client
+from ..http.connection import NoAnswer
 
 __all__ = ["WebhookSink"]
 
 _REJECTED = frozenset({400, 410, 413, 415, 422, 431})
 _ASKS_TO_WAIT = frozenset({429, 503})
 _LONGEST_WAIT = 10**9  # seconds; the retry policy has a limit of its own, this one keeps the arithmetic in range
-_READ = 64 * 1024  # bytes of an answer; what is longer ends the connection
+_READ = 64 * 1024  # bytes of an answer's body; what is longer ends the connection
 _READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand events
 _EXCERPT = 512  # characters of an answer that are kept
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 _OWN_HEADERS = frozenset({"connection", "content-length", "content-type", "host", "transfer-encoding"})
+_DEFAULTS = {"User-Agent": "eventbus-runner", "Accept": "*/*", "Accept-Encoding": "identity"}
 _OWN_PREFIXES = ("ce-", "runner-", "webhook-")
 
 
@@ -70,7 +72,7 @@ class WebhookSink:
         Check the address and the headers.
 
         Args:
-            url: where to post; credentials in it become basic authentication.
+            url: where to post; it is sent as it is written.
             timeout: from the first step of connecting to the end of the answer.
             headers: sent with every event, such as `Authorization`.
             permanent: further statuses that reject an event for good.
@@ -80,27 +82,20 @@ class WebhookSink:
         Raises:
             SinkError: the URL is no absolute http(s) URL, or a header is reserved or malformed.
         """
-        self._url = _checked_url(url)
-        self._headers = _checked_headers(headers or {})
-        self._peer = f"{self._url.host}:{self._url.port}"  # all of the URL that may be shown; the rest can be secret
+        try:
+            address = Address.parse(url)
+        except ValueError as error:
+            raise SinkError(f"webhook: {error}") from error
+        self._peer = address.peer
+        self._client = Client(address, headers=_all_headers(headers or {}), timeout=timeout, connections=connections)
         self._rejected = _REJECTED.union(permanent)
         self._deferred = None if deferred is None else Deferred(deferred)
-        self._timeout = timeout
-        self._connections = connections
-        self._session: aiohttp.ClientSession | None = None
+        self._started = False
 
     async def start(self) -> None:
-        """Get a pool of connections ready; none is opened yet."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=self._timeout.total_seconds()),
-                headers={"User-Agent": "eventbus-runner", "Accept-Encoding": "identity"} | self._headers,
-                skip_auto_headers=("Content-Type",),
-                auto_decompress=False,
-                trust_env=False,
-            )
+        """Get ready; nothing is connected yet."""
+        await self._client.start()
+        self._started = True
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Post the event and read what the answer's status means."""
@@ -109,14 +104,8 @@ class WebhookSink:
         except EventError as error:
             return Rejected(f"the event cannot be sent over HTTP: {error}")
         headers |= self._own_headers(delivery.subscription, delivery.attempt)
-        response = await self._post(headers, body)
-        if isinstance(response, Failed):
-            return response
-        try:
-            beginning, _ = await _beginning(response, _READ)
-            return self._outcome(response.status, response.headers, beginning)
-        finally:
-            response.close()  # does nothing to a connection whose answer was read to the end
+        answer = await self._post(headers, body, _READ)
+        return answer if isinstance(answer, Failed) else self._outcome(answer.status, answer.headers, answer.body)
 
     async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
         """Post the events as one JSON array; in halves, where the receiver says that it is too large."""
@@ -127,37 +116,31 @@ class WebhookSink:
             return _shared(Rejected(f"the event cannot be sent over HTTP: {error}"), count)
         attempt = max(each.attempt for each in deliveries)
         headers = {"content-type": BATCH_FORMAT} | self._own_headers(deliveries[0].subscription, attempt)
-        response = await self._post(headers, body)
-        if isinstance(response, Failed):
-            return [response] * count
-        try:
-            beginning, complete = await _beginning(response, _READ_OUTCOMES)
-        finally:
-            response.close()
-        if response.status == 413 and count > 1:
+        answer = await self._post(headers, body, _READ_OUTCOMES)
+        if isinstance(answer, Failed):
+            return [answer] * count
+        if answer.status == 413 and count > 1:
             halves = deliveries[: count // 2], deliveries[count // 2 :]
             return [outcome for half in halves for outcome in await self.deliver_batch(half)]
-        outcome = self._outcome(response.status, response.headers, beginning)
-        if isinstance(outcome, Accepted | Deferred) and response.content_type == "application/json":
-            if not complete:
+        outcome = self._outcome(answer.status, answer.headers, answer.body)
+        if isinstance(outcome, Accepted | Deferred) and _is_json(answer):
+            if not answer.complete:
                 return [Failed("the answer to a batch was cut off")] * count
-            return self._outcomes(beginning, count, outcome)
+            return self._outcomes(answer.body, count, outcome)
         return _shared(outcome, count)
 
-    async def _post(self, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse | Failed:
-        """Return the answer, of which nothing but the head has been read."""
-        if self._session is None:
+    async def _post(self, headers: Mapping[str, str], body: bytes, limit: int) -> Answer | Failed:
+        if not self._started:
             raise SinkError("webhook: deliver() before start()")
         try:
-            return await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Failed(f"{self._peer}: {self._reason(error)}")
+            return await self._client.post(headers, body, limit)
+        except NoAnswer as error:
+            return Failed(f"{self._peer}: {error}")
 
     async def stop(self) -> None:
         """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._started = False
+        await self._client.stop()
 
     def _own_headers(self, subscription: str, attempt: int) -> dict[str, str]:
         headers = {"runner-attempt": str(attempt)}
@@ -203,35 +186,8 @@ class WebhookSink:
         status, wait = fields["status"], fields.get("retry_after")
         if type(status) is not int or not 100 <= status < 600:
             raise ValueError(status)
-        headers = {} if wait is None else {"Retry-After": str(wait)}
+        headers = {} if wait is None else {"retry-after": str(wait)}
         return self._outcome(status, headers, str(fields.get("reason") or "").encode())
-
-    def _reason(self, error: Exception) -> str:
-        """Return what went wrong, without anything of the URL or of what the peer sent."""
-        match error:
-            case TimeoutError():
-                return f"no answer within {self._timeout.total_seconds():g} s"
-            case aiohttp.ClientConnectorDNSError():
-                return "the name does not resolve"
-            case aiohttp.ClientConnectorCertificateError():
-                return "the certificate is not trusted"
-            case aiohttp.ClientConnectorSSLError():
-                return "cannot connect: TLS failed"
-            case aiohttp.ClientConnectorError():
-                return f"cannot connect: {_system_error(error.os_error)}"
-            case aiohttp.ServerDisconnectedError():
-                return "the connection was closed without an answer"
-            case OSError():
-                return f"the connection was lost: {_system_error(error)}"
-            case aiohttp.ClientResponseError():
-                return "the answer is not HTTP"
-            case _:
-                return type(error).__name__
-
-
-def _system_error(error: OSError) -> str:
-    # The error's own text may hold the whole URL.
-    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def _shared(outcome: Outcome, count: int) -> list[Outcome]:
@@ -242,31 +198,20 @@ def _shared(outcome: Outcome, count: int) -> list[Outcome]:
     return [outcome] * count
 
 
-async def _beginning(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """
-    Return at most `limit` bytes of the answer, and whether that is all of it.
-
-    The status has said already what matters of a single event, so no error is one.
-    """
-    beginning = b""
-    try:
-        while len(beginning) < limit and (chunk := await response.content.readany()):
-            beginning += chunk
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return beginning, False
-    return beginning, response.content.at_eof()
+def _is_json(answer: Answer) -> bool:
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """Return the wait asked for (RFC 9110 §10.2.3), not below zero; None when it makes no sense."""
-    value = headers.get("Retry-After", "").strip()
+    value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"-?[0-9]{1,20}", value):
         return timedelta(seconds=min(max(int(value), 0), _LONGEST_WAIT))
     moment = _http_date(value)
     if moment is None:
         return None
     # By the peer's own clock when it tells the time, so that ours may differ.
-    now = _http_date(headers.get("Date", "")) or utcnow()
+    now = _http_date(headers.get("date", "")) or utcnow()
     return max(moment - now, timedelta(0))
 
 
@@ -278,17 +223,8 @@ def _http_date(value: str) -> datetime | None:
         return None
 
 
-def _checked_url(url: str) -> URL:
-    try:
-        parsed = URL(url)
-        if parsed.scheme in ("http", "https") and parsed.host and parsed.port:
-            return parsed.with_fragment(None)
-    except ValueError:
-        pass
-    raise SinkError("webhook: expected an absolute URL, such as https://crm.example.com/events")
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def _all_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of every request: these, after a check, and those that anybody would expect."""
     for name, value in headers.items():
         if not _TOKEN.match(name):
             raise SinkError(f"webhook: header {name!r}: expected a name of letters, digits and hyphens")
@@ -296,4 +232,5 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
             raise SinkError(f"webhook: header {name!r} is set by the runner, choose another name")
         if not _HEADER_VALUE.match(value):
             raise SinkError(f"webhook: header {name!r}: expected a value without control characters")
-    return dict(headers)
+    given = {name.lower() for name in headers}
+    return {name: value for name, value in _DEFAULTS.items() if name.lower() not in given} | dict(headers)

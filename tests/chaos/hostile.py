@@ -131,12 +131,12 @@ REFUSING: dict[str, Callable[[Exchange], Awaitable[None]]] = {
     "unread": _silent,  # not even the body is read
     "drip": _drip,
     "garbage": _garbage,
-    "large-head": _large_head,
 }
 ACCEPTING: dict[str, Callable[[Exchange], Awaitable[None]]] = {
     "endless": _endless,
     "bomb": _bomb,
     "cut": _cut,
+    "large-head": _large_head,
     "reset": _once,  # resets what comes next on the connection
 }
 

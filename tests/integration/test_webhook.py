@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +19,15 @@ from aiohttp import web
 from runner.delivery import ACCEPTED, Deferred, Delivery, Failed, Outcome, Rejected
 from runner.errors import SinkError
 from runner.event import Event
+from runner.http import client
 from runner.sinks.webhook import WebhookSink
+from tests.support.eventually import eventually
 from tests.support.server import HOST, free_port
 
 DELIVERY = Delivery(
     Event(type="order.created", source="/shop", id="1", data=b"{}", datacontenttype="application/json"), "crm", 4
 )
+TLS = Path(__file__).parent / "tls"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -100,7 +106,7 @@ async def test_the_request() -> None:
         seen.append((request, await request.read()))
         return web.Response(headers={"Set-Cookie": "session=1"})
 
-    async with receiver(answer) as url, sink(f"{url}/in?key=1#x", headers={"Authorization": "Bearer t"}) as webhook:
+    async with receiver(answer) as url, sink(f"{url}/in?key=1", headers={"Authorization": "Bearer t"}) as webhook:
         assert await webhook.deliver(DELIVERY) is ACCEPTED
         assert await webhook.deliver(Delivery(Event(type="a", source="/"), "crm", 1)) is ACCEPTED
     (first, body), (second, nothing) = seen
@@ -114,6 +120,21 @@ async def test_the_request() -> None:
     assert (nothing, second.headers["Content-Length"]) == (b"", "0")
     assert "Content-Type" not in second.headers
     assert "Cookie" not in second.headers
+
+
+@pytest.mark.parametrize("target", ["/x?sig=a%2Bb%2Fc%3D%3D", "/%7E;a+b?", "//a/../%2e%C3%a9?q=%20", "?q=ü"])
+async def test_the_url_is_sent_as_it_is_written(target: str) -> None:
+    heads: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await request_head(reader))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with raw_receiver(talk) as url, sink(url + target) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        assert await webhook.deliver_batch([DELIVERY] * 2) == [ACCEPTED] * 2
+    sent = {"?q=ü": "/?q=%C3%BC"}.get(target, target)
+    assert [head.split(b"\r\n")[0].decode() for head in heads] == [f"POST {sent} HTTP/1.1"] * 2
 
 
 async def test_connections_are_used_again() -> None:
@@ -288,9 +309,21 @@ async def test_a_receiver_that_sends_headers_slowly() -> None:
             await asyncio.sleep(0.02)
 
     async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3)) as webhook:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
+            assert await webhook.deliver(DELIVERY) is ACCEPTED  # its status line has come in time
+
+
+async def test_a_receiver_that_sends_its_status_slowly() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in b"HTTP/1.1 200 OK" + b"K" * 1000:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3)) as webhook:
+        async with asyncio.timeout(10):
             answer = await webhook.deliver(DELIVERY)
-    assert isinstance(answer, Failed)
+    assert answer == Failed(f"{url.removeprefix('http://')}: no answer within 0.3 s")
 
 
 async def test_a_receiver_that_does_not_read() -> None:
@@ -319,21 +352,56 @@ async def test_a_receiver_that_refuses_a_large_event_before_it_has_read_it() -> 
 
 
 @pytest.mark.parametrize(
-    "head",
+    "rest",
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\npa",
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"Content-Length: 2\r\n\r\nok", id="a body"),
+        pytest.param(b"Content-Length: 100\r\n\r\npart", id="a body cut off"),
+        pytest.param(b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok", id="a length twice"),
+        pytest.param(b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok", id="two lengths"),
+        pytest.param(b"Content-Length: two\r\n\r\nok", id="a length in words"),
+        pytest.param(b"X: " + b"x" * 9 * 1024 + b"\r\nContent-Length: 0\r\n\r\n", id="a header of 9 KB"),
+        pytest.param(b"X: " + b"x" * 1_000_000 + b"\r\n\r\n", id="a header of 1 MB"),
+        pytest.param(b"X: y\r\n" * 10_000 + b"\r\n", id="60 KB of headers"),
+        pytest.param(b"X: y\r\n" * 200_000 + b"\r\n", id="200,000 headers"),
+        pytest.param(b"garbage\x00\xff\r\n: :\r\n\r\n", id="headers that are none"),
+        pytest.param(b"\r\n" + b"\x16\x03garbage" * 100, id="garbage after the head"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n5\r\npa", id="a chunk cut off"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", id="a broken chunk"),
+        pytest.param(b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", id="no gzip"),
     ],
 )
-async def test_the_status_counts_although_the_body_is_cut(head: bytes) -> None:
+@pytest.mark.parametrize("status", [200, 204])
+@pytest.mark.parametrize("then", ["it closes", "it stays"])
+async def test_the_status_decides_whatever_follows_it(status: int, rest: bytes, then: str) -> None:
+    requests = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        for _ in range(2):
+            await request_head(reader)
+            await reader.readexactly(2)
+            requests += 1
+            writer.write(f"HTTP/1.1 {status} x\r\n".encode() + rest)
+            await writer.drain()
+            if then == "it closes":
+                break
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.5)) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+    assert requests == 2
+
+
+async def test_what_cannot_be_read_is_not_waited_for() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_head(reader)
-        writer.write(head)
-        await writer.drain()
+        writer.write(b"HTTP/1.1 400 No\r\nContent-Length: 1\r\nContent-Length: 3\r\n\r\nbad")
+        await asyncio.Event().wait()
 
-    async with raw_receiver(talk) as url, sink(url) as webhook:
-        assert await webhook.deliver(DELIVERY) is ACCEPTED
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(minutes=1)) as webhook:
+        async with asyncio.timeout(10):
+            assert await webhook.deliver(DELIVERY) == Rejected("HTTP 400", 400, "bad")
 
 
 async def test_the_status_counts_although_the_body_hangs() -> None:
@@ -352,9 +420,9 @@ async def test_the_status_counts_although_the_body_hangs() -> None:
         pytest.param(b"", id="nothing"),
         pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", id="SSH"),
         pytest.param(b"HTTP/1.1 999999 No\r\n\r\n", id="a strange status"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n", id="a broken chunk"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n", id="a header of 1 MB"),
-        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200_000 + b"\r\n", id="200,000 headers"),
+        pytest.param(b"HTTP/1.1 204 No Con", id="a status line cut off"),
+        pytest.param(b"HTTP/1.1 200 " + b"x" * 1_000_000, id="a status line of 1 MB"),
+        pytest.param(b"HTTP/1.1 102 Processing\r\n\r\n" * 50_000, id="interim answers"),
     ],
 )
 async def test_what_is_no_answer_is_a_failure(spoken: bytes) -> None:
@@ -402,7 +470,7 @@ async def test_an_endless_answer_is_not_read(compressed: bool) -> None:
 async def test_a_name_that_does_not_resolve_and_a_closed_port() -> None:
     async with sink("http://nowhere.invalid/?key=s3cret") as webhook:
         assert await webhook.deliver(DELIVERY) == Failed("nowhere.invalid:80: the name does not resolve")
-    async with sink(f"http://user:s3cret@{HOST}:{free_port()}/") as webhook:
+    async with sink(f"http://{HOST}:{free_port()}/?key=s3cret") as webhook:
         answer = await webhook.deliver(DELIVERY)
     assert isinstance(answer, Failed)
     assert "cannot connect" in answer.reason
@@ -436,15 +504,257 @@ async def test_a_receiver_that_closes_idle_connections() -> None:
     assert requests >= 2
 
 
+# --- budgets ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        pytest.param(b"", b"HTTP/1.1 102 Processing\r\n\r\n", id="interim answers"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\n", b"Link: </x>\r\n", id="an interim answer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", id="headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=", b"x" * 100, id="a chunk extension"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", id="chunks of a byte"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"T: x\r\n", id="trailers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 100, id="a body"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n", b"x" * 100, id="10 GB"),
+    ],
+)
+async def test_an_answer_without_end_is_given_up_and_holds_nobody(beginning: bytes, piece: bytes) -> None:
+    """Counted in bytes that the receiver got rid of: what the sockets hold, and little more."""
+    block = piece * (2**18 // len(piece))
+    sent: list[int] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        sent.append(0)
+        writer.write(beginning)
+        while True:
+            writer.write(block)
+            await writer.drain()
+            sent[-1] += len(block)
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(minutes=5)) as webhook:
+        async with asyncio.timeout(30):
+            outcomes = await asyncio.gather(*(webhook.deliver(DELIVERY) for _ in range(4)))
+    accepted = b" 200 " in beginning
+    assert all(each is ACCEPTED if accepted else isinstance(each, Failed) for each in outcomes)
+    assert len(sent) == 4
+    assert max(sent) < 16 * 2**20
+
+
+# --- connections that are kept ---------------------------------------------------------------------
+
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", id="a whole answer"),
+        pytest.param(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", id="408"),
+        pytest.param(b"H", id="its beginning"),
+        pytest.param(b"\r\n", id="an empty line"),
+    ],
+)
+@pytest.mark.parametrize("when", ["with the answer", "after it", "before the loop has looked"])
+async def test_a_connection_with_unread_input_is_not_used_again(unasked: bytes, when: str) -> None:
+    """A receiver that speaks unasked, and reads no other request on that connection."""
+    read = 0
+    writers: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal read
+        await request_head(reader)
+        await reader.readexactly(2)
+        read += 1
+        writers.append(writer)
+        writer.write(NO_CONTENT + (unasked if when == "with the answer" else b""))
+        await asyncio.Event().wait()
+
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        for number in range(1, 5):
+            assert await webhook.deliver(DELIVERY) is ACCEPTED
+            assert read == number
+            if when == "after it":
+                writers[-1].write(unasked)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            elif when == "before the loop has looked":
+                # Written at once by the transport, and read by nobody before the next request is sent.
+                writers[-1].transport.write(unasked)
+
+
+async def test_a_connection_whose_answer_came_before_the_request_was_sent_is_not_used_again() -> None:
+    peers = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal peers
+        peers += 1
+        await request_head(reader)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
+        writer.write(NO_CONTENT)
+        await asyncio.Event().wait()
+
+    large = Delivery(Event(type="a", source="/", data=b"x" * 1024 * 1024), "crm", 1)
+    bulky = [large] * 16  # more than the sockets hold
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        async with asyncio.timeout(30):
+            for number in (1, 2):
+                assert await webhook.deliver_batch(bulky) == [ACCEPTED] * 16
+                assert peers == number
+
+
+async def test_a_request_that_may_have_been_read_is_not_sent_again() -> None:
+    requests = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        for answer in (NO_CONTENT, b""):
+            await request_head(reader)
+            await reader.readexactly(2)
+            requests += 1
+            writer.write(answer)
+
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        answer = await webhook.deliver(DELIVERY)
+    assert requests == 2
+    assert answer == Failed(f"{url.removeprefix('http://')}: the connection was closed without an answer")
+
+
+async def test_a_delivery_that_is_cancelled_leaves_no_connection_behind() -> None:
+    steps: list[str] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        await reader.readexactly(2)
+        steps.append("read")
+        if len(steps) == 1:
+            await reader.read()
+            steps.append("closed")
+        writer.write(NO_CONTENT)
+        await asyncio.Event().wait()
+
+    async with raw_receiver(talk) as url, sink(url, connections=1) as webhook:
+        waiting = asyncio.create_task(webhook.deliver(DELIVERY))
+        await eventually(lambda: steps)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await eventually(lambda: steps == ["read", "closed"])
+        async with asyncio.timeout(5):
+            assert await webhook.deliver(DELIVERY) is ACCEPTED
+
+
+async def test_waiting_for_a_connection_is_part_of_the_time() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3), connections=1) as webhook:
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*(webhook.deliver(DELIVERY) for _ in range(5)))
+    assert answers == [Failed(f"{url.removeprefix('http://')}: no answer within 0.3 s")] * 5
+
+
+async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_IDLE", 0.05)
+    steps: list[str] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        await reader.readexactly(2)
+        steps.append("read")
+        writer.write(NO_CONTENT)
+        assert await reader.read() == b""
+        steps.append("closed")
+
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        await eventually(lambda: steps == ["read", "closed"])
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+
+
+async def test_a_name_with_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, lookups = asyncio.get_running_loop(), 0
+    silent = socket.create_server((HOST, 0), backlog=1)
+    fillers = [socket.socket() for _ in range(8)]  # a backlog that is full takes nobody
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(silent.getsockname())
+
+    async def getaddrinfo(host: object, port: int, **options: object) -> list[object]:
+        nonlocal lookups
+        lookups += 1
+        ways = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*ways, silent.getsockname()), (*ways, (HOST, port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    async with receiver(answering(204)) as url, sink(url.replace(HOST, "crm.example")) as webhook:
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*(webhook.deliver(DELIVERY) for _ in range(20))) == [ACCEPTED] * 20
+    assert lookups == 1
+    for each in (silent, *fillers):
+        each.close()
+
+
+# --- TLS -------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def tls_receiver(talk: Talk) -> AsyncIterator[int]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.crt", TLS / "server.key")
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await talk(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(accept, HOST, 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_over_tls_connections_are_kept_and_names_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers, unasked = 0, b""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal peers
+        peers += 1
+        while True:
+            await request_head(reader)
+            await reader.readexactly(2)
+            writer.write(NO_CONTENT + unasked)
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "server.crt"))
+    async with tls_receiver(talk) as port, sink(f"https://{HOST}:{port}/") as webhook:
+        for _ in range(5):
+            assert await webhook.deliver(DELIVERY) is ACCEPTED
+        assert peers == 1
+        unasked = NO_CONTENT
+        for _ in range(3):
+            assert await webhook.deliver(DELIVERY) is ACCEPTED
+        assert peers == 3
+        async with sink(f"https://127.0.0.2:{port}/") as other:
+            assert "cannot connect" in str(await other.deliver(DELIVERY))
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with tls_receiver(talk) as port, sink(f"https://{HOST}:{port}/") as webhook:
+        assert await webhook.deliver(DELIVERY) == Failed(f"{HOST}:{port}: the certificate is not trusted")
+
+
 # --- what is refused before anything is sent -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "url", ["", "crm.example.com", "/events", "ftp://crm.example/", "http://", "http://[::1", "http:///x"]
+    "url", ["", "crm.example.com", "/events", "ftp://crm.example/", "http://", "http://[::1", "http://me:s3cret@h/"]
 )
-def test_urls_that_are_none(url: str) -> None:
-    with pytest.raises(SinkError, match="absolute URL"):
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(SinkError, match=r"webhook: .*URL") as refused:
         WebhookSink(url)
+    assert "s3cret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_type_checkers_see_the_same_names_as_the_interpreter() -> None:
 
 
 def test_importing_the_package_loads_no_driver() -> None:
-    heavy = ("aiohttp", "alembic", "asyncpg", "nats", "pydantic", "rich", "sqlalchemy")
+    heavy = ("aiohappyeyeballs", "alembic", "asyncpg", "nats", "pydantic", "rich", "sqlalchemy")
     script = f"import sys, runner; print(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.split() == []

@@ -15,7 +15,7 @@ from runner.cli.program import PROGRAM, run
 from runner.errors import ConfigError, ForeignDeployment, RunnerError, StorageUnavailable
 
 HEAVY = {
-    "aiohttp",
+    "aiohappyeyeballs",
     "aiosqlite",
     "alembic",
     "asyncpg",

@@ -112,7 +112,7 @@ def test_a_sink_loads_only_what_it_needs() -> None:
     program = (
         "import sys, runner.sinks as s\n"
         "s.build_sink('stdout', {'format': 'text'}, s.SinkContext('d', None))\n"
-        "print(sorted({'aiohttp', 'nats', 'sqlalchemy'} & set(sys.modules)))"
+        "print(sorted({'aiohappyeyeballs', 'nats', 'sqlalchemy'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -133,7 +133,7 @@ from runner.strategies import STRATEGIES, StrategyContext
 class Options:
     every = deaf = timedelta(seconds=1)
 STRATEGIES["polling"](Options(), StrategyContext("s", None, None, None))
-print(sorted({"nats", "asyncpg", "sqlite3", "aiohttp"} & sys.modules.keys()))
+print(sorted({"nats", "asyncpg", "sqlite3", "aiohappyeyeballs"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,261 @@
+"""
+Reading an HTTP/1.1 answer (RFC 9112) within limits, apart from any connection.
+
+The status decides once its line has been read. Whatever follows may be missing, broken, too long or without end: it
+only costs the excerpt of the body, and the connection, which is used again only after an answer that leaves no doubt
+where it ends. Nothing is decompressed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["MAX_INTERIM", "OVERHEAD", "Answer", "AnswerReader"]
+
+OVERHEAD = 64 * 1024
+"""Bytes of one answer that are not its body: heads, those of interim answers, sizes of chunks, trailers."""
+
+MAX_INTERIM = 16
+"""Interim answers (1xx) before the answer itself."""
+
+_LONGEST_STATUS_LINE = 8 * 1024
+_PREFIX = b"HTTP/1."
+_STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?:[ \t][^\r\n]*)?\r?\n")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_FIELD = re.compile(
+    rb"^(connection|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:([^\r\n]*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_UNTIDY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")  # line ends and folded lines that somebody may read otherwise
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_LENGTH = re.compile(r"[0-9]{1,15}", re.ASCII)
+_SWITCHING_PROTOCOLS = 101  # ends HTTP on the connection: no interim answer
+_BODILESS = frozenset({204, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What was read of an answer.
+
+    Attributes:
+        headers: those that mean something to a client, named in lower case; repeated ones joined by commas.
+        body: its beginning, as far as it was wanted.
+        complete: whether that is all of the body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    complete: bool
+
+
+class AnswerReader:
+    """The answer to one request. What it costs is bounded by `limit` and `OVERHEAD`, whatever arrives."""
+
+    def __init__(self, limit: int) -> None:
+        """
+        Expect an answer.
+
+        Args:
+            limit: bytes of the body that are wanted; a longer one is not read to its end.
+        """
+        self.fault: str | None = None
+        """What is wrong with an answer that has no status."""
+        self.reusable = False
+        """Whether the connection may carry another request: the answer is over, and nothing came after it."""
+        self._limit = limit
+        self._buffer = bytearray()
+        self._scanned = 0  # bytes of the buffer that have been searched already
+        self._overhead = OVERHEAD  # what is left of it
+        self._interim = 0
+        self._version = b""
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+        self._left: int | None = None  # bytes of the body, or of its chunk, that are still to come; None: until the end
+        self._complete = False
+        self._over = False
+        self._step: Callable[[], bool] = self._read_status_line
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer as far as it was read; None before its status was."""
+        if self._status == 0:
+            return None
+        return Answer(self._status, self._headers, bytes(self._body), self._complete)
+
+    def feed(self, data: bytes) -> bool:
+        """Read on; return whether the answer is over, or no more of it is wanted."""
+        self._buffer += data
+        while not self._over and self._step():
+            pass
+        if self._over and self._buffer:
+            self.reusable = False
+        return self._over
+
+    def end(self) -> None:
+        """Take note that nothing more will come."""
+        if self._step == self._read_fields:
+            self._headers = _fields(self._buffer)
+        self._complete = self._complete or self._step == self._read_until_end
+
+    # --- steps: each returns whether the next one can be taken without more data -----------------
+
+    def _read_status_line(self) -> bool:
+        found = _STATUS_LINE.match(self._buffer)
+        if found is None:
+            started = self._buffer.startswith(_PREFIX[: len(self._buffer)])
+            if not started or b"\n" in self._buffer or len(self._buffer) > _LONGEST_STATUS_LINE:
+                return self._fail("the answer is not HTTP")
+            return False
+        status = int(found[2])
+        if status >= 200 or status == _SWITCHING_PROTOCOLS:
+            self._version, self._status, self._step = found[1], status, self._read_fields
+        else:
+            self._step = self._skip_interim
+        return True
+
+    def _skip_interim(self) -> bool:
+        end = self._head_end()
+        if end is None:
+            return False if len(self._buffer) <= self._overhead else self._fail("the answer does not begin")
+        self._interim += 1
+        if self._interim > MAX_INTERIM or not self._spend(end):
+            return self._fail(f"more than {MAX_INTERIM} interim answers (1xx), or more than {OVERHEAD} bytes of them")
+        self._step = self._read_status_line
+        return True
+
+    def _read_fields(self) -> bool:
+        end = self._head_end()
+        if end is None and len(self._buffer) <= self._overhead:
+            return False
+        head = bytes(self._buffer[: min(end or self._overhead, self._overhead)])
+        self._headers = _fields(head)
+        if end is None or not self._spend(end):
+            return self._stop()
+        return self._begin_body(head)
+
+    def _begin_body(self, head: bytes) -> bool:
+        """Find out how long the body is (RFC 9112 §6.3), and whether that leaves any doubt."""
+        coding, length = self._headers.get("transfer-encoding"), self._headers.get("content-length")
+        kept = self._version == b"1" and "close" not in self._headers.get("connection", "").lower()
+        self.reusable = kept and _UNTIDY.search(head) is None
+        if self._status in _BODILESS:
+            self.reusable = self.reusable and coding is None and length in (None, "0")
+            return self._finish()
+        if coding is not None:
+            self.reusable = self.reusable and length is None
+            self._step = self._read_chunk_size
+            return coding.lower() == "chunked" or self._stop()
+        if length is None:
+            self.reusable = False
+            self._step = self._read_until_end
+            return True
+        if not _LENGTH.fullmatch(length):
+            return self._stop()
+        self._left, self._step = int(length), self._read_sized
+        return True
+
+    def _read_until_end(self) -> bool:
+        self._take(len(self._buffer))
+        return False if len(self._body) < self._limit else self._stop()
+
+    def _read_sized(self) -> bool:
+        return self._finish() if self._read_data() else False
+
+    def _read_chunk_size(self) -> bool:
+        line = self._line()
+        if line is None:
+            return False
+        found = _CHUNK_SIZE.match(line)
+        if found is None:
+            return self._stop()
+        self._left = int(found[1], 16)
+        self._complete = self._left == 0
+        self._step = self._read_trailer if self._complete else self._read_chunk
+        return True
+
+    def _read_chunk(self) -> bool:
+        if not self._read_data():
+            return False
+        self._step = self._read_chunk_end
+        return True
+
+    def _read_chunk_end(self) -> bool:
+        line = self._line()
+        if line is None:
+            return False
+        self._step = self._read_chunk_size
+        return line == b"\r\n" or self._stop()
+
+    def _read_trailer(self) -> bool:
+        line = self._line()
+        if line is None:
+            return False
+        return self._finish() if line == b"\r\n" else True
+
+    # --- parts of steps ---------------------------------------------------------------------------
+
+    def _head_end(self) -> int | None:
+        found = _HEAD_END.search(self._buffer, self._scanned)
+        self._scanned = 0 if found else max(0, len(self._buffer) - 2)
+        return found.end() if found else None
+
+    def _line(self) -> bytes | None:
+        """Return the next line of what frames a body, with its end; stop where it is too long."""
+        end = self._buffer.find(b"\n", self._scanned) + 1
+        if not end and len(self._buffer) <= self._overhead:
+            self._scanned = len(self._buffer)
+            return None
+        line = bytes(self._buffer[:end])
+        self._scanned = 0
+        if not end or not self._spend(end):
+            self._stop()
+            return None
+        return line
+
+    def _spend(self, count: int) -> bool:
+        """Drop what is not body; return whether so much of it is allowed."""
+        self._overhead -= count
+        del self._buffer[:count]
+        return self._overhead >= 0
+
+    def _read_data(self) -> bool:
+        """Take what has come of a length that is known; return whether that is all."""
+        assert self._left is not None
+        self._left -= self._take(self._left)
+        if self._left and len(self._body) == self._limit:
+            self._stop()
+        return self._left == 0
+
+    def _take(self, count: int) -> int:
+        """Move up to `count` bytes into the body, as far as it is wanted; return how many."""
+        count = min(count, len(self._buffer), self._limit - len(self._body))
+        self._body += self._buffer[:count]
+        del self._buffer[:count]
+        return count
+
+    def _finish(self) -> bool:
+        self._complete = self._over = True
+        return False
+
+    def _stop(self) -> bool:
+        """Give up reading: what follows is not wanted, or has no meaning."""
+        self._take(len(self._buffer))
+        self.reusable, self._over = False, True
+        return False
+
+    def _fail(self, fault: str) -> bool:
+        self.fault, self._over = fault, True
+        return False
+
+
+def _fields(head: bytes | bytearray) -> dict[str, str]:
+    """Return the fields of a head that mean something here."""
+    values: dict[str, list[str]] = {}
+    for name, value in _FIELD.findall(head):
+        values.setdefault(name.decode().lower(), []).append(value.decode("latin-1").strip(" \t"))
+    return {name: ", ".join(given) for name, given in values.items()}
