@@ -159,10 +159,11 @@ class Backlog:
         quotas = self._quotas()
         found = False
         for ask in self._asks(quotas):
+            until = monotonic() + self._lease.total_seconds()
             claim = await ask()
             found = found or bool(claim.deliveries)
             due = earlier(due, claim.next_due)
-            if not await self._take(claim):
+            if not await self._take(claim, until):
                 return
         if not found:
             self._suspects.clear()
@@ -228,8 +229,8 @@ class Backlog:
             if look is not None:
                 look.stir()
 
-    async def _take(self, claim: DeliveryClaim) -> bool:
-        """Start what was claimed; return whether it was an ordinary round, in which nothing had to fly alone."""
+    async def _take(self, claim: DeliveryClaim, until: float) -> bool:
+        """Start what is leased `until` then; return whether it was an ordinary round: nothing had to fly alone."""
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
             record = unreadable(each.seq, each.subscription_id, each.attempt, claim.token, each.reason)
@@ -238,9 +239,9 @@ class Backlog:
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
         if suspect is not None:
-            await self._fly_alone(suspect, left, claim.token)
+            await self._fly_alone(suspect, left, claim.token, until)
             return False
-        self._fly(left, claim.token)
+        self._fly(left, claim.token, until)
         return True
 
     def _pause(self) -> timedelta | None:
@@ -261,7 +262,7 @@ class Backlog:
             shared -= outlet.lanes_for(quota)
         return quotas
 
-    def _fly(self, claimed: Sequence[ClaimedDelivery], token: int) -> None:
+    def _fly(self, claimed: Sequence[ClaimedDelivery], token: int, until: float) -> None:
         """Start claimed deliveries; each settles by itself."""
         groups: dict[int, list[ClaimedDelivery]] = {}
         for each in claimed:
@@ -274,11 +275,13 @@ class Backlog:
             if outlet is not None and startable:
                 if not outlet.breaker.closed:
                     log.info("breaker half-open", subscription=outlet.subscription.name)
-                flight = Flight(group[:startable], _nothing)
+                flight = Flight(group[:startable], _nothing, until)
                 self._leases.hold(outlet, flight, range(startable), token)
                 outlet.start(flight)
 
-    async def _fly_alone(self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int) -> None:
+    async def _fly_alone(
+        self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int, until: float
+    ) -> None:
         """
         Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
 
@@ -292,7 +295,7 @@ class Backlog:
             await self._settler.patiently(lambda: self._queue.settle_deliveries(back))
         await self._settler.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
-        self._fly([suspect], token)
+        self._fly([suspect], token, until)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
             self._settled.clear()
             await self._loop.rest(self._settled.wait())

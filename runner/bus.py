@@ -39,8 +39,13 @@ class Desk(Protocol):
     def lease_for(self, count: int) -> timedelta | None:
         """Return the lease under which it would take `count` events now; None if it has no room for them."""
 
-    def take(self, claim: Claim) -> None:
-        """Dispatch these events; not refused any more once a lease was given."""
+    def take(self, claim: Claim, until: float) -> None:
+        """
+        Dispatch these events; not refused any more once a lease was given.
+
+        Args:
+            until: when that lease ends, on the monotonic clock.
+        """
 
 
 class _Flush:
@@ -272,11 +277,11 @@ class EventBus:
             lease = self._desk.lease_for(len(publications))
         if self._desk is None or lease is None:
             return await self._store.append(publications), False
-        asked = monotonic()
+        until = monotonic() + lease.total_seconds()
         receipts, claim = await self._store.append_leased(publications, lease)
-        if claim is None or monotonic() - asked >= lease.total_seconds():
+        if claim is None or monotonic() >= until:
             return receipts, False  # what took so long may have changed hands; it is found like any other
-        self._desk.take(claim)
+        self._desk.take(claim, until)
         return receipts, True
 
     async def _send(self) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
+from math import inf
 
 import structlog
 
 from .delivery import DeliveryState
-from .flight import Flight
+from .flight import SUCCEEDED, Flight
 from .order import order_key
 from .outlet import Outlet
-from .settling import settle, unreadable
+from .settling import given_back, settle, unreadable
 from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Turn, UnreadableWork, Work
 from .subscription import Matcher
 
@@ -31,13 +32,22 @@ class Dispatch:
     every subscription that may have wanted it.
     """
 
-    def __init__(self, claim: Claim, matcher: Matcher[Outlet], closed: Set[Outlet], *, crash_limit: int) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        matcher: Matcher[Outlet],
+        closed: Set[Outlet],
+        *,
+        crash_limit: int,
+        until: float = inf,
+    ) -> None:
         """
         Match every event of `claim`.
 
         Args:
             closed: the outlets whose deliveries it may not start.
             crash_limit: how often an event may be claimed before its deliveries are tried one by one.
+            until: when its lease ends, on the monotonic clock.
         """
         self.claim = claim
         self.flights: dict[Outlet, Flight[Work]] = {}
@@ -45,6 +55,7 @@ class Dispatch:
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
         self._turns: list[Turn] = []
+        self._until = until
         self._landed = asyncio.get_running_loop().create_future()
         self._flying = 0
         self._assign(matcher, closed, crash_limit)
@@ -131,7 +142,7 @@ class Dispatch:
         if count:
             self._runs.append((last, count))
         for outlet, works in self._shares().items():
-            self.flights[outlet] = Flight(works, self._ended)
+            self.flights[outlet] = Flight(works, self._ended, self._until)
 
     def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
         """Return what each outlet is to deliver: of events in a row that go to the same ones, all at once."""
@@ -181,9 +192,11 @@ class Dispatch:
                 self._records.append(record)
                 if attempt is not None:
                     self._attempts.append(attempt)
-            else:
+            elif flight.marks[index] == SUCCEEDED:
                 done = DeliveryState.DELIVERED
                 self._records.append(DeliveryRecord(work.seq, outlet.id, done, work.attempt, token))
+            else:  # ended by a stop
+                self._records.append(given_back(work.seq, outlet.id, work.attempt, token, started=True))
 
     def _pending(self, work: Work, outlet: Outlet) -> DeliveryRecord:
         order_by = outlet.subscription.order_by

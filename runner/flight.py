@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from .delivery import Outcome
 from .event import Event
 
-__all__ = ["Flight", "Startable"]
+__all__ = ["SUCCEEDED", "TOLD", "Flight", "Startable"]
+
+SUCCEEDED, TOLD = 1, 2  # marks of a delivery that is accepted, and of one whose outcome was handed on
 
 
 class Startable(Protocol):
@@ -26,8 +29,9 @@ class Flight(Generic[W]):
     """
     Deliveries of one outlet that were claimed together.
 
-    Until `cut()`, outcomes other than `ACCEPTED` gather in `troubles`; nothing is kept of a success.
-    Afterwards no further delivery starts, and those that were running report one by one.
+    What has become of each is marked: a success by the lane that saw it, anything else by `landed()`. So nothing
+    counts as delivered because nothing was heard of it. Until `cut()`, outcomes other than `ACCEPTED` gather in
+    `troubles`. Afterwards no further delivery starts, and those that were running report one by one.
     """
 
     __slots__ = (
@@ -35,25 +39,33 @@ class Flight(Generic[W]):
         "_held",
         "_report",
         "heard",
+        "marks",
         "next",
         "running",
         "stop",
-        "told",
         "troubles",
+        "until",
         "watched",
         "works",
     )
 
-    def __init__(self, works: Sequence[W], ended: Callable[[], None]) -> None:
-        """Args: ended is called once, when nothing runs and nothing is left to start."""
+    def __init__(self, works: Sequence[W], ended: Callable[[], None], until: float = inf) -> None:
+        """
+        Begin with nothing started.
+
+        Args:
+            ended: called once, when nothing runs and nothing is left to start.
+            until: when the lease ends under which they are held, on the monotonic clock: nothing starts after that.
+        """
         self.works = works
+        self.until = until
         self.next = 0  # index of the first one that has not started
         self.stop = len(works)
         self.running = 0
+        self.marks = bytearray(len(works))  # of each, what is known: nothing, that it SUCCEEDED, or that it was TOLD
         self.troubles: list[tuple[int, Outcome, float]] = []  # index, outcome, seconds it took
         self.watched = False  # whether successes are reported too
-        self.told = 0  # deliveries whose outcome the breaker knows
-        self.heard = 0  # of those that were `silent`, how many it knows
+        self.heard = 0  # of those that have succeeded silently, how many the breaker knows
         self._ended = ended
         self._held: list[tuple[int, Outcome, float]] | None = None
         self._report: Callable[[int, Outcome, float], None] | None = None
@@ -64,31 +76,43 @@ class Flight(Generic[W]):
         return self.running == 0 and self.next >= self.stop
 
     @property
-    def clean(self) -> bool:
-        """Whether every one of its deliveries has succeeded."""
-        return self.running == 0 and self.next == len(self.works) and not self.troubles
+    def succeeded(self) -> int:
+        """How many have succeeded silently."""
+        return self.marks.count(SUCCEEDED)
 
     @property
-    def silent(self) -> int:
-        """How many have succeeded and were not told: whatever neither runs nor is known to have ended."""
-        return self.next - self.running - self.told
+    def clean(self) -> bool:
+        """Whether every one of its deliveries has succeeded."""
+        return self.succeeded == len(self.works)
+
+    def unanswered(self) -> list[int]:
+        """Return the indexes of those of which no outcome is known."""
+        return [index for index, mark in enumerate(self.marks) if not mark]
+
+    def halt(self) -> None:
+        """Start nothing more."""
+        self.stop = self.next
 
     def cut(self) -> None:
         """Start nothing more, and hold back what still comes in until `report_to()`."""
-        self.stop = self.next
+        self.halt()
         self.watched = True
         self._held = []
 
-    def report_to(self, report: Callable[[int, Outcome, float], None]) -> None:
-        """From now on hand each outcome to `report`, beginning with those held back."""
+    def report_to(self, report: Callable[[int, Outcome, float], None], ended: Callable[[], None] | None = None) -> None:
+        """From now on hand each outcome to `report`, beginning with those held back; and call `ended` at the end."""
         self._report = report
+        self._ended = ended or self._ended
         self.watched = True
         held, self._held = self._held or [], None
         for each in held:
             report(*each)
 
     def landed(self, index: int, outcome: Outcome, seconds: float) -> None:
-        """Take the outcome of the delivery at `index`; a success only once `watched`."""
+        """Take the first outcome of the delivery at `index`; a success only once `watched`."""
+        if self.marks[index]:
+            return
+        self.marks[index] = TOLD
         if self._report is not None:
             self._report(index, outcome, seconds)
         elif self._held is not None:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -57,38 +59,60 @@ class Leases:
         """Settle the deliveries of `flight` as they land, and keep those at `indexes` until then."""
         for index in indexes:
             self._held[flight.works[index].seq, outlet.id] = _Held(token, outlet, flight, index)
-        flight.report_to(self._reporter(outlet, flight, token))
+        ended = partial(self._ended, outlet, flight)
+        flight.report_to(self._reporter(outlet, flight, token), ended)
+        if flight.over:
+            ended()
 
     async def renew(self) -> None:
-        """Extend what is held; stop what is no longer ours."""
+        """Extend what is held; stop what is no longer ours, give back what is not going to start."""
+        for key, each in list(self._held.items()):
+            if each.index >= each.flight.stop:
+                self._give_back(key)
         held = dict(self._held)
         if not held:
             return
+        until = monotonic() + self._lease.total_seconds()
         kept = set(await self._queue.renew([(*key, each.token) for key, each in held.items()], self._lease))
+        for key, each in held.items():
+            if key in kept:
+                each.flight.until = until
         for key, each in held.items():
             if key not in kept and self._held.get(key) is each:
                 del self._held[key]
                 log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
+                each.flight.until = 0.0  # it may not have started: nor does anything else of it
                 each.outlet.cancel(each.flight, each.index)
                 self._changed.set()
 
     def give_back(self) -> None:
         """Make everything that is held pending again, for any instance."""
-        left, self._held = self._held, {}
-        for (seq, id), each in left.items():
-            attempt, started = each.flight.works[each.index].attempt, each.index < each.flight.next
-            self._settler.submit(given_back(seq, id, attempt, each.token, started=started), None)
+        left = list(self._held)
+        for key in left:
+            self._give_back(key)
         if left:
             log.info("deliveries given back", count=len(left))
 
     def hand_back(self, outlet: Outlet) -> None:
         """Make pending again what is held for `outlet` and has not started, because it starts nothing now."""
-        for (seq, id), each in list(self._held.items()):
+        for key, each in list(self._held.items()):
             if each.outlet is outlet and each.index >= each.flight.next:
-                del self._held[seq, id]
-                attempt = each.flight.works[each.index].attempt
-                self._settler.submit(given_back(seq, id, attempt, each.token, started=False), None)
+                self._give_back(key)
         self._changed.set()
+
+    def _ended(self, outlet: Outlet, flight: Flight[Any]) -> None:
+        """Make pending again what is still held of a flight that is over: it did not start, or had no outcome."""
+        for index in flight.unanswered():
+            key = (flight.works[index].seq, outlet.id)
+            held = self._held.get(key)
+            if held is not None and held.flight is flight:
+                self._give_back(key)
+                self._changed.set()
+
+    def _give_back(self, key: Key) -> None:
+        held = self._held.pop(key)
+        attempt, started = held.flight.works[held.index].attempt, held.index < held.flight.next
+        self._settler.submit(given_back(*key, attempt, held.token, started=started), None)
 
     def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
         """Return what settles one delivery of `flight` when it lands."""

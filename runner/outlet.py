@@ -10,15 +10,20 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any
 
+import structlog
+
 from .breaker import Breaker
 from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from .errors import described
 from .event import Event
-from .flight import Flight
+from .flight import SUCCEEDED, Flight
+from .lane import LOST, Lane
 from .sinks.base import Sink
 from .subscription import Subscription
 
 __all__ = ["Outlet", "Slots"]
+
+log = structlog.get_logger(__name__)
 
 
 class Slots:
@@ -32,54 +37,6 @@ class Slots:
 
 
 _MOST = 1000  # deliveries in batches that are asked for at once
-_LOST = Failed("its lease was lost")  # which says nothing of the receiver
-
-
-class _Lane:
-    """One of the deliveries, or batches of them, an outlet runs at a time."""
-
-    __slots__ = ("count", "flight", "index", "lost", "since", "task", "verdict")
-
-    task: asyncio.Task[None]
-
-    def __init__(self) -> None:
-        self.flight: Flight[Any] | None = None
-        self.index = 0
-        self.count = 1  # of deliveries, from `index` on
-        self.lost: set[int] = set()  # those of a batch that are no longer ours
-        self.since = 0.0
-        self.verdict: Failed | None = None  # why the delivery, not the lane, was cancelled
-
-    @property
-    def indexes(self) -> range:
-        """What it runs of its flight."""
-        return range(self.index, self.index + self.count)
-
-    def lose(self, index: int) -> None:
-        """Cancel what it runs, once nothing of it is ours: the others of a batch go on."""
-        self.lost.add(index)
-        if self.lost.issuperset(self.indexes):
-            self.interrupt(_LOST)
-
-    def interrupt(self, verdict: Failed) -> None:
-        """Cancel what it runs, and go on with the next one."""
-        if self.verdict is None:
-            self.verdict = verdict
-            self.task.cancel()
-
-    def resume(self) -> None:
-        """Go on after an interruption."""
-        self.verdict = None
-        self.lost.clear()
-        self.task.uncancel()
-
-    def outcome_of(self, error: BaseException) -> Failed:
-        """Return what a delivery that raised amounts to; let go on what is to end the lane itself."""
-        if isinstance(error, KeyboardInterrupt | GeneratorExit):
-            raise error
-        if isinstance(error, asyncio.CancelledError) and self.task.cancelling() > (self.verdict is not None):
-            raise error
-        return self.verdict or Failed(described(error))
 
 
 class Outlet:
@@ -118,7 +75,7 @@ class Outlet:
         self._deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]] | None = deliver_batch
         self._most = subscription.batch if subscription.batch and deliver_batch else 1  # that a lane takes at once
         self._flights: deque[Flight[Any]] = deque()
-        self._lanes: set[_Lane] = set()
+        self._lanes: set[Lane] = set()
 
     @property
     def open(self) -> bool:
@@ -193,18 +150,19 @@ class Outlet:
     async def stop(self) -> None:
         """Start nothing more, cancel whatever runs and wait for it, at most a second."""
         for flight in self._flights:
-            flight.stop = flight.next
+            flight.halt()
         for lane in self._lanes:
             if lane.flight is not None:  # else it ends by itself; a task cancelled before it began never would
-                lane.task.cancel()
+                lane.end()
         if self._lanes:
             await asyncio.wait({lane.task for lane in self._lanes}, timeout=1)
 
     def _add_lane(self) -> None:
-        lane = _Lane()
+        lane = Lane()
         self._lanes.add(lane)
         self._slots.used += 1
         lane.task = asyncio.create_task(self._run(lane), name=f"deliver {self.subscription.name}")
+        lane.task.add_done_callback(lambda _: self._leave(lane))  # one cancelled before it began never ran
 
     def _widen_soon(self) -> None:
         if len(self._lanes) < self.subscription.concurrency:
@@ -224,42 +182,68 @@ class Outlet:
         if more > 0:
             self._widen_soon()
 
-    async def _run(self, lane: _Lane) -> None:
-        """Take deliveries until none is left to start."""
+    async def _run(self, lane: Lane) -> None:
+        """Take deliveries until none is left to start, or until the task is cancelled: then another lane goes on."""
         fly = self._fly if self._deliver_batch is None else self._fly_in_batches
         try:
-            while self._flights:
+            while self._flights and not lane.tainted:
                 flight = self._flights[0]
                 if flight.next < flight.stop:
-                    lane.flight = flight
-                    flight.running += 1
-                    try:
-                        await fly(lane, flight)
-                    finally:
-                        lane.flight = None
-                        flight.running -= 1
-                        if flight.over:
-                            if self.breaker.failures and flight.silent > flight.heard:
-                                self._heed(ACCEPTED, monotonic())
-                            flight.end()
+                    await self._take(lane, flight, fly)
                 elif self._flights and self._flights[0] is flight:
                     self._flights.popleft()
         finally:
-            self._lanes.discard(lane)
-            self._slots.used -= 1
-            self.room()
+            self._leave(lane)
 
-    async def _fly(self, lane: _Lane, flight: Flight[Any]) -> None:
+    async def _take(self, lane: Lane, flight: Flight[Any], fly: Callable[[Lane, Flight[Any]], Awaitable[None]]) -> None:
+        """Take part in one flight; whatever comes out of it, no delivery is left without an outcome but by a stop."""
+        lane.flight = flight
+        flight.running += 1
+        try:
+            await fly(lane, flight)
+        except BaseException as error:
+            if lane.ending:
+                raise
+            for index in lane.indexes:
+                flight.landed(index, Failed(described(error)), monotonic() - lane.since)
+            if not isinstance(error, Exception):
+                raise
+            log.error("delivering failed", subscription=self.subscription.name, error=type(error).__name__)
+        finally:
+            lane.flight = None
+            flight.running -= 1
+            if flight.over:
+                flight.end()
+                if self.breaker.failures:
+                    self._heed_successes(flight, monotonic())
+
+    def _leave(self, lane: Lane) -> None:
+        """Let a lane go, and have another one take what it has left."""
+        if lane not in self._lanes:
+            return
+        self._lanes.remove(lane)
+        self._slots.used -= 1
+        if self._flights and not lane.ending:
+            if not self._lanes:
+                self._add_lane()
+            self._widen_soon()
+        self.room()
+
+    async def _fly(self, lane: Lane, flight: Flight[Any]) -> None:
         """Take deliveries of one flight until none of it is left to start."""
         sink = self.sink
         assert sink is not None
-        deliver, name, works = sink.deliver, self.subscription.name, flight.works
+        deliver, name, works, marks = sink.deliver, self.subscription.name, flight.works, flight.marks
         deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(sink, "deliver_event", None)
+        cancelling = lane.task.cancelling
         while (index := flight.next) < flight.stop:
+            lane.since = started = monotonic()
+            if started >= flight.until:
+                flight.halt()
+                return
             flight.next = index + 1
             work = works[index]
             lane.index = index
-            lane.since = started = monotonic()
             try:
                 if deliver_event is not None:
                     outcome = await deliver_event(work.event)
@@ -268,38 +252,48 @@ class Outlet:
             except BaseException as error:
                 # SystemExit from a handler, too: it must not take the process with it.
                 outcome = lane.outcome_of(error)
-            if lane.verdict is not None:
-                lane.resume()
-            if flight.watched or outcome is not ACCEPTED:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+            if outcome is ACCEPTED and not flight.watched:
+                marks[index] = SUCCEEDED
+            else:
                 outcome, ended = _checked(outcome), monotonic()
-                self._note(flight, outcome, ended)
                 flight.landed(index, outcome, ended - started)
+                self._heed_successes(flight, ended)
+                self._heed(outcome, ended)
+            if cancelling() or lane.verdict is not None:
+                return
 
-    async def _fly_in_batches(self, lane: _Lane, flight: Flight[Any]) -> None:
+    async def _fly_in_batches(self, lane: Lane, flight: Flight[Any]) -> None:
         """Do the same, several at a time."""
         deliver_batch, name = self._deliver_batch, self.subscription.name
         assert deliver_batch is not None
-        while flight.next < flight.stop:
+        while flight.next < flight.stop and not lane.tainted:
+            lane.since = started = monotonic()
+            if started >= flight.until:
+                flight.halt()
+                return
             lane.index, lane.count = flight.next, self._batch(flight)
             works = flight.works[lane.index : lane.index + lane.count]
             flight.next += len(works)
-            lane.since = started = monotonic()
             answer: object
             try:
                 answer = await deliver_batch([Delivery(work.event, name, work.attempt) for work in works])
             except BaseException as error:
                 answer = [lane.outcome_of(error)] * len(works)
-            if lane.verdict is not None:
-                lane.resume()
+                if isinstance(error, KeyboardInterrupt):
+                    raise
             lane.lost.clear()
             ended = monotonic()
             outcomes = [_checked(each) for each in _answers(answer, len(works))]
-            flight.told += len(works)
+            for index, outcome in zip(lane.indexes, outcomes, strict=True):
+                if outcome is ACCEPTED and not flight.watched:
+                    flight.marks[index] = SUCCEEDED
+                    flight.heard += 1
+                else:
+                    flight.landed(index, outcome, ended - started)
             # A batch counts as one delivery, which failed if all of it did.
             self._heed(next((each for each in outcomes if not isinstance(each, Failed)), outcomes[0]), ended)
-            for index, outcome in zip(lane.indexes, outcomes, strict=True):
-                if flight.watched or outcome is not ACCEPTED:
-                    flight.landed(index, outcome, ended - started)
 
     def _batch(self, flight: Flight[Any]) -> int:
         """Return how many of `flight` go next: those that follow each other untried, or one that was tried before."""
@@ -307,20 +301,18 @@ class Outlet:
         tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
         return max(next(tried, stop) - first, 1)
 
-    def _note(self, flight: Flight[Any], outcome: Outcome, now: float) -> None:
-        """Tell the breaker of one delivery, and of those that succeeded silently before it."""
-        if (silent := flight.silent) > flight.heard:
-            flight.heard = silent
+    def _heed_successes(self, flight: Flight[Any], now: float) -> None:
+        """Tell the breaker of those that have succeeded silently."""
+        if (succeeded := flight.succeeded) > flight.heard:
+            flight.heard = succeeded
             self._heed(ACCEPTED, now)
-        flight.told += 1
-        self._heed(outcome, now)
 
     def _heed(self, outcome: Outcome, now: float) -> None:
         """Tell the breaker what the receiver did."""
         if not isinstance(outcome, Failed):
             if self.breaker.answered(now):
                 self.turned(self)
-        elif outcome is not _LOST and self.breaker.failed(now):
+        elif outcome is not LOST and self.breaker.failed(now):
             self._halt()
             self.turned(self)
 
@@ -328,7 +320,7 @@ class Outlet:
         """Start nothing more of what was given."""
         for flight in self._flights:
             if flight.next < flight.stop:
-                flight.stop = flight.next
+                flight.halt()
                 if flight.over:  # so no lane will say it
                     flight.end()
 

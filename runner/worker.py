@@ -174,7 +174,8 @@ class Worker:
         if self._stale:
             await self.reload()
         sent, claim = await self._next()
-        if monotonic() - sent > self._limits.lease.total_seconds():
+        until = sent + self._limits.lease.total_seconds()
+        if monotonic() >= until:
             log.warning("late claim dropped", events=len(claim.works))
             return  # others may have taken it over
         full = len(claim.works) >= self._limits.batch
@@ -189,7 +190,7 @@ class Worker:
             self._backlog.expect()
         if claim.works or claim.unreadable:
             self._fruitless = 0
-            self._launch(claim)
+            self._launch(claim, until)
         elif self._drained:
             self._fruitless += 1
         if claim.scheduled_in is not None and claim.scheduled_in <= timedelta(0):
@@ -216,7 +217,7 @@ class Worker:
 
     async def _end_claims(self, timeout: float) -> None:
         """Take over what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
-        claims, self._claims = [asked for _, asked in self._claims], deque()
+        claims, self._claims = {asked: sent for sent, asked in self._claims}, deque()
         self._asked -= len(claims)
         if not claims:
             return
@@ -224,7 +225,7 @@ class Worker:
         for asked in done:
             error = asked.exception()
             if error is None:
-                self.take(asked.result())
+                self.take(asked.result(), claims[asked] + self._limits.lease.total_seconds())
             else:
                 log.warning("claim failed", error=type(error).__name__, detail=str(error))
         for asked in late:
@@ -247,16 +248,16 @@ class Worker:
             return None
         return self._handed_over
 
-    def take(self, claim: Claim) -> None:
-        """Dispatch events that were recorded as leased to this worker."""
+    def take(self, claim: Claim, until: float) -> None:
+        """Dispatch events that are leased to this worker `until` then."""
         if claim.version == self._version:
-            self._launch(claim)
+            self._launch(claim, until)
         else:
-            task = asyncio.create_task(self._take_late(claim), name="reload")
+            task = asyncio.create_task(self._take_late(claim, until), name="reload")
             self._taking.add(task)
             task.add_done_callback(self._taking.discard)
 
-    async def _take_late(self, claim: Claim) -> None:
+    async def _take_late(self, claim: Claim, until: float) -> None:
         """Dispatch what was taken once the subscriptions have been read again."""
         self._stale = True
         try:
@@ -264,13 +265,16 @@ class Worker:
         except Exception as error:
             log.error("cannot read the subscriptions", error=type(error).__name__, detail=str(error))
             return  # the lease ends, and whoever can read them takes over
-        self._launch(claim)
+        self._launch(claim, until)
 
-    def _launch(self, claim: Claim) -> None:
-        """Begin to dispatch a claim under the subscriptions known now."""
+    def _launch(self, claim: Claim, until: float) -> None:
+        """Begin to dispatch a claim under the subscriptions known now, unless its lease is over."""
         if not claim.works and not claim.unreadable:
             return
-        dispatch = Dispatch(claim, self._matcher, self._closed, crash_limit=self._limits.crash_limit)
+        if monotonic() >= until:  # whatever was waited for in between: others may have taken it over
+            log.warning("late claim dropped", events=len(claim.works))
+            return
+        dispatch = Dispatch(claim, self._matcher, self._closed, crash_limit=self._limits.crash_limit, until=until)
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
         self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")

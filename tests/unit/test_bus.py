@@ -424,7 +424,7 @@ class Desk:
     def lease_for(self, count: int) -> timedelta | None:
         return self.lease if self.room else None
 
-    def take(self, claim: Claim) -> None:
+    def take(self, claim: Claim, until: float) -> None:
         self.taken.append(claim)
 
 

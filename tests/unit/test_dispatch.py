@@ -186,6 +186,26 @@ class TestSettled:
         assert set(states(settled).values()) == {DeliveryState.PENDING}
         assert {record.error for record in settled.records} == {"CancelledError"}
 
+    async def test_what_a_stop_ended_is_pending_and_has_used_an_attempt(self) -> None:
+        """Nothing is known of it: it is not delivered because nobody has heard otherwise."""
+        one = outlet(hanging(1, 2), concurrency=3)
+        dispatch = dispatch_of(works(4), one)
+        dispatch.start()
+        await tick(5)
+        await one.stop()
+        settled = dispatch.settled(LEASE)
+        pending, delivered = DeliveryState.PENDING, DeliveryState.DELIVERED
+        assert states(settled) == {(0, 1): delivered, (1, 1): pending, (2, 1): pending, (3, 1): delivered}
+        assert (record_of(settled, 1).attempts, record_of(settled, 1).due_in) == (1, timedelta(0))
+
+    async def test_what_could_not_start_before_its_lease_ended_is_pending(self) -> None:
+        sink = FunctionSink(accept)
+        one = outlet(sink)
+        claim = Claim(TOKEN, works(2), 1)
+        late = Dispatch(claim, Fixed(lambda _: (one,)), set(), crash_limit=3, until=monotonic())
+        assert set(states(await settled_at_once(late)).values()) == {DeliveryState.PENDING}
+        assert sink.taken == []
+
 
 class TestCrashes:
     async def test_up_to_the_limit_the_whole_event_is_tried_again(self) -> None:

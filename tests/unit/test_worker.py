@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from math import inf
 from time import monotonic
 from typing import Any, cast
 
@@ -39,6 +40,8 @@ class Store:
         self.failing: set[int] = set()  # numbers of claims
         self.held: int | None = None  # with so few works left or less, claims wait for `answers` to be set
         self.reads = 0  # of the subscriptions
+        self.reading = asyncio.Event()  # whether they are answered
+        self.reading.set()
 
     async def claim(self, limit: int, lease: timedelta) -> Claim:
         self.claims += 1
@@ -58,6 +61,7 @@ class Store:
         return len(settled.works)
 
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        await self.reading.wait()
         if not self.readable:
             raise FilterError("sql: unknown dialect")
         self.reads += 1
@@ -99,7 +103,7 @@ class TestHandOver:
         assert worker.lease_for(1) is None
 
     async def test_nothing_beyond_what_it_has_in_hand(self, worker: Worker, store: Store) -> None:
-        worker.take(Claim(2, works(3), 1))
+        worker.take(Claim(2, works(3), 1), inf)
         assert worker.lease_for(BATCH - 3)
         assert worker.lease_for(BATCH - 2) is None
         store.open.set()
@@ -133,8 +137,33 @@ class TestHandOver:
     ) -> None:
         store.open.set()
         store.version = 2
-        worker.take(Claim(2, works(2), 2))
+        worker.take(Claim(2, works(2), 2), inf)
         await eventually(lambda: [len(each.works) for each in store.settled] == [2])
+
+    @pytest.mark.parametrize("claimed", [False, True], ids=["handed over", "claimed"])
+    async def test_what_outlived_its_lease_while_the_subscriptions_were_read_does_not_start(
+        self, store: Store, claimed: bool
+    ) -> None:
+        """Others have it by then."""
+        sink, store.registered = FunctionSink(accept), [Registered(1, Subscription(name="s", sink="sink"), False, "f")]
+        worker = make(store, lease=timedelta(seconds=0.3))
+        worker.serve("sink", sink)
+        await worker.start()
+        await eventually(lambda: worker.lease_for(1))
+        store.reading.clear()
+        store.version, until = 2, monotonic() + 0.3
+        if claimed:
+            store.works = works(3)
+            worker.wake()
+        else:
+            worker.take(Claim(2, works(3), 2), until)
+        with capture_logs() as lines:
+            await eventually(lambda: not store.works and monotonic() > until + 0.1)
+            assert sink.taken == []
+            store.reading.set()
+            await eventually(lambda: {"event": "late claim dropped", "events": 3, "log_level": "warning"} in lines)
+        assert sink.taken == []
+        await worker.stop(timedelta(0))
 
     async def test_a_claim_that_hangs_is_told_from_a_worker_that_is_idle(self, worker: Worker, store: Store) -> None:
         assert worker.stalled == timedelta(0)
