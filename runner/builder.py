@@ -14,9 +14,8 @@ from .broker_options import BrokerOptions
 from .bus import EventBus
 from .config import Config, load_config
 from .config.dsn import Dsn
-from .config.errors import KeyPath
 from .config.plugin import Options, Plugin
-from .config.plugins import NatsConnection, NatsSinkOptions, PostgresOptions
+from .config.plugins import NatsConnection, NatsSinkOptions
 from .config.secret import Secret
 from .errors import ConfigError, SchemaMismatch, SinkError
 from .limits import WorkerLimits
@@ -185,17 +184,10 @@ class _Brokers:
 
 def _storage(config: Config) -> Storage:
     storage = config.storage
-    faults = [config.locate(path, fault) for path, dsn in _dsns(config) if (fault := _unusable_file(dsn))]
+    faults = [config.locate(path, fault) for path, dsn in config.dsns() if (fault := _unusable_file(dsn))]
     if faults:
         raise ConfigError(*faults)
     return open_store(storage.dsn, schema=storage.schema_name, pool=storage.pool, pgbouncer=storage.pgbouncer)
-
-
-def _dsns(config: Config) -> Iterator[tuple[KeyPath, Dsn]]:
-    yield ("storage", "dsn"), config.storage.dsn
-    for index, plugin in enumerate(config.strategies):
-        if isinstance(plugin.options, PostgresOptions) and plugin.options.dsn is not None:
-            yield ("strategies", index, plugin.kind, "dsn"), plugin.options.dsn
 
 
 def _unusable_file(dsn: Dsn) -> str | None:
@@ -208,9 +200,13 @@ def _unusable_file(dsn: Dsn) -> str | None:
             return f"{dsn.path} is a directory, expected a file"
         if not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
             return f"{dsn.path} or its directory is not writable; SQLite writes to both"
-    for name, path in (("sslrootcert", dsn.sslrootcert), ("sslcert", dsn.sslcert), ("sslkey", dsn.sslkey)):
-        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
-            return f"{name}: {path} cannot be read; correct the path or its rights"
+        return None
+    from .storage.tls import encryptions
+
+    try:
+        encryptions(dsn)
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -14,14 +14,17 @@ from urllib.parse import quote, unquote_to_bytes
 from .errors import complaint
 from .secret import MASK, Secret
 
-__all__ = ["Dsn"]
+__all__ = ["TLS_LEVELS", "Dsn"]
 
 _POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
 _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
 _EXAMPLES = "postgresql://user@host:5432/database or sqlite:///file.db"
 _DEFAULT_PORT = 5432
 _SOCKET_BYTES = 107  # what the kernel has room for in the address of a socket
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")  # weakest first
+_DEFAULT_MODE = "prefer"  # promises nothing, as libpq's
+_SYSTEM = "system"
+TLS_LEVELS = {"required": "require", "verify-ca": "verify-ca", "verify-full": "verify-full"}
 _SESSIONS = ("any", "primary", "read-write")  # of libpq's six, those that let a runner write
 _SETTINGS = ("application_name", "options")
 _FILES = ("sslrootcert", "sslcert", "sslkey")
@@ -49,7 +52,8 @@ class Dsn:
 
     PostgreSQL: `hosts` with ports, in the order they are tried; a host that starts with `/` is the
     directory of a socket. `connect_timeout` is in seconds, for each host; None is no limit from here.
-    SQLite: `path`, absolute. `str()` never shows the password.
+    `sslrootcert` of "system" stands for the authorities of the system. SQLite: `path`, absolute.
+    `str()` never shows the password.
     """
 
     scheme: Literal["postgresql", "sqlite"]
@@ -58,8 +62,8 @@ class Dsn:
     password: Secret | None = None
     database: str | None = None
     path: Path | None = None
-    sslmode: str = "prefer"
-    sslrootcert: Path | None = None
+    sslmode: str = _DEFAULT_MODE
+    sslrootcert: Path | str | None = None
     sslcert: Path | None = None
     sslkey: Path | None = None
     server_settings: Mapping[str, str] = field(default_factory=lambda: _NO_SETTINGS, hash=False)
@@ -90,6 +94,34 @@ class Dsn:
         known = separator and re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}", scheme)
         raise ValueError(f"expected {_EXAMPLES}, got {f'the scheme {scheme!r}' if known else 'text without a scheme'}")
 
+    def completed(self, *, password: Secret | None, tls: str, environ: Mapping[str, str]) -> Dsn:
+        """
+        Return the DSN with what stands beside it in the file, and then with what libpq takes from the environment.
+
+        Args:
+            password: the one that is kept apart.
+            tls: the least that encryption has to be, one of `TLS_LEVELS` or else nothing; sockets need none.
+            environ: PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY fill in what nothing else says.
+
+        Raises:
+            ValueError: the password is given twice, or the DSN allows less than `tls`.
+        """
+        if password is not None and self.password is not None:
+            raise ValueError("password: the DSN has one, too; give it once")
+        found = environ.get("PGPASSWORD")
+        mode = environ.get("PGSSLMODE") or self.sslmode if self.sslmode == _DEFAULT_MODE else self.sslmode
+        files = {key: getattr(self, key) or _environ_file(environ.get(f"PG{key.upper()}")) for key in _FILES}
+        return replace(
+            self,
+            password=self.password or password or (Secret(found) if found else None),
+            **_checked_tls(_one_of("PGSSLMODE", mode, _SSL_MODES), files, tls if self.is_remote else ""),
+        )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a host is reached by a network, be it that of this machine; False for sockets and files."""
+        return any(not host.startswith("/") for host, _ in self.hosts)
+
     @property
     def display(self) -> str:
         """The DSN for people and logs, with `***` in place of the password."""
@@ -109,7 +141,7 @@ class Dsn:
         hosts = ",".join(f"{_host_text(host)}:{port}" for host, port in self.hosts)
         database = quote(self.database or "", safe="")
         parameters: dict[str, object] = {
-            "sslmode": self.sslmode if self.sslmode != "prefer" else None,
+            "sslmode": self.sslmode if self.sslmode != _DEFAULT_MODE else None,
             "sslrootcert": self.sslrootcert,
             "sslcert": self.sslcert,
             "sslkey": self.sslkey,
@@ -186,17 +218,44 @@ def _fields(given: Mapping[str, str], base: Path) -> dict[str, Any]:
         "user": given.get("user"),
         "password": Secret(given["password"]) if given.get("password") else None,
         "database": given.get("dbname"),
-        "sslmode": _one_of("sslmode", given.get("sslmode", "prefer"), _SSL_MODES),
+        "sslmode": _one_of("sslmode", given.get("sslmode", _DEFAULT_MODE), _SSL_MODES),
         "target_session_attrs": _one_of("target_session_attrs", given.get("target_session_attrs", "any"), _SESSIONS),
         "server_settings": MappingProxyType({key: given[key] for key in _SETTINGS if given.get(key)}),
     }
     fields |= {key: base.absolute() / given[key] for key in _FILES if given.get(key)}
+    if given.get("sslrootcert") == _SYSTEM:
+        fields["sslrootcert"] = _SYSTEM
+        if "sslmode" not in given:
+            fields["sslmode"] = "verify-full"
+        elif fields["sslmode"] != "verify-full":
+            raise ValueError(
+                "sslrootcert=system: anybody can have a certificate of the system's; use sslmode=verify-full"
+            )
+    if given.get("sslkey") and not given.get("sslcert"):
+        raise ValueError("sslkey: there is no sslcert that it belongs to; give both")
     timeout = given.get("connect_timeout", "0")
     if not re.fullmatch(r"[0-9]{1,4}", timeout):
         raise ValueError("connect_timeout: expected whole seconds, such as connect_timeout=5")
     if int(timeout):  # libpq: zero is no limit
         fields["connect_timeout"] = float(timeout)
     return fields
+
+
+def _checked_tls(mode: str, files: Mapping[str, Path | str | None], level: str) -> dict[str, Any]:
+    least = TLS_LEVELS.get(level)
+    if files["sslrootcert"] == _SYSTEM and mode == _DEFAULT_MODE:
+        mode = "verify-full"
+    if least and mode == _DEFAULT_MODE:
+        mode = least
+    if least and _SSL_MODES.index(mode) < _SSL_MODES.index(least):
+        raise ValueError(f"tls: {level} is more than sslmode={mode}, which is set, too; remove one of them")
+    return {"sslmode": mode, **files}
+
+
+def _environ_file(text: str | None) -> Path | str | None:
+    if not text:
+        return None
+    return text if text == _SYSTEM else Path(text).absolute()
 
 
 def _one_of(name: str, value: str, expected: tuple[str, ...]) -> str:

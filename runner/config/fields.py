@@ -44,6 +44,8 @@ class Context:
     base: Path = field(default_factory=Path)
     dsn: Dsn | None = None
     pgbouncer: bool = False
+    tls: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
     sinks: Mapping[str, str] | None = None  # name -> kind, or what stands in its place
     singly: frozenset[str] = frozenset()  # sinks that some subscription wants to take one event at a time
     attempts: object = None  # the default of `max_attempts`, as it stands in the file
@@ -52,7 +54,7 @@ class Context:
     names: set[tuple[str, str]] = field(default_factory=set)  # (kind of thing, name) met so far
 
     @classmethod
-    def of(cls, document: object, base: Path, imports: bool = True) -> Context:
+    def of(cls, document: object, base: Path, environ: Mapping[str, str], imports: bool = True) -> Context:
         """Return what can be said of a document that nobody has checked yet."""
         storage, sinks = _part(document, "storage", dict), _part(document, "sinks", dict)
         strategies, subscriptions = _part(document, "strategies", list), _part(document, "subscriptions", list)
@@ -64,6 +66,8 @@ class Context:
             base=base,
             dsn=dsn,
             pgbouncer=str(storage.get("pgbouncer")).lower() in ("true", "yes", "on", "1"),
+            tls=str(storage.get("tls")),
+            environ=environ,
             sinks={name: _kind(plugin) for name, plugin in sinks.items()},
             singly=frozenset(
                 str(entry.get(key))

@@ -42,7 +42,8 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     """
     file, path = str(path), Path(path)
     base = Path(os.path.abspath(path)).parent
-    source = parse_source(_content(path, file), Substitution(os.environ if environ is None else environ, base))
+    environ = os.environ if environ is None else environ
+    source = parse_source(_content(path, file), Substitution(environ, base))
     if source.value is None:
         raise config_error(file, source.faults or [Fault("the file is empty, expected deployment_id and storage")])
     if not isinstance(source.value, dict):
@@ -50,7 +51,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
         raise config_error(file, [*source.faults, shape])
     _refuse_inactive(source)
     try:
-        config = Config.model_validate(source.value, context=Context.of(source.value, base, imports))
+        config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
     except ValidationError as error:
         raise config_error(file, [*source.faults, *_faults(error, source)]) from None
     if source.faults:

@@ -182,6 +182,17 @@ class PostgresOptions(Options):
         default=None,
         description="DSN to listen on, past any pooler. The store's by default, which then must not be pgbouncer.",
     )
+    password: Secret | None = Field(default=None, description="Password, apart from the DSN.")
+
+    @model_validator(mode="after")
+    def _complete(self, info: ValidationInfo) -> PostgresOptions:
+        if self.dsn is None and self.password is not None:
+            raise ValueError("password: there is no dsn that it belongs to; the store's goes into storage.password")
+        if self.dsn is None or self.dsn.scheme != "postgresql":
+            return self
+        context = context_of(info)
+        dsn = self.dsn.completed(password=self.password, tls=context.tls, environ=context.environ)
+        return self if dsn == self.dsn else self.model_copy(update={"dsn": dsn})
 
     def check(self, context: Context) -> None:
         """LISTEN needs PostgreSQL, and a session of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -26,12 +26,13 @@ from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideFiel
 from .dsn import Dsn
 from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got, quoted
-from .fields import Context, DsnField, Model, Name, Number, SinkName, check_subject, context_of
-from .plugins import SINKS, NatsConnection, NatsOptions, SinkField, StrategyField
+from .fields import Context, Model, Name, Number, SinkName, check_subject, context_of
+from .plugins import SINKS, NatsConnection, NatsOptions, PostgresOptions, SinkField, StrategyField
 from .rate import RateField
 from .schedules import ScheduleEntry
 from .secret import Secret
 from .source import Source
+from .storage import Storage
 
 __all__ = [
     "Api",
@@ -58,14 +59,6 @@ _NO_API: dict[str, JsonValue] = {
 def _deployment_id(value: str) -> str:
     if not _DEPLOYMENT.fullmatch(value):
         raise ValueError(f"expected up to 63 letters, digits, '_' and '-', no '_' or '-' first, got {got(value)}")
-    return value
-
-
-def _schema_name(value: str) -> str:
-    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", value):
-        raise ValueError(
-            f"expected up to 63 lower-case letters, digits and '_', no digit and no 'pg_' first, got {got(value)}"
-        )
     return value
 
 
@@ -102,33 +95,6 @@ def _order_by(value: str) -> str:
         return check_order_by(value)
     except ValueError as error:
         raise ValueError(f"{error}, got {got(value)}") from None
-
-
-class Storage(Model):
-    """Where events and deliveries are kept."""
-
-    dsn: DsnField = Field(description="`postgresql://…` or `sqlite:///…`, in any spelling people paste.")
-    schema_name: Annotated[str, AfterValidator(_schema_name)] | None = Field(
-        default=None,
-        alias="schema",
-        description="PostgreSQL schema of the tables; null is the first of the search path.",
-    )
-    pool: Number = Field(default=5, ge=1, le=500, description="Connections to the database, per process.")
-    start_timeout: PositiveDuration = Field(
-        default=timedelta(seconds=30),
-        description="How long a start waits for a database that is down (exit 69).",
-    )
-    migrate: bool = Field(default=True, description="Bring the tables up to date at every start.")
-    pgbouncer: bool = Field(default=False, description="The DSN leads through pgbouncer in transaction mode.")
-
-    @model_validator(mode="after")
-    def _only_postgresql(self) -> Storage:
-        if self.dsn.scheme == "sqlite":
-            if self.schema_name is not None:
-                raise ValueError("schema: SQLite has no schemas; leave it out, and give each deployment its own file")
-            if self.pgbouncer:
-                raise ValueError("pgbouncer: SQLite has none; leave it out")
-        return self
 
 
 _Waits = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=999)]
@@ -400,6 +366,13 @@ class Config(Model):
     def to_subscriptions(self) -> tuple[Subscription, ...]:
         """Return the subscriptions, each with its policies complete."""
         return tuple(entry.to_subscription(self.retry, self.breaker) for entry in self.subscriptions)
+
+    def dsns(self) -> Iterator[tuple[KeyPath, Dsn]]:
+        """Yield every DSN with its place: the store's, and those that strategies listen on."""
+        yield ("storage", "dsn"), self.storage.dsn
+        for index, plugin in enumerate(self.strategies):
+            if isinstance(plugin.options, PostgresOptions) and plugin.options.dsn is not None:
+                yield ("strategies", index, plugin.kind, "dsn"), plugin.options.dsn
 
     def nats_connection(self, options: NatsConnection) -> NatsConnection:
         """Return the connection that `options` ask for: their own, or else that of the first nats strategy."""

@@ -20,11 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ..config.dsn import Dsn
 from ..errors import StorageError, StorageUnavailable
 from .sqlite_connection import TidyConnection, pragmas
+from .tls import Encryption, encryptions
 
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine", "tls"]
+__all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine"]
 
 log = structlog.get_logger(__name__)
 
@@ -119,27 +120,43 @@ class PostgresConnector:
     async def _connect(self, host: str | None, port: int | None) -> _Reached:
         import asyncpg
 
-        dsn = self._dsn
-        connection = await asyncpg.connect(
-            host=host,
-            port=port,
-            user=dsn.user,
-            password=dsn.password.reveal() if dsn.password else None,
-            database=dsn.database,
-            ssl=tls(dsn),
-            timeout=dsn.connect_timeout or CONNECT_TIMEOUT,
-            command_timeout=COMMAND_TIMEOUT,
-            server_settings=None if self._pgbouncer else {**_SERVER_SETTINGS, **dsn.server_settings},
-            statement_cache_size=0 if self._pgbouncer else 100,
-        )
+        *others, last = encryptions(self._dsn)
+        connection = None
+        for encryption in others:
+            try:
+                connection = await self._open(host, port, encryption)
+                break
+            except asyncpg.InvalidPasswordError:
+                raise
+            except (ConnectionError, ssl.SSLError, asyncpg.InvalidAuthorizationSpecificationError):
+                continue  # it may want TLS, or none of it, where it was offered the other
+        connection = connection or await self._open(host, port, last)
         _keep_alive(connection)
         try:
-            if len(self._hosts) > 1 or dsn.target_session_attrs != "any":
+            if len(self._hosts) > 1 or self._dsn.target_session_attrs != "any":
                 return _Reached(connection, await self._check_primary(connection, host))
         except BaseException:
             connection.terminate()
             raise
         return _Reached(connection)
+
+    async def _open(self, host: str | None, port: int | None, encryption: Encryption) -> asyncpg.Connection:
+        import asyncpg
+
+        dsn = self._dsn
+        name = {"application_name": _SERVER_SETTINGS["application_name"]}  # all that a pooler keeps for each client
+        return await asyncpg.connect(
+            host=host,
+            port=port,
+            user=dsn.user,
+            password=dsn.password.reveal() if dsn.password else None,
+            database=dsn.database,
+            ssl=encryption,
+            timeout=dsn.connect_timeout or CONNECT_TIMEOUT,
+            command_timeout=COMMAND_TIMEOUT,
+            server_settings={**(name if self._pgbouncer else _SERVER_SETTINGS), **dsn.server_settings},
+            statement_cache_size=0 if self._pgbouncer else 100,
+        )
 
     async def _check_primary(self, connection: asyncpg.Connection, host: str | None) -> str:
         """Return the timeline that the host writes on. Raise `StorageUnavailable` for one that takes no writes."""
@@ -294,23 +311,3 @@ def _keep_alive(connection: asyncpg.Connection) -> None:
     for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20_000)):
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-def tls(dsn: Dsn) -> str | ssl.SSLContext:
-    """
-    Return what asyncpg takes for libpq's sslmode: the mode itself, or a context where files are named.
-
-    As in libpq, `require` with a root certificate is `verify-ca`, and `allow` and `prefer` guarantee nothing: with
-    a root certificate alone they stay what they are. With a client certificate they insist on TLS, because asyncpg
-    falls back to plain text only for a mode.
-    """
-    advisory = dsn.sslmode in ("allow", "prefer")
-    if dsn.sslmode == "disable" or not (dsn.sslcert or (dsn.sslrootcert and not advisory)):
-        return dsn.sslmode
-    context = ssl.create_default_context(cafile=dsn.sslrootcert)
-    context.check_hostname = dsn.sslmode == "verify-full"
-    if not dsn.sslrootcert and not dsn.sslmode.startswith("verify-"):
-        context.verify_mode = ssl.CERT_NONE
-    if dsn.sslcert:
-        context.load_cert_chain(dsn.sslcert, dsn.sslkey)
-    return context

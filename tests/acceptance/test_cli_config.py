@@ -107,6 +107,7 @@ def test_check_builds_the_parts_and_names_every_fault_of_that(tmp_path: Path) ->
         ("sqlite:///nowhere/shop.db", "nowhere does not exist"),
         ("sqlite:///there", "there is a directory"),
         ("postgresql://db/shop?sslmode=verify-full&sslrootcert=ca.pem", "sslrootcert: .*/ca.pem cannot be read"),
+        ("postgresql://db/shop?sslmode=verify-full", "sslmode=verify-full needs a root certificate"),
     ],
 )
 def test_a_file_the_dsn_names_is_missed_at_once(tmp_path: Path, dsn: str, fault: str) -> None:

@@ -75,6 +75,9 @@ def test_parameters() -> None:
     assert dsn.target_session_attrs == "read-write"
     assert dsn.user == "me"
     assert dsn.password == Secret("p&w")
+    assert parse("postgresql://h/b?sslrootcert=system").sslmode == "verify-full"
+    assert parse("postgresql://h/b?sslrootcert=system").sslrootcert == "system"
+    assert parse("postgresql://h/b?sslrootcert=./system").sslrootcert == BASE / "system"
     assert parse("postgresql://h/b?ssl=require").sslmode == "require"
     assert parse("postgresql://h/b").sslmode == "prefer"
     assert parse("postgresql://h/b?connect_timeout=0").connect_timeout is None
@@ -117,6 +120,8 @@ def test_sqlite_in_memory_is_refused(text: str) -> None:
         ("postgresql://h/b?sslmode=yes", "sslmode: expected one of: disable, allow, prefer"),
         ("postgresql://h/b?target_session_attrs=standby", "target_session_attrs: expected one of: any, primary"),
         ("postgresql://h/b?connect_timeout=5s", "connect_timeout: expected whole seconds"),
+        ("postgresql://h/b?sslrootcert=system&sslmode=verify-ca", "sslrootcert=system: .* use sslmode=verify-full"),
+        ("postgresql://h/b?sslkey=a", "sslkey: there is no sslcert that it belongs to"),
         ("postgresql://h/b?user=a&user=b", "user is given twice"),
         ("postgresql://u@h/b?user=a", "user is given twice"),
         ("postgresql://h/b?host=x", "the host is given twice"),

@@ -339,40 +339,6 @@ def test_parts_that_come_later_are_checked_already(model: type[BaseModel], data:
         model.model_validate(data)
 
 
-class TestAdvice:
-    def test_a_sink_nobody_uses(self, load: Load, tmp_path: Path) -> None:
-        config = load(
-            MINIMAL + "sinks:\n  used: stdout\n  dead: stdout\n  idle: stdout\n"
-            "subscriptions: [{name: a, sink: used, dead_letter: dead}]\n"
-        )
-        cure = "no subscription uses this sink; name it in one, or remove it"
-        assert advice(config) == [f"{tmp_path}/f.yaml:6:3: sinks.idle: {cure}"]
-
-    @pytest.mark.parametrize(
-        ("storage", "strategies", "cure"),
-        [
-            ("dsn: 'sqlite:///x.db'", "[polling: 30s]", "add - sqlite: 25ms"),
-            ("dsn: 'sqlite:///x.db'", "[polling, polling: 5s]", "add - sqlite: 25ms"),
-            ("dsn: 'postgresql:///b'", "[polling]", "add - postgres"),
-            ("{dsn: 'postgresql:///b', pgbouncer: yes}", "null", "with a DSN past pgbouncer, or - nats"),
-            ("dsn: 'sqlite:///x.db'", "[polling, nats: 'nats://127.0.0.1']", None),
-            ("dsn: 'sqlite:///x.db'", "[sqlite]", None),
-            ("dsn: 'sqlite:///x.db'", "null", None),
-            ("dsn: 'postgresql:///b'", "[polling, postgres]", None),
-            ("dsn: 'sqlite:///x.db'", "[polling, json:JSONDecoder]", None),
-        ],
-    )
-    def test_strategies_that_hear_nothing(self, load: Load, storage: str, strategies: str, cure: str | None) -> None:
-        storage = storage if storage.startswith("{") else f"{{{storage}}}"
-        found = advice(load(f"deployment_id: d\nstorage: {storage}\nstrategies: {strategies}\n"))
-        if cure is None:
-            assert found == []
-        else:
-            [line] = found
-            assert "strategies: these only poll" in line
-            assert cure in line
-
-
 def test_loading_imports_no_driver() -> None:
     code = (
         "import sys; import runner.config;"
