@@ -40,6 +40,35 @@ _OPENING = re.compile(rf"\{{[{_BLANK}]*\}}?")
 _COLON = re.compile(rf"[{_BLANK}]*:[{_BLANK}]*")
 _NEXT_MEMBER = re.compile(rf"[{_BLANK}]*[,}}][{_BLANK}]*")
 _LINE_BREAK = re.compile(rb"[\r\n][ \t\r\n]*")  # in JSON only ever between values
+# Named by strangers: those in use whose codecs take linear time. Python knows dozens more, not all of them of texts.
+_CHARSETS = (
+    *(
+        "utf-8",
+        "us-ascii",
+        "utf-16",
+        "utf-16be",
+        "utf-16le",
+        "utf-32",
+        "windows-31j",
+        "shift_jis",
+        "euc-jp",
+        "iso-2022-jp",
+    ),
+    *("gb2312", "gbk", "gb18030", "big5", "euc-kr", "koi8-r", "koi8-u", "macintosh", "tis-620"),
+    *(f"iso-8859-{part}" for part in (*range(1, 12), *range(13, 17))),
+    *(f"windows-{page}" for page in (874, *range(1250, 1259))),
+)
+_ALIASES = {
+    "utf8": "utf-8",
+    "ascii": "us-ascii",
+    "latin1": "iso-8859-1",
+    "latin-1": "iso-8859-1",
+    "cp1252": "windows-1252",
+    "sjis": "shift_jis",
+}
+_PYTHON = {"windows-31j": "cp932", "windows-874": "cp874", "macintosh": "mac-roman"}
+_CODECS = {name: _PYTHON.get(name, name) for name in _CHARSETS}
+_CODECS |= {alias: _CODECS[name] for alias, name in _ALIASES.items()}
 _DECODER = json.JSONDecoder()
 # Printable ASCII, without the three that HTTP binding §3.1.3.2 wants encoded: space, double quote, percent.
 _PLAIN_IN_HEADER = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -180,9 +209,15 @@ def _data_bytes(value: Any, text: str, content_type: str) -> bytes | None:
         return None
     if not isinstance(value, str):
         raise EventError(f"data: expected a string, because datacontenttype is {content_type!r}; got {_shown(value)}")
+    codec = _CODECS.get(_charset(content_type))
+    if codec is None:
+        charset = _shown(_charset(content_type))
+        raise EventError(
+            f"data: expected a charset in common use, such as utf-8 or iso-8859-1, got {charset}; use data_base64"
+        )
     try:
-        return value.encode(_charset(content_type))
-    except (LookupError, ValueError) as error:
+        return value.encode(codec)
+    except ValueError as error:
         raise EventError(f"data: cannot be encoded as {content_type!r} asks; use data_base64") from error
 
 
@@ -201,7 +236,7 @@ def _embedded(data: bytes, content_type: str | None) -> dict[str, Any]:
             if _is_json(content_type):
                 orjson.loads(data)
                 return {"data": orjson.Fragment(_LINE_BREAK.sub(b" ", data.strip(b" \t\r\n")))}
-            if content_type.startswith("text/") and _charset(content_type) == "utf-8":
+            if content_type.startswith("text/") and _CODECS.get(_charset(content_type)) == "utf-8":
                 return {"data": data.decode()}
         except ValueError:
             pass  # the content type promises what the data is not; Base64 carries it all the same

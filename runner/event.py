@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
@@ -30,6 +33,8 @@ NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
+_LONG_NUMBER = b"0" * 19
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _FIELDS = frozenset({"id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
 _CORE = _FIELDS | {"specversion", "data"}
 # CloudEvents 1.0 §3.1: no control characters, no noncharacters; a lone surrogate cannot be encoded at all.
@@ -85,21 +90,27 @@ class Event(Struct, frozen=True, kw_only=True):
         """
         if data is not None and not isinstance(data, bytes):
             attributes.setdefault("datacontenttype", "application/json")
-            try:
-                data = orjson.dumps(data)
-            except orjson.JSONEncodeError as error:
-                raise EventError(f"data: cannot be written as JSON: {error}") from error
+            data = _written(data)
         event = cls(type=type, source=source, data=data, **attributes)
         event.validate()
         return event
 
     def json(self) -> Any:
-        """Return `data` parsed as JSON; None without data. Raise `EventError` when it is no JSON."""
+        """
+        Return `data` parsed as JSON; None without data.
+
+        Integers are exact, whatever their size; other numbers are floats. Of members with one name the last one counts.
+
+        Raises:
+            EventError: it is no JSON, or holds a number that no float can.
+        """
         if self.data is None:
             return None
         try:
-            return orjson.loads(self.data)
-        except orjson.JSONDecodeError as error:
+            value = orjson.loads(self.data)
+            # orjson makes floats of integers beyond 64 bits, which have 19 digits at least.
+            return json.loads(self.data) if _LONG_NUMBER in self.data.translate(_DIGITS) else value
+        except (ValueError, RecursionError) as error:
             raise EventError(f"event {self.id!r}: data is not JSON: {error}") from error
 
     def attribute(self, name: str) -> str | None:
@@ -143,6 +154,31 @@ class Event(Struct, frozen=True, kw_only=True):
                 raise EventError(f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON")
             if len(self.data) > MAX_DATA_BYTES:
                 raise EventError(f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken")
+
+
+def _written(data: object) -> bytes:
+    """Return `data` as JSON that says the same, or raise `EventError`."""
+    try:
+        written = orjson.dumps(data)
+    except orjson.JSONEncodeError as error:
+        raise EventError(f"data: cannot be written as JSON: {error}") from error
+    if b"null" in written and _holds_no_number(data):  # orjson's word for NaN and infinity
+        raise EventError("data: cannot be written as JSON: NaN and infinity are no numbers there (RFC 8259 §6)")
+    return written
+
+
+def _holds_no_number(data: object) -> bool:
+    match data:
+        case float():
+            return not math.isfinite(data)
+        case dict():
+            return any(map(_holds_no_number, data.values()))
+        case list() | tuple():
+            return any(map(_holds_no_number, data))
+        case _ if is_dataclass(data):
+            return any(_holds_no_number(getattr(data, each.name)) for each in fields(data))
+        case _:
+            return False
 
 
 def check_type(value: object) -> None:

@@ -40,6 +40,7 @@ _ASKS_TO_WAIT = frozenset({429, 503})
 _LONGEST_WAIT = 10**9  # seconds; the retry policy has a limit of its own, this one keeps the arithmetic in range
 _READ = 64 * 1024  # bytes of an answer's body; what is longer ends the connection
 _READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand events
+_LONGEST_DATE = 40  # characters; those of RFC 9110 §5.6.7 have 33 at most
 _EXCERPT = 512  # characters of an answer that are kept
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -216,6 +217,8 @@ def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
 
 
 def _http_date(value: str) -> datetime | None:
+    if len(value) > _LONGEST_DATE:
+        return None
     try:
         moment = parsedate_to_datetime(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -263,6 +263,7 @@ async def test_redirects_are_never_followed(status: int) -> None:
         ("Wed, 21 Oct 2015 07:27:00 GMT", timedelta(0)),
         ("Wednesday, 21-Oct-15 07:28:10 GMT", timedelta(seconds=10)),
         ("Wed, 99 Oct 2015 07:28:10 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:10 GMT" + " " * 6000 + "(x)", None),
     ],
 )
 async def test_retry_after(status: int, value: str, wait: timedelta | None) -> None:

@@ -324,6 +324,56 @@ def test_where_data_goes(content_type: str | None, data: bytes, member: str) -> 
     assert decode_json(encode_json(event)).data == data
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12345678901234567890123",
+        '{"id": -12345678901234567890123, "f": 1.50, "z": -0, "e": 1E+2}',
+        '{"a": 1, "a": 2}',
+        "1.00000000000000000000000000001",
+    ],
+)
+def test_numbers_and_members_stay_the_text_they_were(text: str) -> None:
+    event = decode_json(json.dumps(MINIMAL)[:-1] + f', "data": {text}}}')
+    assert event.data == text.encode()
+    assert f'"data":{text}'.encode() in encode_json(event)
+    assert f'"data":{text}'.encode() in encode_batch([event])
+    assert to_http(event)[1] == to_nats(event)[1] == text.encode()
+
+
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "utf-7", "unicode_escape", "zlib", "undefined", "../x", "x" * 999]
+)
+def test_charsets_are_those_of_a_list(charset: str) -> None:
+    """Some codecs that Python knows take hours for a megabyte."""
+    document = MINIMAL | {"data": "ü" * 500_000, "datacontenttype": f"text/plain; charset={charset}"}
+    with pytest.raises(EventError, match=r"data: expected a charset in common use, .*; use data_base64"):
+        decode_json(json.dumps(document))
+    event = Event(type="a", source="/", datacontenttype=f"text/plain; charset={charset}", data=b"\xfc" * 1000)
+    assert decode_json(encode_json(event)).data == event.data
+
+
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [
+        ("UTF8", "ü"),
+        ('"Windows-1252"', "€"),
+        ("latin-1", "é"),
+        ("UTF-16", "é"),
+        ("Shift_JIS", "カ"),
+        ("gb18030", "你"),
+        ("KOI8-R", "д"),
+        ("windows-31j", "①"),
+        ("macintosh", "é"),
+    ],
+)
+def test_charsets_that_are_in_use(charset: str, text: str) -> None:
+    document = MINIMAL | {"data": text * 3, "datacontenttype": f"text/plain; charset={charset}"}
+    data = decode_json(json.dumps(document)).data
+    assert data is not None
+    assert data.decode({"macintosh": "mac-roman", "windows-31j": "cp932"}.get(charset, charset.strip('"'))) == text * 3
+
+
 def test_a_long_run_of_blanks_costs_nothing() -> None:
     data = b'"' + b" " * 1_000_000 + b'"'  # a careless expression would take hours
     assert decode_json(encode_json(Event(type="a", source="/", datacontenttype="a/json", data=data))).data == data

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -75,6 +76,57 @@ def test_an_event_cannot_be_changed() -> None:
 @pytest.mark.parametrize(("data", "value"), [(None, None), (b"null", None), (b'{"a":[1]}', {"a": [1]})])
 def test_json(data: bytes | None, value: object) -> None:
     assert event(data=data).json() == value
+
+
+@given(st.integers(-(10**300), 10**300), st.integers(0, 40))
+def test_json_keeps_every_integer(number: int, depth: int) -> None:
+    written = "[" * depth + f'{{"id": {number}}}' + "]" * depth
+    value = event(data=written.encode()).json()
+    for _ in range(depth):
+        [value] = value
+    assert value == {"id": number}
+    assert type(value["id"]) is int
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b"12345678901234567890123", 12345678901234567890123),
+        (b"18446744073709551616", 2**64),
+        (b"-9223372036854775809", -(2**63) - 1),
+        (b'["1234567890123456789012", 1.5]', ["1234567890123456789012", 1.5]),
+        (b"1e22", 1e22),
+        (b"0.1234567890123456789012", 0.12345678901234568),
+        (b"-0", 0),
+        (b'{"a": 1, "a": 12345678901234567890123}', {"a": 12345678901234567890123}),
+    ],
+)
+def test_json_numbers(data: bytes, value: object) -> None:
+    read = event(data=data).json()
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize("data", [b"1e400", b"-1e400", b"NaN", b"[Infinity]", b"9" * 5000, b"[" * 900 + b"9" * 5000])
+def test_json_numbers_that_nothing_holds_are_an_error(data: bytes) -> None:
+    with pytest.raises(EventError, match="event '1': data is not JSON"):
+        event(data=data).json()
+
+
+@dataclass
+class Price:
+    amount: float | None
+
+
+@pytest.mark.parametrize(
+    "data", [float("nan"), {"a": [1, float("inf")]}, (None, -float("inf")), Price(float("nan")), [{"p": Price(1e400)}]]
+)
+def test_new_writes_no_null_for_what_is_no_number(data: object) -> None:
+    with pytest.raises(EventError, match="NaN"):
+        Event.new("a", data, source="/")
+
+
+def test_new_writes_null_for_none() -> None:
+    assert Event.new("a", [None, "null", {"a": Price(None)}], source="/").data == b'[null,"null",{"a":{"amount":null}}]'
 
 
 def test_json_names_the_event() -> None:
