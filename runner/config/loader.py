@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     if not isinstance(source.value, dict):
         shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
         raise config_error(file, [*source.faults, shape])
+    _keep_kinds(source)
     _refuse_inactive(source)
     try:
         config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
@@ -57,6 +59,16 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     if source.faults:
         raise config_error(file, source.faults)
     return config.attach(file, source)
+
+
+def _keep_kinds(source: Source) -> None:
+    """Leave the kind of a plug-in whose main option is left out: `polling: ${EVERY:-}` is `polling`."""
+    for path in source.left_out:
+        if len(path) == 3 and path[0] in ("strategies", "sinks"):
+            with contextlib.suppress(LookupError, TypeError):  # something around it is a fault, and said
+                plugin = source.value[path[0]][path[1]]
+                if plugin == {}:
+                    plugin[path[2]] = None
 
 
 def _refuse_inactive(source: Source) -> None:
@@ -120,6 +132,8 @@ def _faults(error: ValidationError, source: Source) -> list[Fault]:
         if item["type"] == "too_short" and item["input"]:
             continue  # pydantic does not count items that have faults of their own
         message = describe(item, known_keys(Config, item["loc"][:-1]))
+        if item["type"] == "missing" and path in source.left_out:
+            message = f"{message}, and {source.left_out[path]}"
         faults.append(Fault(_without_substitutes(message, source), path, source.position(path)))
     return faults
 

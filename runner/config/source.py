@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from .errors import Fault, KeyPath, Position, quoted
-from .substitution import Substitution
+from .substitution import LeftOut, Substitution
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "Source", "parse_source"]
 
@@ -26,6 +26,7 @@ _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?\Z|
 _TRUE = frozenset({"yes", "true", "on"})
 # YAML 1.1 §4.1.1: what a stream may consist of.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_LEFT_OUT = object()
 
 
 @dataclass(slots=True)
@@ -34,7 +35,8 @@ class Source:
     What a file says, before anybody asks whether it makes sense.
 
     `positions` holds the place of every key and list item. `templates` leads from a substituted value
-    back to what the file says, for messages. The values at the `broken` paths are faults already.
+    back to what the file says, for messages. The values at the `broken` paths are faults already. Those `left_out`
+    are in the file, but not in `value`: nothing was given for them, for the reason that is kept here.
     """
 
     value: Any = None
@@ -42,6 +44,7 @@ class Source:
     templates: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     broken: set[KeyPath] = field(default_factory=set)
+    left_out: dict[KeyPath, str] = field(default_factory=dict)
 
     def position(self, path: KeyPath) -> Position:
         """Return the place of `path`, or of the nearest thing around it that is in the file."""
@@ -100,7 +103,7 @@ class _Walk:
             return
         event = self._next()
         self._source.positions[()] = _position(event)
-        self._source.value = self._node(event, (), 0)
+        self._source.value = _given(self._node(event, (), 0))
         self._next()  # the end of the document
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
@@ -140,14 +143,18 @@ class _Walk:
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             inside = (*path, len(items))
             self._source.positions.setdefault(inside, _position(event))  # of a duplicate key, the first counts
-            items.append(self._node(event, inside, depth + 1))
+            value = self._node(event, inside, depth + 1)
+            if value is _LEFT_OUT:
+                del self._source.positions[inside]  # the next item takes its place
+            else:
+                items.append(value)
         return items
 
     def _mapping(self, path: KeyPath, depth: int) -> dict[str, Any]:
         entries: dict[str, Any] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._key(event, path, depth)
-            if key is None or key in entries:
+            if key is None or (key in entries or (*path, key) in self._source.left_out):
                 # Its value is read for the faults in it, under a path that nothing else has.
                 inside: KeyPath = (*path, key or "?")
                 if key is not None:
@@ -156,7 +163,9 @@ class _Walk:
                 continue
             inside = (*path, key)
             self._source.positions.setdefault(inside, _position(event))
-            entries[key] = self._node(self._next(), inside, depth + 1)
+            value = self._node(self._next(), inside, depth + 1)
+            if value is not _LEFT_OUT:
+                entries[key] = value
         return entries
 
     def _duplicate(self, path: KeyPath, event: Any) -> None:
@@ -207,18 +216,25 @@ class _Walk:
         self._broken(f"tag {quoted(str(event.tag))} is not supported", path, event)
         return None
 
-    def _text(self, text: str, path: KeyPath, event: Any) -> str:
+    def _text(self, text: str, path: KeyPath, event: Any) -> Any:
         if "$" not in text:
             return text
         try:
-            value = self._substitution.apply(text)
+            value = self._substitution.value(text)
+        except LeftOut as reason:
+            self._source.left_out[path] = str(reason)
+            return _LEFT_OUT
         except ValueError as error:
             self._source.faults.append(Fault(str(error), path, self._source.position(path)))
             self._source.broken.add(path)
             return text
-        if value != text:
+        if value is not None and value != text:
             self._source.templates[value] = text
         return value
+
+
+def _given(value: Any) -> Any:
+    return None if value is _LEFT_OUT else value
 
 
 def _is_mapping(event: Any) -> bool:

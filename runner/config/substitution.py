@@ -8,13 +8,19 @@ from pathlib import Path
 
 from .errors import quoted
 
-__all__ = ["Substitution"]
+__all__ = ["LeftOut", "Substitution"]
 
 _TOKEN = re.compile(r"\$\$|\$\{([^}]*)(\}?)", re.DOTALL)
 _REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?\Z", re.DOTALL)
+_NULL = re.compile(r"\$\{[^}]*:-(?:~|null|Null|NULL)\}\Z")
+_BARE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE = "file:"
 _MAX_FILE_BYTES = 64 * 1024
 _FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message} or ${file:/path}"
+
+
+class LeftOut(Exception):
+    """Nothing is left of a value, as its defaults say: its key may as well not be there."""
 
 
 class Substitution:
@@ -33,6 +39,30 @@ class Substitution:
     def apply(self, text: str) -> str:
         """Return the text with every reference replaced. Raise `ValueError`: unset, unreadable, or no such form."""
         return _TOKEN.sub(self._replace, text)
+
+    def value(self, text: str) -> str | None:
+        """
+        Return the text that a whole value becomes, or None for YAML's null as the default: `${VAR:-null}`.
+
+        Raises:
+            LeftOut: nothing is left of it, as its defaults say: `${VAR:-}`.
+            ValueError: as `apply()`, and where nothing is left of a variable that has no default.
+        """
+        value = self.apply(text)
+        if (
+            _NULL.match(text)
+            and value in ("~", "null", "Null", "NULL")
+            and not self._environ.get(text[2:].split(":")[0])
+        ):
+            return None
+        if value or f"${{{_FILE}" in text:
+            return value
+        if empty := _BARE.search(text):
+            name = empty[1]
+            raise ValueError(
+                f"environment variable {name} is empty; write ${{{name}:-}} where it may be, to leave the key out"
+            )
+        raise LeftOut(f"nothing is given by {text}")
 
     def _replace(self, token: re.Match[str]) -> str:
         if token[0] == "$$":

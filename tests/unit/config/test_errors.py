@@ -484,8 +484,9 @@ WORDS = """
     python subject subscriptions name types sink retry filter rate schedules cron timezone event worker lease api listen
 """
 VALUES = """
-    d sqlite:///x postgresql://h/b 30s a stdout polling '*' yes ~ 5 1.5 .nan -1 ${X} '${X}' '${X' Europe/Paris 20/s
-    json:dumps nats://u:p@h https://h 1:30 '' 99999999999999999999 '127.0.0.1:1' 1e400 @daily
+    d @daily sqlite:///x postgresql://h/b 30s a polling '*' yes ~ 5 1.5 .nan -1 ${X} '${X}' '${X' Europe/Paris 20/s
+    '${Y:-}' ${Y:-} '${Y:-null}' stdout json:dumps nats://u:p@h https://h 1:30 '' 99999999999999999999
+    '127.0.0.1:1' 1e400
 """
 KEYS = st.sampled_from(WORDS.split())
 SCALARS = st.one_of(

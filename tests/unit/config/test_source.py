@@ -187,6 +187,42 @@ def test_substitution_faults(text: str, expected: str) -> None:
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: ${X:-}", {}),
+        ("a: ${EMPTY:-}", {}),
+        ("a: '${X:-}${EMPTY:-}'\nb: 1", {"b": 1}),
+        ("a: {b: '${X:-}', c: 1}", {"a": {"c": 1}}),
+        ("a: ['${X:-}', 1, '${EMPTY:-}', {b: 2}]", {"a": [1, {"b": 2}]}),
+        ("a: ${X:-null}", {"a": None}),
+        ("a: ${EMPTY:-~}", {"a": None}),
+        ("a: ['${X:-null}']", {"a": [None]}),
+        ("a: ${SET:-null}", {"a": "null"}),
+        ("a: '-${X:-null}-'", {"a": "-null-"}),
+        ("a: '-${X:-}-'", {"a": "--"}),
+        ("a: ''", {"a": ""}),
+        ("${X:-}", None),
+    ],
+)
+def test_a_value_that_nothing_is_given_for_is_left_out(text: str, value: object) -> None:
+    source = parse(text, {"EMPTY": "", "SET": "null"})
+    assert (source.value, source.faults) == (value, [])
+
+
+def test_what_is_left_out_moves_nothing_and_is_remembered() -> None:
+    source = parse("a: ${X:-}\nb:\n  - ${X:-}\n  - 5\na: 1\n")
+    assert source.left_out[("a",)] == "nothing is given by ${X:-}"
+    assert source.positions[("b", 0)] == (4, 5)
+    assert [fault.line("f") for fault in source.faults] == ["f:5:1: a: duplicate key; it is given in line 1 already"]
+
+
+def test_an_empty_variable_without_a_default_is_a_fault() -> None:
+    cure = "environment variable X is empty; write ${X:-} where it may be, to leave the key out"
+    assert [each.line("f") for each in parse("a: '${X}'", {"X": ""}).faults] == [f"f:1:1: a: {cure}"]
+    assert parse("a: 'x${X}'", {"X": ""}).value == {"a": "x"}
+
+
 def test_a_fault_names_path_and_variable() -> None:
     assert faults("a:\n  - b: '${MISSING}'") == [
         "f:2:5: a[0].b: environment variable MISSING is not set; set it, or give a default: ${MISSING:-default}"
@@ -209,7 +245,7 @@ def test_files_are_bounded_and_text(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(st.text())
+@given(st.text(min_size=1))
 def test_what_comes_from_outside_never_changes_the_document(value: str) -> None:
     source = parse("a: ${X}\nb: {c: '-${X}-'}\n${X}: key", {"X": value})
     assert source.value == {"a": value, "b": {"c": f"-{value}-"}, "${X}": "key"}

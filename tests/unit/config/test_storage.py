@@ -121,3 +121,46 @@ def test_options_that_a_pooler_would_drop_are_refused(load: Load) -> None:
     with pytest.raises(ConfigError, match="pgbouncer: in transaction mode it passes no options on"):
         load(text % "&options=-csearch_path%3Dapp")
     assert load(text % "&connect_timeout=3&target_session_attrs=primary&sslmode=require").storage.pgbouncer
+
+
+class TestLeftOut:
+    """`${VAR:-}`: the key may as well not be there."""
+
+    def test_an_optional_key_has_its_default(self, load: Load) -> None:
+        text = """\
+deployment_id: d
+subject: ${X:-}
+storage: {dsn: 'postgresql://h/b', schema: '${X:-}', password: '${X:-}', pool: '${X:-}', tls: '${X:-}'}
+strategies: [polling: '${X:-}', nats: {servers: ['${X:-}', 'nats://h'], user: '${X:-}', tls: {ca: '${X:-}'}}]
+sinks: {s: {webhook: {url: 'https://h', headers: {A: '${X:-}', B: b}, timeout: '${X:-}'}}}
+subscriptions: [{name: a, sink: s, types: '${X:-}', rate: '${X:-}', retry: '${X:-}', batch: '${X:-}'}]
+worker: ${X:-}
+retention: {delivered: '${X:-}', dead: '${X:-null}'}
+log: {level: '${X:-}'}
+"""
+        plain = """\
+deployment_id: d
+storage: {dsn: 'postgresql://h/b'}
+strategies: [polling, nats: {servers: ['nats://h'], tls: {}}]
+sinks: {s: {webhook: {url: 'https://h', headers: {B: b}}}}
+subscriptions: [{name: a, sink: s}]
+retention: {dead: null}
+"""
+        assert dump(load(text)) == dump(load(plain))
+
+    def test_a_schema_is_never_called_null(self, load: Load) -> None:
+        storage = "deployment_id: d\nstorage: {dsn: 'postgresql://h/b', schema: '${S:-null}'}"
+        assert load(storage).storage.schema_name is None
+        assert load(storage, S="").storage.schema_name is None
+        assert load(storage, S="shop").storage.schema_name == "shop"
+
+    def test_a_required_key_names_the_variable(self, load: Load) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load("deployment_id: ${ID:-}\nstorage:\n  dsn: ${DATABASE_URL:-}\n")
+        faults = [line.partition("f.yaml:")[2] for line in caught.value.faults]
+        assert faults == [
+            "1:1: deployment_id: this key is required, and nothing is given by ${ID:-}",
+            "3:3: storage.dsn: this key is required, and nothing is given by ${DATABASE_URL:-}",
+        ]
+        with pytest.raises(ConfigError, match=r"sinks\.a\.webhook\.url: this key is required"):
+            load("deployment_id: d\nstorage: {dsn: 'sqlite:///d.db'}\nsinks: {a: {webhook: '${URL:-}'}}")
