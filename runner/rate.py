@@ -56,6 +56,15 @@ class Rate:
         """How far ahead the instant may be while there is still a permit."""
         return (self.burst - 1) * self.interval
 
+    @property
+    def furthest(self) -> timedelta:
+        """How far ahead the instant can be; further is of another rate, or of a clock that has been set back since."""
+        return self.tolerance + self.interval
+
+    def believed(self, ahead: timedelta) -> timedelta:
+        """Return `ahead`, or that nothing is used up where it cannot be."""
+        return ahead if ahead <= self.furthest else timedelta(0)
+
     def permits(self, ahead: timedelta) -> int:
         """Return how many may start now."""
         left = self.tolerance - max(ahead, timedelta(0))

@@ -290,7 +290,10 @@ class Runner:
         health = Health(
             stalled=self.worker.stalled, lag=self._watchdog.lag(), running=self.worker.busy, sinks=sorted(self._sinks)
         )
-        await self._storage.store.beat(self._instance, health)
+        back = await self._storage.store.beat(self._instance, health)
+        if back:
+            log.warning("clock of the store set back", by=back.total_seconds())
+            self.worker.wake()
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.

@@ -495,8 +495,14 @@ class Registry(Protocol):
         an instance lives that does not say which it has.
         """
 
-    async def beat(self, instance: Instance, health: Health) -> None:
-        """Record that the instance is alive, and how it is."""
+    async def beat(self, instance: Instance, health: Health) -> timedelta:
+        """
+        Record that the instance is alive, and how it is.
+
+        Returns:
+            by how much the store's clock has been set back since the last beat of any instance; zero if it has not.
+            What it had said before is moved back with it, as far as that is known: leases, retries, deadlines.
+        """
 
     async def leave(self, instance_id: str) -> None:
         """Record that the instance has ended."""

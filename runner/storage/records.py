@@ -141,7 +141,7 @@ class SqlRecords(SqlCorrections):
                 instance=Instance(id=row.id, host=row.host, pid=row.pid, version=row.version),
                 started_at=row.started_at,
                 heartbeat_at=row.heartbeat_at,
-                alive=row.now - row.heartbeat_at < ALIVE,
+                alive=abs(row.now - row.heartbeat_at) < ALIVE,  # a beat to come is of a clock that was set back
                 progress_at=row.progress_at,
                 lag=None if row.lag_us is None else timedelta(microseconds=row.lag_us),
                 running=row.running,

@@ -17,6 +17,7 @@ from ..subscription import Matcher, Subscription
 from .base import Health, Instance, Registered, Stray
 from .engine import mapped_errors
 from .selection import OPEN, in_state
+from .set_back import set_back
 from .tables import Later, Now, bus, deliveries, instances, subscriptions
 from .turns import leave_lines
 
@@ -157,8 +158,12 @@ class SqlRegistry:
                     strays.append(Stray(each.id, False, reason))
         return strays
 
-    async def beat(self, instance: Instance, health: Health) -> None:
-        """Record that the instance is alive; with the first beat, forget those that were silent for a day."""
+    async def beat(self, instance: Instance, health: Health) -> timedelta:
+        """
+        Record that the instance is alive; return by how much the clock has been set back since the last beat.
+
+        With the first beat, forget those that were silent for a day.
+        """
         said = {
             "heartbeat_at": Now(),
             "progress_at": _ago(health.stalled),
@@ -168,12 +173,14 @@ class SqlRegistry:
         }
         with mapped_errors():
             async with self._engine.begin() as connection:
+                back = await set_back(connection, instance.id)
                 known = await connection.execute(update(instances).where(instances.c.id == instance.id).values(**said))
                 if known.rowcount == 0:
                     await connection.execute(delete(instances).where(instances.c.heartbeat_at < _ago(_SILENCE)))
                     who = {"host": instance.host, "pid": instance.pid, "version": instance.version}
                     new = insert(instances).values(id=instance.id, **who, started_at=Now(), **said)
                     await connection.execute(new)
+        return back
 
     async def leave(self, instance_id: str) -> None:
         """Record that the instance has ended."""
@@ -239,8 +246,13 @@ def _ago(age: timedelta) -> Later:
 
 def registered(row: Row[tuple[object, ...]]) -> Registered:
     """Return the subscription in a row of the table, to which `now` was added."""
-    trip = None if row.breaker_until is None else Trip(row.breaker_trips, row.breaker_until - row.now)
     subscription = Subscription.from_json(row.name, row.spec)
+    trip = None
+    if row.breaker_until is not None:
+        left, policy = row.breaker_until - row.now, subscription.breaker
+        # Further ahead than it can be, it is of a clock that has been set back since.
+        longest = left if policy is None else policy.pause_after(row.breaker_trips)
+        trip = Trip(row.breaker_trips, min(left, longest))
     return Registered(id=row.id, subscription=subscription, paused=row.paused, origin=row.origin, breaker=trip)
 
 

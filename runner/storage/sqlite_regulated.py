@@ -44,7 +44,7 @@ def _look(db: sqlite3.Connection, demand: Demand, moment: int) -> tuple[_Due, Se
     id, room, ahead = demand.subscription_id, max(0, demand.quota), None
     if demand.rate is not None:
         paces = db.execute(sql("pace"), (id,)).fetchall()
-        ahead = timedelta(microseconds=paces[0][0] - moment if paces else 0)
+        ahead = demand.rate.believed(timedelta(microseconds=paces[0][0] - moment if paces else 0))
         room = min(room, demand.rate.permits(ahead))
     due: _Due = db.execute(sql("due_deliveries"), (id, moment, 1 if demand.ordered else room)).fetchall()
     if demand.ordered and due:

@@ -202,6 +202,16 @@ def ignore_lame_ducks() -> None:
     _replace(Link, "_on_lame_duck", deaf)
 
 
+def trust_what_was_said() -> None:
+    """Wait for what the clock of the store said before it was set back."""
+    from runner.storage import registry
+
+    async def going_on(*_: Any) -> timedelta:
+        return timedelta(0)
+
+    _replace(registry, "set_back", going_on)
+
+
 def trust_own_clock() -> None:
     """Let the clock of the process say what is due."""
     from runner.clock import utcnow
@@ -308,6 +318,26 @@ def wrong_clock() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def store_clock() -> None:
+    """Have the clock of SQLite say as many seconds more as the file `clock` says."""
+    from runner.storage.sqlite_connection import TidyConnection
+
+    plain = TidyConnection.__init__
+
+    def julianday(_: str) -> float:
+        try:
+            more = float(Path("clock").read_text())
+        except FileNotFoundError:
+            more = 0.0
+        return 2440587.5 + (time.time() + more) / 86400
+
+    def shifted(self: TidyConnection, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        self.create_function("julianday", 1, julianday)
+
+    _replace(TidyConnection, "__init__", shifted)
+
+
 def raise_in_callbacks() -> None:
     """Let the callback of the NATS client for errors raise, which ends the client's read loop."""
     from runner.broker_link import Link
@@ -336,6 +366,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         take_a_pong_for_a_yes,
         trust_own_clock,
         trust_the_connection,
+        trust_what_was_said,
         unfenced,
     )
 }
@@ -348,6 +379,7 @@ FAULT_POINTS: dict[str, Callable[[], None]] = {
         raise_in_callbacks,
         slow_settle,
         stop_in_settle,
+        store_clock,
         wrong_clock,
     )
 }

@@ -26,6 +26,7 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "unfenced": ("FI-05", workers.paused),
     "commit-bit-by-bit": ("FI-33", partial(sqlite.writer_killed_in_its_commits, kills=15, count=400)),
     "trust-own-clock": ("FI-36", hosts.wrong_clocks),
+    "trust-what-was-said": ("FI-60", sqlite.clock_set_back),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),
     "never-deaf": ("FI-16", nats.permission_taken_away),
     "take-a-pong-for-a-yes": ("FI-64", nats.permission_to_send_taken_away),
@@ -33,7 +34,7 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "ignore-lame-ducks": ("FI-18", nats.about_to_leave),
 }
 
-SQLITE = ("commit-bit-by-bit",)  # guarantees of that store
+SQLITE = ("commit-bit-by-bit", "trust-what-was-said")  # guarantees of that store
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,15 @@ import pytest
 
 from tests.support.eventually import eventually
 
-from .deployment import Subscriber
+from .deployment import LEASE, Subscriber
 from .look import sqlite_path
 from .sabotage import SLOW
 from .trial import Trial
 
 RESUMED = 5.0  # seconds until everything goes on, once there is room or the lock is gone
 LOCKED = 8.0  # seconds, longer than a call waits for a lock (5 s) and than a lease (3 s)
+
+HOUR = 3600
 
 Disk = Callable[[Trial], contextlib.AbstractAsyncContextManager[None]]
 
@@ -140,6 +142,42 @@ async def stopped_in_a_slow_statement(trial: Trial) -> None:
     await trial.verify()
 
 
+async def clock_set_back(trial: Trial) -> None:
+    """The clock goes back an hour while one of two dies that holds work; retries and a rate go on under load."""
+    await trial.start(
+        Subscriber("work"),
+        Subscriber("toil", "toil", prefix="slow."),
+        Subscriber("shaky", "stumble", prefix="shaky."),
+        Subscriber("paced", "note", prefix="paced.", options="rate: 40/s, timeout: 120s"),
+        runners=2,
+        sabotage="store-clock",
+    )
+    trial.publish(400, rate=40.0, types=["slow.load", "shaky.load", *["paced.load"] * 4, *["load"] * 6])
+    await trial.reach(trial.random.randint(120, 160))
+    victim = await trial.busy()
+    trial.bite("deliveries running at the kill", await trial.catch(victim))
+    _set_clock(trial, -HOUR)
+    victim.kill()
+    trial.fault()
+    trial.note("kill -9, and the clock of the store is an hour back")
+    before = len(trial.deployment.deliveries.read())
+    await trial.deployment.start()
+    await trial.drain(12)
+    seen = trial.deployment.deliveries.read()[before:]
+    trial.bite("deliveries at a rate after it", sum(each.subscription == "paced" for each in seen))
+    trial.bite("retries after it", sum(each.attempt > 1 for each in seen))
+    trial.bite("processes that say so", len(trial.deployment.logged("clock of the store set back")))
+    _check_file(trial)
+    await trial.verify(duplicates=trial.held(), recovery=RESUMED + LEASE, timeout=1.0)
+
+
+def _set_clock(trial: Trial, seconds: int) -> None:
+    """Let it differ from the right one by so much, for all processes at once."""
+    written = trial.directory / "clock.new"
+    written.write_text(str(seconds))
+    written.rename(trial.directory / "clock")
+
+
 def _steps(trial: Trial) -> Counter[str]:
     return Counter(line.step for line in trial.deployment.published.read())
 
@@ -183,6 +221,11 @@ async def test_fi_33(sqlite: Trial) -> None:
 @pytest.mark.chaos("FI-34", "several processes on one file, which another one locks for 8 s")
 async def test_fi_34(sqlite: Trial) -> None:
     await locked_by_somebody_else(sqlite)
+
+
+@pytest.mark.chaos("FI-60", "clock set back one hour while a process dies that holds work")
+async def test_fi_60(sqlite: Trial) -> None:
+    await clock_set_back(sqlite)
 
 
 @pytest.mark.chaos("FI-35", "SIGTERM in the middle of a slow statement")

@@ -178,7 +178,7 @@ class TestBreaker(StoreTests):
         return one.id, one.breaker, version
 
     async def test_what_one_instance_tells_all_know(self, store: Store, other: Store) -> None:
-        await store.put_subscriptions([ORDERS], "file")
+        await store.put_subscriptions([replace(ORDERS, breaker=BreakerPolicy(pause=timedelta(minutes=1)))], "file")
         id, trip, before = await self.read(other)
         assert trip is None
         assert await store.set_breaker(id, self.MINUTE, known=0)

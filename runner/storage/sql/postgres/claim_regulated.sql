@@ -8,14 +8,18 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now
-), pace AS MATERIALIZED (
+), kept AS MATERIALIZED (
     SELECT next_at FROM {paces} WHERE subscription_id = $3 AND $7::interval IS NOT NULL FOR UPDATE
+), pace AS MATERIALIZED (
+    -- Further ahead than it can be, it is of another rate, or of a clock that has been set back since.
+    SELECT CASE WHEN kept.next_at > clock.now + ($7 + $8::interval) THEN clock.now ELSE kept.next_at END AS next_at
+    FROM kept CROSS JOIN clock
 ), room AS MATERIALIZED (
     SELECT CASE
         WHEN $7 IS NULL THEN $4::int
         WHEN pace.next_at IS NULL THEN 0
         ELSE least($4, greatest(0, 1 + floor(
-            extract(epoch FROM $8::interval - (greatest(pace.next_at, clock.now) - clock.now))
+            extract(epoch FROM $8 - (greatest(pace.next_at, clock.now) - clock.now))
             / extract(epoch FROM $7))))::int
     END AS number
     FROM clock LEFT JOIN pace ON true
@@ -74,8 +78,8 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     FROM due WHERE d.event_seq = due.event_seq AND d.subscription_id = $3
     RETURNING d.event_seq, d.subscription_id, d.attempts, due.suspect, due.unanswered, d.last_error
 ), charged AS (
-    UPDATE {paces} p SET next_at = greatest(p.next_at, clock.now) + (SELECT count(*) FROM due) * $7
-    FROM clock WHERE p.subscription_id = $3 AND $7 IS NOT NULL AND EXISTS (SELECT FROM due)
+    UPDATE {paces} p SET next_at = greatest(pace.next_at, clock.now) + (SELECT count(*) FROM due) * $7
+    FROM clock CROSS JOIN pace WHERE p.subscription_id = $3 AND $7 IS NOT NULL AND EXISTS (SELECT FROM due)
     RETURNING p.next_at
 ), outlook AS MATERIALIZED (
     SELECT room.number = (SELECT count(*) FROM due) AS full, room.number AS room FROM room
