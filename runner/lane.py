@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
+
+from typing_extensions import override
 
 from .delivery import Failed
 from .errors import described
@@ -14,12 +17,24 @@ __all__ = ["LOST", "Lane"]
 LOST = Failed("its lease was lost")  # which says nothing of the receiver
 
 
+class _Task(asyncio.Task[None]):
+    """A task that knows its lane, and the end of the event loop from any other cancellation."""
+
+    lane: Lane
+
+    @override
+    def cancel(self, msg: Any = None) -> bool:
+        if asyncio._get_running_loop() is None:  # `asyncio.run()` is about to end, and what is left with it
+            self.lane.ending = True
+        return super().cancel(msg)
+
+
 class Lane:
     """One of the deliveries, or batches of them, an outlet runs at a time."""
 
     __slots__ = ("count", "ending", "flight", "index", "lost", "since", "task", "verdict")
 
-    task: asyncio.Task[None]
+    task: _Task
 
     def __init__(self) -> None:
         self.flight: Flight[Any] | None = None
@@ -29,6 +44,11 @@ class Lane:
         self.since = 0.0
         self.verdict: Failed | None = None  # why the delivery was cancelled
         self.ending = False  # whether the lane itself was
+
+    def begin(self, run: Coroutine[Any, Any, None], name: str) -> None:
+        """Have `run` deliver."""
+        self.task = _Task(run, name=name)
+        self.task.lane = self
 
     @property
     def indexes(self) -> range:

@@ -161,7 +161,7 @@ class Outlet:
         lane = Lane()
         self._lanes.add(lane)
         self._slots.used += 1
-        lane.task = asyncio.create_task(self._run(lane), name=f"deliver {self.subscription.name}")
+        lane.begin(self._run(lane), f"deliver {self.subscription.name}")
         lane.task.add_done_callback(lambda _: self._leave(lane))  # one cancelled before it began never ran
 
     def _widen_soon(self) -> None:

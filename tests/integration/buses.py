@@ -155,9 +155,13 @@ def ids(published: Sequence[Event]) -> list[str]:
 
 async def crash(before: set[asyncio.Task[Any]]) -> None:
     """End every task that was not there `before`, as a process that dies ends them: without a word to anybody."""
-    tasks = asyncio.all_tasks() - before
-    for task in tasks:
-        task.cancel()
+    tasks, loop = asyncio.all_tasks() - before, asyncio.get_running_loop()
+    asyncio._set_running_loop(None)  # as `asyncio.run()` cancels what is left: nobody asks for it any more
+    try:
+        for task in tasks:
+            task.cancel()
+    finally:
+        asyncio._set_running_loop(loop)
     await asyncio.wait(tasks, timeout=5)
 
 

@@ -343,6 +343,16 @@ class TestWhatEndsItsOwnTask:
         lane.task.cancel()
         gc.collect()
 
+    def test_the_end_of_asyncio_run_is_no_answer_and_no_failure(self) -> None:
+        async def scenario() -> None:
+            one.start(told.flight)
+            await tick(5)
+
+        told = Told(3)
+        one = outlet(Handlers([succeeds, forever, forever]), concurrency=2)  # type: ignore[arg-type]  # a sink of another class
+        asyncio.run(scenario())
+        assert (told.delivered, told.failed, told.flight.unanswered(), one.running) == ({0}, {}, [1, 2], 0)
+
     async def test_a_stop_leaves_what_was_running_without_an_outcome(self) -> None:
         one, told = outlet(Handlers([succeeds, forever, forever]), concurrency=3), Told(3)  # type: ignore[arg-type]  # a sink of another class
         one.start(told.flight)
