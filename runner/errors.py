@@ -5,7 +5,9 @@
     ├── EventError           an event breaks CloudEvents 1.0 or a limit of the bus
     │   └── EventConflict    same source and id, other content
     ├── StorageError         the store refused, or holds something unexpected
+    │   ├── StorageRefused       it refuses one row for what is in it; trying again does not help
     │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
+    │   │   └── StorageHeld          another session holds what is to be written; nothing was
     │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78)
     │   └── SchemaMismatch       the tables are missing, older or newer than this version
     ├── StrategyError        a wake-up path failed; costs latency, never an event
@@ -30,6 +32,8 @@ __all__ = [
     "SinkError",
     "StateConflict",
     "StorageError",
+    "StorageHeld",
+    "StorageRefused",
     "StorageUnavailable",
     "StrategyError",
     "described",
@@ -64,10 +68,18 @@ class StorageError(RunnerError):
     """The store refused, or holds something unexpected."""
 
 
+class StorageRefused(StorageError):
+    """The store refuses a row for what is in it: the same write would be refused again. Nothing of it took effect."""
+
+
 class StorageUnavailable(StorageError):
     """The store cannot be reached. Whether the last write took effect is unknown; repeating it is safe."""
 
     exit_code = 69
+
+
+class StorageHeld(StorageUnavailable):
+    """Another session holds what is to be written, for too long or in another order. Nothing of it took effect."""
 
 
 class ForeignDeployment(StorageError):

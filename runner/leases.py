@@ -14,6 +14,7 @@ import structlog
 
 from .delivery import Outcome
 from .flight import Flight
+from .halves import in_halves
 from .outlet import Outlet
 from .settler import Settler
 from .settling import given_back, settle
@@ -73,7 +74,12 @@ class Leases:
         if not held:
             return
         until = monotonic() + self._lease.total_seconds()
-        kept = set(await self._queue.renew([(*key, each.token) for key, each in held.items()], self._lease))
+        leases = [(*key, each.token) for key, each in held.items()]
+        renewed, refused = await in_halves(leases, lambda some: self._queue.renew(some, self._lease))
+        kept = set(renewed)
+        for (seq, id, _), error in refused:  # it is ours for now, and nothing of it starts once it is not
+            log.warning("lease not renewed", seq=seq, subscription_id=id, detail=str(error))
+            held.pop((seq, id))
         for key, each in held.items():
             if key in kept:
                 each.flight.until = until

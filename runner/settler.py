@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -11,7 +11,9 @@ import structlog
 from msgspec.structs import replace
 
 from .dead_letters import DeadLetters
-from .errors import StorageUnavailable
+from .errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from .halves import in_halves
+from .settling import apart, milder, part
 from .storage.base import AttemptRecord, DeliveryRecord, Settled, WorkQueue
 
 __all__ = ["Settler"]
@@ -19,6 +21,10 @@ __all__ = ["Settler"]
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+Key = tuple[int, int]  # seq of the event, id of the subscription
+
+_HELD = 1.0  # seconds until what another session holds is tried again
 
 
 class Settler:
@@ -48,19 +54,45 @@ class Settler:
 
     def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None) -> None:
         """Write `record`, and `attempt` with it, soon."""
+        self._submit(record, () if attempt is None else (attempt,))
+
+    def _submit(self, record: DeliveryRecord, attempts: Sequence[AttemptRecord]) -> None:
         self._records.append(record)
-        if attempt is not None:
-            self._attempts.append(attempt)
+        self._attempts += attempts
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="settle")
 
     async def settle(self, settled: Settled) -> Sequence[DeliveryRecord]:
         """Write down the end of a claim; return its records as they were written."""
         complete = replace(settled, records=self._dead_letters.addressed(settled.records))
-        held = await self.patiently(lambda: self._queue.settle(complete))
-        if held < len(settled.works):
-            log.warning("late settlements dropped", count=len(settled.works) - held)
-        return complete.records
+
+        async def write(indexes: Sequence[int]) -> Sequence[int]:
+            some = complete if len(indexes) == len(complete.works) else part(complete, indexes)
+            return [await self.patiently(lambda: self._queue.settle(some), wait=False)]
+
+        counts, refused = await in_halves(range(len(complete.works)), write)
+        late = len(complete.works) - len(refused) - sum(counts)
+        if late > 0:
+            log.warning("late settlements dropped", count=late)
+        for index, error in refused:
+            await self._settle_apart(part(complete, [index]), error)
+        seqs = {complete.works[index].seq for index, _ in refused}
+        return [each for each in complete.records if each.seq not in seqs] if seqs else complete.records
+
+    async def _settle_apart(self, settled: Settled, refusal: StorageError) -> None:
+        """Write down the end of one event whose settlement was refused: each of its deliveries by itself."""
+        if isinstance(refusal, StorageHeld):
+            await self.patiently(lambda: self._queue.settle(settled))
+            return
+        held, ended = apart(settled)
+        try:
+            await self.patiently(lambda: self._queue.settle(held))
+        except StorageRefused as error:  # its lease ends, and the event is dispatched again, a few times
+            log.error("settlement refused", seq=settled.works[0].seq, detail=str(error))
+            return
+        for record in ended:
+            key = (record.seq, record.subscription_id)
+            self._submit(record, [each for each in settled.attempts if (each.seq, each.subscription_id) == key])
 
     async def written(self) -> None:
         """Return once everything submitted so far is written."""
@@ -73,14 +105,19 @@ class Settler:
             await asyncio.wait({self._flushing}, timeout=timeout)
         self._patient = False
 
-    async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `write`, which must be safe to repeat, tried again while the store is unavailable."""
+    async def patiently(self, write: Callable[[], Awaitable[T]], *, wait: bool = True) -> T:
+        """
+        Return the result of `write`, which must be safe to repeat, tried again while the store is unavailable.
+
+        Args:
+            wait: also while another session holds what is to be written.
+        """
         pause = 0.05
         while True:
             try:
                 return await write()
             except StorageUnavailable as error:
-                if not self._patient:
+                if not self._patient or (isinstance(error, StorageHeld) and not wait):
                     raise
                 log.warning("cannot settle", detail=str(error), retry_in=pause)
             await asyncio.sleep(pause)
@@ -90,15 +127,61 @@ class Settler:
         try:
             while self._records:
                 records, self._records = self._dead_letters.addressed(self._records), []
-                attempts, self._attempts = self._attempts, []
+                attempts: dict[Key, list[AttemptRecord]] = {}
+                for attempt in self._attempts:
+                    attempts.setdefault((attempt.seq, attempt.subscription_id), []).append(attempt)
+                self._attempts = []
                 try:
-                    write = partial(self._queue.settle_deliveries, records, attempts, self.ordered)
-                    written = await self.patiently(write)
+                    await self._write(records, attempts)
                 except Exception as error:  # their leases end, and they are delivered again
                     log.error("settling failed", error=type(error).__name__, detail=str(error), count=len(records))
-                    continue
-                self._written(records)
-                if len(written) < len(records):
-                    log.warning("late settlements dropped", count=len(records) - len(written))
         finally:
             self._flushing = None
+
+    async def _write(self, records: Sequence[DeliveryRecord], attempts: Mapping[Key, Sequence[AttemptRecord]]) -> None:
+        """Write records, and apart from the others each that is refused or held by another session."""
+
+        async def write(some: Sequence[DeliveryRecord]) -> Sequence[Key]:
+            theirs = [each for record in some for each in attempts.get((record.seq, record.subscription_id), ())]
+            settle = partial(self._queue.settle_deliveries, some, theirs, self.ordered)
+            return await self.patiently(settle, wait=False)
+
+        written, refused = await in_halves(records, write)
+        apart = {id(record) for record, _ in refused}
+        late = len(records) - len(refused) - len(written)
+        for record, error in refused:
+            theirs = attempts.get((record.seq, record.subscription_id), ())
+            if isinstance(error, StorageHeld):
+                log.warning("cannot settle", seq=record.seq, detail=str(error), retry_in=_HELD)
+                asyncio.get_running_loop().call_later(_HELD, self._again, record, theirs)
+            else:
+                await self._write_milder(record, theirs, error)
+        self._written([each for each in records if id(each) not in apart])
+        if late:
+            log.warning("late settlements dropped", count=late)
+
+    def _again(self, record: DeliveryRecord, attempts: Sequence[AttemptRecord]) -> None:
+        if self._patient:
+            self._submit(record, attempts)
+
+    async def _write_milder(
+        self, record: DeliveryRecord, attempts: Sequence[AttemptRecord], refusal: StorageError
+    ) -> None:
+        """Write of a delivery whose settlement was refused what the store does take."""
+        for mild, theirs in milder(record, attempts, str(refusal)):
+            for each in dict.fromkeys([*self._dead_letters.addressed([mild]), mild]):
+                settle = partial(self._queue.settle_deliveries, [each], theirs, self.ordered)
+                try:
+                    await self.patiently(settle)
+                except StorageRefused as error:
+                    refusal = error
+                    continue
+                self._note(record, refusal, recorded_as=each.state.value)
+                self._written([each])
+                return
+        self._note(record, refusal)  # its lease ends; until its attempts are used up it is delivered again
+
+    @staticmethod
+    def _note(record: DeliveryRecord, refusal: StorageError, **more: str) -> None:
+        place = {"seq": record.seq, "subscription_id": record.subscription_id, "state": record.state.value}
+        log.error("settlement refused", **place, detail=str(refusal), **more)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -19,10 +21,21 @@ from .delivery import (
     Settlement,
 )
 from .retry import RetryPolicy
-from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Unanswered
+from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Settled, Unanswered
 
-__all__ = ["crashed", "given_back", "overdue", "settle", "unacknowledged", "unreadable"]
+__all__ = [
+    "apart",
+    "crashed",
+    "given_back",
+    "milder",
+    "overdue",
+    "part",
+    "settle",
+    "unacknowledged",
+    "unreadable",
+]
 
+_MEANWHILE = timedelta(seconds=30)  # lease of a delivery that has ended and is about to be recorded
 _MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
 
 
@@ -89,6 +102,60 @@ def unreadable(seq: int, subscription_id: int, attempt: int, token: int, reason:
     """Return what is written of a delivery whose event cannot be read: it is dead, without another attempt."""
     error = f"the event cannot be read: {reason}"[:_MAX_ERROR]
     return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt - 1, token, error=error)
+
+
+def part(settled: Settled, indexes: Sequence[int]) -> Settled:
+    """Return what `settled` says of the works at `indexes`."""
+    works = [settled.works[index] for index in indexes]
+    seqs = {work.seq for work in works}
+    return Settled(
+        settled.token,
+        works,
+        [settled.delivered[index] for index in indexes],
+        [each for each in settled.records if each.seq in seqs],
+        [each for each in settled.attempts if each.seq in seqs],
+        [each for each in settled.turns if each.seq in seqs],
+    )
+
+
+def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
+    """
+    Return the end of one event with each of its deliveries held under a lease of its own, and what became of these.
+
+    What runs or waits untried stays as it is: nothing is known of it that could be refused.
+    """
+    [work], [delivered] = settled.works, settled.delivered
+    ended = [DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token) for id in delivered]
+    plain: list[DeliveryRecord] = []
+    for record in settled.records:
+        open_ = record.state in (DeliveryState.LEASED, DeliveryState.PENDING) and record.error is None
+        (plain if open_ and not record.deferred else ended).append(record)
+    held = [
+        DeliveryRecord(each.seq, each.subscription_id, DeliveryState.LEASED, each.attempts, settled.token, _MEANWHILE)
+        for each in ended
+    ]
+    return Settled(settled.token, settled.works, [()], [*plain, *held], (), settled.turns), ended
+
+
+def milder(
+    record: DeliveryRecord, attempts: Sequence[AttemptRecord], refusal: str
+) -> Iterator[tuple[DeliveryRecord, Sequence[AttemptRecord]]]:
+    """
+    Yield what may be written of a delivery whose settlement the store refused, one after the other until one is taken.
+
+    First the same in plain ASCII, then without its attempt, at last that it is dead and why.
+    """
+    plain = replace(record, error=_ascii(record.error), dead_letter=None)
+    yield plain, [replace(each, error=_ascii(each.error), excerpt=_ascii(each.excerpt)) for each in attempts]
+    if attempts:
+        yield plain, ()
+    error = f"it was to be recorded as {record.state}, and the store refuses that: {_ascii(refusal)}"[:_MAX_ERROR]
+    yield replace(plain, state=DeliveryState.DEAD, due_in=timedelta(0), error=error, deferred=False), ()
+
+
+def _ascii(text: str | None) -> str | None:
+    """Return the text in printable ASCII, anything else as Python writes it."""
+    return text if text is None else ascii(text)[1:-1][:_MAX_ERROR]
 
 
 def _record(seq: int, subscription_id: int, attempt: int, token: int, settlement: Settlement) -> DeliveryRecord:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
-from ..errors import StorageError, StorageUnavailable
+from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from .sqlite_connection import TidyConnection, pragmas
 from .tls import Encryption, encryptions
 
@@ -46,6 +46,30 @@ _SERVER_SETTINGS = {
 _UNAVAILABLE = ("08", "57P", "53", "25006")
 # Worth another try on a live connection: serialization failure, deadlock, statement or lock timeout.
 _REPEATABLE = frozenset({"40001", "40P01", "57014", "55P03"})
+
+# Of those: another session has what is to be written, and the server has undone what was asked.
+_HELD = frozenset({"40001", "40P01", "55P03"})
+# Classes of what is wrong with a statement, a session, a right or the server. Anything else is wrong with a row: also
+# what a trigger raises, under whatever code.
+_ABOUT_STATEMENTS = (
+    "0A",
+    "0B",
+    "0L",
+    "0P",
+    "24",
+    "25",
+    "26",
+    "28",
+    "34",
+    "3B",
+    "3D",
+    "3F",
+    "42",
+    "55",
+    "58",
+    "F0",
+    "XX",
+)
 
 # What a pooler in transaction mode answers to someone who takes it for a server: it knows neither the settings of a
 # session nor, another time, the statements prepared in it.
@@ -279,9 +303,29 @@ def is_unavailable(error: BaseException | None) -> bool:
 
 
 def _mapped(error: BaseException) -> StorageError:
+    if _sqlstate(error) in _HELD:
+        return StorageHeld(f"another session holds what is to be written: {_reason(error)}")
     if is_unavailable(error):
         return StorageUnavailable(f"the store is unavailable: {_reason(error)}")
-    return StorageError(f"the store refused: {_reason(error)}")
+    kind = StorageRefused if _is_about_rows(error) else StorageError
+    return kind(f"the store refused: {_reason(error)}")
+
+
+def _is_about_rows(error: BaseException) -> bool:
+    """Return whether what was to be written is refused for what is in it, by a constraint, a trigger or a type."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    state = _sqlstate(error)
+    if state:
+        return not state.startswith(_ABOUT_STATEMENTS)
+    return isinstance(error, sqlite3.IntegrityError | sqlite3.DataError)
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    """Return the code PostgreSQL gave the error; empty for any other."""
+    if isinstance(error, DBAPIError):
+        error = error.orig
+    return str(getattr(error, "sqlstate", None) or "")
 
 
 def _reason(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ..delivery import DeliveryState
-from ..errors import EventConflict
+from ..errors import EventConflict, StorageRefused
 from ..event import Event
 from .base import (
     UNREADABLE,
@@ -170,6 +170,8 @@ class SqliteStore(SqlRegistry):
                 hop = held.driver._execute(function, held.driver._conn, *args)  # type: ignore[no-untyped-call]  # untyped there
                 result: R = await asyncio.shield(hop)
                 return result
+            except (OverflowError, UnicodeEncodeError) as error:  # the driver cannot bind it
+                raise StorageRefused(f"the store refused: {type(error).__name__}") from error
             except sqlite3.OperationalError as error:
                 # Whatever is wrong with it (a rollback that failed, a file that was replaced), the next
                 # call is better off with a new connection; what waits in its thread's queue still runs.

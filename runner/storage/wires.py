@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..errors import StorageError, StorageUnavailable
+from ..errors import StorageError, StorageHeld, StorageUnavailable
 from .engine import mapped_errors
 
 if TYPE_CHECKING:
@@ -152,6 +152,9 @@ class Wires:
         try:
             with mapped_errors():
                 raise error
+        except StorageHeld:
+            self._idle.append(wire)
+            raise
         except StorageUnavailable:
             await self._discard(wire)
             if isinstance(error, TimeoutError):

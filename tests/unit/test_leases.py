@@ -8,8 +8,10 @@ from time import monotonic
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from runner.delivery import ACCEPTED, Delivery, DeliveryState, Failed, Outcome
+from runner.errors import StorageRefused
 from runner.flight import Flight
 from runner.leases import Leases
 from runner.outlet import Outlet
@@ -28,9 +30,12 @@ class Queue:
 
     def __init__(self) -> None:
         self.lost: set[int] = set()
+        self.refused: set[int] = set()
         self.renewed: list[list[int]] = []
 
     async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
+        if self.refused.intersection(seq for seq, _, _ in leases):
+            raise StorageRefused("not this one")
         self.renewed.append([seq for seq, _, _ in leases])
         return [(seq, id) for seq, id, _ in leases if seq not in self.lost]
 
@@ -172,3 +177,23 @@ async def test_a_flight_that_was_over_before_it_was_held_holds_nothing(leases: L
     leases.hold(one, flight, running, TOKEN)
     assert not leases
     assert {seq: state for seq, (state, _) in written.states.items()} == {0: PENDING, 1: DELIVERED, 2: DELIVERED}
+
+
+async def test_a_renewal_that_is_refused_is_no_other_ones_and_ends_nothing(leases: Leases, queue: Queue) -> None:
+    gate = asyncio.Event()
+
+    async def deliver(_: Delivery) -> Outcome:
+        await gate.wait()
+        return ACCEPTED
+
+    sink = FunctionSink(deliver)
+    held(leases, outlet(sink, concurrency=5), 5)
+    await eventually(lambda: len(sink.taken) == 5)
+    queue.refused, queue.lost = {2}, {4}
+    with capture_logs() as lines:
+        await leases.renew()
+    assert sorted(seq for some in queue.renewed for seq in some) == [0, 1, 3, 4]
+    assert [(line["event"], line["seq"]) for line in lines] == [("lease not renewed", 2), ("lease lost", 4)]
+    assert len(leases) == 4
+    gate.set()
+    await eventually(lambda: not leases)

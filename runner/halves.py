@@ -1,0 +1,42 @@
+"""Writing many together, and apart where one of them spoils it for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from .errors import StorageError, StorageHeld, StorageRefused
+
+__all__ = ["in_halves"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def in_halves(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Iterable[R]]]
+) -> tuple[list[R], list[tuple[T, StorageError]]]:
+    """
+    Write `items` together; if that is refused in halves, down to each by itself, and at once by itself if one is held.
+
+    Returns:
+        what the writes returned, one after the other; and what was refused alone, with the reason. Any other error
+        is raised.
+    """
+    try:
+        return list(await write(items)), []
+    except StorageHeld as error:
+        refusal: StorageError = error
+        size = 1  # each half with the one that is held would wait for it
+    except StorageRefused as error:
+        refusal = error
+        size = -(-len(items) // 2)
+    if len(items) == 1:
+        return [], [(items[0], refusal)]
+    written: list[R] = []
+    refused: list[tuple[T, StorageError]] = []
+    for start in range(0, len(items), size):
+        some, others = await in_halves(items[start : start + size], write)
+        written += some
+        refused += others
+    return written, refused

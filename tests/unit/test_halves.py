@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import StorageHeld, StorageRefused, StorageUnavailable
+from runner.halves import in_halves
+
+
+@given(
+    count=st.integers(0, 70),
+    refused=st.sets(st.integers(0, 69), max_size=5),
+    held=st.sets(st.integers(0, 69), max_size=3),
+)
+def test_all_but_what_is_refused_or_held_is_written_once(count: int, refused: set[int], held: set[int]) -> None:
+    written: list[int] = []
+    waits = 0
+
+    async def write(some: Sequence[int]) -> Sequence[int]:
+        nonlocal waits
+        if held.intersection(some):
+            waits += 1
+            raise StorageHeld("another session")
+        if refused.intersection(some):
+            raise StorageRefused("not this one")
+        written.extend(some)
+        return some
+
+    answers, apart = asyncio.run(in_halves(range(count), write))
+    bad = sorted((refused | held) & set(range(count)))
+    assert answers == written == [each for each in range(count) if each not in bad]
+    assert [item for item, _ in apart] == bad
+    assert all(isinstance(error, StorageHeld) == (item in held) for item, error in apart)
+    # Who waits for a lock waits for it twice: with all the others that are left, and alone.
+    assert waits <= 2 * len(held) + sum(each in range(count) for each in refused)
+
+
+async def test_few_writes_find_the_one_among_many() -> None:
+    writes = 0
+
+    async def write(some: Sequence[int]) -> Sequence[int]:
+        nonlocal writes
+        writes += 1
+        if 17 in some:
+            raise StorageRefused("not this one")
+        return some
+
+    await in_halves(range(512), write)
+    assert writes == 19
+
+
+async def test_what_is_wrong_with_all_of_it_is_not_looked_for_in_each() -> None:
+    writes = 0
+
+    async def write(some: Sequence[int]) -> Sequence[int]:
+        nonlocal writes
+        writes += 1
+        raise StorageUnavailable("no server")
+
+    with pytest.raises(StorageUnavailable):
+        await in_halves(range(512), write)
+    assert writes == 1
