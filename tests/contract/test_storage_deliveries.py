@@ -26,7 +26,6 @@ from .storage_contract import (
     claim_soon,
     publish,
     record,
-    soon,
     taken,
     wait,
 )
@@ -65,14 +64,8 @@ class TestClaimDeliveries(StoreTests):
         assert len(claim.deliveries) == 6
 
     async def test_what_has_waited_longest_comes_first(self, store: Store) -> None:
-        [later] = await wait(store, due_in=timedelta(milliseconds=60))
-        [sooner] = await wait(store)
-
-        async def both_due() -> bool:
-            claim = await store.claim_deliveries({1: 0}, LEASE)
-            return claim.next_due is None
-
-        await soon(both_due)
+        [later] = await wait(store, due_in=-timedelta(minutes=1))
+        [sooner] = await wait(store, due_in=-HOUR)
         assert taken(await store.claim_deliveries({1: 1}, LEASE)) == [(sooner, 1)]
         assert taken(await store.claim_deliveries({1: 1}, LEASE)) == [(later, 1)]
 

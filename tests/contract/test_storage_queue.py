@@ -231,12 +231,12 @@ class TestSettle(StoreTests):
 class TestPromote(StoreTests):
     async def test_only_what_has_fallen_due_moves_earliest_first(self, store: Store) -> None:
         [never] = await publish(store, 1, delay=timedelta(hours=1))
-        [later] = await publish(store, 1, delay=timedelta(milliseconds=120))
-        [sooner] = await publish(store, 1, delay=timedelta(milliseconds=60))
+        [later] = await publish(store, 1, delay=timedelta(seconds=2))
+        [sooner] = await publish(store, 1, delay=timedelta(seconds=1))
 
         async def both_due() -> bool:
             scheduled_in = (await store.claim(10, LEASE)).scheduled_in
-            return scheduled_in is not None and scheduled_in < timedelta(milliseconds=-60)
+            return scheduled_in is not None and scheduled_in < timedelta(seconds=-1)
 
         await soon(both_due)
         assert await store.promote(100) == 2
