@@ -267,6 +267,11 @@ class WebhookOptions(Options):
     )
     timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
+    mode: Literal["binary", "structured"] = Field(
+        default="binary",
+        description="`binary`: attributes as headers, data as the body; `structured`: one JSON document, also used "
+        "where the headers would pass 8 KiB.",
+    )
     permanent: tuple[Annotated[Number, Field(ge=300, le=599)], ...] = Field(
         default=(), description="Statuses that no retry can help, besides 400, 410, 413, 415, 422 and 431."
     )
