@@ -13,7 +13,7 @@ from sqlalchemy import event as sqlalchemy_event
 
 from .clock import utcnow
 from .errors import EventError, RunnerError, StorageUnavailable
-from .event import Event, new_id
+from .event import Event, new_id, weigh
 from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
 
@@ -36,8 +36,8 @@ _Caller = tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]
 class Desk(Protocol):
     """A worker in the publisher's own process, which takes events that are recorded as leased to it."""
 
-    def lease_for(self, count: int) -> timedelta | None:
-        """Return the lease under which it would take `count` events now; None if it has no room for them."""
+    def lease_for(self, count: int, weight: int) -> timedelta | None:
+        """Return the lease under which it would take `count` events now that weigh so much; None if it has no room."""
 
     def take(self, claim: Claim, until: float) -> None:
         """
@@ -274,7 +274,7 @@ class EventBus:
         """Record the events; return their receipts, and whether the work went to our own desk."""
         lease = None
         if self._desk is not None and due_at_once(publications):
-            lease = self._desk.lease_for(len(publications))
+            lease = self._desk.lease_for(len(publications), weigh([each.event for each in publications]))
         if self._desk is None or lease is None:
             return await self._store.append(publications), False
         until = monotonic() + lease.total_seconds()

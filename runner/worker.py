@@ -14,10 +14,12 @@ import structlog
 
 from .backlog import Backlog
 from .breakers import Breakers
+from .budget import Budget, spend
 from .clock import earlier, wait_for
 from .complaints import Complaints
 from .dead_letters import DeadLetters
 from .dispatch import Dispatch
+from .intake import Intake
 from .leases import Leases
 from .limits import WorkerLimits
 from .outlet import Outlet, Slots
@@ -64,13 +66,22 @@ class Worker:
         self._limits = limits
         self._handed_over = min(limits.lease, _HANDED_OVER)
         self._notify = notify
-        self._slots = Slots(limits.concurrency)
+        self._budget = Budget()
+        self._intake = Intake(queue, self._budget, limits.lease, crash_limit=limits.crash_limit)
+        self._slots = Slots(limits.concurrency, self._budget)
         self._settled = asyncio.Event()
         self._dead_letters = DeadLetters(queue)
         self._settler = Settler(queue, self._dead_letters, self._written)
-        self._leases = Leases(queue, self._settler, limits.lease, self._settled)
+        self._leases = Leases(queue, self._settler, limits.lease, self._settled, self._budget)
         self._backlog = Backlog(
-            queue, self._settler, self._leases, self._dead_letters, self._slots, limits.lease, self._settled
+            queue,
+            self._intake,
+            self._settler,
+            self._leases,
+            self._dead_letters,
+            self._slots,
+            limits.lease,
+            self._settled,
         )
         self._breakers = Breakers(registry, self._agreed)
         self._strays = Strays(queue, registry, self._settler, limits.lease)
@@ -177,8 +188,9 @@ class Worker:
         until = sent + self._limits.lease.total_seconds()
         if monotonic() >= until:
             log.warning("late claim dropped", events=len(claim.works))
+            self._budget.claimed -= claim.weight
             return  # others may have taken it over
-        full = len(claim.works) >= self._limits.batch
+        full = claim.more or len(claim.works) >= self._limits.batch
         self._plenty = full and claim.version == self._version
         self._ask_ahead(len(claim.works))
         self._drained = not full and not self._asked
@@ -213,7 +225,7 @@ class Worker:
         """Claim what is due now; it counts until its answer is taken."""
         self._woken.clear()
         self._asked += 1
-        return self._queue.claim(self._limits.batch, self._limits.lease)
+        return self._intake.claim(self._limits.batch)
 
     async def _end_claims(self, timeout: float) -> None:
         """Take over what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
@@ -225,7 +237,7 @@ class Worker:
         for asked in done:
             error = asked.exception()
             if error is None:
-                self.take(asked.result(), claims[asked] + self._limits.lease.total_seconds())
+                self._accept(asked.result(), claims[asked] + self._limits.lease.total_seconds())
             else:
                 log.warning("claim failed", error=type(error).__name__, detail=str(error))
         for asked in late:
@@ -240,16 +252,22 @@ class Worker:
         batch = self._limits.batch
         room = self._limits.ahead * batch - self._held - self._asked * batch - taken
         for _ in range(room // batch):
+            if self._budget.full:
+                return
             self._claims.append((monotonic(), asyncio.create_task(self._ask(), name="claim ahead")))
 
-    def lease_for(self, count: int) -> timedelta | None:
-        """Return the lease under which `count` events published here are taken without a claim; None for not now."""
+    def lease_for(self, count: int, weight: int) -> timedelta | None:
+        """Return the lease under which events published here are taken without a claim; None for not now."""
         if self._declining or self._stale or not self._drained or self._held + count > self._limits.batch:
             return None
-        return self._handed_over
+        return None if weight > self._budget.left else self._handed_over
 
     def take(self, claim: Claim, until: float) -> None:
         """Dispatch events that are leased to this worker `until` then."""
+        self._budget.claimed += claim.weight
+        self._accept(claim, until)
+
+    def _accept(self, claim: Claim, until: float) -> None:
         if claim.version == self._version:
             self._launch(claim, until)
         else:
@@ -264,15 +282,18 @@ class Worker:
             await self._settler.patiently(self.reload)
         except Exception as error:
             log.error("cannot read the subscriptions", error=type(error).__name__, detail=str(error))
+            self._budget.claimed -= claim.weight
             return  # the lease ends, and whoever can read them takes over
         self._launch(claim, until)
 
     def _launch(self, claim: Claim, until: float) -> None:
         """Begin to dispatch a claim under the subscriptions known now, unless its lease is over."""
         if not claim.works and not claim.unreadable:
+            self._budget.claimed -= claim.weight
             return
         if monotonic() >= until:  # whatever was waited for in between: others may have taken it over
             log.warning("late claim dropped", events=len(claim.works))
+            self._budget.claimed -= claim.weight
             return
         dispatch = Dispatch(claim, self._matcher, self._closed, crash_limit=self._limits.crash_limit, until=until)
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
@@ -281,7 +302,10 @@ class Worker:
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
-        while self._held >= self._limits.ahead * self._limits.batch and not self._stopping:
+        # One event goes whatever it weighs, and whatever weight waits for receivers.
+        while not self._stopping and (
+            self._held >= self._limits.ahead * self._limits.batch or (self._budget.full and self._dispatches)
+        ):
             if any(outlet.open and not outlet.running for outlet in self._outlets.values()):
                 next(iter(self._dispatches)).hurry()  # somebody could deliver what has not been claimed yet
             self._settled.clear()
@@ -308,11 +332,18 @@ class Worker:
             return  # its lease ends, and the events are dispatched again
         finally:
             self._held -= len(dispatch.claim.works)
+            self._budget.claimed -= dispatch.claim.weight
             del self._dispatches[dispatch]
             self._settled.set()
             self._ask_ahead()
-        for outlet, flight in dispatch.unfinished():
-            self._leases.hold(outlet, flight, outlet.in_flight(flight), dispatch.claim.token)
+        unfinished = [(outlet, flight, outlet.in_flight(flight)) for outlet, flight in dispatch.unfinished()]
+        if unfinished:
+            spend(
+                dispatch.claim.works,
+                {flight.works[index].seq for _, flight, running in unfinished for index in running},
+            )
+        for outlet, flight, running in unfinished:
+            self._leases.hold(outlet, flight, running, dispatch.claim.token)
         if self._written(records):
             await self._notify()
 

@@ -414,7 +414,7 @@ class HoldsOn(Around):
 
     held: AsyncConnection | None = None
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
+    async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         claim: Claim = await self.store.claim(limit, lease)
         if claim.works:
             self.held = await self.store._engine.connect()
