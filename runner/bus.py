@@ -14,6 +14,7 @@ from sqlalchemy import event as sqlalchemy_event
 from .clock import utcnow
 from .errors import EventError, RunnerError, StorageUnavailable
 from .event import Event, new_id, weigh
+from .service import spawn
 from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
 
@@ -176,7 +177,7 @@ class EventBus:
         ):
             self._starting += 1
             flush = _Flush()
-            flush.task = asyncio.create_task(self._flush(flush), name="publish")
+            flush.task = spawn(self._flush(flush), "publish")
             self._flushing.add(flush)
         return await answer
 
@@ -195,7 +196,7 @@ class EventBus:
         """
         self._unsent = event_id
         if self._signalling is None:
-            self._signalling = asyncio.create_task(self._send(), name="notify")
+            self._signalling = spawn(self._send(), "notify")
 
     def start(self) -> None:
         """Take events again after a `stop()`."""
@@ -215,6 +216,7 @@ class EventBus:
 
     async def _flush(self, flush: _Flush) -> None:
         """Commit what waits, batch by batch, until nothing does."""
+        callers: list[_Caller] = []
         try:
             callers = self._take(self._share(self._starting))
             self._starting -= 1
@@ -223,6 +225,11 @@ class EventBus:
                 flush.committed()
                 await asyncio.sleep(0)  # who was answered may have more, and goes along
                 callers = self._take(self._share(self._starting + 1))
+        except BaseException:
+            for _, answer in callers:
+                if not answer.done():
+                    answer.set_exception(StorageUnavailable("the publish was interrupted; the same call again is safe"))
+            raise
         finally:
             self._flushing.remove(flush)
             flush.committed()

@@ -19,11 +19,12 @@ from .clock import earlier, wait_for
 from .complaints import Complaints
 from .dead_letters import DeadLetters
 from .dispatch import Dispatch
+from .errors import text_of
 from .intake import Intake
 from .leases import Leases
 from .limits import WorkerLimits
 from .outlet import Outlet, Slots
-from .service import Background
+from .service import Background, spawn
 from .settler import Settler
 from .sinks.base import Sink
 from .storage.base import Claim, DeliveryRecord, Registered, Registry, WorkQueue
@@ -171,8 +172,9 @@ class Worker:
 
     @property
     def stalled(self) -> timedelta:
-        """For how long a loop that claims has neither gone round nor been asleep as it should."""
-        return timedelta(seconds=max(self._loop.stalled, self._backlog.stalled))
+        """For how long a loop that claims, or keeps what was claimed, has neither gone round nor slept as it should."""
+        loops = (self._loop, self._backlog, self._watch, self._renew)
+        return timedelta(seconds=max(loop.stalled for loop in loops))
 
     async def _claim(self) -> None:
         """Claim, once something is due and there is room, and start the dispatch."""
@@ -235,11 +237,11 @@ class Worker:
             return
         done, late = await asyncio.wait(claims, timeout=timeout)
         for asked in done:
-            error = asked.exception()
-            if error is None:
-                self._accept(asked.result(), claims[asked] + self._limits.lease.total_seconds())
+            [ended] = await asyncio.gather(asked, return_exceptions=True)
+            if isinstance(ended, BaseException):
+                log.warning("claim failed", error=type(ended).__name__, detail=text_of(ended))
             else:
-                log.warning("claim failed", error=type(error).__name__, detail=str(error))
+                self._accept(ended, claims[asked] + self._limits.lease.total_seconds())
         for asked in late:
             asked.cancel()
         if late:
@@ -271,7 +273,7 @@ class Worker:
         if claim.version == self._version:
             self._launch(claim, until)
         else:
-            task = asyncio.create_task(self._take_late(claim, until), name="reload")
+            task = spawn(self._take_late(claim, until), "reload")
             self._taking.add(task)
             task.add_done_callback(self._taking.discard)
 
@@ -281,7 +283,7 @@ class Worker:
         try:
             await self._settler.patiently(self.reload)
         except Exception as error:
-            log.error("cannot read the subscriptions", error=type(error).__name__, detail=str(error))
+            log.error("cannot read the subscriptions", error=type(error).__name__, detail=text_of(error))
             self._budget.claimed -= claim.weight
             return  # the lease ends, and whoever can read them takes over
         self._launch(claim, until)
@@ -298,7 +300,7 @@ class Worker:
         dispatch = Dispatch(claim, self._matcher, self._closed, crash_limit=self._limits.crash_limit, until=until)
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
-        self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
+        self._dispatches[dispatch] = spawn(self._dispatch(dispatch), "dispatch")
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
@@ -328,7 +330,7 @@ class Worker:
             records = await self._settler.settle(dispatch.settled(self._limits.lease))
         except Exception as error:
             events = len(dispatch.claim.works)
-            log.error("dispatch failed", error=type(error).__name__, detail=str(error), events=events)
+            log.error("dispatch failed", error=type(error).__name__, detail=text_of(error), events=events)
             return  # its lease ends, and the events are dispatched again
         finally:
             self._held -= len(dispatch.claim.works)

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from .outage import Outage
 from .sqlite_connection import TidyConnection, pragmas
 from .tls import Encryption, encryptions
 
@@ -204,12 +205,16 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
     """
     if dsn.scheme == "sqlite":
         return _sqlite_engine(dsn, pool)
-    connector = PostgresConnector(dsn, pgbouncer=pgbouncer)
+    connector, outage = PostgresConnector(dsn, pgbouncer=pgbouncer), Outage()
+
+    async def connection() -> asyncpg.Connection:
+        with outage, mapped_errors():
+            return await connector.connect()
 
     def connect() -> Any:
         # What `async_creator` stands for; with that, SQLAlchemy's own statement cache could not be turned off.
         return engine.dialect.loaded_dbapi.connect(
-            async_creator_fn=connector.connect, prepared_statement_cache_size=0 if pgbouncer else 100
+            async_creator_fn=connection, prepared_statement_cache_size=0 if pgbouncer else 100
         )
 
     engine = create_async_engine(
