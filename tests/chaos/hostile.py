@@ -23,7 +23,10 @@ from urllib.parse import parse_qsl
 
 from .journals import Pen, Sighting, digest, now
 
-__all__ = ["ACCEPTING", "REFUSING"]
+__all__ = ["ACCEPTING", "ACCEPTING_WITHOUT_END", "FLOODS", "REFUSING", "REFUSING_WITHOUT_END", "STALE", "UNASKED"]
+
+FLOODS = "floods"  # a file with a line for each answer without end: the bytes of it that somebody took
+UNASKED = "unasked"  # a file with a byte for each answer that nobody has asked for
 
 _OK = b"HTTP/1.1 200 OK\r\n"
 _ENDLESS = 10 * 2**30
@@ -114,6 +117,25 @@ async def _once(exchange: Exchange) -> None:
     await exchange.send(_OK + b"Content-Length: 0\r\n\r\n")
 
 
+def _append(name: str, text: str) -> None:
+    with open(name, "a") as file:
+        file.write(text)
+
+
+def _without_end(beginning: bytes, piece: bytes) -> Callable[[Exchange], Awaitable[None]]:
+    async def flood(exchange: Exchange) -> None:
+        sent, block = 0, piece * (2**16 // len(piece))
+        try:
+            await exchange.send(beginning)
+            while True:
+                await exchange.send(block)
+                sent += len(block)
+        finally:
+            _append(FLOODS, f"{sent}\n")
+
+    return flood
+
+
 async def _answer(exchange: Exchange) -> None:
     query = exchange.query
     head = f"HTTP/1.1 {query['status'] if exchange.refused else 200} x\r\nContent-Length: 0\r\n"
@@ -139,13 +161,55 @@ ACCEPTING: dict[str, Callable[[Exchange], Awaitable[None]]] = {
     "large-head": _large_head,
     "reset": _once,  # resets what comes next on the connection
 }
+_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
+REFUSING_WITHOUT_END = {
+    "interim": _without_end(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "hints": _without_end(b"HTTP/1.1 103 Early Hints\r\n", b"Link: </style.css>\r\n"),
+}
+ACCEPTING_WITHOUT_END = {
+    "headers": _without_end(_OK, b"X: y\r\n"),
+    "extension": _without_end(_CHUNKED + b"1;x=", b"x" * 100),
+    "extensions": _without_end(_CHUNKED, b"1;x=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\nx\r\n"),
+    "trailers": _without_end(_CHUNKED + b"0\r\n", b"T: x\r\n"),
+}
+STALE: dict[str, bytes] = {  # what a connection that is idle gets to hear, with the answer if the name says so
+    "stale": _OK + b"Content-Length: 0\r\n\r\n",
+    "timeout": b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    "twice": _OK + b"Content-Length: 0\r\n\r\n",
+}
+_IDLE = 0.01  # seconds until an idle connection is spoken to
+_IN_FLIGHT = 0.5  # seconds: what was sent before the word arrived has come by then
+
+
+async def _speak_unasked(exchange: Exchange, path: str, head: asyncio.Future[str]) -> None:
+    """Answer an idle connection, and read nothing from it any more: not if the next request was on its way already."""
+    await asyncio.wait({head}, timeout=_IDLE)
+    if head.done():
+        return
+    await exchange.send(STALE[path])
+    _append(UNASKED, ".")
+    await asyncio.wait({head}, timeout=_IN_FLIGHT)
+    await asyncio.sleep(_IDLE)  # what arrived in the same instant
+    if not head.done():
+        head.cancel()
+        await _silent(exchange)
+
+
+async def _answer_twice(exchange: Exchange) -> None:
+    await exchange.send(STALE["twice"] * 2)
+    _append(UNASKED, ".")
+    await _silent(exchange)
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pen: Pen) -> None:
-    answered = 0
+    answered, path = 0, ""
+    ways = REFUSING | ACCEPTING | REFUSING_WITHOUT_END | ACCEPTING_WITHOUT_END | {"twice": _answer_twice}
     while True:
         exchange = Exchange(reader, writer, pen)
-        path = await exchange.head()
+        head = asyncio.ensure_future(exchange.head())
+        if path in STALE:
+            await _speak_unasked(exchange, path, head)
+        path = await head
         if path == "unread":
             writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
             await _silent(exchange)
@@ -154,9 +218,11 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pen
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             return
-        behave = (REFUSING | ACCEPTING).get(path, _answer)
+        behave = ways.get(path, _answer)
         exchange.write_down(path, "begun", body)
-        exchange.write_down(path, "failed" if path in REFUSING or exchange.refused else "accepted", body)
+        exchange.write_down(
+            path, "failed" if path in REFUSING | REFUSING_WITHOUT_END or exchange.refused else "accepted", body
+        )
         await behave(exchange)
         if behave not in (_once, _answer):
             return

@@ -185,6 +185,37 @@ def take_a_pong_for_a_yes() -> None:
     _replace(GuardedClient, "_process_err", unheard)
 
 
+def read_without_limits() -> None:
+    """Read of an answer a thousand times what is allowed."""
+    from runner.http import answer
+
+    for name in ("OVERHEAD", "MAX_INTERIM"):
+        _replace(answer, name, 1000 * getattr(answer, name))
+
+
+def keep_what_is_unasked() -> None:
+    """Take what came on an idle connection for the beginning of the next answer."""
+    from runner.http.connection import Connection
+
+    exchange, received = Connection.exchange, Connection.data_received
+    kept: dict[Connection, bytes] = {}
+
+    def keep(self: Connection, data: bytes) -> None:
+        if self._reader is None:
+            kept[self] = kept.get(self, b"") + data
+        else:
+            received(self, data)
+
+    async def hopeful(self: Connection, *args: Any) -> Any:
+        if self in kept:
+            asyncio.get_running_loop().call_soon(received, self, kept.pop(self))
+        return await exchange(self, *args)
+
+    _replace(Connection, "data_received", keep)
+    _replace(Connection, "exchange", hopeful)
+    _replace(Connection, "silent", True)
+
+
 def claim_at_every_signal() -> None:
     """Go to the store for every signal, whether or not the last ones brought anything."""
     from runner import worker
@@ -360,9 +391,11 @@ MUTANTS: dict[str, Callable[[], None]] = {
         count_failures,
         forget_at_claim,
         ignore_lame_ducks,
+        keep_what_is_unasked,
         never_deaf,
         never_renew,
         no_polling,
+        read_without_limits,
         take_a_pong_for_a_yes,
         trust_own_clock,
         trust_the_connection,

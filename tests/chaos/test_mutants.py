@@ -12,6 +12,7 @@ from tests.support.postgres import PostgresServer
 
 from . import test_hosts as hosts
 from . import test_nats as nats
+from . import test_sinks as sinks
 from . import test_sqlite as sqlite
 from . import test_workers as workers
 from .trial import Trial, Violation
@@ -32,6 +33,8 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "take-a-pong-for-a-yes": ("FI-64", nats.permission_to_send_taken_away),
     "claim-at-every-signal": ("FI-17", nats.flooded),
     "ignore-lame-ducks": ("FI-18", nats.about_to_leave),
+    "read-without-limits": ("FI-62", partial(sinks.answers_without_end, events=2)),
+    "keep-what-is-unasked": ("FI-63", sinks.stale_answers),
 }
 
 SQLITE = ("commit-bit-by-bit", "trust-what-was-said")  # guarantees of that store

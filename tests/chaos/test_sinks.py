@@ -20,13 +20,14 @@ from tests.support.proxy import Proxy
 from tests.support.server import HOST, free_port
 
 from .deployment import LEASE, Subscriber
-from .hostile import ACCEPTING, REFUSING
+from .hostile import ACCEPTING, ACCEPTING_WITHOUT_END, FLOODS, REFUSING, REFUSING_WITHOUT_END, STALE, UNASKED
 from .journals import Sighting, now
 from .publisher import CANARY
 from .trial import Trial
 
 TIMEOUT = 2.0  # seconds a webhook waits for an answer
 GROWTH = 24  # MiB that a worker may grow by under answers without end; one that keeps them grows by thousands
+TAKEN = 16  # MiB of an answer without end that may leave the receiver: what the sockets hold, and little more
 FAILURES, PAUSE = 10, 2.0  # in a row until the breaker opens; seconds it stays open
 LATE = 1.0  # seconds: what a sibling may wait at most at p99, if that was less than a third of it before
 
@@ -66,6 +67,48 @@ async def hostile_receivers(trial: Trial) -> None:
         trial.bite(f"deliveries to {way}", sum(ends[way].values()))
         expected = "delivered" if way in ACCEPTING else "dead"
         trial.require({*ends[way]} == {expected}, f"{way}: {dict(ends[way])}, expected all {expected}")
+    await trial.verify()
+
+
+async def answers_without_end(trial: Trial, events: int = 10) -> None:
+    """Everything of an answer that has no end of its own, beside a function and a webhook that behave."""
+    port = free_port()
+    options = "timeout: 30s, breaker: off, concurrency: 10, retry: {max_attempts: 2, delay: 200ms, max_delay: 400ms}"
+    ways = [*REFUSING_WITHOUT_END, *ACCEPTING_WITHOUT_END]
+    hostile = [Subscriber(way, prefix="evil", sink=_webhook(port, way, timeout=5.0), options=options) for way in ways]
+    await trial.start(Subscriber("note", "note"), Subscriber("hook", hook=0.0), *hostile)
+    trial.deployment.accompany("tests.chaos.hostile", str(port), "deliveries.jsonl")
+    trial.publish(240, rate=60.0)
+    await trial.drain()
+    usual = late(trial, "note", "hook")
+    before = {runner.pid: psutil.Process(runner.pid).memory_info().rss for runner in trial.runners}
+    trial.publish(40 * events, first=240, rate=60.0, types=["evil", *["load"] * 39])
+    await trial.drain(25)
+    grown = max(psutil.Process(runner.pid).memory_info().rss - before[runner.pid] for runner in trial.runners)
+    trial.require(grown < GROWTH * 2**20, f"a worker has grown by {grown / 2**20:.0f} MiB")
+    siblings = late(trial, "note", "hook", first=240)
+    trial.require(siblings < max(3 * usual, LATE), f"siblings waited {siblings:.2f} s at p99, {usual:.2f} s before")
+    trial.note(f"growth {grown / 2**20:.1f} MiB, p99 {usual:.3f} s, then {siblings:.3f} s")
+    floods = [int(line) for line in (trial.directory / FLOODS).read_text().split()]
+    trial.bite("answers that were cut off", len(floods))
+    trial.require(max(floods) < TAKEN * 2**20, f"{max(floods) / 2**20:.0f} MiB of an answer were taken")
+    ends = await _states(trial)
+    for way in ways:
+        trial.bite(f"deliveries to {way}", sum(ends[way].values()))
+        expected = "delivered" if way in ACCEPTING_WITHOUT_END else "dead"
+        trial.require({*ends[way]} == {expected}, f"{way}: {dict(ends[way])}, expected all {expected}")
+    await trial.verify()
+
+
+async def stale_answers(trial: Trial) -> None:
+    """Receivers that answer idle connections, and read no other request there."""
+    port = free_port()
+    await trial.start(*[Subscriber(way, sink=_webhook(port, way), options="breaker: off") for way in STALE])
+    trial.deployment.accompany("tests.chaos.hostile", str(port), "deliveries.jsonl")
+    trial.publish(200, rate=20.0)
+    await trial.drain(25)
+    unasked = trial.directory / UNASKED
+    trial.bite("answers that nobody asked for", unasked.stat().st_size if unasked.exists() else 0)
     await trial.verify()
 
 
@@ -279,8 +322,8 @@ def late(trial: Trial, *names: str, first: int = 0) -> float:
     return waits[int(len(waits) * 0.99)]
 
 
-def _webhook(port: int, path: str) -> str:
-    return f"{{webhook: {{url: 'http://{HOST}:{port}/{path}', timeout: {TIMEOUT:g}s}}}}"
+def _webhook(port: int, path: str, *, timeout: float = TIMEOUT) -> str:
+    return f"{{webhook: {{url: 'http://{HOST}:{port}/{path}', timeout: {timeout:g}s}}}}"
 
 
 def _asking(port: int, name: str, query: str, *, watched: bool = True) -> Subscriber:
@@ -417,3 +460,13 @@ async def test_fi_42_in_process(trial: Trial) -> None:
 @pytest.mark.chaos("FI-53", "secrets of every kind, failures of every kind, the level debug")
 async def test_fi_53(trial: Trial) -> None:
     await secrets_kept(trial)
+
+
+@pytest.mark.chaos("FI-62", "interim answers, headers, chunk extensions and trailers without end")
+async def test_fi_62(trial: Trial) -> None:
+    await answers_without_end(trial)
+
+
+@pytest.mark.chaos("FI-63", "receivers that answer idle connections")
+async def test_fi_63(trial: Trial) -> None:
+    await stale_answers(trial)
