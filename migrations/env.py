@@ -1,10 +1,10 @@
 """
 Alembic's entry point; `runner/storage/migrate.py` starts it, there is no alembic.ini.
 
-`config.attributes` holds `schema` (PostgreSQL; None is the connection's default) and either `connection`,
-in a transaction that the caller commits, or, to write a script, `dialect`. `applied`, if there, receives the revisions.
-
-No migration names the schema: on PostgreSQL it is the transaction's search path.
+`config.attributes` holds `schema` and either `connection`, in a transaction that the caller commits, or, to write a
+script, `dialect`. `applied`, if there, receives the revisions. On SQLite `schema` is None. On PostgreSQL each migration
+names it, and only PostgreSQL's own is on the search path, so that an operator or a function that a stranger made is
+never taken for one of those. Only a script may have no schema: it is for the `current_schema()` of where it runs.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from alembic import context
 def prepare(schema: str | None) -> list[str]:
     """Return the statements that begin a migration of PostgreSQL."""
     name = "current_schema()" if schema is None else "'" + schema.replace("'", "''") + "'"
+    lock = f"SELECT pg_advisory_xact_lock(hashtextextended('runner.migrate.' || {name}, 0))"
     statements = [
+        # Under a stricter level the statements after the lock would not see what was done while we waited for it.
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET LOCAL search_path = pg_catalog, pg_temp"
+        if schema is not None
+        else "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)",
         # Runners that start together migrate one after the other; who comes second finds nothing to do.
         # The lock ends with the transaction: one held by the session would outlive it in a pool.
-        f"SELECT pg_advisory_xact_lock(hashtextextended('runner.migrate.' || {name}, 0))",
-        f"SELECT set_config('search_path', quote_ident({name}) || ', pg_temp', true)",
+        lock,
     ]
     if schema is not None:
         identifier = '"' + schema.replace('"', '""') + '"'
         # IF NOT EXISTS would ask for the right to create schemas even where there is nothing to create.
-        statements.insert(
-            1,
+        statements.append(
             f"DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = {name}) "
-            f"THEN CREATE SCHEMA {identifier}; END IF; END $do$",
+            f"THEN CREATE SCHEMA {identifier}; END IF; END $do$"
         )
     return statements
 

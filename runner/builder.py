@@ -129,7 +129,7 @@ async def open_bus(config: Config) -> AsyncIterator[EventBus]:
 async def _take_tables(config: Config, storage: Storage, *, create: bool) -> None:
     from .storage.migrate import status
 
-    found = await status(storage.engine, storage.schema)
+    found = await status(storage.engine)
     if found.current is None and create:
         await storage.migrate()
     elif found.pending:

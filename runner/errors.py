@@ -65,14 +65,7 @@ class EventConflict(EventError):
 
 
 class StorageError(RunnerError):
-    """
-    The store refused, or holds something unexpected.
-
-    Attributes:
-        told: whether the log has said so already, as "database lost".
-    """
-
-    told = False
+    """The store refused, or holds something unexpected."""
 
 
 class StorageRefused(StorageError):
@@ -117,14 +110,7 @@ class StateConflict(RunnerError):
 
 def described(error: BaseException) -> str:
     """Return an exception in one text, whoever wrote it."""
-    return f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
-
-
-def text_of(error: BaseException) -> str:
-    """Return the text of an exception, whoever wrote it; nothing where that is broken itself."""
     try:
-        return str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return ""
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # its own text is broken
+        return type(error).__name__

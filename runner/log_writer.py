@@ -12,8 +12,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
-from .redaction import redacted
-
 __all__ = ["LogWriter"]
 
 _LIMIT = 4 * 1024 * 1024  # bytes that wait for the stream at most
@@ -56,8 +54,7 @@ class LogWriter:
         self._full = False  # whether the last try found no room
 
     def write(self, line: str) -> None:
-        """Take a line; it is written soon, without the secrets this process knows, or counted as dropped."""
-        line = redacted(line)
+        """Take a line; it is written soon, or counted as dropped."""
         if not self._threaded:
             self._write_in_place(line)
             return

@@ -9,14 +9,14 @@ from .event import Event
 
 __all__ = ["check_order_by", "order_key"]
 
-_NAME = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
+_NAME = re.compile(r"[a-z0-9]{1,100}", re.ASCII)
 _LONGEST = 500  # bytes of a key that are kept as they are; PostgreSQL takes an index row of 2,704
 
 
 def check_order_by(name: str) -> str:
     """Return `name` if events can be put in order by the attribute of that name. Raise `ValueError` if not."""
     if not _NAME.fullmatch(name) or name in ("data", "specversion"):
-        raise ValueError("expected the name of an attribute, such as subject or an extension: 1-20 of a-z and 0-9")
+        raise ValueError("expected the name of an attribute, such as subject or an extension: 1-100 of a-z and 0-9")
     return name
 
 

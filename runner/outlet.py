@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 
 from .breaker import Breaker
-from .budget import Budget
 from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from .errors import described
 from .event import Event
@@ -28,23 +27,13 @@ log = structlog.get_logger(__name__)
 
 
 class Slots:
-    """
-    How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit.
+    """How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit."""
 
-    None is left while what waits for receivers weighs too much.
-    """
+    __slots__ = ("limit", "used")
 
-    __slots__ = ("_budget", "limit", "used")
-
-    def __init__(self, limit: int, budget: Budget | None = None) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._budget = budget or Budget()
-
-    @property
-    def left(self) -> int:
-        """How many more may start."""
-        return 0 if self._budget.crowded else self.limit - self.used
 
 
 _MOST = 1000  # deliveries in batches that are asked for at once
@@ -113,7 +102,7 @@ class Outlet:
         if not self.serving:
             return 0
         if shared is None:
-            shared = self._slots.left
+            shared = self._slots.limit - self._slots.used
         waiting = sum(flight.stop - flight.next for flight in self._flights)
         if not self.breaker.closed:
             return 0 if self._lanes or waiting else 1
@@ -186,7 +175,7 @@ class Outlet:
             waiting,
             len(self._lanes) or 1,
             self.subscription.concurrency - len(self._lanes),
-            self._slots.left,
+            self._slots.limit - self._slots.used,
         )
         for _ in range(more):
             self._add_lane()

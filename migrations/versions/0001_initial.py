@@ -36,25 +36,43 @@ _TABLES = (
 )
 
 
+def _schema() -> str | None:
+    schema: str | None = op.get_context().opts["version_table_schema"]
+    return schema
+
+
 def upgrade() -> None:
     _create_events()
     _create_work()
     _create_deliveries()
     _create_configuration()
     _create_participants()
-    if op.get_context().dialect.name == "postgresql":
-        op.execute("INSERT INTO bus (one, subscriptions_version, created_at) VALUES (1, 0, clock_timestamp())")
-        op.execute(Path(__file__).with_name("0001_publish_event.sql").read_text(encoding="utf-8"))
-    else:
-        now = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
-        op.execute(f"INSERT INTO bus (one, subscriptions_version, created_at) VALUES (1, 0, {now})")
+    postgresql = op.get_context().dialect.name == "postgresql"
+    now = "clock_timestamp()" if postgresql else "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+    op.execute(f"INSERT INTO {_prefix()}bus (one, subscriptions_version, created_at) VALUES (1, 0, {now})")
+    if postgresql:
+        _create_function()
 
 
 def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION publish_event")
+        op.execute(f"DROP FUNCTION {_prefix()}publish_event")
     for table in reversed(_TABLES):
-        op.drop_table(table)
+        op.drop_table(table, schema=_schema())
+
+
+def _prefix() -> str:
+    schema = _schema()
+    return "" if schema is None else '"' + schema.replace('"', '""') + '".'
+
+
+def _create_function() -> None:
+    """Create `publish_event`, which keeps the search path it was created under: the schema of the tables."""
+    if schema := _prefix().rstrip("."):
+        op.execute(f"SET LOCAL search_path = {schema}, pg_temp")
+    op.execute(Path(__file__).with_name("0001_publish_event.sql").read_text(encoding="utf-8"))
+    if schema:
+        op.execute("SET LOCAL search_path = pg_catalog, pg_temp")
 
 
 def _create_events() -> None:
@@ -73,6 +91,7 @@ def _create_events() -> None:
         sa.Column("created_at", _INSTANT, nullable=False),
         sa.UniqueConstraint("source", "id", name="events_source_id"),
         sqlite_autoincrement=True,
+        schema=_schema(),
     )
 
 
@@ -86,13 +105,15 @@ def _create_work() -> None:
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
         sqlite_autoincrement=True,
         postgresql_with=_QUEUE,
+        schema=_schema(),
     )
     op.create_table(
         "scheduled",
         sa.Column("event_seq", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("due_at", _INSTANT, nullable=False),
+        schema=_schema(),
     )
-    op.create_index("scheduled_due_at", "scheduled", ["due_at"])
+    op.create_index("scheduled_due_at", "scheduled", ["due_at"], schema=_schema())
 
 
 def _create_deliveries() -> None:
@@ -106,13 +127,21 @@ def _create_deliveries() -> None:
         sa.Column("lease_token", sa.BigInteger),
         sa.Column("last_error", sa.Text),
         sa.Column("updated_at", _INSTANT, nullable=False),
+        schema=_schema(),
     )
     for name, column, states in (
         ("deliveries_due", "due_at", "state IN ('pending', 'leased')"),
         ("deliveries_dead", "event_seq", "state = 'dead'"),
     ):
         where = sa.text(states)
-        op.create_index(name, "deliveries", ["subscription_id", column], postgresql_where=where, sqlite_where=where)
+        op.create_index(
+            name,
+            "deliveries",
+            ["subscription_id", column],
+            postgresql_where=where,
+            sqlite_where=where,
+            schema=_schema(),
+        )
     op.create_table(
         "attempts",
         sa.Column("serial", _SERIAL, sa.Identity(), primary_key=True),
@@ -124,8 +153,9 @@ def _create_deliveries() -> None:
         sa.Column("status", sa.Integer),
         sa.Column("error", sa.Text),
         sa.Column("excerpt", sa.Text),
+        schema=_schema(),
     )
-    op.create_index("attempts_delivery", "attempts", ["event_seq", "subscription_id"])
+    op.create_index("attempts_delivery", "attempts", ["event_seq", "subscription_id"], schema=_schema())
 
 
 def _create_configuration() -> None:
@@ -140,6 +170,7 @@ def _create_configuration() -> None:
         sa.Column("created_at", _INSTANT, nullable=False),
         sa.Column("updated_at", _INSTANT, nullable=False),
         sqlite_autoincrement=True,
+        schema=_schema(),
     )
     op.create_table(
         "schedules",
@@ -154,6 +185,7 @@ def _create_configuration() -> None:
         sa.Column("next_at", _INSTANT),
         sa.Column("updated_at", _INSTANT, nullable=False),
         sqlite_autoincrement=True,
+        schema=_schema(),
     )
     op.create_table(
         "occurrences",
@@ -161,6 +193,7 @@ def _create_configuration() -> None:
         sa.Column("tick", _INSTANT, primary_key=True),
         sa.Column("event_seq", sa.BigInteger),
         sa.Column("created_at", _INSTANT, nullable=False),
+        schema=_schema(),
     )
 
 
@@ -173,6 +206,7 @@ def _create_participants() -> None:
         sa.Column("version", sa.Text, nullable=False),
         sa.Column("started_at", _INSTANT, nullable=False),
         sa.Column("heartbeat_at", _INSTANT, nullable=False),
+        schema=_schema(),
     )
     op.create_table(
         "bus",
@@ -181,4 +215,5 @@ def _create_participants() -> None:
         sa.Column("subscriptions_version", sa.BigInteger, nullable=False),
         sa.Column("channel", sa.Text),
         sa.Column("created_at", _INSTANT, nullable=False),
+        schema=_schema(),
     )

@@ -34,6 +34,11 @@ _COLUMNS = {
 }
 
 
+def _schema() -> str | None:
+    schema: str | None = op.get_context().opts["version_table_schema"]
+    return schema
+
+
 def upgrade() -> None:
     op.create_table(
         "turns",
@@ -42,21 +47,23 @@ def upgrade() -> None:
         sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("event_seq", sa.BigInteger, nullable=False),
         postgresql_with=_QUEUE,
+        schema=_schema(),
     )
-    op.create_index("turns_delivery", "turns", ["event_seq", "subscription_id"])
+    op.create_index("turns_delivery", "turns", ["event_seq", "subscription_id"], schema=_schema())
     op.create_table(
         "paces",
         sa.Column("subscription_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("next_at", _INSTANT, nullable=False),
+        schema=_schema(),
     )
     for table, columns in _COLUMNS.items():
         for column in columns:
-            op.add_column(table, column)
+            op.add_column(table, column, schema=_schema())
 
 
 def downgrade() -> None:
     for table, columns in _COLUMNS.items():
         for column in columns:
-            op.drop_column(table, column.name)
-    op.drop_table("paces")
-    op.drop_table("turns")
+            op.drop_column(table, column.name, schema=_schema())
+    op.drop_table("paces", schema=_schema())
+    op.drop_table("turns", schema=_schema())

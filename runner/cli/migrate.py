@@ -22,8 +22,9 @@ __all__ = ["migrate", "standing"]
 @config_option
 @click.option("--status", "only_status", is_flag=True, help="Say where the tables stand, and change nothing.")
 @click.option("--sql", "only_sql", is_flag=True, help="Print the script for an empty database, and change nothing.")
+@click.option("--roles", "only_roles", is_flag=True, help="Print the script for roles with least rights (PostgreSQL).")
 @json_option
-def migrate(path: Path, only_status: bool, only_sql: bool, as_json: bool) -> None:
+def migrate(path: Path, only_status: bool, only_sql: bool, only_roles: bool, as_json: bool) -> None:
     """Bring the tables up to this version of the runner, in one transaction, and record whose they are.
 
     \b
@@ -31,12 +32,15 @@ def migrate(path: Path, only_status: bool, only_sql: bool, as_json: bool) -> Non
       runner migrate
       runner migrate --status --json
       runner migrate --sql > tables.sql
+      runner migrate --roles | psql
     """
-    if only_status and only_sql:
-        raise click.UsageError("give either --status or --sql, not both")
+    if only_status + only_sql + only_roles > 1:
+        raise click.UsageError("give one of --status, --sql and --roles")
     config = load(path)
     if only_sql:
         _print_sql(config)
+    elif only_roles:
+        _print_roles(config)
     elif only_status:
         asyncio.run(_status(config, as_json))
     else:
@@ -56,7 +60,7 @@ async def standing(config: Config, storage: Storage) -> tuple[MigrationStatus, s
     from ..storage.migrate import status
     from ..storage.tables import bus
 
-    found = await status(storage.engine, storage.schema)
+    found = await status(storage.engine)
     if found.current is None:
         return found, None
     with mapped_errors():
@@ -71,6 +75,14 @@ def _print_sql(config: Config) -> None:
     from ..storage.migrate import offline_sql
 
     click.echo(offline_sql(config.storage.dsn.scheme, config.storage.schema_name), nl=False)
+
+
+def _print_roles(config: Config) -> None:
+    from ..storage.roles import roles_sql
+
+    if config.storage.dsn.scheme == "sqlite":
+        raise click.ClickException("SQLite has no roles; the rights to its file are those of the file")
+    click.echo(roles_sql(config.storage.schema_name), nl=False)
 
 
 async def _status(config: Config, as_json: bool) -> None:

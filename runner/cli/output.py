@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import click
 
-from ..redaction import redacted
 from ..terminal import printable
 
 __all__ = [
@@ -42,8 +41,8 @@ def drop_output() -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line of text on standard output, without secrets; what of it could steer a terminal is escaped."""
-    click.echo(printable(redacted(text)))
+    """Print one line of text on standard output; what of it could steer a terminal is escaped."""
+    click.echo(printable(text))
 
 
 def print_json(value: Mapping[str, Any] | bytes) -> None:

@@ -31,20 +31,25 @@ class Storage:
         store: takes events, gives out work, knows the subscriptions.
         records: what people look at.
         archive: forgets what is over.
-        schema: PostgreSQL schema of the tables.
     """
 
     engine: AsyncEngine
     store: PostgresStore | SqliteStore
     records: Records
     archive: Archive
-    schema: str | None
+
+    @property
+    def schema(self) -> str | None:
+        """PostgreSQL schema of the tables; None until the first connection has found it, and on SQLite."""
+        from .home import home_of
+
+        return home_of(self.engine).schema
 
     async def migrate(self) -> Sequence[str]:
         """Bring the tables up to date; return the revisions that were applied."""
         from .migrate import migrate
 
-        return await migrate(self.engine, self.schema)
+        return await migrate(self.engine)
 
     async def take(self, deployment_id: str, *, migrate: bool) -> Sequence[str]:
         """
@@ -58,7 +63,7 @@ class Storage:
         """
         from .migrate import status
 
-        state = await status(self.engine, self.schema)
+        state = await status(self.engine)
         if state.current is not None:
             await self.store.adopt(deployment_id)
         if not state.pending:
@@ -93,5 +98,5 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
     if dsn.scheme == "sqlite":
         store = SqliteStore(engine)
     else:
-        store = PostgresStore(engine, schema=schema, wires=max(1, pool - 1), pgbouncer=pgbouncer)
-    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), schema)
+        store = PostgresStore(engine, wires=max(1, pool - 1), pgbouncer=pgbouncer)
+    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine))

@@ -19,14 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
-from .outage import Outage
+from .home import SEARCH_PATH, Home
 from .sqlite_connection import TidyConnection, pragmas
 from .tls import Encryption, encryptions
 
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["PostgresConnector", "is_unavailable", "mapped_errors", "open_engine"]
+__all__ = ["ISOLATION", "PostgresConnector", "is_unavailable", "mapped_errors", "open_engine"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,12 +34,20 @@ CONNECT_TIMEOUT = 3.0  # seconds for each host: a dead first host must not eat t
 HEAD_START = 0.5  # seconds that a host has for itself before the next one is tried, too
 COMMAND_TIMEOUT = 10.0  # seconds; without it a dead peer blocks a call for ever, closing included
 
+ISOLATION = "READ COMMITTED"
+"""Of every transaction: a claim that meets another goes on to the next rows, where a stricter one would fail."""
+
+# These hold whatever was set for the role or the database. What is not here is theirs to decide: `synchronous_commit`
+# and `default_transaction_read_only` above all.
 _SERVER_SETTINGS = {
     "application_name": "runner",
-    "jit": "off",
-    "statement_timeout": "10s",
-    "lock_timeout": "5s",
+    "default_transaction_isolation": ISOLATION.lower(),
     "idle_in_transaction_session_timeout": "10s",
+    "idle_session_timeout": "0",
+    "jit": "off",
+    "lock_timeout": "5s",
+    "standard_conforming_strings": "on",
+    "statement_timeout": "10s",
 }
 
 # SQLSTATE classes and codes after which a connection, or the node behind it, is of no more use:
@@ -99,9 +107,11 @@ class PostgresConnector:
     already seen, because that is a former primary that came back.
     """
 
-    def __init__(self, dsn: Dsn, *, pgbouncer: bool = False) -> None:
+    def __init__(self, dsn: Dsn, *, pgbouncer: bool = False, home: Home | None = None) -> None:
+        """Make connections to `dsn`; `home` learns from them where the tables are, if that is of interest."""
         self._dsn = dsn
         self._pgbouncer = pgbouncer
+        self._home = home
         self._hosts: list[_Host] = list(dsn.hosts) or [(None, None)]
         self._timeline = ""
 
@@ -146,18 +156,25 @@ class PostgresConnector:
         import asyncpg
 
         *others, last = encryptions(self._dsn)
+        home = self._home
+        # While home is not known, the connection begins with the search path by which to find it.
+        at_home = home is None or home.schema is not None
         connection = None
         for encryption in others:
             try:
-                connection = await self._open(host, port, encryption)
+                connection = await self._open(host, port, encryption, at_home)
                 break
             except asyncpg.InvalidPasswordError:
                 raise
             except (ConnectionError, ssl.SSLError, asyncpg.InvalidAuthorizationSpecificationError):
                 continue  # it may want TLS, or none of it, where it was offered the other
-        connection = connection or await self._open(host, port, last)
+        connection = connection or await self._open(host, port, last, at_home)
         _keep_alive(connection)
         try:
+            if home is not None:
+                home.encoding = connection.get_settings().server_encoding
+                if not at_home:
+                    await home.find(connection, pin=not self._pgbouncer)
             if len(self._hosts) > 1 or self._dsn.target_session_attrs != "any":
                 return _Reached(connection, await self._check_primary(connection, host))
         except BaseException:
@@ -165,11 +182,17 @@ class PostgresConnector:
             raise
         return _Reached(connection)
 
-    async def _open(self, host: str | None, port: int | None, encryption: Encryption) -> asyncpg.Connection:
+    async def _open(
+        self, host: str | None, port: int | None, encryption: Encryption, at_home: bool
+    ) -> asyncpg.Connection:
         import asyncpg
 
         dsn = self._dsn
-        name = {"application_name": _SERVER_SETTINGS["application_name"]}  # all that a pooler keeps for each client
+        settings = {"application_name": _SERVER_SETTINGS["application_name"]}  # all that a pooler keeps for each client
+        if not self._pgbouncer:
+            settings = dict(_SERVER_SETTINGS)
+            if at_home:
+                settings["search_path"] = SEARCH_PATH
         return await asyncpg.connect(
             host=host,
             port=port,
@@ -179,7 +202,7 @@ class PostgresConnector:
             ssl=encryption,
             timeout=dsn.connect_timeout or CONNECT_TIMEOUT,
             command_timeout=COMMAND_TIMEOUT,
-            server_settings={**(name if self._pgbouncer else _SERVER_SETTINGS), **dsn.server_settings},
+            server_settings={**settings, **dsn.server_settings},
             statement_cache_size=0 if self._pgbouncer else 100,
         )
 
@@ -199,22 +222,19 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
     Return the engine for `dsn`; nothing connects yet.
 
     Args:
-        schema: PostgreSQL schema of the tables; None is the connection's default.
+        schema: PostgreSQL schema of the tables; None is found by the first connection (see `Home`).
         pool: connections it may hold at most.
         pgbouncer: the DSN leads to a pooler in transaction mode: no session state, no prepared statements.
     """
     if dsn.scheme == "sqlite":
         return _sqlite_engine(dsn, pool)
-    connector, outage = PostgresConnector(dsn, pgbouncer=pgbouncer), Outage()
-
-    async def connection() -> asyncpg.Connection:
-        with outage, mapped_errors():
-            return await connector.connect()
+    home = Home(schema)
+    connector = PostgresConnector(dsn, pgbouncer=pgbouncer, home=home)
 
     def connect() -> Any:
         # What `async_creator` stands for; with that, SQLAlchemy's own statement cache could not be turned off.
         return engine.dialect.loaded_dbapi.connect(
-            async_creator_fn=connection, prepared_statement_cache_size=0 if pgbouncer else 100
+            async_creator_fn=connector.connect, prepared_statement_cache_size=0 if pgbouncer else 100
         )
 
     engine = create_async_engine(
@@ -224,8 +244,9 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
         max_overflow=0,
         pool_timeout=COMMAND_TIMEOUT,
         hide_parameters=True,
+        isolation_level=ISOLATION,
         json_deserializer=_parse_json,
-        execution_options={"schema_translate_map": {None: schema}},
+        execution_options={"schema_translate_map": home.translation, "home": home},
     )
 
     @event.listens_for(engine.sync_engine, "handle_error")
@@ -244,6 +265,7 @@ def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
         max_overflow=0,
         hide_parameters=True,
         json_deserializer=_parse_json,
+        execution_options={"home": Home()},
     )
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -9,9 +9,9 @@ import orjson
 
 from ..errors import EventError
 from ..event import NO_EXTENSIONS, Event, ExtensionValue
-from .base import LARGEST
+from .identity import restored
 
-__all__ = ["check_size", "read_event", "read_extensions", "write_extensions"]
+__all__ = ["read_event", "read_extensions", "write_extensions"]
 
 
 def read_event(
@@ -26,6 +26,9 @@ def read_event(
     data: bytes | None,
 ) -> Event:
     """Return the event in nine columns, of which the store has read the time already."""
+    more = NO_EXTENSIONS
+    if extensions is not None:
+        source, id, more = restored(source, id, read_extensions(extensions))
     return Event(
         type=type,
         source=source,
@@ -34,7 +37,7 @@ def read_event(
         time=time,
         datacontenttype=datacontenttype,
         dataschema=dataschema,
-        extensions=NO_EXTENSIONS if extensions is None else read_extensions(extensions),
+        extensions=more,
         data=data,
     )
 
@@ -50,10 +53,3 @@ def read_extensions(stored: str) -> Mapping[str, ExtensionValue]:
     if not isinstance(extensions, dict):
         raise EventError(f"extensions: expected an object, got {type(extensions).__name__}")
     return extensions or NO_EXTENSIONS
-
-
-def check_size(weight: int) -> int:
-    """Return what an event weighs. Raise `EventError` where that is more than any that the bus has taken."""
-    if weight > LARGEST:
-        raise EventError(f"it weighs {weight} bytes, at most {LARGEST} are read")
-    return weight

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import SchemaMismatch, StorageError
 from .engine import mapped_errors
+from .home import home_of
 from .tables import metadata
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "MigrationStatus", "migrate", "offline_sql", "scripts", "status"]
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision, written here so that a runner that is up to date need not load Alembic."""
 
 # Alembic tells of every plug-in and step; what `migrate()` returns is enough.
@@ -41,47 +42,53 @@ class MigrationStatus:
     pending: tuple[str, ...]
 
 
-async def status(engine: AsyncEngine, schema: str | None) -> MigrationStatus:
+async def status(engine: AsyncEngine) -> MigrationStatus:
     """
     Return where the tables stand.
 
-    Args:
-        schema: PostgreSQL schema of the tables; None is the connection's default, and the only one of SQLite.
-
     Raises:
         SchemaMismatch: they are at a revision this version does not know.
+        StorageError: tables of the same names are there that are not the runner's.
         StorageUnavailable: the store cannot be reached.
     """
     with mapped_errors():
         async with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
+            schema = home_of(engine).schema
             current = await connection.run_sync(_current, schema)
+            if current is None:
+                await connection.run_sync(_refuse_foreign_tables, schema)
     if current == HEAD:
         return MigrationStatus(current, HEAD, ())
     return MigrationStatus(current, HEAD, _pending(current, schema))
 
 
-async def migrate(engine: AsyncEngine, schema: str | None) -> list[str]:
+async def migrate(engine: AsyncEngine) -> list[str]:
     """
     Bring the tables to `HEAD` in one transaction; return the revisions this call applied, in order.
 
     Any number of processes may call it at once: one migrates, the others wait and find nothing to do.
-    Whatever interrupts it, nothing remains, and the next call begins again. See `status()` for `schema`.
+    Whatever interrupts it, nothing remains, and the next call begins again.
 
     Raises:
         SchemaMismatch: the tables are at a revision this version does not know.
         StorageError: tables of the same names are there that are not the runner's, or a right is missing.
         StorageUnavailable: the store cannot be reached.
     """
-    if not (await status(engine, schema)).pending:
+    if not (await status(engine)).pending:
         return []
     turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
     with mapped_errors():
         async with turn, engine.begin() as connection:
-            return await connection.run_sync(_upgrade, schema)
+            return await connection.run_sync(_upgrade, home_of(engine).schema)
 
 
 def offline_sql(dialect: Literal["postgresql", "sqlite"], schema: str | None) -> str:
-    """Return the script that makes the tables in an empty database, one transaction. See `status()` for `schema`."""
+    """
+    Return the script that makes the tables in an empty database, one transaction.
+
+    Args:
+        schema: PostgreSQL schema of the tables; None is the first one of the search path of the script's session.
+    """
     from alembic import command
 
     script = io.StringIO()
@@ -128,7 +135,8 @@ def _pending(current: str | None, schema: str | None) -> tuple[str, ...]:
 def _upgrade(connection: Connection, schema: str | None) -> list[str]:
     from alembic import command
 
-    _refuse_foreign_tables(connection, schema)
+    if _current(connection, schema) is None:
+        _refuse_foreign_tables(connection, schema)  # somebody may have made some since `status()` looked
     applied: list[str] = []
     command.upgrade(_config(schema, connection=connection, applied=applied), "head")
     return applied

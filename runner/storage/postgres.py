@@ -14,9 +14,8 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import EventConflict, StorageError, StorageUnavailable
-from ..event import Event, weigh
+from ..event import Event
 from .base import (
-    CLAIM,
     UNREADABLE,
     AttemptRecord,
     Claim,
@@ -34,6 +33,8 @@ from .base import (
     due_at_once,
 )
 from .engine import mapped_errors
+from .home import home_of
+from .identity import shortened
 from .mark import LowWaterMark
 from .postgres_rows import (
     attempt_columns,
@@ -79,11 +80,9 @@ class PostgresStore(SqlRegistry):
 
     appends_at_once = 2  # one of them is written while the callers of the other are answered, and call again
 
-    def __init__(
-        self, engine: AsyncEngine, *, schema: str | None = None, wires: int = 4, pgbouncer: bool = False
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, *, wires: int = 4, pgbouncer: bool = False) -> None:
         super().__init__(engine)
-        self._schema = schema
+        self._home = home_of(engine)
         self._wires = Wires(engine, wires, "" if pgbouncer else _PLAN_BY_INDEX, pgbouncer=pgbouncer)
         self._mark = LowWaterMark()
 
@@ -101,6 +100,7 @@ class PostgresStore(SqlRegistry):
         """Record the events, all or none."""
         if not publications:
             return []
+        await self._find_home()
         batch = distinct(publications)
         if due_at_once(batch.unique):
             added = await self._append_new([each.event for each in batch.unique])
@@ -112,6 +112,7 @@ class PostgresStore(SqlRegistry):
         self, publications: Sequence[Publication], lease: timedelta
     ) -> tuple[Sequence[Receipt], Claim | None]:
         """Record the events, all or none, and lease them to the caller if all are new."""
+        await self._find_home()
         batch = distinct(publications)
         events = [each.event for each in batch.unique]
         token = _token()
@@ -123,7 +124,7 @@ class PostgresStore(SqlRegistry):
             Work(position, 1, receipt.seq, event.recorded_at(added.created_at))
             for position, receipt, event in zip(added.positions, added.receipts, events, strict=True)
         ]
-        return batch.receipts(added.receipts), Claim(token, works, added.version, weight=weigh(events))
+        return batch.receipts(added.receipts), Claim(token, works, added.version)
 
     async def _append_new(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added | None:
         """
@@ -146,7 +147,7 @@ class PostgresStore(SqlRegistry):
     async def _append_few(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added:
         """Have each value go as a parameter of its own."""
         values = [value for event in events for value in event_values(event)]
-        sql = statement_for(len(events), "append_few_leased" if leasing else "append_few", self._schema)
+        sql = statement_for(len(events), "append_few_leased" if leasing else "append_few", self._home.schema)
         rows = await self._wires.fetch(sql, *values, *leasing)
         rows.sort(key=itemgetter(0))
         receipts = _receipts(events, [row[0] for row in rows])
@@ -174,12 +175,16 @@ class PostgresStore(SqlRegistry):
         if len(rows) < len(events):
             raise await self._conflict(events)
         found = {(row["source"], row["id"]): (row["seq"], not row["fresh"]) for row in rows}
-        return batch.receipts([Receipt(each.source, each.id, *found[each.source, each.id]) for each in events])
+        keys = [(each.source, each.id) for each in map(shortened, events)]
+        return batch.receipts(
+            [Receipt(each.source, each.id, *found[key]) for each, key in zip(events, keys, strict=True)]
+        )
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""
+        await self._find_home()
         with mapped_errors():
-            return await append_in(session, publications, self._schema)
+            return await append_in(session, publications, self._home.schema)
 
     async def _conflict(self, events: Sequence[Event]) -> EventConflict:
         """Return the error that names the first event whose recorded content differs."""
@@ -193,39 +198,25 @@ class PostgresStore(SqlRegistry):
                 )
         return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
 
-    async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
-        """Lease at most `limit` events that are due, oldest first, as far as they weigh no more than `weight`."""
+    async def claim(self, limit: int, lease: timedelta) -> Claim:
+        """Lease at most `limit` events that are due, oldest first."""
+        await self._find_home()
         token = _token()
         now = time.monotonic()
         after = self._mark.start(now)
         try:
-            rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease, weight)
+            rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease)
             works = claimed_works(rows)
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
         [outlook] = [row for row in rows if row[0] is None]
         works.sort(key=attrgetter("position"))
-        cut = outlook["more"] and len(works) < limit
-        self._mark.saw(works[-1].position if works else None, now, cut=cut)
+        self._mark.saw(works[-1].position if works else None, now)
         again_in: timedelta | None = outlook["expires_in"]
-        sweep_in = None if outlook["more"] else self._mark.sweep_in(now)
+        sweep_in = self._mark.sweep_in(now) if len(works) < limit else None
         if sweep_in is not None:
             again_in = min(again_in or timedelta.max, timedelta(seconds=sweep_in))
-        return Claim(
-            token,
-            works,
-            outlook["version"],
-            outlook["scheduled_in"],
-            again_in,
-            outlook["waiting"],
-            weight=outlook["weight"] or 0,
-            more=outlook["more"],
-        )
-
-    async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
-        """Return the data of events whose claim left it out."""
-        async with self._wires.take() as connection:
-            return {row[0]: row[1] for row in await connection.fetch(self._sql("contents"), seqs)}
+        return Claim(token, works, outlook["version"], outlook["scheduled_in"], again_in, outlook["waiting"])
 
     async def _one_by_one(self, token: int, lease: timedelta) -> Claim:
         """Read what was leased under `token` event by event, because one of them cannot be read."""
@@ -240,10 +231,7 @@ class PostgresStore(SqlRegistry):
                 works.append(Work(position, attempt, seq, event))
             else:
                 unreadable.append(UnreadableWork(position, attempt, seq, *event))
-        weight = weigh([work.event for work in works])
-        return replace(
-            outlook, token=token, works=works, unreadable=unreadable, again_in=timedelta(0), weight=weight, more=True
-        )
+        return replace(outlook, token=token, works=works, unreadable=unreadable, again_in=timedelta(0))
 
     async def _read(self, seq: int) -> Event | tuple[str | None, str]:
         """Return an event; its type, and the reason, if it cannot be read."""
@@ -266,11 +254,12 @@ class PostgresStore(SqlRegistry):
             return await self._settle(row_by_row(settled))  # somebody acknowledged one before it was recorded
 
     async def _settle(self, settled: Settled) -> int:
+        await self._find_home()
         name, arguments = settling(settled)
         if not settled.records:
             [(seqs,)] = await self._wires.fetch(self._sql(name), *arguments)
             return len(seqs or ())
-        async with self._wires.take() as connection, connection.transaction():
+        async with self._wires.take() as connection, connection.transaction(isolation="read_committed"):
             held = set(await connection.fetchval(self._sql(name), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
@@ -294,7 +283,7 @@ class PostgresStore(SqlRegistry):
         async with self._wires.take() as connection:
             return int(await connection.fetchval(self._sql("promote", limit)))
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
         token = _token()
         try:
@@ -305,13 +294,12 @@ class PostgresStore(SqlRegistry):
                     lease,
                     list(quotas),
                     [max(0, each) for each in quotas.values()],
-                    weight,
                 )
             claimed = claimed_deliveries(rows)
         except UNREADABLE:
             return await self._each_delivery(token, list(quotas))
         claimed.sort(key=lambda delivery: delivery.seq)
-        return DeliveryClaim(token, claimed, timedelta(0) if rows[0]["cut"] else rows[0]["next_due"])
+        return DeliveryClaim(token, claimed, rows[0]["next_due"])
 
     async def _each_delivery(self, token: int, ids: Sequence[int]) -> DeliveryClaim:
         """
@@ -331,13 +319,12 @@ class PostgresStore(SqlRegistry):
                 unreadable.append(UnreadableDelivery(seq, id, attempt, event[1]))
         return DeliveryClaim(token, claimed, timedelta(0), unreadable)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
+    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
         token, rate = _token(), demand.rate
         arguments = (
             *(token, lease, demand.subscription_id, max(0, demand.quota), demand.ordered, demand.after),
             *((None, None) if rate is None else (rate.interval, rate.tolerance)),
-            weight,
         )
         try:
             async with self._wires.take() as connection:
@@ -349,9 +336,7 @@ class PostgresStore(SqlRegistry):
         except UNREADABLE:
             return await self._each_delivery(token, [demand.subscription_id])
         first = rows[0]
-        seen = Seen(
-            first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"], cut=first["cut"]
-        )
+        seen = Seen(first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"])
         return seen.claim(demand, token, claimed)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
@@ -368,11 +353,11 @@ class PostgresStore(SqlRegistry):
         columns: tuple[Sequence[Any], ...] = record_columns(records, [record.token for record in records])
         if ordered:
             columns = (*columns, list(ordered))
-        settle = self._sql("settle_ordered" if ordered else "settle_deliveries")
         async with self._wires.take() as connection:
+            settle = self._sql("settle_ordered" if ordered else "settle_deliveries")
             if not attempts and all(record.dead_letter is None for record in records):
                 return [(row[0], row[1]) for row in await connection.fetch(settle, *columns)]
-            async with connection.transaction():
+            async with connection.transaction(isolation="read_committed"):
                 rows = await connection.fetch(settle, *columns)
                 held = {(row[0], row[1]) for row in rows}
                 await self._record_dead_letters(connection, [r for r in records if (r.seq, r.subscription_id) in held])
@@ -403,8 +388,14 @@ class PostgresStore(SqlRegistry):
         if attempts:
             await connection.execute(self._sql("record_attempts"), *attempt_columns(attempts))
 
+    async def _find_home(self) -> None:
+        """Have a connection find out where the tables are, before a statement that opens none by itself names them."""
+        if self._home.schema is None:
+            async with self._wires.take():
+                pass
+
     def _sql(self, name: str, limit: int = 0) -> str:
-        return statement(name, self._schema, limit)
+        return statement(name, self._home.schema, limit)
 
 
 class _Added(NamedTuple):

@@ -21,7 +21,8 @@ from .base import (
     Unanswered,
     Work,
 )
-from .event_rows import check_size, read_event, write_extensions
+from .event_rows import read_event, write_extensions
+from .identity import shortened
 from .runs import runs
 from .statements import NOTHING, SEPARATOR
 
@@ -48,6 +49,7 @@ _MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
 def event_values(event: Event) -> tuple[Any, ...]:
     """Return the nine values of an event in the order in which statements take them."""
+    event = shortened(event)
     return (
         event.id,
         event.source,
@@ -141,22 +143,15 @@ def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
 def claimed_works(rows: Sequence[asyncpg.Record]) -> list[Work]:
     """Return the works in the rows of `claim.sql`. Raise one of `UNREADABLE` if an event cannot be read."""
     return [
-        Work(
-            position,
-            attempt,
-            seq,
-            read_event(type, source, id, subject, _moment(sent), mime, schema, more, data),
-            0 if size is None else check_size(size),
-        )
-        for position, attempt, seq, type, source, id, subject, sent, mime, schema, more, data, size, *_ in rows
+        Work(position, attempt, seq, read_event(type, source, id, subject, _moment(sent), mime, schema, more, data))
+        for position, attempt, seq, type, source, id, subject, sent, mime, schema, more, data, _, _, _, _ in rows
         if position is not None
     ]
 
 
 def claimed_event(row: asyncpg.Record) -> Event:
     """Return the event in the row of `event.sql`. Raise one of `UNREADABLE` if it cannot be read."""
-    type, source, id, subject, sent, *rest, size = row
-    check_size(size or 0)
+    type, source, id, subject, sent, *rest = row
     return read_event(type, source, id, subject, _moment(sent), *rest)
 
 
@@ -164,14 +159,7 @@ def claimed_deliveries(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
     """Return the deliveries in the rows of a claim of them. Raise one of `UNREADABLE` if an event cannot be read."""
     return [
         ClaimedDelivery(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            claimed_event(row[5:15]),
-            age=row["age"] or timedelta(0),
-            unanswered=_unanswered(row),
-            size=row["size"] or 0,
+            row[0], row[1], row[2], row[3], claimed_event(row[5:14]), row["age"] or timedelta(0), _unanswered(row)
         )
         for row in rows
         if row[0] is not None

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..errors import EventConflict, EventError
 from ..event import Event
 from .base import Publication, Receipt
+from .identity import shortened
 from .tables import Later, Now, dispatch, events, scheduled
 
 __all__ = ["Batch", "append_in", "distinct"]
@@ -104,16 +105,18 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
 
 async def _known(execute: Execute, event: Event) -> int | None:
     """Return the seq of the event if it is recorded. Raise `EventConflict` when its content differs."""
-    query = select(events).where(events.c.source == event.source, events.c.id == event.id)
+    values = _values(event)
+    query = select(events).where(events.c.source == values["source"], events.c.id == values["id"])
     row = (await execute(query)).one_or_none()
     if row is None:
         return None
-    if any(getattr(row, name) != value for name, value in _values(event).items()):
+    if any(getattr(row, name) != value for name, value in values.items()):
         raise EventConflict(f"event {event.id!r} of source {event.source!r} is already recorded with other content")
     return int(row.seq)
 
 
 def _values(event: Event) -> dict[str, Any]:
+    event = shortened(event)
     return {
         "id": event.id,
         "source": event.source,

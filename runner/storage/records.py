@@ -12,10 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
 from ..errors import NotFound
+from ..event import NO_EXTENSIONS
 from .acks import acknowledge
 from .base import Instance, Registered
 from .corrections import SqlCorrections
 from .engine import mapped_errors
+from .identity import restored
 from .registry import ALIVE, readable
 from .selection import (
     NEWEST_FIRST,
@@ -26,6 +28,7 @@ from .selection import (
     event_conditions,
     event_of,
     fetch,
+    has_id,
     in_any_source,
     in_state,
 )
@@ -70,13 +73,13 @@ class SqlRecords(SqlCorrections):
             if reference.isascii() and reference.isdigit() and len(reference) < 19:
                 rows = await fetch(connection, select(events).where(events.c.seq == int(reference)))
             if not rows:
-                by_id = select(events).where(events.c.id == reference, in_any_source())
+                by_id = select(events).where(has_id(reference), in_any_source())
                 rows = await fetch(connection, by_id.order_by(events.c.seq).limit(10))
             if len(rows) == 1:
                 return (await _event_views(connection, rows))[0]
         if not rows:
             raise NotFound(f"no event has the seq or the id {reference!r}")
-        choices = ", ".join(f"{row.seq} (source {row.source})" for row in rows)
+        choices = ", ".join(f"{row.seq} (source {event_of(row).source})" for row in rows)
         raise NotFound(f"the id {reference!r} is that of several events; give the seq of one of them: {choices}")
 
     async def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
@@ -202,6 +205,7 @@ def _delivery_views(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]
             events.c.source.label("event_source"),
             events.c.id.label("event_id"),
             events.c.type.label("event_type"),
+            events.c.extensions.label("event_extensions"),
         )
         .outerjoin(subscriptions, subscriptions.c.id == deliveries.c.subscription_id)
         .join(events, events.c.seq == deliveries.c.event_seq)
@@ -210,11 +214,12 @@ def _delivery_views(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]
 
 
 def _delivery_view(row: Row[Any]) -> DeliveryView:
+    source, id, _ = restored(row.event_source, row.event_id, row.event_extensions or NO_EXTENSIONS)
     return DeliveryView(
         seq=row.event_seq,
         subscription=row.subscription,
-        event_source=row.event_source,
-        event_id=row.event_id,
+        event_source=source,
+        event_id=id,
         event_type=row.event_type,
         state=DeliveryState(row.state),
         attempts=row.attempts,

@@ -14,7 +14,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from ..delivery import DeliveryState
-from ..event import Event
+from ..event import NO_EXTENSIONS, Event
+from .identity import key_of, restored
 from .tables import deliveries, events, subscriptions
 from .views import DeliveryQuery, EventQuery
 
@@ -29,6 +30,7 @@ __all__ = [
     "event_conditions",
     "event_of",
     "fetch",
+    "has_id",
     "in_any_source",
     "in_state",
 ]
@@ -64,7 +66,7 @@ def _fits_glob(element: _Fits, compiler: SQLCompiler, **options: Any) -> str:
 def _fits(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
     """Return whether `column` fits `pattern`, in which `*` stands for any run of characters."""
     if "*" not in pattern:
-        return column == pattern
+        return column.in_([pattern, key_of(pattern)]) if column is events.c.source else column == pattern
     stars = re.sub(r"\*+", "*", pattern)
     like = re.sub(r"[\\%_]", r"\\\g<0>", stars).replace("*", "%")
     return _Fits(column, literal(like, Text), literal(re.sub(r"[?\[]", r"[\g<0>]", stars), Text))
@@ -77,7 +79,7 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
         if pattern is not None:
             conditions.append(_fits(column, pattern))
     if query.id is not None:
-        conditions += [events.c.id == query.id, in_any_source()]
+        conditions += [has_id(query.id), in_any_source()]
     if query.after_seq is not None:
         conditions.append(events.c.seq > query.after_seq)
     if query.since is not None:
@@ -87,6 +89,11 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
         conditions.append(events.c.created_at < query.until)
         conditions.append(events.c.seq <= await _seq_at(connection, query.until + _DISORDER))
     return conditions
+
+
+def has_id(id: str) -> ColumnElement[bool]:
+    """Return whether an event has this id, in either way in which it may be recorded."""
+    return events.c.id.in_([id, key_of(id)])
 
 
 def in_any_source() -> ColumnElement[bool]:
@@ -117,15 +124,16 @@ async def _seq_at(connection: AsyncConnection, moment: datetime) -> int:
 
 def event_of(row: Row[Any]) -> Event:
     """Return the event in a row of the table."""
+    source, id, extensions = restored(row.source, row.id, row.extensions or NO_EXTENSIONS)
     return Event(
         type=row.type,
-        source=row.source,
-        id=row.id,
+        source=source,
+        id=id,
         subject=row.subject,
         time=row.time or row.created_at,
         datacontenttype=row.datacontenttype,
         dataschema=row.dataschema,
-        extensions=row.extensions or {},
+        extensions=extensions,
         data=row.data,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from .base import AT_ONCE, LARGEST
 from .tables import metadata
 
 __all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]
@@ -16,21 +15,10 @@ character (CloudEvents 1.0 §3.1)."""
 
 _SEPARATORS = f"E'\\x{ord(SEPARATOR):02x}', E'\\x{ord(NOTHING):02x}'"
 
-_COMPARED = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
+_CONTENT = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
 _SAME_CONTENT = " AND ".join(
-    [f"e.{name} IS NOT DISTINCT FROM excluded.{name}" for name in _COMPARED]
+    [f"e.{name} IS NOT DISTINCT FROM excluded.{name}" for name in _CONTENT]
     + ["e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb"]
-)
-
-# What an event takes of memory, about: each extension becomes an object of its own. Bounded, so that no sum overflows.
-_WEIGHT = "(coalesce(octet_length(e.data), 0) + 16 * least(coalesce(octet_length(e.extensions::text), 0), 16777216))"
-
-# Of an event in `e`, with its weight and what it and those before it weigh: the data of the first few is in the answer,
-# that of others is asked for once their claim is recorded, and what is too large for an event stays where it is.
-_CONTENT = (
-    f"CASE WHEN e.weight <= {LARGEST} THEN e.extensions::text END AS extensions, "
-    f"CASE WHEN e.upto <= {AT_ONCE} THEN e.data END AS data, "
-    f"CASE WHEN e.upto > {AT_ONCE} THEN e.weight END AS size"
 )
 
 # The nine values of an event, in the order of `append.sql`, and the moment at which the statement came in.
@@ -46,9 +34,7 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     is about, which it cannot for a parameter.
     """
     texts = _read("texts").format(separators=_SEPARATORS)
-    parts = {"same_content": _SAME_CONTENT, "texts": texts}
-    parts |= {"weight": _WEIGHT, "content": _CONTENT, "largest": str(LARGEST)}
-    return _read(name).format(limit=int(limit), **parts, **_tables(schema))
+    return _read(name).format(limit=int(limit), same_content=_SAME_CONTENT, texts=texts, **_tables(schema))
 
 
 @cache

@@ -4,12 +4,14 @@ import contextlib
 import json
 import re
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.nats import NatsServer
+from tests.support.postgres import PostgresServer
 from tests.support.process import run_cli
 
 from .deployment import Deployment
@@ -216,6 +218,18 @@ def test_the_first_publish_makes_the_tables_unless_told_not_to(deployment: Deplo
     assert "runner migrate" in deployment.cli("publish", "a.b", code=1)[1]
     deployment.write()
     assert deployment.cli("publish", "a.b")[0].endswith("seq 1\n")
+
+
+def test_foreign_tables_are_refused_before_a_start_finds_them(deployment: Deployment, postgres: PostgresServer) -> None:
+    """A table of somebody else's that has the name of one of ours: `check --online` says what `start` would."""
+    if deployment.dsn.startswith("sqlite"):
+        with sqlite3.connect(deployment.directory / "runner.db") as connection:
+            connection.execute("CREATE TABLE events (title text)")
+        connection.close()
+    else:
+        postgres.psql("CREATE TABLE events (title text)", deployment.dsn)
+    for command in (["check", "--online"], ["migrate", "--status"], ["migrate"], ["publish", "a.b"], ["start"]):
+        assert "tables named events are there already" in deployment.cli(*command, code=1)[1]
 
 
 def test_the_tables_of_another_deployment_are_not_migrated(deployment: Deployment) -> None:

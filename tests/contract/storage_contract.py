@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import pytest
 from sqlalchemy import Executable, Table, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
@@ -55,6 +55,13 @@ class Database:
         self._stores: list[Store] = []
         self._engines: list[AsyncEngine] = []
         self.engine = self.new_engine()
+        self.client = self.new_engine() if self.dsn.scheme == "sqlite" else self._plain(dsn)
+
+    def _plain(self, dsn: str) -> AsyncEngine:
+        """Return an engine as another program has it: ours would not look for an unqualified name in any schema."""
+        engine = create_async_engine(dsn.replace("postgresql:", "postgresql+asyncpg:"))
+        self._engines.append(engine)
+        return engine
 
     def new_engine(self) -> AsyncEngine:
         engine = open_engine(self.dsn, schema=None, pool=5)
@@ -64,7 +71,7 @@ class Database:
     def open(self) -> Store:
         """Return another store, with its own connections, as another process would have it."""
         engine = self.new_engine()
-        store: Store = SqliteStore(engine) if self.dsn.scheme == "sqlite" else PostgresStore(engine, schema=None)
+        store: Store = SqliteStore(engine) if self.dsn.scheme == "sqlite" else PostgresStore(engine)
         self._stores.append(store)
         return store
 
@@ -86,7 +93,7 @@ class Database:
         return [len(await self.rows(table)) for table in tables]
 
     async def execute(self, statement: Executable) -> None:
-        async with self.engine.begin() as connection:
+        async with self.client.begin() as connection:
             await connection.execute(statement)
 
     async def waits_for_lock(self) -> bool:
@@ -97,7 +104,7 @@ class Database:
 
     async def rename(self, table: str, to: str) -> None:
         """Take a table away, so that a transaction fails in its middle; or bring it back."""
-        async with self.engine.begin() as connection:
+        async with self.client.begin() as connection:
             await connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {to}")
 
 
@@ -106,7 +113,7 @@ async def migrated(dsn: str) -> AsyncIterator[Database]:
     """Make the tables, and close everything afterwards."""
     database = Database(dsn)
     try:
-        await migrate(database.engine, None)
+        await migrate(database.engine)
         yield database
     finally:
         await database.close()

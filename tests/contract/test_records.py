@@ -42,7 +42,7 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     dsn = f"sqlite:///{tmp_path}/runner.db" if sqlite else request.getfixturevalue("postgres_dsn")
     schema = None if sqlite else "bus"
     engine = open_engine(Dsn.parse(dsn, base=tmp_path), schema=schema, pool=5)
-    await migrate(engine, schema)
+    await migrate(engine)
     yield engine
     await engine.dispose()
 

@@ -100,7 +100,7 @@ class TestUnreadableSubscription(StoreTests):
         plant = text("UPDATE subscriptions SET spec = :spec WHERE name = 'b'")
         if database.dsn.scheme != "sqlite":
             plant = text("UPDATE subscriptions SET spec = CAST(:spec AS json) WHERE name = 'b'")
-        async with database.engine.begin() as connection:
+        async with database.client.begin() as connection:
             await connection.execute(plant, {"spec": whole})
         records = SqlRecords(database.new_engine())
         with pytest.raises(

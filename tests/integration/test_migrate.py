@@ -19,10 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runner.config.dsn import Dsn
 from runner.errors import SchemaMismatch, StorageError, StorageUnavailable
 from runner.storage.engine import open_engine
+from runner.storage.home import home_of
 from runner.storage.migrate import HEAD, MigrationStatus, migrate, offline_sql, scripts, status
 from runner.storage.tables import metadata
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
+
+REVISIONS = ("0001", "0002", "0003")
 
 
 def engine_of(dsn: str, schema: str | None = None) -> AsyncEngine:
@@ -34,6 +37,10 @@ def run_alembic(connection: Connection, verb: Callable[[Config, str], None], rev
     config.set_main_option("script_location", str(scripts()))
     config.attributes.update(schema=schema, connection=connection)
     verb(config, revision)
+
+
+def prefix_of(engine: AsyncEngine, schema: str | None) -> str:
+    return "" if engine.dialect.name == "sqlite" else f'"{schema or "public"}".'
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "postgresql in a schema"])
@@ -58,14 +65,14 @@ def schema(store: tuple[str, str | None]) -> str | None:
 
 
 async def test_migrates_once_and_says_what_it_did(engine: AsyncEngine, schema: str | None) -> None:
-    assert await status(engine, schema) == MigrationStatus(None, HEAD, ("0001", "0002"))
-    assert await migrate(engine, schema) == ["0001", "0002"]
-    assert await status(engine, schema) == MigrationStatus(HEAD, HEAD, ())
-    assert await migrate(engine, schema) == []
+    assert await status(engine) == MigrationStatus(None, HEAD, REVISIONS)
+    assert await migrate(engine) == list(REVISIONS)
+    assert await status(engine) == MigrationStatus(HEAD, HEAD, ())
+    assert await migrate(engine) == []
 
 
 async def test_the_row_of_the_bus_is_there(engine: AsyncEngine, schema: str | None) -> None:
-    await migrate(engine, schema)
+    await migrate(engine)
     async with engine.connect() as connection:
         rows = (await connection.execute(metadata.tables["bus"].select())).mappings().all()
     assert [{**row, "created_at": None} for row in rows] == [
@@ -80,7 +87,8 @@ def test_head_is_the_newest_migration() -> None:
 
 
 async def test_alembic_sees_no_difference_to_the_tables(engine: AsyncEngine, schema: str | None) -> None:
-    await migrate(engine, schema)
+    await migrate(engine)
+    schema = home_of(engine).schema
     expected = MetaData()
     for each in metadata.sorted_tables:
         each.to_metadata(expected, schema=schema)  # type: ignore[arg-type]  # None is the schema of the table itself
@@ -103,7 +111,7 @@ async def test_alembic_sees_no_difference_to_the_tables(engine: AsyncEngine, sch
 
 async def test_sqlite_has_the_very_statements_of_the_tables(tmp_path: Path) -> None:
     migrated, created = (engine_of(f"sqlite:///{tmp_path}/{name}.db") for name in ("migrated", "created"))
-    await migrate(migrated, None)
+    await migrate(migrated)
     async with created.begin() as connection:
         await connection.run_sync(metadata.create_all)
     query = text("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic_version%' ORDER BY name")
@@ -138,10 +146,10 @@ _CATALOGUE = """
 
 async def test_postgres_catalogue_is_that_of_the_tables(postgres: PostgresServer, postgres_dsn: str) -> None:
     engine = engine_of(postgres_dsn, "migrated")
-    await migrate(engine, "migrated")
+    await migrate(engine)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE SCHEMA created"))
-        await connection.execution_options(schema_translate_map={None: "created"})
+        connection = await connection.execution_options(schema_translate_map={None: "created"})
         await connection.run_sync(metadata.create_all)
     await engine.dispose()
     migrated, created = (
@@ -154,8 +162,8 @@ async def test_postgres_catalogue_is_that_of_the_tables(postgres: PostgresServer
 
 async def test_many_at_once_migrate_once(store: tuple[str, str | None]) -> None:
     engines = [engine_of(*store) for _ in range(4)]
-    results = await asyncio.gather(*(migrate(engine, store[1]) for engine in engines))
-    assert sorted(results) == [[], [], [], ["0001", "0002"]]
+    results = await asyncio.gather(*(migrate(engine) for engine in engines))
+    assert sorted(results) == [[], [], [], list(REVISIONS)]
     for engine in engines:
         await engine.dispose()
 
@@ -169,7 +177,7 @@ from runner.storage.migrate import migrate
 
 async def main():
     engine = open_engine(Dsn.parse(sys.argv[1], base=Path.cwd()), schema=sys.argv[2] or None, pool=1)
-    print(await migrate(engine, sys.argv[2] or None))
+    print(await migrate(engine))
     await engine.dispose()
 
 sys.stdin.readline()
@@ -192,15 +200,15 @@ async def test_processes_that_start_together_migrate_once(store: tuple[str, str 
         process.stdin.write("go\n")
         process.stdin.flush()
     said = [(await asyncio.to_thread(process.communicate))[0] for process in processes]
-    assert sorted(said) == ["['0001', '0002']\n", "[]\n", "[]\n"]
+    assert sorted(said) == [f"{list(REVISIONS)}\n", "[]\n", "[]\n"]
 
 
 @pytest.mark.parametrize("schema", [None, "the Bus"])
 async def test_who_comes_second_waits_for_the_first(postgres_dsn: str, schema: str | None) -> None:
     first, second = engine_of(postgres_dsn, schema), engine_of(postgres_dsn, schema)
     async with first.begin() as connection:
-        await connection.run_sync(run_alembic, command.upgrade, "head", schema)
-        task = asyncio.create_task(migrate(second, schema))
+        await connection.run_sync(run_alembic, command.upgrade, "head", home_of(first).schema)
+        task = asyncio.create_task(migrate(second))
 
         async def waiting() -> int:
             query = text(
@@ -220,46 +228,46 @@ async def test_an_interrupted_migration_leaves_nothing_and_can_be_repeated(
     engine: AsyncEngine, schema: str | None
 ) -> None:
     taken = "attempts_delivery"  # the name of an index that is made late
-    prefix = f'"{schema}".' if schema else ""
+    prefix = prefix_of(engine, schema)
     async with engine.begin() as connection:
         if schema:
             await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
         await connection.execute(text(f"CREATE TABLE {prefix}{taken} (one integer)"))
 
     with pytest.raises(StorageError, match=f"{taken}.* already|already.*{taken}"):
-        await migrate(engine, schema)
-    assert (await status(engine, schema)).current is None
+        await migrate(engine)
+    assert (await status(engine)).current is None
 
     async with engine.begin() as connection:
         await connection.execute(text(f"DROP TABLE {prefix}{taken}"))
-    assert await migrate(engine, schema) == ["0001", "0002"]
+    assert await migrate(engine) == list(REVISIONS)
 
 
 async def test_tables_of_somebody_else_are_left_alone(engine: AsyncEngine, schema: str | None) -> None:
-    prefix = f'"{schema}".' if schema else ""
+    prefix = prefix_of(engine, schema)
     async with engine.begin() as connection:
         if schema:
             await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
         await connection.execute(text(f"CREATE TABLE {prefix}events (title text)"))
     with pytest.raises(StorageError, match=r"tables named events are there already.*storage\.schema"):
-        await migrate(engine, schema)
+        await migrate(engine)
 
 
 async def test_a_database_ahead_of_this_version_is_refused_by_name(engine: AsyncEngine, schema: str | None) -> None:
-    await migrate(engine, schema)
-    prefix = f'"{schema}".' if schema else ""
+    await migrate(engine)
+    prefix = prefix_of(engine, schema)
     async with engine.begin() as connection:
         await connection.execute(text(f"UPDATE {prefix}alembic_version SET version_num = '9999'"))
     for call in (migrate, status):
-        with pytest.raises(SchemaMismatch, match=r"'9999'.*'0002'.*upgrade the runner"):
-            await call(engine, schema)
+        with pytest.raises(SchemaMismatch, match=rf"'9999'.*'{HEAD}'.*upgrade the runner"):
+            await call(engine)
 
 
 async def test_downgrade_removes_everything(engine: AsyncEngine, schema: str | None) -> None:
-    await migrate(engine, schema)
+    await migrate(engine)
 
     async with engine.begin() as connection:
-        await connection.run_sync(run_alembic, command.downgrade, "base", schema)
+        await connection.run_sync(run_alembic, command.downgrade, "base", home_of(engine).schema)
     if engine.dialect.name == "postgresql":
         query = text(
             "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind <> 'i' "
@@ -272,7 +280,7 @@ async def test_downgrade_removes_everything(engine: AsyncEngine, schema: str | N
             ["alembic_version"],
             ["alembic_version", "alembic_version_pkc"],
         )
-    assert (await status(engine, schema)).pending == ("0001", "0002")
+    assert (await status(engine)).pending == REVISIONS
 
 
 @pytest.mark.parametrize("schema", [None, "the Bus"])
@@ -281,10 +289,10 @@ async def test_the_script_makes_the_same_tables(
 ) -> None:
     postgres.psql(offline_sql("postgresql", schema), postgres_dsn)
     engine = engine_of(postgres_dsn, schema)
-    assert (await status(engine, schema)).pending == ()
+    assert (await status(engine)).pending == ()
     other = postgres.create_database()
     migrated = engine_of(other, schema)
-    await migrate(migrated, schema)
+    await migrate(migrated)
     for each in (engine, migrated):
         await each.dispose()
     path = f'SET search_path TO "{schema or "public"}";'
@@ -302,7 +310,7 @@ async def test_the_script_for_sqlite_runs_as_it_is(tmp_path: Path) -> None:
     connection.executescript(offline_sql("sqlite", None))
     connection.close()
     engine = engine_of(f"sqlite:///{path}")
-    assert await status(engine, None) == MigrationStatus(HEAD, HEAD, ())
+    assert await status(engine) == MigrationStatus(HEAD, HEAD, ())
     await engine.dispose()
 
 
@@ -313,13 +321,15 @@ async def test_a_role_that_may_not_create_schemas_can_use_one_that_is_there(
     postgres.psql(f"CREATE ROLE {role} LOGIN; CREATE SCHEMA bus AUTHORIZATION {role};", postgres_dsn)
     dsn = postgres_dsn.replace("//postgres@", f"//{role}@")
     engine = engine_of(dsn, "bus")
-    assert await migrate(engine, "bus") == ["0001", "0002"]
+    assert await migrate(engine) == list(REVISIONS)
+    await engine.dispose()
+    engine = engine_of(dsn, "another")
     with pytest.raises(StorageError, match="permission denied for database"):
-        await migrate(engine, "another")
+        await migrate(engine)
     await engine.dispose()
     engine = engine_of(dsn)
     with pytest.raises(StorageError, match="permission denied for schema public"):
-        await migrate(engine, None)
+        await migrate(engine)
     await engine.dispose()
     postgres.psql(f"DROP OWNED BY {role}; DROP ROLE {role};", postgres_dsn)
 
@@ -327,7 +337,7 @@ async def test_a_role_that_may_not_create_schemas_can_use_one_that_is_there(
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     engine = engine_of("postgresql://postgres@127.0.0.1:1/nowhere")
     with pytest.raises(StorageUnavailable):
-        await migrate(engine, None)
+        await migrate(engine)
     await engine.dispose()
 
 
@@ -338,7 +348,7 @@ def test_what_is_up_to_date_needs_no_alembic(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", program, dsn, ""], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     ]
-    assert said == ["['0001', '0002']\nTrue\n", "[]\nFalse\n"]
+    assert said == [f"{list(REVISIONS)}\nTrue\n", "[]\nFalse\n"]
 
 
 def test_migrating_says_nothing_by_itself(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from tests.support.postgres import PostgresServer
 Psql = Callable[[str], str]
 
 SCHEMA = "the Bus"
+ALIVE = f"""INSERT INTO "{SCHEMA}".instances (id, host, pid, version, started_at, heartbeat_at)
+    VALUES ('i', 'h', 1, '1', clock_timestamp(), clock_timestamp())"""
 PUBLISH = f'"{SCHEMA}".publish_event'
 
 
@@ -31,7 +33,7 @@ PUBLISH = f'"{SCHEMA}".publish_event'
 async def psql(postgres: PostgresServer, postgres_dsn: str) -> Psql:
     """Run statements in one psql session on migrated tables, its search path as a stranger has it."""
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
-    await migrate(engine, SCHEMA)
+    await migrate(engine)
     await engine.dispose()
 
     def run(sql: str) -> str:
@@ -145,7 +147,7 @@ def test_a_trigger_can_publish(psql: Psql) -> None:
         ("'t', source => ''", "source must not be empty"),
         ("'t', id => ''", "id must not be empty"),
         ("'t', subject => ''", "subject must not be empty"),
-        ("repeat('t', 2049)", "type has 2049 characters, at most 2048"),
+        ("repeat('t', 65537)", "type has 65537 characters, at most 65536"),
         ("'t', id => E'a\\nb'", "id has a control character"),
         ("'t', subject => U&'\\FFFE'", "subject has a control character or noncharacter"),
         ("'t', to_jsonb(repeat('x', 1048575))", "data has 1048577 bytes, at most 1048576"),
@@ -188,8 +190,6 @@ def call(attributes: dict[str, Any]) -> str:
         ),
         ({"datacontenttype": "text/plain; ü"}, "is no media type"),
         ({"datacontenttype": "text/plain\n"}, "datacontenttype has a control character"),
-        ({"source": "s" * 1301, "id": "i" * 1300}, "source and id have 2601 bytes together, at most 2600"),
-        ({"source": "é" * 1000, "id": "i" * 601}, "source and id have 2601 bytes together"),
         *(
             ({"subject": f"a{chr(code)}b"}, "subject has a control character or noncharacter")
             for code in (0x1, 0x1F, 0x7F, 0x9F, 0xFDD0, 0xFDEF, 0xFFFE, 0xFFFF, 0x1FFFE, 0x9FFFF, 0xFFFFE, 0x10FFFF)
@@ -198,7 +198,7 @@ def call(attributes: dict[str, Any]) -> str:
         ({"extensions": {"n": "a\U0002ffff"}}, 'extension "n" has a control character or noncharacter'),
         *(
             ({"extensions": {each: 1}}, f'extension "{each}" has no possible name')
-            for each in ("", "a_b", "a-b", "A", "é", "x" * 21, "data", "specversion")
+            for each in ("", "a_b", "a-b", "A", "é", "x" * 101, "data", "specversion")
         ),
         ({"extensions": {"name\n": 1}}, "has no possible name"),
         ({"extensions": {"n": [1]}}, 'extension "n" is no text, boolean or integer'),
@@ -229,7 +229,7 @@ def test_what_python_takes_is_taken(psql: Psql, attributes: dict[str, Any]) -> N
 
 async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: str) -> None:
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
-    store = PostgresStore(engine, schema=SCHEMA, wires=1)
+    store = PostgresStore(engine, wires=1)
     for id, extensions, written in (
         ("one", {"b": 1, "a": "x"}, '{ "a":"x",  "b":1 }'),
         ("two", {}, "{ }"),
@@ -250,7 +250,7 @@ async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgre
     """The caller's own table of the name of one of ours: what it writes there lands there."""
     psql("CREATE TABLE public.events (seq bigint PRIMARY KEY)")
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
-    store = PostgresStore(engine, schema=SCHEMA, wires=1)
+    store = PostgresStore(engine, wires=1)
     callers = create_async_engine(postgres_dsn.replace("postgresql:", "postgresql+asyncpg:"))
     theirs = Table("events", MetaData(), Column("seq", BigInteger, primary_key=True))
     async with AsyncSession(callers) as session, session.begin():
@@ -267,7 +267,7 @@ async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgre
 @pytest.mark.parametrize(
     "arguments",
     [
-        "repeat('t', 2048)",
+        "repeat('t', 65536)",
         "'t', to_jsonb(repeat('x', 1048574))",
         """'t', extensions => '{"n": -2147483648, "empty": "", "yes": true}'""",
     ],
@@ -305,7 +305,7 @@ async def test_listeners_hear_of_it_when_it_commits(psql: Psql, postgres_dsn: st
     publish = f"SELECT {PUBLISH}('t');"
 
     await asyncio.to_thread(psql, publish)  # nobody is said to listen
-    psql(f"""UPDATE "{SCHEMA}".bus SET channel = 'evb_channel'""")
+    psql(f"""UPDATE "{SCHEMA}".bus SET channel = 'evb_channel'; {ALIVE}""")
     await asyncio.to_thread(psql, f"BEGIN; {publish} ROLLBACK;")
     await connection.fetchval("SELECT 1")  # what was sent before has arrived when this has
     assert heard == []
@@ -313,3 +313,52 @@ async def test_listeners_hear_of_it_when_it_commits(psql: Psql, postgres_dsn: st
     await asyncio.to_thread(psql, f"BEGIN; {publish} {publish} COMMIT;")
     await eventually(lambda: heard == [""])
     await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "id"), [("urn:s", "é" * 3000), ("é" * 1400, "1"), ("s" * 1301, "i" * 1300), ("s", "i")]
+)
+async def test_what_is_too_long_for_the_index_is_one_from_either_side(
+    psql: Psql, postgres_dsn: str, source: str, id: str
+) -> None:
+    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
+    store = PostgresStore(engine, wires=1)
+    for extensions in ({}, {"b": 1}):
+        name = f"{id}{len(extensions)}"
+        event = Event.new("t", b"", source=source, id=name, extensions=extensions, datacontenttype="application/json")
+        publish = call({"source": source, "id": name, **({"extensions": extensions} if extensions else {})})
+        seq = await asyncio.to_thread(psql, publish)
+        [receipt] = await store.append([Publication(event)])
+        assert (receipt.seq, receipt.id, receipt.duplicate) == (int(seq), name, True)
+    await store.close()
+    await engine.dispose()
+
+
+class TestTwoPhases:
+    """A transaction that notified cannot be prepared, so that one publishes without where there is nobody to notify."""
+
+    @pytest.fixture
+    def bus(self, make_postgres: Callable[..., PostgresServer]) -> Psql:
+        server = make_postgres(fsync=False, settings={"max_prepared_transactions": "2"})
+        engine = open_engine(Dsn.parse(server.dsn(), base=Path.cwd()), schema=SCHEMA, pool=1)
+
+        async def make() -> None:
+            await migrate(engine)
+            await engine.dispose()
+
+        asyncio.run(make())
+        return server.psql
+
+    def test_it_can_be_prepared(self, bus: Psql) -> None:
+        publish = f"SELECT {PUBLISH}('t', source => '/s');"
+        prepare = "PREPARE TRANSACTION 'one'; COMMIT PREPARED 'one';"
+        bus(f"BEGIN; {publish} {prepare}")  # no runner has ever been there
+        bus(f"""UPDATE "{SCHEMA}".bus SET channel = 'evb_channel'""")
+        bus(f"BEGIN; {publish} {prepare}")  # the last one has left
+        bus(ALIVE)
+        with pytest.raises(RuntimeError, match=r"cannot PREPARE.*NOTIFY"):
+            bus(f"BEGIN; {publish} {prepare}")
+        bus(f"BEGIN; SET LOCAL runner.notify = off; {publish} {prepare}")
+        bus(f"""UPDATE "{SCHEMA}".instances SET heartbeat_at = clock_timestamp() - interval '1 minute'""")
+        bus(f"BEGIN; {publish} {prepare}")  # it has crashed
+        assert len(rows(bus, "dispatch")) == 4

@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 @contextlib.asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[SqliteStore]:
     engine = open_engine(Dsn.parse(f"sqlite:///{path}", base=path.parent), schema=None, pool=5)
-    await migrate(engine, None)
+    await migrate(engine)
     store = SqliteStore(engine)
     try:
         yield store

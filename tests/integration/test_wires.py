@@ -103,14 +103,14 @@ async def test_a_statement_outlives_a_change_of_its_tables(
 ) -> None:
     """What a migration of a newer version does under a runner that goes on must cost it nothing."""
     wires = Wires(engine, 1)
-    await wires.fetch("CREATE TABLE changing (number int)")
-    await wires.fetch("INSERT INTO changing VALUES (1)")
-    assert [tuple(row) for row in await wires.fetch("SELECT * FROM changing")] == [(1,)]
+    await wires.fetch("CREATE TABLE public.changing (number int)")
+    await wires.fetch("INSERT INTO public.changing VALUES (1)")
+    assert [tuple(row) for row in await wires.fetch("SELECT * FROM public.changing")] == [(1,)]
     async with engine.begin() as connection:
-        await connection.execute(text("ALTER TABLE changing ADD COLUMN name text DEFAULT 'x'"))
-    assert [tuple(row) for row in await wires.fetch("SELECT * FROM changing")] == [(1, "x")]
+        await connection.execute(text("ALTER TABLE public.changing ADD COLUMN name text DEFAULT 'x'"))
+    assert [tuple(row) for row in await wires.fetch("SELECT * FROM public.changing")] == [(1, "x")]
     monkeypatch.delattr(Wires, "_again")  # it is prepared anew, and not tried twice for ever
-    assert [tuple(row) for row in await wires.fetch("SELECT * FROM changing")] == [(1, "x")]
+    assert [tuple(row) for row in await wires.fetch("SELECT * FROM public.changing")] == [(1, "x")]
     await wires.close()
 
 

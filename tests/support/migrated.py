@@ -20,6 +20,6 @@ def migrate_now(dsn: str) -> None:
 async def _migrate(dsn: str) -> None:
     engine = open_engine(Dsn.parse(dsn, base=Path()), schema=None, pool=1)
     try:
-        await migrate(engine, None)
+        await migrate(engine)
     finally:
         await engine.dispose()

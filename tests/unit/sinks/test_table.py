@@ -57,7 +57,6 @@ class Kafka:
                 "headers": {},
                 "permanent": (404,),
                 "deferred": timedelta(minutes=1),
-                "mode": "structured",
                 "secret": None,
             },
             WebhookSink,
