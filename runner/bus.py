@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import event as sqlalchemy_event
 
 from .clock import utcnow
-from .errors import EventError, RunnerError, StorageUnavailable
+from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
 from .event import Event, new_id
 from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
@@ -27,6 +28,7 @@ MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
 SHARE = 4  # events that make a second commit beside the first worth it: fewer gain more from company
+PATIENCE = 5.0  # seconds for which an event is tried again that another session is recording
 SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
 LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
 
@@ -100,6 +102,8 @@ class EventBus:
         self._gathered = 0  # events of those who wait
         self._flushing: set[_Flush] = set()
         self._starting = 0  # of those, how many have not taken any callers yet
+        self._held: deque[tuple[_Caller, float]] = deque()  # callers whose events others are recording, and until when
+        self._insisting: asyncio.Task[None] | None = None
         self._unsent: str | None = None  # the id the next signal carries
         self._signalling: asyncio.Task[None] | None = None
         self._unsignalled: WeakKeyDictionary[Session, str] = WeakKeyDictionary()
@@ -128,6 +132,8 @@ class EventBus:
             EventError: the event breaks CloudEvents 1.0 or a limit.
             EventConflict: the same (source, id) is recorded with other content.
             StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
+            StorageHeld: of these, one that is certain: it was not recorded, because for 5 s another session had the
+                same event in its transaction.
         """
         publication = Publication(event, delay, deliver_at)
         if session is not None:
@@ -167,6 +173,9 @@ class EventBus:
     async def _committed(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Have them recorded with the next commit; return when that is over."""
         answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+        if self._held and not _keys(publications).isdisjoint(*[_keys(each) for (each, _), _ in self._held]):
+            self._set_aside((publications, answer))
+            return await answer
         self._waiting.append((publications, answer))
         self._gathered += len(publications)
         if not self._flushing or (
@@ -210,8 +219,9 @@ class EventBus:
         self._stopped = True
         while under_way := [each.task for each in self._flushing if not each.task.done()]:
             await asyncio.wait(under_way)
-        if self._signalling is not None:
-            await asyncio.wait({self._signalling})
+        for task in (self._insisting, self._signalling):
+            if task is not None:
+                await asyncio.wait({task})
 
     async def _flush(self, flush: _Flush) -> None:
         """Commit what waits, batch by batch, until nothing does."""
@@ -249,19 +259,24 @@ class EventBus:
         return taken
 
     async def _commit(self, callers: list[_Caller]) -> None:
-        handed_over = False
-        events = callers[0][0] if len(callers) == 1 else [each for publications, _ in callers for each in publications]
+        """Record what callers gave, and answer them; each by itself where one of them spoils it."""
         try:
-            receipts, handed_over = await self._append(events)
+            await self._record(callers)
         except Exception as error:
-            if len(callers) > 1 and not isinstance(error, StorageUnavailable):
-                for caller in callers:  # one of them spoils the batch; the others must not hear of it
+            held = isinstance(error, StorageHeld)
+            if len(callers) > 1 and (held or not isinstance(error, StorageUnavailable)):
+                for caller in callers:  # the others must not hear of it
                     await self._commit([caller])
-                return
-            for _, answer in callers:
-                if not answer.done():
-                    answer.set_exception(error)
-            return
+            elif held and not self._stopped:
+                self._set_aside(callers[0])
+            else:
+                for _, answer in callers:
+                    if not answer.done():
+                        answer.set_exception(error)
+
+    async def _record(self, callers: list[_Caller]) -> None:
+        events = callers[0][0] if len(callers) == 1 else [each for publications, _ in callers for each in publications]
+        receipts, handed_over = await self._append(events)
         start = 0
         for publications, answer in callers:
             if not answer.done():  # a caller that was cancelled has its event recorded all the same
@@ -269,6 +284,34 @@ class EventBus:
             start += len(publications)
         if not handed_over:
             self.notify(receipts[-1].id)
+
+    def _set_aside(self, caller: _Caller) -> None:
+        """Let a caller wait whose event another session is recording."""
+        self._held.append((caller, monotonic() + PATIENCE))
+        if self._insisting is None:
+            self._insisting = asyncio.create_task(self._insist(), name="publish what is held")
+
+    async def _insist(self) -> None:
+        """Try again what other sessions hold, one after the other: together they take one connection at most."""
+        try:
+            while self._held:
+                caller, until = self._held[0]
+                publications, answer = caller
+                try:
+                    if not answer.done():
+                        await self._record([caller])
+                except StorageHeld as error:
+                    if monotonic() < until:
+                        self._held.append((caller, until))
+                    elif not answer.done():
+                        answer.set_exception(_still_held(publications, error))
+                except Exception as error:
+                    if not answer.done():
+                        answer.set_exception(error)
+                self._held.popleft()
+                await asyncio.sleep(0.02)
+        finally:
+            self._insisting = None
 
     async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
         """Record the events; return their receipts, and whether the work went to our own desk."""
@@ -307,6 +350,20 @@ class EventBus:
         event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
         if event_id is not None:
             self.notify(event_id)
+
+
+def _keys(publications: Sequence[Publication]) -> set[tuple[str, str]]:
+    return {(each.event.source, each.event.id) for each in publications}
+
+
+def _still_held(publications: Sequence[Publication], error: StorageHeld) -> StorageHeld:
+    event = publications[0].event
+    which = f"event {event.id!r} of source {event.source!r}"
+    if len(publications) > 1:
+        which = f"one of {len(publications)} events, the first of them {which},"
+    held = StorageHeld(f"{which} is being recorded by another session, which has not ended; publish it again")
+    held.__cause__ = error
+    return held
 
 
 def _check(publication: Publication) -> None:

@@ -21,8 +21,13 @@ _SAME_CONTENT = " AND ".join(
     + ["e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb"]
 )
 
+# How long a statement that records events waits for another session: all who share its commit wait with it. Set by the
+# statement for itself alone, which costs no round trip and holds behind a pooler, too.
+_PATIENCE = "pg_catalog.set_config('lock_timeout', '250ms', true)"
+
 # The nine values of an event, in the order of `append.sql`, and the moment at which the statement came in.
 _ROW = "(${}, ${}, ${}, ${}, ${}, ${}, ${}, ${}::text::json, ${}, statement_timestamp())"
+_FIRST = _ROW.replace("statement_timestamp()", f"CASE WHEN {_PATIENCE} <> '' THEN statement_timestamp() END")
 
 
 @cache
@@ -33,14 +38,16 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     `limit` is written into the text where a statement has one: the planner then knows how few rows it
     is about, which it cannot for a parameter.
     """
-    texts = _read("texts").format(separators=_SEPARATORS)
-    return _read(name).format(limit=int(limit), same_content=_SAME_CONTENT, texts=texts, **_tables(schema))
+    texts = _read("texts").format(separators=_SEPARATORS, patience=_PATIENCE)
+    words = {"same_content": _SAME_CONTENT, "texts": texts, "patience": _PATIENCE}
+    return _read(name).format(limit=int(limit), **words, **_tables(schema))
 
 
 @cache
 def statement_for(count: int, name: str, schema: str | None) -> str:
     """Return a statement as `statement()` does, with the parameters of `count` events, of a lease and of a token."""
-    rows = ", ".join(_ROW.format(*range(9 * row + 1, 9 * row + 10)) for row in range(count))
+    each = (_ROW if row else _FIRST for row in range(count))
+    rows = ", ".join(text.format(*range(9 * row + 1, 9 * row + 10)) for row, text in enumerate(each))
     lease, token = f"${9 * count + 1}::interval", f"${9 * count + 2}::bigint"
     return _read(name).format(rows=rows, lease=lease, token=token, **_tables(schema))
 

@@ -5,7 +5,7 @@
 -- division undoes everything.
 WITH clock AS MATERIALIZED (
     -- Asked once: an event that falls due meanwhile would else be in both places, or in neither.
-    SELECT clock_timestamp() AS now
+    SELECT clock_timestamp() AS now, {patience}
 ), input AS MATERIALIZED (
     SELECT i.*, coalesce(i.deliver_at, clock.now + i.delay) AS due_at
     FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],

@@ -6,3 +6,4 @@ FROM unnest(string_to_array($1, {separators}), string_to_array($2, {separators})
             string_to_array($4, {separators}), $5::timestamptz[], string_to_array($6, {separators}),
             string_to_array($7, {separators}), string_to_array($8, {separators}), $9::bytea[])
     AS i (id, source, type, subject, time, datacontenttype, dataschema, extensions, data)
+WHERE (SELECT {patience}) <> ''  -- once, before the first row

@@ -1,0 +1,153 @@
+"""Publishing beside a session that holds one of the events in its open transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from runner.bus import EventBus
+from runner.errors import EventConflict, RunnerError, StorageHeld, StorageRefused
+from runner.event import Event
+from runner.storage.base import Claim, Publication, Receipt
+from runner.storage.tables import dispatch, events
+from tests.contract.storage_contract import Database, migrated
+from tests.contract.test_storage_refusals import refuse
+from tests.support.eventually import eventually
+
+HELD = "order-7"
+
+
+class Silent:
+    async def start(self, wake: object) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def notify(self, event_id: str) -> None: ...
+
+
+class Desk:
+    """A worker that takes everything."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def lease_for(self, count: int) -> timedelta | None:
+        return timedelta(seconds=5)
+
+    def take(self, claim: Claim, until: float) -> None:
+        self.taken += [work.seq for work in claim.works]
+
+
+@pytest.fixture
+async def database(tables_dsn: str) -> AsyncIterator[Database]:
+    async with migrated(tables_dsn) as database:
+        yield database
+
+
+@pytest.fixture(params=[False, True], ids=["queued", "handed over"])
+async def bus(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[EventBus]:
+    bus = EventBus(database.open(), Silent(), desk=Desk() if request.param else None)
+    yield bus
+    await bus.stop()
+
+
+def order(number: int, data: bytes = b"1") -> Event:
+    return Event(type="order.created", source="/shop", id=f"order-{number}", data=data)
+
+
+async def published(bus: EventBus, *numbers: int) -> dict[int, asyncio.Task[Receipt]]:
+    """Publish these orders at once; return who waits for each."""
+    tasks = {number: asyncio.create_task(bus.publish(order(number))) for number in numbers}
+    await asyncio.sleep(0)
+    return tasks
+
+
+def done(tasks: Sequence[asyncio.Task[Receipt]]) -> bool:
+    return all(task.done() and task.exception() is None for task in tasks)
+
+
+class TestHeld:
+    @pytest.mark.parametrize("count", [5, 50])
+    @pytest.mark.parametrize("ends", ["commit", "rollback", "other content"])
+    async def test_the_others_are_recorded_while_the_one_waits(
+        self, database: Database, bus: EventBus, count: int, ends: str
+    ) -> None:
+        data = b"2" if ends == "other content" else b"1"
+        async with AsyncSession(database.engine) as session:
+            await database.open().append_in(session, [Publication(order(3, data))])
+            tasks = await published(bus, *range(count))
+            held = tasks.pop(3)
+            await eventually(lambda: done(list(tasks.values())))
+            assert not held.done()
+            late = await published(bus, 100, 3)
+            await eventually(late[100].done)
+            assert not late[3].done()
+            await (session.rollback() if ends == "rollback" else session.commit())
+        if ends == "other content":
+            for each in (held, late[3]):
+                with pytest.raises(EventConflict):
+                    await each
+        else:
+            first, second = await held, await late[3]
+            assert first.seq == second.seq
+            assert [first.duplicate, second.duplicate] == [ends == "commit", True]
+        assert await database.count(events, dispatch) == [count + 1, count + 1]
+
+    async def test_who_waits_too_long_fails_alone_and_learns_what_for(
+        self, database: Database, bus: EventBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("runner.bus.PATIENCE", 0.3)
+        async with AsyncSession(database.engine) as session:
+            await database.open().append_in(session, [Publication(order(3)), Publication(order(4))])
+            tasks = await published(bus, *range(20))
+            held = [tasks.pop(3), tasks.pop(4)]
+            for task in held:
+                with pytest.raises(StorageHeld, match=r"event 'order-[34]' of source '/shop' is being recorded by"):
+                    await task
+            assert done(list(tasks.values()))
+            with pytest.raises(StorageHeld, match="one of 20 events, the first of them event 'order-3'"):
+                await bus.publish_many([order(number) for number in range(3, 23)])
+            await session.rollback()
+        assert not (await bus.publish(order(3))).duplicate
+
+    async def test_a_stop_waits_for_what_waits(self, database: Database, bus: EventBus) -> None:
+        async with AsyncSession(database.engine) as session:
+            await database.open().append_in(session, [Publication(order(3))])
+            tasks = await published(bus, 1, 2, 3)
+            await eventually(lambda: done([tasks[1], tasks[2]]))
+            stopping = asyncio.create_task(bus.stop())
+            await session.rollback()
+        await stopping
+        assert not (await tasks[3]).duplicate
+
+    async def test_the_connections_wait_no_longer_than_they_were_told_to(self, database: Database) -> None:
+        """The limit is the statement's own."""
+        store = database.open()
+        await store.append([Publication(order(1))])
+        await store.append([Publication(order(number)) for number in range(2, 30)])
+        async with store._wires.take() as connection:  # type: ignore[attr-defined]  # of PostgreSQL
+            assert await connection.fetchval("SHOW lock_timeout") == "5s"
+
+
+@pytest.mark.parametrize("at_commit", [False, True])
+async def test_an_event_that_the_database_refuses_is_refused_alone(
+    database: Database, bus: EventBus, at_commit: bool
+) -> None:
+    await refuse(database, f"NEW.id = '{HELD}'", "events", at_commit=at_commit)
+    tasks = await published(bus, *range(50))
+    with pytest.raises(StorageRefused):
+        await tasks.pop(7)
+    await eventually(lambda: done(list(tasks.values())))
+    assert await database.count(events) == [49]
+
+
+async def test_a_conflict_is_its_own_publisher_s(database: Database, bus: EventBus) -> None:
+    await bus.publish(order(7, b"other"))
+    tasks = await published(bus, *range(50))
+    with pytest.raises(RunnerError, match="other content"):
+        await tasks.pop(7)
+    await eventually(lambda: done(list(tasks.values())))
