@@ -87,22 +87,25 @@ def build(config: Config) -> Runner:
 
 
 @contextlib.asynccontextmanager
-async def open_storage(config: Config, *, create: bool = False, adopt: bool = True) -> AsyncIterator[Storage]:
+async def open_storage(
+    config: Config, *, create: bool = False, adopt: bool = True, writes: bool = True
+) -> AsyncIterator[Storage]:
     """
     Open the store of `config` for one errand.
 
     Args:
         create: make the tables where there are none; older ones are for `runner migrate` and `runner start`.
         adopt: make sure that the tables are up to date and belong to this deployment.
+        writes: whether the errand writes; one that only looks needs no right to.
 
     Raises:
         SchemaMismatch: the tables are missing, older or newer.
         ForeignDeployment: they belong to another deployment.
     """
-    storage = _storage(config)
+    storage = _storage(config, writes=writes)
     try:
         if adopt:
-            await _take_tables(config, storage, create=create)
+            await _take_tables(config, storage, create=create, writes=writes)
         yield storage
     finally:
         await storage.close()
@@ -126,7 +129,7 @@ async def open_bus(config: Config) -> AsyncIterator[EventBus]:
                 await broker.stop()
 
 
-async def _take_tables(config: Config, storage: Storage, *, create: bool) -> None:
+async def _take_tables(config: Config, storage: Storage, *, create: bool, writes: bool) -> None:
     from .storage.migrate import status
 
     found = await status(storage.engine)
@@ -136,7 +139,7 @@ async def _take_tables(config: Config, storage: Storage, *, create: bool) -> Non
         standing = "not there" if found.current is None else f"at revision {found.current}, expected {found.head}"
         cure = f"run `runner migrate{f' -c {config.file}' if config.file else ''}` (or start a runner) first"
         raise SchemaMismatch(f"the tables are {standing}; {cure}")
-    await storage.store.adopt(config.deployment_id)
+    await (storage.store.adopt if writes else storage.store.owner)(config.deployment_id)
 
 
 @contextlib.contextmanager
@@ -182,15 +185,15 @@ class _Brokers:
         return self.made[options]
 
 
-def _storage(config: Config) -> Storage:
+def _storage(config: Config, *, writes: bool = True) -> Storage:
     storage = config.storage
-    faults = [config.locate(path, fault) for path, dsn in config.dsns() if (fault := _unusable_file(dsn))]
+    faults = [config.locate(path, fault) for path, dsn in config.dsns() if (fault := _unusable_file(dsn, writes))]
     if faults:
         raise ConfigError(*faults)
     return open_store(storage.dsn, schema=storage.schema_name, pool=storage.pool, pgbouncer=storage.pgbouncer)
 
 
-def _unusable_file(dsn: Dsn) -> str | None:
+def _unusable_file(dsn: Dsn, writes: bool) -> str | None:
     """Return what is wrong with a file the DSN names; otherwise it would look like a database that is down."""
     if dsn.path is not None:
         directory = dsn.path.parent
@@ -198,7 +201,7 @@ def _unusable_file(dsn: Dsn) -> str | None:
             return f"the directory {directory} does not exist; make it first"
         if dsn.path.is_dir():
             return f"{dsn.path} is a directory, expected a file"
-        if not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
+        if writes and not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
             return f"{dsn.path} or its directory is not writable; SQLite writes to both"
         return None
     from .storage.tls import encryptions

@@ -92,7 +92,7 @@ async def _tables(config: Config) -> str:
     from ..builder import open_storage
     from .migrate import standing
 
-    async with open_storage(config, adopt=False) as storage:
+    async with open_storage(config, adopt=False, writes=False) as storage:
         status, owner = await standing(config, storage)
     tables = "not migrated" if status.current is None else f"at {status.current}"
     pending = f"pending: {', '.join(status.pending)}" if status.pending else "up to date"

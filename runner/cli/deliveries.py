@@ -193,7 +193,7 @@ async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json
     from .output import print_json, print_table
     from .records import DELIVERY_COLUMNS, DELIVERY_SPARE, delivery_json, delivery_row
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         await _check_subscription(storage.records, query.subscription)
         if event is not None:
             query = replace(query, seq=await _seq(storage.records, event))
@@ -210,7 +210,7 @@ async def _show(config: Config, event: str, subscription: str, as_json: bool) ->
     from .output import print_json
     from .records import attempt_json, delivery_json
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         view, history = await storage.records.delivery(await _seq(storage.records, event), subscription)
     if as_json:
         print_json({**delivery_json(view), "history": [attempt_json(each) for each in history]})

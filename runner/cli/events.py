@@ -163,7 +163,7 @@ async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
     from .output import print_json, print_table
     from .records import EVENT_COLUMNS, EVENT_SPARE, event_json, event_row
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         if as_json:
             async for view in storage.records.events(query):
                 print_json(event_json(view))
@@ -177,7 +177,7 @@ async def _show(config: Config, reference: str, as_json: bool) -> None:
     from .output import print_json
     from .records import event_json
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         view = await storage.records.event(reference)
     if as_json:
         print_json(event_json(view))
@@ -257,7 +257,7 @@ async def _tail(config: Config, pattern: str | None, since: datetime | None, as_
     from ..subscription import matches_pattern
     from .cursor import Cursor
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         cursor = Cursor(await _beginning(storage.records, since))
         while True:
             now = time.monotonic()

@@ -43,7 +43,7 @@ async def _list(config: Config, as_json: bool) -> None:
     from .output import print_json, print_table
     from .records import instance_json
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         views = await storage.records.instances()
     if as_json:
         for view in views:

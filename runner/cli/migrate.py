@@ -54,20 +54,10 @@ async def standing(config: Config, storage: Storage) -> tuple[MigrationStatus, s
     Raises:
         ForeignDeployment: another deployment does.
     """
-    from sqlalchemy import select
-
-    from ..storage.engine import mapped_errors
     from ..storage.migrate import status
-    from ..storage.tables import bus
 
     found = await status(storage.engine)
-    if found.current is None:
-        return found, None
-    with mapped_errors():
-        async with storage.engine.connect() as connection:
-            owner = await connection.scalar(select(bus.c.deployment_id))
-    if owner not in (None, config.deployment_id):
-        await storage.store.adopt(config.deployment_id)  # raises: the tables have an owner
+    owner = None if found.current is None else await storage.store.owner(config.deployment_id)
     return found, owner
 
 
@@ -91,7 +81,7 @@ async def _status(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
     from .output import print_fields, print_json
 
-    async with open_storage(config, adopt=False) as storage:
+    async with open_storage(config, adopt=False, writes=False) as storage:
         status, owner = await standing(config, storage)
     if as_json:
         print_json({**asdict(status), "owner": owner})

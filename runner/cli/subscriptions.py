@@ -157,7 +157,7 @@ async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) ->
 async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
     from ..builder import open_storage
 
-    async with open_storage(config) as storage:
+    async with open_storage(config, writes=False) as storage:
         return await storage.records.registered()
 
 

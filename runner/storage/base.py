@@ -457,6 +457,9 @@ class Registry(Protocol):
             SchemaMismatch: the tables are not there. Of what version they are is the business of `migrate`.
         """
 
+    async def owner(self, deployment_id: str) -> str | None:
+        """Return the owner of the tables, None while they have none; raise as `adopt()` does. Only read."""
+
     async def set_channel(self, channel: str | None) -> None:
         """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""
 

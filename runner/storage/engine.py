@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ..config.dsn import Dsn
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from .home import SEARCH_PATH, Home
-from .sqlite_connection import TidyConnection, pragmas
+from .sqlite_connection import TidyConnection, pragmas, prepare
 from .tls import Encryption, encryptions
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ _ABOUT_STATEMENTS = (
 # session nor, another time, the statements prepared in it.
 _POOLED = frozenset({"42P05", "26000"})
 _NO_SETTINGS = "unsupported startup parameter"
+
+_SQLITE_CURES = {
+    "database is locked": ": another program holds the file, or writes to it for long",
+    "file is not a database": ": correct storage.dsn, or move that file away",
+}
 
 _ROLE = """
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool,
@@ -272,8 +277,7 @@ def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
     def _prepare(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver starts no transaction by itself; `_begin` does
         cursor = connection.cursor()
-        for pragma in pragmas(sqlite3.sqlite_version_info):
-            cursor.execute(pragma)
+        prepare(cursor, pragmas(sqlite3.sqlite_version_info))
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -362,6 +366,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "timed out"
     reason = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, sqlite3.Error):
+        return f"{reason}{_SQLITE_CURES.get(reason, '')}"
     if _is_pooled(error):
         return f"{reason}: a pooler like pgbouncer is in between; set storage.pgbouncer: true, or give a direct DSN"
     return reason

@@ -40,24 +40,29 @@ class SqlRegistry:
 
     async def adopt(self, deployment_id: str) -> None:
         """Make `deployment_id` the owner of the tables, unless they have one."""
+        if await self.owner(deployment_id) is None:
+            free = update(bus).where(bus.c.one == 1, bus.c.deployment_id.is_(None))
+            with mapped_errors():
+                async with self._engine.begin() as connection:
+                    await connection.execute(free.values(deployment_id=deployment_id))
+            await self.owner(deployment_id)
+
+    async def owner(self, deployment_id: str) -> str | None:
+        """Return the owner of the tables, which is `deployment_id` or nobody."""
         with mapped_errors():
             try:
-                async with self._engine.begin() as connection:
-                    await connection.execute(
-                        update(bus)
-                        .where(bus.c.one == 1, bus.c.deployment_id.is_(None))
-                        .values(deployment_id=deployment_id)
-                    )
+                async with self._reading.connect() as connection:
                     owner = await connection.scalar(select(bus.c.deployment_id).where(bus.c.one == 1))
             except DBAPIError as error:
                 if _is_missing_table(error):
                     raise SchemaMismatch("the tables are not there; run `runner migrate` first") from error
                 raise
-        if owner != deployment_id:
+        if owner not in (None, deployment_id):
             raise ForeignDeployment(
                 f"the tables belong to deployment {owner!r}, not {deployment_id!r}; "
                 "give each deployment its own: another storage.schema (PostgreSQL), or another database in storage.dsn"
             )
+        return owner
 
     async def set_channel(self, channel: str | None) -> None:
         """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""

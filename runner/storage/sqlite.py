@@ -47,6 +47,7 @@ from .identity import shortened
 from .publishing import append_in
 from .registry import SqlRegistry
 from .runs import runs
+from .sqlite_connection import TidyConnection
 from .sqlite_regulated import claim_regulated
 from .sqlite_rows import (
     EPOCH,
@@ -168,7 +169,7 @@ class SqliteStore(SqlRegistry):
             held = await self._open()
             try:
                 # aiosqlite has no public way to run a function on its thread; it is pinned, and a test guards this.
-                hop = held.driver._execute(function, held.driver._conn, *args)  # type: ignore[no-untyped-call]  # untyped there
+                hop = held.driver._execute(_tidily, held.driver._conn, function, *args)  # type: ignore[no-untyped-call]  # untyped there
                 result: R = await asyncio.shield(hop)
                 return result
             except (OverflowError, UnicodeEncodeError) as error:  # the driver cannot bind it
@@ -194,6 +195,12 @@ class SqliteStore(SqlRegistry):
             self._held = None
             await held.connection.invalidate()
             await held.connection.close()
+
+
+def _tidily(db: TidyConnection, function: Callable[..., R], *args: Any) -> R:
+    result = function(db, *args)
+    db.copy_back()
+    return result
 
 
 def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequence[Receipt]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["TidyConnection", "pragmas", "wal_is_safe"]
+__all__ = ["TidyConnection", "pragmas", "prepare", "wal_is_safe"]
+
+_LARGE = 4 * 1024 * 1024  # bytes of a WAL worth copying back; about what SQLite itself does it at
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -26,12 +30,41 @@ def pragmas(version: tuple[int, ...]) -> Sequence[str]:
     FULL makes a commit survive a power cut in both journal modes: the WAL, or the truncation of the
     journal, is synced before COMMIT returns. (EXTRA only adds a sync for journals that are deleted.)
     """
+    safe = wal_is_safe(version)
     return (
         "PRAGMA busy_timeout = 5000",  # milliseconds; first, because the change of mode needs a lock
-        f"PRAGMA journal_mode = {'WAL' if wal_is_safe(version) else 'TRUNCATE'}",
+        f"PRAGMA journal_mode = {'WAL' if safe else 'TRUNCATE'}",
         "PRAGMA synchronous = FULL",
         "PRAGMA foreign_keys = ON",
+        f"PRAGMA journal_size_limit = {_LARGE}",
+        *(() if safe else ("PRAGMA wal_autocheckpoint = 0",)),  # `copy_back()` does it
     )
+
+
+def prepare(cursor: sqlite3.Cursor, statements: Sequence[str]) -> None:
+    """
+    Execute `pragmas()` on a new connection, and take the file as it is where another program decides its mode.
+
+    Who has it open keeps it in WAL mode, or out of it. Out of it our own journal is truncated all the same.
+    """
+    for statement in statements:
+        if not statement.startswith("PRAGMA journal_mode"):
+            cursor.execute(statement)
+            continue
+        cursor.execute("PRAGMA journal_mode")
+        [(mode,)] = cursor.fetchall()
+        wanted = statement.rpartition(" ")[2].lower()
+        if mode != wanted:
+            try:
+                if mode == "wal":
+                    cursor.execute("PRAGMA busy_timeout = 0")  # as long as the other one runs, there is no use waiting
+                cursor.execute(statement)
+            except sqlite3.OperationalError:
+                if mode != "wal" and wanted != "wal":
+                    raise
+                if mode != "wal":
+                    cursor.execute("PRAGMA journal_mode = TRUNCATE")
+            cursor.execute(statements[0])
 
 
 class TidyConnection(sqlite3.Connection):
@@ -45,12 +78,36 @@ class TidyConnection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        self._file = str(args[0] if args else kwargs["database"])
+        self._copied = 0  # bytes of the WAL when it was last copied back
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a new cursor; `execute()` of the connection itself makes others, which nobody here keeps."""
         cursor = super().cursor(*args, **kwargs)
         self._cursors.add(cursor)
         return cursor
+
+    def copy_back(self) -> None:
+        """
+        Copy a large WAL, which only another program can have asked for, back into the file.
+
+        Where SQLite has the WAL-reset bug, which is a commit in the middle of that copy, no connection of ours does
+        it by itself; here the write lock is held meanwhile.
+        """
+        try:
+            size = os.stat(f"{self._file}-wal").st_size
+        except OSError:
+            return
+        self._copied = min(self._copied, size)
+        if size - self._copied < _LARGE or wal_is_safe(sqlite3.sqlite_version_info):
+            return
+        self._copied = size
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(self._file)) as other:
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                self.execute("ROLLBACK")
 
     def close(self) -> None:
         """End every statement and the transaction, then close."""

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 import re
 import signal
+import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.support.eventually import eventually
@@ -154,8 +159,6 @@ def test_tail_follows_until_interrupted(deployment: Deployment) -> None:
 
 
 def _wait(check: Any) -> None:
-    import asyncio
-
     asyncio.run(eventually(lambda: asyncio.to_thread(check)))
 
 
@@ -327,3 +330,76 @@ def test_what_is_over_is_pruned_and_its_id_may_come_again(deployment: Deployment
     assert deployment.cli("prune")[0] == "pruned 1 event\n"
     assert [each["event"]["id"] for each in deployment.json("events", "list")] == ["b1"]
     assert not deployment.json(*hello)[0]["duplicate"]
+
+
+LOOKS = (
+    ("events", "list"),
+    ("events", "show", "1"),
+    ("deliveries", "list"),
+    ("deliveries", "show", "1", "everything"),
+    ("subscriptions", "list"),
+    ("instances",),
+    ("check", "--online"),
+    ("migrate", "--status"),
+)
+
+
+class TestLooking:
+    """What only looks needs no right to write."""
+
+    @pytest.fixture
+    def settled(self, deployment: Deployment) -> Deployment:
+        deployment.cli("publish", "order.created", "--source", "/shop")
+        with started(deployment):
+            _wait(lambda: deployment.json("deliveries", "list"))
+        return deployment
+
+    def test_beside_somebody_who_writes(self, settled: Deployment) -> None:
+        if not settled.dsn.startswith("sqlite"):
+            pytest.skip("writers of PostgreSQL do not wait for each other")
+        with contextlib.closing(sqlite3.connect(settled.directory / "runner.db", isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            for look in LOOKS:
+                settled.cli(*look)
+
+    def test_in_a_file_that_is_read_only(self, settled: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not settled.dsn.startswith("sqlite"):
+            pytest.skip("a file is SQLite's")
+        file = settled.directory / "runner.db"
+        file.chmod(0o444)
+        before, access = file.read_bytes(), os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))  # root may all
+        for look in LOOKS:
+            if look[0] != "check":
+                settled.cli(*look)
+        assert file.read_bytes() == before
+        for refused in (("check",), ("publish", "order.created")):  # as `start` would
+            assert "not writable" in settled.cli(*refused, code=78)[1]
+
+    def test_as_a_role_that_may_only_select(self, settled: Deployment) -> None:
+        if settled.dsn.startswith("sqlite"):
+            pytest.skip("roles are PostgreSQL's")
+        role = f"looker_{os.getpid()}"
+        asyncio.run(
+            self.execute(
+                settled.dsn,
+                f"CREATE ROLE {role} LOGIN",
+                f"GRANT USAGE ON SCHEMA public TO {role}",
+                f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+                f"ALTER ROLE {role} SET default_transaction_read_only = on",
+            )
+        )
+        try:
+            looker = Deployment(settled.directory, settled.dsn.replace("//postgres@", f"//{role}@"))
+            assert looker.dsn != settled.dsn
+            looker.write()
+            for look in LOOKS:
+                looker.cli(*look)
+        finally:
+            asyncio.run(self.execute(settled.dsn, f"DROP OWNED BY {role}", f"DROP ROLE {role}"))
+
+    async def execute(self, dsn: str, *statements: str) -> None:
+        connection = await asyncpg.connect(dsn)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()

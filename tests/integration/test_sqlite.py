@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.config.dsn import Dsn
-from runner.errors import StorageUnavailable
+from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.storage import engine as engines
 from runner.storage import sqlite_connection
@@ -261,3 +261,98 @@ class TestKill:
             assert acknowledged <= recorded(path)
             assert acknowledged
         assert len(await store.append(publications(1))) == 1
+
+
+class TestForeignJournal:
+    """Another program, which has the file open, has put it into WAL mode."""
+
+    @pytest.fixture
+    def holder(self, path: Path) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
+            yield connection
+
+    @pytest.fixture(params=[True, False])
+    def safe(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+        """Whether our SQLite has the fix of the WAL-reset bug."""
+        monkeypatch.setattr(sqlite_connection, "wal_is_safe", lambda version: request.param)
+        return bool(request.param)
+
+    def hold(self, holder: sqlite3.Connection) -> None:
+        assert holder.execute("PRAGMA journal_mode = WAL").fetchall() == [("wal",)]
+        holder.execute("CREATE TABLE IF NOT EXISTS theirs (n)")
+
+    async def test_it_is_used_as_it_is(self, path: Path, holder: sqlite3.Connection, safe: bool) -> None:
+        async with opened(path) as store:
+            await store.append(publications(1))
+        self.hold(holder)
+        async with opened(path) as store:
+            await store.append(publications(1))
+            holder.execute("INSERT INTO theirs VALUES (1)")
+            assert len((await store.claim(10, LEASE)).works) == 2
+        assert holder.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+        assert len(recorded(path)) == 2
+
+    async def test_turned_on_while_we_run(
+        self, path: Path, store: SqliteStore, holder: sqlite3.Connection, safe: bool
+    ) -> None:
+        await store.append(publications(1))
+        self.hold(holder)
+        await store.append(publications(1))
+        async with opened(path) as another:  # as the command line is
+            await another.append(publications(1))
+        assert len((await store.claim(10, LEASE)).works) == 3
+        assert len(recorded(path)) == 3
+
+    async def test_the_mode_is_ours_again_once_it_is_gone(self, path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+            self.hold(holder)
+        async with opened(path) as store:
+            await store.append(publications(1))
+            async with store._engine.connect() as connection:
+                mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
+        assert mode == ("wal" if sqlite_connection.wal_is_safe(sqlite3.sqlite_version_info) else "truncate")
+
+    async def test_a_large_wal_is_copied_back_though_nobody_else_does_it(
+        self, path: Path, store: SqliteStore, holder: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_connection, "wal_is_safe", lambda version: False)
+        monkeypatch.setattr(sqlite_connection, "_LARGE", 200_000)
+        holder.execute("PRAGMA wal_autocheckpoint = 0")
+        await store.close()
+        await store._engine.dispose()
+        self.hold(holder)
+        largest = 0
+        for _ in range(60):
+            await store.append(publications(1, size=50_000))
+            largest = max(largest, path.with_name("runner.db-wal").stat().st_size)
+        assert 200_000 < largest < 1_000_000
+        assert len(recorded(path)) == 60
+
+    @pytest.mark.parametrize("mode", ["PERSIST", "MEMORY", "OFF", "DELETE"])
+    async def test_rollback_modes_are_everybodys_own(
+        self, path: Path, store: SqliteStore, holder: sqlite3.Connection, mode: str
+    ) -> None:
+        holder.execute(f"PRAGMA journal_mode = {mode}")
+        holder.execute("CREATE TABLE theirs (n)")
+        await store.append(publications(1))
+        holder.execute("INSERT INTO theirs VALUES (1)")
+        await store.append(publications(1))
+        assert len(recorded(path)) == 2
+
+    async def test_a_file_that_somebody_has_for_himself_is_away_and_the_error_says_why(
+        self, path: Path, impatient: None
+    ) -> None:
+        async with opened(path) as store:
+            await store.append(publications(1))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+            holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+            holder.execute("CREATE TABLE theirs (n)")
+            with pytest.raises(StorageUnavailable, match="another program holds the file"):
+                async with opened(path):
+                    pass
+
+    async def test_a_file_that_is_no_database_is_refused_by_name(self, path: Path) -> None:
+        await asyncio.to_thread(path.write_bytes, b"no database, but long enough to be taken for one " * 100)
+        with pytest.raises(StorageError, match=r"not a database: correct storage\.dsn"):
+            async with opened(path):
+                pass
