@@ -80,12 +80,12 @@ class Client:
             NoAnswer: no status was received in time.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout
-        request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._beginning, _lines(headers), len(body), body)
+        head = b"%b%bContent-Length: %d\r\n\r\n" % (self._beginning, _lines(headers), len(body))
         free = self._free
         await self._wait_for_room(free, deadline)
         try:
             connection = self._kept() or await self._connect(deadline)
-            answer = await connection.exchange(request, limit, deadline, self._late)
+            answer = await connection.exchange(head, body, limit, deadline, self._late)
             self._keep(connection)
             return answer
         finally:

@@ -13,6 +13,9 @@ from .answer import Answer, AnswerReader
 
 __all__ = ["Connection", "NoAnswer"]
 
+_CLOSED = "the connection was closed without an answer"
+_JOINED = 64 * 1024  # bytes of a body that is copied, to be sent at once with its head
+
 
 class NoAnswer(Exception):
     """A post has no answer with a status. The text says why, and holds nothing of the URL or of what the peer sent."""
@@ -34,7 +37,7 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
         self._fault = ""
 
-    async def exchange(self, request: bytes, limit: int, deadline: float, late: str) -> Answer:
+    async def exchange(self, head: bytes, body: bytes, limit: int, deadline: float, late: str) -> Answer:
         """
         Send a request; return its answer, of which at most `limit` bytes of the body are read.
 
@@ -45,13 +48,19 @@ class Connection(asyncio.Protocol):
         Raises:
             NoAnswer: no status was received.
         """
+        transport = self._transport
+        if transport is None:
+            raise NoAnswer(_CLOSED)
         loop = asyncio.get_running_loop()
         reader = self._reader = AnswerReader(limit)
         done = self._done = loop.create_future()
         timer = loop.call_at(deadline, self._end, late)
         try:
-            if self._transport is not None:
-                self._transport.write(request)
+            if len(body) <= _JOINED:
+                transport.write(head + body)
+            else:
+                transport.write(head)
+                transport.write(body)
             await done
         except BaseException:
             self.abort()
@@ -60,7 +69,7 @@ class Connection(asyncio.Protocol):
             timer.cancel()
             self._reader = self._done = None
         # An answer that came before the request was sent leaves a connection that is still busy.
-        if not reader.reusable or self._transport is None or self._transport.get_write_buffer_size():
+        if not reader.reusable or transport.get_write_buffer_size():
             self.abort()
         answer = reader.answer
         if answer is None:
@@ -106,7 +115,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def eof_received(self) -> None:
-        self._end("the connection was closed without an answer")
+        self._end(_CLOSED)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -114,4 +123,4 @@ class Connection(asyncio.Protocol):
         if isinstance(exc, OSError) and exc.errno:
             self._end(f"the connection was lost: {os.strerror(exc.errno)}")
         else:
-            self._end("the connection was closed without an answer")
+            self._end(_CLOSED)

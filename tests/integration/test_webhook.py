@@ -8,12 +8,13 @@ import socket
 import ssl
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from runner.delivery import ACCEPTED, Deferred, Delivery, Failed, Outcome, Rejected
@@ -712,14 +713,15 @@ async def tls_receiver(talk: Talk) -> AsyncIterator[int]:
             await talk(reader, writer)
         writer.transport.abort()
 
-    server = await asyncio.start_server(accept, HOST, 0, ssl=context)
+    port = free_port()
+    server = await asyncio.start_server(accept, [HOST, "127.0.0.2"], port, ssl=context)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield port
     finally:
         server.close()
 
 
-async def test_over_tls_connections_are_kept_and_names_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     peers, unasked = 0, b""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -740,10 +742,35 @@ async def test_over_tls_connections_are_kept_and_names_are_checked(monkeypatch: 
             assert await webhook.deliver(DELIVERY) is ACCEPTED
         assert peers == 3
         async with sink(f"https://127.0.0.2:{port}/") as other:
-            assert "cannot connect" in str(await other.deliver(DELIVERY))
+            assert "the certificate is not trusted" in str(await other.deliver(DELIVERY))
     monkeypatch.delenv("SSL_CERT_FILE")
     async with tls_receiver(talk) as port, sink(f"https://{HOST}:{port}/") as webhook:
         assert await webhook.deliver(DELIVERY) == Failed(f"{HOST}:{port}: the certificate is not trusted")
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+async def test_over_tls_connections_are_kept_and_names_are_checked(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    await asyncio.to_thread(run, over_tls(monkeypatch))
+
+
+async def test_on_the_loop_of_the_command_line_unread_input_ends_a_connection() -> None:
+    async def unread() -> None:
+        for when in ("with the answer", "after it", "before the loop has looked"):
+            await test_a_connection_with_unread_input_is_not_used_again(NO_CONTENT, when)
+
+    await asyncio.to_thread(uvloop.run, unread())
+
+
+async def test_a_peer_that_closes_at_once() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(minutes=5)) as webhook:
+        async with asyncio.timeout(10):
+            for _ in range(20):
+                assert isinstance(await webhook.deliver(DELIVERY), Failed)
 
 
 # --- what is refused before anything is sent -------------------------------------------------------
