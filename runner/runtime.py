@@ -194,6 +194,8 @@ class Runner:
         """
         self._check_dead_letters()
         await self._prepare()
+        for concern in await self._storage.concerns():
+            log.warning("store", concern=concern)
         await self._watchdog.start()
         for broker in self._brokers:
             await broker.start()

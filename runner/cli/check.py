@@ -94,6 +94,8 @@ async def _tables(config: Config) -> str:
 
     async with open_storage(config, adopt=False, writes=False) as storage:
         status, owner = await standing(config, storage)
+        for concern in await storage.concerns():
+            click.echo(f"warning: {concern}", err=True)
     tables = "not migrated" if status.current is None else f"at {status.current}"
     pending = f"pending: {', '.join(status.pending)}" if status.pending else "up to date"
     return f"{tables}, {pending}, owner: {owner or 'nobody yet'}"

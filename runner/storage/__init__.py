@@ -77,6 +77,14 @@ class Storage:
         await self.store.adopt(deployment_id)
         return applied
 
+    async def concerns(self) -> Sequence[str]:
+        """Return what of the database lets the bus do less than it could, with the cure of each."""
+        if self.engine.dialect.name == "sqlite":
+            return ()
+        from .concerns import concerns
+
+        return await concerns(self.engine)
+
     async def close(self) -> None:
         """Close every connection, at most in five seconds: one to a dead peer would take its time."""
         await self.store.close()

@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict
 from ..subscription import Matcher
+from .encoding import storable
 from .engine import mapped_errors
+from .home import home_of
 from .registry import registered
 from .tables import Now, attempts, deliveries, dispatch, subscriptions
 from .turns import leave_lines
@@ -25,6 +27,8 @@ _MAX_REASON = 2000  # characters
 
 async def acknowledge(engine: AsyncEngine, event: EventView, subscription: str, failure: str | None) -> bool:
     """Write the answer down; see `Records.ack()`."""
+    if failure is not None:
+        failure = storable(failure[:_MAX_REASON], home_of(engine).encoding)
     with mapped_errors():
         for _ in range(3):  # whoever settles the event meanwhile leaves a record, or leaves no work
             try:
@@ -85,9 +89,8 @@ async def _fail(connection: AsyncConnection, row: Row[Any], reason: str) -> bool
         raise StateConflict(
             f"the delivery of event {row.event_seq} is {state}; only one that waits for its acknowledgement can fail so"
         )
-    text = reason.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:_MAX_REASON]
     # Not `updated_at`: from that time on the acknowledgement was waited for.
-    await connection.execute(_of(row).values(due_at=Now(), last_error=text))
+    await connection.execute(_of(row).values(due_at=Now(), last_error=reason))
     return True
 
 

@@ -270,7 +270,7 @@ def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
         max_overflow=0,
         hide_parameters=True,
         json_deserializer=_parse_json,
-        execution_options={"home": Home()},
+        execution_options={"home": Home(encoding="UTF8")},
     )
 
     @event.listens_for(engine.sync_engine, "connect")

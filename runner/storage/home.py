@@ -37,12 +37,12 @@ class Home:
     the first one there is; found once.
 
     Attributes:
-        encoding: as PostgreSQL calls it, such as UTF8.
+        encoding: as PostgreSQL calls it, such as UTF8; empty until there was a connection.
         translation: the schema as SQLAlchemy takes it (`schema_translate_map`).
     """
 
-    def __init__(self, schema: str | None = None) -> None:
-        self.encoding = "UTF8"
+    def __init__(self, schema: str | None = None, encoding: str = "") -> None:
+        self.encoding = encoding
         self.translation: dict[str | None, str | None] = {None: schema}
 
     @property

@@ -32,6 +32,7 @@ from .base import (
     Work,
     due_at_once,
 )
+from .encoding import check_storable, holds_everything
 from .engine import mapped_errors
 from .home import home_of
 from .identity import shortened
@@ -100,7 +101,7 @@ class PostgresStore(SqlRegistry):
         """Record the events, all or none."""
         if not publications:
             return []
-        await self._find_home()
+        await self._find_home(publications)
         batch = distinct(publications)
         if due_at_once(batch.unique):
             added = await self._append_new([each.event for each in batch.unique])
@@ -112,7 +113,7 @@ class PostgresStore(SqlRegistry):
         self, publications: Sequence[Publication], lease: timedelta
     ) -> tuple[Sequence[Receipt], Claim | None]:
         """Record the events, all or none, and lease them to the caller if all are new."""
-        await self._find_home()
+        await self._find_home(publications)
         batch = distinct(publications)
         events = [each.event for each in batch.unique]
         token = _token()
@@ -182,7 +183,7 @@ class PostgresStore(SqlRegistry):
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""
-        await self._find_home()
+        await self._find_home(publications)
         with mapped_errors():
             return await append_in(session, publications, self._home.schema)
 
@@ -263,7 +264,7 @@ class PostgresStore(SqlRegistry):
             held = set(await connection.fetchval(self._sql(name), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
-            columns = record_columns(records, tokens)
+            columns = record_columns(records, tokens, self._home.encoding)
             attempts = [each for each in settled.attempts if each.seq in held]
             turns = [each for each in settled.turns if each.seq in held]
             if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
@@ -350,10 +351,11 @@ class PostgresStore(SqlRegistry):
         ordered: Set[int] = frozenset(),
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
-        columns: tuple[Sequence[Any], ...] = record_columns(records, [record.token for record in records])
-        if ordered:
-            columns = (*columns, list(ordered))
         async with self._wires.take() as connection:
+            tokens = [record.token for record in records]
+            columns: tuple[Sequence[Any], ...] = record_columns(records, tokens, self._home.encoding)
+            if ordered:
+                columns = (*columns, list(ordered))
             settle = self._sql("settle_ordered" if ordered else "settle_deliveries")
             if not attempts and all(record.dead_letter is None for record in records):
                 return [(row[0], row[1]) for row in await connection.fetch(settle, *columns)]
@@ -386,13 +388,16 @@ class PostgresStore(SqlRegistry):
 
     async def _record_attempts(self, connection: asyncpg.Connection, attempts: Sequence[AttemptRecord]) -> None:
         if attempts:
-            await connection.execute(self._sql("record_attempts"), *attempt_columns(attempts))
+            await connection.execute(self._sql("record_attempts"), *attempt_columns(attempts, self._home.encoding))
 
-    async def _find_home(self) -> None:
-        """Have a connection find out where the tables are, before a statement that opens none by itself names them."""
-        if self._home.schema is None:
+    async def _find_home(self, publications: Sequence[Publication] = ()) -> None:
+        """Have a connection find out what nobody knows yet, and refuse events that the database cannot hold."""
+        if not self._home.encoding:
             async with self._wires.take():
                 pass
+        if not holds_everything(self._home.encoding):
+            for publication in publications:
+                check_storable(publication.event, self._home.encoding)
 
     def _sql(self, name: str, limit: int = 0) -> str:
         return statement(name, self._home.schema, limit)

@@ -21,6 +21,7 @@ from .base import (
     Unanswered,
     Work,
 )
+from .encoding import storable
 from .event_rows import read_event, write_extensions
 from .identity import shortened
 from .runs import runs
@@ -86,7 +87,9 @@ def _joined(column: Sequence[str | None]) -> str:
     return joined
 
 
-def record_columns(records: Sequence[DeliveryRecord], tokens: Sequence[int | None]) -> tuple[Sequence[Any], ...]:
+def record_columns(
+    records: Sequence[DeliveryRecord], tokens: Sequence[int | None], encoding: str
+) -> tuple[Sequence[Any], ...]:
     """Return the columns of single deliveries, each with the token it is to have or to be held under."""
     return (
         [record.seq for record in records],
@@ -95,7 +98,7 @@ def record_columns(records: Sequence[DeliveryRecord], tokens: Sequence[int | Non
         [record.attempts for record in records],
         [record.due_in for record in records],
         tokens,
-        [_storable(record.error) for record in records],
+        [storable(record.error, encoding) for record in records],
     )
 
 
@@ -109,7 +112,7 @@ def row_by_row(settled: Settled) -> Settled:
     return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
 
 
-def attempt_columns(attempts: Sequence[AttemptRecord]) -> tuple[Sequence[Any], ...]:
+def attempt_columns(attempts: Sequence[AttemptRecord], encoding: str) -> tuple[Sequence[Any], ...]:
     """Return the columns of attempts for `record_attempts.sql`."""
     return (
         [each.seq for each in attempts],
@@ -117,8 +120,8 @@ def attempt_columns(attempts: Sequence[AttemptRecord]) -> tuple[Sequence[Any], .
         [each.number for each in attempts],
         [each.duration // timedelta(microseconds=1) for each in attempts],
         [each.status for each in attempts],
-        [_storable(each.error) for each in attempts],
-        [_storable(each.excerpt) for each in attempts],
+        [storable(each.error, encoding) for each in attempts],
+        [storable(each.excerpt, encoding) for each in attempts],
     )
 
 
@@ -178,8 +181,3 @@ def _moment(sent: bytes) -> datetime:
     asyncpg takes longer for a timestamp than for the rest of a row, and events of one commit share it.
     """
     return _MILLENNIUM + timedelta(microseconds=int.from_bytes(sent, "big", signed=True))
-
-
-def _storable(text: str | None) -> str | None:
-    """Return what PostgreSQL can hold as text: it has no NUL and no lone surrogates."""
-    return text if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -41,6 +41,7 @@ from .base import (
     UnreadableWork,
     Work,
 )
+from .encoding import storable
 from .engine import is_unavailable, mapped_errors
 from .event_rows import read_event, read_extensions, write_extensions
 from .identity import shortened
@@ -389,7 +390,7 @@ def _settle_deliveries(
     written = []
     for record in records:
         key = (record.seq, record.subscription_id)
-        values = (record.state.value, record.attempts, _waits_until(record, now), _text(record.error), now)
+        values = (record.state.value, record.attempts, _waits_until(record, now), storable(record.error), now)
         if db.execute(sql("settle_delivery"), (*values, *key, record.token)).rowcount:
             written.append(key)
             if record.subscription_id in ordered and record.state not in _UNFINISHED:
@@ -422,15 +423,19 @@ def _record_dead_letters(db: sqlite3.Connection, records: Iterable[DeliveryRecor
 
 def _record_attempts(db: sqlite3.Connection, attempts: Iterable[AttemptRecord], now: int) -> None:
     rows = [
-        (a.seq, a.subscription_id, a.number, now, microseconds(a.duration), a.status, _text(a.error), _text(a.excerpt))
+        (
+            a.seq,
+            a.subscription_id,
+            a.number,
+            now,
+            microseconds(a.duration),
+            a.status,
+            storable(a.error),
+            storable(a.excerpt),
+        )
         for a in attempts
     ]
     db.executemany(sql("record_attempt"), rows)
-
-
-def _text(text: str | None) -> str | None:
-    """Return what can be written as UTF-8: what others say may hold lone surrogates."""
-    return text if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _json(value: object) -> str:
@@ -460,7 +465,7 @@ def _row(event: Event) -> _Row:
 
 def _record(record: DeliveryRecord, now: int) -> _Row:
     token = record.token if record.state is DeliveryState.LEASED and not record.deferred else None
-    values = (record.state.value, record.attempts, _waits_until(record, now), token, _text(record.error), now)
+    values = (record.state.value, record.attempts, _waits_until(record, now), token, storable(record.error), now)
     return (record.seq, record.subscription_id, *values)
 
 
