@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import sys
@@ -91,11 +92,80 @@ async def revolt(event: Event, delivery: Delivery) -> None:
     raise BaseException("revolted")
 
 
+async def perish(event: Event, delivery: Delivery) -> None:
+    """End its own task at the first two attempts, each time in another way."""
+    await _perish(event, delivery, 0.0)
+
+
+async def linger(event: Event, delivery: Delivery) -> None:
+    """Do the same after longer than the grace of a dispatch, so that each delivery has a lease of its own by then."""
+    await _perish(event, delivery, 0.3)
+
+
 def sleep(event: Event, delivery: Delivery) -> None:
     """Keep a thread for longer than any timeout."""
     _write("begun", event, delivery)
     _write("failed", event, delivery)
     time.sleep(ENDLESS)
+
+
+async def _perish(event: Event, delivery: Delivery, seconds: float) -> None:
+    _write("begun", event, delivery)
+    await asyncio.sleep(seconds)
+    task = asyncio.current_task()
+    assert task is not None
+    if delivery.attempt < 3:
+        _write("failed", event, delivery)
+        await WAYS[(int(event.id[-6:]) + delivery.attempt) % len(WAYS)](task)
+        raise AssertionError("it goes on")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    _write("accepted", event, delivery)
+
+
+async def _cancel_itself(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    await asyncio.sleep(ENDLESS)
+
+
+async def _cancel_itself_twice(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(ENDLESS)
+    task.cancel()
+    await asyncio.sleep(ENDLESS)
+
+
+async def _be_cancelled_by_a_child(task: asyncio.Task[object]) -> None:
+    async def child() -> None:
+        task.cancel()
+
+    await asyncio.gather(child(), asyncio.sleep(ENDLESS))
+
+
+async def _cancel_in_a_group(task: asyncio.Task[object]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(ENDLESS))
+        task.cancel()
+
+
+async def _raise_generator_exit(_: asyncio.Task[object]) -> None:
+    raise GeneratorExit
+
+
+async def _raise_cancelled_error(_: asyncio.Task[object]) -> None:
+    raise asyncio.CancelledError
+
+
+WAYS = (
+    _cancel_itself,
+    _cancel_itself_twice,
+    _be_cancelled_by_a_child,
+    _cancel_in_a_group,
+    _raise_generator_exit,
+    _raise_cancelled_error,
+)
 
 
 async def _see(event: Event, delivery: Delivery, seconds: float) -> None:

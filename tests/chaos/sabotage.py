@@ -122,6 +122,35 @@ def unfenced() -> None:
     _change("settle_deliveries", _FENCE, "")
 
 
+def infer_success() -> None:
+    """Take for delivered what has started, does not run, and was not heard of."""
+    from runner.flight import Flight
+    from runner.lane import Lane
+
+    outcome_of = Lane.outcome_of
+
+    def let_go(self: Lane, error: BaseException) -> Any:
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.ending = True
+        return outcome_of(self, error)
+
+    def clean(self: Flight[Any]) -> bool:
+        return self.running == 0 and self.next == len(self.works) and not self.troubles
+
+    _replace(Lane, "outcome_of", let_go)
+    _replace(Flight, "clean", property(clean))
+
+
+def settle_together() -> None:
+    """Write settlements together or not at all, whatever is wrong with one of them."""
+    from runner import settler
+
+    async def together(items: Sequence[Any], write: Callable[[Sequence[Any]], Any]) -> Any:
+        return list(await write(items)), []
+
+    _replace(settler, "in_halves", together)
+
+
 def never_renew() -> None:
     """Let leases run out while deliveries run."""
     from runner.leases import Leases
@@ -391,10 +420,12 @@ MUTANTS: dict[str, Callable[[], None]] = {
         count_failures,
         forget_at_claim,
         ignore_lame_ducks,
+        infer_success,
         keep_what_is_unasked,
         never_deaf,
         never_renew,
         no_polling,
+        settle_together,
         read_without_limits,
         take_a_pong_for_a_yes,
         trust_own_clock,

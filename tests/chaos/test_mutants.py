@@ -12,6 +12,7 @@ from tests.support.postgres import PostgresServer
 
 from . import test_hosts as hosts
 from . import test_nats as nats
+from . import test_outcomes as outcomes
 from . import test_sinks as sinks
 from . import test_sqlite as sqlite
 from . import test_workers as workers
@@ -26,6 +27,8 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "acknowledge-unknown": ("FI-04", workers.publisher_without_an_answer),
     "unfenced": ("FI-05", workers.paused),
     "commit-bit-by-bit": ("FI-33", partial(sqlite.writer_killed_in_its_commits, kills=15, count=400)),
+    "infer-success": ("FI-58", outcomes.tasks_ended),
+    "settle-together": ("FI-59", outcomes.refused_at_the_commit),
     "trust-own-clock": ("FI-36", hosts.wrong_clocks),
     "trust-what-was-said": ("FI-60", sqlite.clock_set_back),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),
