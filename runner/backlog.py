@@ -16,6 +16,7 @@ from .dead_letters import DeadLetters
 from .delivery import DeliveryState
 from .errors import StorageUnavailable
 from .flight import Flight
+from .intake import Intake
 from .leases import Leases
 from .look import Look
 from .outlet import Outlet, Slots
@@ -29,6 +30,7 @@ __all__ = ["Backlog"]
 
 log = structlog.get_logger(__name__)
 
+_CROWDED = timedelta(seconds=1)  # between looks whether there is room for events again
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 _FRUITLESS = 8  # signals in a row that brought nothing before signals are slowed down
 _SLOWED = 0.05  # seconds between looks from then on, at least
@@ -45,6 +47,7 @@ class Backlog:
     def __init__(
         self,
         queue: WorkQueue,
+        intake: Intake,
         settler: Settler,
         leases: Leases,
         dead_letters: DeadLetters,
@@ -54,6 +57,7 @@ class Backlog:
     ) -> None:
         """Args: settled is set whenever a delivery that is held ends."""
         self._queue = queue
+        self._intake = intake
         self._settler = settler
         self._leases = leases
         self._dead_letters = dead_letters
@@ -155,6 +159,9 @@ class Backlog:
             return
         if self._looks and monotonic() >= self._line_up_at:
             await self._line_up()
+        while self._intake.full and len(self._leases) and not self._stopping:
+            self._settled.clear()
+            await self._loop.rest(wait_for(self._settled, _CROWDED))
         due = self._pause()  # looked at before the quotas: where it has just ended there is one
         quotas = self._quotas()
         found = False
@@ -176,7 +183,7 @@ class Backlog:
         """Yield what claims for the outlets: one for all, then one for each that has an order or a rate."""
         others = {id: quota for id, quota in quotas.items() if id not in self._looks}
         if others:
-            yield partial(self._queue.claim_deliveries, others, self._lease)
+            yield partial(self._intake.claim_deliveries, others)
         for id, look in list(self._looks.items()):
             if quotas.get(id, 0) > 0:
                 yield partial(self._claim_regulated, self._outlets[id].subscription, id, quotas[id], look)
@@ -189,7 +196,7 @@ class Backlog:
             look.begin(now + self._lease.total_seconds())
             demand = Demand(id, quota, subscription.order_by is not None, subscription.rate, look.after, look.since)
             try:
-                claim = await self._queue.claim_regulated(demand, self._lease)
+                claim = await self._intake.claim_regulated(demand)
             except BaseException:
                 look.stir()
                 raise
@@ -241,7 +248,7 @@ class Backlog:
         if suspect is not None:
             await self._fly_alone(suspect, left, claim.token, until)
             return False
-        self._fly(left, claim.token, until)
+        self._fly(await self._intake.fetch(left), claim.token, until)
         return True
 
     def _pause(self) -> timedelta | None:
@@ -255,7 +262,7 @@ class Backlog:
         """Return how many deliveries of each outlet that serves could start now, another one first each time."""
         outlets = [outlet for outlet in self._outlets.values() if outlet.serving]
         self._turn = (self._turn + 1) % (len(outlets) or 1)
-        shared = self._slots.limit - self._slots.used
+        shared = self._slots.left
         quotas = {}
         for outlet in outlets[self._turn :] + outlets[: self._turn]:
             quotas[outlet.id] = quota = outlet.free(max(shared, 0))
@@ -295,7 +302,7 @@ class Backlog:
             await self._settler.patiently(lambda: self._queue.settle_deliveries(back))
         await self._settler.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
-        self._fly([suspect], token, until)
+        self._fly(await self._intake.fetch([suspect]), token, until)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
             self._settled.clear()
             await self._loop.rest(self._settled.wait())

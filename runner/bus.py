@@ -14,7 +14,8 @@ from sqlalchemy import event as sqlalchemy_event
 
 from .clock import utcnow
 from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
-from .event import Event, new_id
+from .event import Event, new_id, weigh
+from .service import spawn
 from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
 
@@ -38,8 +39,8 @@ _Caller = tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]
 class Desk(Protocol):
     """A worker in the publisher's own process, which takes events that are recorded as leased to it."""
 
-    def lease_for(self, count: int) -> timedelta | None:
-        """Return the lease under which it would take `count` events now; None if it has no room for them."""
+    def lease_for(self, count: int, weight: int) -> timedelta | None:
+        """Return the lease under which it would take `count` events now that weigh so much; None if it has no room."""
 
     def take(self, claim: Claim, until: float) -> None:
         """
@@ -185,7 +186,7 @@ class EventBus:
         ):
             self._starting += 1
             flush = _Flush()
-            flush.task = asyncio.create_task(self._flush(flush), name="publish")
+            flush.task = spawn(self._flush(flush), "publish")
             self._flushing.add(flush)
         return await answer
 
@@ -204,7 +205,7 @@ class EventBus:
         """
         self._unsent = event_id
         if self._signalling is None:
-            self._signalling = asyncio.create_task(self._send(), name="notify")
+            self._signalling = spawn(self._send(), "notify")
 
     def start(self) -> None:
         """Take events again after a `stop()`."""
@@ -225,6 +226,7 @@ class EventBus:
 
     async def _flush(self, flush: _Flush) -> None:
         """Commit what waits, batch by batch, until nothing does."""
+        callers: list[_Caller] = []
         try:
             callers = self._take(self._share(self._starting))
             self._starting -= 1
@@ -233,6 +235,11 @@ class EventBus:
                 flush.committed()
                 await asyncio.sleep(0)  # who was answered may have more, and goes along
                 callers = self._take(self._share(self._starting + 1))
+        except BaseException:
+            for _, answer in callers:
+                if not answer.done():
+                    answer.set_exception(StorageUnavailable("the publish was interrupted; the same call again is safe"))
+            raise
         finally:
             self._flushing.remove(flush)
             flush.committed()
@@ -317,7 +324,7 @@ class EventBus:
         """Record the events; return their receipts, and whether the work went to our own desk."""
         lease = None
         if self._desk is not None and due_at_once(publications):
-            lease = self._desk.lease_for(len(publications))
+            lease = self._desk.lease_for(len(publications), weigh([each.event for each in publications]))
         if self._desk is None or lease is None:
             return await self._store.append(publications), False
         until = monotonic() + lease.total_seconds()

@@ -23,7 +23,17 @@ import orjson
 from .errors import EventError
 from .event import Event, new_id
 
-__all__ = ["BATCH_FORMAT", "decode_json", "encode_batch", "encode_json", "from_http", "from_nats", "to_http", "to_nats"]
+__all__ = [
+    "BATCH_FORMAT",
+    "decode_json",
+    "encode_batch",
+    "encode_json",
+    "from_http",
+    "from_nats",
+    "to_http",
+    "to_http_structured",
+    "to_nats",
+]
 
 _SPECVERSION = "1.0"
 _JSON_FORMAT = "application/cloudevents+json"
@@ -296,6 +306,17 @@ def to_http(event: Event) -> tuple[dict[str, str], bytes]:
     if event.datacontenttype is not None:
         headers["content-type"] = event.datacontenttype
     return headers, event.data or b""
+
+
+def to_http_structured(event: Event) -> tuple[dict[str, str], bytes]:
+    """
+    Return the headers and the body of the event in structured mode (HTTP binding §3.2).
+
+    Raises:
+        EventError: the event breaks CloudEvents 1.0.
+    """
+    event.validate()
+    return {"content-type": _JSON_FORMAT}, encode_json(event)
 
 
 def from_http(headers: Mapping[str, str], body: bytes) -> Event:

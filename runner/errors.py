@@ -65,7 +65,14 @@ class EventConflict(EventError):
 
 
 class StorageError(RunnerError):
-    """The store refused, or holds something unexpected."""
+    """
+    The store refused, or holds something unexpected.
+
+    Attributes:
+        told: whether the log has said so already, as "database lost".
+    """
+
+    told = False
 
 
 class StorageRefused(StorageError):
@@ -110,7 +117,14 @@ class StateConflict(RunnerError):
 
 def described(error: BaseException) -> str:
     """Return an exception in one text, whoever wrote it."""
+    return f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, whoever wrote it; nothing where that is broken itself."""
     try:
-        return f"{type(error).__name__}: {error}".rstrip(": ")
-    except Exception:  # its own text is broken
-        return type(error).__name__
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,7 +19,16 @@ from msgspec.structs import replace
 
 from .errors import EventError
 
-__all__ = ["MAX_DATA_BYTES", "NO_EXTENSIONS", "Event", "ExtensionValue", "allowed_text", "check_type", "new_id"]
+__all__ = [
+    "MAX_DATA_BYTES",
+    "NO_EXTENSIONS",
+    "Event",
+    "ExtensionValue",
+    "allowed_text",
+    "check_type",
+    "new_id",
+    "weigh",
+]
 
 ExtensionValue = str | int | bool
 
@@ -152,6 +161,12 @@ class Event(Struct, frozen=True, kw_only=True):
                 raise EventError(f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON")
             if len(self.data) > MAX_DATA_BYTES:
                 raise EventError(f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken")
+
+
+def weigh(events: Sequence[Event]) -> int:
+    """Return what events take of memory, about: the bytes of their data, and sixteen for each of their extensions'."""
+    data = sum([len(event.data) for event in events if event.data is not None])
+    return data + sum([16 * len(orjson.dumps(dict(event.extensions))) for event in events if event.extensions])
 
 
 def _written(data: object) -> bytes:

@@ -12,7 +12,9 @@ from typing import Any
 
 import structlog
 
+from .budget import SPENT, Budget
 from .delivery import Outcome
+from .event import weigh
 from .flight import Flight
 from .halves import in_halves
 from .outlet import Outlet
@@ -33,17 +35,21 @@ class _Held:
     outlet: Outlet
     flight: Flight[Any]
     index: int
+    weight: int
 
 
 class Leases:
     """What is held, from the claim (or from the dispatch that left it running) until it is settled or lost."""
 
-    def __init__(self, queue: WorkQueue, settler: Settler, lease: timedelta, changed: asyncio.Event) -> None:
+    def __init__(
+        self, queue: WorkQueue, settler: Settler, lease: timedelta, changed: asyncio.Event, budget: Budget
+    ) -> None:
         """Args: changed is set whenever one ends."""
         self._queue = queue
         self._settler = settler
         self._lease = lease
         self._changed = changed
+        self._budget = budget
         self._held: dict[Key, _Held] = {}
 
     def __contains__(self, key: Key) -> bool:
@@ -59,7 +65,11 @@ class Leases:
     def hold(self, outlet: Outlet, flight: Flight[Any], indexes: Iterable[int], token: int) -> None:
         """Settle the deliveries of `flight` as they land, and keep those at `indexes` until then."""
         for index in indexes:
-            self._held[flight.works[index].seq, outlet.id] = _Held(token, outlet, flight, index)
+            work = flight.works[index]
+            weight = weigh((work.event,))
+            self._budget.leased += weight
+            self._let_go((work.seq, outlet.id))
+            self._held[work.seq, outlet.id] = _Held(token, outlet, flight, index, weight)
         ended = partial(self._ended, outlet, flight)
         flight.report_to(self._reporter(outlet, flight, token), ended)
         if flight.over:
@@ -85,7 +95,7 @@ class Leases:
                 each.flight.until = until
         for key, each in held.items():
             if key not in kept and self._held.get(key) is each:
-                del self._held[key]
+                self._let_go(key)
                 log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
                 each.flight.until = 0.0  # it may not have started: nor does anything else of it
                 each.outlet.cancel(each.flight, each.index)
@@ -116,9 +126,15 @@ class Leases:
                 self._changed.set()
 
     def _give_back(self, key: Key) -> None:
-        held = self._held.pop(key)
+        held = self._held[key]
+        self._let_go(key)
         attempt, started = held.flight.works[held.index].attempt, held.index < held.flight.next
         self._settler.submit(given_back(*key, attempt, held.token, started=started), None)
+
+    def _let_go(self, key: Key) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._budget.leased -= held.weight
 
     def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
         """Return what settles one delivery of `flight` when it lands."""
@@ -130,7 +146,8 @@ class Leases:
             self._settler.submit(*written)
             held = self._held.get((work.seq, outlet.id))
             if held is not None and held.token == token:  # else it was lost, and perhaps claimed anew
-                del self._held[work.seq, outlet.id]
+                self._let_go((work.seq, outlet.id))
+            work.event = SPENT
             self._changed.set()
 
         return report

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
+from .redaction import redacted
+
 __all__ = ["LogWriter"]
 
 _LIMIT = 4 * 1024 * 1024  # bytes that wait for the stream at most
@@ -54,7 +56,8 @@ class LogWriter:
         self._full = False  # whether the last try found no room
 
     def write(self, line: str) -> None:
-        """Take a line; it is written soon, or counted as dropped."""
+        """Take a line; it is written soon, without the secrets this process knows, or counted as dropped."""
+        line = redacted(line)
         if not self._threaded:
             self._write_in_place(line)
             return

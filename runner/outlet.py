@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from .breaker import Breaker
+from .budget import Budget
 from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from .errors import described
 from .event import Event
@@ -27,13 +28,23 @@ log = structlog.get_logger(__name__)
 
 
 class Slots:
-    """How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit."""
+    """
+    How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit.
 
-    __slots__ = ("limit", "used")
+    None is left while what waits for receivers weighs too much.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = ("_budget", "limit", "used")
+
+    def __init__(self, limit: int, budget: Budget | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self._budget = budget or Budget()
+
+    @property
+    def left(self) -> int:
+        """How many more may start."""
+        return 0 if self._budget.crowded else self.limit - self.used
 
 
 _MOST = 1000  # deliveries in batches that are asked for at once
@@ -102,7 +113,7 @@ class Outlet:
         if not self.serving:
             return 0
         if shared is None:
-            shared = self._slots.limit - self._slots.used
+            shared = self._slots.left
         waiting = sum(flight.stop - flight.next for flight in self._flights)
         if not self.breaker.closed:
             return 0 if self._lanes or waiting else 1
@@ -175,7 +186,7 @@ class Outlet:
             waiting,
             len(self._lanes) or 1,
             self.subscription.concurrency - len(self._lanes),
-            self._slots.limit - self._slots.used,
+            self._slots.left,
         )
         for _ in range(more):
             self._add_lane()

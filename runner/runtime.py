@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from .bus import EventBus
-from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable
+from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .filter import compile_filter
 from .limits import WorkerLimits
 from .order import check_order_by
 from .pruner import Pruner
 from .rate import Rate
-from .service import Background
+from .service import Background, meant_for_task
 from .sinks.base import Sink
 from .storage import Storage
 from .storage.base import Health, Instance, Publication, Receipt, Retention
@@ -43,7 +44,7 @@ __all__ = ["Plan", "Runner"]
 log = structlog.get_logger(__name__)
 
 HEARTBEAT = 10.0  # seconds
-STOP_TIMEOUT = 5.0  # seconds a sink gets
+STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,22 +211,27 @@ class Runner:
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
 
     async def stop(self) -> None:
-        """Drain and stop: no new claims, running deliveries get their grace, leases are released."""
+        """
+        Drain and stop: no new claims, running deliveries get their grace, leases are released.
+
+        Never raises for what a part does: whatever that is, for a store that refuses us, say, the others are stopped.
+        """
         if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.decline()
-            await self._pruner.stop()
-            await self._bus.settled()  # what the commit in flight hands over is still taken
-            await self.worker.stop(self._plan.shutdown_grace)
-            await self._bus.stop()  # not before: handlers that finish may publish
-            await self._leave()
-        await self._strategies.stop()
+            await _end("pruner", self._pruner.stop)
+            await _end("publishing", self._bus.settled)  # what the commit in flight hands over is still taken
+            await _end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
+            await _end("publishing", self._bus.stop)  # not before: handlers that finish may publish
+            await _end("heartbeat", self._heart.stop)
+            await _end("place among the instances", partial(self._storage.store.leave, self._instance.id))
+        await _end("strategies", self._strategies.stop)
         for name, sink in self._sinks.items():
-            await _stop(name, sink)
+            await _end(f"sink {name}", sink.stop, STOP_TIMEOUT)
         for broker in self._brokers:
-            await broker.stop()
-        await self._watchdog.stop()
-        await self._storage.close()
+            await _end("broker", broker.stop)
+        await _end("watchdog", self._watchdog.stop)
+        await _end("storage", self._storage.close)
         if self._started:
             self._started = False
             log.info("stopped", instance=self._instance.id)
@@ -301,13 +307,6 @@ class Runner:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
         self._bus.signal(self._instance.id)
 
-    async def _leave(self) -> None:
-        await self._heart.stop()
-        try:
-            await self._storage.store.leave(self._instance.id)
-        except StorageUnavailable as error:
-            log.warning("could not sign off", detail=str(error))
-
 
 async def _start(name: str, sink: Sink) -> None:
     """Start a sink, which may be anybody's."""
@@ -319,10 +318,13 @@ async def _start(name: str, sink: Sink) -> None:
         raise SinkError(f"sinks.{name}: cannot be started, it raised {type(error).__name__}") from error
 
 
-async def _stop(name: str, sink: Sink) -> None:
-    """Stop a sink, whatever it does about it."""
+async def _end(part: str, stop: Callable[[], Awaitable[None]], timeout: float | None = None) -> None:
+    """Stop one part, whatever it does about it."""
     try:
-        async with asyncio.timeout(STOP_TIMEOUT):
-            await sink.stop()
-    except Exception as error:
-        log.warning("sink did not stop", sink=name, error=type(error).__name__)
+        async with asyncio.timeout(timeout):
+            await stop()
+    except BaseException as error:
+        if meant_for_task(error):
+            raise
+        detail = {"detail": text_of(error)} if isinstance(error, RunnerError) else {}
+        log.warning("did not stop as it should", part=part, error=type(error).__name__, **detail)

@@ -1,20 +1,24 @@
-"""The contract of everything that lives as long as the runner, and the one loop helper."""
+"""The contract of everything that lives as long as the runner, and what runs behind it: loops and tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
-__all__ = ["Background", "Service"]
+from .errors import StorageError, StorageUnavailable, text_of
+
+__all__ = ["Background", "Backoff", "Service", "meant_for_task", "spawn"]
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_FEW = 3  # failures in a row
 
 
 class Service(Protocol):
@@ -32,12 +36,46 @@ class Service(Protocol):
         """Return once stopped, in bounded time."""
 
 
+class Backoff:
+    """
+    The waits between the tries of something that fails, and what the log is told of that.
+
+    Each wait is twice the one before. The log hears of the first few failures in a row, then of every one whose number
+    is a power of two. Of a store that is away it hears not at all if it was told of the outage, and else, since
+    connections break and are made again, not of the first few.
+    """
+
+    def __init__(self, pause: float, longest: float) -> None:
+        """Args: both in seconds."""
+        self._pause = pause
+        self._longest = longest
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Begin anew, after a success."""
+        self._failures = 0
+
+    def failed(self, event: str, error: BaseException, **fields: object) -> float:
+        """Log the failure as `event`, and return how many seconds to wait."""
+        self._failures += 1
+        number = self._failures
+        wait = min(self._pause * 2.0 ** min(number - 1, 60), self._longest)
+        told = isinstance(error, StorageError) and error.told
+        minor = told or (isinstance(error, StorageUnavailable) and number <= _FEW)
+        if number <= _FEW or number & (number - 1) == 0:
+            tell = log.debug if minor else log.warning
+            kind, detail = type(error).__name__, text_of(error)
+            tell(event, **fields, error=kind, detail=detail, failures=number, retry_in=wait)
+        return wait
+
+
 class Background:
     """
     The one place that owns background tasks: run a step for ever, survive its errors, stop on request.
 
-    `step` is awaited again and again. When it raises, the error is logged and the next try waits
-    `pause`, doubled at each further error up to `longest`; one success resets it.
+    `step` is awaited again and again. When it raises, whatever that is, the error is logged and the next try waits
+    `pause`, doubled at each further error up to `longest`; one success resets it. A task that ends although nobody
+    called `stop()`, because something cancelled it, is replaced after `longest`, and counts as stalled until then.
     """
 
     def __init__(
@@ -73,14 +111,15 @@ class Background:
         """Begin; a second call does nothing while the first one's task runs."""
         if self._task is None or self._task.done():
             self._ending.clear()
-            self._task = asyncio.create_task(self._run(), name=self._name)
+            self._task = asyncio.create_task(self._repeat(), name=self._name)
+            self._task.add_done_callback(self._ended)
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Wait for the end of the step, at most `timeout` seconds; cancel one without `every` and `nudge` at once."""
+        self._ending.set()
         task, self._task = self._task, None
         if task is None:
             return
-        self._ending.set()
         if self._nudge is not None:
             self._nudge()
         if self._every or self._nudge is not None:
@@ -88,6 +127,7 @@ class Background:
         if not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=timeout)
+        self._began = None
 
     @property
     def stalled(self) -> float:
@@ -102,28 +142,34 @@ class Background:
         finally:
             self._began = monotonic()
 
-    async def _run(self) -> None:
-        try:
-            await self._repeat()
-        finally:
-            self._began = None
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Replace a task that was not to end."""
+        if not self._ending.is_set():
+            self._began = self._began or monotonic()
+            # Not at once: who cancels everything, as `asyncio.run()` does at its end, must not find yet another task.
+            task.get_loop().call_later(self._longest, self._replace, task)
+
+    def _replace(self, ended: asyncio.Task[None]) -> None:
+        if self._task is ended:
+            error = None if ended.cancelled() else ended.exception()
+            log.error(
+                "loop ended, starting it again", loop=self._name, error=type(error).__name__ if error else "cancelled"
+            )
+            self.start()
 
     async def _repeat(self) -> None:
-        wait, pause = self._every, self._pause
+        wait, backoff = self._every, Backoff(self._pause, self._longest)
         while not await self._ends_within(wait):
             self._began = self._began or monotonic()
             try:
                 await self._step()
                 self._began = None
-                wait, pause = self._every, self._pause
-            except (Exception, asyncio.CancelledError) as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
+                wait = self._every
+                backoff.reset()
+            except BaseException as error:
+                if meant_for_task(error):
                     raise
-                log.warning(
-                    "loop failed", loop=self._name, error=type(error).__name__, detail=str(error), retry_in=pause
-                )
-                wait, pause = pause, min(pause * 2, self._longest)
+                wait = backoff.failed("loop failed", error, loop=self._name)
 
     async def _ends_within(self, seconds: float) -> bool:
         """Return whether `stop()` was called, after waiting for it at most `seconds`."""
@@ -134,3 +180,27 @@ class Background:
         else:
             await asyncio.sleep(0)  # a step that has nothing to wait for must not keep everybody else from running
         return self._ending.is_set()
+
+
+def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Run `work` behind the caller; whatever it raises is in the log, and in the task for whoever asks."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_tell)
+    return task
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("task failed", task=task.get_name(), error=type(error).__name__, detail=text_of(error))
+
+
+def meant_for_task(error: BaseException) -> bool:
+    """Return whether `error` is to end the task that runs, and not only what it did."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # the loop is gone, and its coroutines are being closed
+        return True
+    if isinstance(error, KeyboardInterrupt) or task is None:
+        return True
+    return isinstance(error, asyncio.CancelledError) and task.cancelling() > 0

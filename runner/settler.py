@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from .dead_letters import DeadLetters
 from .errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from .halves import in_halves
+from .service import Backoff, spawn
 from .settling import apart, milder, part
 from .storage.base import AttemptRecord, DeliveryRecord, Settled, WorkQueue
 
@@ -60,7 +61,7 @@ class Settler:
         self._records.append(record)
         self._attempts += attempts
         if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush(), name="settle")
+            self._flushing = spawn(self._flush(), "settle")
 
     async def settle(self, settled: Settled) -> Sequence[DeliveryRecord]:
         """Write down the end of a claim; return its records as they were written."""
@@ -112,16 +113,15 @@ class Settler:
         Args:
             wait: also while another session holds what is to be written.
         """
-        pause = 0.05
+        backoff = Backoff(0.05, 1.0)
         while True:
             try:
                 return await write()
             except StorageUnavailable as error:
                 if not self._patient or (isinstance(error, StorageHeld) and not wait):
                     raise
-                log.warning("cannot settle", detail=str(error), retry_in=pause)
+                pause = backoff.failed("cannot settle", error)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
 
     async def _flush(self) -> None:
         try:

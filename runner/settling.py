@@ -20,6 +20,7 @@ from .delivery import (
     RetryIn,
     Settlement,
 )
+from .redaction import redacted
 from .retry import RetryPolicy
 from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Settled, Unanswered
 
@@ -100,7 +101,7 @@ def given_back(seq: int, subscription_id: int, attempt: int, token: int, *, star
 
 def unreadable(seq: int, subscription_id: int, attempt: int, token: int, reason: str) -> DeliveryRecord:
     """Return what is written of a delivery whose event cannot be read: it is dead, without another attempt."""
-    error = f"the event cannot be read: {reason}"[:_MAX_ERROR]
+    error = _kept(f"the event cannot be read: {reason}")
     return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt - 1, token, error=error)
 
 
@@ -164,12 +165,12 @@ def _record(seq: int, subscription_id: int, attempt: int, token: int, settlement
             return DeliveryRecord(seq, subscription_id, DeliveryState.DELIVERED, attempt, token)
         case RetryIn(delay, reason):
             pending = DeliveryState.PENDING
-            return DeliveryRecord(seq, subscription_id, pending, attempt, token, delay, reason[:_MAX_ERROR])
+            return DeliveryRecord(seq, subscription_id, pending, attempt, token, delay, _kept(reason))
         case AwaitAck(within):
             leased = DeliveryState.LEASED
             return DeliveryRecord(seq, subscription_id, leased, attempt, token, within, deferred=True)
         case Dead(reason):
-            return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt, token, error=reason[:_MAX_ERROR])
+            return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt, token, error=_kept(reason))
         case _:
             assert_never(settlement)
 
@@ -183,7 +184,12 @@ def _attempt(
             return AttemptRecord(seq, subscription_id, number, duration)
         case Failed(reason, _, status, excerpt) | Rejected(reason, status, excerpt):
             return AttemptRecord(
-                seq, subscription_id, number, duration, reason[:_MAX_ERROR], status, excerpt and excerpt[:_MAX_ERROR]
+                seq, subscription_id, number, duration, _kept(reason), status, excerpt and _kept(excerpt)
             )
         case _:
             assert_never(outcome)
+
+
+def _kept(text: str) -> str:
+    """Return what is kept of what somebody said: no secret, though a receiver may repeat the request, and no novel."""
+    return redacted(text, cut=True)[:_MAX_ERROR]

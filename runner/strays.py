@@ -69,6 +69,6 @@ class Strays:
             for each in claimed:
                 record = DeliveryRecord(each.seq, id, dead, each.attempt - 1, claim.token, error=stray.reason)
                 self._settler.submit(record, None)
-            if len(claimed) < _AT_ONCE:
+            if not claimed:
                 return
             await self._settler.written()

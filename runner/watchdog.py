@@ -66,11 +66,11 @@ class Watchdog:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         late = monotonic() - self._due
+        self._schedule(loop)
         self._lag = max(self._lag, late)
         if self._reported:
             self._reported = False
             log.warning("event loop goes on", blocked_for=round(late, 1))
-        self._schedule(loop)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int, ended: threading.Event) -> None:
         looked = monotonic()

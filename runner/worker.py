@@ -14,14 +14,17 @@ import structlog
 
 from .backlog import Backlog
 from .breakers import Breakers
+from .budget import Budget, spend
 from .clock import earlier, wait_for
 from .complaints import Complaints
 from .dead_letters import DeadLetters
 from .dispatch import Dispatch
+from .errors import text_of
+from .intake import Intake
 from .leases import Leases
 from .limits import WorkerLimits
 from .outlet import Outlet, Slots
-from .service import Background
+from .service import Background, spawn
 from .settler import Settler
 from .sinks.base import Sink
 from .storage.base import Claim, DeliveryRecord, Registered, Registry, WorkQueue
@@ -64,13 +67,22 @@ class Worker:
         self._limits = limits
         self._handed_over = min(limits.lease, _HANDED_OVER)
         self._notify = notify
-        self._slots = Slots(limits.concurrency)
+        self._budget = Budget()
+        self._intake = Intake(queue, self._budget, limits.lease, crash_limit=limits.crash_limit)
+        self._slots = Slots(limits.concurrency, self._budget)
         self._settled = asyncio.Event()
         self._dead_letters = DeadLetters(queue)
         self._settler = Settler(queue, self._dead_letters, self._written)
-        self._leases = Leases(queue, self._settler, limits.lease, self._settled)
+        self._leases = Leases(queue, self._settler, limits.lease, self._settled, self._budget)
         self._backlog = Backlog(
-            queue, self._settler, self._leases, self._dead_letters, self._slots, limits.lease, self._settled
+            queue,
+            self._intake,
+            self._settler,
+            self._leases,
+            self._dead_letters,
+            self._slots,
+            limits.lease,
+            self._settled,
         )
         self._breakers = Breakers(registry, self._agreed)
         self._strays = Strays(queue, registry, self._settler, limits.lease)
@@ -160,8 +172,9 @@ class Worker:
 
     @property
     def stalled(self) -> timedelta:
-        """For how long a loop that claims has neither gone round nor been asleep as it should."""
-        return timedelta(seconds=max(self._loop.stalled, self._backlog.stalled))
+        """For how long a loop that claims, or keeps what was claimed, has neither gone round nor slept as it should."""
+        loops = (self._loop, self._backlog, self._watch, self._renew)
+        return timedelta(seconds=max(loop.stalled for loop in loops))
 
     async def _claim(self) -> None:
         """Claim, once something is due and there is room, and start the dispatch."""
@@ -177,8 +190,9 @@ class Worker:
         until = sent + self._limits.lease.total_seconds()
         if monotonic() >= until:
             log.warning("late claim dropped", events=len(claim.works))
+            self._budget.claimed -= claim.weight
             return  # others may have taken it over
-        full = len(claim.works) >= self._limits.batch
+        full = claim.more or len(claim.works) >= self._limits.batch
         self._plenty = full and claim.version == self._version
         self._ask_ahead(len(claim.works))
         self._drained = not full and not self._asked
@@ -213,7 +227,7 @@ class Worker:
         """Claim what is due now; it counts until its answer is taken."""
         self._woken.clear()
         self._asked += 1
-        return self._queue.claim(self._limits.batch, self._limits.lease)
+        return self._intake.claim(self._limits.batch)
 
     async def _end_claims(self, timeout: float) -> None:
         """Take over what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
@@ -223,11 +237,11 @@ class Worker:
             return
         done, late = await asyncio.wait(claims, timeout=timeout)
         for asked in done:
-            error = asked.exception()
-            if error is None:
-                self.take(asked.result(), claims[asked] + self._limits.lease.total_seconds())
+            [ended] = await asyncio.gather(asked, return_exceptions=True)
+            if isinstance(ended, BaseException):
+                log.warning("claim failed", error=type(ended).__name__, detail=text_of(ended))
             else:
-                log.warning("claim failed", error=type(error).__name__, detail=str(error))
+                self._accept(ended, claims[asked] + self._limits.lease.total_seconds())
         for asked in late:
             asked.cancel()
         if late:
@@ -240,20 +254,26 @@ class Worker:
         batch = self._limits.batch
         room = self._limits.ahead * batch - self._held - self._asked * batch - taken
         for _ in range(room // batch):
+            if self._budget.full:
+                return
             self._claims.append((monotonic(), asyncio.create_task(self._ask(), name="claim ahead")))
 
-    def lease_for(self, count: int) -> timedelta | None:
-        """Return the lease under which `count` events published here are taken without a claim; None for not now."""
+    def lease_for(self, count: int, weight: int) -> timedelta | None:
+        """Return the lease under which events published here are taken without a claim; None for not now."""
         if self._declining or self._stale or not self._drained or self._held + count > self._limits.batch:
             return None
-        return self._handed_over
+        return None if weight > self._budget.left else self._handed_over
 
     def take(self, claim: Claim, until: float) -> None:
         """Dispatch events that are leased to this worker `until` then."""
+        self._budget.claimed += claim.weight
+        self._accept(claim, until)
+
+    def _accept(self, claim: Claim, until: float) -> None:
         if claim.version == self._version:
             self._launch(claim, until)
         else:
-            task = asyncio.create_task(self._take_late(claim, until), name="reload")
+            task = spawn(self._take_late(claim, until), "reload")
             self._taking.add(task)
             task.add_done_callback(self._taking.discard)
 
@@ -263,25 +283,31 @@ class Worker:
         try:
             await self._settler.patiently(self.reload)
         except Exception as error:
-            log.error("cannot read the subscriptions", error=type(error).__name__, detail=str(error))
+            log.error("cannot read the subscriptions", error=type(error).__name__, detail=text_of(error))
+            self._budget.claimed -= claim.weight
             return  # the lease ends, and whoever can read them takes over
         self._launch(claim, until)
 
     def _launch(self, claim: Claim, until: float) -> None:
         """Begin to dispatch a claim under the subscriptions known now, unless its lease is over."""
         if not claim.works and not claim.unreadable:
+            self._budget.claimed -= claim.weight
             return
         if monotonic() >= until:  # whatever was waited for in between: others may have taken it over
             log.warning("late claim dropped", events=len(claim.works))
+            self._budget.claimed -= claim.weight
             return
         dispatch = Dispatch(claim, self._matcher, self._closed, crash_limit=self._limits.crash_limit, until=until)
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
-        self._dispatches[dispatch] = asyncio.create_task(self._dispatch(dispatch), name="dispatch")
+        self._dispatches[dispatch] = spawn(self._dispatch(dispatch), "dispatch")
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
-        while self._held >= self._limits.ahead * self._limits.batch and not self._stopping:
+        # One event goes whatever it weighs, and whatever weight waits for receivers.
+        while not self._stopping and (
+            self._held >= self._limits.ahead * self._limits.batch or (self._budget.full and self._dispatches)
+        ):
             if any(outlet.open and not outlet.running for outlet in self._outlets.values()):
                 next(iter(self._dispatches)).hurry()  # somebody could deliver what has not been claimed yet
             self._settled.clear()
@@ -304,15 +330,22 @@ class Worker:
             records = await self._settler.settle(dispatch.settled(self._limits.lease))
         except Exception as error:
             events = len(dispatch.claim.works)
-            log.error("dispatch failed", error=type(error).__name__, detail=str(error), events=events)
+            log.error("dispatch failed", error=type(error).__name__, detail=text_of(error), events=events)
             return  # its lease ends, and the events are dispatched again
         finally:
             self._held -= len(dispatch.claim.works)
+            self._budget.claimed -= dispatch.claim.weight
             del self._dispatches[dispatch]
             self._settled.set()
             self._ask_ahead()
-        for outlet, flight in dispatch.unfinished():
-            self._leases.hold(outlet, flight, outlet.in_flight(flight), dispatch.claim.token)
+        unfinished = [(outlet, flight, outlet.in_flight(flight)) for outlet, flight in dispatch.unfinished()]
+        if unfinished:
+            spend(
+                dispatch.claim.works,
+                {flight.works[index].seq for _, flight, running in unfinished for index in running},
+            )
+        for outlet, flight, running in unfinished:
+            self._leases.hold(outlet, flight, running, dispatch.claim.token)
         if self._written(records):
             await self._notify()
 

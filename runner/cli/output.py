@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from ..redaction import redacted
 from ..terminal import printable
 
 __all__ = [
@@ -41,8 +42,8 @@ def drop_output() -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line of text on standard output; what of it could steer a terminal is escaped."""
-    click.echo(printable(text))
+    """Print one line of text on standard output, without secrets; what of it could steer a terminal is escaped."""
+    click.echo(printable(redacted(text)))
 
 
 def print_json(value: Mapping[str, Any] | bytes) -> None:

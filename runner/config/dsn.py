@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import quote, unquote_to_bytes
 
+from ..redaction import MASK
 from .errors import complaint
-from .secret import MASK, Secret
+from .secret import Secret
 
 __all__ = ["TLS_LEVELS", "Dsn"]
 
@@ -216,7 +217,7 @@ def _add_parameters(given: dict[str, list[str]], query: str) -> None:
 def _fields(given: Mapping[str, str], base: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "user": given.get("user"),
-        "password": Secret(given["password"]) if given.get("password") else None,
+        "password": _password(given),
         "database": given.get("dbname"),
         "sslmode": _one_of("sslmode", given.get("sslmode", _DEFAULT_MODE), _SSL_MODES),
         "target_session_attrs": _one_of("target_session_attrs", given.get("target_session_attrs", "any"), _SESSIONS),
@@ -256,6 +257,11 @@ def _environ_file(text: str | None) -> Path | str | None:
     if not text:
         return None
     return text if text == _SYSTEM else Path(text).absolute()
+
+
+def _password(given: Mapping[str, str]) -> Secret | None:
+    password = given.get("password")
+    return Secret(password, public=(given.get("user"), given.get("dbname"))) if password else None
 
 
 def _one_of(name: str, value: str, expected: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import ConfigError
+from ..redaction import MASK
 from ..retry import RetryPolicy
 from .errors import Fault, KeyPath, config_error, quoted
 from .fields import Context
@@ -141,5 +142,6 @@ def _faults(error: ValidationError, source: Source) -> list[Fault]:
 def _without_substitutes(message: str, source: Source) -> str:
     """Return the message with what the file says in place of what came from outside: that may be a secret."""
     for value, template in source.templates.items():
-        message = message.replace(quoted(value), quoted(template))
+        if MASK not in quoted(value):
+            message = message.replace(quoted(value), quoted(template))
     return message

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from .duration import format_duration
-from .errors import got, quoted
+from .errors import got, quoted, shape
 
 __all__ = ["describe"]
 
@@ -45,7 +45,7 @@ def describe(error: Mapping[str, Any], known: Iterable[str]) -> str:
             return f"expected {_COMPARISONS[kind]} {bound}, got {_written(value)}"
     for prefix, expected in _EXPECTED.items():
         if kind.startswith(prefix):
-            return f"expected {expected}, got {got(value)}"
+            return f"expected {expected}, got {shape(value) if prefix in _CONTAINERS else got(value)}"
     # Pydantic's own words hold no value, only the rule that was broken.
     return str(error["msg"])
 
@@ -67,6 +67,7 @@ _EXPECTED = {
     "tuple_": "a list",
     "list_": "a list",
 }
+_CONTAINERS = frozenset({"model_", "dict_", "mapping_", "tuple_", "list_"})
 
 
 def _unknown_key(key: object, known: Iterable[str]) -> str:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
+from ..redaction import MASK
 from .callables import import_callable, is_reference
-from .errors import complaint, got
+from .errors import complaint, got, shape
 from .fields import Context, Model, context_of
-from .secret import MASK
 
 __all__ = ["Options", "Plugin", "PluginField"]
 
@@ -77,8 +77,8 @@ class PluginField:
             raw = {raw: None}
         if not isinstance(raw, dict) or len(raw) != 1:
             kinds = ", ".join(sorted(self.table))
-            shape = f"a mapping of {len(raw)} keys" if isinstance(raw, dict) else got(raw)
-            raise ValueError(f"expected a kind ({kinds}), or one kind with its options, got {shape}")
+            found = f"a mapping of {len(raw)} keys" if isinstance(raw, dict) else got(raw)
+            raise ValueError(f"expected a kind ({kinds}), or one kind with its options, got {found}")
         [(kind, options)] = raw.items()
         if kind in self.table:
             return self._known(kind, options, info)
@@ -87,7 +87,7 @@ class PluginField:
         if context_of(info).imports:
             import_callable(kind)
         if not isinstance(options, dict | None):
-            raise ValueError(f"expected a mapping of options, got {got(options)}")
+            raise ValueError(f"expected a mapping of options, got {shape(options)}")
         return Plugin(kind, options or {})
 
     def _known(self, kind: str, raw: Any, info: core_schema.ValidationInfo) -> Plugin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -11,12 +12,13 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, model_validator
 
 from ..http.address import Address
+from ..redaction import MASK, know, looks_secret, redacted
 from .callables import import_callable, import_exception, is_reference
 from .duration import Duration, PositiveDuration
 from .errors import got
 from .fields import Context, DsnField, FilePath, Model, Number, check_subject, context_of
 from .plugin import Options, Plugin, PluginField
-from .secret import MASK, Secret
+from .secret import Secret
 
 __all__ = [
     "SINKS",
@@ -44,13 +46,15 @@ _RESERVED_HEADERS = frozenset({"host", "content-length", "content-type", "transf
 
 def _split_server(server: Any) -> tuple[Any, dict[str, str]]:
     """Return the URL without user, password and token, and those."""
-    scheme, separator, rest = server.partition("://") if isinstance(server, str) else ("", "", "")
-    userinfo, at, host = rest.rpartition("@")
-    if not (separator and at):
+    if not isinstance(server, str) or "@" not in server:
         return server, {}
+    scheme, separator, rest = server.partition("://")
+    if not separator:
+        scheme, rest = "", server
+    userinfo, _, host = rest.rpartition("@")
     user, colon, password = userinfo.partition(":")
     login = {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
-    return f"{scheme}://{host}", login
+    return f"{scheme}{separator}{host}", login
 
 
 def _server(url: str) -> str:
@@ -59,6 +63,7 @@ def _server(url: str) -> str:
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         valid = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+        valid = valid and not (parts.path.strip("/") or parts.query or parts.fragment)
     except ValueError:
         raise ValueError(f"{expected}; host or port cannot be read") from None
     if not valid or re.search(r"[\x00-\x20,]", url):
@@ -67,8 +72,19 @@ def _server(url: str) -> str:
 
 
 def _web_address(url: str) -> str:
-    Address.parse(url)
+    for part in re.split("[/?&=]", Address.parse(url).target):
+        if looks_secret(unquote(part)):
+            know(part)
+            know(unquote(part))
     return url
+
+
+def _password_of(credentials: str) -> str:
+    """Return the password in those of HTTP's scheme Basic; nothing where there is none."""
+    try:
+        return b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _importable(target: str, info: ValidationInfo) -> str:
@@ -256,7 +272,7 @@ class WebhookOptions(Options):
     main = "url"
     batches = True
 
-    url: Annotated[str, AfterValidator(_web_address)] = Field(description="`https://…` or `http://…`.")
+    url: Annotated[str, AfterValidator(_web_address)] = Field(repr=False, description="`https://…` or `http://…`.")
     secret: Secret | None = Field(
         default=None,
         description="Signs each request.",
@@ -267,6 +283,11 @@ class WebhookOptions(Options):
     )
     timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
+    mode: Literal["binary", "structured"] = Field(
+        default="binary",
+        description="`binary`: attributes as headers, data as the body; `structured`: one JSON document, also used "
+        "where the headers would pass 8 KiB.",
+    )
     permanent: tuple[Annotated[Number, Field(ge=300, le=599)], ...] = Field(
         default=(), description="Statuses that no retry can help, besides 400, 410, 413, 415, 422 and 431."
     )
@@ -278,18 +299,22 @@ class WebhookOptions(Options):
     @model_validator(mode="after")
     def _check_headers(self) -> WebhookOptions:
         for name, value in self.headers.items():
+            scheme, _, credentials = value.reveal().partition(" ")
+            if credentials:
+                know(credentials)
+            if scheme.lower() == "basic":
+                know(_password_of(credentials))
             if not _HEADER_NAME.fullmatch(name):
                 raise ValueError(f"headers: {got(name)} is no header name (RFC 9110)")
             if name.lower().startswith(_OUR_HEADERS) or name.lower() in _RESERVED_HEADERS:
                 raise ValueError(f"headers: {got(name)} is set by the sink itself; leave it out")
-            if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value.reveal()):
-                raise ValueError(f"headers: the value of {got(name)} holds a control character or line end")
         return self
 
     @field_serializer("url", when_used="json")
     def _shown(self, url: str) -> str:
-        """Many receivers put their key in the query."""
-        return re.sub(r"\?.*", f"?{MASK}", url)
+        """Many receivers put their key in the query, some in the path."""
+        parts = urlsplit(redacted(url))
+        return parts._replace(query=MASK if parts.query else "").geturl()
 
 
 class NatsSinkOptions(NatsConnection):

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["MASK", "Secret"]
+from ..redaction import MASK, know
 
-MASK = "***"
-"""What is shown in place of a secret, whatever its length."""
+__all__ = ["Secret"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Secret:
     """
     Text whose `str`, `repr`, format and JSON are `***`; `reveal()` is the only way to it.
 
+    It is known from then on, and hidden in all that is kept or printed.
+
     No subclass of `str`: joining, formatting and JSON encoders would take the text out unseen.
     """
 
     __slots__ = ("_text",)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, public: tuple[str | None, ...] = ()) -> None:
+        """Args: public is what stands in the open beside it; see `redaction.know()`."""
         self._text = text
+        know(text, public=public)
 
     def reveal(self) -> str:
         """Return the text, for the call that needs it; never keep, log or format the result."""
@@ -40,8 +46,8 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Accept a non-empty string, or a secret; write `***`."""
-        from_text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
+        """Accept a non-empty string without line ends, or a secret; write `***`."""
+        from_text = core_schema.no_info_after_validator_function(cls._checked, core_schema.str_schema(min_length=1))
         return core_schema.json_or_python_schema(
             json_schema=from_text,
             python_schema=core_schema.lax_or_strict_schema(
@@ -52,3 +58,13 @@ class Secret:
             ),
             serialization=core_schema.plain_serializer_function_ser_schema(lambda _: MASK, when_used="json"),
         )
+
+    @classmethod
+    def _checked(cls, text: str) -> Secret:
+        secret = cls(text)
+        if _CONTROL.search(text):
+            raise ValueError(
+                "a line end or control character is part of it; if it comes from a variable or a file, write it there"
+                " without (printf '%s', not echo)"
+            )
+        return secret

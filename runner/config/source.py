@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .errors import Fault, KeyPath, Position, quoted
+from .errors import Fault, KeyPath, Position
 from .substitution import LeftOut, Substitution
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "Source", "parse_source"]
@@ -19,6 +19,7 @@ MAX_DEPTH = 32
 # libyaml where it was built in: the pure parser takes seconds for what it reads in milliseconds.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+_NO_TAGS = "tags (!name) are not supported; quote a text that begins with '!'"
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset({"str", "timestamp", "value"})  # a date is text until a field says otherwise
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\Z")
@@ -135,7 +136,7 @@ class _Walk:
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, path)
         if event.tag not in (None, "!", _TAG + ("map" if _is_mapping(event) else "seq")):
-            self._broken(f"tag {quoted(event.tag)} is not supported", path, event)
+            self._broken(_NO_TAGS, path, event)
         return self._mapping(path, depth) if _is_mapping(event) else self._sequence(path, depth)
 
     def _sequence(self, path: KeyPath, depth: int) -> list[Any]:
@@ -184,9 +185,7 @@ class _Walk:
         if event.anchor is not None:
             self._fault("anchors (&name) are not supported", path, event)
         if tag not in _TEXT_TAGS:
-            self._fault(
-                f"expected text as a key; YAML reads {quoted(event.value)} as something else: quote it", path, event
-            )
+            self._fault("expected text as a key; YAML reads this one as something else: quote it", path, event)
             return None
         return str(event.value)
 
@@ -210,10 +209,10 @@ class _Walk:
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         if tag in ("int", "float"):
             self._broken(
-                f"YAML does not read {quoted(text)} as you do; write a decimal number, or quote it", path, event
+                "YAML reads this number as another one than you do; write a decimal number, or quote it", path, event
             )
             return None
-        self._broken(f"tag {quoted(str(event.tag))} is not supported", path, event)
+        self._broken(_NO_TAGS, path, event)
         return None
 
     def _text(self, text: str, path: KeyPath, event: Any) -> Any:

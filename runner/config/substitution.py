@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..redaction import know
 from .errors import quoted
+from .value_file import read_value
 
 __all__ = ["LeftOut", "Substitution"]
 
@@ -15,7 +17,6 @@ _REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?\Z", re.DOTALL
 _NULL = re.compile(r"\$\{[^}]*:-(?:~|null|Null|NULL)\}\Z")
 _BARE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE = "file:"
-_MAX_FILE_BYTES = 64 * 1024
 _FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message} or ${file:/path}"
 
 
@@ -28,7 +29,8 @@ class Substitution:
     Replace `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `${file:/path}` in one text, once.
 
     `$$` stands for one `$`; any other `$` for itself. A variable that is set but empty counts as unset
-    where there is a default or a message, as in a shell. The last line end of a file is dropped.
+    where there is a default or a message, as in a shell. Of a file the last line end and a byte order mark are dropped;
+    what it holds counts as a secret.
     """
 
     def __init__(self, environ: Mapping[str, str], base: Path) -> None:
@@ -92,14 +94,9 @@ class Substitution:
 
     def _file(self, name: str) -> str:
         try:
-            with (self._base / name).open("rb") as file:
-                content = file.read(_MAX_FILE_BYTES + 1)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no valid path"
-            raise ValueError(f"file {quoted(name)} cannot be read: {reason}") from error
-        if len(content) > _MAX_FILE_BYTES:
-            raise ValueError(f"file {quoted(name)} is larger than {_MAX_FILE_BYTES // 1024} KiB")
-        try:
-            return re.sub(r"\r?\n\Z", "", content.decode())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"file {quoted(name)} is not UTF-8 text") from error
+            value = read_value(self._base / name)
+        except ValueError as error:
+            raise ValueError(f"file {quoted(name)} {error}") from None
+        for line in value.splitlines():
+            know(line)  # whoever puts a value into a file of its own has a reason
+        return value

@@ -45,6 +45,7 @@ class Client:
         self._late = f"no answer within {self._timeout:g} s"
         fields = {"Host": address.authority} | dict(headers)
         self._beginning = f"POST {address.target} HTTP/1.1\r\n".encode("ascii") + _lines(fields)
+        self._fixed = len(self._beginning) + len("Content-Length: 1234567\r\n\r\n")
         self._connections = connections
         self._free = asyncio.Semaphore(connections)
         self._open: WeakSet[Connection] = WeakSet()
@@ -69,6 +70,10 @@ class Client:
         self._idle.clear()
         self._lookup, self._free = None, asyncio.Semaphore(self._connections)
         await asyncio.sleep(0)  # the turn in which the event loop closes what was aborted
+
+    def head_size(self, headers: Mapping[str, str]) -> int:
+        """Return the bytes of the request line and all headers of a post with these, which are ASCII."""
+        return self._fixed + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
 
     async def post(self, headers: Mapping[str, str], body: bytes, limit: int) -> Answer:
         """

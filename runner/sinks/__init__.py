@@ -106,6 +106,7 @@ def _webhook(options: Mapping[str, Any], context: SinkContext) -> Sink:
         headers=options["headers"],
         permanent=options["permanent"],
         deferred=options["deferred"],
+        structured=options["mode"] == "structured",
         connections=context.concurrency,
     )
 

@@ -1,5 +1,5 @@
 """
-The sink that posts: CloudEvents over HTTP, one in binary mode, several in batched mode.
+The sink that posts: CloudEvents over HTTP, one in binary or structured mode, several in batched mode.
 
 What an answer means is decided by its status alone, never by its text:
 
@@ -25,7 +25,7 @@ from email.utils import parsedate_to_datetime
 import orjson
 
 from ..clock import utcnow
-from ..cloudevents import BATCH_FORMAT, encode_batch, to_http
+from ..cloudevents import BATCH_FORMAT, encode_batch, to_http, to_http_structured
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 from ..http.address import Address
@@ -37,6 +37,7 @@ __all__ = ["WebhookSink"]
 
 _REJECTED = frozenset({400, 410, 413, 415, 422, 431})
 _ASKS_TO_WAIT = frozenset({429, 503})
+_LARGEST_HEAD = 8 * 1024  # bytes: the least that common servers take of request line and headers
 _LONGEST_WAIT = 10**9  # seconds; the retry policy has a limit of its own, this one keeps the arithmetic in range
 _READ = 64 * 1024  # bytes of an answer's body; what is longer ends the connection
 _READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand events
@@ -67,6 +68,7 @@ class WebhookSink:
         headers: Mapping[str, str] | None = None,
         permanent: Iterable[int] = (),
         deferred: timedelta | None = None,
+        structured: bool = False,
         connections: int = 256,
     ) -> None:
         """
@@ -78,6 +80,8 @@ class WebhookSink:
             headers: sent with every event, such as `Authorization`.
             permanent: further statuses that reject an event for good.
             deferred: how long the receiver has to acknowledge what it answers with 202; None if 202 is a success.
+            structured: send every event as one JSON document, and not only those whose attributes need more headers
+                than servers take.
             connections: how many are open at once; further deliveries wait for one.
 
         Raises:
@@ -91,6 +95,7 @@ class WebhookSink:
         self._client = Client(address, headers=_all_headers(headers or {}), timeout=timeout, connections=connections)
         self._rejected = _REJECTED.union(permanent)
         self._deferred = None if deferred is None else Deferred(deferred)
+        self._structured = structured
         self._started = False
 
     async def start(self) -> None:
@@ -101,10 +106,9 @@ class WebhookSink:
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Post the event and read what the answer's status means."""
         try:
-            headers, body = to_http(delivery.event)
+            headers, body = self._message(delivery)
         except EventError as error:
             return Rejected(f"the event cannot be sent over HTTP: {error}")
-        headers |= self._own_headers(delivery.subscription, delivery.attempt)
         answer = await self._post(headers, body, _READ)
         return answer if isinstance(answer, Failed) else self._outcome(answer.status, answer.headers, answer.body)
 
@@ -142,6 +146,16 @@ class WebhookSink:
         """Close the connections."""
         self._started = False
         await self._client.stop()
+
+    def _message(self, delivery: Delivery) -> tuple[dict[str, str], bytes]:
+        own = self._own_headers(delivery.subscription, delivery.attempt)
+        if not self._structured:
+            headers, body = to_http(delivery.event)
+            headers |= own
+            if self._client.head_size(headers) <= _LARGEST_HEAD:
+                return headers, body
+        headers, body = to_http_structured(delivery.event)
+        return headers | own, body
 
     def _own_headers(self, subscription: str, attempt: int) -> dict[str, str]:
         headers = {"runner-attempt": str(attempt)}

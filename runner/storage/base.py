@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 __all__ = [
+    "AT_ONCE",
+    "CLAIM",
+    "LARGEST",
     "UNREADABLE",
     "Archive",
     "AttemptRecord",
@@ -50,6 +53,16 @@ __all__ = [
 ]
 
 _NO_AGE = timedelta(0)
+
+CLAIM = 8 * 1024 * 1024
+"""What the events of one claim weigh at most: bytes of their data, and sixteen for each of their extensions'."""
+
+AT_ONCE = 1024 * 1024
+"""What events weigh whose data comes with the claim. That of others is asked for later: a claim that was answered
+stands, so that what kills its process while it is fetched has cost it an attempt."""
+
+LARGEST = 16 * 1024 * 1024
+"""What an event weighs at most that is read at all: one that weighs more was not written by the bus."""
 
 
 class Publication(NamedTuple):
@@ -114,12 +127,13 @@ class EventStore(Protocol):
 
 
 class Work(Struct):
-    """One claimed event. `attempt` counts its claims, this one included."""
+    """One claimed event. `attempt` counts its claims, this one included; `size` is not zero while data is missing."""
 
     position: int
     attempt: int
     seq: int
     event: Event
+    size: int = 0
 
     @property
     def age(self) -> timedelta:
@@ -154,6 +168,8 @@ class Claim(Struct, frozen=True):
         scheduled_in: until the first scheduled event is due (zero or less: now); None without one.
         again_in: until the queue is worth another look though no signal came (a lease that ends); None if never.
         waiting: whether any delivery is pending or leased.
+        weight: what the events weigh together.
+        more: whether some that are due were left for a later claim.
     """
 
     token: int
@@ -163,6 +179,8 @@ class Claim(Struct, frozen=True):
     again_in: timedelta | None = None
     waiting: bool = False
     unreadable: Sequence[UnreadableWork] = ()
+    weight: int = 0
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +266,7 @@ class ClaimedDelivery:
 
     `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
     long before the claim the first recorded attempt began. `unanswered`: it was deferred, and is claimed only
-    for what follows.
+    for what follows. `size`: above zero while the data of the event is missing.
     """
 
     seq: int
@@ -258,6 +276,7 @@ class ClaimedDelivery:
     event: Event
     age: timedelta = _NO_AGE
     unanswered: Unanswered | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +344,16 @@ class WorkQueue(Protocol):
     All raise `StorageUnavailable` when the store cannot be reached; all may be repeated then.
     """
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
-        """Lease at most `limit` events that are due, oldest first. Never waits for another claimer."""
+    async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
+        """
+        Lease at most `limit` events that are due, oldest first. Never waits for another claimer.
+
+        Args:
+            weight: no more than weigh so much, but always the first.
+        """
+
+    async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
+        """Return the data of events whose claim left it out."""
 
     async def settle(self, settled: Settled) -> int:
         """
@@ -341,18 +368,19 @@ class WorkQueue(Protocol):
     async def promote(self, limit: int) -> int:
         """Move at most `limit` scheduled events that have fallen due into the queue; return how many."""
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """
         Lease deliveries that are due.
 
         Args:
             quotas: for each subscription this caller can serve, how many it can take now; zero says
                 that it serves it but has no room. No other subscription is touched or counted.
+            weight: as for `claim()`.
         """
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """
-        Lease deliveries of one subscription that are due, and whose turn it is.
+        Lease deliveries of one subscription that are due, and whose turn it is; no more than `weight`, but always one.
 
         In order: only the first of each line, and only once no event before it waits to be dispatched, by
         anybody. One claim visits so many lines at most; who goes on until there are no `more` has seen each, and

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ..config.dsn import Dsn
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from .home import SEARCH_PATH, Home
+from .outage import Outage
 from .sqlite_connection import TidyConnection, pragmas, prepare
 from .tls import Encryption, encryptions
 
@@ -234,12 +235,16 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
     if dsn.scheme == "sqlite":
         return _sqlite_engine(dsn, pool)
     home = Home(schema)
-    connector = PostgresConnector(dsn, pgbouncer=pgbouncer, home=home)
+    connector, outage = PostgresConnector(dsn, pgbouncer=pgbouncer, home=home), Outage()
+
+    async def connection() -> asyncpg.Connection:
+        with outage, mapped_errors():
+            return await connector.connect()
 
     def connect() -> Any:
         # What `async_creator` stands for; with that, SQLAlchemy's own statement cache could not be turned off.
         return engine.dialect.loaded_dbapi.connect(
-            async_creator_fn=connector.connect, prepared_statement_cache_size=0 if pgbouncer else 100
+            async_creator_fn=connection, prepared_statement_cache_size=0 if pgbouncer else 100
         )
 
     engine = create_async_engine(

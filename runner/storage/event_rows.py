@@ -9,9 +9,10 @@ import orjson
 
 from ..errors import EventError
 from ..event import NO_EXTENSIONS, Event, ExtensionValue
+from .base import LARGEST
 from .identity import restored
 
-__all__ = ["read_event", "read_extensions", "write_extensions"]
+__all__ = ["check_size", "read_event", "read_extensions", "write_extensions"]
 
 
 def read_event(
@@ -53,3 +54,10 @@ def read_extensions(stored: str) -> Mapping[str, ExtensionValue]:
     if not isinstance(extensions, dict):
         raise EventError(f"extensions: expected an object, got {type(extensions).__name__}")
     return extensions or NO_EXTENSIONS
+
+
+def check_size(weight: int) -> int:
+    """Return what an event weighs. Raise `EventError` where that is more than any that the bus has taken."""
+    if weight > LARGEST:
+        raise EventError(f"it weighs {weight} bytes, at most {LARGEST} are read")
+    return weight

@@ -34,9 +34,9 @@ class LowWaterMark:
             return 0
         return self._marks[0]
 
-    def saw(self, newest: int | None, now: float) -> None:
-        """Note the newest position a claim brought; None for none."""
-        self._again = newest is None or newest <= self._marks[0]
+    def saw(self, newest: int | None, now: float, *, cut: bool = False) -> None:
+        """Note the newest position a claim brought, None for none; `cut` if it locked more than it brought."""
+        self._again = cut or newest is None or newest <= self._marks[0]
         if newest is not None:
             self._newest = max(self._newest, newest)
         if now - self._turned_at >= self._trail:

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import EventConflict, StorageError, StorageUnavailable
-from ..event import Event
+from ..event import Event, weigh
 from .base import (
+    CLAIM,
     UNREADABLE,
     AttemptRecord,
     Claim,
@@ -125,7 +126,7 @@ class PostgresStore(SqlRegistry):
             Work(position, 1, receipt.seq, event.recorded_at(added.created_at))
             for position, receipt, event in zip(added.positions, added.receipts, events, strict=True)
         ]
-        return batch.receipts(added.receipts), Claim(token, works, added.version)
+        return batch.receipts(added.receipts), Claim(token, works, added.version, weight=weigh(events))
 
     async def _append_new(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added | None:
         """
@@ -199,25 +200,40 @@ class PostgresStore(SqlRegistry):
                 )
         return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
-        """Lease at most `limit` events that are due, oldest first."""
+    async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
+        """Lease at most `limit` events that are due, oldest first, as far as they weigh no more than `weight`."""
         await self._find_home()
         token = _token()
         now = time.monotonic()
         after = self._mark.start(now)
         try:
-            rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease)
+            rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease, weight)
             works = claimed_works(rows)
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
         [outlook] = [row for row in rows if row[0] is None]
         works.sort(key=attrgetter("position"))
-        self._mark.saw(works[-1].position if works else None, now)
+        cut = outlook["more"] and len(works) < limit
+        self._mark.saw(works[-1].position if works else None, now, cut=cut)
         again_in: timedelta | None = outlook["expires_in"]
-        sweep_in = self._mark.sweep_in(now) if len(works) < limit else None
+        sweep_in = None if outlook["more"] else self._mark.sweep_in(now)
         if sweep_in is not None:
             again_in = min(again_in or timedelta.max, timedelta(seconds=sweep_in))
-        return Claim(token, works, outlook["version"], outlook["scheduled_in"], again_in, outlook["waiting"])
+        return Claim(
+            token,
+            works,
+            outlook["version"],
+            outlook["scheduled_in"],
+            again_in,
+            outlook["waiting"],
+            weight=outlook["weight"] or 0,
+            more=outlook["more"],
+        )
+
+    async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
+        """Return the data of events whose claim left it out."""
+        async with self._wires.take() as connection:
+            return {row[0]: row[1] for row in await connection.fetch(self._sql("contents"), seqs)}
 
     async def _one_by_one(self, token: int, lease: timedelta) -> Claim:
         """Read what was leased under `token` event by event, because one of them cannot be read."""
@@ -232,7 +248,10 @@ class PostgresStore(SqlRegistry):
                 works.append(Work(position, attempt, seq, event))
             else:
                 unreadable.append(UnreadableWork(position, attempt, seq, *event))
-        return replace(outlook, token=token, works=works, unreadable=unreadable, again_in=timedelta(0))
+        weight = weigh([work.event for work in works])
+        return replace(
+            outlook, token=token, works=works, unreadable=unreadable, again_in=timedelta(0), weight=weight, more=True
+        )
 
     async def _read(self, seq: int) -> Event | tuple[str | None, str]:
         """Return an event; its type, and the reason, if it cannot be read."""
@@ -284,7 +303,7 @@ class PostgresStore(SqlRegistry):
         async with self._wires.take() as connection:
             return int(await connection.fetchval(self._sql("promote", limit)))
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
         token = _token()
         try:
@@ -295,12 +314,13 @@ class PostgresStore(SqlRegistry):
                     lease,
                     list(quotas),
                     [max(0, each) for each in quotas.values()],
+                    weight,
                 )
             claimed = claimed_deliveries(rows)
         except UNREADABLE:
             return await self._each_delivery(token, list(quotas))
         claimed.sort(key=lambda delivery: delivery.seq)
-        return DeliveryClaim(token, claimed, rows[0]["next_due"])
+        return DeliveryClaim(token, claimed, timedelta(0) if rows[0]["cut"] else rows[0]["next_due"])
 
     async def _each_delivery(self, token: int, ids: Sequence[int]) -> DeliveryClaim:
         """
@@ -320,12 +340,13 @@ class PostgresStore(SqlRegistry):
                 unreadable.append(UnreadableDelivery(seq, id, attempt, event[1]))
         return DeliveryClaim(token, claimed, timedelta(0), unreadable)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
         token, rate = _token(), demand.rate
         arguments = (
             *(token, lease, demand.subscription_id, max(0, demand.quota), demand.ordered, demand.after),
             *((None, None) if rate is None else (rate.interval, rate.tolerance)),
+            weight,
         )
         try:
             async with self._wires.take() as connection:
@@ -337,7 +358,9 @@ class PostgresStore(SqlRegistry):
         except UNREADABLE:
             return await self._each_delivery(token, [demand.subscription_id])
         first = rows[0]
-        seen = Seen(first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"])
+        seen = Seen(
+            first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"], cut=first["cut"]
+        )
         return seen.claim(demand, token, claimed)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:

@@ -22,7 +22,7 @@ from .base import (
     Work,
 )
 from .encoding import storable
-from .event_rows import read_event, write_extensions
+from .event_rows import check_size, read_event, write_extensions
 from .identity import shortened
 from .runs import runs
 from .statements import NOTHING, SEPARATOR
@@ -146,15 +146,22 @@ def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
 def claimed_works(rows: Sequence[asyncpg.Record]) -> list[Work]:
     """Return the works in the rows of `claim.sql`. Raise one of `UNREADABLE` if an event cannot be read."""
     return [
-        Work(position, attempt, seq, read_event(type, source, id, subject, _moment(sent), mime, schema, more, data))
-        for position, attempt, seq, type, source, id, subject, sent, mime, schema, more, data, _, _, _, _ in rows
+        Work(
+            position,
+            attempt,
+            seq,
+            read_event(type, source, id, subject, _moment(sent), mime, schema, more, data),
+            0 if size is None else check_size(size),
+        )
+        for position, attempt, seq, type, source, id, subject, sent, mime, schema, more, data, size, *_ in rows
         if position is not None
     ]
 
 
 def claimed_event(row: asyncpg.Record) -> Event:
     """Return the event in the row of `event.sql`. Raise one of `UNREADABLE` if it cannot be read."""
-    type, source, id, subject, sent, *rest = row
+    type, source, id, subject, sent, *rest, size = row
+    check_size(size or 0)
     return read_event(type, source, id, subject, _moment(sent), *rest)
 
 
@@ -162,7 +169,14 @@ def claimed_deliveries(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
     """Return the deliveries in the rows of a claim of them. Raise one of `UNREADABLE` if an event cannot be read."""
     return [
         ClaimedDelivery(
-            row[0], row[1], row[2], row[3], claimed_event(row[5:14]), row["age"] or timedelta(0), _unanswered(row)
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            claimed_event(row[5:15]),
+            age=row["age"] or timedelta(0),
+            unanswered=_unanswered(row),
+            size=row["size"] or 0,
         )
         for row in rows
         if row[0] is not None

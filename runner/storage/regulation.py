@@ -25,6 +25,7 @@ class Seen:
         held_up: whether a line waits for an earlier event to be dispatched.
         ahead: of the rate (see `Rate`), after the claim.
         next_due: until the first of a line it visited is due, or any delivery where there are no lines.
+        cut: whether what it might have claimed weighed too much; `room` is then what it did claim.
     """
 
     room: int
@@ -32,6 +33,7 @@ class Seen:
     held_up: bool
     ahead: timedelta | None
     next_due: timedelta | None
+    cut: bool = False
 
     def claim(
         self,
@@ -42,7 +44,10 @@ class Seen:
     ) -> DeliveryClaim:
         """Return what the claim brought, with until when the next one can wait, and where it is to begin."""
         due, paced, more, held_up = self.next_due, False, False, False
-        if len(deliveries) + len(unreadable) == self.room:
+        if self.cut:
+            since = after = self.left_off or demand.after
+            more = True
+        elif len(deliveries) + len(unreadable) == self.room:
             since = after = self.left_off or demand.after
             if demand.rate is not None and self.ahead is not None and self.room < demand.quota:
                 due, paced = demand.rate.wait(self.ahead), True

@@ -24,12 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ..delivery import DeliveryState
 from ..errors import EventConflict, StorageRefused
-from ..event import Event
+from ..event import Event, weigh
 from .base import (
+    CLAIM,
     UNREADABLE,
     AttemptRecord,
     Claim,
-    ClaimedDelivery,
     Death,
     DeliveryClaim,
     DeliveryRecord,
@@ -37,13 +37,12 @@ from .base import (
     Publication,
     Receipt,
     Settled,
-    UnreadableDelivery,
     UnreadableWork,
     Work,
 )
 from .encoding import storable
 from .engine import is_unavailable, mapped_errors
-from .event_rows import read_event, read_extensions, write_extensions
+from .event_rows import check_size, read_event, read_extensions, write_extensions
 from .identity import shortened
 from .publishing import append_in
 from .registry import SqlRegistry
@@ -53,6 +52,7 @@ from .sqlite_regulated import claim_regulated
 from .sqlite_rows import (
     EPOCH,
     MICROSECOND,
+    LeasedDeliveries,
     check_text,
     clock,
     fault,
@@ -123,9 +123,13 @@ class SqliteStore(SqlRegistry):
         with mapped_errors():
             return await append_in(session, publications, None)
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
-        """Lease at most `limit` events that are due, oldest first."""
-        return await self._run(_claim, secrets.randbits(63), max(limit, 0), lease)
+    async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
+        """Lease at most `limit` events that are due, oldest first, as far as they weigh no more than `weight`."""
+        return await self._run(_claim, secrets.randbits(63), max(limit, 0), lease, weight)
+
+    async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
+        """Return the data of events whose claim left it out."""
+        return await self._run(_contents, seqs)
 
     async def settle(self, settled: Settled) -> int:
         """Remove the rows of work still held under the token and record their deliveries, atomically."""
@@ -135,13 +139,13 @@ class SqliteStore(SqlRegistry):
         """Move at most `limit` scheduled events that have fallen due into the queue."""
         return await self._run(_promote, max(limit, 0))
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
-        return await self._run(_claim_deliveries, secrets.randbits(63), quotas, lease)
+        return await self._run(_claim_deliveries, secrets.randbits(63), quotas, lease, weight)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
-        return await self._run(claim_regulated, secrets.randbits(63), demand, lease)
+        return await self._run(claim_regulated, secrets.randbits(63), demand, lease, weight)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""
@@ -234,7 +238,7 @@ def _append_leased(
             event = publication.event.recorded_at(EPOCH + now * MICROSECOND)
             works.append(Work(queued.lastrowid or 0, 1, receipt.seq, event))
     [(version, _, _)] = db.execute(sql("outlook")).fetchall()
-    return receipts, Claim(token, works, version)
+    return receipts, Claim(token, works, version, weight=weigh([work.event for work in works]))
 
 
 def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
@@ -260,46 +264,73 @@ def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[A
     return int(seq)
 
 
-def _claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
+def _claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta, weight: int) -> Claim:
     now = clock(db)
     if not db.execute(sql("any_due"), (now,)).fetchall():
-        return _outlook(db, token, (), limit, now)
-    return transaction(db, _lease_works, token, limit, lease)
+        return _outlook(db, Claim(token, (), 0), limit, now)
+    return transaction(db, _lease_works, token, limit, lease, weight)
 
 
-def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> Claim:
+def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelta, weight: int) -> Claim:
     now = clock(db)
     leased = db.execute(sql("claim"), (now + microseconds(lease), token, now, limit)).fetchall()
-    positions = [position for (position,) in leased]
-    try:
-        works = _works(db, min(positions), max(positions), token) if positions else ()
-        return _outlook(db, token, works, limit, now)
-    except (*UNREADABLE, sqlite3.OperationalError) as error:
-        check_text(error)
-        return _one_by_one(db, token, sorted(positions), now)
-
-
-def _works(db: sqlite3.Connection, first: int, last: int, token: int) -> Sequence[Work]:
-    rows = db.execute(sql("works"), (first, last, token)).fetchall()
-    return [
-        Work(position, attempt, seq, read_event(type, source, id, subject, time_of(time), mime, schema, more, data))
-        for position, attempt, seq, type, source, id, subject, time, mime, schema, more, data in rows
-    ]
-
-
-def _one_by_one(db: sqlite3.Connection, token: int, positions: Sequence[int], now: int) -> Claim:
-    """Read what was leased event by event, because one of them cannot be read."""
-    works: list[Work] = []
-    unreadable: list[UnreadableWork] = []
-    for position in positions:
+    positions = sorted(position for (position,) in leased)
+    read = _Read(token, weight)
+    if positions:
         try:
-            works += _works(db, position, position, token)
+            read.works(db, positions[0], positions[-1])
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)
-            [(attempt, seq)] = db.execute(sql("work"), (position,)).fetchall()
-            unreadable.append(UnreadableWork(position, attempt, seq, _type(db, seq), fault(error)))
-    outlook = _outlook(db, token, works, 0, now)
-    return replace(outlook, unreadable=unreadable, again_in=timedelta(0))
+            read = _Read(token, weight)
+            read.one_by_one(db, positions)
+        if read.cut:
+            db.execute(sql("unclaim"), (read.last, token))
+    claim = Claim(token, read.readable, 0, unreadable=read.unreadable, weight=read.weight)
+    return _outlook(db, replace(claim, more=read.cut or len(positions) >= limit), limit, now)
+
+
+class _Read:
+    """The events of a claim, read until they weigh too much."""
+
+    def __init__(self, token: int, most: int) -> None:
+        self.readable: list[Work] = []
+        self.unreadable: list[UnreadableWork] = []
+        self.weight = 0
+        self.last = 0  # position of the last one that is taken
+        self.cut = False
+        self._token = token
+        self._most = most
+
+    def works(self, db: sqlite3.Connection, first: int, last: int) -> None:
+        """Read those in these positions. Raise one of `UNREADABLE` at the first that is no event."""
+        for position, attempt, seq, weight, missing, type, source, id, subject, time, *rest in db.execute(
+            sql("works"), (first, last, self._token)
+        ):
+            if self.last and self.weight + weight > self._most:
+                self.cut = True
+                return
+            check_size(weight)
+            event = read_event(type, source, id, subject, time_of(time), *rest)
+            self.readable.append(Work(position, attempt, seq, event, weight if missing else 0))
+            self.weight += weight
+            self.last = position
+
+    def one_by_one(self, db: sqlite3.Connection, positions: Sequence[int]) -> None:
+        """Read event by event, because one of them cannot be read."""
+        for position in positions:
+            try:
+                self.works(db, position, position)
+            except (*UNREADABLE, sqlite3.OperationalError) as error:
+                check_text(error)
+                [(attempt, seq)] = db.execute(sql("work"), (position,)).fetchall()
+                self.unreadable.append(UnreadableWork(position, attempt, seq, _type(db, seq), fault(error)))
+                self.last = position
+            if self.cut:
+                return
+
+
+def _contents(db: sqlite3.Connection, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
+    return dict(db.execute(sql("contents"), (_json(seqs),)).fetchall())
 
 
 def _type(db: sqlite3.Connection, seq: int) -> object:
@@ -312,12 +343,15 @@ def _type(db: sqlite3.Connection, seq: int) -> object:
     return type
 
 
-def _outlook(db: sqlite3.Connection, token: int, works: Sequence[Work], limit: int, now: int) -> Claim:
+def _outlook(db: sqlite3.Connection, claim: Claim, limit: int, now: int) -> Claim:
+    """Return the claim with what else a worker wants to know."""
     [(version, scheduled_at, waiting)] = db.execute(sql("outlook")).fetchall()
-    expiry = None
-    if len(works) < limit:  # whatever is left in the queue is leased, so this reads no backlog
+    again_in = timedelta(0) if claim.unreadable else None
+    if not claim.more and not claim.unreadable:  # whatever is left in the queue is leased, so this reads no backlog
         [(expiry,)] = db.execute(sql("next_expiry"), (now,)).fetchall()
-    return Claim(token, works, version, until(scheduled_at, now), until(expiry, now), bool(waiting))
+        again_in = until(expiry, now)
+    scheduled_in = until(scheduled_at, now)
+    return replace(claim, version=version, scheduled_in=scheduled_in, again_in=again_in, waiting=bool(waiting))
 
 
 def _settle(db: sqlite3.Connection, settled: Settled) -> int:
@@ -358,14 +392,17 @@ def _move_due(db: sqlite3.Connection, limit: int) -> int:
     return len(due)
 
 
-def _claim_deliveries(db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+def _claim_deliveries(
+    db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta, weight: int
+) -> DeliveryClaim:
     now = clock(db)
-    deliveries: Sequence[ClaimedDelivery] = ()
-    unreadable: Sequence[UnreadableDelivery] = ()
+    leased = LeasedDeliveries()
     if _due_deliveries(db, quotas, now):
-        deliveries, unreadable = transaction(db, _lease_deliveries, token, quotas, lease)
+        leased = transaction(db, _lease_deliveries, token, quotas, lease, weight)
+    if leased.cut:
+        return DeliveryClaim(token, leased.claimed, timedelta(0), leased.unreadable)
     nexts = [at for id in quotas for (at,) in db.execute(sql("next_delivery"), (id, now)).fetchall() if at is not None]
-    return DeliveryClaim(token, deliveries, until(min(nexts, default=None), now), unreadable)
+    return DeliveryClaim(token, leased.claimed, until(min(nexts, default=None), now), leased.unreadable)
 
 
 def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int) -> list[_Row]:
@@ -377,10 +414,10 @@ def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int)
 
 
 def _lease_deliveries(
-    db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta
-) -> tuple[Sequence[ClaimedDelivery], Sequence[UnreadableDelivery]]:
+    db: sqlite3.Connection, token: int, quotas: Mapping[int, int], lease: timedelta, weight: int
+) -> LeasedDeliveries:
     now = clock(db)
-    return lease_deliveries(db, token, _due_deliveries(db, quotas, now), lease, now)
+    return lease_deliveries(db, token, _due_deliveries(db, quotas, now), lease, now, weight)
 
 
 def _settle_deliveries(

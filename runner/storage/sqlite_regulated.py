@@ -8,35 +8,38 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from .base import ClaimedDelivery, DeliveryClaim, Demand, UnreadableDelivery
+from .base import DeliveryClaim, Demand
 from .regulation import LINES, Seen
-from .sqlite_rows import clock, lease_deliveries, microseconds, sql, transaction, until
+from .sqlite_rows import LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
 
 __all__ = ["claim_regulated"]
 
 _Due = Sequence[tuple[Any, ...]]
 
 
-def claim_regulated(db: sqlite3.Connection, token: int, demand: Demand, lease: timedelta) -> DeliveryClaim:
+def claim_regulated(db: sqlite3.Connection, token: int, demand: Demand, lease: timedelta, weight: int) -> DeliveryClaim:
     """Lease deliveries of one subscription that are due, and whose turn it is; only read if there is none."""
     due, seen = _look(db, demand, clock(db))
-    claimed: Sequence[ClaimedDelivery] = ()
-    unreadable: Sequence[UnreadableDelivery] = ()
+    leased = LeasedDeliveries()
     if due:
-        claimed, unreadable, seen = transaction(db, _claim, token, demand, lease)
-    return seen.claim(demand, token, claimed, unreadable)
+        leased, seen = transaction(db, _claim, token, demand, lease, weight)
+    return seen.claim(demand, token, leased.claimed, leased.unreadable)
 
 
 def _claim(
-    db: sqlite3.Connection, token: int, demand: Demand, lease: timedelta
-) -> tuple[Sequence[ClaimedDelivery], Sequence[UnreadableDelivery], Seen]:
+    db: sqlite3.Connection, token: int, demand: Demand, lease: timedelta, weight: int
+) -> tuple[LeasedDeliveries, Seen]:
     moment = clock(db)
     due, seen = _look(db, demand, moment)
+    leased = lease_deliveries(db, token, due, lease, moment, weight)
+    number = len(leased.claimed) + len(leased.unreadable)
+    if leased.cut:
+        seen = replace(seen, room=number, cut=True, left_off=None)
     if demand.rate is not None and seen.ahead is not None:
-        ahead = demand.rate.charged(seen.ahead, len(due))
+        ahead = demand.rate.charged(seen.ahead, number)
         db.execute(sql("keep_pace"), (demand.subscription_id, moment + microseconds(ahead)))
         seen = replace(seen, ahead=ahead)
-    return *lease_deliveries(db, token, due, lease, moment), seen
+    return leased, seen
 
 
 def _look(db: sqlite3.Connection, demand: Demand, moment: int) -> tuple[_Due, Seen]:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
-from .event_rows import read_event
+from .event_rows import check_size, read_event
 
 __all__ = [
     "EPOCH",
     "MICROSECOND",
+    "LeasedDeliveries",
     "check_text",
     "clock",
     "fault",
@@ -27,6 +28,15 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+
+
+class LeasedDeliveries(NamedTuple):
+    """What was leased; `cut` if more was due, but weighed too much."""
+
+    claimed: Sequence[ClaimedDelivery] = ()
+    unreadable: Sequence[UnreadableDelivery] = ()
+    cut: bool = False
+
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -85,25 +95,34 @@ def fault(error: Exception) -> str:
 
 
 def lease_deliveries(
-    db: sqlite3.Connection, token: int, due: Sequence[tuple[Any, ...]], lease: timedelta, moment: int
-) -> tuple[Sequence[ClaimedDelivery], Sequence[UnreadableDelivery]]:
-    """Lease the deliveries in `due`, which are rows of `due_deliveries.sql`."""
-    ends = moment + microseconds(lease)
-    db.executemany(sql("claim_delivery"), [(ends, token, moment, seq, id) for seq, id, *_ in due])
+    db: sqlite3.Connection, token: int, due: Sequence[tuple[Any, ...]], lease: timedelta, moment: int, weight: int
+) -> LeasedDeliveries:
+    """Lease the deliveries in `due`, which are rows of `due_deliveries.sql`, until they weigh more than `weight`."""
     claimed: list[ClaimedDelivery] = []
     unreadable: list[UnreadableDelivery] = []
+    taken, cut = 0, False
     for seq, id, suspect, waited in due:
         try:
             rows = db.execute(sql("claimed_delivery"), (waited, moment, seq, id)).fetchall()
-            for attempt, refusal, age, type, source, event_id, subject, time, *rest in rows:
-                event = read_event(type, source, event_id, subject, time_of(time), *rest)
-                late, answer = (age or 0) * MICROSECOND, _unanswered(waited, refusal)
-                claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event, late, answer))
+            for attempt, refusal, age, size, missing, type, source, event_id, subject, time, *rest in rows:
+                cut = bool(claimed or unreadable) and taken + size > weight
+                if not cut:
+                    check_size(size)
+                    event = read_event(type, source, event_id, subject, time_of(time), *rest)
+                    late, answer = (age or 0) * MICROSECOND, _unanswered(waited, refusal)
+                    left = size if missing else 0
+                    claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event, late, answer, left))
+                    taken += size
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)
             [(attempt,)] = db.execute(sql("attempts"), (seq, id)).fetchall()
-            unreadable.append(UnreadableDelivery(seq, id, attempt, fault(error)))
-    return claimed, unreadable
+            unreadable.append(UnreadableDelivery(seq, id, attempt + 1, fault(error)))
+        if cut:
+            break
+    ends = moment + microseconds(lease)
+    both: list[ClaimedDelivery | UnreadableDelivery] = [*claimed, *unreadable]
+    db.executemany(sql("claim_delivery"), [(ends, token, moment, each.seq, each.subscription_id) for each in both])
+    return LeasedDeliveries(claimed, unreadable, cut)
 
 
 def _unanswered(waited: int | None, refusal: str | None) -> Unanswered | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+from .base import AT_ONCE, LARGEST
 from .tables import metadata
 
 __all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]
@@ -15,10 +16,21 @@ character (CloudEvents 1.0 §3.1)."""
 
 _SEPARATORS = f"E'\\x{ord(SEPARATOR):02x}', E'\\x{ord(NOTHING):02x}'"
 
-_CONTENT = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
+_COMPARED = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
 _SAME_CONTENT = " AND ".join(
-    [f"e.{name} IS NOT DISTINCT FROM excluded.{name}" for name in _CONTENT]
+    [f"e.{name} IS NOT DISTINCT FROM excluded.{name}" for name in _COMPARED]
     + ["e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb"]
+)
+
+# What an event takes of memory, about: each extension becomes an object of its own. Bounded, so that no sum overflows.
+_WEIGHT = "(coalesce(octet_length(e.data), 0) + 16 * least(coalesce(octet_length(e.extensions::text), 0), 16777216))"
+
+# Of an event in `e`, with its weight and what it and those before it weigh: the data of the first few is in the answer,
+# that of others is asked for once their claim is recorded, and what is too large for an event stays where it is.
+_CONTENT = (
+    f"CASE WHEN e.weight <= {LARGEST} THEN e.extensions::text END AS extensions, "
+    f"CASE WHEN e.upto <= {AT_ONCE} THEN e.data END AS data, "
+    f"CASE WHEN e.upto > {AT_ONCE} THEN e.weight END AS size"
 )
 
 # How long a statement that records events waits for another session: all who share its commit wait with it. Set by the
@@ -40,6 +52,7 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     """
     texts = _read("texts").format(separators=_SEPARATORS, patience=_PATIENCE)
     words = {"same_content": _SAME_CONTENT, "texts": texts, "patience": _PATIENCE}
+    words |= {"weight": _WEIGHT, "content": _CONTENT, "largest": str(LARGEST)}
     return _read(name).format(limit=int(limit), **words, **_tables(schema))
 
 

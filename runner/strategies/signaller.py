@@ -75,6 +75,9 @@ class Signaller:
             self.request(self._latest)
             await asyncio.sleep(RETRY_AFTER)
             return
+        except BaseException:
+            self._asked.set()  # the loop says what happened, and sends it again
+            raise
         self.sent += 1
         if not self._asked.is_set():
             self._idle.set()

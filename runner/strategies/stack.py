@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 
+from ..service import meant_for_task
 from .base import NotifyStrategy, PushStrategy, Wake
 
 __all__ = ["StrategyStack", "StrategyState", "compose"]
@@ -90,7 +91,9 @@ class StrategyStack:
         try:
             async with asyncio.timeout(timeout):
                 await call()
-        except Exception as error:
+        except BaseException as error:  # also what a strategy has cancelled itself
+            if meant_for_task(error):
+                raise
             self._failed(strategy, action, error)
 
     def _hears(self, strategy: NotifyStrategy) -> bool | None:
@@ -100,7 +103,7 @@ class StrategyStack:
             self._failed(strategy, "hears", error)
             return False
 
-    def _failed(self, strategy: NotifyStrategy, action: str, error: Exception) -> None:
+    def _failed(self, strategy: NotifyStrategy, action: str, error: BaseException) -> None:
         name = _name(strategy)
         self.failures[name] = count = self.failures.get(name, 0) + 1
         # What fails at every publish is reported at 1, 2, 4, 8, … failures.

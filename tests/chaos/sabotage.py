@@ -101,13 +101,13 @@ def claim_by_subquery() -> None:
 
 def forget_at_claim() -> None:
     """Give work up when it is claimed (at most once)."""
-    from runner.storage.base import Claim
+    from runner.storage.base import CLAIM, Claim
     from runner.storage.postgres import PostgresStore
 
     claim = PostgresStore.claim
 
-    async def forgetful(self: PostgresStore, limit: int, lease: timedelta) -> Claim:
-        claimed = await claim(self, limit, lease)
+    async def forgetful(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
+        claimed = await claim(self, limit, lease, weight)
         async with self._wires.take() as connection:
             await connection.execute("DELETE FROM dispatch WHERE lease_token = $1", claimed.token)
         return claimed

@@ -360,12 +360,12 @@ class TestStdout(HangingSinkContract):
 class Receiver:
     """A real HTTP server on one port."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, structured: bool = False) -> None:
         self.port = free_port()
         self.events: list[Event] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.sink: Sink = WebhookSink(f"http://{HOST}:{self.port}/events?key=secret")
+        self.sink: Sink = WebhookSink(f"http://{HOST}:{self.port}/events?key=secret", structured=structured)
         self._runner: web.AppRunner | None = None
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -400,18 +400,24 @@ class Receiver:
 
 
 class TestWebhook(HangingSinkContract, BatchSinkContract):
+    structured = False
+
     @pytest.fixture
     def batch_far(self, far: FarSide) -> FarSide:
         return far
 
     @pytest.fixture
     async def far(self) -> AsyncIterator[HangingFarSide]:
-        receiver = Receiver()
+        receiver = Receiver(structured=self.structured)
         await receiver.up()
         yield receiver
         await receiver.resume()
         await receiver.sink.stop()
         await receiver.down()
+
+
+class TestStructuredWebhook(TestWebhook):
+    structured = True
 
 
 # --- nats ------------------------------------------------------------------------------------------

@@ -120,13 +120,13 @@ async def check_attempts_of_deliveries_count_claims(store: Any) -> None:
 class CountsAtFailure(Broken):
     """Leaves counting to whoever settles, so that a crash does not count."""
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
+    async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         claim = await self.store.claim(limit, lease)
         held = dispatch.c.lease_token == claim.token
         await self.database.execute(update(dispatch).where(held).values(attempts=dispatch.c.attempts - 1))
         return claim
 
-    async def claim_deliveries(self, quotas: dict[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: dict[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
         claim = await self.store.claim_deliveries(quotas, lease)
         held = deliveries.c.lease_token == claim.token
         await self.database.execute(update(deliveries).where(held).values(attempts=deliveries.c.attempts - 1))
@@ -241,7 +241,7 @@ class TestInvariant5ClaimsAreBounded(StoreTests):
 class ClaimsBySubselect(Broken):
     """Claims as one would write it first: the planner may run the subselect once for every row."""
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
+    async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         statement = """
             UPDATE dispatch SET lease_token = 1, lease_until = clock_timestamp() + interval '30s'
             WHERE position IN (SELECT position FROM dispatch WHERE lease_until IS NULL
@@ -319,7 +319,7 @@ async def check_the_process_clock_has_no_say(store: Any) -> None:
 class TrustsItself(Broken):
     """Decides by the clock of the process which leases have ended."""
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
+    async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         ended = dispatch.c.lease_until <= datetime.now(UTC)
         await self.database.execute(update(dispatch).where(ended).values(lease_until=None))
         return await self.store.claim(limit, lease)

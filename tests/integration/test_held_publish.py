@@ -35,7 +35,7 @@ class Desk:
     def __init__(self) -> None:
         self.taken: list[int] = []
 
-    def lease_for(self, count: int) -> timedelta | None:
+    def lease_for(self, count: int, weight: int) -> timedelta | None:
         return timedelta(seconds=5)
 
     def take(self, claim: Claim, until: float) -> None:

@@ -216,6 +216,87 @@ class TestStop(BusTests):
         assert [(row["attempts"], row["lease_token"]) for row in await bus.database.rows(dispatch)] == [(0, None)]
 
 
+REFUSALS = [
+    StorageError("the store refused: password authentication failed"),
+    StorageUnavailable("away"),
+    ValueError("x"),
+    asyncio.CancelledError(),
+]
+
+
+class TestStopInSpiteOfErrors:
+    @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("method", ["leave", "settle", "settle_deliveries", "close"])
+    async def test_whatever_the_store_says_the_stop_goes_on_to_its_end(
+        self, tmp_path: Path, method: str, error: BaseException
+    ) -> None:
+        class Refusing(Around):
+            refuses = False
+
+            def __getattr__(self, name: str) -> Any:
+                return self.refuse if name == method and Refusing.refuses else super().__getattr__(name)
+
+            async def refuse(self, *_: object, **__: object) -> None:
+                raise error
+
+        async with running(tmp_path, f"sqlite:///{tmp_path / 'runner.db'}") as bus:
+            runner, gate, sink = bus.runner(store=Refusing, grace="1s", patience=timedelta(0)), Gate(), Counting()
+            runner._sinks["crm"] = sink
+            runner.subscribe("s", gate)
+            with capture_logs() as lines:
+                async with runner:
+                    await runner.publish(events(1)[0])
+                    await eventually(lambda: gate.seen)
+                    Refusing.refuses = True
+                    gate.opened.set()
+            assert sink.stopped == 1
+            assert [line["event"] for line in lines][-1] == "stopped"
+            Refusing.refuses = False
+            async with bus.runner():  # nothing is left behind that would hinder it
+                pass
+
+
+class Counting:
+    """A sink that counts its ends."""
+
+    stopped = 0
+
+    async def start(self) -> None: ...
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        raise AssertionError("not reached")
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+
+class TestOutage:
+    async def test_the_log_says_once_that_the_database_is_lost_and_once_that_it_is_back(
+        self, tmp_path: Path, make_postgres: Callable[..., PostgresServer]
+    ) -> None:
+        server = make_postgres(fsync=False)
+
+        def said(event: str) -> list[Any]:
+            return [line for line in lines if line["event"] == event]
+
+        async with running(tmp_path, server.create_database()) as bus:
+            runner, handler = bus.runner(), Handler()
+            runner.subscribe("s", handler)
+            async with runner:
+                with capture_logs() as lines:
+                    server.stop()
+                    runner.worker.wake()
+                    await eventually(lambda: said("database lost"), timeout=15)
+                    await eventually(lambda: runner.worker.stalled > timedelta(seconds=2))
+                    server.start()
+                    await eventually(lambda: said("database back"), timeout=15)
+                    await runner.publish(events(1)[0])
+                    await eventually(lambda: bus.settled(delivered=1))
+            assert len(said("database lost")) == len(said("database back")) == 1
+            assert said("database back")[0]["after"] > 0
+            assert [line for line in lines if line["event"] == "loop failed" and line["log_level"] != "debug"] == []
+
+
 class BadSink:
     """A sink that raises where it is told to, or hangs when it is to stop."""
 
@@ -276,7 +357,7 @@ class TestBadSinks:
         monkeypatch.setattr(runtime_module, "STOP_TIMEOUT", 0.05)
         with capture_logs() as lines:
             await self.run(tmp_path, sink)
-        assert {line["sink"] for line in lines if line["event"] == "sink did not stop"} == {"crm"}
+        assert {line["part"] for line in lines if line["event"] == "did not stop as it should"} == {"sink crm"}
 
 
 class TestStart:
@@ -414,7 +495,7 @@ class HoldsOn(Around):
 
     held: AsyncConnection | None = None
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
+    async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         claim: Claim = await self.store.claim(limit, lease)
         if claim.works:
             self.held = await self.store._engine.connect()

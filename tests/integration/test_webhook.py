@@ -17,6 +17,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from runner.cloudevents import from_http
 from runner.delivery import ACCEPTED, Deferred, Delivery, Failed, Outcome, Rejected
 from runner.errors import SinkError
 from runner.event import Event
@@ -136,6 +137,61 @@ async def test_the_url_is_sent_as_it_is_written(target: str) -> None:
         assert await webhook.deliver_batch([DELIVERY] * 2) == [ACCEPTED] * 2
     sent = {"?q=ü": "/?q=%C3%BC"}.get(target, target)
     assert [head.split(b"\r\n")[0].decode() for head in heads] == [f"POST {sent} HTTP/1.1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "structured"),
+    [
+        pytest.param({"subject": "a" * 2000}, False, id="ASCII"),
+        pytest.param({"subject": "注文" * 400}, False, id="7 KiB"),
+        pytest.param({"subject": "注文" * 1000}, True, id="18 KB"),
+        pytest.param({"extensions": {f"e{n}": "é" * 300 for n in range(5)}}, True, id="many"),
+        pytest.param({"source": "/büro/" * 80, "dataschema": "é" * 1500}, True, id="together"),
+    ],
+)
+async def test_attributes_that_are_too_long_for_headers_travel_in_the_body(
+    attributes: dict[str, Any], structured: bool
+) -> None:
+    """To a server that takes 8 KiB of headers, as many do."""
+    event = Event(**{"type": "a", "source": "/", "data": b'{"id": 12345678901234567890123}'} | attributes)
+    event = event.replace(datacontenttype="application/json")
+    received: list[Event] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await request_head(reader)
+        lines = [line.split(": ", 1) for line in head.decode().split("\r\n")[1:-2]]
+        headers = {name.lower(): value for name, value in lines}
+        received.append(from_http(headers, await reader.readexactly(int(headers["content-length"]))))
+        assert headers["runner-attempt"] == "2"
+        assert (headers["content-type"] == "application/cloudevents+json") is structured
+        assert any(name.startswith("ce-") for name in headers) is not structured
+        writer.write(b"HTTP/1.1 %d x\r\n\r\n" % (431 if len(head) > 8192 else 204))
+
+    async with raw_receiver(talk) as url, sink(url) as webhook:
+        assert await webhook.deliver(Delivery(event, "crm", 2)) is ACCEPTED
+    assert received == [event]
+
+
+async def test_structured_by_choice() -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append((request.headers["Content-Type"], await request.read()))
+        return web.Response()
+
+    async with receiver(answer) as url, sink(url, structured=True) as webhook:
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+        assert await webhook.deliver_batch([DELIVERY]) == [ACCEPTED]
+        forged = Event(type="a", source="/", datacontenttype="text/plain\r\nX-Evil: 1")
+        assert isinstance(await webhook.deliver(Delivery(forged, "crm", 1)), Rejected)
+    document = (
+        b'{"specversion":"1.0","type":"order.created","source":"/shop","id":"1",'
+        b'"datacontenttype":"application/json","data":{}}'
+    )
+    assert seen == [
+        ("application/cloudevents+json", document),
+        ("application/cloudevents-batch+json", b"[" + document + b"]"),
+    ]
 
 
 async def test_connections_are_used_again() -> None:

@@ -208,7 +208,7 @@ class HoldsEmptyClaim:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
         claim: DeliveryClaim = await self.store.claim_deliveries(quotas, lease)
         if not claim.deliveries and claim.next_due is None:
             self.asked.set()

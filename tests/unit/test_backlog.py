@@ -10,9 +10,11 @@ from typing import Any, cast
 
 from runner.backlog import Backlog
 from runner.breaker import BreakerPolicy, Trip
+from runner.budget import Budget
 from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
 from runner.errors import StorageUnavailable
+from runner.intake import Intake
 from runner.outlet import Slots
 from runner.rate import Rate
 from runner.settler import Settler
@@ -24,7 +26,7 @@ from .deliveries import FunctionSink, accept, outlet, tick
 
 def make(slots: Slots) -> Backlog:
     nothing: Any = None
-    return Backlog(nothing, nothing, nothing, nothing, slots, nothing, nothing)
+    return Backlog(nothing, nothing, nothing, nothing, nothing, slots, nothing, nothing)
 
 
 class TestQuotas:
@@ -72,11 +74,11 @@ class Queue:
         self.regulated: list[int] = []
         self.failures = 0  # of the next claims of a regulated subscription
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
         self.asked.append(dict(quotas))
         return DeliveryClaim(1, (), self.next_due)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta) -> DeliveryClaim:
+    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = 0) -> DeliveryClaim:
         self.regulated.append(demand.subscription_id)
         if len(self.regulated) <= self.failures:
             raise StorageUnavailable("away")
@@ -91,7 +93,9 @@ def running(queue: Queue, slots: Slots) -> Backlog:
     letters = DeadLetters(store)
     settler = Settler(store, letters, lambda _: None)
     leases: Any = None
-    return Backlog(store, settler, leases, letters, slots, timedelta(seconds=30), asyncio.Event())
+    lease = timedelta(seconds=30)
+    intake = Intake(store, Budget(), lease, crash_limit=3)
+    return Backlog(store, intake, settler, leases, letters, slots, lease, asyncio.Event())
 
 
 class TestWake:

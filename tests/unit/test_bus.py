@@ -421,7 +421,7 @@ class Desk:
         self.lease = timedelta(seconds=30)
         self.taken: list[Claim] = []
 
-    def lease_for(self, count: int) -> timedelta | None:
+    def lease_for(self, count: int, weight: int) -> timedelta | None:
         return self.lease if self.room else None
 
     def take(self, claim: Claim, until: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+from runner.budget import Budget
 from runner.delivery import ACCEPTED, Delivery, DeliveryState, Failed, Outcome
 from runner.errors import StorageRefused
 from runner.flight import Flight
@@ -64,7 +65,7 @@ def written() -> Written:
 
 @pytest.fixture
 def leases(queue: Queue, written: Written) -> Leases:
-    return Leases(cast("WorkQueue", queue), cast("Settler", written), LEASE, asyncio.Event())
+    return Leases(cast("WorkQueue", queue), cast("Settler", written), LEASE, asyncio.Event(), Budget())
 
 
 def held(leases: Leases, one: Outlet, count: int, until: float | None = None) -> Flight[Any]:

@@ -6,7 +6,8 @@ from time import monotonic
 import pytest
 import structlog
 
-from runner.service import Background
+from runner.errors import StorageUnavailable
+from runner.service import Background, Backoff, spawn
 from tests.support.eventually import eventually
 
 
@@ -231,3 +232,118 @@ async def test_a_step_that_fails_again_and_again_makes_no_progress() -> None:
     await eventually(lambda: loop.stalled == 0.0)
     assert step.calls > 3
     await loop.stop()
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), GeneratorExit(), asyncio.CancelledError(), BaseException("odd")], ids=repr
+)
+async def test_whatever_a_step_raises_the_loop_goes_on(error: BaseException) -> None:
+    step = Step(error)
+    loop = Background("test", step, pause=0.01)
+    with structlog.testing.capture_logs() as logs:
+        loop.start()
+        await eventually(lambda: step.calls > 2)
+        await loop.stop()
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("loop failed", type(error).__name__)]
+
+
+async def test_a_text_that_cannot_be_had_ends_no_loop() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    step = Step(Mute())
+    loop = Background("test", step, pause=0.01)
+    with structlog.testing.capture_logs() as logs:
+        loop.start()
+        await eventually(lambda: step.calls > 2)
+        await loop.stop()
+    assert [(entry["event"], entry["error"], entry["detail"]) for entry in logs] == [("loop failed", "Mute", "")]
+
+
+async def test_a_task_that_was_cancelled_is_stalled_until_it_is_replaced() -> None:
+    calls = 0
+
+    async def step() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        await asyncio.sleep(0.001)
+
+    loop = Background("test", step, longest=0.2)
+    with structlog.testing.capture_logs() as logs:
+        loop.start()
+        await eventually(lambda: loop.stalled > 0.05)
+        assert calls == 1
+        await eventually(lambda: calls > 2)
+        assert loop.stalled < 0.05
+        await loop.stop()
+    assert [entry["event"] for entry in logs] == ["loop ended, starting it again"]
+
+
+async def test_a_task_that_was_cancelled_is_not_replaced_after_a_stop() -> None:
+    sleeper = Sleeper()
+    loop = Background("test", sleeper, longest=0.01)
+    loop.start()
+    await sleeper.began.wait()
+    [task] = [task for task in asyncio.all_tasks() if task.get_name() == "test"]
+    task.cancel()
+    await asyncio.wait({task})
+    assert loop.stalled > 0
+    await loop.stop()
+    sleeper.began.clear()
+    await asyncio.sleep(0.05)
+    assert not sleeper.began.is_set()
+    assert loop.stalled == 0.0
+
+
+def test_a_program_that_ends_without_a_stop_is_not_held_up_and_reads_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    async def program() -> None:
+        sleeper = Sleeper()
+        Background("test", sleeper, longest=0.01).start()
+        await sleeper.began.wait()
+
+    asyncio.run(program())
+    assert capfd.readouterr().err == ""
+
+
+async def test_what_a_task_raises_is_in_the_log() -> None:
+    async def fail() -> None:
+        raise ValueError("odd")
+
+    with structlog.testing.capture_logs() as logs:
+        task = spawn(fail(), "test")
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+    assert [(entry["event"], entry["task"], entry["error"], entry["detail"]) for entry in logs] == [
+        ("task failed", "test", "ValueError", "odd")
+    ]
+
+
+class TestBackoff:
+    def test_the_log_hears_of_the_first_failures_and_then_less_and_less(self) -> None:
+        backoff = Backoff(0.1, 2.0)
+        with structlog.testing.capture_logs() as logs:
+            waits = [backoff.failed("loop failed", ValueError("x"), loop="test") for _ in range(20)]
+        assert waits[:6] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+        assert [entry["failures"] for entry in logs] == [1, 2, 3, 4, 8, 16]
+        assert {entry["log_level"] for entry in logs} == {"warning"}
+
+    def test_a_success_begins_anew(self) -> None:
+        backoff = Backoff(0.1, 2.0)
+        backoff.failed("loop failed", ValueError())
+        backoff.reset()
+        assert backoff.failed("loop failed", ValueError()) == 0.1
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_of_a_store_that_is_away_it_hears_what_it_does_not_know(self, told: bool) -> None:
+        backoff, error = Backoff(0.1, 2.0), StorageUnavailable("away")
+        error.told = told
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(20):
+                backoff.failed("loop failed", error)
+        warned = [entry["failures"] for entry in logs if entry["log_level"] == "warning"]
+        assert warned == ([] if told else [4, 8, 16])

@@ -40,7 +40,7 @@ class Store:
         self.looks += 1
         return self.found
 
-    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta) -> DeliveryClaim:
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
         [id] = quotas
         if any(record.subscription_id == id for record in self.dead):
             return DeliveryClaim(7, ())

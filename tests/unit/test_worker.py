@@ -43,7 +43,7 @@ class Store:
         self.reading = asyncio.Event()  # whether they are answered
         self.reading.set()
 
-    async def claim(self, limit: int, lease: timedelta) -> Claim:
+    async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         self.claims += 1
         number = self.claims
         if self.held is not None and len(self.works) <= self.held:
@@ -85,38 +85,38 @@ class TestHandOver:
     async def worker(self, store: Store) -> AsyncIterator[Worker]:
         """A worker that has found nothing to do."""
         worker = make(store, batch=BATCH, grace=timedelta(0))
-        assert worker.lease_for(1) is None  # it does not know yet whether anything older waits
+        assert worker.lease_for(1, 0) is None  # it does not know yet whether anything older waits
         await worker.start()
-        await eventually(lambda: worker.lease_for(1))
+        await eventually(lambda: worker.lease_for(1, 0))
         yield worker
         store.open.set()
         await worker.stop(timedelta(0))
 
     async def test_a_batch_at_most_and_under_a_short_lease(self, worker: Worker) -> None:
-        lease = worker.lease_for(BATCH)
+        lease = worker.lease_for(BATCH, 0)
         assert lease is not None
         assert lease <= timedelta(seconds=5)
-        assert worker.lease_for(BATCH + 1) is None
+        assert worker.lease_for(BATCH + 1, 0) is None
 
     async def test_nothing_while_it_declines(self, worker: Worker) -> None:
         worker.decline()
-        assert worker.lease_for(1) is None
+        assert worker.lease_for(1, 0) is None
 
     async def test_nothing_beyond_what_it_has_in_hand(self, worker: Worker, store: Store) -> None:
         worker.take(Claim(2, works(3), 1), inf)
-        assert worker.lease_for(BATCH - 3)
-        assert worker.lease_for(BATCH - 2) is None
+        assert worker.lease_for(BATCH - 3, 0)
+        assert worker.lease_for(BATCH - 2, 0) is None
         store.open.set()
-        await eventually(lambda: worker.lease_for(BATCH))
+        await eventually(lambda: worker.lease_for(BATCH, 0))
         assert [len(each.works) for each in store.settled] == [3]
 
     async def test_nothing_while_older_events_wait(self, worker: Worker, store: Store) -> None:
         store.works = works(3 * BATCH)
         worker.wake()
         await eventually(lambda: len(store.works) == BATCH)  # it has two batches in hand, and there are more
-        assert worker.lease_for(1) is None
+        assert worker.lease_for(1, 0) is None
         store.open.set()
-        await eventually(lambda: worker.lease_for(1))
+        await eventually(lambda: worker.lease_for(1, 0))
         assert store.works == []
 
     async def test_nothing_and_no_claim_while_the_subscriptions_cannot_be_read(
@@ -128,9 +128,9 @@ class TestHandOver:
             await eventually(lambda: len(lines) >= 3)
             assert {line["error"] for line in lines} == {"FilterError"}
             assert store.claims == claims + 1
-            assert worker.lease_for(1) is None
+            assert worker.lease_for(1, 0) is None
             store.readable = True
-            await eventually(lambda: worker.lease_for(1))
+            await eventually(lambda: worker.lease_for(1, 0))
 
     async def test_what_was_taken_under_newer_subscriptions_is_dispatched_once_they_are_read(
         self, worker: Worker, store: Store
@@ -149,7 +149,7 @@ class TestHandOver:
         worker = make(store, lease=timedelta(seconds=0.3))
         worker.serve("sink", sink)
         await worker.start()
-        await eventually(lambda: worker.lease_for(1))
+        await eventually(lambda: worker.lease_for(1, 0))
         store.reading.clear()
         store.version, until = 2, monotonic() + 0.3
         if claimed:
@@ -216,7 +216,7 @@ class TestClaimsAhead:
         store.works = works(40 * BATCH)
         most = 0
 
-        async def claim(limit: int, lease: timedelta, plain: Any = store.claim) -> Claim:
+        async def claim(limit: int, lease: timedelta, weight: int = 0, plain: Any = store.claim) -> Claim:
             nonlocal most
             most = max(most, worker._held + worker._asked * BATCH)
             await tick(store.claims % 3)
@@ -246,7 +246,7 @@ class TestClaimsAhead:
         worker = await self._idle(store, FunctionSink(accept))
         first, plain = store.claims + 1, store.claim
 
-        async def claim(limit: int, lease: timedelta) -> Claim:
+        async def claim(limit: int, lease: timedelta, weight: int = 0) -> Claim:
             number = store.claims + 1
             answer = await plain(limit, lease)
             if number == first + 2:
@@ -278,5 +278,5 @@ class TestClaimsAhead:
         limits = WorkerLimits(batch=BATCH, **more)
         worker = Worker(cast("WorkQueue", store), cast("Registry", store), {"sink": sink}, limits, notify=told)
         await worker.start()
-        await eventually(lambda: worker.lease_for(1))
+        await eventually(lambda: worker.lease_for(1, 0))
         return worker

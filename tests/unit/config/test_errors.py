@@ -237,7 +237,8 @@ TABLE = [
     ),
     (
         HEAD + 'sinks: {a: {webhook: {url: "https://h", headers: {X: "hunter2\\r\\n"}}}}',
-        "3:13: sinks.a.webhook: headers: the value of 'X' holds a control character or line end",
+        "3:51: sinks.a.webhook.headers.X: a line end or control character is part of it; if it comes from a variable or"
+        " a file, write it there without (printf '%s', not echo)",
     ),
     (
         HEAD + "sinks: {a: {webhook: {url: 'https://h', headers: {X: 5}}}}",

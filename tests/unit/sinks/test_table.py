@@ -57,6 +57,7 @@ class Kafka:
                 "headers": {},
                 "permanent": (404,),
                 "deferred": timedelta(minutes=1),
+                "mode": "structured",
                 "secret": None,
             },
             WebhookSink,

@@ -9,6 +9,7 @@ import pytest
 from runner.strategies import stack
 from runner.strategies.base import Wake
 from runner.strategies.stack import StrategyState, compose
+from tests.support.eventually import eventually
 
 
 class Fake:
@@ -107,9 +108,24 @@ async def test_each_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_cancellation_of_the_publisher_is_not_swallowed() -> None:
-    whole = compose(Fake(notify=asyncio.CancelledError()))
+    slow = Fake(notify="hang")
+    publishing = asyncio.create_task(compose(slow).notify("e"))
+    await eventually(lambda: slow.calls)
+    publishing.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await whole.notify("e")
+        await publishing
+
+
+@pytest.mark.parametrize("action", ["start", "notify", "stop"])
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit(), SystemExit(1)], ids=repr)
+async def test_what_a_strategy_does_to_itself_reaches_nobody_else(action: str, error: BaseException) -> None:
+    good = Fake()
+    whole = compose(Fake(**{action: error}), good)
+    await whole.start(lambda: None)
+    await whole.notify("e")
+    await whole.stop()
+    assert good.calls == ["start", "notify", "stop"]
+    assert whole.failures == {"fake": 1}
 
 
 def test_polling_alone_is_never_deaf() -> None:

@@ -1,27 +1,34 @@
 -- Lease the oldest events that are due: at most the limit, under any plan, because the CTE is computed
--- once and the update takes its rows where they are. The commit need not be synced: a lost claim returns the work.
+-- once and the update takes its rows where they are; and no more than weigh $4 together, but always the first.
+-- The commit need not be synced: a lost claim returns the work.
 WITH unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), clock AS MATERIALIZED (
     -- Asked once: a lease that ends meanwhile would else be neither over nor still to end.
     SELECT clock_timestamp() AS now
 ), due AS MATERIALIZED (
-    SELECT ctid FROM {dispatch}
+    SELECT ctid, position, event_seq FROM {dispatch}
     WHERE position > $2 AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock))
     ORDER BY position
     LIMIT {limit}
     FOR UPDATE SKIP LOCKED
+), sized AS MATERIALIZED (
+    -- Each event is looked up once, here; data out of line stays where it is until a row of the answer needs it.
+    SELECT due.ctid, due.position, e.*, {weight} AS weight,
+        sum({weight}) OVER (ORDER BY due.position ROWS UNBOUNDED PRECEDING) AS upto
+    FROM due LEFT JOIN LATERAL (SELECT * FROM {events} WHERE seq = due.event_seq LIMIT 1) e ON true
 ), claimed AS (
     UPDATE {dispatch} d
     SET lease_until = (SELECT now FROM clock) + $3::interval, lease_token = $1, attempts = d.attempts + 1
-    WHERE d.ctid = ANY (ARRAY(SELECT ctid FROM due))  -- locked, so that nobody moves them
-    RETURNING d.position, d.attempts, d.event_seq
+    -- Locked, so that nobody moves them.
+    WHERE d.ctid = ANY (ARRAY(SELECT ctid FROM sized WHERE upto <= $4::bigint OR upto = weight))
+    RETURNING d.position, d.attempts
 )
 -- One row for what else there is to know, and one for each event: what stands in every row is sent and decoded in every row.
 SELECT
     NULL::bigint AS position, NULL::int AS attempts, NULL::bigint AS seq, NULL::text AS type, NULL::text AS source,
     NULL::text AS id, NULL::text AS subject, NULL::bytea AS time, NULL::text AS datacontenttype, NULL::text AS dataschema,
-    NULL::text AS extensions, NULL::bytea AS data,
+    NULL::text AS extensions, NULL::bytea AS data, NULL::bigint AS size,
     b.subscriptions_version AS version,
     (SELECT min(s.due_at) - clock_timestamp() FROM {scheduled} s) AS scheduled_in,
     EXISTS (SELECT FROM {deliveries} w WHERE w.state IN ('pending', 'leased')) AS waiting,
@@ -30,12 +37,14 @@ SELECT
         SELECT min(head.lease_until) - clock_timestamp()
         FROM (SELECT lease_until FROM {dispatch} ORDER BY position LIMIT 2000) head
         WHERE head.lease_until > (SELECT now FROM clock)
-    ) END AS expires_in
+    ) END AS expires_in,
+    (SELECT max(upto) FROM sized WHERE upto <= $4 OR upto = weight) AS weight,
+    (SELECT count(*) FROM due) = {limit} OR EXISTS (SELECT FROM sized WHERE upto > $4 AND upto > weight) AS more
 FROM {bus} b
 CROSS JOIN unsynced
 UNION ALL
 SELECT
     c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)),
-    e.datacontenttype, e.dataschema, e.extensions::text, e.data, NULL, NULL, NULL, NULL
+    e.datacontenttype, e.dataschema, {content}, NULL, NULL, NULL, NULL, NULL, NULL
 FROM claimed c
-JOIN {events} e ON e.seq = c.event_seq
+JOIN sized e ON e.position = c.position AND e.seq IS NOT NULL

@@ -1,5 +1,6 @@
 -- Lease deliveries that are due, for each subscription at most its quota, so that a backlog of one never
--- hides another's. Which subscriptions have any is found by hopping over the index, one probe each.
+-- hides another's; and no more than weigh $5 together, but always the first. Which subscriptions have any is found by
+-- hopping over the index, one probe each.
 WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), clock AS MATERIALIZED (
@@ -13,12 +14,13 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
             ORDER BY d.subscription_id LIMIT 1)
     FROM waiting w WHERE w.id IS NOT NULL
 ), mine AS MATERIALIZED (
-    SELECT q.id, q.quota
+    SELECT q.id, q.quota, q.rank
     FROM unnest($3::int[], $4::int[]) WITH ORDINALITY AS q (id, quota, rank)
     WHERE q.id IN (SELECT id FROM waiting)
     ORDER BY q.rank
 ), due AS MATERIALIZED (
-    SELECT d.event_seq, d.subscription_id, d.state = 'leased' AND d.lease_token IS NOT NULL AS suspect,
+    SELECT mine.rank, d.due_at, d.event_seq, d.subscription_id,
+        d.state = 'leased' AND d.lease_token IS NOT NULL AS suspect,
         -- Leased by nobody: it was deferred, and the time for its acknowledgement is over.
         CASE WHEN d.state = 'leased' AND d.lease_token IS NULL THEN d.due_at - d.updated_at END AS unanswered
     FROM mine CROSS JOIN LATERAL (
@@ -26,26 +28,34 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at <= (SELECT now FROM clock)
         ORDER BY due_at LIMIT mine.quota FOR UPDATE SKIP LOCKED
     ) d
+), sized AS MATERIALIZED (
+    SELECT due.event_seq, due.subscription_id, due.suspect, due.unanswered, e.*, {weight} AS weight,
+        sum({weight}) OVER (ORDER BY due.rank, due.due_at, due.event_seq ROWS UNBOUNDED PRECEDING) AS upto
+    FROM due LEFT JOIN LATERAL (SELECT * FROM {events} WHERE seq = due.event_seq LIMIT 1) e ON true
 ), claimed AS (
     UPDATE {deliveries} d
     SET state = 'leased', lease_token = $1, due_at = clock_timestamp() + $2::interval, attempts = d.attempts + 1,
         updated_at = clock_timestamp()
-    FROM due WHERE d.event_seq = due.event_seq AND d.subscription_id = due.subscription_id
-    RETURNING d.event_seq, d.subscription_id, d.attempts, due.suspect, due.unanswered, d.last_error
+    FROM sized
+    WHERE d.event_seq = sized.event_seq AND d.subscription_id = sized.subscription_id
+        AND (sized.upto <= $5::bigint OR sized.upto = sized.weight)
+    RETURNING sized.*, d.attempts, d.last_error
 )
 SELECT
-    c.event_seq, c.subscription_id, c.attempts, c.suspect,
+    e.event_seq, e.subscription_id, e.attempts, e.suspect,
     e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
-    e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
-    c.unanswered, CASE WHEN c.unanswered IS NOT NULL THEN c.last_error END AS refusal,
-    CASE WHEN c.attempts > CASE WHEN c.unanswered IS NULL THEN 1 ELSE 2 END THEN (
+    e.datacontenttype, e.dataschema, {content},
+    e.unanswered, CASE WHEN e.unanswered IS NOT NULL THEN e.last_error END AS refusal,
+    CASE WHEN e.attempts > CASE WHEN e.unanswered IS NULL THEN 1 ELSE 2 END THEN (
         -- The first one on record; after a retry by hand there are several of that number.
         SELECT clock_timestamp() - first.at + first.duration_us * interval '1 microsecond' FROM {attempts} first
-        WHERE first.event_seq = c.event_seq AND first.subscription_id = c.subscription_id
+        WHERE first.event_seq = e.event_seq AND first.subscription_id = e.subscription_id
         ORDER BY first.number, first.serial DESC LIMIT 1
     ) END AS age,
     (SELECT min(next.due_at) - clock_timestamp() FROM mine CROSS JOIN LATERAL (
         SELECT due_at FROM {deliveries}
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)
-        ORDER BY due_at LIMIT 1) next) AS next_due
-FROM unsynced LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true
+        ORDER BY due_at LIMIT 1) next) AS next_due,
+    EXISTS (SELECT FROM sized WHERE upto > $5 AND upto > weight) AS cut
+FROM unsynced
+LEFT JOIN claimed e ON e.seq IS NOT NULL

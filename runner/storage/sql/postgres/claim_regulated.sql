@@ -3,7 +3,7 @@
 -- and none where nothing is due; only the first of a line may go, and only once no earlier event waits to be dispatched.
 -- Everything is seen in one snapshot, in which an earlier event has either its row in dispatch or its turn; a delivery
 -- that has changed since is left out by the recheck of its row lock. By rate: the row of the pace is held until the
--- permits are charged.
+-- permits are charged. What is claimed weighs no more than $9 together, but the first always goes.
 WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), clock AS MATERIALIZED (
@@ -45,11 +45,13 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
         SELECT due_at FROM {deliveries}
         -- In words that only the primary key fits, and not the index of all that is due.
         WHERE event_seq = line.event_seq AND subscription_id = $3 AND state NOT IN ('delivered', 'dead', 'cancelled')
+        LIMIT 1
     ) d
     WHERE line.position < barrier.position
-), due AS MATERIALIZED (
+), found AS MATERIALIZED (
     -- Each was leased by somebody, by nobody (deferred), or was pending: as in claim_deliveries.sql.
-    SELECT found.event_seq, found.order_key, found.state = 'leased' AND found.lease_token IS NOT NULL AS suspect,
+    SELECT found.event_seq, found.order_key, found.due_at,
+        found.state = 'leased' AND found.lease_token IS NOT NULL AS suspect,
         CASE WHEN found.state = 'leased' AND found.lease_token IS NULL THEN found.due_at - found.updated_at END
             AS unanswered
     FROM (
@@ -71,27 +73,35 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
         ) d
     ) found
     LIMIT (SELECT number FROM room)
+), sized AS MATERIALIZED (
+    SELECT found.event_seq, found.order_key, found.suspect, found.unanswered, e.*, {weight} AS weight,
+        sum({weight}) OVER (ORDER BY found.order_key, found.due_at, found.event_seq ROWS UNBOUNDED PRECEDING) AS upto
+    FROM found LEFT JOIN LATERAL (SELECT * FROM {events} WHERE seq = found.event_seq LIMIT 1) e ON true
+), due AS MATERIALIZED (
+    SELECT * FROM sized WHERE upto <= $9::bigint OR upto = weight
 ), claimed AS (
     UPDATE {deliveries} d
     SET state = 'leased', lease_token = $1, due_at = clock_timestamp() + $2::interval, attempts = d.attempts + 1,
         updated_at = clock_timestamp()
     FROM due WHERE d.event_seq = due.event_seq AND d.subscription_id = $3
-    RETURNING d.event_seq, d.subscription_id, d.attempts, due.suspect, due.unanswered, d.last_error
+    RETURNING due.*, d.attempts, d.last_error
 ), charged AS (
     UPDATE {paces} p SET next_at = greatest(pace.next_at, clock.now) + (SELECT count(*) FROM due) * $7
     FROM clock CROSS JOIN pace WHERE p.subscription_id = $3 AND $7 IS NOT NULL AND EXISTS (SELECT FROM due)
     RETURNING p.next_at
 ), outlook AS MATERIALIZED (
-    SELECT room.number = (SELECT count(*) FROM due) AS full, room.number AS room FROM room
+    SELECT cut OR room.number = taken AS full, CASE WHEN cut THEN taken ELSE room.number END AS room, cut
+    FROM room, (SELECT count(*)::int AS taken FROM due) counted,
+        (SELECT EXISTS (SELECT FROM sized WHERE upto > $9 AND upto > weight) AS cut) weighed
 )
 SELECT
-    c.event_seq, c.subscription_id, c.attempts, c.suspect,
+    e.event_seq, $3::int AS subscription_id, e.attempts, e.suspect,
     e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
-    e.datacontenttype, e.dataschema, e.extensions::text AS extensions, e.data,
-    c.unanswered, CASE WHEN c.unanswered IS NOT NULL THEN c.last_error END AS refusal,
-    CASE WHEN c.attempts > CASE WHEN c.unanswered IS NULL THEN 1 ELSE 2 END THEN (
+    e.datacontenttype, e.dataschema, {content},
+    e.unanswered, CASE WHEN e.unanswered IS NOT NULL THEN e.last_error END AS refusal,
+    CASE WHEN e.attempts > CASE WHEN e.unanswered IS NULL THEN 1 ELSE 2 END THEN (
         SELECT clock_timestamp() - first.at + first.duration_us * interval '1 microsecond' FROM {attempts} first
-        WHERE first.event_seq = c.event_seq AND first.subscription_id = c.subscription_id
+        WHERE first.event_seq = e.event_seq AND first.subscription_id = $3
         ORDER BY first.number, first.serial DESC LIMIT 1
     ) END AS age,
     outlook.room,
@@ -108,5 +118,6 @@ SELECT
             ORDER BY due_at LIMIT 1) next)
         WHEN NOT outlook.full THEN (
         SELECT min(due_at) - clock_timestamp() FROM head WHERE due_at > (SELECT now FROM clock))
-    END AS next_due
-FROM unsynced CROSS JOIN outlook LEFT JOIN (claimed c JOIN {events} e ON e.seq = c.event_seq) ON true
+    END AS next_due,
+    outlook.cut
+FROM unsynced CROSS JOIN outlook LEFT JOIN claimed e ON e.seq IS NOT NULL

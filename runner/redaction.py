@@ -1,0 +1,91 @@
+"""The secrets this process knows, and how they are kept out of whatever is written down or printed."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
+
+__all__ = ["MASK", "know", "looks_secret", "redacted"]
+
+MASK = "***"
+"""What is shown in place of a secret, whatever its length."""
+
+_SHORTEST = 6  # characters: what is shorter stands in every other word, and hiding it would tell where
+
+# What the bus says itself: as a password it protects nothing, and hiding it would garble everything.
+_WORDS = frozenset({"runner", "postgres", "postgresql", "password", "secret", "default", "application/json"})
+
+_TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=~-]{16,}", re.ASCII)
+
+_spellings: tuple[str, ...] = ()  # the longest first, because one may be part of another; replaced as a whole
+
+
+def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
+    """
+    Remember a secret, to be hidden from now on in all its spellings.
+
+    Args:
+        public: what stands in the open beside it. A password that is the name of its user hides nothing.
+    """
+    global _spellings
+    secret = secret.strip()
+    if len(secret) < _SHORTEST or secret in _WORDS or secret in public or secret in _spellings:
+        return
+    _spellings = tuple(sorted({*_spelled(secret), *_spellings}, key=len, reverse=True))
+
+
+def looks_secret(word: str) -> bool:
+    """Return whether a word looks like a token: long, of letters and digits, and no more than that."""
+    return _TOKEN.fullmatch(word) is not None
+
+
+def redacted(text: str, *, cut: bool = False) -> str:
+    """
+    Return the text with `***` in place of every secret this process knows.
+
+    Args:
+        cut: the text may end in the middle of one.
+    """
+    for spelling in _spellings:
+        if spelling in text:
+            text = text.replace(spelling, MASK)
+    if cut:
+        begun = max((_begun(text, spelling) for spelling in _spellings), default=0)
+        text = text[: len(text) - begun] + MASK if begun else text
+    return text
+
+
+def _begun(text: str, spelling: str) -> int:
+    """Return how many characters at the end of the text are the beginning of the spelling; 0 for very few."""
+    longest = min(len(text), len(spelling) - 1)
+    return next((size for size in range(longest, _SHORTEST - 1, -1) if text.endswith(spelling[:size])), 0)
+
+
+def _spelled(secret: str) -> Iterator[str]:
+    """Yield the secret as it is, and as it looks in a URL, in JSON, Python and HTML, and within Base64."""
+    yield secret
+    for encoded in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
+        yield encoded
+        yield re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
+    for escaped in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
+        yield escaped[1:-1]
+        yield json.dumps(escaped[1:-1])[1:-1]  # and once more, in a log line of JSON that quotes it
+    yield html.escape(secret)
+    yield secret.encode("unicode_escape").decode()
+    yield from _within_base64(secret.encode())
+
+
+def _within_base64(secret: bytes) -> Iterator[str]:
+    """Yield what of Base64 depends on the secret alone, wherever in it that begins: after a user, for instance."""
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + secret + bytes(-(before + len(secret)) % 3)).decode()
+        begin = -(-before * 8 // 6)
+        end = (before + len(secret)) * 8 // 6
+        inside = encoded[begin:end]
+        if len(inside) >= _SHORTEST:
+            yield inside
+            yield inside.replace("+", "-").replace("/", "_")
