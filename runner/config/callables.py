@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import difflib
 import importlib
 import os
 import re
@@ -11,11 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .errors import quoted
+from .errors import quoted, spend, suggestion
 
 __all__ = ["import_callable", "import_exception", "is_reference"]
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
+
+_FAILED = 100  # what it costs to look for a module that is not there, in comparisons of words
 
 _EXCEPTIONS = {
     name: each for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, Exception)
@@ -41,8 +42,7 @@ def import_callable(reference: str) -> Callable[..., Any]:
     path = found[1]
     for name in found[2].split("."):
         if not hasattr(target, name):
-            close = difflib.get_close_matches(name, [known for known in dir(target) if not known.startswith("_")], n=1)
-            hint = f"; did you mean {quoted(close[0])}?" if close else ""
+            hint = suggestion(name, [known for known in dir(target) if not known.startswith("_")])
             raise ValueError(f"{quoted(path)} has no {quoted(name)}{hint}")
         target, path = getattr(target, name), f"{path}.{name}"
     if not callable(target):
@@ -60,8 +60,7 @@ def import_exception(reference: str) -> type[Exception]:
     found = import_callable(reference) if ":" in reference else _EXCEPTIONS.get(reference)
     if isinstance(found, type) and issubclass(found, Exception):
         return found
-    close = difflib.get_close_matches(reference, _EXCEPTIONS, n=1)
-    hint = f"; did you mean {quoted(close[0])}?" if close else ""
+    hint = suggestion(reference, _EXCEPTIONS)
     raise ValueError(f"expected an exception, such as ValueError or acme.errors:Bad, got {quoted(reference)}{hint}")
 
 
@@ -70,13 +69,17 @@ def _module(name: str) -> Any:
     if directory not in sys.path:
         sys.path.insert(0, directory)
     try:
-        return importlib.import_module(name)
+        if spend(0):
+            return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f"cannot import {quoted(name)}: {' '.join(str(error).split())}") from error
+        spend(_FAILED)
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot import {quoted(name)}: {reason}") from error.with_traceback(None)
     except (Exception, SystemExit) as error:
         # Anybody's code ran, and anything can come out of it; its text may hold what it was working on.
         reason = f"it raised {type(error).__name__}; python -c 'import {name}' shows where"
         raise ValueError(f"cannot import {quoted(name)}: {reason}") from error
+    raise ValueError(f"{quoted(name)} was not imported, after so many faults")
 
 
 def _article(name: str) -> str:

@@ -21,6 +21,7 @@ _POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
 _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
 _EXAMPLES = "postgresql://user@host:5432/database or sqlite:///file.db"
 _DEFAULT_PORT = 5432
+_MOST_HOSTS = 100
 _SOCKET_BYTES = 107  # what the kernel has room for in the address of a socket
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")  # weakest first
 _DEFAULT_MODE = "prefer"  # promises nothing, as libpq's
@@ -271,6 +272,8 @@ def _one_of(name: str, value: str, expected: tuple[str, ...]) -> str:
 
 
 def _hosts(found: list[_HostPort], ports: list[str]) -> tuple[tuple[str, int], ...]:
+    if len(found) > _MOST_HOSTS:
+        raise ValueError(f"expected at most {_MOST_HOSTS} hosts")
     if len(ports) > 1 and len(ports) != len(found):
         raise ValueError("port: expected one, or as many as there are hosts")
     hosts = []

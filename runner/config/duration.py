@@ -24,6 +24,7 @@ _UNITS = {
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(us|ms|[wdhms])", re.ASCII)
 _WHOLE = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
 _LONGEST = timedelta(days=3653)  # ten years; a database's clock arithmetic stays far from its limits
+_LONGEST_TEXT = 200
 _EXAMPLES = "30s, 25ms, 1h30m or 7d"
 
 
@@ -38,7 +39,7 @@ def parse_duration(text: object) -> timedelta:
     """
     if isinstance(text, timedelta):
         return text
-    if not isinstance(text, str) or not _WHOLE.fullmatch(text):
+    if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not _WHOLE.fullmatch(text):
         raise ValueError(f"expected a duration such as {_EXAMPLES}, got {got(text)}")
     parts = [float(number) * _UNITS[unit].total_seconds() for number, unit in _PART.findall(text)]
     if sum(parts) > _LONGEST.total_seconds():

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from ..errors import ConfigError
 from ..redaction import MASK, looks_secret, redacted
 
-__all__ = ["Fault", "KeyPath", "Position", "complaint", "config_error", "got", "path_text", "quoted", "shape"]
+__all__ = [
+    "MOST_FAULTS",
+    "Fault",
+    "KeyPath",
+    "Position",
+    "complaint",
+    "config_error",
+    "got",
+    "limited_effort",
+    "path_text",
+    "quoted",
+    "shape",
+    "spend",
+    "suggestion",
+]
 
 KeyPath = tuple[str | int, ...]
 Position = tuple[int, int]
 
-_MOST = 100  # faults that are listed; whoever has more is helped by the first ones
+MOST_FAULTS = 100
+"""Faults that are listed; whoever has more is helped by the first ones."""
+
+_MOST_CHOICES = 30  # names that are listed as what was expected
+_EFFORT = 20_000  # comparisons of words, for suggestions in one file: about a second's worth
 _LONGEST_ECHO = 60  # characters of a wrong value that are repeated
 _SCHEME = re.compile(r"[a-z][a-z0-9+]{0,20}")
 _LONG_WORD = re.compile(r"[A-Za-z0-9_+=~-]{16,}")
@@ -36,13 +56,12 @@ class Fault:
         return ": ".join(part for part in (place, path_text(self.path), self.message) if part)
 
 
-def config_error(file: str, faults: Iterable[Fault]) -> ConfigError:
-    """Return the error that lists the faults in the order of the file."""
-    ordered = sorted(faults, key=lambda fault: fault.position or (0, 0))
-    lines = list(dict.fromkeys(redacted(fault.line(file)) for fault in ordered))
-    if len(lines) > _MOST:
-        lines = [*lines[:_MOST], f"{file}: … and {len(lines) - _MOST} more faults"]
-    return ConfigError(*lines)
+def config_error(file: str, faults: Iterable[Fault], more: int = 0) -> ConfigError:
+    """Return the error that lists the first faults in the order of the file; `more` are not among them."""
+    ordered = sorted(dict.fromkeys(faults), key=lambda fault: fault.position or (0, 0))
+    lines = list(dict.fromkeys(redacted(fault.line(file)) for fault in ordered[:MOST_FAULTS]))
+    more += max(0, len(ordered) - MOST_FAULTS)
+    return ConfigError(*lines, *([f"{file}: … and {more} more faults"] if more else []))
 
 
 def path_text(path: KeyPath) -> str:
@@ -57,12 +76,12 @@ def path_text(path: KeyPath) -> str:
 
 
 def _is_simple(key: str) -> bool:
-    return _SIMPLE_KEY.match(key) is not None and _harmless(key) == key
+    return len(key) <= _LONGEST_ECHO and _SIMPLE_KEY.match(key) is not None and _harmless(key) == key
 
 
 def quoted(text: str) -> str:
     """Return the text in quotes, in one line, printable, cut when long, and without what may be a credential."""
-    text = _harmless(text)
+    text = _harmless(text[: 10 * _LONGEST_ECHO])
     return repr(text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…")
 
 
@@ -101,9 +120,42 @@ def got(value: object) -> str:
             return quoted(str(value))[1:-1]
 
 
-def complaint(word: str, expected: Iterable[str], *, what: str) -> str:
+def complaint(word: str, expected: Collection[str], *, what: str) -> str:
     """Return `unknown WHAT 'word', expected one of: …; did you mean '…'?`."""
-    known = sorted(expected)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    one_of = f"expected one of: {', '.join(known)}" if known else "there is none"
-    return f"unknown {what} {quoted(word)}, {one_of}" + (f"; did you mean {quoted(close[0])}?" if close else "")
+    if len(expected) > _MOST_CHOICES:
+        one_of = f"expected one of {len(expected)}"
+    elif expected:
+        one_of = f"expected one of: {', '.join(sorted(expected))}"
+    else:
+        one_of = "there is none"
+    return f"unknown {what} {quoted(word)}, {one_of}{suggestion(word, expected)}"
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """Return `; did you mean '…'?`, or nothing where no word is close, or where enough have been compared."""
+    if not spend(len(known)):
+        return ""
+    close = difflib.get_close_matches(word[:_LONGEST_ECHO], sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {quoted(close[0])}?" if close else ""
+
+
+def spend(effort: int) -> bool:
+    """Take `effort`, in comparisons of words, from what one file may cost. Return False when it is used up."""
+    left = _efforts.get()
+    if left is None:
+        return True
+    left[0] -= effort
+    return left[0] >= 0
+
+
+@contextlib.contextmanager
+def limited_effort() -> Iterator[None]:
+    """Bound what faults cost within: to compare every wrong word with every right one takes minutes."""
+    token = _efforts.set([_EFFORT])
+    try:
+        yield
+    finally:
+        _efforts.reset(token)
+
+
+_efforts: ContextVar[list[int] | None] = ContextVar("efforts", default=None)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from ..errors import ConfigError
 from ..redaction import MASK
 from ..retry import RetryPolicy
-from .errors import Fault, KeyPath, config_error, quoted
+from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, quoted
 from .fields import Context
 from .keys import given_keys, known_keys
 from .messages import describe
@@ -54,9 +55,11 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     _keep_kinds(source)
     _refuse_inactive(source)
     try:
-        config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
+        with limited_effort():
+            config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
     except ValidationError as error:
-        raise config_error(file, [*source.faults, *_faults(error, source)]) from None
+        faults, more = _faults(error, source)
+        raise config_error(file, [*source.faults, *faults], more) from None
     if source.faults:
         raise config_error(file, source.faults)
     return config.attach(file, source)
@@ -121,27 +124,34 @@ def _content(path: Path, file: str) -> bytes:
     raise ConfigError(f"{file}: {reason}")
 
 
-def _faults(error: ValidationError, source: Source) -> list[Fault]:
-    faults = []
+def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
+    """Return the first faults in the order of the file, and how many more there are; to word all would take minutes."""
+    items = []
     for item in error.errors(include_url=False):
         path: KeyPath = tuple(step for step in item["loc"] if step != "[key]")
         if item["type"] not in _ABOUT_ABSENCE:
             while path and path not in source.positions:
                 path = path[:-1]
-        if any(path[: len(broken)] == broken for broken in source.broken):
+        if any(path[:length] in source.broken for length in range(len(path) + 1)):
             continue  # said already, and better
         if item["type"] == "too_short" and item["input"]:
             continue  # pydantic does not count items that have faults of their own
-        message = describe(item, known_keys(Config, item["loc"][:-1]))
-        if item["type"] == "missing" and path in source.left_out:
-            message = f"{message}, and {source.left_out[path]}"
-        faults.append(Fault(_without_substitutes(message, source), path, source.position(path)))
-    return faults
+        items.append((source.position(path), path, item))
+    items.sort(key=lambda each: each[0])
+    # A message says what stands in the file in place of what came from outside, which may be a secret.
+    outside = [(quoted(value), quoted(template)) for value, template in source.templates.items()]
+    outside = [pair for pair in outside if MASK not in pair[0]]
+    faults = []
+    for place, path, item in items[:MOST_FAULTS]:
+        message = _worded(item, path, source)
+        for value, template in outside:
+            message = message.replace(value, template)
+        faults.append(Fault(message, path, place))
+    return faults, len(items) - len(faults)
 
 
-def _without_substitutes(message: str, source: Source) -> str:
-    """Return the message with what the file says in place of what came from outside: that may be a secret."""
-    for value, template in source.templates.items():
-        if MASK not in quoted(value):
-            message = message.replace(quoted(value), quoted(template))
+def _worded(item: ErrorDetails, path: KeyPath, source: Source) -> str:
+    message = describe(item, known_keys(Config, item["loc"][:-1]))
+    if item["type"] == "missing" and path in source.left_out:
+        return f"{message}, and {source.left_out[path]}"
     return message

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from .duration import format_duration
-from .errors import got, quoted, shape
+from .errors import got, shape, suggestion
 
 __all__ = ["describe"]
 
@@ -71,9 +70,8 @@ _CONTAINERS = frozenset({"model_", "dict_", "mapping_", "tuple_", "list_"})
 
 
 def _unknown_key(key: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(key), known := sorted(known), n=1, cutoff=0.6)
-    if close:
-        return f"unknown key; did you mean {quoted(close[0])}?"
+    if close := suggestion(str(key), known := sorted(known)):
+        return f"unknown key{close}"
     return f"unknown key, expected one of: {', '.join(known)}" if known else "unknown key"
 
 
@@ -89,8 +87,7 @@ def _shape(value: object) -> str:
 
 
 def _no_choice(value: object, choices: list[str]) -> str:
-    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {quoted(close[0])}?" if close else ""
+    hint = suggestion(value, choices) if isinstance(value, str) else ""
     return f"expected one of: {', '.join(choices)}, got {got(value)}{hint}"
 
 

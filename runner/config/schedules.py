@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import zoneinfo
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from .errors import got
+from .errors import got, suggestion
 from .fields import Model, Name, context_of
 
 __all__ = ["EventTemplate", "ScheduleEntry"]
@@ -28,12 +28,16 @@ def _cron(value: str) -> str:
     return value
 
 
+@functools.cache
+def _zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones())  # reads hundreds of files
+
+
 def _timezone(value: str) -> str:
     try:
         zoneinfo.ZoneInfo(value)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        close = difflib.get_close_matches(value, zoneinfo.available_timezones(), n=1)
-        hint = f"; did you mean {got(close[0])}?" if close else ""
+        hint = suggestion(value, _zones())
         raise ValueError(f"expected an IANA time zone such as Europe/Paris, got {got(value)}{hint}") from error
     return value
 

@@ -11,10 +11,12 @@ import yaml
 from .errors import Fault, KeyPath, Position
 from .substitution import LeftOut, Substitution
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "Source", "parse_source"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Source", "parse_source"]
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
+MAX_VALUES = 50_000  # mappings, lists and what is in them: some thousands of subscriptions
+_MAX_FAULTS = 1000  # after which the rest is not worth reading
 
 # libyaml where it was built in: the pure parser takes seconds for what it reads in milliseconds.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -59,7 +61,8 @@ def parse_source(content: bytes, substitution: Substitution) -> Source:
     Return the document in `content`, with its faults; `value` is None when nothing can be said about it.
 
     Cuts early whatever is no configuration: more than 1 MiB, deeper than 32, anchors and aliases,
-    merge keys, tags, a second document. Duplicate keys, and keys that are not text, are faults.
+    merge keys, tags, a second document, more than 50,000 values or 1,000 faults.
+    Duplicate keys, and keys that are not text, are faults.
     """
     source = Source()
     if len(content) > MAX_BYTES:
@@ -77,7 +80,7 @@ def parse_source(content: bytes, substitution: Substitution) -> Source:
         return source
     try:
         _Walk(_Loader(text), source, substitution).document()
-    except _TooDeep:
+    except _NotWorthReading:
         source.value = None
     except yaml.YAMLError as error:
         source.faults.append(_syntax_fault(error, text))
@@ -85,7 +88,7 @@ def parse_source(content: bytes, substitution: Substitution) -> Source:
     return source
 
 
-class _TooDeep(Exception):
+class _NotWorthReading(Exception):
     """The rest of the file is not worth reading."""
 
 
@@ -96,6 +99,7 @@ class _Walk:
         self._loader = loader
         self._source = source
         self._substitution = substitution
+        self._values = 0
 
     def document(self) -> None:
         """Read the first document into the source; a second one is a fault."""
@@ -121,9 +125,15 @@ class _Walk:
         self._source.broken.add(path)
 
     def _node(self, event: Any, path: KeyPath, depth: int) -> Any:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            self._fault(f"more than {MAX_VALUES} values; expected a configuration file", path[:1], event)
+            raise _NotWorthReading
+        if len(self._source.faults) > _MAX_FAULTS:
+            raise _NotWorthReading
         if depth > MAX_DEPTH:
             self._fault(f"nested deeper than {MAX_DEPTH}", path[:3], event)
-            raise _TooDeep
+            raise _NotWorthReading
         if isinstance(event, yaml.AliasEvent):
             self._broken(
                 "aliases (*name) are not supported; write the value out, or quote a text that starts with '*'",

@@ -17,6 +17,7 @@ _REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?\Z", re.DOTALL
 _NULL = re.compile(r"\$\{[^}]*:-(?:~|null|Null|NULL)\}\Z")
 _BARE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE = "file:"
+_MAX_CHARACTERS = 4 * 1024 * 1024  # of all values that are put in, together
 _FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message} or ${file:/path}"
 
 
@@ -37,10 +38,11 @@ class Substitution:
         """Args: base is the directory that relative paths of `${file:…}` start from."""
         self._environ = environ
         self._base = base
+        self._room = _MAX_CHARACTERS
 
     def apply(self, text: str) -> str:
         """Return the text with every reference replaced. Raise `ValueError`: unset, unreadable, or no such form."""
-        return _TOKEN.sub(self._replace, text)
+        return _TOKEN.sub(self._counted, text)
 
     def value(self, text: str) -> str | None:
         """
@@ -65,6 +67,13 @@ class Substitution:
                 f"environment variable {name} is empty; write ${{{name}:-}} where it may be, to leave the key out"
             )
         raise LeftOut(f"nothing is given by {text}")
+
+    def _counted(self, token: re.Match[str]) -> str:
+        value = self._replace(token)
+        self._room -= len(value)
+        if self._room < 0:
+            raise ValueError(f"what comes from outside is more than {_MAX_CHARACTERS // 1024 // 1024} MiB in all")
+        return value
 
     def _replace(self, token: re.Match[str]) -> str:
         if token[0] == "$$":
