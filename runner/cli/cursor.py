@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
 __all__ = ["Cursor"]
+
+_MOST = 500  # gaps that are kept
+_PREPARED = "-1/"  # how the id of a prepared transaction begins, which has another one before
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Numbers that have not been seen; `waits` are the writers that may still fill it, None until it is known who."""
+
+    first: int
+    last: int
+    since: float
+    waits: frozenset[str] | None = None
 
 
 class Cursor:
     """
     What has been seen of a growing sequence in which a number may appear after a later one.
 
-    Numbers are given out before the commit that makes them visible, so a gap may fill; it may also stay
-    for ever, after a rollback. Reading resumes at a gap until the number behind it is `patience` old.
+    Numbers are given out before the commit that makes them visible, so a gap may fill; after a rollback it never
+    does. Each gap is looked at again for as long as any writer is left that was at work after it was seen: call
+    `look()` with the writers of this moment, read what is in `gaps` and behind `newest`, then `settle()`.
     """
 
-    def __init__(self, after: int, *, patience: float = 2.0) -> None:
-        """Args: patience is in seconds."""
-        self.after = after
+    def __init__(self, newest: int, *, patience: float = 2.0) -> None:
+        """Args: patience is for how many seconds a gap is kept at least, for a replica that knows of no writers."""
+        self.newest = newest
         self._patience = patience
-        self._seen: dict[int, float] = {}  # numbers above `after` -> when
+        self._gaps: list[_Gap] = []
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """The first and the last number of each gap."""
+        return [(gap.first, gap.last) for gap in self._gaps]
 
     def fresh(self, number: int, now: float) -> bool:
         """Return whether `number` is seen for the first time; `now` in seconds of a monotonic clock."""
-        if number <= self.after or number in self._seen:
-            return False
-        self._seen[number] = now
-        return True
+        if number > self.newest:
+            if number > self.newest + 1:
+                self._gaps.append(_Gap(self.newest + 1, number - 1, now))
+            self.newest = number
+            return True
+        for index, gap in enumerate(self._gaps):
+            if gap.first <= number <= gap.last:
+                halves = ((gap.first, number - 1), (number + 1, gap.last))
+                self._gaps[index : index + 1] = [
+                    _Gap(first, last, gap.since, gap.waits) for first, last in halves if first <= last
+                ]
+                return True
+        return False
 
-    def advance(self, now: float) -> None:
-        """Move `after`, where to read on, past all that is complete or has waited long enough."""
-        for number in sorted(self._seen):
-            if number != self.after + 1 and now - self._seen[number] < self._patience:
-                return
-            self.after = number
-            del self._seen[number]
+    def look(self, writers: Collection[str]) -> None:
+        """Take note of who writes now."""
+        self._gaps = [_Gap(gap.first, gap.last, gap.since, _left(gap.waits, writers)) for gap in self._gaps]
+
+    def settle(self, now: float) -> int:
+        """Forget the gaps that were read after their last writer had ended; return how many had to be given up."""
+        self._gaps = [gap for gap in self._gaps if gap.waits != frozenset() or now - gap.since < self._patience]
+        given_up = max(0, len(self._gaps) - _MOST)
+        del self._gaps[:given_up]
+        return given_up
+
+
+def _left(waits: frozenset[str] | None, writers: Iterable[str]) -> frozenset[str]:
+    if waits is None:
+        return frozenset(writers)
+    return frozenset(each for each in writers if each in waits or (waits and each.startswith(_PREPARED)))

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..event import Event
     from ..storage.views import EventQuery, EventView, Records, ReplayQuery
+    from .cursor import Cursor
 
 __all__ = ["events"]
 
 _PAUSE = 0.5  # seconds between two looks of `tail`
+_BEFORE = 1000  # events before the first one it prints among which it looks for gaps
 
 
 @click.group()
@@ -255,36 +257,47 @@ async def _cancel(config: Config, reference: str, as_json: bool) -> None:
 async def _tail(config: Config, pattern: str | None, since: datetime | None, as_json: bool) -> None:
     from ..builder import open_storage
     from ..subscription import matches_pattern
-    from .cursor import Cursor
+    from .output import tell
 
     async with open_storage(config, writes=False) as storage:
-        cursor = Cursor(await _beginning(storage.records, since))
+        cursor = await _beginning(storage.records, since)
         while True:
+            if cursor.gaps:
+                cursor.look(await storage.records.writers())
             now = time.monotonic()
-            async for view in storage.records.events(_following(cursor.after)):
+            async for view in storage.records.events(_following(cursor)):
                 fresh = cursor.fresh(view.seq, now)
                 if fresh and (pattern is None or matches_pattern(pattern, view.event.type)):
                     _print_line(view, as_json)
-            cursor.advance(now)
+            if given_up := cursor.settle(now):
+                tell(f"waits no longer for what may fill {given_up} gaps in seq, and may have passed over events")
             await asyncio.sleep(_PAUSE)
 
 
-async def _beginning(records: Records, since: datetime | None) -> int:
-    """Return the seq after which to begin: before the first event since then, or the last one there is."""
-    from ..storage.views import EventQuery
+async def _beginning(records: Records, since: datetime | None) -> Cursor:
+    """
+    Return a cursor behind the last event there is, or before the first one since then.
 
+    It knows of the gaps before that: what is still being written there has not been seen either.
+    """
+    from ..storage.views import EventQuery
+    from .cursor import Cursor
+
+    end = None
     if since is not None:
         async for view in records.events(EventQuery(since=since, newest_first=False, limit=1)):
-            return view.seq - 1
-    async for view in records.events(EventQuery(limit=1)):
-        return view.seq
-    return 0
+            end = view.seq - 1
+    seqs = await records.seqs(end, _BEFORE)
+    cursor = Cursor(0 if len(seqs) < _BEFORE else min(seqs) - 1)
+    for seq in sorted(seqs):
+        cursor.fresh(seq, 0.0)
+    return cursor
 
 
-def _following(seq: int) -> EventQuery:
+def _following(cursor: Cursor) -> EventQuery:
     from ..storage.views import EventQuery
 
-    return EventQuery(after_seq=seq, newest_first=False, limit=sys.maxsize)
+    return EventQuery(after_seq=cursor.newest, gaps=cursor.gaps, newest_first=False, limit=sys.maxsize)
 
 
 def _print_line(view: EventView, as_json: bool) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, Text, column, func, literal_column, select, table, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
@@ -37,6 +37,20 @@ from .views import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventVi
 
 __all__ = ["SqlRecords"]
 
+_LOCKS = table(
+    "pg_locks",
+    *(column(name) for name in ("database", "relation", "mode")),
+    column("virtualtransaction", Text),
+    schema="pg_catalog",
+)
+_WRITERS = select(_LOCKS.c.virtualtransaction).where(
+    _LOCKS.c.database
+    == literal_column("(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"),
+    # The oid of the table, wherever it is; a gap is seen only where there are rows.
+    _LOCKS.c.relation == select(literal_column("tableoid")).select_from(events).limit(1).scalar_subquery(),
+    _LOCKS.c.mode == "RowExclusiveLock",
+)
+
 _DELETED = "(deleted)"  # in place of a subscription's name
 _PAGE = 500  # rows read in one transaction
 
@@ -65,6 +79,26 @@ class SqlRecords(SqlCorrections):
                 return
             left -= len(views)
             beyond = [events.c.seq < rows[-1].seq if query.newest_first else events.c.seq > rows[-1].seq]
+
+    async def seqs(self, end: int | None, limit: int) -> Sequence[int]:
+        """Return the seqs of the last `limit` events, up to `end`."""
+        up_to = () if end is None else (events.c.seq <= end,)
+        async with self._read() as connection:
+            return (
+                await connection.scalars(select(events.c.seq).where(*up_to).order_by(events.c.seq.desc()).limit(limit))
+            ).all()
+
+    async def writers(self) -> Collection[str]:
+        """
+        Return an id for each transaction that may be recording events.
+
+        On PostgreSQL those hold a lock on the table from before they are given a seq, and everybody may see it;
+        SQLite has one writer, whose seqs come in order.
+        """
+        if self._engine.dialect.name == "sqlite":
+            return ()
+        async with self._read() as connection:
+            return (await connection.scalars(_WRITERS)).all()
 
     async def event(self, reference: str) -> EventView:
         """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Row, Select, Text, func, literal, literal_column, select, tuple_
+from sqlalchemy import Boolean, ColumnElement, Row, Select, Text, func, literal, literal_column, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -80,7 +80,11 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
             conditions.append(_fits(column, pattern))
     if query.id is not None:
         conditions += [has_id(query.id), in_any_source()]
-    if query.after_seq is not None:
+    if query.after_seq is not None and query.gaps:
+        conditions.append(events.c.seq >= min(first for first, _ in query.gaps))  # where the index is entered
+        in_gaps = [events.c.seq.between(first, last) for first, last in query.gaps]
+        conditions.append(or_(events.c.seq > query.after_seq, *in_gaps))
+    elif query.after_seq is not None:
         conditions.append(events.c.seq > query.after_seq)
     if query.since is not None:
         conditions.append(events.c.created_at >= query.since)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -100,7 +100,11 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
-    """Which events: all conditions must hold; None is no condition. `type` and `source` are patterns (`*`)."""
+    """
+    Which events: all conditions must hold; None is no condition. `type` and `source` are patterns (`*`).
+
+    With `gaps`, each a first and a last seq, what is in one of them counts as being after `after_seq`.
+    """
 
     type: str | None = None
     source: str | None = None
@@ -108,6 +112,7 @@ class EventQuery:
     since: datetime | None = None
     until: datetime | None = None
     after_seq: int | None = None
+    gaps: Sequence[tuple[int, int]] = ()
     limit: int = 100
     newest_first: bool = True
 
@@ -155,6 +160,16 @@ class Records(Protocol):
 
     def events(self, query: EventQuery) -> AsyncIterator[EventView]:
         """Yield the events `query` describes, read in pages."""
+
+    async def seqs(self, end: int | None, limit: int) -> Sequence[int]:
+        """Return the seqs of the last `limit` events, up to `end`."""
+
+    async def writers(self) -> Collection[str]:
+        """
+        Return an id for each transaction that may be recording events.
+
+        A seq that is missing, of those given out by now, appears by the time these have ended, or never.
+        """
 
     async def event(self, reference: str) -> EventView:
         """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""

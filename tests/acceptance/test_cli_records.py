@@ -403,3 +403,39 @@ class TestLooking:
         for statement in statements:
             await connection.execute(statement)
         await connection.close()
+
+
+async def test_tail_shows_what_is_committed_late(postgres_dsn: str, tmp_path: Path) -> None:
+    """Its seq is smaller than those that are shown already."""
+    deployment = Deployment(tmp_path, postgres_dsn)
+    deployment.write()
+    await asyncio.to_thread(deployment.cli, "migrate")
+    late, later, never = [await asyncpg.connect(postgres_dsn) for _ in range(3)]
+    try:
+        await late.execute("BEGIN; SELECT public.publish_event('late.one')")  # before it looks for the first time
+        await asyncio.to_thread(deployment.cli, "publish", "old.one")
+        with deployment.process("events", "tail") as tail:
+
+            async def appears() -> bool:
+                await asyncio.to_thread(deployment.cli, "publish", "new.one")
+                return any("new.one" in row for row in tail.stdout)
+
+            await eventually(appears)
+            await never.execute("BEGIN; SELECT public.publish_event('never.one')")
+            await later.execute("BEGIN; SELECT public.publish_event('later.one')")
+            await asyncio.to_thread(deployment.cli, "publish", "last.one")
+            await asyncio.to_thread(tail.wait_for_line, "last.one")
+            await never.execute("ROLLBACK")
+            await asyncio.sleep(4)  # the fault itself: longer than anybody would wait for a rollback
+            await late.execute("COMMIT")
+            await asyncio.to_thread(tail.wait_for_line, "late.one")
+            await later.execute("COMMIT")
+            await asyncio.to_thread(tail.wait_for_line, "later.one")
+            tail.signal(signal.SIGINT)
+            assert await asyncio.to_thread(tail.wait) == 130
+            shown = [row.split()[1] for row in tail.stdout]
+            assert len(shown) == len(set(shown))
+            assert not any("old.one" in row or "never.one" in row for row in tail.stdout)
+    finally:
+        for connection in (late, later, never):
+            await connection.close()

@@ -6,41 +6,89 @@ from hypothesis import strategies as st
 from runner.cli.cursor import Cursor
 
 
-def test_numbers_in_order_are_passed_at_once() -> None:
+def see(cursor: Cursor, *numbers: int, writers: str = "", now: float = 100.0) -> list[int]:
+    """Look once, while `numbers` are visible; return what is new."""
+    cursor.look(list(writers))
+    wanted = [*cursor.gaps, (cursor.newest + 1, 10**9)]
+    visible = [number for number in numbers if any(first <= number <= last for first, last in wanted)]
+    fresh = [number for number in visible if cursor.fresh(number, now)]
+    cursor.settle(now)
+    return fresh
+
+
+def test_numbers_in_order_leave_no_gap() -> None:
     cursor = Cursor(10)
-    assert [cursor.fresh(number, 0) for number in (11, 12, 13)] == [True, True, True]
-    cursor.advance(0)
-    assert cursor.after == 13
+    assert see(cursor, 11, 12, 13) == [11, 12, 13]
+    assert (cursor.newest, cursor.gaps) == (13, [])
 
 
-def test_a_gap_is_read_again_until_patience_ends() -> None:
+def test_a_gap_stays_while_a_writer_is_left_that_may_fill_it() -> None:
+    cursor = Cursor(0)
+    assert see(cursor, 2, writers="a") == [2]
+    for now in (101.0, 103.0, 3600.0):
+        assert see(cursor, 2, writers="abc", now=now) == []
+    assert cursor.gaps == [(1, 1)]
+    assert see(cursor, 1, 2, writers="c", now=3601.0) == [1]
+    assert cursor.gaps == []
+
+
+def test_a_gap_that_nobody_can_fill_any_more_is_forgotten() -> None:
+    cursor = Cursor(0)
+    see(cursor, 2, 5, writers="ab")
+    see(cursor, 2, 5, writers="ab", now=103.0)
+    see(cursor, 2, 5, writers="b", now=104.0)
+    assert cursor.gaps == [(1, 1), (3, 4)]
+    see(cursor, 2, 5, writers="c", now=105.0)  # who began later has later numbers
+    assert cursor.gaps == []
+
+
+def test_a_writer_that_ends_between_the_look_and_the_read_is_not_missed() -> None:
+    cursor = Cursor(0)
+    see(cursor, 2, writers="")  # the gap is seen after the look, its writer may have begun since
+    assert see(cursor, 1, 2, writers="", now=200.0) == [1]
+
+
+def test_without_writers_a_gap_is_kept_for_as_long_as_patience_lasts() -> None:
     cursor = Cursor(0, patience=2)
-    cursor.fresh(2, 100)
-    cursor.advance(101.9)
-    assert cursor.after == 0
-    assert not cursor.fresh(2, 101.9)
-    cursor.advance(102)
-    assert cursor.after == 2
-    assert not cursor.fresh(1, 102)
+    see(cursor, 2, now=100.0)
+    see(cursor, 2, now=101.9)
+    assert cursor.gaps == [(1, 1)]
+    see(cursor, 2, now=102.0)
+    assert cursor.gaps == []
 
 
-def test_old_gaps_are_given_up_together() -> None:
-    cursor = Cursor(0, patience=2)
-    for number in (3, 6, 9):
-        cursor.fresh(number, 0)
-    cursor.advance(2)
-    assert cursor.after == 9
+def test_a_prepared_transaction_has_another_id_than_before() -> None:
+    cursor = Cursor(0)
+    cursor.fresh(2, 100.0)
+    for writers in (["3/17"], ["-1/745"], ["-1/745", "4/2"]):
+        cursor.look(writers)
+        cursor.settle(200.0)
+        assert cursor.gaps == [(1, 1)]
+    cursor.look(["4/2"])
+    cursor.settle(200.0)
+    assert cursor.gaps == []
+
+
+def test_too_many_gaps_are_given_up_from_the_oldest_on_and_counted() -> None:
+    cursor = Cursor(0)
+    for number in range(2, 2 * 510 + 1, 2):
+        cursor.fresh(number, 100.0)
+    assert cursor.settle(100.0) == 10
+    assert cursor.gaps[0] == (21, 21)
 
 
 @given(st.permutations(range(1, 30)), st.integers(1, 5))
-def test_each_number_that_comes_in_time_is_fresh_exactly_once(order: list[int], size: int) -> None:
-    """Numbers become visible in any order, a few between two looks; every look reads all visible ones."""
-    cursor = Cursor(0, patience=1000)
+def test_each_number_is_fresh_exactly_once_however_late_it_comes(order: list[int], size: int) -> None:
+    """Numbers become visible in any order, a few between two looks; who has yet to commit is a writer."""
+    cursor = Cursor(0, patience=0)
     visible: set[int] = set()
     printed: list[int] = []
-    for look, start in enumerate(range(0, len(order), size)):
+    for start in range(0, len(order), size):
+        writers = [str(number) for number in order[start:]]
+        cursor.look(writers)
         visible |= set(order[start : start + size])
-        printed += [number for number in sorted(visible) if number > cursor.after and cursor.fresh(number, look)]
-        cursor.advance(look)
+        wanted = [*cursor.gaps, (cursor.newest + 1, 10**9)]
+        found = [number for number in sorted(visible) if any(first <= number <= last for first, last in wanted)]
+        printed += [number for number in found if cursor.fresh(number, start)]
+        cursor.settle(start)
     assert sorted(printed) == sorted(order)
-    assert cursor.after == max(order)
