@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .options import config_option, json_option, load
+from .output import echo
 
 __all__ = ["config"]
 
@@ -42,7 +43,7 @@ def show(path: Path, as_json: bool) -> None:
         return
     import yaml
 
-    click.echo(yaml.safe_dump(understood, sort_keys=False, allow_unicode=True), nl=False)
+    echo(yaml.safe_dump(understood, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @config.command("schema")
@@ -57,4 +58,4 @@ def schema() -> None:
 
     from ..config import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    echo(json.dumps(json_schema(), indent=2))

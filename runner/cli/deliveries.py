@@ -219,7 +219,7 @@ async def _show(config: Config, event: str, subscription: str, as_json: bool) ->
 
 
 def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
-    from .output import print_fields, print_table
+    from .output import print_fields, print_line, print_table
 
     print_fields(
         {
@@ -236,7 +236,7 @@ def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
         }
     )
     if history:
-        click.echo()
+        print_line("")
         rows = [(each.number, each.at, each.duration, each.status, each.error, each.excerpt) for each in history]
         print_table(("attempt", "at", "took", "status", "error", "answer"), rows, spare=("status",))
 

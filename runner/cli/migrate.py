@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import config_option, json_option, load
+from .output import echo, print_line
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -64,7 +65,7 @@ async def standing(config: Config, storage: Storage) -> tuple[MigrationStatus, s
 def _print_sql(config: Config) -> None:
     from ..storage.migrate import offline_sql
 
-    click.echo(offline_sql(config.storage.dsn.scheme, config.storage.schema_name), nl=False)
+    echo(offline_sql(config.storage.dsn.scheme, config.storage.schema_name), nl=False)
 
 
 def _print_roles(config: Config) -> None:
@@ -107,4 +108,4 @@ async def _migrate(config: Config, as_json: bool) -> None:
     if as_json:
         print_json({"applied": list(applied)})
     else:
-        click.echo(f"applied {', '.join(applied)}" if applied else "the tables are up to date")
+        print_line(f"applied {', '.join(applied)}" if applied else "the tables are up to date")

@@ -27,6 +27,7 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _EXAMPLE = "2026-01-31T12:00:00Z"
+_YEARS = range(1900, 9000)
 
 
 def _require(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path:
@@ -132,6 +133,8 @@ class Moment(click.ParamType[datetime]):
         except ValueError:
             moment = None
         if moment is not None and moment.tzinfo is not None:
+            if moment.year not in _YEARS:  # near the ends of the calendar no clock can add or take away an hour
+                self.fail(f"{value!r} is too far away; expected a year from {_YEARS[0]} to {_YEARS[-1]}", param, ctx)
             return moment.astimezone(UTC)
         if moment is not None:
             self.fail(f"{value!r} has no offset; write it as in {_EXAMPLE}", param, ctx)

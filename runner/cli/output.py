@@ -16,9 +16,11 @@ from ..redaction import redacted
 from ..terminal import printable
 
 __all__ = [
+    "OutputClosed",
     "brief",
     "drop_output",
     "duration",
+    "echo",
     "moment",
     "print_fields",
     "print_json",
@@ -27,6 +29,23 @@ __all__ = [
     "progress",
     "tell",
 ]
+
+
+class OutputClosed(OSError):
+    """Nobody reads standard output any more, as with `| head`."""
+
+
+def echo(text: str | bytes, *, nl: bool = True) -> None:
+    """
+    Print on standard output, as it is.
+
+    Raises:
+        OutputClosed: that is no failure of a verb which has nothing else to do.
+    """
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError as error:
+        raise OutputClosed from error
 
 
 def tell(text: str, *, wait: bool = True) -> None:
@@ -43,7 +62,7 @@ def drop_output() -> None:
 
 def print_line(text: str) -> None:
     """Print one line of text on standard output, without secrets; what of it could steer a terminal is escaped."""
-    click.echo(printable(redacted(text)))
+    echo(printable(redacted(text)))
 
 
 def print_json(value: Mapping[str, Any] | bytes) -> None:
@@ -51,7 +70,7 @@ def print_json(value: Mapping[str, Any] | bytes) -> None:
     import orjson
 
     line = value if isinstance(value, bytes) else orjson.dumps(value, option=orjson.OPT_UTC_Z)
-    click.echo(_escaped(line.decode()) if sys.stdout.isatty() else line)
+    echo(_escaped(line.decode()) if sys.stdout.isatty() else line)
 
 
 def moment(time: datetime | None) -> str:
@@ -83,7 +102,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spa
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
     for row in ([name.upper() for name in columns], *cells):
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
+        echo(line.rstrip())
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -91,7 +110,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(len(name) for name in fields)
     for name, value in fields.items():
         if value is not None:
-            click.echo(f"{name.ljust(width)}  {_text(value, moment)}".rstrip())
+            echo(f"{name.ljust(width)}  {_text(value, moment)}".rstrip())
 
 
 def brief(time: datetime) -> str:

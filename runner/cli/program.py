@@ -17,7 +17,7 @@ import click
 
 from ..errors import ConfigError, RunnerError
 from ..version import __version__
-from .output import drop_output, tell
+from .output import OutputClosed, drop_output, tell
 
 __all__ = ["PROGRAM", "LazyGroup", "main", "readable", "run"]
 
@@ -119,8 +119,8 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        drop_output()  # whoever reads it has seen enough (`| head`)
+    except (OutputClosed, BrokenPipeError):  # of the latter click lets through what `flush()` raises, and no other
+        drop_output()
         return DONE
     except OSError as error:
         if error.errno not in _FULL:

@@ -37,7 +37,7 @@ def prune(path: Path, dry_run: bool, as_json: bool) -> None:
 async def _prune(config: Config, dry_run: bool, as_json: bool) -> None:
     from ..builder import open_storage, retention_of
     from ..pruner import Pruner
-    from .output import print_json, progress
+    from .output import print_json, print_line, progress
 
     async with open_storage(config) as storage:
         with progress("counting" if dry_run else "pruning", None) as report:
@@ -45,4 +45,4 @@ async def _prune(config: Config, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"events": count, "dry_run": dry_run})
     else:
-        click.echo(f"{'would prune' if dry_run else 'pruned'} {count} event{'' if count == 1 else 's'}")
+        print_line(f"{'would prune' if dry_run else 'pruned'} {count} event{'' if count == 1 else 's'}")

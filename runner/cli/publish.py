@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import DURATION, MOMENT, config_option, dry_run_option, json_option, load
-from .output import drop_output, moment, print_json, print_line, progress, tell
+from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -175,10 +175,11 @@ def _recorded() -> Iterator[None]:
     """Print what was recorded; that nobody can read it does not undo it, and is no failure."""
     try:
         yield
+    except OutputClosed:
+        drop_output()
     except OSError as error:
         drop_output()
-        if not isinstance(error, BrokenPipeError):
-            tell(f"warning: published, but standard output takes no more: {error.strerror}")
+        tell(f"warning: published, but standard output takes no more: {error.strerror}")
 
 
 async def _due(config: Config, seq: int) -> datetime | None:

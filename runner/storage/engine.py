@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import json
+import os
 import socket
 import sqlite3
 import ssl
@@ -18,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
-from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from ..errors import ConfigError, StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from .home import SEARCH_PATH, Home
 from .outage import Outage
 from .sqlite_connection import TidyConnection, pragmas, prepare
@@ -234,6 +236,7 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
     """
     if dsn.scheme == "sqlite":
         return _sqlite_engine(dsn, pool)
+    _check_user(dsn)
     home = Home(schema)
     connector, outage = PostgresConnector(dsn, pgbouncer=pgbouncer, home=home), Outage()
 
@@ -265,6 +268,19 @@ def open_engine(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer
             context.is_disconnect = True
 
     return engine
+
+
+def _check_user(dsn: Dsn) -> None:
+    """Raise `ConfigError` where neither the DSN nor the system says who we are to the database."""
+    if dsn.user or os.environ.get("PGUSER"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError(
+            f"storage.dsn: names no user, and the user id {os.getuid()} has no name on this machine; "
+            "write postgresql://USER@…, or set PGUSER"
+        ) from error
 
 
 def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:

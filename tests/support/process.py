@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "COLUMNS": "200"}
 
 
-def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+def environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "RUNNER_CONFIG"}
     # The runner of this checkout, whatever the working directory is and whatever is installed.
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
@@ -54,7 +54,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
-        env=_environment(env),
+        env=environment(env),
         input=input,
         stdin=subprocess.DEVNULL if input is None else None,
         cwd=cwd,
@@ -87,7 +87,7 @@ class RunnerProcess:
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
             [*command, *self.args],
-            env=_environment(env),
+            env=environment(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

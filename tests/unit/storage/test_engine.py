@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import asyncpg
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from runner.config.dsn import Dsn
-from runner.errors import StorageError, StorageUnavailable
+from runner.errors import ConfigError, StorageError, StorageUnavailable
 from runner.storage.engine import mapped_errors, open_engine
 
 
@@ -45,3 +46,15 @@ def test_who_takes_a_pooler_for_a_server_is_told_what_to_set(error: Exception) -
         raise error
     assert str(error) in str(caught.value)
     assert not isinstance(caught.value, StorageUnavailable), "to wait for it would be to wait for ever"
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://db/shop", "postgresql:///shop?host=/run/postgresql"])
+def test_a_dsn_without_a_user_needs_a_user_of_the_system(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGUSER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as in a container that runs under a number
+    with pytest.raises(ConfigError, match=rf"storage\.dsn: names no user, and the user id {os.getuid()} has no name"):
+        open_engine(Dsn.parse(dsn, base=Path()))
+    open_engine(Dsn.parse(dsn.replace("//", "//shop@", 1), base=Path()))
+    monkeypatch.setenv("PGUSER", "shop")
+    open_engine(Dsn.parse(dsn, base=Path()))
