@@ -27,6 +27,7 @@ __all__ = [
     "BATCH_FORMAT",
     "decode_json",
     "encode_batch",
+    "encode_exactly",
     "encode_json",
     "from_http",
     "from_nats",
@@ -129,15 +130,31 @@ def encode_json(event: Event) -> bytes:
     JSON data is embedded as it is, text as a string; anything else, and what is not what its content
     type says, goes into `data_base64`.
     """
+    document = _document(event)
+    if event.data is not None:
+        document.update(_embedded(event.data, event.datacontenttype))
+    return orjson.dumps(document)
+
+
+def encode_exactly(event: Event) -> bytes:
+    """Return the event as `encode_json()` does, but so that `decode_json()` returns the very bytes of its data."""
+    line = encode_json(event)
+    if event.data is None:
+        return line
+    again = decode_json(line)
+    if (again.data, again.datacontenttype) == (event.data, event.datacontenttype):
+        return line
+    return orjson.dumps(_document(event) | {"data_base64": base64.b64encode(event.data).decode()})
+
+
+def _document(event: Event) -> dict[str, Any]:
     document: dict[str, Any] = {"specversion": _SPECVERSION}
     for name in _ATTRIBUTES:
         value = getattr(event, name)
         if value is not None:
             document[name] = _timestamp(value) if name == "time" else value
     document.update(event.extensions)
-    if event.data is not None:
-        document.update(_embedded(event.data, event.datacontenttype))
-    return orjson.dumps(document)
+    return document
 
 
 def encode_batch(events: Iterable[Event]) -> bytes:

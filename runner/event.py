@@ -36,6 +36,9 @@ MAX_DATA_BYTES = 1024 * 1024
 """Largest `data` the bus takes, in bytes. CloudEvents 1.0 §6 obliges intermediaries to carry 64 KiB."""
 
 _MAX_ATTRIBUTE = 65_536  # characters: CloudEvents 1.0 §6 obliges intermediaries to carry events of 64 KiB
+_MAX_TOGETHER = 131_072  # bytes of all attributes, and of the names of extensions
+_MAX_EXTENSIONS = 1000
+_FEW = _MAX_TOGETHER // 4  # characters that cannot be too many bytes
 _REPEATED = 4096  # characters of attributes that are the same in event after event, to be remembered as checked
 NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 """What most events have: one object for all of them."""
@@ -154,8 +157,14 @@ class Event(Struct, frozen=True, kw_only=True):
             _check_text("subject", self.subject)
         if self.time is not None:
             _check_time(self.time)
-        for name, value in self.extensions.items():
-            _check_extension(name, value)
+        if self.extensions:
+            if len(self.extensions) > _MAX_EXTENSIONS:
+                raise EventError(f"extensions: {len(self.extensions)}, at most {_MAX_EXTENSIONS} are taken")
+            for name, value in self.extensions.items():
+                _check_extension(name, value)
+        texts = len(self.id) + len(self.source) + len(self.type) + len(self.subject or "")
+        if self.extensions or texts + len(self.datacontenttype or "") + len(self.dataschema or "") > _FEW:
+            _check_together(self)
         if self.data is not None:
             if not isinstance(self.data, bytes):
                 raise EventError(f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON")
@@ -223,6 +232,16 @@ def _check_repeated(type: object, source: object, datacontenttype: object, datas
         _check_text("dataschema", dataschema)
     if datacontenttype is not None:
         _check_text("datacontenttype", datacontenttype)
+
+
+def _check_together(event: Event) -> None:
+    values = [getattr(event, name) for name in _FIELDS if name != "time"]
+    texts = [value for value in values if value is not None] + [
+        f"{name}{value}" for name, value in event.extensions.items()
+    ]
+    size = sum(len(text.encode()) for text in texts)
+    if size > _MAX_TOGETHER:
+        raise EventError(f"attributes: {size} bytes together, at most {_MAX_TOGETHER} are taken")
 
 
 def _check_time(value: object) -> None:

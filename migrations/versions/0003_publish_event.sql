@@ -38,6 +38,7 @@ DECLARE
     recorded_extensions jsonb;
     attribute text;
     value text;
+    size bigint;
     event_seq bigint;
     fresh boolean;
 BEGIN
@@ -67,6 +68,17 @@ BEGIN
     IF jsonb_typeof(extensions) <> 'object' THEN
         RAISE EXCEPTION 'publish_event: extensions is a JSON %, expected an object', jsonb_typeof(extensions)
             USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF (SELECT count(*) FROM jsonb_object_keys(extensions)) > 1000 THEN
+        RAISE EXCEPTION 'publish_event: there are % extensions, at most 1000 are taken',
+            (SELECT count(*) FROM jsonb_object_keys(extensions)) USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    size := octet_length(convert_to(concat(type, source, id, subject, datacontenttype, dataschema), 'UTF8'))
+        + (SELECT coalesce(sum(octet_length(convert_to(concat(each.key, each.value), 'UTF8'))), 0)
+           FROM jsonb_each_text(extensions) each);
+    IF size > 131072 THEN
+        RAISE EXCEPTION 'publish_event: attributes have % bytes together, at most 131072 are taken', size
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Keep large content in the data.';
     END IF;
     FOR attribute IN
         SELECT each.key FROM jsonb_each(extensions) each

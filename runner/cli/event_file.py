@@ -15,6 +15,7 @@ from ..event import Event
 __all__ = ["check", "is_stream", "read_batches"]
 
 _CHUNK = 1 << 20  # bytes read at once
+_LINE = 8 << 20  # bytes of a line: the largest event as JSON, each of its bytes as `\u0000`, and room
 _FAULTS = 20  # bad lines reported at once
 
 
@@ -33,13 +34,13 @@ def check(name: str) -> int:
     faults: list[str] = []
     number = 0
     with open(_open(name), "rb", closefd=name != "-") as file:
-        for place, line in _numbered(name, file):
+        for place, line in _numbered(name, iter(lambda: file.readline(_LINE + 1), b"")):
             try:
-                decode_json(line)
+                _decode(place, line)
                 number += 1
             except EventError as error:
-                faults.append(f"{place}: {error}")
-                if len(faults) == _FAULTS:
+                faults.append(str(error))
+                if len(line) > _LINE or len(faults) == _FAULTS:
                     faults.append("and perhaps more")
                     break
     if faults:
@@ -74,6 +75,8 @@ async def read_batches(name: str, size: int) -> AsyncIterator[list[tuple[str, Ev
 
 
 def _decode(place: str, line: bytes) -> Event:
+    if len(line) > _LINE:
+        raise EventError(f"{place}: the line has more than {_LINE} bytes; expected one CloudEvent in JSON on each line")
     try:
         return decode_json(line)
     except EventError as error:
@@ -81,16 +84,22 @@ def _decode(place: str, line: bytes) -> Event:
 
 
 async def _arriving(name: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-    """Yield, after each read, the lines that are complete, with their places."""
+    """Yield, after each read, the lines that are complete, with their places; of one that is too long its beginning."""
     descriptor = _open(name)
     try:
-        rest, count = b"", 0
+        rest, count = bytearray(), 0
         while True:
             await _readable(descriptor)
             chunk = os.read(descriptor, _CHUNK)
-            *lines, rest = (rest + (chunk or b"\n")).split(b"\n")
-            yield list(_numbered(name, lines, count))
-            count += len(lines)
+            complete, newline, after = (chunk or b"\n").rpartition(b"\n")
+            if newline:
+                lines = bytes(rest + complete).split(b"\n")
+                yield list(_numbered(name, lines, count))
+                count += len(lines)
+                rest.clear()
+            rest += after
+            if len(rest) > _LINE:
+                yield list(_numbered(name, [bytes(rest)], count))
             if not chunk:
                 return
     finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load, rate_option
+from .transfer import export_events, import_events
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -34,6 +35,7 @@ def events() -> None:
       runner events list --type 'order.*' --since 1h
       runner events show 12
       runner events tail
+      runner events export > events.jsonl
       runner events replay --subscription crm --since 1d --dry-run
       runner events cancel 12
     """
@@ -66,7 +68,7 @@ def list_events(
     """
     from ..storage.views import EventQuery
 
-    query = EventQuery(type=type_, source=source, since=since, until=until, limit=limit)
+    query = EventQuery(type=type_, source=source, since=since, until=until, limit=limit, data=as_json)
     asyncio.run(_list(load(path), query, as_json))
 
 
@@ -158,6 +160,10 @@ def cancel_event(path: Path, event: str, as_json: bool) -> None:
       runner events cancel 019b0d6c-5f5e-7c33-8f0e-0d6a5b7c9e11 --json
     """
     asyncio.run(_cancel(load(path), event, as_json))
+
+
+events.add_command(export_events)
+events.add_command(import_events)
 
 
 async def _list(config: Config, query: EventQuery, as_json: bool) -> None:

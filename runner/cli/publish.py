@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..event import Event
     from ..storage.base import Receipt
 
-__all__ = ["publish"]
+__all__ = ["publish", "publish_file"]
 
 _SOURCE = "/runner/cli"
 _BATCH = 500  # events in one transaction
@@ -87,7 +87,7 @@ def publish(
       runner publish reminder.due --delay 2s
       runner publish reminder.due --deliver-at 2026-01-31T12:00:00Z --json
       runner publish --file events.jsonl --dry-run
-      runner events list --json | jq -c .event | runner publish -c other.yaml --file -
+      tail -f events.jsonl | runner publish --file -
     """
     for name, value in (("TYPE", type_), ("--source", attributes["source"]), ("--id", attributes["id_"])):
         if value == "":
@@ -129,13 +129,24 @@ def _event(
 
 def _content(data: str) -> bytes:
     if data == "-":
-        return sys.stdin.buffer.read()
+        return _limited(sys.stdin.buffer)
     if not data.startswith("@"):
         return data.encode(errors="surrogateescape")
     try:
-        return Path(data[1:]).read_bytes()
+        with open(data[1:], "rb") as file:
+            return _limited(file)
     except OSError as error:
         raise click.BadParameter(f"cannot read {data[1:]}: {error.strerror}", param_hint="--data") from error
+
+
+def _limited(file: BinaryIO) -> bytes:
+    """Read to the end, but not beyond what an event may hold."""
+    from ..event import MAX_DATA_BYTES
+
+    content = file.read(MAX_DATA_BYTES + 1)
+    if len(content) > MAX_DATA_BYTES:
+        raise click.BadParameter(f"more than {MAX_DATA_BYTES} bytes, which is all that is taken", param_hint="--data")
+    return content
 
 
 def _check_json(content: bytes) -> None:
@@ -211,7 +222,17 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
         asyncio.run(_publish_lines(config, name, when, expected, as_json))
 
 
-async def _publish_lines(config: Config, name: str, when: _When, expected: int | None, as_json: bool) -> None:
+def publish_file(path: Path, name: str, *, as_json: bool) -> None:
+    """Publish what was exported: what is recorded is left as it is, also where its time was the bus's own."""
+    from .event_file import check, is_stream
+
+    expected = None if is_stream(name) else check(name)
+    asyncio.run(_publish_lines(load(path), name, _When(None, None), expected, as_json, exported=True))
+
+
+async def _publish_lines(
+    config: Config, name: str, when: _When, expected: int | None, as_json: bool, *, exported: bool = False
+) -> None:
     from ..builder import open_bus
     from ..errors import EventConflict
     from .event_file import read_batches
@@ -223,7 +244,7 @@ async def _publish_lines(config: Config, name: str, when: _When, expected: int |
         async with open_bus(config) as bus:
             with progress("publishing", expected) as advance:
                 async for batch in read_batches(name, _BATCH):
-                    receipts = await _publish_batch(bus, batch, when, conflicts)
+                    receipts = await _publish_batch(bus, batch, when, conflicts, exported=exported)
                     published += len(receipts)
                     duplicates += sum(receipt.duplicate for receipt in receipts)
                     advance(len(batch))
@@ -243,7 +264,7 @@ async def _publish_lines(config: Config, name: str, when: _When, expected: int |
 
 
 async def _publish_batch(
-    bus: EventBus, batch: Sequence[tuple[str, Event]], when: _When, conflicts: list[str]
+    bus: EventBus, batch: Sequence[tuple[str, Event]], when: _When, conflicts: list[str], *, exported: bool
 ) -> Sequence[Receipt]:
     """Publish all that is in no conflict, in order; halving finds the few that are without a commit for each event."""
     from ..errors import EventConflict
@@ -253,8 +274,11 @@ async def _publish_batch(
         return await bus.publish_many([Publication(event, when.delay, when.deliver_at) for _, event in batch])
     except EventConflict as error:
         if len(batch) == 1:
-            conflicts.append(f"{batch[0][0]}: {error}")
+            [(place, event)] = batch
+            if exported and event.time is not None:  # recorded without one, it was exported with that of its recording
+                return await _publish_batch(bus, [(place, event.replace(time=None))], when, conflicts, exported=False)
+            conflicts.append(f"{place}: {error}")
             return []
     half = len(batch) // 2
-    first = await _publish_batch(bus, batch[:half], when, conflicts)
-    return [*first, *await _publish_batch(bus, batch[half:], when, conflicts)]
+    first = await _publish_batch(bus, batch[:half], when, conflicts, exported=exported)
+    return [*first, *await _publish_batch(bus, batch[half:], when, conflicts, exported=exported)]

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, bindparam, delete, func, literal, null, select, true, update
+from sqlalchemy import BigInteger, Select, bindparam, delete, func, literal, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,6 +22,7 @@ from .registry import readable, registered
 from .selection import (
     OLDEST_FIRST,
     OPEN,
+    WITHOUT_DATA,
     Conditions,
     Key,
     delivery_conditions,
@@ -248,7 +249,7 @@ async def _withdraw(connection: AsyncConnection, seq: int) -> int | None:
     await connection.execute(marked)
     if not later and work is None:
         return 0
-    [row] = await fetch(connection, select(events).where(events.c.seq == seq))
+    [row] = await fetch(connection, select(*WITHOUT_DATA).where(events.c.seq == seq))
     active = select(subscriptions, Now().label("now")).where(subscriptions.c.active).order_by(subscriptions.c.id)
     known = [each for _, each in readable(await fetch(connection, active))]
     matching = Matcher((each.subscription, each.id) for each in known).match(event_of(row))
@@ -284,9 +285,8 @@ def _events_of(query: ReplayQuery) -> EventQuery:
 
 
 def _replay_page(*conditions: Any) -> Select[*tuple[Any, ...]]:
-    """Select events with all a match looks at, which the data is not."""
-    columns = [null().label("data") if column is events.c.data else column for column in events.c]
-    page = select(*columns).where(events.c.cancelled_at.is_(None), *conditions)
+    """Select events with all a match looks at."""
+    page = select(*WITHOUT_DATA).where(events.c.cancelled_at.is_(None), *conditions)
     return page.order_by(events.c.seq).limit(_PAGE)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from .registry import ALIVE, readable
 from .selection import (
     NEWEST_FIRST,
     OPEN,
+    WITHOUT_DATA,
     Conditions,
     delivery_conditions,
     delivery_key,
@@ -53,6 +55,7 @@ _WRITERS = select(_LOCKS.c.virtualtransaction).where(
 
 _DELETED = "(deleted)"  # in place of a subscription's name
 _PAGE = 500  # rows read in one transaction
+_PIECE = 4 * 1024 * 1024  # bytes of data read in one
 
 
 class SqlRecords(SqlCorrections):
@@ -70,11 +73,22 @@ class SqlRecords(SqlCorrections):
         left, beyond = query.limit, Conditions()
         while left > 0:
             size = min(left, _PAGE)
+            size_of = func.coalesce(func.length(events.c.data), 0).label("size")
+            page = select(*WITHOUT_DATA, size_of).where(*conditions, *beyond).order_by(order).limit(size)
             async with self._read() as connection:
-                rows = await fetch(connection, select(events).where(*conditions, *beyond).order_by(order).limit(size))
+                rows = await fetch(connection, page)
                 views = await _event_views(connection, rows)
-            for view in views:
-                yield view
+            for piece in _pieces(list(zip(views, (row.size for row in rows), strict=True))):
+                contents: Mapping[int, bytes | None] = {}
+                if query.data:
+                    wanted = select(events.c.seq, events.c.data).where(events.c.seq.in_([each.seq for each in piece]))
+                    async with self._read() as connection:
+                        contents = {row.seq: row.data for row in await fetch(connection, wanted)}
+                for view in piece:
+                    if not query.data:
+                        yield view
+                    elif view.seq in contents:  # else it has been pruned
+                        yield replace(view, event=view.event.replace(data=contents[view.seq]))
             if len(rows) < size:
                 return
             left -= len(views)
@@ -192,6 +206,20 @@ class SqlRecords(SqlCorrections):
         with mapped_errors():
             async with self._reading.connect() as connection:
                 yield connection
+
+
+def _pieces(views: Sequence[tuple[EventView, int]]) -> Iterator[list[EventView]]:
+    """Yield the views, each with the bytes of its data, in pieces that hold no more than `_PIECE` of it."""
+    piece: list[EventView] = []
+    bytes_ = 0
+    for view, size in views:
+        if piece and bytes_ + size > _PIECE:
+            yield piece
+            piece, bytes_ = [], 0
+        piece.append(view)
+        bytes_ += size
+    if piece:
+        yield piece
 
 
 async def _event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[EventView]:

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Row, Select, Text, func, literal, literal_column, or_, select, tuple_
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -23,6 +36,7 @@ __all__ = [
     "NEWEST_FIRST",
     "OLDEST_FIRST",
     "OPEN",
+    "WITHOUT_DATA",
     "Conditions",
     "Key",
     "delivery_conditions",
@@ -141,6 +155,9 @@ def event_of(row: Row[Any]) -> Event:
         data=row.data,
     )
 
+
+WITHOUT_DATA = [null().label("data") if column is events.c.data else column for column in events.c]
+"""What a match, a line and a list look at of an event: all but its data, which may be much."""
 
 delivery_key = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
 NEWEST_FIRST = (deliveries.c.event_seq.desc(), deliveries.c.subscription_id.desc())

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..order import order_key
 from .engine import mapped_errors
-from .selection import OPEN, event_of, in_state
+from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .tables import bus, deliveries, dispatch, events, subscriptions, turns
 
 __all__ = ["join_lines", "leave_lines", "line_up"]
@@ -29,7 +29,7 @@ async def line_up(engine: AsyncEngine, subscription_id: int, order_by: str) -> i
     without_turn = (deliveries.c.subscription_id == subscription_id, _unfinished, ~exists().where(_theirs))
     finished = (turns.c.subscription_id == subscription_id, ~exists().where(_theirs, _unfinished))
     page = (
-        select(events)
+        select(*WITHOUT_DATA)
         .join(deliveries, deliveries.c.event_seq == events.c.seq)
         .where(*without_turn)
         .order_by(events.c.seq)
@@ -65,7 +65,7 @@ async def join_lines(connection: AsyncConnection, subscription_id: int, seqs: Se
     if not order_by:
         return
     mine = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_(seqs))
-    joining = select(events).join(deliveries, deliveries.c.event_seq == events.c.seq)
+    joining = select(*WITHOUT_DATA).join(deliveries, deliveries.c.event_seq == events.c.seq)
     joining = joining.where(*mine, _unfinished, ~exists().where(_theirs)).order_by(events.c.seq)
     rows = (await connection.execute(joining)).all()
     if not rows:

@@ -104,6 +104,7 @@ class EventQuery:
     Which events: all conditions must hold; None is no condition. `type` and `source` are patterns (`*`).
 
     With `gaps`, each a first and a last seq, what is in one of them counts as being after `after_seq`.
+    Without `data` their data is left out, and not read.
     """
 
     type: str | None = None
@@ -115,6 +116,7 @@ class EventQuery:
     gaps: Sequence[tuple[int, int]] = ()
     limit: int = 100
     newest_first: bool = True
+    data: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

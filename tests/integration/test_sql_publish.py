@@ -194,6 +194,8 @@ def call(attributes: dict[str, Any]) -> str:
             ({"subject": f"a{chr(code)}b"}, "subject has a control character or noncharacter")
             for code in (0x1, 0x1F, 0x7F, 0x9F, 0xFDD0, 0xFDEF, 0xFFFE, 0xFFFF, 0x1FFFE, 0x9FFFF, 0xFFFFE, 0x10FFFF)
         ),
+        ({"extensions": {f"x{n}": 1 for n in range(1001)}}, "there are 1001 extensions, at most 1000 are taken"),
+        ({"extensions": {f"x{n}": "y" * 50_000 for n in range(3)}}, "bytes together, at most 131072 are taken"),
         ({"dataschema": "urn:\u0085"}, "dataschema has a control character"),
         ({"extensions": {"n": "a\U0002ffff"}}, 'extension "n" has a control character or noncharacter'),
         *(

@@ -226,3 +226,23 @@ def test_equal_by_value() -> None:
     now = datetime.now(UTC)
     assert event(time=now, extensions={"a": 1}) == event(time=now, extensions={"a": 1})
     assert event() != event(id="2")
+
+
+class TestAttributesTogether:
+    def test_as_much_as_an_event_of_64_kib_may_have(self) -> None:
+        Event.new("t", source="/s", extensions={f"x{n}": "y" * 60 for n in range(1000)}).validate()
+
+    @pytest.mark.parametrize(
+        ("extensions", "error"),
+        [
+            ({f"x{n}": 1 for n in range(1001)}, "extensions: 1001, at most 1000 are taken"),
+            (
+                {f"x{n}": "y" * 2000 for n in range(70)},
+                r"attributes: 140\d\d\d bytes together, at most 131072",
+            ),
+            ({f"x{n}": "\u4e00" * 2000 for n in range(22)}, r"attributes: 132\d\d\d bytes together"),
+        ],
+    )
+    def test_no_more_than_that(self, extensions: dict[str, Any], error: str) -> None:
+        with pytest.raises(EventError, match=error):
+            Event.new("t", source="/s", extensions=extensions)

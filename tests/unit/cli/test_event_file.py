@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,45 @@ def test_a_file_is_no_stream_and_standard_input_is(tmp_path: Path) -> None:
     path.touch()
     assert not is_stream(str(path))
     assert is_stream("-")
+
+
+class TestALineWithoutAnEnd:
+    """`/dev/zero` has one, and so has a file that is no file of events."""
+
+    async def test_is_refused_in_constant_memory(self, tmp_path: Path) -> None:
+        path = tmp_path / "events.jsonl"
+        with path.open("wb") as file:
+            file.write(line(1).encode())
+            file.truncate(300 << 20)
+        for name, number in ((str(path), 2), ("/dev/zero", 1)):
+            tracemalloc.start()
+            try:
+                with pytest.raises(EventError, match=rf"{name}:{number}: the line has more than 8388608 bytes"):
+                    check(name)
+                with pytest.raises(EventError, match=rf"{name}:{number}: the line has more than 8388608 bytes"):
+                    await ids(name)
+                assert tracemalloc.get_traced_memory()[1] < 40 << 20
+            finally:
+                tracemalloc.stop()
+
+    async def test_what_came_before_it_is_published_from_a_stream(self, tmp_path: Path) -> None:
+        path = tmp_path / "events.jsonl"
+        path.write_bytes(line(1).encode() + b"x" * (9 << 20))
+        batches = read_batches(str(path), 2)
+        assert [event.id for _, event in await anext(batches)] == ["1"]
+        with pytest.raises(EventError, match="more than"):
+            await anext(batches)
+
+
+async def test_the_largest_event_there_is_fits_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    event = {
+        "specversion": "1.0",
+        "source": "/s",
+        "type": "t",
+        "datacontenttype": "text/plain",
+        "data": "\0" * (1 << 20),
+    }
+    path.write_text("".join(json.dumps(event | {"id": str(number)}) + "\n" for number in range(20)))
+    assert check(str(path)) == 20
+    assert sum([len(batch) for batch in await ids(path)]) == 20
