@@ -277,9 +277,10 @@ class EventBus:
             elif held and not self._stopped:
                 self._set_aside(callers[0])
             else:
-                for _, answer in callers:
-                    if not answer.done():
-                        answer.set_exception(error)
+                _fail(callers, error)
+        except BaseException:
+            _fail(callers, StorageUnavailable("the publish was cut off; whether it was recorded is unknown"))
+            raise
 
     async def _record(self, callers: list[_Caller]) -> None:
         events = callers[0][0] if len(callers) == 1 else [each for publications, _ in callers for each in publications]
@@ -310,15 +311,16 @@ class EventBus:
                 except StorageHeld as error:
                     if monotonic() < until:
                         self._held.append((caller, until))
-                    elif not answer.done():
-                        answer.set_exception(_still_held(publications, error))
+                    else:
+                        _fail([caller], _still_held(publications, error))
                 except Exception as error:
-                    if not answer.done():
-                        answer.set_exception(error)
+                    _fail([caller], error)
                 self._held.popleft()
                 await asyncio.sleep(0.02)
         finally:
             self._insisting = None
+            _fail([caller for caller, _ in self._held], StorageUnavailable("the publish was cut off"))
+            self._held.clear()
 
     async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
         """Record the events; return their receipts, and whether the work went to our own desk."""
@@ -357,6 +359,12 @@ class EventBus:
         event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
         if event_id is not None:
             self.notify(event_id)
+
+
+def _fail(callers: Iterable[_Caller], error: Exception) -> None:
+    for _, answer in callers:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 def _keys(publications: Sequence[Publication]) -> set[tuple[str, str]]:

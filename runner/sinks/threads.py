@@ -42,8 +42,7 @@ class Threads:
         self._calls.put(future, functools.partial(contextvars.copy_context().run, function, *arguments))
         future.add_done_callback(self._calls.drop)
         if not self._idle.acquire(blocking=False) and self._started < self._limit:
-            self._started += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+            self._start(future)
         return asyncio.wrap_future(future)
 
     def close(self) -> None:
@@ -51,6 +50,18 @@ class Threads:
         self._calls.close()
         self._started = 0
         self._calls, self._idle = _Calls(), threading.Semaphore(0)
+
+    def _start(self, future: Future[Any]) -> None:
+        """Start another thread. If there is none to be had, the call waits for one of the others, or fails."""
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._started:
+                future.cancel()
+                raise RuntimeError("no thread can be started for it") from error
+        else:
+            self._started += 1
 
     def _work(self) -> None:
         calls, idle = self._calls, self._idle

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from runner.dead_letters import DeadLetters
-from runner.delivery import DeliveryState
+from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Outcome, Rejected
 from runner.errors import StorageHeld, StorageRefused
+from runner.retry import RetryPolicy
 from runner.settler import Settler
+from runner.settling import settle
 from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Settled, Work
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
@@ -295,7 +301,7 @@ class TestHeld:
         settler.start()
         await shorten_lock_waits(store)
         async with database.engine.connect() as other:
-            await other.execute(text(f"SELECT 1 FROM deliveries WHERE event_seq = {seqs[3]} FOR UPDATE"))
+            await other.execute(text(f"SELECT 1 FROM public.deliveries WHERE event_seq = {seqs[3]} FOR UPDATE"))
             for each in TestOfDeliveries.ended(seqs, token):
                 settler.submit(each, None)
             await eventually(lambda: len(written) == COUNT - 1, timeout=15)
@@ -306,6 +312,66 @@ class TestHeld:
         assert await Bench.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))
         await settler.stop()
         await store.close()
+
+    async def test_an_event_that_another_session_holds_is_settled_alone(self, database: Database) -> None:
+        store = database.open()
+        seqs = await publish(store, COUNT)
+        claim = await store.claim(COUNT, LEASE, 2**30)
+        settler = Settler(store, DeadLetters(store), lambda _: None)
+        settler.start()
+        await shorten_lock_waits(store)
+        async with database.engine.connect() as other:
+            await other.execute(text(f"SELECT 1 FROM public.dispatch WHERE event_seq = {seqs[3]} FOR UPDATE"))
+            settling = asyncio.create_task(settler.settle(Settled(claim.token, claim.works, [(1, 2)] * COUNT)))
+            rest = dict.fromkeys([seq for seq in seqs if seq != seqs[3]], (DELIVERED, 1))
+
+            async def settled() -> bool:
+                return await Bench.states(database) == rest
+
+            await eventually(settled, timeout=15)
+            assert not settling.done()
+            await other.rollback()
+        await settling
+        assert await Bench.states(database, 2) == dict.fromkeys(seqs, (DELIVERED, 1))
+        await settler.stop()
+        await store.close()
+
+
+WORDS = st.text(max_size=30) | st.sampled_from(["\0", "\ud800", "\x85", "x" * 5000, "\U0010ffff" * 3000])
+WAITS = st.timedeltas() | st.sampled_from([timedelta.min, timedelta.max])
+STATUSES = st.none() | st.integers(0, 2**31 - 1) | st.booleans() | st.just(HTTPStatus.GONE)
+OUTCOMES: st.SearchStrategy[Outcome] = (
+    st.builds(Accepted)
+    | st.builds(Deferred, WAITS)
+    | st.builds(Failed, WORDS, st.none() | WAITS, STATUSES, st.none() | WORDS)
+    | st.builds(Rejected, WORDS, STATUSES, st.none() | WORDS)
+)
+
+
+class TestOutcomes(Bench):
+    async def test_whatever_a_sink_may_answer_can_be_recorded(
+        self, store: Store, database: Database, settler: Settler
+    ) -> None:
+        """An outcome that passes the check of the outlet is refused by no table of ours."""
+        outcomes: list[Outcome] = []
+
+        @settings(max_examples=300, database=None, deadline=None)
+        @given(OUTCOMES)
+        def draw(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+
+        draw()
+        seqs = await wait(store, 1, len(outcomes))
+        token = (await store.claim_deliveries({1: len(outcomes)}, LEASE, 2**30)).token
+        for seq, outcome in zip(seqs, outcomes, strict=True):
+            settler.submit(*settle(RetryPolicy(), seq, 1, 2, token, outcome, 1e6))
+        with capture_logs() as lines:
+            await settler.written()
+        assert lines == []
+        states = await self.states(database)
+        for seq, outcome in zip(seqs, outcomes, strict=True):
+            expected = {Accepted: DELIVERED, Deferred: LEASED, Failed: PENDING, Rejected: DEAD}[type(outcome)]
+            assert states[seq][0] == expected
 
 
 async def shorten_lock_waits(store: Any) -> None:

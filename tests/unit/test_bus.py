@@ -107,6 +107,19 @@ class TestGroupCommit:
         assert len({receipt.seq for receipt in receipts}) == 200
         assert len(store.commits) <= 3
 
+    async def test_who_waits_gets_an_answer_whatever_ends_the_commit(self, bus: EventBus, store: Store) -> None:
+        store.open.clear()
+        waiting = [asyncio.create_task(bus.publish(event(id))) for id in ("a", "b")]
+        await eventually(lambda: store.began)
+        [flush] = bus._flushing
+        flush.task.cancel()
+        late = asyncio.create_task(bus.publish(event("c")))
+        with pytest.raises(StorageUnavailable, match="cut off"):
+            await waiting[0]
+        store.open.set()
+        await asyncio.wait([waiting[1], late])
+        assert (await bus.publish(event("d"))).id == "d"
+
     async def test_what_comes_during_a_commit_goes_in_the_next(self, bus: EventBus, store: Store) -> None:
         store.open.clear()
         first = asyncio.create_task(bus.publish(event("first")))

@@ -5,6 +5,8 @@ import gc
 import threading
 import weakref
 
+import pytest
+
 from runner.sinks.threads import Threads
 from tests.support.eventually import eventually
 
@@ -60,4 +62,29 @@ async def test_closing_ends_the_threads_after_the_calls_that_wait() -> None:
     assert await asyncio.gather(*calls) == [True] * 4
     await eventually(lambda: not any(each.name.startswith("closing-") for each in threading.enumerate()))
     assert await threads.submit(len, "again") == 5
+    threads.close()
+
+
+async def test_without_a_thread_a_call_fails_and_the_next_one_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has only so many: those that could not be started must not count as started."""
+    threads, made = Threads("scarce", 2), list[int]()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        for number in range(5):
+            with pytest.raises(RuntimeError, match="no thread can be started"):
+                threads.submit(made.append, number)
+    await threads.submit(made.append, 5)
+    assert made == [5]  # and not what has failed already
+    gate = threading.Event()
+    stuck = threads.submit(gate.wait, 10)
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        waiting = threads.submit(made.append, 6)  # there is one, so it waits
+    gate.set()
+    await asyncio.gather(stuck, waiting)
+    assert made == [5, 6]
     threads.close()
