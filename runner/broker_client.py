@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 
 from nats import errors
 from nats.aio.client import PING_PROTO, Client
 from nats.aio.transport import TcpTransport
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from typing_extensions import override
 
 __all__ = ["GuardedClient", "honest_cancellation"]
@@ -21,6 +23,10 @@ _REPLY_NOT_PERMITTED = "permissions violation for publish with reply of "
 _SUBSCRIPTION_NOT_PERMITTED = "permissions violation for subscription"
 _RESERVED_REPLY = "_R_.runner"  # no client may ask for answers there
 _LONGEST = 200  # characters of a server's words that are kept
+
+_LONGEST_LINE = 256 * 1024  # bytes; a greeting names every node of a cluster
+_LARGEST_MESSAGE = 64 * 1024 * 1024  # bytes, the most that a server can be told to take
+_MOST_PINGS = 100  # a second; a server sends one in two minutes
 
 # A message: its subject as the server would name it, and who waits to know what became of it.
 _Sent = tuple[str, "asyncio.Future[errors.Error | None] | None"]
@@ -40,6 +46,9 @@ class GuardedClient(Client):
         self._window: list[_Sent] = []  # after the last PING
         self._windows: deque[list[_Sent]] = deque()  # one for each of nats-py's `_pongs`
         self._asking: asyncio.Task[None] | None = None
+        self._pinged = 0  # times since
+        self._pinged_since = 0.0
+        self._ps = _BoundedParser(self)
 
     @property
     def started(self) -> bool:
@@ -106,9 +115,19 @@ class GuardedClient(Client):
 
     @override
     async def _process_pong(self) -> None:
-        if self._windows:
-            _tell(self._windows.popleft(), None)
+        if not self._windows:
+            raise errors.ProtocolError  # nobody asked; a stranger could keep us busy with them
+        _tell(self._windows.popleft(), None)
         await super()._process_pong()
+
+    @override
+    async def _process_ping(self) -> None:
+        now = time.monotonic()
+        self._pinged = 1 if now - self._pinged_since > 1.0 else self._pinged + 1
+        self._pinged_since = now if self._pinged == 1 else self._pinged_since
+        if self._pinged > _MOST_PINGS:
+            raise errors.ProtocolError
+        await super()._process_ping()
 
     @override
     async def _process_err(self, err_msg: str) -> None:
@@ -143,6 +162,24 @@ class GuardedClient(Client):
         if not isinstance(transport, TcpTransport) or transport._io_writer is None:
             return False
         return transport._io_writer.get_extra_info("cipher") is not None
+
+
+class _BoundedParser(Parser):
+    """nats-py's parser, which would keep a line or a message without an end, and die of many kinds of nonsense."""
+
+    @override
+    async def parse(self, data: bytes = b"") -> None:
+        try:
+            await super().parse(data)
+        except (errors.Error, OSError):
+            raise
+        except Exception as error:  # the read loop would end, and the connection look alive
+            raise errors.ProtocolError from error
+        if self.state == AWAITING_CONTROL_LINE:
+            if len(self.buf) > _LONGEST_LINE:
+                raise errors.ProtocolError
+        elif self.needed > _LARGEST_MESSAGE:
+            raise errors.ProtocolError
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ __all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "Link", "Subscription"]
 CONNECT_TIMEOUT = 2  # seconds for each step: the connection, the greeting, the answer to our credentials
 ANSWER_TIMEOUT = 1  # seconds to answer a ping
 CLOSE_TIMEOUT = 1.0  # seconds
+_MOST_NODES = 100  # of a cluster that are remembered
 PENDING_MESSAGES = 64  # received and not yet looked at; more are dropped, since signals all say the same
 
 LOST = (errors.Error, OSError, TimeoutError)
@@ -109,6 +110,8 @@ class Link:
             token=source.token,
             user_credentials=RawCredentials(material.credentials) if material.credentials else None,
         )
+        if type(self.client.max_payload) is not int:
+            raise errors.Error("the server's greeting makes no sense")
 
     async def reconcile(self, wanted: set[Subscription]) -> None:
         """Make the server send what is wanted and nothing else."""
@@ -148,11 +151,15 @@ class Link:
         """Return the other nodes of the cluster; what let us into this one lets us into them."""
         own = self.server
         found = []
-        for uri in self.client.discovered_servers:
-            if uri.hostname and uri.port:
+        for uri in self.client.discovered_servers[:_MOST_NODES]:
+            try:
+                host, port = uri.hostname, uri.port
+            except ValueError:  # nonsense; nats-py keeps it all the same
+                continue
+            if host and port:
                 # A certificate names hosts, and nodes are announced by address.
-                name = (own.tls_hostname or own.host) if _is_address(uri.hostname) else None
-                found.append(Server(uri.hostname, uri.port, own.tls, own.user, own.password, own.token, name))
+                name = (own.tls_hostname or own.host) if _is_address(host) else None
+                found.append(Server(host, port, own.tls, own.user, own.password, own.token, name))
         return tuple(found)
 
     async def close(self, *, broken: bool) -> None:

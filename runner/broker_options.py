@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from .config.value_file import read_value
 from .errors import ConfigError, StrategyError
+from .redaction import know
 
 if TYPE_CHECKING:
     from .config.plugins import NatsConnection
@@ -158,12 +160,16 @@ def _read_credentials(path: Path) -> str:
 
     Given a file without a JWT it would read for ever and hold the event loop; one cut short breaks it.
     """
-    found = _CREDENTIALS.search(path.read_text(encoding="ascii", errors="replace"))
+    try:
+        found = _CREDENTIALS.search(read_value(path))
+    except ValueError as error:
+        raise StrategyError(f"{path} {error}") from error
     if found is None:
         raise StrategyError(
             f"{path}: expected a NATS credentials file, with a user JWT and an nkey seed;"
             " write the new one beside it and rename it into place"
         )
+    know(found["seed"])
     return (
         f"-----BEGIN NATS USER JWT-----\n{found['jwt']}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{found['seed']}\n------END USER NKEY SEED------\n"

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
 from ..errors import ConfigError, StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from .handshake import SuspiciousLoop
 from .home import SEARCH_PATH, Home
 from .outage import Outage
 from .sqlite_connection import TidyConnection, pragmas, prepare
@@ -201,7 +202,10 @@ class PostgresConnector:
             settings = dict(_SERVER_SETTINGS)
             if at_home:
                 settings["search_path"] = SEARCH_PATH
-        return await asyncpg.connect(
+        loop = asyncio.get_running_loop()
+        suspicious = SuspiciousLoop(loop)
+        connecting = asyncpg.connect(
+            loop=suspicious,
             host=host,
             port=port,
             user=dsn.user,
@@ -213,6 +217,16 @@ class PostgresConnector:
             server_settings={**settings, **dsn.server_settings},
             statement_cache_size=0 if self._pgbouncer else 100,
         )
+        try:
+            connection = await connecting
+        except Exception as error:
+            if suspicious.fault:
+                raise StorageUnavailable(f"no PostgreSQL answers: {suspicious.fault}") from error
+            if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
+                raise
+            raise StorageUnavailable(f"no PostgreSQL answers: the driver fails by {type(error).__name__}") from error
+        connection._loop = loop  # asyncpg looks for the task that runs in it
+        return connection
 
     async def _check_primary(self, connection: asyncpg.Connection, host: str | None) -> str:
         """Return the timeline that the host writes on. Raise `StorageUnavailable` for one that takes no writes."""

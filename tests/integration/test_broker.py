@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -493,3 +494,94 @@ async def test_complaint_without_a_name_is_about_all_before_the_next_pong(make_b
         assert [type(each) for each in results] == [BrokerError] * 10
         assert "something is wrong" in str(results[0])
         await broker.stop()
+
+
+INFO = b'INFO {"server_id": "x", "version": "2.11.0", "max_payload": 1000, "headers": true}\r\n'
+
+BEFORE: dict[str, list[bytes]] = {
+    "nothing": [],
+    "a line without an end": [b"INFO " + b"x" * 1_000_000] * 1000,
+    "no greeting": [b"HTTP/1.1 400 Bad Request\r\n"],
+    "bytes": [b"\xff\xfe\x00\r\n"],
+    "a list": [b"INFO []\r\n"],
+    "a number": [b"INFO 1\r\n"],
+    "a payload of text": [INFO.replace(b"1000", b'"many"'), b"PONG\r\n"],
+    "an error of bytes": [INFO, b"-ERR \xff\xfe\r\n"],
+}
+
+AFTER: dict[str, bytes] = {
+    "a line without an end": b"x" * 65536,
+    "an error without an end": b"-ERR '" + b"x" * 65536,
+    "PONGs": b"PONG\r\n" * 10_000,
+    "PINGs": b"PING\r\n" * 10_000,
+    "a message of 2 GB": b"MSG test.subject 1 2000000000\r\n" + b"x" * 65536,
+    "an error of bytes": b"-ERR '\xff\xfe'\r\n",
+    "an error of nothing": b"-ERR \r\n",
+    "a greeting of nonsense": b"INFO {]\r\n",
+    "nodes of nonsense": b'INFO {"connect_urls": ["::::", "h:x", "[::1", "h:99999"]}\r\nPONG\r\n',
+}
+
+
+@contextlib.asynccontextmanager
+async def saying(first: list[bytes], then: bytes = b"") -> AsyncIterator[int]:
+    """Run a server that greets so, and once it has answered the first PING says the rest without end."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+        with contextlib.suppress(OSError):
+            for piece in first:
+                writer.write(piece)
+                await writer.drain()
+            while then and (line := await reader.readline()):
+                if line.startswith(b"PING"):
+                    writer.write(b"PONG\r\n")
+                    break
+            while then:
+                writer.write(then)
+                await writer.drain()
+                await asyncio.sleep(0)
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def patient(broker: Broker, enough: Callable[[], object]) -> None:
+    """Wait for it, and require that the loop goes on meanwhile and memory does not grow."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    longest, last = 0.0, time.monotonic()
+    deadline = last + 10.0
+    while not enough():
+        assert time.monotonic() < deadline, broker.last_error
+        await asyncio.sleep(0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert longest < 2.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128 * 1024  # KiB
+
+
+@pytest.mark.parametrize("first", BEFORE.values(), ids=BEFORE)
+async def test_a_greeting_that_is_none_is_given_up(make_broker: MakeBroker, first: list[bytes]) -> None:
+    async with saying(first) as port:
+        broker = make_broker(f"nats://127.0.0.1:{port}")
+        await broker.start()
+        await patient(broker, lambda: broker.counts.failures >= 1)
+        assert broker.counts.connects == 0
+        await broker.stop()
+
+
+@pytest.mark.parametrize("then", AFTER.values(), ids=AFTER)
+async def test_a_server_that_goes_mad_is_left(
+    make_broker: MakeBroker, then: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with saying([INFO], then) as port:
+        broker = make_broker(f"nats://127.0.0.1:{port}")
+        await broker.start()
+        await patient(broker, lambda: broker.counts.connects >= 2)
+        await broker.stop()
+    assert "loop failed" not in "".join(capsys.readouterr())

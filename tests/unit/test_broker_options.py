@@ -92,7 +92,7 @@ def test_credentials_are_given_on_in_the_form_nats_py_takes(tmp_path: Path, end:
     assert "\r" not in credentials
 
 
-@pytest.mark.parametrize("length", range(0, len(GOOD) - 30, 7))
+@pytest.mark.parametrize("length", range(7, len(GOOD) - 30, 7))
 def test_truncated_credentials_are_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "user.creds"
     path.write_text(GOOD[:length])
