@@ -15,7 +15,7 @@ from sqlalchemy import event as sqlalchemy_event
 from .clock import utcnow
 from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
 from .event import Event, new_id, weigh
-from .service import spawn
+from .service import Home, spawn
 from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
 
@@ -98,6 +98,7 @@ class EventBus:
         self._strategy = strategy
         self._wake = wake
         self._desk = desk
+        self._home = Home("bus")
         self._stopped = False
         self._waiting: list[_Caller] = []
         self._gathered = 0  # events of those who wait
@@ -168,6 +169,7 @@ class EventBus:
         return await self._committed(publications)
 
     def _check_running(self) -> None:
+        self._home.enter()
         if self._stopped:
             raise RunnerError("the bus has stopped, nothing was recorded; publish before it does, or start it again")
 

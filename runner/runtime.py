@@ -23,7 +23,7 @@ from .limits import WorkerLimits
 from .order import check_order_by
 from .pruner import Pruner
 from .rate import Rate
-from .service import Background, meant_for_task
+from .service import Background, Home, meant_for_task
 from .sinks.base import Sink
 from .storage import Storage
 from .storage.base import Health, Instance, Publication, Receipt, Retention
@@ -106,6 +106,7 @@ class Runner:
         self._pruner = Pruner(storage.archive, plan.retention)
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
         self._started = False
+        self._home = Home("runner")
 
     async def publish(
         self,
@@ -160,6 +161,7 @@ class Runner:
 
     async def unsubscribe(self, name: str) -> None:
         """End the subscription of a function; what waits for it stays on record, and is delivered no more."""
+        self._home.enter()
         self._functions.pop(name, None)
         await self._storage.store.put_subscriptions([], f"function:{name}")
 
@@ -175,6 +177,7 @@ class Runner:
             NotFound: there is no such event, subscription, or delivery.
             StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
         """
+        self._home.enter()
         changed = await self._storage.records.ack(reference, subscription, failure=failure)
         if changed and (failure is not None or self.worker.in_order(subscription)):  # the next of its line may go
             self.worker.wake()
@@ -192,7 +195,9 @@ class Runner:
             ForeignDeployment: its tables belong to another deployment.
             SinkError: a sink can never work.
             ConfigError: the `dead_letter` of a function names no sink.
+            RunnerError: it was started before in another event loop; `load()` another one for each.
         """
+        self._home.enter()
         self._check_dead_letters()
         await self._prepare()
         for concern in await self._storage.concerns():
@@ -217,6 +222,8 @@ class Runner:
         Never raises for what a part does: whatever that is, for a store that refuses us, say, the others are stopped.
         """
         if self._started:
+            self._home.enter()
+        if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.decline()
             await _end("pruner", self._pruner.stop)
@@ -237,6 +244,7 @@ class Runner:
             log.info("stopped", instance=self._instance.id)
 
     async def __aenter__(self) -> Self:
+        self._home.enter()
         try:
             await self.start()
         except BaseException:

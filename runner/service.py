@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from .errors import StorageError, StorageUnavailable, text_of
+from .errors import RunnerError, StorageError, StorageUnavailable, text_of
 
-__all__ = ["Background", "Backoff", "Service", "meant_for_task", "spawn"]
+__all__ = ["Background", "Backoff", "Home", "Service", "meant_for_task", "spawn"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,26 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Return once stopped, in bounded time."""
+
+
+class Home:
+    """The event loop of a thing whose locks, tasks and connections stay bound to the one it was first used in."""
+
+    def __init__(self, what: str) -> None:
+        """Args: what the thing is, for the error."""
+        self._what = what
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def enter(self) -> None:
+        """Make the running loop its home. Raise `RunnerError` if it has another one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise RunnerError(
+                    f"this {self._what} belongs to another event loop, the first one it was used in, and nothing was "
+                    "done; make a new one in each asyncio.run(), or do all of it in one"
+                )
+            self._loop = loop
 
 
 class Backoff:
