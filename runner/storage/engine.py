@@ -84,6 +84,9 @@ _ABOUT_STATEMENTS = (
     "XX",
 )
 
+# The driver's name for what a statement meets that was prepared before somebody changed its tables.
+_STALE_PLAN = "InvalidCachedStatementError"
+
 # What a pooler in transaction mode answers to someone who takes it for a server: it knows neither the settings of a
 # session nor, another time, the statements prepared in it.
 _POOLED = frozenset({"42P05", "26000"})
@@ -353,6 +356,8 @@ def is_unavailable(error: BaseException | None) -> bool:
         return True
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or is_unavailable(error.orig) or is_unavailable(error.__cause__)
+    if type(error).__name__ == _STALE_PLAN:
+        return True  # of this connection; another one prepares its statements for the tables as they are now
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         if _is_pooled(error):

@@ -94,7 +94,7 @@ def claim_by_subquery() -> None:
     _change(
         "claim",
         "d.ctid = ANY (ARRAY(SELECT ctid FROM due))",
-        "d.position IN (SELECT w.position FROM dispatch w WHERE w.lease_until IS NULL OR w.lease_until <= now()"
+        "d.position IN (SELECT w.position FROM public.dispatch w WHERE w.lease_until IS NULL OR w.lease_until <= now()"
         " ORDER BY w.position LIMIT 16 FOR UPDATE SKIP LOCKED)",
     )
 
@@ -109,7 +109,7 @@ def forget_at_claim() -> None:
     async def forgetful(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         claimed = await claim(self, limit, lease, weight)
         async with self._wires.take() as connection:
-            await connection.execute("DELETE FROM dispatch WHERE lease_token = $1", claimed.token)
+            await connection.execute("DELETE FROM public.dispatch WHERE lease_token = $1", claimed.token)
         return claimed
 
     PostgresStore.claim = forgetful  # type: ignore[method-assign]
@@ -275,16 +275,16 @@ def trust_what_was_said() -> None:
 def trust_own_clock() -> None:
     """Let the clock of the process say what is due."""
     from runner.clock import utcnow
-    from runner.storage.base import Claim
+    from runner.storage.base import CLAIM, Claim
     from runner.storage.postgres import PostgresStore
 
     claim = PostgresStore.claim
-    due = "UPDATE scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"
+    due = "UPDATE public.scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"
 
-    async def trusting(self: PostgresStore, limit: int, lease: timedelta) -> Claim:
+    async def trusting(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         async with self._wires.take() as connection:
             await connection.execute(due, utcnow())
-        return await claim(self, limit, lease)
+        return await claim(self, limit, lease, weight)
 
     _replace(PostgresStore, "claim", trusting)
 

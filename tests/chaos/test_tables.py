@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.postgres import PostgresServer
 
-from .deployment import BATCH, Subscriber
+from .deployment import BATCH, LEASE, Subscriber
 from .journals import now
 from .trial import Trial, Violation
 
@@ -85,6 +85,57 @@ async def nothing_cleaned_up(trial: Trial) -> None:
     await trial.verify(recovery=5.0)
 
 
+# Each makes prepared statements and cached plans invalid, moves rows, or takes an index away; then it is undone.
+_ALTERATIONS: Sequence[tuple[str, ...]] = (
+    ("ALTER TABLE events ADD COLUMN chaos int DEFAULT 1", "ALTER TABLE events DROP COLUMN chaos"),
+    ("ALTER TABLE dispatch ADD COLUMN chaos text", "ALTER TABLE dispatch DROP COLUMN chaos"),
+    ("ALTER TABLE deliveries ALTER attempts TYPE bigint", "ALTER TABLE deliveries ALTER attempts TYPE int"),
+    ("ALTER TABLE dispatch ALTER event_seq TYPE int", "ALTER TABLE dispatch ALTER event_seq TYPE bigint"),
+    ("ALTER TABLE events ALTER type TYPE varchar", "ALTER TABLE events ALTER type TYPE text"),
+    ("ALTER TABLE bus ALTER subscriptions_version TYPE int", "ALTER TABLE bus ALTER subscriptions_version TYPE bigint"),
+    ("VACUUM FULL dispatch", "VACUUM FULL deliveries", "VACUUM FULL events"),
+    ("REINDEX TABLE events", "REINDEX TABLE deliveries"),
+    (
+        "DROP INDEX deliveries_due",
+        "CREATE INDEX CONCURRENTLY deliveries_due ON deliveries (subscription_id, due_at)"
+        " WHERE state IN ('pending', 'leased')",
+    ),
+)
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'runner'"
+_LOCK = "BEGIN; LOCK TABLE dispatch, deliveries, events IN ACCESS EXCLUSIVE MODE"
+
+
+async def altered(trial: Trial) -> None:
+    """An administrator changes the tables while they are worked on, and holds them for seconds."""
+    retried = Subscriber("stumble", "stumble", options="breaker: off")
+    await trial.start(Subscriber("work"), retried, Subscriber("hook", hook=0.02))
+    trial.publish(1200, rate=100.0)
+    admin = await asyncpg.connect(trial.dsn, timeout=10, server_settings={"search_path": "public"})
+    other = await asyncpg.connect(trial.dsn)
+    alterations = list(_ALTERATIONS)
+    trial.random.shuffle(alterations)
+    for statements in alterations:
+        for statement in statements:
+            before = trial.answered()
+            await admin.execute(statement, timeout=30)
+            trial.fault()
+            await trial.reach(before + 10)
+            trial.bite("changes under load")
+        trial.note(statements[0])
+    await admin.execute(_LOCK)
+    held = now()
+    await trial.require_soon(lambda: other.fetchval(_WAITING), "a runner waits for the lock", 5.0)
+    trial.bite("sessions that wait for a lock", await other.fetchval(_WAITING))
+    await asyncio.sleep(max(0.0, trial.random.uniform(1.0, 3.0) - (now() - held)))
+    seconds = now() - held
+    await admin.execute("COMMIT")
+    trial.fault()
+    trial.note("the tables were held for seconds")
+    await asyncio.gather(admin.close(), other.close())
+    # What is held longer than a lease is delivered again.
+    await trial.verify(duplicates=trial.held() if seconds >= LEASE / 2 else 0, recovery=5.0)
+
+
 _DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'dispatch'"
 
 
@@ -109,6 +160,12 @@ async def test_fi_28(trial: Trial) -> None:
 @pytest.mark.chaos("FI-30", "a planner that may not use most of its methods")
 async def test_fi_30(trial: Trial) -> None:
     await planned_badly(trial)
+
+
+@pytest.mark.chaos_postgres
+@pytest.mark.chaos("FI-65", "tables altered, rewritten, indexed anew and locked under load")
+async def test_fi_65(trial: Trial) -> None:
+    await altered(trial)
 
 
 @pytest.mark.chaos("FI-30")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,11 +13,16 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runner.config.dsn import Dsn
+from runner.delivery import DeliveryState
 from runner.errors import StorageError, StorageUnavailable
+from runner.event import Event
 from runner.storage import open_storage
+from runner.storage.base import DeliveryRecord, Publication, Settled
 from runner.storage.engine import open_engine
 from runner.storage.postgres import PostgresStore
 from runner.storage.wires import Wires
+from tests.contract.storage_contract import LEASE, Database
+from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy
 
@@ -136,3 +142,27 @@ async def test_through_a_pooler_no_statement_is_left_in_the_session(postgres_dsn
     assert (left == 0) == pgbouncer
     await wires.close()
     await engine.dispose()
+
+
+async def test_a_settlement_outlives_a_change_of_its_tables(tables_dsn: str) -> None:
+    """Within a transaction nothing can be prepared anew: it counts as a loss of that connection, and is tried again."""
+    database = Database(tables_dsn)
+    try:
+        store = database.open()
+        for number in range(3):
+            await store.append([Publication(Event.new("t", source="/s", id=f"{number} {n}")) for n in range(2)])
+            claim = await store.claim(2, LEASE)
+            records = [
+                DeliveryRecord(work.seq, 1, DeliveryState.DEAD, 1, claim.token, error="no") for work in claim.works
+            ]
+            settled = Settled(claim.token, claim.works, [()] * 2, records)
+            await database.execute(text(f"ALTER TABLE dispatch ALTER event_seq TYPE {('int', 'bigint')[number % 2]}"))
+
+            async def settle(settled: Settled = settled) -> int:
+                with contextlib.suppress(StorageUnavailable):
+                    return await store.settle(settled)
+                return 0
+
+            assert await eventually(settle) == 2
+    finally:
+        await database.close()
