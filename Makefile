@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test test-all chaos bench bench-growth format clean
+.PHONY: help install start check test test-all chaos bench bench-growth format lock clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench      this bus against its peers and the floor (two minutes: QUICK=1; options: BENCH="--only drain")'
 	@echo 'make bench-growth  how its figures grow, as curves'
 	@echo 'make format     let ruff rewrite what `make check` would complain about'
+	@echo 'make lock       requirements/*.txt anew, with the hashes of every file of each version in constraints.txt'
 	@echo 'make clean      remove .venv and all caches'
 
 install: .venv/installed
@@ -66,8 +67,18 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+# For the image: all platforms' files of a version have their hash, so one list serves x86-64 and ARM.
+LOCK := .venv-lock/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --constraint constraints.txt \
+	--no-header --no-annotate --no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+lock:
+	@$(PYTHON) -m venv --clear .venv-lock
+	@.venv-lock/bin/pip install --quiet 'pip-tools>=7.5,<8'
+	$(LOCK) --output-file requirements/runtime.txt pyproject.toml
+	$(LOCK) --output-file requirements/build.txt requirements/build.in
+	@rm -rf .venv-lock
+
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run instant; a change of the dependencies makes them old.

@@ -30,7 +30,7 @@ def is_reference(text: str) -> bool:
 
 def import_callable(reference: str) -> Callable[..., Any]:
     """
-    Return what `module:name` names; modules of the working directory are found too, as with uvicorn.
+    Return what `module:name` names; modules of the working directory are found too, after all others.
 
     Raises:
         ValueError: the reference has another form, does not import, is not there, or cannot be called.
@@ -67,7 +67,7 @@ def import_exception(reference: str) -> type[Exception]:
 def _module(name: str) -> Any:
     directory = os.getcwd()
     if directory not in sys.path:
-        sys.path.insert(0, directory)
+        sys.path.append(directory)  # last: a json.py that lies there is nobody else's json
     try:
         if spend(0):
             return importlib.import_module(name)

@@ -67,6 +67,12 @@ def prepare(cursor: sqlite3.Cursor, statements: Sequence[str]) -> None:
             cursor.execute(statements[0])
 
 
+def _make_private(file: str) -> None:
+    """Make the file, where there is none, for its owner alone; its -wal, -shm and -journal get the same rights."""
+    with contextlib.suppress(OSError):  # it is there, or SQLite says why it cannot be
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 class TidyConnection(sqlite3.Connection):
     """
     A connection that ends its statements when it is closed: the `factory` of every connection to the store.
@@ -76,9 +82,10 @@ class TidyConnection(sqlite3.Connection):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._file = str(args[0] if args else kwargs["database"])
+        _make_private(self._file)
         super().__init__(*args, **kwargs)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
-        self._file = str(args[0] if args else kwargs["database"])
         self._copied = 0  # bytes of the WAL when it was last copied back
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -245,3 +248,25 @@ def test_other_verbs_log_json_where_the_file_says_so(deployment: Deployment) -> 
     deployment.path.write_text(deployment.path.read_text() + "strategies: [{nats: 'nats://127.0.0.1:1'}]\n")
     _, complaint = deployment.cli("publish", "a.b")
     assert [json.loads(line)["event"] for line in complaint.splitlines()] == ["nats unreachable"]
+
+
+@pytest.mark.parametrize("module", ["json", "asyncio", "yaml", "click"])
+def test_a_file_of_the_working_directory_is_nobody_elses_module(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('taken for another')")
+    (tmp_path / "handlers.py").write_text("import json\njson.dumps\ndef handle(event): ...\n")
+    (tmp_path / "bus.yaml").write_text(
+        "deployment_id: shop\nstorage: {dsn: sqlite:///shop.db}\nsinks: {own: {python: 'handlers:handle'}}\n"
+        "subscriptions: [{name: a, sink: own}]\n"
+    )
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    for command in ([sys.executable, "-m", "runner"], [str(Path(sys.executable).with_name("runner"))]):
+        done = subprocess.run(
+            [*command, "check", "-c", "bus.yaml"],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "sink           own: python" in done.stdout

@@ -6,20 +6,26 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from runner.config import Secret, load_config
+from runner.config.plugins import NatsOptions
+
 ROOT = Path(__file__).parents[2]
 
 with (ROOT / "pyproject.toml").open("rb") as _file:
-    PROJECT = tomllib.load(_file)["project"]
+    _PYPROJECT = tomllib.load(_file)
+PROJECT, BUILD = _PYPROJECT["project"], _PYPROJECT["build-system"]
 
 
 def _pins() -> dict[str, str]:
@@ -74,7 +80,7 @@ def test_constraints_are_names_and_versions_only() -> None:
 def test_no_tracked_file_names_an_index_or_a_directory_of_some_machine() -> None:
     # Written so that this file does not match itself.
     foreign = re.compile(
-        r"pythonhosted[.]org|/simple[/]|(?:extra-)?index-url\s*=|find-links|(?<![\w.])/(?:work|root|home|tmp)/"
+        r"pythonhosted[.]org|/simple[/]|(?:extra-)?index-url\s*=|(?<!emit-)find-links|(?<![\w.])/(?:work|root|home|tmp)/"
     )
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -117,10 +123,143 @@ def test_an_old_python_is_refused_with_the_cure(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+def _locked(name: str) -> dict[str, tuple[str, int]]:
+    """Return version and number of hashes of every package in a list for `--require-hashes`."""
+    text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
+    found: dict[str, tuple[str, int]] = {}
+    for line in filter(None, text.splitlines()):
+        match = re.fullmatch(r"([\w.-]+)==(\S+)(?: ; [^#]*?)?((?: +--hash=sha256:[0-9a-f]{64})+)", line)
+        assert match, line
+        found[canonicalize_name(match[1])] = (match[2], match[3].count("--hash"))
+    return found
+
+
+def _needed(roots: list[str]) -> set[str]:
+    waiting = [Requirement(root) for root in roots]
+    seen: set[str] = set()
+    while waiting:
+        requirement = waiting.pop()
+        seen.add(canonicalize_name(requirement.name))
+        for needed in map(Requirement, requires(requirement.name) or []):
+            environments = [{"extra": extra} for extra in (requirement.extras or {""})]
+            wanted = needed.marker is None or any(needed.marker.evaluate(each) for each in environments)
+            if wanted and canonicalize_name(needed.name) not in seen:
+                waiting.append(needed)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "roots"),
+    [("runtime.txt", PROJECT["dependencies"]), ("build.txt", BUILD["requires"])],
+    ids=["runtime", "build"],
+)
+def test_the_image_installs_what_is_needed_by_its_hash(name: str, roots: list[str]) -> None:
+    pins, locked = _pins(), _locked(name)
+    assert _needed(roots) <= set(locked), "make lock"
+    assert {each: version for each, (version, _) in locked.items()} == {each: pins[each] for each in locked}, (
+        "make lock"
+    )
+    assert all(hashes for _, hashes in locked.values())
+    if name == "runtime.txt":
+        # Files for x86-64 and ARM, and for more than one version of Python.
+        assert all(locked[each][1] > 10 for each in ("asyncpg", "pydantic-core", "orjson", "uvloop", "msgspec"))
+
+
+def test_the_wheel_is_built_by_one_version() -> None:
+    [hatchling] = [Requirement(each) for each in BUILD["requires"]]
+    assert str(hatchling.specifier) == f"=={_pins()['hatchling']}"
+    assert f"\n{hatchling}\n" in (ROOT / "requirements" / "build.in").read_text()
+
+
+def test_the_sdist_is_complete(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = {path.relative_to(ROOT).as_posix() for path in _tracked()}
+    assert {name for name in tracked - names if not name.startswith(".ci/")} == set()
+    assert not {name for name in names if name.startswith((".git/", ".venv"))}
+
+
+class TestImage:
+    LINES = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()).replace("\\\n", " ").splitlines()
+
+    def test_it_is_made_of_what_is_pinned(self) -> None:
+        text = "\n".join(self.LINES)
+        assert re.search(r"^ARG PYTHON=python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+        assert {line.split()[1] for line in self.LINES if line.startswith("FROM ")} == {"${PYTHON}"}
+        for line in self.LINES:
+            if "pip install" in line:
+                assert "--require-hashes" in line or "--no-index" in line, line
+            if "pip wheel" in line:
+                assert "--no-deps" in line
+                assert "--no-build-isolation" in line
+
+    def test_it_runs_as_a_number_and_gets_signals_itself(self) -> None:
+        assert "USER 10001:10001" in self.LINES
+        assert 'ENTRYPOINT ["runner"]' in self.LINES
+        assert self.LINES.index("USER 10001:10001") > max(
+            i for i, line in enumerate(self.LINES) if line.startswith("RUN")
+        )
+
+    def test_nothing_goes_in_that_is_not_named(self) -> None:
+        lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+        assert lines[0] == "*"
+        named = {line[1:] for line in lines if line.startswith("!")}
+        copied = [line.split()[1:-1] for line in self.LINES if line.startswith("COPY ") and "--from" not in line]
+        assert {source.removeprefix("./").split("/")[0] for sources in copied for source in sources} == named
+        assert all((ROOT / each).exists() for each in named)
+
+
+class TestCompose:
+    TEXT = (ROOT / "docker-compose.yml").read_text()
+    SECRET = "Kx3/8fTq+Zb2==@:#?%"
+
+    def services(self) -> dict[str, Any]:
+        """Return the services as compose would see them: every `${…}` replaced, `$$` kept for nobody."""
+        values = {"POSTGRES_PASSWORD": self.SECRET, "NATS_PASSWORD": self.SECRET, "DEPLOYMENT_ID": "shop"}
+
+        def fill(node: Any) -> Any:
+            match node:
+                case str():
+                    return re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}", lambda found: values[found[1]], node)
+                case dict():
+                    return {key: fill(each) for key, each in node.items()}
+                case list():
+                    return [fill(each) for each in node]
+            return node
+
+        services: dict[str, Any] = fill(yaml.safe_load(self.TEXT))["services"]
+        return services
+
+    def test_no_password_is_known_to_everybody(self) -> None:
+        found = re.findall(r"\$\{(\w*PASSWORD)(:.)?", self.TEXT)
+        assert {name for name, _ in found} == {"POSTGRES_PASSWORD", "NATS_PASSWORD"}
+        assert {operator for _, operator in found} == {":?"}
+        assert not re.search(r"://[^/\s]*:[^/\s]*@", self.TEXT), "a password in a URL would have to be encoded"
+
+    def test_any_password_reaches_the_servers_and_the_runner(self) -> None:
+        services = self.services()
+        config = load_config(ROOT / "configs" / "prod.yaml", services["runner-1"]["environment"])
+        assert config.storage.dsn.password == Secret(self.SECRET)
+        assert config.storage.dsn.hosts == (("postgres", 5432),)
+        [nats] = [plugin.options for plugin in config.strategies if isinstance(plugin.options, NatsOptions)]
+        assert (nats.user, nats.password) == ("runner", Secret(self.SECRET))
+        assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == self.SECRET
+        assert services["nats"]["command"][-4:] == ["--user", "runner", "--pass", self.SECRET]
+
+    def test_images_are_named_exactly(self) -> None:
+        images = {name: each["image"] for name, each in self.services().items() if "build" not in each}
+        assert re.fullmatch(r"postgres:\d+\.\d+", images["postgres"])
+        assert re.fullmatch(r"nats:\d+\.\d+\.\d+-alpine", images["nats"])
+
+
 def test_the_compose_file_fits_the_production_configuration() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     text = (ROOT / "configs" / "prod.yaml").read_text()
-    required = set(re.findall(r"\$\{([A-Z_]+)(?::\?[^}]*)?\}", re.sub(r"(?m)#.*$", "", text)))
+    required = set(re.findall(r"\$\{([A-Z_]+)(?::\?[^}]*|:-)?\}", re.sub(r"(?m)#.*$", "", text)))
     for name in ("runner-1", "runner-2"):
         runner = compose["services"][name]
         assert required <= set(runner["environment"]), "configs/prod.yaml asks for more"
