@@ -102,6 +102,7 @@ class Deployment:
         runner_dsn: str | None = None,
         publisher_dsn: str | None = None,
         storage: str = "",
+        batch: int = BATCH,
     ) -> None:
         """
         Write the configuration.
@@ -118,6 +119,7 @@ class Deployment:
         self.directory = directory
         self.dsn = dsn
         self.sabotage = sabotage
+        self._batch = batch
         self.subscriptions = {each.name: each.prefix for each in subscribers if each.watched}
         self.runners: list[RunnerProcess] = []
         self.published = Journal(directory / "published.jsonl", Publishing)
@@ -247,7 +249,7 @@ class Deployment:
         return _REST.format(
             sinks="\n".join(sinks),
             subscriptions="\n".join(subscriptions),
-            batch=BATCH,
+            batch=self._batch,
             concurrency=CONCURRENCY,
             lease=self._lease,
             grace=self._grace,

@@ -115,6 +115,22 @@ def forget_at_claim() -> None:
     PostgresStore.claim = forgetful  # type: ignore[method-assign]
 
 
+def claim_without_bounds() -> None:
+    """Claim as many events as there are, whatever they weigh, and fetch them all."""
+    from runner.budget import Budget
+    from runner.intake import Intake
+
+    _replace(Intake, "_ask", lambda self: 1 << 40)
+    _replace(Budget, "full", property(lambda self: False))
+
+
+def little_memory() -> None:
+    """Have the system give this process 512 MiB and no more."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (512 << 20, 512 << 20))
+
+
 def unfenced() -> None:
     """Settle whatever the token says."""
     for name in ("settle_run", "settle"):
@@ -413,6 +429,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     for each in (
         acknowledge_early,
         acknowledge_unknown,
+        claim_without_bounds,
         believe_duplicates,
         claim_at_every_signal,
         claim_by_subquery,
@@ -439,6 +456,7 @@ FAULT_POINTS: dict[str, Callable[[], None]] = {
     for each in (
         die_before_settle,
         die_in_migration,
+        little_memory,
         hang_in_claims,
         raise_in_callbacks,
         slow_settle,

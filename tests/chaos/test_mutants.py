@@ -11,6 +11,7 @@ import pytest
 from tests.support.postgres import PostgresServer
 
 from . import test_hosts as hosts
+from . import test_memory as memory
 from . import test_nats as nats
 from . import test_outcomes as outcomes
 from . import test_sinks as sinks
@@ -29,6 +30,7 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "commit-bit-by-bit": ("FI-33", partial(sqlite.writer_killed_in_its_commits, kills=15, count=400)),
     "infer-success": ("FI-58", outcomes.tasks_ended),
     "settle-together": ("FI-59", outcomes.refused_at_the_commit),
+    "claim-without-bounds": ("FI-61", partial(memory.heavy_backlog, patience=30.0)),
     "trust-own-clock": ("FI-36", hosts.wrong_clocks),
     "trust-what-was-said": ("FI-60", sqlite.clock_set_back),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from .server import HOST, free_port
 
-Mode = Literal["pass", "blackhole", "mute", "slow", "trickle", "cut", "refuse", "reset"]
+Mode = Literal["pass", "blackhole", "mute", "slow", "narrow", "trickle", "cut", "refuse", "reset"]
 
 _DRIP = 0.1  # seconds between two bytes of a trickle
 
@@ -27,6 +27,7 @@ class Proxy:
     - `mute`: what clients send arrives, what the server answers is dropped. A stream with a hole in it must not go
       on, so the next mode begins with a reset of the open connections.
     - `slow`: every piece is held for `latency` seconds, and up to `jitter` more at random.
+    - `narrow`: answers come at `bandwidth` bytes a second, over all connections together.
     - `trickle`: one byte every 100 ms, in both directions.
     - `cut`: after `after` bytes of answers each connection is reset.
     - `refuse`: nothing listens, open connections are closed.
@@ -37,7 +38,14 @@ class Proxy:
     """
 
     def __init__(
-        self, target: str, *, latency: float = 0.05, jitter: float = 0.0, after: int = 1000, seed: object = None
+        self,
+        target: str,
+        *,
+        latency: float = 0.05,
+        jitter: float = 0.0,
+        after: int = 1000,
+        bandwidth: float = 1e6,
+        seed: object = None,
     ) -> None:
         parts = urlsplit(target)
         assert parts.hostname is not None
@@ -48,6 +56,8 @@ class Proxy:
         self.latency = latency
         self.jitter = jitter
         self.after = after
+        self.bandwidth = bandwidth
+        self._narrow_until = 0.0  # when what has passed so far is through
         self.dropped = 0
         self.resets = 0
         self._random = random.Random(repr(seed))
@@ -150,6 +160,10 @@ class Proxy:
                 self.dropped += len(data)
                 continue
             passed += len(data)
+            if self.mode == "narrow":
+                now = asyncio.get_running_loop().time()
+                self._narrow_until = max(self._narrow_until, now) + len(data) / self.bandwidth
+                await asyncio.sleep(self._narrow_until - now)
             if self.mode == "cut" and passed > self.after:
                 self.resets += 1
                 _close(writer, reset=True)
