@@ -296,10 +296,10 @@ class Backlog:
         attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
         """
         self._suspects.discard((suspect.seq, suspect.subscription_id))
-        others = [each for each in claimed if each is not suspect]
-        if others:
-            back = [given_back(each.seq, each.subscription_id, each.attempt, token, started=False) for each in others]
-            await self._settler.patiently(lambda: self._queue.settle_deliveries(back))
+        for each in claimed:
+            if each is not suspect:
+                back = given_back(each.seq, each.subscription_id, each.attempt, token, started=False)
+                self._settler.submit(back, None)
         await self._settler.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
         self._fly(await self._intake.fetch([suspect]), token, until)

@@ -118,12 +118,13 @@ class Leases:
 
     def _ended(self, outlet: Outlet, flight: Flight[Any]) -> None:
         """Make pending again what is still held of a flight that is over: it did not start, or had no outcome."""
-        for index in flight.unanswered():
-            key = (flight.works[index].seq, outlet.id)
-            held = self._held.get(key)
-            if held is not None and held.flight is flight:
-                self._give_back(key)
-                self._changed.set()
+        keys = [(flight.works[index].seq, outlet.id) for index in flight.unanswered()]
+        left = [key for key in keys if key in self._held and self._held[key].flight is flight]
+        for key in left:
+            self._give_back(key)
+        if left:
+            log.info("deliveries given back", subscription=outlet.subscription.name, count=len(left))
+            self._changed.set()
 
     def _give_back(self, key: Key) -> None:
         held = self._held[key]

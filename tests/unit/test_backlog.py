@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from math import inf
 from time import monotonic
 from typing import Any, cast
+
+import pytest
 
 from runner.backlog import Backlog
 from runner.breaker import BreakerPolicy, Trip
@@ -15,13 +17,14 @@ from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
 from runner.errors import StorageUnavailable
 from runner.intake import Intake
+from runner.leases import Leases
 from runner.outlet import Slots
 from runner.rate import Rate
 from runner.settler import Settler
-from runner.storage.base import DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from runner.storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
 from tests.support.eventually import eventually
 
-from .deliveries import FunctionSink, accept, outlet, tick
+from .deliveries import FunctionSink, accept, outlet, tick, works
 
 
 def make(slots: Slots) -> Backlog:
@@ -72,6 +75,7 @@ class Queue:
         self.next_due = next_due
         self.asked: list[dict[int, int]] = []
         self.regulated: list[int] = []
+        self.written: list[DeliveryRecord] = []
         self.failures = 0  # of the next claims of a regulated subscription
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
@@ -87,6 +91,12 @@ class Queue:
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         return 0
 
+    async def settle_deliveries(
+        self, records: Sequence[DeliveryRecord], attempts: object = (), ordered: object = ()
+    ) -> Sequence[tuple[int, int]]:
+        self.written += records
+        return [(each.seq, each.subscription_id) for each in records]
+
 
 def running(queue: Queue, slots: Slots) -> Backlog:
     store = cast("WorkQueue", queue)
@@ -96,6 +106,23 @@ def running(queue: Queue, slots: Slots) -> Backlog:
     lease = timedelta(seconds=30)
     intake = Intake(store, Budget(), lease, crash_limit=3)
     return Backlog(store, intake, settler, leases, letters, slots, lease, asyncio.Event())
+
+
+class TestTake:
+    @pytest.mark.parametrize("attempt", [2, 3], ids=["with others", "alone"])
+    async def test_what_outlived_its_lease_before_it_could_start_goes_back_untried(self, attempt: int) -> None:
+        """Its event was asked for, or that of its death; or the others had to be given back first."""
+        queue, slots, sink = Queue(), Slots(8), FunctionSink(accept)
+        backlog = running(queue, slots)
+        backlog._leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, Budget())
+        backlog.serve({1: outlet(sink, id=1, slots=slots)})
+        claimed = [ClaimedDelivery(work.seq, 1, attempt, attempt == 3, work.event) for work in works(2)]
+        await backlog._take(DeliveryClaim(1, claimed), monotonic())
+        await eventually(lambda: len(queue.written) == 2)
+        assert sink.taken == []
+        assert {(each.state, each.attempts) for each in queue.written} == {(DeliveryState.PENDING, attempt - 1)}
+        await backlog._take(DeliveryClaim(1, claimed[:1]), monotonic() + 30)
+        await eventually(lambda: sink.taken == [0])
 
 
 class TestWake:
