@@ -151,16 +151,9 @@ class Client:
         """Connect to one of the addresses of the host. Nothing else here opens a connection."""
         loop = asyncio.get_running_loop()
         opened = await start_connection(await self._resolve(), happy_eyeballs_delay=_NEXT_ADDRESS)
-        try:
-            _, connection = await loop.create_connection(
-                Connection,
-                sock=opened,
-                ssl=self._tls,
-                server_hostname=self._address.host if self._tls else None,
-            )
-        except BaseException:
-            opened.close()
-            raise
+        _, connection = await loop.create_connection(
+            Connection, sock=opened, ssl=self._tls, server_hostname=self._address.host if self._tls else None
+        )
         return connection
 
     async def _resolve(self) -> Sequence[AddrInfoType]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
+import sys
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -775,6 +777,47 @@ async def tls_receiver(talk: Talk) -> AsyncIterator[int]:
         yield port
     finally:
         server.close()
+
+
+async def test_a_name_is_asked_for_again_once_its_address_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, ports = asyncio.get_running_loop(), [free_port()]
+
+    async def getaddrinfo(host: object, port: int, **options: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, ports[-1]))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    async with receiver(answering(204)) as url, sink("http://crm.example") as webhook:
+        answer = await webhook.deliver(DELIVERY)
+        assert answer == Failed("crm.example:80: cannot connect: Connection refused")
+        ports.append(int(url.rpartition(":")[2]))
+        assert await webhook.deliver(DELIVERY) is ACCEPTED
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+async def test_a_connection_that_fails_leaves_no_descriptor_behind(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd" if sys.platform == "linux" else "/dev/fd"))
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(kinds) % 2:
+            await reader.read()
+        writer.write(b"no TLS at all\r\n")
+
+    kinds: list[int] = []
+
+    async def failing() -> None:
+        short = timedelta(seconds=0.05)
+        async with raw_receiver(talk) as url, sink(url.replace("http:", "https:"), timeout=short) as webhook:
+            await webhook.deliver(DELIVERY)
+            before = descriptors()
+            for number in range(20):
+                kinds.append(number)
+                assert isinstance(await webhook.deliver(DELIVERY), Failed)
+            await eventually(lambda: descriptors() <= before + 2)
+
+    await asyncio.to_thread(run, failing())
 
 
 async def over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
