@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -739,3 +740,36 @@ class TestPlans:
         assert "Seq Scan on deliveries" not in plan
         assert "SCAN deliveries USING INDEX sqlite_autoindex" not in plan
         assert "Backward using deliveries_pkey" not in plan
+
+
+class TestWeight:
+    """What is listed is read a few megabytes at a time, and data that nobody looks at is not read at all."""
+
+    @pytest.fixture
+    async def sizes(self, engine: AsyncEngine) -> AsyncIterator[list[int]]:
+        """The bytes of data in each row that the driver returns from now on, by statement."""
+        mib = 1 << 20
+        rows = [event_row(seq, data=b"x" * mib if seq % 3 else None) for seq in range(1, 22)]
+        for row in rows:
+            await put(engine, events, row)
+        read: list[int] = []
+
+        def ended(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            rest = re.sub(r"length\([\w.]+\)", "", statement)
+            read.append(int(re.search(r"SELECT.*\bevents\.data\b", rest, re.DOTALL) is not None))
+
+        event.listen(engine.sync_engine, "after_cursor_execute", ended)
+        yield read
+        event.remove(engine.sync_engine, "after_cursor_execute", ended)
+
+    async def test_events_come_in_pieces_and_in_order(self, records: Records, sizes: list[int]) -> None:
+        found = [view async for view in records.events(EventQuery(newest_first=False))]
+        assert [view.seq for view in found] == list(range(1, 22))
+        assert [len(view.event.data or b"") >> 20 for view in found] == [int(seq % 3 > 0) for seq in range(1, 22)]
+        assert sum(sizes) == 4  # statements that read data, for 14 MiB of it
+
+    async def test_data_that_is_not_wanted_is_not_read(self, records: Records, sizes: list[int]) -> None:
+        found = [view async for view in records.events(EventQuery(data=False))]
+        assert [view.seq for view in found] == list(range(21, 0, -1))
+        assert {view.event.data for view in found} == {None}
+        assert sum(sizes) == 0

@@ -1,0 +1,49 @@
+"""Events that weigh much, over a link that carries little."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runner import Delivery, Event, load
+from runner.builder import open_bus
+from runner.config import load_config
+from runner.storage.engine import COMMAND_TIMEOUT
+from tests.contract.storage_contract import migrated
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+MIB = 1 << 20
+EVENTS = 24
+BANDWIDTH = 2 * MIB  # a second
+
+CONFIG = """\
+deployment_id: test
+storage: {{dsn: "{dsn}", start_timeout: 20s}}
+"""
+
+
+async def test_large_events_are_delivered_with_the_default_file(postgres_dsn: str, tmp_path: Path) -> None:
+    """As one answer they would take longer than a statement may, again and again."""
+    assert EVENTS * MIB / BANDWIDTH > COMMAND_TIMEOUT
+    near = tmp_path / "near.yaml"
+    near.write_text(CONFIG.format(dsn=postgres_dsn))
+    async with migrated(postgres_dsn), open_bus(load_config(near)) as bus:
+        for number in range(EVENTS):
+            await bus.publish(Event.new("t", os.urandom(MIB), source="/s", id=str(number), datacontenttype="a/b"))
+    taken: list[str] = []
+
+    async def take(event: Event, delivery: Delivery) -> None:
+        assert event.data is not None
+        assert len(event.data) == MIB
+        taken.append(event.id)
+
+    async with Proxy(postgres_dsn, bandwidth=BANDWIDTH) as proxy:
+        far = tmp_path / "far.yaml"
+        far.write_text(CONFIG.format(dsn=proxy.url))
+        runner = load(far)
+        runner.subscribe("take", take, types="*")
+        async with runner:
+            await proxy.set_mode("narrow")
+            await eventually(lambda: len(taken) >= EVENTS, 120)
+    assert sorted(taken, key=int) == [str(number) for number in range(EVENTS)]
