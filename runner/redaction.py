@@ -61,8 +61,13 @@ def redacted(text: str, *, cut: bool = False) -> str:
 
 def _begun(text: str, spelling: str) -> int:
     """Return how many characters at the end of the text are the beginning of the spelling; 0 for very few."""
-    longest = min(len(text), len(spelling) - 1)
-    return next((size for size in range(longest, _SHORTEST - 1, -1) if text.endswith(spelling[:size])), 0)
+    beginning, tail = spelling[:_SHORTEST], text[max(0, len(text) - len(spelling) + 1) :]
+    at = tail.find(beginning)
+    while at >= 0:
+        if spelling.startswith(tail[at:]):
+            return len(tail) - at
+        at = tail.find(beginning, at + 1)
+    return 0
 
 
 def _spelled(secret: str) -> Iterator[str]:

@@ -150,7 +150,7 @@ def milder(
     yield plain, [replace(each, error=_ascii(each.error), excerpt=_ascii(each.excerpt)) for each in attempts]
     if attempts:
         yield plain, ()
-    error = f"it was to be recorded as {record.state}, and the store refuses that: {_ascii(refusal)}"[:_MAX_ERROR]
+    error = _kept(f"it was to be recorded as {record.state}, and the store refuses that: {_ascii(refusal)}")
     yield replace(plain, state=DeliveryState.DEAD, due_in=timedelta(0), error=error, deferred=False), ()
 
 
@@ -184,12 +184,12 @@ def _attempt(
             return AttemptRecord(seq, subscription_id, number, duration)
         case Failed(reason, _, status, excerpt) | Rejected(reason, status, excerpt):
             return AttemptRecord(
-                seq, subscription_id, number, duration, _kept(reason), status, excerpt and _kept(excerpt)
+                seq, subscription_id, number, duration, _kept(reason), status, excerpt and _kept(excerpt, cut=True)
             )
         case _:
             assert_never(outcome)
 
 
-def _kept(text: str) -> str:
+def _kept(text: str, *, cut: bool = False) -> str:
     """Return what is kept of what somebody said: no secret, though a receiver may repeat the request, and no novel."""
-    return redacted(text, cut=True)[:_MAX_ERROR]
+    return redacted(text, cut=cut)[:_MAX_ERROR]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner import redaction
 from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Outcome, Rejected
 from runner.event import Event
 from runner.retry import RetryPolicy
@@ -147,3 +148,16 @@ def test_a_retry_that_comes_too_late_is_dead_with_the_attempts_it_had() -> None:
 @pytest.mark.parametrize(("started", "attempts"), [(True, 2), (False, 1)])
 def test_giving_back_takes_no_attempt_from_what_never_started(started: bool, attempts: int) -> None:
     assert given_back(7, 2, 2, 99, started=started) == DeliveryRecord(7, 2, DeliveryState.PENDING, attempts, 99)
+
+
+def test_what_is_kept_of_an_answer_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_spellings", ())
+    redaction.know("cAn4ry9X7kQ2mZ81wP")
+    answer = "you sent Bearer cAn4ry9X7kQ2mZ81wP, that is cAn4ry9X7kQ2"  # cut where the excerpt ends
+    for outcome in (Failed(answer, status=500, excerpt=answer), Rejected(answer, 400, answer)):
+        record, attempt = settle(POLICY, 7, 2, 1, 99, outcome, 0)
+        assert attempt is not None
+        assert attempt.excerpt == "you sent Bearer ***, that is ***"
+        for kept in (attempt.error, record.error):
+            assert kept is not None
+            assert kept.startswith("you sent Bearer ***, that is ")
