@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 
+import structlog
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, false, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
+from ..halves import in_halves
 from .base import Pruned, Retention
 from .engine import mapped_errors
 from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
 
 __all__ = ["SqlArchive"]
+
+log = structlog.get_logger(__name__)
 
 _DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
@@ -42,10 +47,16 @@ class SqlArchive:
                 rows = (await connection.execute(page)).all()
                 seqs = [row.seq for row in rows if row.old]
                 over = list(await _over(connection, seqs, retention))
-            if over and not dry_run:
-                async with self._engine.begin() as connection:
-                    over = await _remove(connection, over, retention)
+        if over and not dry_run:
+            over, refused = await in_halves(over, partial(self._remove, retention))
+            if refused:  # what others keep by a foreign key or a trigger keeps nothing else here
+                log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
         return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)
+
+    async def _remove(self, retention: Retention, seqs: Sequence[int]) -> list[int]:
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                return await _remove(connection, seqs, retention)
 
 
 async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> dict[int, int]:

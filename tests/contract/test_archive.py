@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from structlog.testing import capture_logs
 
 from runner.storage.archive import SqlArchive
 from runner.storage.base import Pruned, Publication, Retention
@@ -45,6 +46,19 @@ class TestPrune(StoreTests):
             due_at = now + LEASE if state in ("pending", "leased") else None
             await database.execute(one.values(state=state, due_at=due_at, updated_at=now - settled_ago))
         return seq
+
+    async def test_what_somebody_keeps_by_a_foreign_key_keeps_nothing_else(
+        self, archive: SqlArchive, database: Database, store: Store
+    ) -> None:
+        seqs = [await self.put(database, store, {1: ("delivered", timedelta(days=8))}) for _ in range(5)]
+        public = "" if database.dsn.scheme == "sqlite" else "public."
+        await database.execute(text(f"CREATE TABLE {public}invoices (event bigint REFERENCES {public}events (seq))"))
+        await database.execute(text(f"INSERT INTO {public}invoices VALUES ({seqs[1]}), ({seqs[4]})"))
+        with capture_logs() as lines:
+            pruned = await archive.prune(WEEK, 0, EVER)
+        assert (pruned.events, await self.seqs(database)) == (3, [seqs[1], seqs[4]])
+        assert await database.count(deliveries) == [2]
+        assert [(line["event"], line["events"], line["first"]) for line in lines] == [("cannot prune", 2, seqs[1])]
 
     @pytest.mark.parametrize(
         ("record", "goes"),
