@@ -191,7 +191,7 @@ def _reread(path: Path, running: Config) -> tuple[Runner, Config] | None:
     import structlog
 
     from ..builder import build
-    from ..config import load_config
+    from ..config import advice, load_config
 
     log = structlog.get_logger(__name__)
     try:
@@ -200,11 +200,14 @@ def _reread(path: Path, running: Config) -> tuple[Runner, Config] | None:
             was, new = running.deployment_id, config.deployment_id
             fault = f"a running process stays {was!r}, got {new!r}; start another process for another deployment"
             raise ConfigError(config.locate(("deployment_id",), fault))
-        return build(config), config
+        runner = build(config)
     except Exception as error:
         for fault in _reasons(error):
             log.error("configuration not reloaded", fault=fault)
         return None
+    for warning in advice(config):
+        log.warning("odd configuration", detail=warning)
+    return runner, config
 
 
 async def _replace(
