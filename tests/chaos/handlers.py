@@ -52,6 +52,11 @@ async def stumble(event: Event, delivery: Delivery) -> None:
     _write("accepted", event, delivery)
 
 
+async def refuse(event: Event, delivery: Delivery) -> None:
+    """Fail every time, and note nothing."""
+    raise RuntimeError("refused")
+
+
 async def end(event: Event, delivery: Delivery) -> None:
     """End the process, without a word."""
     _write("begun", event, delivery)

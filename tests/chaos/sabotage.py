@@ -424,6 +424,13 @@ def raise_in_callbacks() -> None:
     _replace(Link, "_on_error", broken)
 
 
+def log_elsewhere() -> None:
+    """Log into the file or pipe `log`, in place of the test's own pipe."""
+    descriptor = os.open("log", os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     each.__name__.replace("_", "-"): each
     for each in (
@@ -458,6 +465,7 @@ FAULT_POINTS: dict[str, Callable[[], None]] = {
         die_in_migration,
         little_memory,
         hang_in_claims,
+        log_elsewhere,
         raise_in_callbacks,
         slow_settle,
         stop_in_settle,
