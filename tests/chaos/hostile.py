@@ -23,8 +23,18 @@ from urllib.parse import parse_qsl
 
 from .journals import Pen, Sighting, digest, now
 
-__all__ = ["ACCEPTING", "ACCEPTING_WITHOUT_END", "FLOODS", "REFUSING", "REFUSING_WITHOUT_END", "STALE", "UNASKED"]
+__all__ = [
+    "ACCEPTING",
+    "ACCEPTING_WITHOUT_END",
+    "CROSSED",
+    "FLOODS",
+    "REFUSING",
+    "REFUSING_WITHOUT_END",
+    "STALE",
+    "UNASKED",
+]
 
+CROSSED = "crossed"  # a file with a byte for each of them that met a request on its way, which nobody can tell
 FLOODS = "floods"  # a file with a line for each answer without end: the bytes of it that somebody took
 UNASKED = "unasked"  # a file with a byte for each answer that nobody has asked for
 
@@ -193,6 +203,8 @@ async def _speak_unasked(exchange: Exchange, path: str, head: asyncio.Future[str
     if not head.done():
         head.cancel()
         await _silent(exchange)
+    elif head.exception() is None:  # not what the other side answers to it, which is to close
+        _append(CROSSED, ".")
 
 
 async def _answer_twice(exchange: Exchange) -> None:
