@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,26 @@ async def test_runners_that_start_together_all_start(strict_dsn: str) -> None:
     finally:
         for storage in storages:
             await storage.close()
+
+
+async def test_a_role_behind_a_pooler_has_to_carry_the_search_path(
+    postgres: PostgresServer, strict_dsn: str, postgres_dsn: str
+) -> None:
+    """A pooler in transaction mode takes no parameters of a start: what is found is said, with a cure that works."""
+    role = strict_dsn.split("//")[1].partition("@")[0]
+    postgres.psql(f"ALTER ROLE {role} RESET ALL", postgres_dsn)
+    dsn = Dsn.parse(strict_dsn, base=Path())
+
+    async def concerns(schema: str | None) -> Sequence[str]:
+        storage = open_storage(dsn, schema=schema, pgbouncer=True)
+        try:
+            await storage.take("one", migrate=True)
+            return await storage.concerns()
+        finally:
+            await storage.close()
+
+    [said] = await concerns(None)
+    cure = re.search(r"ALTER ROLE \S+ SET search_path = [a-z_, ]+(?=, with storage)", said)
+    assert cure is not None, said
+    postgres.psql(cure[0], strict_dsn)
+    assert await concerns("public") == []
