@@ -148,7 +148,7 @@ class Event(Struct, frozen=True, kw_only=True):
         """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
         repeated = self.type, self.source, self.datacontenttype, self.dataschema
         try:
-            size = sum(map(len, filter(None, repeated)))
+            size = len(self.type) + len(self.source) + len(self.dataschema or "") + len(self.datacontenttype or "")
             (_check_repeated if size <= _REPEATED else _check_repeated.__wrapped__)(*repeated)
         except TypeError:  # a value that has no length, or cannot be looked up
             _check_repeated.__wrapped__(*repeated)

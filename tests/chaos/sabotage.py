@@ -93,9 +93,9 @@ def claim_by_subquery() -> None:
     """Let a claim take its rows from a subquery with a limit, which a plan may compute for every row."""
     _change(
         "claim",
-        "d.ctid = ANY (ARRAY(SELECT ctid FROM due))",
-        "d.position IN (SELECT w.position FROM public.dispatch w WHERE w.lease_until IS NULL OR w.lease_until <= now()"
-        " ORDER BY w.position LIMIT 16 FOR UPDATE SKIP LOCKED)",
+        "d.ctid = ANY (ARRAY(SELECT ctid FROM sized WHERE upto <= $4::bigint OR upto = weight))",
+        "$4::bigint > 0 AND d.position IN (SELECT w.position FROM public.dispatch w"
+        " WHERE w.lease_until IS NULL OR w.lease_until <= now() ORDER BY w.position LIMIT 16 FOR UPDATE SKIP LOCKED)",
     )
 
 
