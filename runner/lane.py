@@ -25,14 +25,14 @@ class _Task(asyncio.Task[None]):
     @override
     def cancel(self, msg: Any = None) -> bool:
         if asyncio._get_running_loop() is None:  # `asyncio.run()` is about to end, and what is left with it
-            self.lane.ending = True
+            self.lane.ending = self.lane.abandoned = True
         return super().cancel(msg)
 
 
 class Lane:
     """One of the deliveries, or batches of them, an outlet runs at a time."""
 
-    __slots__ = ("count", "ending", "flight", "index", "lost", "since", "task", "verdict")
+    __slots__ = ("abandoned", "count", "ending", "flight", "index", "lost", "since", "task", "verdict")
 
     task: _Task
 
@@ -44,6 +44,7 @@ class Lane:
         self.since = 0.0
         self.verdict: Failed | None = None  # why the delivery was cancelled
         self.ending = False  # whether the lane itself was
+        self.abandoned = False  # whether with the whole event loop: then there is nobody to tell of it
 
     def begin(self, run: Coroutine[Any, Any, None], name: str) -> None:
         """Have `run` deliver."""
@@ -80,7 +81,7 @@ class Lane:
     def outcome_of(self, error: BaseException) -> Failed:
         """Return what a delivery that raised amounts to; let go on what ends the lane: a stop, or the loop's end."""
         if isinstance(error, GeneratorExit) and not self._current():  # no handler raised it: the task is thrown away
-            self.ending = True
+            self.ending = self.abandoned = True
         if self.ending and isinstance(error, asyncio.CancelledError | GeneratorExit):
             raise error
         return self.verdict or Failed(described(error))

@@ -223,7 +223,7 @@ class Outlet:
         finally:
             lane.flight = None
             flight.running -= 1
-            if flight.over:
+            if flight.over and not lane.abandoned:
                 flight.end()
                 if self.breaker.failures:
                     self._heed_successes(flight, monotonic())
