@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError as ThreadCancelledError
 from time import monotonic
@@ -341,7 +340,7 @@ class TestWhatEndsItsOwnTask:
         lane.task.get_coro().close()  # what the interpreter does to a task nobody has
         assert (told.delivered, told.failed, one.running) == (set(), {}, 0)
         lane.task.cancel()
-        gc.collect()
+        await asyncio.gather(lane.task, return_exceptions=True)
 
     def test_the_end_of_asyncio_run_is_no_answer_and_no_failure(self) -> None:
         async def scenario() -> None:
