@@ -192,16 +192,16 @@ class EventBus:
             self._flushing.add(flush)
         return await answer
 
-    def notify(self, event_id: str | None = None) -> None:
-        """Tell every worker of the deployment, here and elsewhere, that there may be work."""
+    def announce(self, event_id: str | None = None) -> None:
+        """Wake the worker of this process and notify the others: there may be work."""
         if self._wake is not None:
             self._wake()
         # Signals differ, because a strategy knows its own by what they carry.
-        self.signal(event_id or new_id())
+        self.notify(event_id or new_id())
 
-    def signal(self, event_id: str) -> None:
+    def notify(self, event_id: str) -> None:
         """
-        Tell the workers elsewhere.
+        Signal the other processes.
 
         Behind the back of whoever calls: a strategy may take its time. What piles up meanwhile is one signal.
         """
@@ -293,7 +293,7 @@ class EventBus:
                 answer.set_result(receipts[start : start + len(publications)])
             start += len(publications)
         if not handed_over:
-            self.notify(receipts[-1].id)
+            self.announce(receipts[-1].id)
 
     def _set_aside(self, caller: _Caller) -> None:
         """Let a caller wait whose event another session is recording."""
@@ -360,7 +360,7 @@ class EventBus:
     def _ended(self, session: Session, transaction: SessionTransaction) -> None:
         event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
         if event_id is not None:
-            self.notify(event_id)
+            self.announce(event_id)
 
 
 def _fail(callers: Iterable[_Caller], error: Exception) -> None:

@@ -313,7 +313,7 @@ class Runner:
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
-        self._bus.signal(self._instance.id)
+        self._bus.notify(self._instance.id)
 
 
 async def _start(name: str, sink: Sink) -> None:

@@ -15,4 +15,4 @@ async def wake_workers(config: Config) -> None:
     from ..builder import open_bus
 
     async with open_bus(config) as bus:
-        bus.notify()
+        bus.announce()

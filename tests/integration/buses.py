@@ -83,7 +83,7 @@ class Bus:
     async def wake(self) -> None:
         """Signal the deployment, as the command line does."""
         async with open_bus(load_config(self.write())) as bus:
-            bus.notify(new_id())
+            bus.announce(new_id())
 
     async def pause(self, name: str, paused: bool) -> None:
         """Pause or resume a subscription, as the command line does."""

@@ -379,11 +379,11 @@ class TestSignals:
             if asyncio.current_task() is bus._signalling:
                 waits.append(seconds)
                 if len(waits) < 6:
-                    bus.signal("again")
+                    bus.notify("again")
             await plain(seconds)
 
         monkeypatch.setattr("runner.bus.asyncio.sleep", sleep)
-        bus.signal("first")
+        bus.notify("first")
         await eventually(lambda: bus._signalling is None)
         assert waits == [0.001, 0.002, 0.004, 0.005, 0.005, 0.005]
         assert len(strategy.signals) == 6
