@@ -199,7 +199,11 @@ class Worker:
         if claim.version != self._version:
             # Should that fail, nothing more is claimed before it succeeds: others may be able to.
             self._stale = True
-            await self._settler.patiently(self.reload)
+            try:
+                await self._settler.patiently(self.reload)
+            except BaseException:
+                self._budget.claimed -= claim.weight
+                raise
         if claim.waiting:
             self._backlog.expect()
         if claim.works or claim.unreadable:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+from runner.budget import MEMORY
 from runner.delivery import ACCEPTED, Delivery, Outcome
 from runner.errors import StorageUnavailable
 from runner.filter import FilterError
@@ -53,7 +54,7 @@ class Store:
         if number in self.failing:
             raise StorageUnavailable("the connection was lost")
         taken, self.works = self.works[:limit], self.works[limit:]
-        return Claim(1, taken, self.version)
+        return Claim(1, taken, self.version, weight=len(taken))
 
     async def settle(self, settled: Settled) -> int:
         await self.open.wait()
@@ -131,6 +132,15 @@ class TestHandOver:
             assert worker.lease_for(1, 0) is None
             store.readable = True
             await eventually(lambda: worker.lease_for(1, 0))
+
+    async def test_what_was_claimed_in_vain_weighs_nothing(self, worker: Worker, store: Store) -> None:
+        """Its lease ends, and others may be able to read the subscriptions."""
+        store.readable, store.version, store.works = False, 2, works(3)
+        with capture_logs() as lines:
+            worker.wake()
+            await eventually(lambda: lines)
+        store.readable = True
+        await eventually(lambda: worker.lease_for(1, MEMORY))
 
     async def test_what_was_taken_under_newer_subscriptions_is_dispatched_once_they_are_read(
         self, worker: Worker, store: Store
