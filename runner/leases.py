@@ -91,7 +91,7 @@ class Leases:
             log.warning("lease not renewed", seq=seq, subscription_id=id, detail=str(error))
             held.pop((seq, id))
         for key, each in held.items():
-            if key in kept:
+            if key in kept and each.flight.until:  # zero: something of it was lost before, see below
                 each.flight.until = until
         for key, each in held.items():
             if key not in kept and self._held.get(key) is each:
