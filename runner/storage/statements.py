@@ -29,7 +29,7 @@ _WEIGHT = "(coalesce(octet_length(e.data), 0) + 16 * least(coalesce(octet_length
 # that of others is asked for once their claim is recorded, and what is too large for an event stays where it is.
 _CONTENT = (
     f"CASE WHEN e.weight <= {LARGEST} THEN e.extensions::text END AS extensions, "
-    f"CASE WHEN e.upto <= {AT_ONCE} THEN e.data END AS data, "
+    f"CASE WHEN e.upto <= {AT_ONCE} OR e.weight = 0 THEN e.data END AS data, "  # empty data is not missing
     f"CASE WHEN e.upto > {AT_ONCE} THEN e.weight END AS size"
 )
 

@@ -93,6 +93,13 @@ class TestEvents(StoreTests):
             seq: (seqs.index(seq), MIB) for seq in left
         }
 
+    async def test_data_that_is_empty_is_not_missing(self, store: Store) -> None:
+        """Whatever stands before it: `contents()` is not asked for what weighs nothing."""
+        made = [Event(type="t", source="/s", data=data) for data in (b"x" * MIB, b"x", b"", None)]
+        await store.append([Publication(event) for event in made])
+        works = (await store.claim(100, LEASE)).works
+        assert [work.event.data for work in works if not work.size][-2:] == [b"", None]
+
     async def test_none_is_passed_over_when_claims_run_side_by_side(self, store: Store, other: Store) -> None:
         seqs = await heavy(store, *[MIB // 8] * 40)
         found: list[int] = []
