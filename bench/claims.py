@@ -16,7 +16,7 @@ from runner import Event
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.storage import Storage
-from runner.storage.base import Publication, Settled
+from runner.storage.base import Publication, Run, Settled
 
 from .contenders.base import Contender, Place
 from .rows import add_backlog, add_history
@@ -83,7 +83,7 @@ async def _claim(storage: Storage) -> float:
     taken = (time.perf_counter() - began) * 1000
     if len(claim.works) != BATCH:
         raise SystemExit(f"expected a claim of {BATCH} events, got {len(claim.works)}")
-    settled = await storage.store.settle(Settled(claim.token, claim.works, [(1,)] * BATCH))
+    settled = await storage.store.settle(Settled(claim.token, claim.works, [Run((1,), BATCH)]))
     if settled != BATCH:
         raise SystemExit(f"expected {BATCH} settled events, got {settled}")
     return taken

@@ -14,7 +14,7 @@ from .flight import SUCCEEDED, Flight
 from .order import order_key
 from .outlet import Outlet
 from .settling import given_back, settle, unreadable
-from .storage.base import AttemptRecord, Claim, DeliveryRecord, Settled, Turn, UnreadableWork, Work
+from .storage.base import AttemptRecord, Claim, DeliveryRecord, Run, Settled, Turn, UnreadableWork, Work
 from .subscription import Matcher
 
 __all__ = ["Dispatch"]
@@ -93,18 +93,18 @@ class Dispatch:
             if not flight.clean:
                 rows.add(outlet)
                 self._write(outlet, flight, lease)
-        delivered: list[tuple[int, ...]] = []
+        runs: list[Run] = []
         kept: dict[int, tuple[int, ...]] = {}
         for matched, count in self._runs:
             ids = kept.get(id(matched))
             if ids is None:
                 ids = kept[id(matched)] = tuple(outlet.id for outlet in matched if outlet not in rows)
-            delivered += [ids] * count
+            runs.append(Run(ids, count))
         works: Sequence[Work | UnreadableWork] = self.claim.works
         if self.claim.unreadable:
             works = [*works, *self.claim.unreadable]
-            delivered += [()] * len(self.claim.unreadable)
-        return Settled(self.claim.token, works, delivered, self._records, self._attempts, self._turns)
+            runs.append(Run((), len(self.claim.unreadable)))
+        return Settled(self.claim.token, works, runs, self._records, self._attempts, self._turns)
 
     def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
         """Return the flights that were running when they were cut."""

@@ -22,7 +22,7 @@ from .delivery import (
 )
 from .redaction import redacted
 from .retry import RetryPolicy
-from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Settled, Unanswered
+from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Run, Settled, Unanswered
 
 __all__ = [
     "apart",
@@ -108,11 +108,12 @@ def unreadable(seq: int, subscription_id: int, attempt: int, token: int, reason:
 def part(settled: Settled, indexes: Sequence[int]) -> Settled:
     """Return what `settled` says of the works at `indexes`."""
     works = [settled.works[index] for index in indexes]
+    ids = [each for _, each in settled.each()]
     seqs = {work.seq for work in works}
     return Settled(
         settled.token,
         works,
-        [settled.delivered[index] for index in indexes],
+        [Run(ids[index], 1) for index in indexes],
         [each for each in settled.records if each.seq in seqs],
         [each for each in settled.attempts if each.seq in seqs],
         [each for each in settled.turns if each.seq in seqs],
@@ -125,7 +126,7 @@ def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
 
     What runs or waits untried stays as it is: nothing is known of it that could be refused.
     """
-    [work], [delivered] = settled.works, settled.delivered
+    [(work, delivered)] = settled.each()
     ended = [DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token) for id in delivered]
     plain: list[DeliveryRecord] = []
     for record in settled.records:
@@ -135,7 +136,7 @@ def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
         DeliveryRecord(each.seq, each.subscription_id, DeliveryState.LEASED, each.attempts, settled.token, _MEANWHILE)
         for each in ended
     ]
-    return Settled(settled.token, settled.works, [()], [*plain, *held], (), settled.turns), ended
+    return Settled(settled.token, settled.works, [Run((), 1)], [*plain, *held], (), settled.turns), ended
 
 
 def milder(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -41,6 +42,7 @@ __all__ = [
     "Registered",
     "Registry",
     "Retention",
+    "Run",
     "Settled",
     "Stray",
     "Turn",
@@ -135,10 +137,7 @@ class Work(Struct):
     event: Event
     size: int = 0
 
-    @property
-    def age(self) -> timedelta:
-        """How long ago the first attempt began: what is dispatched has none behind it."""
-        return _NO_AGE
+    age: ClassVar[timedelta] = _NO_AGE  # since the first attempt: what is dispatched has none behind it
 
 
 UNREADABLE = (EventError, ValueError, TypeError, OverflowError)
@@ -229,6 +228,13 @@ class Turn:
     position: int
 
 
+class Run(NamedTuple):
+    """Works that stand next to each other, `length` of them, and the subscriptions whose first attempt succeeded."""
+
+    subscription_ids: tuple[int, ...]
+    length: int
+
+
 class Settled(Struct, frozen=True):
     """
     The end of one claim: its rows of work go, every delivery they led to is recorded.
@@ -236,8 +242,7 @@ class Settled(Struct, frozen=True):
     Attributes:
         token: the claim's.
         works: the claimed events this is about.
-        delivered: for each of `works`, the ids of the subscriptions whose first attempt succeeded. Works
-            with the same ids share one tuple object.
+        runs: where they were delivered; their lengths add up to the number of `works`.
         records: every other delivery, row by row.
         attempts: their failed attempts.
         turns: of those `records` that wait in a line.
@@ -245,10 +250,14 @@ class Settled(Struct, frozen=True):
 
     token: int
     works: Sequence[Work | UnreadableWork]
-    delivered: Sequence[tuple[int, ...]]
+    runs: Sequence[Run]
     records: Sequence[DeliveryRecord] = ()
     attempts: Sequence[AttemptRecord] = ()
     turns: Sequence[Turn] = ()
+
+    def each(self) -> Iterator[tuple[Work | UnreadableWork, tuple[int, ...]]]:
+        """Yield every work with the ids of the subscriptions it was delivered to."""
+        return zip(self.works, chain.from_iterable(repeat(*run) for run in self.runs), strict=True)
 
 
 @dataclass(frozen=True, slots=True)

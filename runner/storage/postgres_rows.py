@@ -16,6 +16,7 @@ from .base import (
     AttemptRecord,
     ClaimedDelivery,
     DeliveryRecord,
+    Run,
     Settled,
     Turn,
     Unanswered,
@@ -24,7 +25,7 @@ from .base import (
 from .encoding import storable
 from .event_rows import check_size, read_event, write_extensions
 from .identity import shortened
-from .runs import runs
+from .runs import run_columns
 from .statements import NOTHING, SEPARATOR
 
 if TYPE_CHECKING:
@@ -106,10 +107,10 @@ def row_by_row(settled: Settled) -> Settled:
     """Return the same with a record for each delivery."""
     delivered = [
         DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token)
-        for work, ids in zip(settled.works, settled.delivered, strict=True)
+        for work, ids in settled.each()
         for id in ids
     ]
-    return replace(settled, delivered=[()] * len(settled.works), records=[*settled.records, *delivered])
+    return replace(settled, runs=[Run((), len(settled.works))], records=[*settled.records, *delivered])
 
 
 def attempt_columns(attempts: Sequence[AttemptRecord], encoding: str) -> tuple[Sequence[Any], ...]:
@@ -137,7 +138,7 @@ def turn_columns(turns: Sequence[Turn]) -> tuple[Sequence[Any], ...]:
 
 def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
     """Return the statement that settles a claim, and its arguments."""
-    firsts, lasts, froms, tos, ids = runs(settled.works, settled.delivered)
+    firsts, lasts, froms, tos, ids = run_columns(settled)
     if len(firsts) == 1:
         return "settle_run", (settled.token, firsts[0], lasts[0], ids)
     return "settle", (settled.token, firsts, lasts, froms, tos, ids)

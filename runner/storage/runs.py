@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, groupby
+from operator import attrgetter
 
-from .base import UnreadableWork, Work
+from .base import Settled
 
-__all__ = ["runs"]
+__all__ = ["run_columns"]
+
+_ids = attrgetter("subscription_ids")
 
 
-def runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, ...]]) -> tuple[list[int], ...]:
+def run_columns(settled: Settled) -> tuple[list[int], ...]:
     """
-    Return works that stand next to each other and went to the same subscriptions as one run.
+    Return the columns of the runs of a settlement, each with positions that follow each other without a gap.
 
     Returns:
         of each run: its first and last position, and where its subscription ids begin and end (from 1);
@@ -22,17 +25,17 @@ def runs(works: Sequence[Work | UnreadableWork], delivered: Sequence[tuple[int, 
     lasts: list[int] = []
     groups: list[tuple[int, ...]] = []
     start = 0
-    for _, same in groupby(delivered, id):
-        end = start + len(list(same))
-        for first, last in _adjacent([work.position for work in works[start:end]]):
+    for ids, same in groupby(settled.runs, _ids):
+        end = start + sum(run.length for run in same)
+        for first, last in _adjacent([work.position for work in settled.works[start:end]]):
             firsts.append(first)
             lasts.append(last)
-            groups.append(delivered[start])
+            groups.append(ids)
         start = end
-    distinct_groups = {id(group): group for group in groups}
-    ends = dict(zip(distinct_groups, accumulate(map(len, distinct_groups.values())), strict=True))
-    froms = [ends[id(group)] - len(group) + 1 for group in groups]
-    return firsts, lasts, froms, [ends[id(group)] for group in groups], list(chain(*distinct_groups.values()))
+    distinct = dict.fromkeys(groups)
+    ends = dict(zip(distinct, accumulate(map(len, distinct)), strict=True))
+    froms = [ends[group] - len(group) + 1 for group in groups]
+    return firsts, lasts, froms, [ends[group] for group in groups], list(chain(*distinct))
 
 
 def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

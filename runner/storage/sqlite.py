@@ -46,7 +46,7 @@ from .event_rows import check_size, read_event, read_extensions, write_extension
 from .identity import shortened
 from .publishing import append_in
 from .registry import SqlRegistry
-from .runs import runs
+from .runs import run_columns
 from .sqlite_connection import TidyConnection
 from .sqlite_regulated import claim_regulated
 from .sqlite_rows import (
@@ -357,19 +357,19 @@ def _outlook(db: sqlite3.Connection, claim: Claim, limit: int, now: int) -> Clai
 def _settle(db: sqlite3.Connection, settled: Settled) -> int:
     now = clock(db)
     if not settled.records:
-        firsts, lasts, _, _, delivered_to = runs(settled.works, settled.delivered)
+        firsts, lasts, _, _, delivered_to = run_columns(settled)
         if len(firsts) == 1:  # the end of a claim as it mostly is
             held_run = (firsts[0], lasts[0], settled.token)
             db.execute(sql("deliver_run"), (now, _json(delivered_to), *held_run))
             return db.execute(sql("remove_run"), held_run).rowcount
     positions = _json([work.position for work in settled.works])
     held: dict[int, int] = dict(db.execute(sql("remove"), (positions, settled.token)).fetchall())
-    groups: dict[tuple[int, int], tuple[tuple[int, ...], list[int]]] = {}
-    for work, ids in zip(settled.works, settled.delivered, strict=True):
+    groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    for work, ids in settled.each():
         attempts = held.get(work.seq)
         if ids and attempts is not None:
-            groups.setdefault((id(ids), attempts), (ids, []))[1].append(work.seq)
-    for (_, attempts), (ids, seqs) in groups.items():
+            groups.setdefault((ids, attempts), []).append(work.seq)
+    for (ids, attempts), seqs in groups.items():
         db.execute(sql("delivered"), (attempts, now, _json(seqs), _json(ids)))
     records = [record for record in settled.records if record.seq in held]
     written = [record for record in records if db.execute(sql("record"), _record(record, now)).rowcount]

@@ -24,6 +24,7 @@ from runner.storage.base import (
     Publication,
     Receipt,
     Registry,
+    Run,
     Settled,
     Work,
     WorkQueue,
@@ -155,7 +156,7 @@ async def publish(store: EventStore, count: int, **timing: Any) -> list[int]:
 def settled(claim: Claim, ids: tuple[int, ...] = (1,), works: Sequence[Work] | None = None) -> Settled:
     """Return that all of a claim was delivered to the subscriptions `ids`."""
     works = claim.works if works is None else works
-    return Settled(claim.token, works, [ids] * len(works))
+    return Settled(claim.token, works, [Run(ids, len(works))])
 
 
 async def wait(
@@ -168,7 +169,7 @@ async def wait(
     records = [
         record(seq, subscription, DeliveryState.PENDING, claim.token, due_in=due_in, error=error) for seq in seqs
     ]
-    assert await store.settle(Settled(claim.token, claim.works, [()] * count, records)) == count
+    assert await store.settle(Settled(claim.token, claim.works, [Run((), count)], records)) == count
     return seqs
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from runner.delivery import DeliveryState
 from runner.errors import NotFound, StateConflict
-from runner.storage.base import AttemptRecord, DeliveryRecord, Settled
+from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import attempts, deliveries, dispatch, subscriptions
 from runner.subscription import Subscription
@@ -40,7 +40,7 @@ class AckTests(StoreTests):
         """Publish one event, and settle it with its delivery deferred."""
         [seq] = await publish(store, 1)
         claim = await store.claim(1, LEASE)
-        await store.settle(Settled(claim.token, claim.works, [()], [deferred(seq, claim.token, within)]))
+        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [deferred(seq, claim.token, within)]))
         return seq
 
     async def state(self, database: Database) -> str:
@@ -217,10 +217,10 @@ class TestEarlyAck(AckTests):
         claim = await store.claim(3, LEASE)
         assert await records.ack(str(seqs[1]), "crm")
         assert not await records.ack(str(seqs[1]), "crm")
-        delivered: Sequence[tuple[int, ...]] = [(1, 2)] * 3
+        delivered: Sequence[Run] = [Run((1, 2), 3)]
         written: list[DeliveryRecord] = []
         if late is not None:
-            delivered = [(1, 2), (2,), (1, 2)]
+            delivered = [Run((1, 2), 1), Run((2,), 1), Run((1, 2), 1)]
             written = [
                 DeliveryRecord(
                     seqs[1],
@@ -254,7 +254,7 @@ class TestEarlyAck(AckTests):
         for _ in range(25):
             [seq] = await publish(store, 1)
             claim = await store.claim(1, LEASE)
-            end = Settled(claim.token, claim.works, [(2,)], [deferred(seq, claim.token)])
+            end = Settled(claim.token, claim.works, [Run((2,), 1)], [deferred(seq, claim.token)])
             answered, held = await asyncio.gather(records.ack(str(seq), "crm"), store.settle(end))
             assert (answered, held) == (True, 1)
         assert {row["state"] for row in await database.rows(deliveries)} == {"delivered"}

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, literal, update
 from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.rate import Rate
-from runner.storage.base import Demand, Health, Instance, Settled
+from runner.storage.base import Demand, Health, Instance, Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import After, Instant, metadata
 from runner.subscription import Subscription
@@ -99,7 +99,7 @@ class TestBeat(StoreTests):
         await publish(store, 3)
         claim = await store.claim(2, SLOW)
         running = record(claim.works[0].seq, 1, DeliveryState.LEASED, claim.token, due_in=SLOW)
-        await store.settle(Settled(claim.token, claim.works[:1], [()], [running]))
+        await store.settle(Settled(claim.token, claim.works[:1], [Run((), 1)], [running]))
         await set_clock_back(database)
         assert await beat(other, SECOND) > timedelta(0)
         left = await other.claim(1, LEASE)  # of what is queued, one was free
@@ -128,7 +128,7 @@ class TestBeat(StoreTests):
         [seq] = await publish(store, 1)
         claim = await store.claim(1, LEASE)
         running = record(seq, 1, DeliveryState.LEASED, claim.token, due_in=LEASE)
-        await store.settle(Settled(claim.token, claim.works, [()], [running]))
+        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [running]))
         await set_clock_back(database)
         assert await store.renew([(seq, 1, claim.token)], LEASE)
         assert await beat(other, SECOND) > timedelta(0)

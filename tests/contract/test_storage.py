@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import EventConflict, EventError, StorageError
 from runner.event import Event
-from runner.storage.base import Publication, Settled, Work
+from runner.storage.base import Publication, Run, Settled, Work
 from runner.storage.tables import dispatch, events, scheduled
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
@@ -307,8 +307,7 @@ class TestAppendLeased(StoreTests):
         assert [identity(each) for each in receipts] == [(each.event.source, each.event.id) for each in publications]
         assert [(work.seq, work.attempt) for work in claim.works] == [(each.seq, 1) for each in receipts]
         assert not (await other.claim(100, LEASE)).works
-        groups: list[tuple[int, ...]] = [()] * 5
-        assert await store.settle(Settled(claim.token, claim.works, groups)) == 5
+        assert await store.settle(Settled(claim.token, claim.works, [Run((), 5)])) == 5
 
     @pytest.mark.parametrize("size", SIZES)
     async def test_the_events_are_those_a_claim_would_bring(self, store: Store, other: Store, size: int) -> None:

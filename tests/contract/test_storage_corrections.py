@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete, insert
 
 from runner.delivery import DeliveryState
-from runner.storage.base import Publication, Settled
+from runner.storage.base import Publication, Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import Now, deliveries, dispatch, events, scheduled
 from runner.storage.views import ReplayQuery
@@ -45,7 +45,7 @@ class TestCancelledEvents(StoreTests):
         claim = await store.claim(10, LEASE)
         assert await records.cancel_event(seq) == 2
         held = [record(each, 2, LEASED, claim.token, due_in=LEASE) for each in (seq, other)]
-        assert await store.settle(Settled(claim.token, claim.works, [(1,), (1,)], held)) == 1
+        assert await store.settle(Settled(claim.token, claim.works, [Run((1,), 2)], held)) == 1
         cancelled = [(seq, 1, CANCELLED), (seq, 2, CANCELLED)]
         assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
         # What of it still ran belongs to nobody: it is not renewed, and its answer not taken.

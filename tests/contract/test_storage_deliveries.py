@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Death, DeliveryRecord, Settled
+from runner.storage.base import AttemptRecord, Death, DeliveryRecord, Run, Settled
 from runner.storage.tables import attempts, deliveries
 
 from .storage_contract import (
@@ -150,7 +150,7 @@ class TestRunningOn(StoreTests):
         [seq] = await publish(store, 1)
         claim = await store.claim(1, LEASE)
         running = record(seq, 1, DeliveryState.LEASED, claim.token, due_in=lease)
-        assert await store.settle(Settled(claim.token, claim.works, [(2,)], [running])) == 1
+        assert await store.settle(Settled(claim.token, claim.works, [Run((2,), 1)], [running])) == 1
         return seq, claim.token
 
     async def test_invariant_7_it_settles_later_under_its_own_lease(self, store: Store, database: Database) -> None:
@@ -251,7 +251,7 @@ class TestDeadLetters(StoreTests):
         claim = await store.claim(3, LEASE)
         dead = [record(seq, 1, DeliveryState.DEAD, claim.token, error="no") for seq in seqs]
         letters = [replace(dead[0], dead_letter=2), dead[1], replace(dead[2], dead_letter=3)]
-        assert await store.settle(Settled(claim.token, claim.works, [()] * 3, letters)) == 3
+        assert await store.settle(Settled(claim.token, claim.works, [Run((), 3)], letters)) == 3
         rows = await database.rows(deliveries)
         assert [(row["event_seq"], row["subscription_id"], row["state"], row["attempts"]) for row in rows] == [
             (seqs[0], 1, "dead", 1),
@@ -269,7 +269,7 @@ class TestDeadLetters(StoreTests):
         lost = await store.claim(1, SHORT)
         await claim_soon(other)
         dead = replace(record(lost.works[0].seq, 1, DeliveryState.DEAD, lost.token), dead_letter=2)
-        assert await store.settle(Settled(lost.token, lost.works, [()], [dead])) == 0
+        assert await store.settle(Settled(lost.token, lost.works, [Run((), 1)], [dead])) == 0
         assert await database.count(deliveries) == [0]
 
     async def test_the_death_of_a_single_delivery(self, store: Store) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import insert, text, update
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, DeliveryRecord, Health, Instance, Settled
+from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, DeliveryRecord, Health, Instance, Run, Settled
 from runner.storage.engine import mapped_errors
 from runner.storage.tables import Now, attempts, deliveries, dispatch, scheduled
 from runner.subscription import Subscription
@@ -41,8 +41,8 @@ from .storage_contract import (
 )
 
 # What a claim of three events comes to: one run of neighbours that went to the same subscriptions, or several.
-ONE_RUN: Sequence[tuple[int, ...]] = [(1,)] * 3
-RUNS: Sequence[tuple[int, ...]] = [(1,), (1, 3), ()]
+ONE_RUN: Sequence[Run] = [Run((1,), 3)]
+RUNS: Sequence[Run] = [Run((1,), 1), Run((1, 3), 1), Run((), 1)]
 
 
 class Broken:
@@ -59,12 +59,12 @@ class Broken:
 # --- 2 ---------------------------------------------------------------------------------------------
 
 
-async def check_settle_is_atomic(store: Any, database: Database, delivered: Sequence[tuple[int, ...]]) -> None:
+async def check_settle_is_atomic(store: Any, database: Database, runs: Sequence[Run]) -> None:
     """Let a settlement fail at the last table it writes: nothing of it may remain."""
     [seq, *_] = await publish(store, 3)
     claim = await store.claim(10, LEASE)
     failed = record(seq, 2, DeliveryState.DEAD, 0)
-    answer = Settled(claim.token, claim.works, delivered, [failed], [AttemptRecord(seq, 2, 1, LEASE, "no")])
+    answer = Settled(claim.token, claim.works, runs, [failed], [AttemptRecord(seq, 2, 1, LEASE, "no")])
     await database.rename("attempts", "elsewhere")
     with pytest.raises(StorageError):
         await store.settle(answer)
@@ -89,11 +89,9 @@ class RecordsLater(Broken):
 
 
 class TestInvariant2WorkGoesOnlyWithItsRecord(StoreTests):
-    @pytest.mark.parametrize("delivered", [ONE_RUN, RUNS])
-    async def test_settle_is_atomic(
-        self, store: Store, database: Database, delivered: Sequence[tuple[int, ...]]
-    ) -> None:
-        await check_settle_is_atomic(store, database, delivered)
+    @pytest.mark.parametrize("runs", [ONE_RUN, RUNS])
+    async def test_settle_is_atomic(self, store: Store, database: Database, runs: Sequence[Run]) -> None:
+        await check_settle_is_atomic(store, database, runs)
 
     async def test_two_transactions_are_seen(self, store: Store, database: Database) -> None:
         with pytest.raises(AssertionError, match=r"\[0, 4, 0\]"):
@@ -153,17 +151,15 @@ class TestInvariant3AttemptsAreCountedAtTheClaim(StoreTests):
 # --- 4 ---------------------------------------------------------------------------------------------
 
 
-async def check_settle_is_fenced(
-    paused: Any, other: Store, database: Database, delivered: Sequence[tuple[int, ...]]
-) -> None:
+async def check_settle_is_fenced(paused: Any, other: Store, database: Database, runs: Sequence[Run]) -> None:
     """Let an instance sleep through its lease, and answer when another has the work."""
     [seq, *_] = await publish(paused, 3)
     late = await paused.claim(10, SHORT)
     claim = await claim_soon(other)
     failed = record(seq, 2, DeliveryState.DEAD, 0)
     for answer in (
-        Settled(late.token, late.works, delivered, [failed], [AttemptRecord(seq, 2, 1, LEASE, "no")]),
-        Settled(late.token, late.works, delivered),
+        Settled(late.token, late.works, runs, [failed], [AttemptRecord(seq, 2, 1, LEASE, "no")]),
+        Settled(late.token, late.works, runs),
     ):
         assert await paused.settle(answer) == 0
         assert await database.count(dispatch, deliveries, attempts) == [3, 0, 0]
@@ -201,11 +197,11 @@ class Unfenced(Broken):
 
 
 class TestInvariant4EverySettlementIsFenced(StoreTests):
-    @pytest.mark.parametrize("delivered", [ONE_RUN, RUNS])
+    @pytest.mark.parametrize("runs", [ONE_RUN, RUNS])
     async def test_a_late_answer_settles_no_work(
-        self, store: Store, other: Store, database: Database, delivered: Sequence[tuple[int, ...]]
+        self, store: Store, other: Store, database: Database, runs: Sequence[Run]
     ) -> None:
-        await check_settle_is_fenced(store, other, database, delivered)
+        await check_settle_is_fenced(store, other, database, runs)
 
     async def test_a_late_answer_settles_no_delivery(self, store: Store, other: Store, database: Database) -> None:
         await check_settling_deliveries_is_fenced(store, other, database)

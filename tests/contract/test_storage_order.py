@@ -14,7 +14,7 @@ from runner.delivery import DeliveryState
 from runner.order import order_key
 from runner.rate import Rate
 from runner.storage import regulation
-from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, Demand, Publication, Settled, Turn
+from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, Demand, Publication, Run, Settled, Turn
 from runner.storage.records import SqlRecords
 from runner.storage.tables import Later, deliveries, turns
 from runner.storage.views import DeliveryQuery, ReplayQuery
@@ -52,7 +52,7 @@ async def dispatch(store: Store, claim: Claim) -> None:
     """Settle a claim as the dispatch of an ordered subscription does."""
     records = [record(work.seq, 1, DeliveryState.PENDING, claim.token, attempts=0) for work in claim.works]
     lined = [Turn(work.seq, 1, order_key("subject", work.event, work.seq), work.position) for work in claim.works]
-    settled = Settled(claim.token, claim.works, [()] * len(claim.works), records, turns=lined)
+    settled = Settled(claim.token, claim.works, [Run((), len(claim.works))], records, turns=lined)
     assert await store.settle(settled) == len(claim.works)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Claim, Publication, Settled
+from runner.storage.base import AttemptRecord, Claim, Publication, Run, Settled
 from runner.storage.tables import attempts, deliveries, dispatch, scheduled
 
 from .storage_contract import (
@@ -133,7 +133,7 @@ class TestSettle(StoreTests):
         claim = await store.claim(60, LEASE)
         shared, none = (1, 2, 3), ()
         groups = [(shared, none, (number,), (2, 1))[number % 4] for number in range(60)]
-        assert await store.settle(Settled(claim.token, claim.works, groups)) == 60
+        assert await store.settle(Settled(claim.token, claim.works, [Run(group, 1) for group in groups])) == 60
         expected = {(seq, id) for seq, ids in zip(published, groups, strict=True) for id in ids}
         rows = await database.rows(deliveries)
         assert {(row["event_seq"], row["subscription_id"]) for row in rows} == expected
@@ -172,7 +172,7 @@ class TestSettle(StoreTests):
             record(seq, id, state, 77, attempts=id, due_in=timedelta(minutes=id), error=f"because {id}")
             for id, state in enumerate(states, 1)
         ]
-        assert await store.settle(Settled(claim.token, claim.works, [(9,)], records)) == 1
+        assert await store.settle(Settled(claim.token, claim.works, [Run((9,), 1)], records)) == 1
         *rows, delivered = await database.rows(deliveries)
         assert (delivered["subscription_id"], delivered["state"]) == (9, "delivered")
         for id, (state, row) in enumerate(zip(states, rows, strict=True), 1):
@@ -190,7 +190,7 @@ class TestSettle(StoreTests):
         failed = AttemptRecord(seq, 1, 1, timedelta(milliseconds=1500), "503 from there", 503, "come back later")
         crashed = AttemptRecord(seq, 2, 1, timedelta(microseconds=7))
         records = [record(seq, id, DeliveryState.PENDING, 0, due_in=LEASE) for id in (1, 2)]
-        await store.settle(Settled(claim.token, claim.works, [()], records, [failed, crashed]))
+        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], records, [failed, crashed]))
         first, second = await database.rows(attempts)
         assert (first["event_seq"], first["subscription_id"], first["number"]) == (seq, 1, 1)
         assert (first["duration_us"], first["status"]) == (1_500_000, 503)
@@ -208,7 +208,7 @@ class TestSettle(StoreTests):
         claim = await store.claim(10, LEASE)
         one = record(seq, 1, DeliveryState.DEAD, 0, error=hostile)
         attempt = AttemptRecord(seq, 1, 1, timedelta(0), hostile, 500, hostile)
-        assert await store.settle(Settled(claim.token, claim.works, [()], [one], [attempt])) == 1
+        assert await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [one], [attempt])) == 1
         assert await database.count(deliveries, attempts) == [1, 1]
 
     async def test_of_a_batch_lost_in_part_only_what_is_still_held_is_recorded(
@@ -220,7 +220,7 @@ class TestSettle(StoreTests):
         assert lost == published[:4]
         records = [record(seq, 2, DeliveryState.DEAD, 0) for seq in published]
         failed = [AttemptRecord(seq, 2, 1, timedelta(0), "no") for seq in published]
-        answer = Settled(late.token, late.works, [(1,)] * 10, records, failed)
+        answer = Settled(late.token, late.works, [Run((1,), 10)], records, failed)
         assert await store.settle(answer) == 6
         kept = {(seq, id) for seq in published[4:] for id in (1, 2)}
         assert {(row["event_seq"], row["subscription_id"]) for row in await database.rows(deliveries)} == kept

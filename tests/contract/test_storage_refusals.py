@@ -20,7 +20,7 @@ from runner.errors import StorageHeld, StorageRefused
 from runner.retry import RetryPolicy
 from runner.settler import Settler
 from runner.settling import settle
-from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Settled, Work
+from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Run, Settled, Work
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
@@ -104,7 +104,7 @@ class TestOfAClaim(Bench):
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[7]}")
         with pytest.raises(StorageRefused):
-            await store.settle(Settled(token, works, [(1, 2)] * COUNT))
+            await store.settle(Settled(token, works, [Run((1, 2), COUNT)]))
         assert await database.count(deliveries, dispatch) == [0, COUNT]
 
     @pytest.mark.parametrize("at_commit", [False, True])
@@ -117,7 +117,7 @@ class TestOfAClaim(Bench):
         condition = f"NEW.event_seq = {seqs[7]} AND NEW.subscription_id = 1 AND NEW.state = 'delivered'"
         await refuse(database, condition, at_commit=at_commit)
         with capture_logs() as lines:
-            records = await settler.settle(Settled(token, works, [(1, 2)] * COUNT))
+            records = await settler.settle(Settled(token, works, [Run((1, 2), COUNT)]))
             await settler.written()
         assert list(records) == []
         assert await database.count(dispatch) == [0]
@@ -141,7 +141,7 @@ class TestOfAClaim(Bench):
             record(seqs[3], 4, PENDING, token, due_in=LEASE, error="busy"),
         ]
         failed = [AttemptRecord(seqs[3], 4, 1, timedelta(seconds=1), "busy")]
-        await settler.settle(Settled(token, works, [(1,)] * COUNT, records, failed))
+        await settler.settle(Settled(token, works, [Run((1,), COUNT)], records, failed))
         await settler.written()
         found = {row["subscription_id"]: row for row in await database.rows(deliveries) if row["event_seq"] == seqs[3]}
         assert {id: (row["state"], row["attempts"]) for id, row in found.items()} == {
@@ -159,7 +159,7 @@ class TestOfAClaim(Bench):
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[0]}")
         with capture_logs() as lines:
-            await settler.settle(Settled(token, works, [(1,)] * COUNT))
+            await settler.settle(Settled(token, works, [Run((1,), COUNT)]))
         assert await self.states(database) == dict.fromkeys(seqs[1:], (DELIVERED, 1))
         assert [row["event_seq"] for row in await database.rows(dispatch)] == [seqs[0]]
         assert [(line["event"], line["seq"]) for line in lines] == [("settlement refused", seqs[0])]
@@ -170,10 +170,10 @@ class TestOfAClaim(Bench):
         _, token, works = await self.claimed(store)
         await database.rename("deliveries", "gone")
         with pytest.raises(Exception, match="refused") as raised:
-            await settler.settle(Settled(token, works, [(1,)] * COUNT))
+            await settler.settle(Settled(token, works, [Run((1,), COUNT)]))
         assert not isinstance(raised.value, StorageRefused)
         await database.rename("gone", "deliveries")
-        assert await settler.settle(Settled(token, works, [(1,)] * COUNT)) == ()
+        assert await settler.settle(Settled(token, works, [Run((1,), COUNT)])) == ()
         assert await database.count(deliveries, dispatch) == [COUNT, 0]
 
 
@@ -322,7 +322,7 @@ class TestHeld:
         await shorten_lock_waits(store)
         async with database.engine.connect() as other:
             await other.execute(text(f"SELECT 1 FROM public.dispatch WHERE event_seq = {seqs[3]} FOR UPDATE"))
-            settling = asyncio.create_task(settler.settle(Settled(claim.token, claim.works, [(1, 2)] * COUNT)))
+            settling = asyncio.create_task(settler.settle(Settled(claim.token, claim.works, [Run((1, 2), COUNT)])))
             rest = dict.fromkeys([seq for seq in seqs if seq != seqs[3]], (DELIVERED, 1))
 
             async def settled() -> bool:

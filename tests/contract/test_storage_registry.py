@@ -15,7 +15,7 @@ from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.retry import RetryPolicy
-from runner.storage.base import Health, Instance, Settled, Stray
+from runner.storage.base import Health, Instance, Run, Settled, Stray
 from runner.storage.tables import bus, deliveries, instances, subscriptions
 from runner.subscription import Subscription
 
@@ -134,7 +134,7 @@ class TestPutSubscriptions(StoreTests):
         [seq] = await publish(store, 1)
         claim = await store.claim(1, LEASE)
         waiting = record(seq, registered.id, DeliveryState.PENDING, 0)
-        await store.settle(Settled(claim.token, claim.works, [()], [waiting]))
+        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [waiting]))
         await store.put_subscriptions([], "file")
         assert [row["subscription_id"] for row in await database.rows(deliveries)] == [registered.id]
         assert await database.count(subscriptions) == [1]

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
 from runner.errors import EventConflict, StorageError
-from runner.storage.base import Settled, UnreadableWork, Work
+from runner.storage.base import Run, Settled, UnreadableWork, Work
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch
 from runner.subscription import Subscription
@@ -57,7 +57,7 @@ class TestUnreadable(StoreTests):
 
         works: list[Work | UnreadableWork] = [*claim.works, *claim.unreadable]
         dead = record(bad, 1, DeliveryState.DEAD, claim.token, error=unreadable.reason)
-        assert await store.settle(Settled(claim.token, works, [(1,), (1,), ()], [dead])) == 3
+        assert await store.settle(Settled(claim.token, works, [Run((1,), 2), Run((), 1)], [dead])) == 3
         assert await database.rows(dispatch) == []
         states = [row["state"] for row in await database.rows(deliveries)]
         assert states == ["delivered", "dead", "delivered"]

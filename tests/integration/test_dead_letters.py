@@ -14,7 +14,7 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.delivery import DeliveryState
 from runner.retry import RetryPolicy
-from runner.storage.base import Settled
+from runner.storage.base import Run, Settled
 from runner.storage.views import DeliveryQuery
 from tests.contract.storage_contract import LEASE, SHORT, record
 from tests.support.eventually import eventually
@@ -83,7 +83,7 @@ class TestDeaths(BusTests):
         await bus.publish(events(1))
         claim = await store.claim(1, LEASE)
         held = record(claim.works[0].seq, registered[0].id, DeliveryState.LEASED, claim.token, due_in=SHORT)
-        await store.settle(Settled(claim.token, claim.works, [()], [held]))
+        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [held]))
         async with runner:
             await eventually(lambda: bus.settled(dead=1, delivered=1))
         assert gate.seen == []

@@ -13,7 +13,7 @@ import pytest
 from runner.config.dsn import Dsn
 from runner.event import Event
 from runner.storage import open_storage
-from runner.storage.base import Publication, Settled
+from runner.storage.base import Publication, Run, Settled
 from runner.storage.migrate import migrate
 from tests.contract.storage_contract import LEASE, Database
 from tests.support.postgres import PostgresServer
@@ -66,7 +66,7 @@ async def test_what_a_role_says_changes_nothing(strict_dsn: str) -> None:
         await asyncio.gather(*(store.append(wanted[at : at + 50]) for at in range(0, 200, 50) for store in stores))
         claims = await asyncio.gather(*(store.claim(40, LEASE) for store in stores * 3))
         for store, claim in zip(stores * 3, claims, strict=True):
-            done = [(1,)] * len(claim.works)
+            done = [Run((1,), len(claim.works))]
             assert await store.settle(Settled(claim.token, claim.works, done)) == len(claim.works)
         events = [work.event for claim in claims for work in claim.works]
         assert {event.id for event in events} == {each.event.id for each in wanted}

@@ -21,7 +21,7 @@ from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.storage import engine as engines
 from runner.storage import sqlite_connection
-from runner.storage.base import Health, Instance, Publication, Settled
+from runner.storage.base import Health, Instance, Publication, Run, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.sqlite import SqliteStore
@@ -217,7 +217,7 @@ class TestTwoJournals:
         async with opened(path) as store:
             await store.append(publications(20))
             claim = await store.claim(20, LEASE)
-            assert await store.settle(Settled(claim.token, claim.works, [(1, 2)] * 20)) == 20
+            assert await store.settle(Settled(claim.token, claim.works, [Run((1, 2), 20)])) == 20
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("SELECT count(*) FROM deliveries").fetchall() == [(40,)]
                 [(found,)] = connection.execute("PRAGMA journal_mode").fetchall()

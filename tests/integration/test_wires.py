@@ -17,7 +17,7 @@ from runner.delivery import DeliveryState
 from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.storage import open_storage
-from runner.storage.base import DeliveryRecord, Publication, Settled
+from runner.storage.base import DeliveryRecord, Publication, Run, Settled
 from runner.storage.engine import open_engine
 from runner.storage.postgres import PostgresStore
 from runner.storage.wires import Wires
@@ -155,7 +155,7 @@ async def test_a_settlement_outlives_a_change_of_its_tables(tables_dsn: str) -> 
             records = [
                 DeliveryRecord(work.seq, 1, DeliveryState.DEAD, 1, claim.token, error="no") for work in claim.works
             ]
-            settled = Settled(claim.token, claim.works, [()] * 2, records)
+            settled = Settled(claim.token, claim.works, [Run((), 2)], records)
             await database.execute(text(f"ALTER TABLE dispatch ALTER event_seq TYPE {('int', 'bigint')[number % 2]}"))
 
             async def settle(settled: Settled = settled) -> int:

@@ -14,7 +14,7 @@ from runner.dispatch import Dispatch
 from runner.event import Event
 from runner.outlet import Outlet, Slots
 from runner.rate import Rate
-from runner.storage.base import Claim, DeliveryRecord, Settled, Turn, UnreadableWork, Work
+from runner.storage.base import Claim, DeliveryRecord, Run, Settled, Turn, UnreadableWork, Work
 from runner.subscription import Matcher
 
 from .deliveries import FunctionSink, accept, number, outlet, tick, works
@@ -49,7 +49,7 @@ async def settled_at_once(dispatch: Dispatch) -> Settled:
 def states(settled: Settled) -> dict[tuple[int, int], DeliveryState]:
     """Return the state in which every delivery is written, checking that none is written twice."""
     found: dict[tuple[int, int], DeliveryState] = {}
-    for work, ids in zip(settled.works, settled.delivered, strict=True):
+    for work, ids in settled.each():
         for id in ids:
             assert (work.seq, id) not in found
             found[work.seq, id] = DeliveryState.DELIVERED
@@ -89,20 +89,19 @@ class TestSettled:
         one, two = outlet(FunctionSink(accept), id=1), outlet(FunctionSink(accept), id=2)
         settled = await settled_at_once(dispatch_of(works(100), one, two))
         assert settled.token == TOKEN
-        assert list(settled.delivered) == [(1, 2)] * 100
-        assert len({id(each) for each in settled.delivered}) == 1
+        assert list(settled.runs) == [Run((1, 2), 100)]
         assert not settled.records
         assert not settled.attempts
 
     async def test_an_event_that_matches_nothing_ends_at_once(self) -> None:
         async with asyncio.timeout(20):
             settled = await settled_at_once(dispatch_of(works(2)))
-        assert list(settled.delivered) == [(), ()]
+        assert list(settled.runs) == [Run((), 2)]
 
     async def test_failures_are_rows_with_their_attempts(self) -> None:
         sink = failing(ACCEPTED, Failed("down", status=503), Rejected("never"))
         settled = await settled_at_once(dispatch_of(works(3), outlet(sink)))
-        assert list(settled.delivered) == [(), (), ()]
+        assert list(settled.runs) == [Run((), 3)]
         assert states(settled) == {
             (0, 1): DeliveryState.DELIVERED,
             (1, 1): DeliveryState.PENDING,
@@ -118,7 +117,7 @@ class TestSettled:
     async def test_a_failure_on_one_side_leaves_the_others_in_bulk(self) -> None:
         good, bad = outlet(FunctionSink(accept), id=1), outlet(failing(Failed("x"), ACCEPTED), id=2)
         settled = await settled_at_once(dispatch_of(works(2), good, bad))
-        assert list(settled.delivered) == [(1,), (1,)]
+        assert list(settled.runs) == [Run((1,), 2)]
         assert states(settled)[1, 2] is DeliveryState.DELIVERED
 
     async def test_the_last_attempt_that_fails_is_dead(self) -> None:
@@ -160,7 +159,7 @@ class TestSettled:
             (seq, id) for seq in range(2) for id in (1, 2)
         }
         assert all(record.attempts == 0 for record in settled.records)
-        assert list(settled.delivered) == [(3,), (3,)]
+        assert list(settled.runs) == [Run((3,), 2)]
 
     async def test_what_has_an_order_or_a_rate_is_never_started_here(self) -> None:
         sink = FunctionSink(accept)
@@ -176,7 +175,7 @@ class TestSettled:
     async def test_events_that_are_split_alike_stay_one_run(self) -> None:
         outlets = outlet(FunctionSink(accept), order_by="subject"), outlet(FunctionSink(accept), id=2)
         settled = await settled_at_once(dispatch_of(works(3), *outlets))
-        assert len({id(ids) for ids in settled.delivered}) == 1
+        assert list(settled.runs) == [Run((2,), 3)]
 
     async def test_a_delivery_that_cancels_itself_is_no_success(self) -> None:
         async def deliver(_: Delivery) -> Outcome:
@@ -212,7 +211,7 @@ class TestCrashes:
         sink = FunctionSink(accept)
         settled = await settled_at_once(dispatch_of(works(2, attempt=3), outlet(sink)))
         assert sink.taken == [0, 1]
-        assert list(settled.delivered) == [(1,), (1,)]
+        assert [ids for _, ids in settled.each()] == [(1,), (1,)]
 
     async def test_beyond_it_each_delivery_waits_alone_under_its_own_counter(self) -> None:
         sinks = [FunctionSink(accept), FunctionSink(accept)]

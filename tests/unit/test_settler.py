@@ -13,7 +13,7 @@ from runner.delivery import DeliveryState
 from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.settler import Settler
-from runner.storage.base import AttemptRecord, DeliveryRecord, Settled, Work, WorkQueue
+from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Work, WorkQueue
 from tests.support.eventually import eventually
 
 
@@ -115,9 +115,9 @@ async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler,
     event = Event.new("order.created", source="/test")
     works = [Work(seq, 1, seq, event) for seq in range(4)]
     with structlog.testing.capture_logs() as logs:
-        await settler.settle(Settled(99, works, [(1,)] * 4))
+        await settler.settle(Settled(99, works, [Run((1,), 4)]))
         queue.lost = {0, 2, 3}
-        await settler.settle(Settled(99, works, [(1,)] * 4))
+        await settler.settle(Settled(99, works, [Run((1,), 4)]))
     assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 3)]
 
 

@@ -3,35 +3,31 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.storage.base import UnreadableWork
-from runner.storage.runs import runs
-
-GROUPS: list[tuple[int, ...]] = [(), (2, 3)]
+from runner.storage.base import Run, Settled, UnreadableWork
+from runner.storage.runs import run_columns
 
 
 @st.composite
-def _claims(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Positions in any order (those of events that cannot be read come last), and who got each."""
-    positions = draw(st.lists(st.integers(1, 10), unique=True))
-    return positions, [draw(st.sampled_from(GROUPS)) for _ in positions]
+def _settlements(draw: st.DrawFn) -> Settled:
+    """Works at positions in any order (those of events that cannot be read come last), and who got each."""
+    runs = draw(st.lists(st.builds(Run, st.sampled_from([(), (2, 3)]), st.integers(1, 3)), max_size=5))
+    count = sum(run.length for run in runs)
+    positions = draw(st.lists(st.integers(1, 20), min_size=count, max_size=count, unique=True))
+    return Settled(1, [UnreadableWork(position, 1, position, None, "") for position in positions], runs)
 
 
-@given(_claims())
-def test_runs_hold_each_work_once_with_its_subscriptions_and_nothing_else(
-    claim: tuple[list[int], list[tuple[int, ...]]],
-) -> None:
-    positions, delivered = claim
-    works = [UnreadableWork(position, 1, position, None, "") for position in positions]
-    firsts, lasts, froms, tos, ids = runs(works, delivered)
+@given(_settlements())
+def test_runs_hold_each_work_once_with_its_subscriptions_and_nothing_else(settled: Settled) -> None:
+    firsts, lasts, froms, tos, ids = run_columns(settled)
     found = [
         (position, tuple(ids[start - 1 : end]))
         for first, last, start, end in zip(firsts, lasts, froms, tos, strict=True)
         for position in range(first, last + 1)
     ]
-    assert sorted(found) == sorted(zip(positions, delivered, strict=True))
+    assert sorted(found) == sorted((work.position, ids) for work, ids in settled.each())
 
 
 def test_works_in_a_row_that_went_to_the_same_are_one_run() -> None:
-    everyone = (7, 8)
     works = [UnreadableWork(position, 1, position, None, "") for position in range(100, 600)]
-    assert runs(works, [everyone] * 500) == ([100], [599], [1], [2], [7, 8])
+    settled = Settled(1, works, [Run((7, 8), 200), Run((7, 8), 300)])
+    assert run_columns(settled) == ([100], [599], [1], [2], [7, 8])
