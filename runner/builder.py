@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -18,8 +19,10 @@ from .config.plugin import Options, Plugin
 from .config.plugins import NatsConnection, NatsSinkOptions
 from .config.secret import Secret
 from .errors import ConfigError, SchemaMismatch, SinkError
+from .event import new_id
 from .limits import WorkerLimits
 from .log import configure_own
+from .operations import Operations
 from .runtime import Plan, Runner
 from .sinks import SinkContext, build_sink
 from .sinks.base import Sink
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .strategies.postgres import Connect
 
-__all__ = ["build", "load", "nats_subjects", "open_bus", "open_storage", "retention_of"]
+__all__ = ["build", "load", "nats_subjects", "open_bus", "open_operations", "open_storage", "retention_of"]
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
@@ -114,19 +117,42 @@ async def open_storage(
 @contextlib.asynccontextmanager
 async def open_bus(config: Config) -> AsyncIterator[EventBus]:
     """Open the bus of `config` to publish from a process that does no work; its signals are out when this ends."""
-    brokers = _Brokers(config)
-    # Polling only listens, which nobody does here.
-    strategies = _stack(config, brokers)
-    async with open_storage(config, create=config.storage.migrate) as storage:
+    outgoing = _outgoing(config)
+    async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
         bus = EventBus(storage.store, strategies)
-        await strategies.start(_nobody)
         try:
             yield bus
         finally:
             await bus.stop()
-            await strategies.stop()
-            for broker in brokers.made.values():
-                await broker.stop()
+
+
+@contextlib.asynccontextmanager
+async def open_operations(config: Config, *, writes: bool = True) -> AsyncIterator[Operations]:
+    """Open what a person does to the bus of `config`; the workers that have to hear of it are notified at the end."""
+    outgoing = _outgoing(config)
+    changed = asyncio.Event()
+    async with open_storage(config, writes=writes) as storage:
+        yield Operations(storage, changed.set)
+        if changed.is_set():
+            async with outgoing as strategies:
+                await strategies.notify(new_id())
+
+
+def _outgoing(config: Config) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
+    """Return the strategies, built, as what signals others while it is open: polling only listens, to nobody here."""
+    brokers = _Brokers(config)
+    return _signalling(_stack(config, brokers), brokers)
+
+
+@contextlib.asynccontextmanager
+async def _signalling(strategies: StrategyStack, brokers: _Brokers) -> AsyncIterator[StrategyStack]:
+    await strategies.start(_nobody)
+    try:
+        yield strategies
+    finally:
+        await strategies.stop()
+        for broker in brokers.made.values():
+            await broker.stop()
 
 
 async def _take_tables(config: Config, storage: Storage, *, create: bool, writes: bool) -> None:

@@ -20,6 +20,7 @@ from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, tex
 from .event import Event, new_id
 from .filter import compile_filter
 from .limits import WorkerLimits
+from .operations import Operations
 from .order import check_order_by
 from .pruner import Pruner
 from .rate import Rate
@@ -102,6 +103,7 @@ class Runner:
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
         self._bus = EventBus(store, strategies, wake=self.worker.wake, desk=self.worker)
+        self._operations = Operations(storage, self._announce, in_order=self.worker.in_order)
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
@@ -178,11 +180,7 @@ class Runner:
             StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
         """
         self._home.enter()
-        changed = await self._storage.records.ack(reference, subscription, failure=failure)
-        if changed and (failure is not None or self.worker.in_order(subscription)):  # the next of its line may go
-            self.worker.wake()
-            await self._notify()
-        return changed
+        return await self._operations.ack(reference, subscription, failure=failure)
 
     async def start(self) -> None:
         """
@@ -310,6 +308,9 @@ class Runner:
         if back:
             log.warning("clock of the store set back", by=back.total_seconds())
             self.worker.wake()
+
+    def _announce(self) -> None:
+        self._bus.announce(self._instance.id)
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,14 +17,12 @@ from .options import SINCE, config_option, dry_run_option, json_option, limit_op
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..storage.views import AttemptView, DeliveryQuery, DeliveryView, Records
+    from ..operations import DeliveryRef
+    from ..storage.views import AttemptView, DeliveryQuery, DeliveryView
 
 __all__ = ["deliveries"]
 
-Verb = Literal["retry", "cancel"]
-
-_DONE: dict[Verb, str] = {"retry": "retried", "cancel": "cancelled"}
-_FITTING: dict[Verb, tuple[str, str]] = {"retry": ("dead", "cancelled"), "cancel": ("pending", "leased")}
+_RETRYABLE, _CANCELLABLE = ("dead", "cancelled"), ("pending", "leased")
 
 
 def _filters(*states: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -103,7 +101,7 @@ def show_delivery(path: Path, event: str, subscription: str, as_json: bool) -> N
 @deliveries.command("retry")
 @config_option
 @click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
-@_filters(*_FITTING["retry"])
+@_filters(*_RETRYABLE)
 @rate_option
 @dry_run_option
 @json_option
@@ -121,14 +119,14 @@ def retry(
       runner deliveries retry --state dead --since 1h
       runner deliveries retry --state dead --type 'order.*' --rate 10/s
     """
-    _check_target(target, filters)
-    asyncio.run(_change("retry", load(path), target, _query(**filters), dry_run, as_json, every))
+    which = _which(target, filters)
+    asyncio.run(_retry(load(path), which, every, dry_run, as_json))
 
 
 @deliveries.command("cancel")
 @config_option
 @click.argument("target", nargs=-1, metavar="[EVENT SUBSCRIPTION]")
-@_filters(*_FITTING["cancel"])
+@_filters(*_CANCELLABLE)
 @dry_run_option
 @json_option
 def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **filters: Any) -> None:
@@ -141,8 +139,8 @@ def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **
       runner deliveries cancel 12 crm
       runner deliveries cancel --subscription crm --dry-run
     """
-    _check_target(target, filters)
-    asyncio.run(_change("cancel", load(path), target, _query(**filters), dry_run, as_json))
+    which = _which(target, filters)
+    asyncio.run(_cancel(load(path), which, dry_run, as_json))
 
 
 @deliveries.command("ack")
@@ -162,7 +160,9 @@ def ack(path: Path, event: str, subscription: str, failure: str | None, as_json:
     asyncio.run(_ack(load(path), event, subscription, failure, as_json))
 
 
-def _check_target(target: tuple[str, ...], filters: dict[str, object]) -> None:
+def _which(target: tuple[str, ...], filters: dict[str, Any]) -> DeliveryQuery | DeliveryRef:
+    from ..operations import DeliveryRef
+
     filtered = any(value is not None for value in filters.values())
     if target and filtered:
         raise click.UsageError("give either EVENT SUBSCRIPTION or options, not both")
@@ -172,6 +172,7 @@ def _check_target(target: tuple[str, ...], filters: dict[str, object]) -> None:
         )
     if len(target) not in (0, 2):
         raise click.UsageError("expected EVENT SUBSCRIPTION, for example: 12 crm")
+    return DeliveryRef(*target) if target else _query(**filters)
 
 
 def _query(
@@ -189,29 +190,28 @@ def _query(
 
 
 async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json: bool) -> None:
-    from ..builder import open_storage
+    from ..builder import open_operations
+    from ..operations.shapes import delivery_json
     from .output import print_json, print_table
-    from .records import DELIVERY_COLUMNS, DELIVERY_SPARE, delivery_json, delivery_row
+    from .rows import DELIVERY_COLUMNS, DELIVERY_SPARE, delivery_row
 
-    async with open_storage(config, writes=False) as storage:
-        await _check_subscription(storage.records, query.subscription)
-        if event is not None:
-            query = replace(query, seq=await _seq(storage.records, event))
+    async with open_operations(config, writes=False) as operations:
+        found = operations.records.deliveries(await operations.query(query, event=event))
         if as_json:
-            async for view in storage.records.deliveries(query):
+            async for view in found:
                 print_json(delivery_json(view))
         else:
-            rows = [delivery_row(view) async for view in storage.records.deliveries(query)]
-            print_table(DELIVERY_COLUMNS, rows, spare=DELIVERY_SPARE)
+            print_table(DELIVERY_COLUMNS, [delivery_row(view) async for view in found], spare=DELIVERY_SPARE)
 
 
 async def _show(config: Config, event: str, subscription: str, as_json: bool) -> None:
-    from ..builder import open_storage
+    from ..builder import open_operations
+    from ..operations import DeliveryRef
+    from ..operations.shapes import attempt_json, delivery_json
     from .output import print_json
-    from .records import attempt_json, delivery_json
 
-    async with open_storage(config, writes=False) as storage:
-        view, history = await storage.records.delivery(await _seq(storage.records, event), subscription)
+    async with open_operations(config, writes=False) as operations:
+        view, history = await operations.delivery(DeliveryRef(event, subscription))
     if as_json:
         print_json({**delivery_json(view), "history": [attempt_json(each) for each in history]})
     else:
@@ -241,77 +241,59 @@ def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
         print_table(("attempt", "at", "took", "status", "error", "answer"), rows, spare=("status",))
 
 
-async def _change(
-    verb: Verb,
+async def _retry(
     config: Config,
-    target: tuple[str, ...],
-    query: DeliveryQuery,
+    which: DeliveryQuery | DeliveryRef,
+    every: timedelta | None,
     dry_run: bool,
     as_json: bool,
-    every: timedelta | None = None,
 ) -> None:
-    from ..builder import open_storage
-    from .output import print_json, print_line, progress
-    from .wakeup import wake_workers
+    from ..builder import open_operations
 
-    async with open_storage(config) as storage:
-        if target:
-            query = replace(query, seq=await _seq(storage.records, target[0]), subscription=target[1])
-        await _check_subscription(storage.records, query.subscription)
-        change = partial(storage.records.retry, every=every) if verb == "retry" else storage.records.cancel
-        total = None if target or dry_run or not sys.stderr.isatty() else await change(query, dry_run=True)
-        with progress(f"{verb} deliveries", total) as advance:
-            number = await change(query, dry_run=dry_run, advance=advance)
-        if target and number == 0:
-            await _explain(verb, storage.records, query)
-    if number and not dry_run:
-        await wake_workers(config)
+    async with open_operations(config) as operations:
+        change = partial(operations.retry, which, every=every)
+        number = await _with_progress("retry", change, which, dry_run)
+    _print_number("retried", number, dry_run, as_json)
+
+
+async def _cancel(config: Config, which: DeliveryQuery | DeliveryRef, dry_run: bool, as_json: bool) -> None:
+    from ..builder import open_operations
+
+    async with open_operations(config) as operations:
+        number = await _with_progress("cancel", partial(operations.cancel, which), which, dry_run)
+    _print_number("cancelled", number, dry_run, as_json)
+
+
+async def _with_progress(
+    verb: str, change: Callable[..., Awaitable[int]], which: DeliveryQuery | DeliveryRef, dry_run: bool
+) -> int:
+    from ..operations import DeliveryRef
+    from .output import progress
+
+    one = isinstance(which, DeliveryRef) or dry_run or not sys.stderr.isatty()
+    with progress(f"{verb} deliveries", None if one else await change(dry_run=True)) as advance:
+        return await change(dry_run=dry_run, advance=advance)
+
+
+def _print_number(done: str, number: int, dry_run: bool, as_json: bool) -> None:
+    from .output import print_json, print_line
+
     if as_json:
-        print_json({_DONE[verb]: number, "dry_run": dry_run})
+        print_json({done: number, "dry_run": dry_run})
         return
     would = "would be " if dry_run else ""
-    print_line(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{_DONE[verb]}")
+    print_line(f"{number} {'delivery' if number == 1 else 'deliveries'} {would}{done}")
 
 
 async def _ack(config: Config, event: str, subscription: str, failure: str | None, as_json: bool) -> None:
-    from ..builder import open_storage
+    from ..builder import open_operations
     from .output import print_json, print_line
-    from .wakeup import wake_workers
 
-    async with open_storage(config) as storage:
-        await _check_subscription(storage.records, subscription)
-        changed = await storage.records.ack(event, subscription, failure=failure)
-    if changed:  # a failure is claimed at once, and behind a success the next of its line
-        await wake_workers(config)
+    async with open_operations(config) as operations:
+        changed = await operations.ack(event, subscription, failure=failure)
     answer = "delivered" if failure is None else "failed"
     if as_json:
         print_json({"event": event, "subscription": subscription, "answer": answer, "changed": changed})
     else:
         said = {"delivered": "is acknowledged", "failed": "has failed"}[answer] if changed else "was delivered already"
         print_line(f"the delivery of event {event} to {subscription} {said}")
-
-
-async def _check_subscription(records: Records, name: str | None) -> None:
-    """Raise `NotFound`, with the names there are, where a mistyped one would look like "nothing to do"."""
-    from ..errors import NotFound
-
-    if name is None:
-        return
-    known = sorted(registered.subscription.name for registered, _, _ in await records.registered())
-    if name not in known:
-        raise NotFound(f"no subscription {name!r}; there are: {', '.join(known) or 'none'}")
-
-
-async def _explain(verb: Verb, records: Records, query: DeliveryQuery) -> None:
-    """Raise: the one delivery that was asked for does not exist, or is in no state for this."""
-    assert query.seq is not None
-    assert query.subscription is not None
-    view, _ = await records.delivery(query.seq, query.subscription)
-    raise click.ClickException(
-        f"the delivery of event {view.seq} to {view.subscription} is {view.state.value}; "
-        f"only {' or '.join(_FITTING[verb])} ones can be {_DONE[verb]}"
-    )
-
-
-async def _seq(records: Records, reference: str) -> int:
-    return (await records.event(reference)).seq

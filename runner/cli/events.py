@@ -168,8 +168,9 @@ events.add_command(import_events)
 
 async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
     from ..builder import open_storage
+    from ..operations.shapes import event_json
     from .output import print_json, print_table
-    from .records import EVENT_COLUMNS, EVENT_SPARE, event_json, event_row
+    from .rows import EVENT_COLUMNS, EVENT_SPARE, event_row
 
     async with open_storage(config, writes=False) as storage:
         if as_json:
@@ -182,8 +183,8 @@ async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
 
 async def _show(config: Config, reference: str, as_json: bool) -> None:
     from ..builder import open_storage
+    from ..operations.shapes import event_json
     from .output import print_json
-    from .records import event_json
 
     async with open_storage(config, writes=False) as storage:
         view = await storage.records.event(reference)
@@ -195,7 +196,7 @@ async def _show(config: Config, reference: str, as_json: bool) -> None:
 
 def _print_event(view: EventView) -> None:
     from .output import moment, print_fields
-    from .records import counts
+    from .rows import counts
 
     event = view.event
     print_fields(
@@ -227,15 +228,12 @@ def _readable(event: Event) -> str:
 
 
 async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, dry_run: bool, as_json: bool) -> None:
-    from ..builder import open_storage
+    from ..builder import open_operations
     from .output import print_json, print_line, progress
-    from .wakeup import wake_workers
 
-    async with open_storage(config) as storage:
+    async with open_operations(config) as operations:
         with progress("replaying", None) as advance:
-            number = await storage.records.replay(query, every=every, dry_run=dry_run, advance=advance)
-    if number and not dry_run:
-        await wake_workers(config)
+            number = await operations.replay(query, every=every, dry_run=dry_run, advance=advance)
     if as_json:
         print_json({"replayed": number, "dry_run": dry_run})
         return
@@ -244,16 +242,11 @@ async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, d
 
 
 async def _cancel(config: Config, reference: str, as_json: bool) -> None:
-    from ..builder import open_storage
+    from ..builder import open_operations
     from .output import print_json, print_line
-    from .wakeup import wake_workers
 
-    async with open_storage(config) as storage:
-        view = await storage.records.event(reference)
-        number = await storage.records.cancel_event(view.seq)
-    if number is None:
-        raise click.ClickException(f"event {view.seq} is {view.state}; nothing of it is still to come")
-    await wake_workers(config)  # what stood behind it in a line may go
+    async with open_operations(config) as operations:
+        view, number = await operations.cancel_event(reference)
     if as_json:
         print_json({"seq": view.seq, "cancelled": number})
     else:
@@ -307,8 +300,8 @@ def _following(cursor: Cursor) -> EventQuery:
 
 
 def _print_line(view: EventView, as_json: bool) -> None:
+    from ..operations.shapes import event_json
     from .output import moment, print_json, print_line
-    from .records import event_json
 
     if as_json:
         print_json(event_json(view))

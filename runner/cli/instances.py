@@ -40,8 +40,8 @@ def instances(path: Path, as_json: bool) -> None:
 
 async def _list(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
+    from ..operations.shapes import instance_json
     from .output import print_json, print_table
-    from .records import instance_json
 
     async with open_storage(config, writes=False) as storage:
         views = await storage.records.instances()

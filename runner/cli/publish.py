@@ -16,12 +16,11 @@ from .options import DURATION, MOMENT, config_option, dry_run_option, json_optio
 from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from ..bus import EventBus
     from ..config import Config
     from ..event import Event
-    from ..storage.base import Receipt
+    from ..operations.transfer import Transfer
 
 __all__ = ["publish", "publish_file"]
 
@@ -161,7 +160,7 @@ def _check_json(content: bytes) -> None:
 
 
 async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool, as_json: bool) -> None:
-    from .records import receipt_json
+    from ..operations.shapes import receipt_json
 
     if dry_run:
         _print_event(event)
@@ -212,7 +211,7 @@ def _print_event(event: Event) -> None:
 
 
 def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bool) -> None:
-    from .event_file import check, is_stream
+    from ..operations.event_file import check, is_stream
 
     config = load(path)
     expected = check(name) if dry_run or not is_stream(name) else None
@@ -224,7 +223,7 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
 
 def publish_file(path: Path, name: str, *, as_json: bool) -> None:
     """Publish what was exported: what is recorded is left as it is, also where its time was the bus's own."""
-    from .event_file import check, is_stream
+    from ..operations.event_file import check, is_stream
 
     expected = None if is_stream(name) else check(name)
     asyncio.run(_publish_lines(load(path), name, _When(None, None), expected, as_json, exported=True))
@@ -235,50 +234,30 @@ async def _publish_lines(
 ) -> None:
     from ..builder import open_bus
     from ..errors import EventConflict
-    from .event_file import read_batches
-    from .records import receipt_json
+    from ..operations.event_file import read_batches
+    from ..operations.shapes import receipt_json
+    from ..operations.transfer import Transfer
 
-    published = duplicates = 0
-    conflicts: list[str] = []
-    try:
-        async with open_bus(config) as bus:
+    async with open_bus(config) as bus:
+        transfer = Transfer(bus, delay=when.delay, deliver_at=when.deliver_at, exported=exported)
+        try:
             with progress("publishing", expected) as advance:
                 async for batch in read_batches(name, _BATCH):
-                    receipts = await _publish_batch(bus, batch, when, conflicts, exported=exported)
-                    published += len(receipts)
-                    duplicates += sum(receipt.duplicate for receipt in receipts)
+                    receipts = await transfer.publish(batch)
                     advance(len(batch))
                     with _recorded():
                         for receipt in receipts if as_json else ():
                             print_json(receipt_json(receipt))
-    finally:
-        # Also after a failure: it says where to go on from.
-        refused = f", {len(conflicts)} in conflict" if conflicts else ""
-        count = f"{published - duplicates} new, {duplicates} already there{refused}"
-        with _recorded():
-            tell(count) if as_json else print_line(count)
-        for conflict in conflicts:
-            tell(conflict)
-    if conflicts:
+        finally:
+            _print_count(transfer, as_json)  # also after a failure: it says where to go on from
+    if transfer.conflicts:
         raise EventConflict("what is in conflict was not published; give a changed event a new id")
 
 
-async def _publish_batch(
-    bus: EventBus, batch: Sequence[tuple[str, Event]], when: _When, conflicts: list[str], *, exported: bool
-) -> Sequence[Receipt]:
-    """Publish all that is in no conflict, in order; halving finds the few that are without a commit for each event."""
-    from ..errors import EventConflict
-    from ..storage.base import Publication
-
-    try:
-        return await bus.publish_many([Publication(event, when.delay, when.deliver_at) for _, event in batch])
-    except EventConflict as error:
-        if len(batch) == 1:
-            [(place, event)] = batch
-            if exported and event.time is not None:  # recorded without one, it was exported with that of its recording
-                return await _publish_batch(bus, [(place, event.replace(time=None))], when, conflicts, exported=False)
-            conflicts.append(f"{place}: {error}")
-            return []
-    half = len(batch) // 2
-    first = await _publish_batch(bus, batch[:half], when, conflicts, exported=exported)
-    return [*first, *await _publish_batch(bus, batch[half:], when, conflicts, exported=exported)]
+def _print_count(transfer: Transfer, as_json: bool) -> None:
+    refused = f", {len(transfer.conflicts)} in conflict" if transfer.conflicts else ""
+    count = f"{transfer.new} new, {transfer.duplicates} already there{refused}"
+    with _recorded():
+        tell(count) if as_json else print_line(count)
+    for conflict in transfer.conflicts:
+        tell(conflict)

@@ -13,8 +13,6 @@ import click
 from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ..config import Config
     from ..storage.base import Registered
     from ..subscription import Subscription
@@ -92,10 +90,13 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 
 
 async def _list(config: Config, as_json: bool) -> None:
+    from ..builder import open_storage
+    from ..operations.shapes import subscription_json
     from .output import print_json, print_table
-    from .records import counts, subscription_json
+    from .rows import counts
 
-    known = await _known(config)
+    async with open_storage(config, writes=False) as storage:
+        known = await storage.records.registered()
     if as_json:
         for each in known:
             print_json(subscription_json(*each))
@@ -115,18 +116,17 @@ async def _list(config: Config, as_json: bool) -> None:
 
 
 async def _show(config: Config, name: str, as_json: bool) -> None:
-    from ..errors import NotFound
+    from ..builder import open_storage
+    from ..operations.shapes import subscription_json
     from .output import duration, print_fields, print_json
-    from .records import subscription_json
 
-    known = {each[0].subscription.name: each for each in await _known(config)}
-    if name not in known:
-        raise NotFound(f"no subscription {name!r}; there are: {', '.join(sorted(known)) or 'none'}")
-    fields = subscription_json(*known[name])
+    async with open_storage(config, writes=False) as storage:
+        found = await storage.records.subscription(name)
+    fields = subscription_json(*found)
     if as_json:
         print_json(fields)
         return
-    subscription = known[name][0].subscription
+    subscription = found[0].subscription
     policies = _flat("retry", subscription.retry, fields) | _flat("breaker", subscription.breaker, fields)
     policies["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
@@ -140,25 +140,15 @@ def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
-    from ..builder import open_storage
+    from ..builder import open_operations
     from .output import print_json, print_line
-    from .wakeup import wake_workers
 
-    async with open_storage(config) as storage:
-        changed = await storage.store.set_paused(name, paused)
-    if changed:
-        await wake_workers(config)
+    async with open_operations(config) as operations:
+        changed = await operations.set_paused(name, paused)
     if as_json:
         print_json({"name": name, "paused": paused, "changed": changed})
     else:
         print_line(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
-
-
-async def _known(config: Config) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
-    from ..builder import open_storage
-
-    async with open_storage(config, writes=False) as storage:
-        return await storage.records.registered()
 
 
 def _wanted(subscription: Subscription) -> str:

@@ -15,8 +15,8 @@ from ..subscription import Matcher
 from .encoding import storable
 from .engine import mapped_errors
 from .home import home_of
-from .registry import registered
-from .tables import Now, attempts, deliveries, dispatch, subscriptions
+from .registry import named, registered
+from .tables import Now, attempts, deliveries, dispatch
 from .turns import leave_lines
 from .views import EventView
 
@@ -43,10 +43,7 @@ async def acknowledge(engine: AsyncEngine, event: EventView, subscription: str, 
 
 async def _answer(connection: AsyncConnection, event: EventView, subscription: str, failure: str | None) -> bool | None:
     """Answer the delivery; return whether that changed anything, None if there is no such delivery."""
-    of_name = select(subscriptions, Now().label("now")).where(subscriptions.c.name == subscription)
-    known = (await connection.execute(of_name)).one_or_none()
-    if known is None:
-        raise NotFound(f"no subscription {subscription!r}")
+    known = await named(connection, subscription)
     key = (deliveries.c.event_seq == event.seq, deliveries.c.subscription_id == known.id)
     locked = select(deliveries, Now().label("now")).where(*key).with_for_update()
     row = (await connection.execute(locked)).one_or_none()

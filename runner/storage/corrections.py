@@ -14,11 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
-from ..errors import NotFound
 from ..subscription import Matcher
-from .base import Registered
 from .engine import mapped_errors
-from .registry import readable, registered
+from .registry import named, readable, registered
 from .selection import (
     OLDEST_FIRST,
     OPEN,
@@ -99,7 +97,7 @@ class SqlCorrections:
         """Make recorded events pending for a subscription that matches them, oldest first; return how many."""
         with mapped_errors():
             async with self._reading.connect() as connection:
-                wanted = await _active(connection, query.subscription)
+                wanted = registered(await named(connection, query.subscription, active=True))
                 conditions = await event_conditions(connection, _events_of(query))
                 last = await connection.scalar(select(func.max(events.c.seq))) or 0
         start, step = await self._now(), _STEP if every is None else max(every, _STEP)
@@ -269,15 +267,6 @@ def _insert(connection: AsyncConnection) -> Any:
 
 
 # --- events that are delivered again ---------------------------------------------------------------
-
-
-async def _active(connection: AsyncConnection, name: str) -> Registered:
-    """Return the subscription. Raise `NotFound` for one that is unknown, or no longer served."""
-    rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.name))
-    found = {row.name: row for row in rows if row.active}
-    if name not in found:
-        raise NotFound(f"no active subscription {name!r}; there are: {', '.join(found) or 'none'}")
-    return registered(found[name])
 
 
 def _events_of(query: ReplayQuery) -> EventQuery:

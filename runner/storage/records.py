@@ -19,7 +19,7 @@ from .base import Instance, Registered
 from .corrections import SqlCorrections
 from .engine import mapped_errors
 from .identity import restored
-from .registry import ALIVE, readable
+from .registry import ALIVE, compilable, named, readable
 from .selection import (
     NEWEST_FIRST,
     OPEN,
@@ -169,18 +169,17 @@ class SqlRecords(SqlCorrections):
 
         Cancelled ones are not counted: no index finds them, and this is asked every few seconds.
         """
-        kinds = [
-            select(deliveries.c.subscription_id, deliveries.c.state, func.count().label("number"))
-            .where(in_state(states))
-            .group_by(deliveries.c.subscription_id, deliveries.c.state)
-            for states in (OPEN, (DeliveryState.DEAD,))
-        ]
-        counts: dict[int, dict[str, int]] = {}
         async with self._read() as connection:
-            for row in await connection.execute(union_all(*kinds)):
-                counts.setdefault(row.subscription_id, {})[row.state] = row.number
+            counts = await _unfinished(connection)
             rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.id))
         return [(each, row.active, counts.get(row.id, {})) for row, each in readable(rows)]
+
+    async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
+        """Return the same of one. Raise `NotFound`, with the names there are."""
+        async with self._read() as connection:
+            row = await named(connection, name)
+            counts = await _unfinished(connection, deliveries.c.subscription_id == row.id)
+        return compilable(row), row.active, counts.get(row.id, {})
 
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""
@@ -206,6 +205,20 @@ class SqlRecords(SqlCorrections):
         with mapped_errors():
             async with self._reading.connect() as connection:
                 yield connection
+
+
+async def _unfinished(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> dict[int, dict[str, int]]:
+    """Return how many deliveries of each subscription are open and dead, by state."""
+    kinds = [
+        select(deliveries.c.subscription_id, deliveries.c.state, func.count().label("number"))
+        .where(in_state(states), *conditions)
+        .group_by(deliveries.c.subscription_id, deliveries.c.state)
+        for states in (OPEN, (DeliveryState.DEAD,))
+    ]
+    counts: dict[int, dict[str, int]] = {}
+    for row in await connection.execute(union_all(*kinds)):
+        counts.setdefault(row.subscription_id, {})[row.state] = row.number
+    return counts
 
 
 def _pieces(views: Sequence[tuple[EventView, int]]) -> Iterator[list[EventView]]:

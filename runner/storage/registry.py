@@ -21,7 +21,7 @@ from .set_back import set_back
 from .tables import Later, Now, bus, deliveries, instances, subscriptions
 from .turns import leave_lines
 
-__all__ = ["ALIVE", "SqlRegistry", "readable", "registered"]
+__all__ = ["ALIVE", "SqlRegistry", "compilable", "named", "readable", "registered"]
 
 log = structlog.get_logger(__name__)
 
@@ -105,19 +105,14 @@ class SqlRegistry:
         with mapped_errors():
             async with self._reading.connect() as connection:
                 rows = (await connection.execute(query)).all()
-        return rows[0].subscriptions_version, [_compilable(row) for row in rows if row.id is not None]
+        return rows[0].subscriptions_version, [compilable(row) for row in rows if row.id is not None]
 
     async def set_paused(self, name: str, paused: bool) -> bool:
         """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
         with mapped_errors():
             async with self._engine.begin() as connection:
                 await _alone(connection)
-                found = await connection.execute(select(subscriptions).where(subscriptions.c.name == name))
-                row = found.one_or_none()
-                if row is None:
-                    names = select(subscriptions.c.name).order_by(subscriptions.c.name)
-                    known = (await connection.scalars(names)).all()
-                    raise NotFound(f"no subscription {name!r}; there are: {', '.join(known) or 'none'}")
+                row = await named(connection, name)
                 closes = not paused and row.breaker_until is not None
                 if row.paused == paused and not closes:
                     return False
@@ -194,6 +189,18 @@ class SqlRegistry:
                 await connection.execute(instances.delete().where(instances.c.id == instance_id))
 
 
+async def named(connection: AsyncConnection, name: str, *, active: bool = False) -> Row[Any]:
+    """Return the row of a subscription, with `active` of one that is. Raise `NotFound`, with the names there are."""
+    among = [subscriptions.c.active] if active else []
+    one = select(subscriptions, Now().label("now")).where(subscriptions.c.name == name, *among)
+    row = (await connection.execute(one)).one_or_none()
+    if row is None:
+        names = await connection.scalars(select(subscriptions.c.name).where(*among).order_by(subscriptions.c.name))
+        kind = "active subscription" if active else "subscription"
+        raise NotFound(f"no {kind} {name!r}; there are: {', '.join(names) or 'none'}")
+    return row
+
+
 async def _put(
     connection: AsyncConnection, known: Row[tuple[object, ...]] | None, subscription: Subscription, origin: str
 ) -> bool:
@@ -266,13 +273,13 @@ def readable(rows: Iterable[Row[Any]]) -> list[tuple[Row[Any], Registered]]:
     found = []
     for row in rows:
         try:
-            found.append((row, _compilable(row)))
+            found.append((row, compilable(row)))
         except StorageError as error:
             log.error("subscription left out", detail=str(error))
     return found
 
 
-def _compilable(row: Row[Any]) -> Registered:
+def compilable(row: Row[Any]) -> Registered:
     """Return the subscription in a row of the table. Raise `StorageError` when it cannot be read or compiled."""
     try:
         each = registered(row)

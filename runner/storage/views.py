@@ -250,5 +250,8 @@ class Records(Protocol):
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
         """Return every subscription ever known, whether it is active, and its deliveries not delivered, by state."""
 
+    async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
+        """Return the same of one. Raise `NotFound`, with the names there are."""
+
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""

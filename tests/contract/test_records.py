@@ -620,6 +620,9 @@ class TestParticipants:
         await put(engine, deliveries, delivery_row(9, 7, PENDING))
 
         found = await records.registered()
+        assert [await records.subscription(each[0].subscription.name) for each in found] == found
+        with pytest.raises(NotFound, match="no subscription 'nobody'; there are: "):
+            await records.subscription("nobody")
         assert [(each.id, each.subscription.name, active) for each, active, _ in found] == [
             (1, "crm", True),
             (2, "audit", True),

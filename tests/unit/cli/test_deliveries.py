@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from runner.cli.deliveries import _print_delivery
-from runner.cli.records import attempt_json
 from runner.delivery import DeliveryState
+from runner.operations.shapes import attempt_json
 from runner.storage.views import AttemptView, DeliveryView
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli.event_file import check, is_stream, read_batches
 from runner.errors import EventError
+from runner.operations.event_file import check, is_stream, read_batches
 
 
 def line(number: int) -> str:
@@ -35,7 +35,7 @@ async def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
 
 
 async def test_lines_are_whole_wherever_a_read_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.cli.event_file._CHUNK", 7)
+    monkeypatch.setattr("runner.operations.event_file._CHUNK", 7)
     path = tmp_path / "events.jsonl"
     path.write_text("".join(line(number) for number in range(3)))
     assert [each for batch in await ids(path) for each in batch] == ["0", "1", "2"]

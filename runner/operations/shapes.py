@@ -1,4 +1,4 @@
-"""The shapes in which records are printed: one JSON object, and one row of a table, for each kind."""
+"""The JSON objects in which records are shown: one for each kind, the same behind every door."""
 
 from __future__ import annotations
 
@@ -13,25 +13,13 @@ from ..storage.base import Receipt, Registered
 from ..storage.views import AttemptView, DeliveryView, EventView, InstanceView
 
 __all__ = [
-    "DELIVERY_COLUMNS",
-    "DELIVERY_SPARE",
-    "EVENT_COLUMNS",
-    "EVENT_SPARE",
     "attempt_json",
-    "counts",
     "delivery_json",
-    "delivery_row",
     "event_json",
-    "event_row",
     "instance_json",
     "receipt_json",
     "subscription_json",
 ]
-
-EVENT_COLUMNS = ("seq", "type", "source", "id", "state", "created", "due", "deliveries")
-EVENT_SPARE = ("source", "created", "deliveries", "due")
-DELIVERY_COLUMNS = ("seq", "subscription", "type", "state", "attempts", "due", "updated", "error")
-DELIVERY_SPARE = ("updated", "due", "type", "attempts")
 
 
 def event_json(view: EventView) -> dict[str, Any]:
@@ -44,12 +32,6 @@ def event_json(view: EventView) -> dict[str, Any]:
         "deliveries": dict(view.deliveries),
         "event": Fragment(encode_json(view.event)),
     }
-
-
-def event_row(view: EventView) -> tuple[object, ...]:
-    """Return an event as the cells of `EVENT_COLUMNS`."""
-    event, deliveries = view.event, counts(view.deliveries)
-    return (view.seq, event.type, event.source, event.id, view.state, view.created_at, view.due_at, deliveries)
 
 
 def delivery_json(view: DeliveryView) -> dict[str, Any]:
@@ -66,20 +48,6 @@ def delivery_json(view: DeliveryView) -> dict[str, Any]:
         "last_error": view.last_error,
         "updated_at": view.updated_at,
     }
-
-
-def delivery_row(view: DeliveryView) -> tuple[object, ...]:
-    """Return a delivery as the cells of `DELIVERY_COLUMNS`."""
-    return (
-        view.seq,
-        view.subscription,
-        view.event_type,
-        view.state.value,
-        view.attempts,
-        view.due_at,
-        view.updated_at,
-        view.last_error,
-    )
 
 
 def attempt_json(view: AttemptView) -> dict[str, Any]:
@@ -135,8 +103,3 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
 def receipt_json(receipt: Receipt) -> dict[str, Any]:
     """Return a receipt in the shape the HTTP API answers with, too."""
     return {"id": receipt.id, "source": receipt.source, "seq": receipt.seq, "duplicate": receipt.duplicate}
-
-
-def counts(states: Mapping[str, int]) -> str:
-    """Return how many deliveries are in each state, such as `2 delivered, 1 dead`."""
-    return ", ".join(f"{number} {state}" for state, number in states.items() if number)

@@ -1,0 +1,181 @@
+"""What a person may do to a bus beside publishing, behind every door the same: the rules, and who hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..delivery import DeliveryState
+from ..errors import StateConflict
+from ..pruner import Pruner
+from ..storage.views import DeliveryQuery, nobody
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..storage import Storage
+    from ..storage.base import Retention
+    from ..storage.views import AttemptView, DeliveryView, EventView, ReplayQuery
+
+__all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations"]
+
+RETRYABLE = (DeliveryState.DEAD, DeliveryState.CANCELLED)
+CANCELLABLE = (DeliveryState.PENDING, DeliveryState.LEASED)
+
+
+class DeliveryRef(NamedTuple):
+    """One delivery: an event, by its seq or its id, and the name of a subscription."""
+
+    event: str
+    subscription: str
+
+
+class Operations:
+    """
+    Look at a bus and correct it.
+
+    Workers, here and elsewhere, hear of every change that gives them something to do.
+
+    Attributes:
+        records: what can be looked at.
+    """
+
+    def __init__(
+        self, storage: Storage, announce: Callable[[], object], *, in_order: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """
+        Work on `storage`.
+
+        Args:
+            announce: wakes the worker of this process and notifies the others.
+            in_order: whether deliveries of a subscription may wait for each other.
+        """
+        self._storage = storage
+        self.records = storage.records
+        self._announce = announce
+        self._in_order = in_order
+
+    async def retry(
+        self,
+        which: DeliveryQuery | DeliveryRef,
+        *,
+        every: timedelta | None = None,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """
+        Make dead or cancelled deliveries pending, with fresh attempts; return how many. See `Records.retry()`.
+
+        Raises:
+            NotFound: there is no such event, subscription or delivery.
+            StateConflict: the one that was asked for is neither dead nor cancelled.
+        """
+        change = partial(self.records.retry, every=every, dry_run=dry_run, advance=advance)
+        return await self._change(which, change, RETRYABLE, "retried", dry_run=dry_run)
+
+    async def cancel(
+        self,
+        which: DeliveryQuery | DeliveryRef,
+        *,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """
+        Cancel deliveries that wait or run; return how many. See `Records.cancel()`.
+
+        Raises:
+            NotFound: there is no such event, subscription or delivery.
+            StateConflict: the one that was asked for has ended.
+        """
+        change = partial(self.records.cancel, dry_run=dry_run, advance=advance)
+        return await self._change(which, change, CANCELLABLE, "cancelled", dry_run=dry_run)
+
+    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
+        """Acknowledge a delivery that its sink deferred; see `Records.ack()`."""
+        changed = await self.records.ack(reference, subscription, failure=failure)
+        if changed and (failure is not None or self._in_order(subscription)):
+            self._announce()  # a failure is claimed at once, and behind a success the next of its line
+        return changed
+
+    async def cancel_event(self, reference: str) -> tuple[EventView, int]:
+        """
+        Cancel what of an event is still to come; return the event as it was, and how many deliveries that are.
+
+        Raises:
+            NotFound: there is no such event.
+            StateConflict: nothing of it is still to come.
+        """
+        view = await self.records.event(reference)
+        number = await self.records.cancel_event(view.seq)
+        if number is None:
+            raise StateConflict(f"event {view.seq} is {view.state}; nothing of it is still to come")
+        self._announce()  # what stood behind it in a line may go
+        return view, number
+
+    async def replay(
+        self,
+        query: ReplayQuery,
+        *,
+        every: timedelta | None = None,
+        dry_run: bool = False,
+        advance: Callable[[int], object] = nobody,
+    ) -> int:
+        """Make recorded events pending for a subscription; return how many. See `Records.replay()`."""
+        number = await self.records.replay(query, every=every, dry_run=dry_run, advance=advance)
+        return self._announced(number, dry_run=dry_run)
+
+    async def set_paused(self, name: str, paused: bool) -> bool:
+        """Pause or resume a subscription; return whether that changed anything. Raise `NotFound`."""
+        changed = await self._storage.store.set_paused(name, paused)
+        if changed:
+            self._announce()
+        return changed
+
+    async def prune(
+        self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
+    ) -> int:
+        """Delete the events that are past their retention; return how many. Nobody has to hear of it."""
+        return await Pruner(self._storage.archive, retention).run(dry_run=dry_run, report=report)
+
+    async def delivery(self, which: DeliveryRef) -> tuple[DeliveryView, Sequence[AttemptView]]:
+        """Return one delivery and its attempts. Raise `NotFound`."""
+        return await self.records.delivery((await self.records.event(which.event)).seq, which.subscription)
+
+    async def query(self, query: DeliveryQuery, *, event: str | None = None) -> DeliveryQuery:
+        """
+        Return the query with the event, given by its seq or its id, as a condition.
+
+        Raises:
+            NotFound: there is no such event or subscription, where an empty answer would look like "nothing to do".
+        """
+        if query.subscription is not None:
+            await self.records.subscription(query.subscription)
+        return query if event is None else replace(query, seq=(await self.records.event(event)).seq)
+
+    async def _change(
+        self,
+        which: DeliveryQuery | DeliveryRef,
+        change: Callable[[DeliveryQuery], Awaitable[int]],
+        fitting: Sequence[DeliveryState],
+        done: str,
+        *,
+        dry_run: bool,
+    ) -> int:
+        if isinstance(which, DeliveryQuery):
+            return self._announced(await change(await self.query(which)), dry_run=dry_run)
+        number = await change(await self.query(DeliveryQuery(subscription=which.subscription), event=which.event))
+        if number == 0:
+            view, _ = await self.delivery(which)
+            raise StateConflict(
+                f"the delivery of event {view.seq} to {view.subscription} is {view.state.value}; "
+                f"only {' or '.join(fitting)} ones can be {done}"
+            )
+        return self._announced(number, dry_run=dry_run)
+
+    def _announced(self, number: int, *, dry_run: bool) -> int:
+        if number and not dry_run:
+            self._announce()
+        return number
