@@ -159,6 +159,7 @@ class Backlog:
             return
         if self._looks and monotonic() >= self._line_up_at:
             await self._line_up()
+        # Where receivers take all of the budget, there are quotas for those alone that run nothing here: one each.
         while self._intake.full and len(self._leases) and not self._stopping:
             self._settled.clear()
             await self._loop.rest(wait_for(self._settled, _CROWDED))

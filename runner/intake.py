@@ -43,8 +43,8 @@ class Intake:
 
     @property
     def full(self) -> bool:
-        """Whether the budget has no room."""
-        return self._budget.full
+        """Whether the budget has no room until a dispatch ends, which takes no receiver's time."""
+        return self._budget.full and not self._budget.crowded
 
     async def claim(self, limit: int) -> Claim:
         """

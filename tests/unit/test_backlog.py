@@ -14,8 +14,9 @@ from runner.backlog import Backlog
 from runner.breaker import BreakerPolicy, Trip
 from runner.budget import Budget
 from runner.dead_letters import DeadLetters
-from runner.delivery import DeliveryState
+from runner.delivery import ACCEPTED, Delivery, DeliveryState, Outcome
 from runner.errors import StorageUnavailable
+from runner.flight import Flight
 from runner.intake import Intake
 from runner.leases import Leases
 from runner.outlet import Slots
@@ -74,12 +75,14 @@ class Queue:
     def __init__(self, next_due: timedelta | None = None) -> None:
         self.next_due = next_due
         self.asked: list[dict[int, int]] = []
+        self.weights: list[int] = []
         self.regulated: list[int] = []
         self.written: list[DeliveryRecord] = []
         self.failures = 0  # of the next claims of a regulated subscription
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
         self.asked.append(dict(quotas))
+        self.weights.append(weight)
         return DeliveryClaim(1, (), self.next_due)
 
     async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = 0) -> DeliveryClaim:
@@ -98,13 +101,13 @@ class Queue:
         return [(each.seq, each.subscription_id) for each in records]
 
 
-def running(queue: Queue, slots: Slots) -> Backlog:
+def running(queue: Queue, slots: Slots, budget: Budget | None = None) -> Backlog:
     store = cast("WorkQueue", queue)
     letters = DeadLetters(store)
     settler = Settler(store, letters, lambda _: None)
     leases: Any = None
     lease = timedelta(seconds=30)
-    intake = Intake(store, Budget(), lease, crash_limit=3)
+    intake = Intake(store, budget or Budget(), lease, crash_limit=3)
     return Backlog(store, intake, settler, leases, letters, slots, lease, asyncio.Event())
 
 
@@ -204,6 +207,35 @@ class TestWake:
         try:
             await eventually(lambda: queue.regulated == [2, 2, 2])
         finally:
+            await backlog.stop()
+
+
+class TestCrowded:
+    async def test_what_waits_for_one_receiver_keeps_nothing_from_another(self) -> None:
+        """However much it weighs; and no more of it is claimed."""
+        queue, budget = Queue(), Budget()
+        slots, gate = Slots(8, budget), asyncio.Event()
+
+        async def hang(_: Delivery) -> Outcome:
+            await gate.wait()
+            return ACCEPTED
+
+        backlog = running(queue, slots, budget)
+        slow = outlet(FunctionSink(hang), id=1, slots=slots)
+        leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, budget)
+        backlog._leases, flight = leases, Flight(works(1), lambda: None)
+        leases.hold(slow, flight, range(1), 7)
+        slow.start(flight)
+        budget.leased = budget.most
+        backlog.expect()
+        backlog.serve({1: slow, 2: outlet(FunctionSink(accept), id=2, slots=slots)})
+        backlog.start()
+        try:
+            await eventually(lambda: queue.asked)
+            assert queue.asked[0] == {1: 0, 2: 1}
+            assert queue.weights[0] == 1
+        finally:
+            gate.set()
             await backlog.stop()
 
 
