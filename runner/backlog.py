@@ -13,7 +13,7 @@ import structlog
 
 from .clock import earlier, wait_for
 from .dead_letters import DeadLetters
-from .delivery import DeliveryState
+from .delivery import DeliveryState, Lease
 from .errors import StorageUnavailable
 from .flight import Flight
 from .intake import Intake
@@ -241,8 +241,7 @@ class Backlog:
         """Start what is leased `until` then; return whether it was an ordinary round: nothing had to fly alone."""
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
-            record = unreadable(each.seq, each.subscription_id, each.attempt, claim.token, each.reason)
-            self._settler.submit(record, None)
+            self._settler.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
         await self._settler.patiently(lambda: self._dead_letters.tell(left))
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
@@ -279,7 +278,7 @@ class Backlog:
             outlet = self._outlets.get(id)
             startable = 0 if outlet is None else outlet.accepts(len(group))
             for each in group[startable:]:
-                self._settler.submit(given_back(each.seq, id, each.attempt, token, started=False), None)
+                self._settler.submit(given_back(Lease.of(each, token), started=False), None)
             if outlet is not None and startable:
                 if not outlet.breaker.closed:
                     log.info("breaker half-open", subscription=outlet.subscription.name)
@@ -299,8 +298,7 @@ class Backlog:
         self._suspects.discard((suspect.seq, suspect.subscription_id))
         for each in claimed:
             if each is not suspect:
-                back = given_back(each.seq, each.subscription_id, each.attempt, token, started=False)
-                self._settler.submit(back, None)
+                self._settler.submit(given_back(Lease.of(each, token), started=False), None)
         await self._settler.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
         self._fly(await self._intake.fetch([suspect]), token, until)
@@ -320,13 +318,13 @@ class Backlog:
         outlet = self._outlets.get(claimed.subscription_id)
         if outlet is None:
             return False
-        policy, what = outlet.subscription.retry, (claimed.seq, claimed.subscription_id, claimed.attempt, token)
+        policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
         if claimed.unanswered is not None:
-            self._settler.submit(*unacknowledged(policy, claimed, claimed.unanswered, token))
+            self._settler.submit(*unacknowledged(policy, lease, claimed.unanswered, claimed.age))
         elif policy.exhausted(claimed.attempt):
-            self._settler.submit(*crashed(*what))
+            self._settler.submit(*crashed(lease))
         elif policy.outlived(claimed.age):
-            self._settler.submit(overdue(policy, *what), None)
+            self._settler.submit(overdue(policy, lease), None)
         else:
             return False
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -20,6 +21,7 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "Failed",
+    "Lease",
     "Outcome",
     "Rejected",
     "RetryIn",
@@ -35,6 +37,41 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     DEAD = "dead"
     CANCELLED = "cancelled"
+
+
+class Claimed(Protocol):
+    """One delivery that was claimed."""
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the event."""
+
+    @property
+    def subscription_id(self) -> int:
+        """Return whose it is."""
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of its claims."""
+
+
+class Lease(NamedTuple):
+    """A claimed delivery: `attempt` counts its claims, this one included; `token` fences every write about it."""
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    token: int
+
+    @classmethod
+    def of(cls, claimed: Claimed, token: int) -> Lease:
+        """Return the lease of what a claim brought under `token`."""
+        return cls(claimed.seq, claimed.subscription_id, claimed.attempt, token)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Return what tells the delivery from all others: the numbers of its event and its subscription."""
+        return self.seq, self.subscription_id
 
 
 class Delivery(Struct, frozen=True):

@@ -9,7 +9,7 @@ from math import inf
 
 import structlog
 
-from .delivery import DeliveryState
+from .delivery import DeliveryState, Lease
 from .flight import SUCCEEDED, Flight
 from .order import order_key
 from .outlet import Outlet
@@ -161,7 +161,8 @@ class Dispatch:
         """Write down as dead what may have been wanted of an event that cannot be read."""
         log.error("event cannot be read", seq=work.seq, reason=work.reason)
         for outlet in matcher.concerned(work.type):
-            self._records.append(unreadable(work.seq, outlet.id, work.attempt, self.claim.token, work.reason))
+            lease = Lease(work.seq, outlet.id, work.attempt, self.claim.token)
+            self._records.append(unreadable(lease, work.reason))
 
     def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:
         """Return the outlets that may deliver `work` now; write down the others."""
@@ -188,7 +189,7 @@ class Dispatch:
                 leased = DeliveryState.LEASED
                 self._records.append(DeliveryRecord(work.seq, outlet.id, leased, work.attempt, token, lease))
             elif index in troubles:
-                record, attempt = settle(policy, work.seq, outlet.id, work.attempt, token, *troubles[index])
+                record, attempt = settle(policy, Lease(work.seq, outlet.id, work.attempt, token), *troubles[index])
                 self._records.append(record)
                 if attempt is not None:
                     self._attempts.append(attempt)
@@ -196,7 +197,7 @@ class Dispatch:
                 done = DeliveryState.DELIVERED
                 self._records.append(DeliveryRecord(work.seq, outlet.id, done, work.attempt, token))
             else:  # ended by a stop
-                self._records.append(given_back(work.seq, outlet.id, work.attempt, token, started=True))
+                self._records.append(given_back(Lease(work.seq, outlet.id, work.attempt, token), started=True))
 
     def _pending(self, work: Work, outlet: Outlet) -> DeliveryRecord:
         order_by = outlet.subscription.order_by

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from .budget import SPENT, Budget
-from .delivery import Outcome
+from .delivery import Lease, Outcome
 from .event import weigh
 from .flight import Flight
 from .halves import in_halves
@@ -31,7 +31,7 @@ Key = tuple[int, int]  # seq of the event, id of the subscription
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    token: int
+    lease: Lease
     outlet: Outlet
     flight: Flight[Any]
     index: int
@@ -68,8 +68,9 @@ class Leases:
             work = flight.works[index]
             weight = weigh((work.event,))
             self._budget.leased += weight
-            self._let_go((work.seq, outlet.id))
-            self._held[work.seq, outlet.id] = _Held(token, outlet, flight, index, weight)
+            lease = Lease(work.seq, outlet.id, work.attempt, token)
+            self._let_go(lease.key)
+            self._held[lease.key] = _Held(lease, outlet, flight, index, weight)
         ended = partial(self._ended, outlet, flight)
         flight.report_to(self._reporter(outlet, flight, token), ended)
         if flight.over:
@@ -84,7 +85,7 @@ class Leases:
         if not held:
             return
         until = monotonic() + self._lease.total_seconds()
-        leases = [(*key, each.token) for key, each in held.items()]
+        leases = [(*key, each.lease.token) for key, each in held.items()]
         renewed, refused = await in_halves(leases, lambda some: self._queue.renew(some, self._lease))
         kept = set(renewed)
         for (seq, id, _), error in refused:  # it is ours for now, and nothing of it starts once it is not
@@ -129,8 +130,7 @@ class Leases:
     def _give_back(self, key: Key) -> None:
         held = self._held[key]
         self._let_go(key)
-        attempt, started = held.flight.works[held.index].attempt, held.index < held.flight.next
-        self._settler.submit(given_back(*key, attempt, held.token, started=started), None)
+        self._settler.submit(given_back(held.lease, started=held.index < held.flight.next), None)
 
     def _let_go(self, key: Key) -> None:
         held = self._held.pop(key, None)
@@ -142,12 +142,11 @@ class Leases:
 
         def report(index: int, outcome: Outcome, seconds: float) -> None:
             work = flight.works[index]
-            policy = outlet.subscription.retry
-            written = settle(policy, work.seq, outlet.id, work.attempt, token, outcome, seconds, work.age)
-            self._settler.submit(*written)
-            held = self._held.get((work.seq, outlet.id))
-            if held is not None and held.token == token:  # else it was lost, and perhaps claimed anew
-                self._let_go((work.seq, outlet.id))
+            lease = Lease(work.seq, outlet.id, work.attempt, token)
+            self._settler.submit(*settle(outlet.subscription.retry, lease, outcome, seconds, work.age))
+            held = self._held.get(lease.key)
+            if held is not None and held.lease.token == token:  # else it was lost, and perhaps claimed anew
+                self._let_go(lease.key)
             work.event = SPENT
             self._changed.set()
 

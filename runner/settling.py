@@ -15,6 +15,7 @@ from .delivery import (
     Delivered,
     DeliveryState,
     Failed,
+    Lease,
     Outcome,
     Rejected,
     RetryIn,
@@ -22,11 +23,12 @@ from .delivery import (
 )
 from .redaction import redacted
 from .retry import RetryPolicy
-from .storage.base import AttemptRecord, ClaimedDelivery, DeliveryRecord, Run, Settled, Unanswered
+from .storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Unanswered
 
 __all__ = [
     "apart",
     "crashed",
+    "dead_untried",
     "given_back",
     "milder",
     "overdue",
@@ -41,14 +43,7 @@ _MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
 
 
 def settle(
-    policy: RetryPolicy,
-    seq: int,
-    subscription_id: int,
-    attempt: int,
-    token: int,
-    outcome: Outcome,
-    seconds: float,
-    age: timedelta = timedelta(0),
+    policy: RetryPolicy, lease: Lease, outcome: Outcome, seconds: float, age: timedelta = timedelta(0)
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
     """
     Return the delivery and the attempt to be written.
@@ -60,49 +55,50 @@ def settle(
         seconds: how long the attempt took.
         age: how long before the attempt the first one began.
     """
-    settlement = policy.settle(outcome, attempt, age=age + timedelta(seconds=seconds))
-    record = _record(seq, subscription_id, attempt, token, settlement)
-    if isinstance(outcome, Deferred) or (record.state is DeliveryState.DELIVERED and attempt == 1):
+    settlement = policy.settle(outcome, lease.attempt, age=age + timedelta(seconds=seconds))
+    record = _record(lease, settlement)
+    if isinstance(outcome, Deferred) or (record.state is DeliveryState.DELIVERED and lease.attempt == 1):
         return record, None
-    return record, _attempt(seq, subscription_id, attempt, outcome, seconds)
+    return record, _attempt(lease, outcome, seconds)
 
 
 def unacknowledged(
-    policy: RetryPolicy, claimed: ClaimedDelivery, unanswered: Unanswered, token: int
+    policy: RetryPolicy, lease: Lease, unanswered: Unanswered, age: timedelta
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
     """Return what is written of a delivery that was deferred, and claimed because no acknowledgement has come."""
     waited = unanswered.waited
     outcome = Failed(unanswered.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
-    attempt = claimed.attempt - 1  # its claim counted one that nobody is going to make
-    began = max(claimed.age - waited, timedelta(0))
-    seq, id = claimed.seq, claimed.subscription_id
-    return settle(policy, seq, id, attempt, token, outcome, waited.total_seconds(), began)
+    deferred = lease._replace(attempt=lease.attempt - 1)  # its claim counted one that nobody is going to make
+    return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)))
 
 
-def crashed(seq: int, subscription_id: int, attempt: int, token: int) -> tuple[DeliveryRecord, AttemptRecord]:
+def dead_untried(lease: Lease, error: str) -> DeliveryRecord:
+    """Return what is written of a delivery that was claimed and has died without this attempt."""
+    used = lease.attempt - 1
+    return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.DEAD, used, lease.token, error=error)
+
+
+def crashed(lease: Lease) -> tuple[DeliveryRecord, AttemptRecord]:
     """Return what is written of a delivery whose attempts were all used up, the last ones without an answer."""
-    used = attempt - 1
+    used = lease.attempt - 1
     error = f"attempt {used} of {used} ended without an answer: its process died, or lost its lease"
-    record = DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, used, token, error=error)
-    return record, AttemptRecord(seq, subscription_id, used, timedelta(0), error=error)
+    return dead_untried(lease, error), AttemptRecord(lease.seq, lease.subscription_id, used, timedelta(0), error=error)
 
 
-def overdue(policy: RetryPolicy, seq: int, subscription_id: int, attempt: int, token: int) -> DeliveryRecord:
+def overdue(policy: RetryPolicy, lease: Lease) -> DeliveryRecord:
     """Return what is written of a delivery that was claimed when its policy allowed no further attempt."""
-    used = attempt - 1
-    return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, used, token, error=policy.overdue(used))
+    return dead_untried(lease, policy.overdue(lease.attempt - 1))
 
 
-def given_back(seq: int, subscription_id: int, attempt: int, token: int, *, started: bool) -> DeliveryRecord:
+def given_back(lease: Lease, *, started: bool) -> DeliveryRecord:
     """Return what is written of a delivery that was claimed and is not going to be finished here."""
-    used = attempt if started else attempt - 1
-    return DeliveryRecord(seq, subscription_id, DeliveryState.PENDING, used, token)
+    used = lease.attempt if started else lease.attempt - 1
+    return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.PENDING, used, lease.token)
 
 
-def unreadable(seq: int, subscription_id: int, attempt: int, token: int, reason: str) -> DeliveryRecord:
+def unreadable(lease: Lease, reason: str) -> DeliveryRecord:
     """Return what is written of a delivery whose event cannot be read: it is dead, without another attempt."""
-    error = _kept(f"the event cannot be read: {reason}")
-    return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt - 1, token, error=error)
+    return dead_untried(lease, _kept(f"the event cannot be read: {reason}"))
 
 
 def part(settled: Settled, indexes: Sequence[int]) -> Settled:
@@ -160,33 +156,30 @@ def _ascii(text: str | None) -> str | None:
     return text if text is None else ascii(text)[1:-1][:_MAX_ERROR]
 
 
-def _record(seq: int, subscription_id: int, attempt: int, token: int, settlement: Settlement) -> DeliveryRecord:
+def _record(lease: Lease, settlement: Settlement) -> DeliveryRecord:
+    seq, id, attempt, token = lease
     match settlement:
         case Delivered():
-            return DeliveryRecord(seq, subscription_id, DeliveryState.DELIVERED, attempt, token)
+            return DeliveryRecord(seq, id, DeliveryState.DELIVERED, attempt, token)
         case RetryIn(delay, reason):
-            pending = DeliveryState.PENDING
-            return DeliveryRecord(seq, subscription_id, pending, attempt, token, delay, _kept(reason))
+            return DeliveryRecord(seq, id, DeliveryState.PENDING, attempt, token, delay, _kept(reason))
         case AwaitAck(within):
-            leased = DeliveryState.LEASED
-            return DeliveryRecord(seq, subscription_id, leased, attempt, token, within, deferred=True)
+            return DeliveryRecord(seq, id, DeliveryState.LEASED, attempt, token, within, deferred=True)
         case Dead(reason):
-            return DeliveryRecord(seq, subscription_id, DeliveryState.DEAD, attempt, token, error=_kept(reason))
+            return DeliveryRecord(seq, id, DeliveryState.DEAD, attempt, token, error=_kept(reason))
         case _:
             assert_never(settlement)
 
 
-def _attempt(
-    seq: int, subscription_id: int, number: int, outcome: Accepted | Failed | Rejected, seconds: float
-) -> AttemptRecord:
+def _attempt(lease: Lease, outcome: Accepted | Failed | Rejected, seconds: float) -> AttemptRecord:
+    seq, id, number, _ = lease
     duration = timedelta(seconds=seconds)
     match outcome:
         case Accepted():
-            return AttemptRecord(seq, subscription_id, number, duration)
+            return AttemptRecord(seq, id, number, duration)
         case Failed(reason, _, status, excerpt) | Rejected(reason, status, excerpt):
-            return AttemptRecord(
-                seq, subscription_id, number, duration, _kept(reason), status, excerpt and _kept(excerpt, cut=True)
-            )
+            kept = excerpt and _kept(excerpt, cut=True)
+            return AttemptRecord(seq, id, number, duration, _kept(reason), status, kept)
         case _:
             assert_never(outcome)
 

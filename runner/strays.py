@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from time import monotonic
 
-from .delivery import DeliveryState
+from .delivery import Lease
 from .service import Background
 from .settler import Settler
-from .storage.base import ClaimedDelivery, DeliveryRecord, Registry, Stray, UnreadableDelivery, WorkQueue
+from .settling import dead_untried
+from .storage.base import ClaimedDelivery, Registry, Stray, UnreadableDelivery, WorkQueue
 
 __all__ = ["Strays"]
 
@@ -62,13 +63,11 @@ class Strays:
 
     async def _bury(self, stray: Stray) -> None:
         """Claim what is due, as whoever would deliver it, and write it down as dead."""
-        id, dead = stray.subscription_id, DeliveryState.DEAD
         while True:
-            claim = await self._queue.claim_deliveries({id: _AT_ONCE}, self._lease)
+            claim = await self._queue.claim_deliveries({stray.subscription_id: _AT_ONCE}, self._lease)
             claimed: list[ClaimedDelivery | UnreadableDelivery] = [*claim.deliveries, *claim.unreadable]
             for each in claimed:
-                record = DeliveryRecord(each.seq, id, dead, each.attempt - 1, claim.token, error=stray.reason)
-                self._settler.submit(record, None)
+                self._settler.submit(dead_untried(Lease.of(each, claim.token), stray.reason), None)
             if not claimed:
                 return
             await self._settler.written()

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from runner.dead_letters import DeadLetters
-from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Outcome, Rejected
+from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.errors import StorageHeld, StorageRefused
 from runner.retry import RetryPolicy
 from runner.settler import Settler
@@ -364,7 +364,7 @@ class TestOutcomes(Bench):
         seqs = await wait(store, 1, len(outcomes))
         token = (await store.claim_deliveries({1: len(outcomes)}, LEASE, 2**30)).token
         for seq, outcome in zip(seqs, outcomes, strict=True):
-            settler.submit(*settle(RetryPolicy(), seq, 1, 2, token, outcome, 1e6))
+            settler.submit(*settle(RetryPolicy(), Lease(seq, 1, 2, token), outcome, 1e6))
         with capture_logs() as lines:
             await settler.written()
         assert lines == []
