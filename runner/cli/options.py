@@ -30,12 +30,18 @@ _EXAMPLE = "2026-01-31T12:00:00Z"
 _YEARS = range(1900, 9000)
 
 
+_DEFAULT = Path("runner.yaml")  # what `runner init` writes
+
+
 def _require(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path:
-    if path is None:
+    if path is not None:
+        return path
+    if not _DEFAULT.exists():
         raise click.UsageError(
-            "no configuration: give it with -c FILE or in $RUNNER_CONFIG; `runner init` writes a first one"
+            f"no configuration: no ./{_DEFAULT} here, and none given with -c FILE or in $RUNNER_CONFIG; "
+            "`runner init` writes a first one"
         )
-    return path
+    return _DEFAULT
 
 
 def config_option(command: Command) -> Command:
@@ -45,10 +51,10 @@ def config_option(command: Command) -> Command:
         "--config",
         "path",
         envvar="RUNNER_CONFIG",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),  # one that cannot be read is as wrong as one that is missing
         metavar="FILE",
         callback=_require,
-        help="The configuration; $RUNNER_CONFIG unless given.",
+        help="The configuration; unless given $RUNNER_CONFIG, or else ./runner.yaml.",
     )(command)
 
 

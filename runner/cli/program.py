@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported by name, when they are asked for."""
 
     def __init__(self, name: str, *, modules: Mapping[str, str], help: str) -> None:
-        super().__init__(name, help=help)
+        super().__init__(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
         self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,6 +62,15 @@ class LazyGroup(click.Group):
         module = import_module(f".{self._modules[cmd_name]}", __package__)
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant; for one that does not exist name those that are alike."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:  # it knows of the commands that are loaded, none
+            raise click.NoSuchCommand(error.command_name, possibilities=self._modules, ctx=ctx) from None
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -78,10 +87,11 @@ PROGRAM = LazyGroup(
     \b
     Examples:
       runner init
-      runner start -c runner.yaml
-      runner publish -c runner.yaml hello.world --data '{"n": 1}'
+      runner start
+      runner publish hello.world --data '{"n": 1}'
 
-    FILE defaults to $RUNNER_CONFIG. `runner VERB --help` has examples for each verb.
+    The file is given with -c FILE, or else in $RUNNER_CONFIG, or else ./runner.yaml. `runner VERB --help` has examples
+    for each verb.
     """,
 )
 PROGRAM.params.append(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -87,7 +88,7 @@ def test_the_examples_of_the_operations_manual_parse(monkeypatch: pytest.MonkeyP
         parse(shlex.split(line, comments=True))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["publish", "--help"], ["events", "list", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["-h"], ["publish", "--help"], ["events", "list", "-h"]], ids=" ".join)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     script = (
         "import sys; from runner.cli.program import run; code = run(sys.argv[1:]);"
@@ -99,6 +100,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code, *loaded = result.stderr.split()
     assert code == "0"
     assert "Usage: runner" in result.stdout
+    assert "-h, --help" in result.stdout
     assert HEAVY.isdisjoint(loaded)
 
 
@@ -119,7 +121,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["start"], "RUNNER_CONFIG"),
         (["events", "list"], "RUNNER_CONFIG"),
-        (["pubish"], "No such command 'pubish'"),
+        (["pubish"], "No such command 'pubish'. Did you mean 'publish'?"),
+        (["events", "lsit"], "No such command 'lsit'. Did you mean 'list'?"),
+        (["events", "list", "--sicne", "1h"], "Did you mean"),
         (["publish", "-c", "x"], "TYPE"),
         (["publish", "-c", "x", "a.b", "--file", "-"], "TYPE"),
         (["publish", "-c", "x", ""], "TYPE must not be empty"),
@@ -150,6 +154,53 @@ def test_a_wrong_command_line_exits_with_2_and_says_what_is_expected(
     output = capsys.readouterr()
     assert output.out == ""
     assert expected in output.err
+
+
+class TestTheFile:
+    """Which configuration a verb reads, and how it ends without one."""
+
+    @pytest.fixture(autouse=True)
+    def directory(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        monkeypatch.delenv("RUNNER_CONFIG", raising=False)
+        monkeypatch.chdir(tmp_path)
+        for name in ("runner", "named", "given"):
+            text = f"deployment_id: {name}\nstorage: {{dsn: sqlite:///{name}.db}}\n"
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    @staticmethod
+    def shown(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+        assert run(["config", "show", *arguments]) == 0
+        return capsys.readouterr().out.split()[1]
+
+    def test_is_the_nearest_that_is_given(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.shown(capsys=capsys) == "runner"
+        monkeypatch.setenv("RUNNER_CONFIG", "named.yaml")
+        assert self.shown(capsys=capsys) == "named"
+        assert self.shown("-c", "given.yaml", capsys=capsys) == "given"
+
+    def test_there_is_none(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (directory / "runner.yaml").unlink()
+        assert run(["check"]) == 2
+        assert "no ./runner.yaml here" in capsys.readouterr().err
+
+    def test_missing_or_unreadable_it_is_a_wrong_configuration(
+        self, directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        access, opened = os.access, Path.open
+
+        def refuse(path: Path, *args: object, **options: object) -> object:
+            if path.name == "given.yaml":
+                raise PermissionError(13, "Permission denied")
+            return opened(path, *args, **options)  # type: ignore[call-overload]  # whatever it is called with
+
+        monkeypatch.setattr(os, "access", lambda path, mode: "given" not in str(path) and access(path, mode))
+        monkeypatch.setattr(Path, "open", refuse)  # root may read all
+        for name, said in (("given.yaml", "cannot be read: Permission denied"), ("none.yaml", "no such file")):
+            assert run(["check", "-c", name]) == 78
+            assert said in capsys.readouterr().err
 
 
 class Failing(click.Command):
