@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -27,7 +27,7 @@ from .rate import Rate
 from .service import Background, Home, meant_for_task
 from .sinks.base import Sink
 from .storage import Storage
-from .storage.base import Health, Instance, Publication, Receipt, Retention
+from .storage.base import Health, Instance, Publication, Receipt, Retention, StrategyHealth
 from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__
@@ -302,7 +302,11 @@ class Runner:
 
     async def _beat(self) -> None:
         health = Health(
-            stalled=self.worker.stalled, lag=self._watchdog.lag(), running=self.worker.busy, sinks=sorted(self._sinks)
+            stalled=self.worker.stalled,
+            lag=self._watchdog.lag(),
+            running=self.worker.busy,
+            sinks=sorted(self._sinks),
+            strategies=[StrategyHealth(*astuple(each)) for each in self.strategies()] if self._started else None,
         )
         back = await self._storage.store.beat(self._instance, health)
         if back:

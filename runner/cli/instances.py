@@ -12,6 +12,7 @@ from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..storage.views import InstanceView
 
 __all__ = ["instances"]
 
@@ -29,6 +30,8 @@ def instances(path: Path, as_json: bool) -> None:
 
     LAG is the longest its event loop was held up between the last two reports; anything near a second is code that
     blocks it, and is named in the log of that process.
+
+    HEARS says of each strategy that is told of events whether it is: `nats no` is a broker out of reach.
 
     \b
     Examples:
@@ -58,10 +61,17 @@ async def _list(config: Config, as_json: bool) -> None:
             view.state,
             view.running,
             view.lag,
+            _heard(view),
             view.started_at,
             view.heartbeat_at,
         )
         for view in views
     ]
-    columns = ("id", "host", "pid", "version", "state", "running", "lag", "started", "heartbeat")
-    print_table(columns, rows, spare=("version", "started", "lag"))
+    columns = ("id", "host", "pid", "version", "state", "running", "lag", "hears", "started", "heartbeat")
+    print_table(columns, rows, spare=("version", "started", "lag", "hears"))
+
+
+def _heard(view: InstanceView) -> str:
+    """Return which push strategies of an instance hear, such as `nats no, postgres yes`."""
+    told = [each for each in view.strategies or () if each.hears is not None]
+    return ", ".join(f"{each.name} {'yes' if each.hears else 'no'}" for each in told)

@@ -97,6 +97,7 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
         "lag": None if view.lag is None else view.lag.total_seconds(),
         "running": view.running,
         "sinks": view.sinks,
+        "strategies": None if view.strategies is None else [each._asdict() for each in view.strategies],
     }
 
 

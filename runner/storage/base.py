@@ -44,6 +44,7 @@ __all__ = [
     "Retention",
     "Run",
     "Settled",
+    "StrategyHealth",
     "Stray",
     "Turn",
     "Unanswered",
@@ -455,6 +456,14 @@ class Instance:
     version: str
 
 
+class StrategyHealth(NamedTuple):
+    """How one strategy of an instance is. `hears` is None where that is no question (polling)."""
+
+    name: str
+    hears: bool | None
+    detail: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """
@@ -465,12 +474,14 @@ class Health:
         lag: the longest its event loop was held up since the last beat.
         running: deliveries that run now.
         sinks: their names.
+        strategies: how each is; None until they are started.
     """
 
     stalled: timedelta = timedelta(0)
     lag: timedelta = timedelta(0)
     running: int = 0
     sinks: Sequence[str] = ()
+    strategies: Sequence[StrategyHealth] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, timedelta
@@ -55,6 +54,7 @@ from .publishing import Batch, append_in, distinct
 from .registry import SqlRegistry
 from .regulation import LINES, Seen
 from .statements import statement, statement_for
+from .tokens import new_token
 from .turns import line_up
 from .wires import Wires
 
@@ -117,7 +117,7 @@ class PostgresStore(SqlRegistry):
         await self._find_home(publications)
         batch = distinct(publications)
         events = [each.event for each in batch.unique]
-        token = _token()
+        token = new_token()
         added = await self._append_new(events, lease, token)
         if added is None:
             return await self._append_each(batch), None
@@ -203,7 +203,7 @@ class PostgresStore(SqlRegistry):
     async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         """Lease at most `limit` events that are due, oldest first, as far as they weigh no more than `weight`."""
         await self._find_home()
-        token = _token()
+        token = new_token()
         now = time.monotonic()
         after = self._mark.start(now)
         try:
@@ -305,7 +305,7 @@ class PostgresStore(SqlRegistry):
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
-        token = _token()
+        token = new_token()
         try:
             async with self._wires.take() as connection:
                 rows = await connection.fetch(
@@ -342,7 +342,7 @@ class PostgresStore(SqlRegistry):
 
     async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
-        token, rate = _token(), demand.rate
+        token, rate = new_token(), demand.rate
         arguments = (
             *(token, lease, demand.subscription_id, max(0, demand.quota), demand.ordered, demand.after),
             *((None, None) if rate is None else (rate.interval, rate.tolerance)),
@@ -437,8 +437,3 @@ class _Added(NamedTuple):
 
 def _receipts(events: Sequence[Event], seqs: Sequence[int]) -> list[Receipt]:
     return [Receipt(event.source, event.id, seq, False) for event, seq in zip(events, seqs, strict=True)]
-
-
-def _token() -> int:
-    """Return a new lease token: 63 random bits, compared only with the tokens of one row."""
-    return secrets.randbits(63)

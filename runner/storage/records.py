@@ -15,7 +15,7 @@ from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..event import NO_EXTENSIONS
 from .acks import acknowledge
-from .base import Instance, Registered
+from .base import Instance, Registered, StrategyHealth
 from .corrections import SqlCorrections
 from .engine import mapped_errors
 from .identity import restored
@@ -196,6 +196,8 @@ class SqlRecords(SqlCorrections):
                 lag=None if row.lag_us is None else timedelta(microseconds=row.lag_us),
                 running=row.running,
                 sinks=row.sinks,
+                strategies=None if row.strategies is None else [_strategy(each) for each in row.strategies],
+                holder=row.holder,
             )
             for row in rows
         ]
@@ -302,6 +304,11 @@ def _delivery_view(row: Row[Any]) -> DeliveryView:
         last_error=row.last_error,
         updated_at=row.updated_at,
     )
+
+
+def _strategy(stored: Mapping[str, Any]) -> StrategyHealth:
+    """Return what an instance said of a strategy; one of a later version may say more."""
+    return StrategyHealth(stored["name"], stored["hears"], stored["detail"])
 
 
 def _attempt_view(row: Row[Any]) -> AttemptView:

@@ -19,6 +19,7 @@ from .engine import mapped_errors
 from .selection import OPEN, in_state
 from .set_back import set_back
 from .tables import Later, Now, bus, deliveries, instances, subscriptions
+from .tokens import HOLDER
 from .turns import leave_lines
 
 __all__ = ["ALIVE", "SqlRegistry", "compilable", "named", "readable", "registered"]
@@ -170,6 +171,8 @@ class SqlRegistry:
             "lag_us": health.lag // _MICROSECOND,
             "running": health.running,
             "sinks": list(health.sinks),
+            "strategies": None if health.strategies is None else [each._asdict() for each in health.strategies],
+            "holder": HOLDER,
         }
         with mapped_errors():
             async with self._engine.begin() as connection:

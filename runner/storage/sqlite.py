@@ -10,7 +10,6 @@ has only read, so that idle polls neither wait for a lock nor look like a change
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -63,6 +62,7 @@ from .sqlite_rows import (
     transaction,
     until,
 )
+from .tokens import new_token
 from .turns import line_up
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class SqliteStore(SqlRegistry):
         self, publications: Sequence[Publication], lease: timedelta
     ) -> tuple[Sequence[Receipt], Claim]:
         """Record the events, all or none, and lease the new ones to the caller."""
-        return await self._run(transaction, _append_leased, publications, secrets.randbits(63), lease)
+        return await self._run(transaction, _append_leased, publications, new_token(), lease)
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction."""
@@ -125,7 +125,7 @@ class SqliteStore(SqlRegistry):
 
     async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         """Lease at most `limit` events that are due, oldest first, as far as they weigh no more than `weight`."""
-        return await self._run(_claim, secrets.randbits(63), max(limit, 0), lease, weight)
+        return await self._run(_claim, new_token(), max(limit, 0), lease, weight)
 
     async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
         """Return the data of events whose claim left it out."""
@@ -141,11 +141,11 @@ class SqliteStore(SqlRegistry):
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
-        return await self._run(_claim_deliveries, secrets.randbits(63), quotas, lease, weight)
+        return await self._run(_claim_deliveries, new_token(), quotas, lease, weight)
 
     async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
-        return await self._run(claim_regulated, secrets.randbits(63), demand, lease, weight)
+        return await self._run(claim_regulated, new_token(), demand, lease, weight)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""

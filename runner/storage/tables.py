@@ -341,6 +341,8 @@ instances = Table(
     Column("lag_us", BigInteger),  # the longest its event loop was blocked since the last beat
     Column("running", Integer),  # deliveries
     Column("sinks", JSON),  # their names
+    Column("strategies", JSON(none_as_null=True)),  # name, hears and detail of each
+    Column("holder", BigInteger),  # the first half of the tokens of its leases
 )
 
 bus = Table(

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..delivery import DeliveryState
 from ..event import Event
-from .base import Instance, Registered
+from .base import Instance, Registered, StrategyHealth
 
 __all__ = [
     "AttemptView",
@@ -78,6 +78,8 @@ class InstanceView:
         lag: the longest its event loop was held up before the last heartbeat, since the one before.
         running: deliveries at the last heartbeat.
         sinks: their names.
+        strategies: how each was at the last heartbeat.
+        holder: what its lease tokens begin with, see `tokens.py`.
     """
 
     instance: Instance
@@ -88,6 +90,8 @@ class InstanceView:
     lag: timedelta | None = None
     running: int | None = None
     sinks: Sequence[str] | None = None
+    strategies: Sequence[StrategyHealth] | None = None
+    holder: int | None = None
 
     @property
     def state(self) -> str:

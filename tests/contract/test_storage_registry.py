@@ -15,8 +15,10 @@ from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.retry import RetryPolicy
-from runner.storage.base import Health, Instance, Run, Settled, Stray
+from runner.storage.base import Health, Instance, Run, Settled, StrategyHealth, Stray
+from runner.storage.records import SqlRecords
 from runner.storage.tables import bus, deliveries, instances, subscriptions
+from runner.storage.tokens import holder_of
 from runner.subscription import Subscription
 
 from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, soon, wait
@@ -349,6 +351,29 @@ class TestInstances(StoreTests):
         [row] = await database.rows(instances)
         assert (row["lag_us"], row["running"], row["sinks"]) == (1_500_000, 3, ["a", "ü"])
         assert stalled <= row["heartbeat_at"] - row["progress_at"] + timedelta(milliseconds=1) < 2 * stalled
+
+    async def test_a_beat_says_how_its_strategies_are_and_whose_leases_it_holds(
+        self, store: Store, database: Database
+    ) -> None:
+        told = [StrategyHealth("polling", None, "every 30 s"), StrategyHealth("nats", False, "not connected")]
+        await store.beat(Instance("i1", "host", 7, "0.1"), Health(strategies=told))
+        [view] = await SqlRecords(database.engine).instances()
+        assert view.strategies == told
+        await publish(store, 1)
+        claim = await store.claim(1, timedelta(seconds=30))
+        assert holder_of(claim.token) == view.holder
+        await store.beat(Instance("i1", "host", 7, "0.1"), Health())
+        [row] = await database.rows(instances)
+        assert row["strategies"] is None  # not started
+
+    async def test_what_a_version_before_or_after_says_of_strategies_is_read(
+        self, store: Store, database: Database
+    ) -> None:
+        await store.beat(Instance("i1", "host", 7, "0.1"), Health())
+        said = [{"name": "nats", "hears": True, "detail": "", "lag": 3}]
+        await database.execute(update(instances).values(strategies=said, holder=null()))
+        [view] = await SqlRecords(database.engine).instances()
+        assert (view.strategies, view.holder) == ([StrategyHealth("nats", True, "")], None)
 
     async def test_who_was_silent_for_a_day_is_forgotten_when_another_comes(
         self, store: Store, database: Database
