@@ -22,7 +22,7 @@ from nats import errors
 
 from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
 from .broker_options import BrokerOptions, Server
-from .errors import StrategyError
+from .errors import StrategyError, readable
 from .retry import RetryPolicy
 from .service import Background
 
@@ -258,5 +258,5 @@ def _check_message(subject: str, payload: bytes, headers: Mapping[str, str] | No
 def _reason(error: BaseException) -> str:
     """Return an error's text where it is known to hold no secret, its name elsewhere."""
     if isinstance(error, (*LOST, StrategyError)) and str(error):
-        return str(error)
+        return readable(str(error))
     return type(error).__name__

@@ -21,6 +21,9 @@ is never shown where it could carry a DSN or a payload.
 
 from __future__ import annotations
 
+import os
+import re
+
 __all__ = [
     "ConfigError",
     "EventConflict",
@@ -37,7 +40,10 @@ __all__ = [
     "StorageUnavailable",
     "StrategyError",
     "described",
+    "readable",
 ]
+
+_ERRNO = re.compile(r"\[Errno (-?\d+)\] (Connect call failed \([^)]*\)|[A-Z][a-z ]+)")
 
 
 class RunnerError(Exception):
@@ -113,6 +119,11 @@ class NotFound(RunnerError):
 
 class StateConflict(RunnerError):
     """What was asked for exists, and is in no state for it."""
+
+
+def readable(text: str) -> str:
+    """Return the text with operating system errors as people say them: `connection refused`."""
+    return _ERRNO.sub(lambda found: (os.strerror(int(found[1])) if int(found[1]) > 0 else found[2]).lower(), text)
 
 
 def described(error: BaseException) -> str:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import RunnerError
+from ..errors import RunnerError, readable
 from .options import config_option, load
 from .output import print_line, tell
-from .program import readable
 
 if TYPE_CHECKING:
     from ..broker_options import BrokerOptions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import signal
 import sys
 import traceback
@@ -15,17 +14,15 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, RunnerError
+from ..errors import ConfigError, RunnerError, readable
 from ..version import __version__
 from .output import OutputClosed, drop_output, tell
 
-__all__ = ["PROGRAM", "LazyGroup", "main", "readable", "run"]
+__all__ = ["PROGRAM", "LazyGroup", "main", "run"]
 
 # What a file says that takes no more; verbs write to no other than standard output.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-_ERRNO = re.compile(r"\[Errno (\d+)\] (?:Connect call failed \([^)]*\)|[A-Z][a-z ]+)")
 
 # verb -> module that holds it under the same name
 VERBS = {
@@ -189,11 +186,6 @@ def _complain(error: RunnerError) -> None:
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))
     tell(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}")
-
-
-def readable(text: str) -> str:
-    """Return the text with operating system errors as people say them: `connection refused`."""
-    return _ERRNO.sub(lambda found: os.strerror(int(found[1])).lower(), text)
 
 
 def _confess(error: Exception) -> None:

@@ -48,7 +48,9 @@ class _When:
 @click.command()
 @config_option
 @click.argument("type_", metavar="[TYPE]", required=False)
-@click.option("--data", metavar="JSON|@FILE|-", help="The data: JSON, the content of a file, or standard input.")
+@click.option(
+    "--data", metavar="JSON|@FILE|-", help="The data: JSON, the content of a file, or (also as @-) standard input."
+)
 @click.option("--content-type", metavar="TYPE", help="What the data is; application/json unless given.")
 @click.option("--source", metavar="URI", help=f"Who says so; {_SOURCE} unless given.")
 @click.option("--subject", metavar="TEXT", help="What it is about.")
@@ -127,7 +129,7 @@ def _event(
 
 
 def _content(data: str) -> bytes:
-    if data == "-":
+    if data in ("-", "@-"):
         return _limited(sys.stdin.buffer)
     if not data.startswith("@"):
         return data.encode(errors="surrogateescape")

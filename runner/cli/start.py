@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError, RunnerError
+from ..errors import ConfigError, RunnerError, readable
 from .loop import calm_collector, loop_factory
 from .options import config_option
 from .output import tell
-from .program import readable
 
 if TYPE_CHECKING:
     from ..config import Config

@@ -20,11 +20,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
-from ..errors import ConfigError, StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from ..errors import ConfigError, StorageError, StorageHeld, StorageRefused, StorageUnavailable, readable
 from .handshake import SuspiciousLoop
 from .home import SEARCH_PATH, Home
 from .outage import Outage
-from .sqlite_connection import TidyConnection, pragmas, prepare
+from .sqlite_connection import TidyConnection, connect, pragmas, prepare
 from .tls import Encryption, encryptions
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _check_user(dsn: Dsn) -> None:
 def _sqlite_engine(dsn: Dsn, pool: int) -> AsyncEngine:
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{dsn.path}",
-        connect_args={"factory": TidyConnection},
+        connect_args={"factory": TidyConnection, "async_creator_fn": connect},
         pool_size=pool,
         max_overflow=0,
         hide_parameters=True,
@@ -410,7 +410,7 @@ def _reason(error: BaseException) -> str:
         return f"{reason}{_SQLITE_CURES.get(reason, '')}"
     if _is_pooled(error):
         return f"{reason}: a pooler like pgbouncer is in between; set storage.pgbouncer: true, or give a direct DSN"
-    return reason
+    return readable(reason)
 
 
 def _is_pooled(error: BaseException | None) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TidyConnection", "pragmas", "prepare", "wal_is_safe"]
+if TYPE_CHECKING:
+    import aiosqlite
+
+__all__ = ["TidyConnection", "connect", "pragmas", "prepare", "wal_is_safe"]
 
 _LARGE = 4 * 1024 * 1024  # bytes of a WAL worth copying back; about what SQLite itself does it at
 
@@ -65,6 +69,20 @@ def prepare(cursor: sqlite3.Cursor, statements: Sequence[str]) -> None:
                 if mode != "wal":
                     cursor.execute("PRAGMA journal_mode = TRUNCATE")
             cursor.execute(statements[0])
+
+
+async def connect(*args: Any, **kwargs: Any) -> aiosqlite.Connection:
+    """Open a connection. One that cannot be opened ends its thread first, lest that speak to a closed loop."""
+    import aiosqlite
+
+    connection = aiosqlite.connect(*args, **kwargs)
+    thread = connection._thread
+    thread.daemon = True
+    try:
+        return await connection
+    except sqlite3.Error:
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 def _make_private(file: str) -> None:

@@ -131,6 +131,7 @@ def test_check_online_tells_of_every_server(tmp_path: Path) -> None:
     assert re.search(r"^tables +not usable", output, re.MULTILINE)
     assert re.search(r"^nats +127\.0\.0\.1:1: connection refused$", output, re.MULTILINE)
     assert "PostgreSQL cannot be reached: 127.0.0.1:1: connection refused" in complaint
+    assert "Errno" not in output + complaint
 
 
 def test_check_online_tries_the_right_to_publish_and_sends_nothing(

@@ -168,6 +168,8 @@ def test_a_json_log_is_json_and_nothing_else(deployment: Deployment) -> None:
     _, complaint = deployment.cli("start", code=69)
     assert json.loads(complaint.splitlines()[-1])["event"] == "failed"
     assert all(json.loads(line) for line in complaint.splitlines())
+    assert "connection refused" in complaint
+    assert "Errno" not in complaint
 
 
 def test_a_handler_that_blocks_the_loop_is_named_in_the_log(deployment: Deployment) -> None:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -356,3 +357,18 @@ class TestForeignJournal:
         with pytest.raises(StorageError, match=r"not a database: correct storage\.dsn"):
             async with opened(path):
                 pass
+
+
+class TestFileThatCannotBeOpened:
+    def test_nothing_is_left_that_would_speak_to_a_closed_loop(self, tmp_path: Path) -> None:
+        """What is left printed a traceback once the loop had been closed, as it is at the end of a failed start."""
+        before = set(threading.enumerate())
+
+        async def fail() -> set[threading.Thread]:
+            engine = open_engine(Dsn.parse(f"sqlite:///{tmp_path}", base=tmp_path), schema=None, pool=1)
+            with pytest.raises(StorageUnavailable, match="unable to open"):
+                await migrate(engine)
+            return {each for each in threading.enumerate() if "_connection_worker_thread" in each.name} - before
+
+        for _ in range(20):
+            assert asyncio.run(fail()) == set()

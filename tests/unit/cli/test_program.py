@@ -223,6 +223,11 @@ class Failing(click.Command):
         (StorageUnavailable("gone"), 69, "Error: gone\n"),
         (StorageUnavailable("a:1: [Errno 111] Connection refused"), 69, "Error: a:1: connection refused\n"),
         (
+            StorageUnavailable("a:1: [Errno -2] Name or service not known"),
+            69,
+            "Error: a:1: name or service not known\n",
+        ),
+        (
             RunnerError(
                 "a:1: [Errno 111] Connect call failed ('::1', 1, 0, 0); b:1: [Errno 104] Connection reset by peer"
             ),
