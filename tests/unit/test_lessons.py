@@ -41,8 +41,8 @@ def test_every_test_that_is_named_exists(page: str) -> None:
 def test_every_lesson_is_answered() -> None:
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|$", LESSONS, re.MULTILINE)
     numbers = [int(number) for number, _, _ in rows]
-    assert sorted(set(numbers)) == sorted(numbers)
-    assert set(range(1, 44)) <= set(numbers)
+    assert numbers[:92] == list(range(1, 93))
+    assert len(set(numbers)) == len(numbers)
     for number, _, proof in rows:
         assert NAMED.search(proof) or "needs schedules" in proof or "decisions/" in proof, (
             f"lesson {number} has no test"
