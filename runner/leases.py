@@ -92,13 +92,13 @@ class Leases:
             log.warning("lease not renewed", seq=seq, subscription_id=id, detail=str(error))
             held.pop((seq, id))
         for key, each in held.items():
-            if key in kept and each.flight.until:  # zero: something of it was lost before, see below
+            if key in kept:
                 each.flight.until = until
         for key, each in held.items():
             if key not in kept and self._held.get(key) is each:
                 self._let_go(key)
                 log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
-                each.flight.until = 0.0  # it may not have started: nor does anything else of it
+                each.flight.halt()  # it may not have started: nor does anything else of it
                 each.outlet.cancel(each.flight, each.index)
                 self._changed.set()
 
