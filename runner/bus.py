@@ -306,15 +306,16 @@ class EventBus:
         try:
             while self._held:
                 caller, until = self._held[0]
-                publications, answer = caller
+                if caller[1].done():
+                    self._held.popleft()
+                    continue
                 try:
-                    if not answer.done():
-                        await self._record([caller])
+                    await self._record([caller])
                 except StorageHeld as error:
-                    if monotonic() < until:
-                        self._held.append((caller, until))
-                    else:
-                        _fail([caller], _still_held(publications, error))
+                    self._held.append((caller, until))
+                    for other, ends in self._held:  # all of them: each turn takes as long as a lock is tried
+                        if ends <= monotonic():
+                            _fail([other], _still_held(other[0], error))
                 except Exception as error:
                     _fail([caller], error)
                 self._held.popleft()

@@ -9,7 +9,7 @@ import pytest
 
 from runner import bus as bus_module
 from runner.bus import EventBus
-from runner.errors import EventConflict, EventError, RunnerError, StorageUnavailable
+from runner.errors import EventConflict, EventError, RunnerError, StorageHeld, StorageUnavailable
 from runner.event import Event
 from runner.storage.base import Claim, EventStore, Publication, Receipt, Work
 from tests.support.eventually import eventually
@@ -26,6 +26,7 @@ class Store:
         self.open = asyncio.Event()
         self.open.set()
         self.away = False
+        self.held = False
         self.began = 0
         self._known: dict[tuple[str, str], Event] = {}
 
@@ -34,6 +35,8 @@ class Store:
         await self.open.wait()
         if self.away:
             raise StorageUnavailable("away")
+        if self.held:
+            raise StorageHeld("another session")
         for event in (each.event for each in publications):
             if event.type == "odd":
                 raise TypeError("a driver's own error")
@@ -264,6 +267,17 @@ class TestFailures:
         assert strategy.signals == []
         store.away = False
         assert (await bus.publish(event("0"))).id == "0"
+
+    async def test_who_has_waited_long_enough_waits_for_nobody_elses_turn(
+        self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each turn takes as long as a lock is waited for: with a lock on the table, all of them together."""
+        monkeypatch.setattr("runner.bus.PATIENCE", 0.0)
+        store.held, count = True, 20
+        results = await asyncio.gather(*[bus.publish(event(str(n))) for n in range(count)], return_exceptions=True)
+        assert {type(result) for result in results} == {StorageHeld}
+        assert len({str(result) for result in results}) == count  # each names its own event
+        assert store.began <= 1 + count + 2  # together, each alone, and one or two once more
 
     async def test_a_cancelled_callers_event_is_recorded_and_the_others_hear_of_theirs(
         self, bus: EventBus, store: Store
