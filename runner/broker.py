@@ -20,6 +20,7 @@ from datetime import timedelta
 import structlog
 from nats import errors
 
+from .broker_errors import BrokerError, MessageRefused
 from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
 from .broker_options import BrokerOptions, Server
 from .errors import StrategyError, readable
@@ -37,14 +38,6 @@ LOG_EVERY = 60.0  # seconds between two reports of one outage
 
 _BACKOFF = RetryPolicy(delay=timedelta(milliseconds=100), max_delay=timedelta(seconds=2), jitter=1.0)
 _PUBLISHABLE = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
-
-
-class BrokerError(StrategyError):
-    """The message did not reach NATS, or nobody knows whether it did; it may be sent again."""
-
-
-class MessageRefused(BrokerError):
-    """The message can never be sent: its subject, its headers or its size are not what NATS takes."""
 
 
 class Broker:

@@ -87,7 +87,6 @@ class Link:
         if options.credentials or options.needs_tls(server):
             # Read anew each time, so that a replaced file takes effect; in a thread, since a file system may hang.
             material = await asyncio.to_thread(options.material, server)
-        source = server if server.user or server.token else options
         await self.client.connect(
             [server.url],
             name=name,
@@ -105,9 +104,9 @@ class Link:
             tls=material.tls,
             tls_hostname=server.tls_hostname or options.tls_hostname,
             tls_handshake_first=options.tls_handshake_first,
-            user=source.user,
-            password=source.password,
-            token=source.token,
+            user=options.user,
+            password=options.password,
+            token=options.token,
             user_credentials=RawCredentials(material.credentials) if material.credentials else None,
         )
         if type(self.client.max_payload) is not int:
@@ -148,7 +147,7 @@ class Link:
         return True
 
     def discovered(self) -> tuple[Server, ...]:
-        """Return the other nodes of the cluster; what let us into this one lets us into them."""
+        """Return the other nodes of the cluster."""
         own = self.server
         found = []
         for uri in self.client.discovered_servers[:_MOST_NODES]:
@@ -159,7 +158,7 @@ class Link:
             if host and port:
                 # A certificate names hosts, and nodes are announced by address.
                 name = (own.tls_hostname or own.host) if _is_address(host) else None
-                found.append(Server(host, port, own.tls, own.user, own.password, own.token, name))
+                found.append(Server(host, port, own.tls, name))
         return tuple(found)
 
     async def close(self, *, broken: bool) -> None:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
+from pydantic import AfterValidator, Field, model_validator
+from typing_extensions import override
+
+from .config.errors import quoted
+from .config.fields import FilePath, Model, is_near
+from .config.plugin import Options
+from .config.secret import Secret
 from .config.value_file import read_value
-from .errors import ConfigError, StrategyError
+from .errors import StrategyError
 from .redaction import know
 
-if TYPE_CHECKING:
-    from .config.plugins import NatsConnection
+__all__ = ["LOGIN", "SERVERS", "BrokerOptions", "Material", "NatsConnection", "NatsTls", "Server", "ServerUrl"]
 
-__all__ = ["BrokerOptions", "Material", "Server"]
+LOGIN = ("credentials", "user", "password", "token")
+"""The options that say who we are."""
+
+SERVERS = "URLs of the servers: `nats://host:4222`, or `tls://…`, several also in one text with commas."
 
 _CREDENTIALS = re.compile(
     r"-----BEGIN NATS USER JWT-----\s+(?P<jwt>[\w-]+\.[\w-]+\.[\w-]+)\s+-.*"
@@ -27,37 +37,31 @@ _CREDENTIALS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server's address, and the credentials that were written into its URL."""
+    """One server's address; `tls_hostname` is what its certificate names, where that is not the host."""
 
     host: str
     port: int
     tls: bool = False
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
     tls_hostname: str | None = None
 
     @classmethod
     def parse(cls, url: str) -> Server:
         """
-        Return the server `url` names: `nats://` or `tls://`, with or without user:password@ or token@.
+        Return the server `url` names: `nats://` or `tls://`, without a login.
 
         Raises:
-            ConfigError: it is no such URL. The message does not repeat it, because it may hold a password.
+            ValueError: it is no such URL. The message does not repeat it, because it may hold a password.
         """
+        expected = "expected a URL such as nats://host:4222 or tls://host:4222"
         try:
-            parts = urlsplit(url if "://" in url else f"nats://{url}")
-            host, port = parts.hostname, parts.port or 4222
+            parts = urlsplit(_with_scheme(url))
+            host, port = parts.hostname, parts.port
         except ValueError:
-            host, port, parts = None, 0, SplitResult("", "", "", "", "")
-        if parts.scheme not in ("nats", "tls") or not host or parts.path.strip("/") or parts.query or parts.fragment:
-            raise ConfigError(
-                "servers: expected URLs such as nats://host:4222 or tls://user:password@host:4222;"
-                " write special characters of a password as %XX"
-            )
-        user, password = (unquote(part) if part else None for part in (parts.username, parts.password))
-        token = user if password is None else None
-        return cls(host, port, parts.scheme == "tls", None if token else user, password, token)
+            raise ValueError(f"{expected}; host or port cannot be read") from None
+        beyond = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme not in ("nats", "tls") or not host or port == 0 or beyond or re.search(r"[\x00-\x20,]", url):
+            raise ValueError(expected)
+        return cls(host, port or 4222, parts.scheme == "tls")
 
     @property
     def address(self) -> str:
@@ -68,6 +72,100 @@ class Server:
     def url(self) -> str:
         """What nats-py is given: never with credentials, which it would not decode nor use for other nodes."""
         return f"{'tls' if self.tls else 'nats'}://{self.address}"
+
+
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"nats://{url}"
+
+
+def _server_url(url: str) -> str:
+    Server.parse(url)
+    return urlsplit(_with_scheme(url)).geturl()
+
+
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
+"""A field that holds the URL of a server, without a login."""
+
+
+def _split_server(server: Any) -> tuple[Any, dict[str, str]]:
+    """Return the URL without user, password and token, and those."""
+    if not isinstance(server, str) or "@" not in server:
+        return server, {}
+    scheme, separator, rest = server.partition("://")
+    if not separator:
+        scheme, rest = "", server
+    userinfo, _, host = rest.rpartition("@")
+    user, colon, password = userinfo.partition(":")
+    login = {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
+    return f"{scheme}{separator}{host}", login
+
+
+class NatsTls(Model):
+    """TLS towards NATS. With this section a connection that is not encrypted is refused."""
+
+    ca: FilePath | None = Field(default=None, description="File of the authorities to trust; the system's by default.")
+    cert: FilePath | None = Field(default=None, description="File of the client certificate.")
+    key: FilePath | None = Field(default=None, description="File of the key to `cert`.")
+    handshake_first: bool = Field(
+        default=False, description="Start TLS before the server's first line, as it is set to."
+    )
+    insecure: bool = Field(default=False, description="Do not check who the server is. For tests only.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> NatsTls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together; give both or none")
+        return self
+
+
+class NatsConnection(Options):
+    """How to reach NATS. A user, password or token inside a server's URL is moved to its own option."""
+
+    servers: tuple[ServerUrl, ...] | None = Field(default=None, min_length=1, description=SERVERS)
+    credentials: FilePath | None = Field(default=None, description="Credentials file (JWT and seed).")
+    user: str | None = Field(default=None, description="User name.")
+    password: Secret | None = Field(default=None, description="Password of `user`.")
+    token: Secret | None = Field(default=None, description="Token, instead of a user.")
+    tls: NatsTls | None = Field(
+        default=None, description="TLS settings; without them TLS is used if the server asks for it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_userinfo(cls, data: Any) -> Any:
+        """nats-py forgets what a URL says for the servers it discovers, and does not decode it."""
+        if not isinstance(data, dict):
+            return data
+        servers = data.get("servers")
+        if isinstance(servers, str):
+            servers = [servers]
+        if not isinstance(servers, list):
+            return data
+        servers = [part for entry in servers for part in (entry.split(",") if isinstance(entry, str) else [entry])]
+        split = [_split_server(server) for server in servers]
+        found = {tuple(sorted(login.items())) for _, login in split if login}
+        if len(found) > 1 or (found and any(data.get(name) is not None for name in LOGIN)):
+            raise ValueError("servers: a user is given in several ways; give user and password, or token, once")
+        return {**data, "servers": [server for server, _ in split], **(dict(found.pop()) if found else {})}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> NatsConnection:
+        ways = [name for name in ("credentials", "user", "token") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"expected one of: credentials, user, token, got {' and '.join(ways)}")
+        if self.password is not None and self.user is None:
+            raise ValueError("password: there is no user that it belongs to; give both")
+        return self
+
+    @override
+    def advice(self) -> Iterator[tuple[str, str]]:
+        if self.tls is not None or (self.user is None and self.token is None):
+            return  # credentials are a signature, which is of no use to others
+        servers = map(Server.parse, self.servers or ())
+        host = next((each.host for each in servers if not each.tls and not is_near(each.host)), None)
+        if host is not None:
+            message = f"the login goes to {quoted(host)} in clear unless the server asks for TLS"
+            yield "servers", f"{message}; write tls:// for nats://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +184,9 @@ class BrokerOptions:
     `credentials` is the file nsc writes: a user's JWT and its nkey seed. Naming any TLS file, or
     `tls`, or a `tls://` URL makes encryption a condition: without it no credentials are sent. With
     `tls_insecure` nobody checks who the server is.
-
-    Raises:
-        ConfigError: there is no server, or its URL is wrong.
     """
 
-    servers: tuple[str, ...] = field(repr=False)
+    servers: tuple[str, ...]
     credentials: Path | None = None
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
@@ -122,14 +217,9 @@ class BrokerOptions:
             tls_insecure=tls.insecure if tls else False,
         )
 
-    def __post_init__(self) -> None:
-        if not self.parsed():
-            raise ConfigError("servers: expected at least one URL such as nats://host:4222")
-
     def parsed(self) -> tuple[Server, ...]:
-        """Return the servers; one entry may hold several URLs, separated by commas."""
-        urls = [url.strip() for entry in self.servers for url in entry.split(",")]
-        return tuple(Server.parse(url) for url in urls if url)
+        """Return the servers."""
+        return tuple(map(Server.parse, self.servers))
 
     def needs_tls(self, server: Server) -> bool:
         """Return whether nothing may be said to `server` in clear."""

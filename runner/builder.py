@@ -7,35 +7,33 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from .broker_options import BrokerOptions
+from .broker_options import BrokerOptions, NatsConnection
 from .bus import EventBus
 from .config import Config, load_config
 from .config.dsn import Dsn
-from .config.plugin import Options, Plugin
-from .config.plugins import NatsConnection, NatsSinkOptions
-from .config.secret import Secret
-from .errors import ConfigError, SchemaMismatch, SinkError
+from .errors import ConfigError, RunnerError, SchemaMismatch, SinkError
 from .event import new_id
 from .limits import WorkerLimits
 from .log import configure_own
 from .operations import Operations
 from .runtime import Plan, Runner
-from .sinks import SinkContext, build_sink
-from .sinks.base import Sink
+from .sinks import build_sink
+from .sinks.base import Sink, SinkContext
 from .sinks.python import PythonSink
 from .storage import Storage
 from .storage import open_storage as open_store
 from .storage.base import Retention
-from .strategies import StrategyContext, build_stack
-from .strategies.stack import StrategyStack
+from .strategies import build_strategy
+from .strategies.base import NotifyStrategy, StrategyContext
+from .strategies.stack import StrategyStack, compose
 
 if TYPE_CHECKING:
     from .broker import Broker
-    from .strategies.postgres import Connect
+    from .strategies.base import Connect
 
 __all__ = ["build", "load", "nats_subjects", "open_bus", "open_operations", "open_storage", "retention_of"]
 
@@ -66,19 +64,18 @@ def build(config: Config) -> Runner:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
     """
     brokers = _Brokers(config)
-    errors: list[ConfigError] = []
+    context = SinkContext(deployment_id=config.deployment_id, broker=brokers, concurrency=config.worker.concurrency)
     sinks: dict[str, Sink] = {}
-    with _collected(errors):
-        storage = _storage(config)
-    with _collected(errors):
-        strategies = _stack(config, brokers)
-    for name, plugin in config.sinks.items():
-        with _collected(errors):
-            sinks[name] = _sink(name, plugin, config, brokers)
-    with _collected(errors):
-        _check_batches(config, sinks)
-    if errors:
-        raise ConfigError(*(fault for error in errors for fault in error.faults)) from errors[0]
+    with _Faults(config) as faults:
+        with faults.at():
+            storage = _storage(config)
+        with faults.at():
+            strategies = _stack(config, brokers)
+        for name, plugin in config.sinks.items():
+            with faults.at("sinks", name):
+                sinks[name] = build_sink(plugin, context)
+        with faults.at():
+            _check_batches(config, sinks)
     return Runner(
         _plan(config),
         storage,
@@ -168,18 +165,35 @@ async def _take_tables(config: Config, storage: Storage, *, create: bool, writes
     await (storage.store.adopt if writes else storage.store.owner)(config.deployment_id)
 
 
-@contextlib.contextmanager
-def _collected(errors: list[ConfigError]) -> Iterator[None]:
-    """Go on after a fault, so that all are reported at once."""
-    try:
-        yield
-    except ConfigError as error:
-        errors.append(error)
+class _Faults:
+    """Collects what is wrong, so that all of it is reported at once: raises at its end if there was anything."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._errors: list[RunnerError] = []
+        self._lines: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._errors and raised[0] is None:
+            raise ConfigError(*self._lines) from self._errors[0]
+
+    @contextlib.contextmanager
+    def at(self, *path: str | int) -> Iterator[None]:
+        """Go on after a fault of what stands at `path`; without one, faults say themselves where they are."""
+        try:
+            yield
+        except (ConfigError, SinkError) as error:
+            lines = error.faults if isinstance(error, ConfigError) else [str(error)]
+            self._errors.append(error)
+            self._lines += [self._config.locate(path, line) for line in lines] if path else lines
 
 
 def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
     """Return the subjects that are published to on each connection; those of a sink with examples in the places."""
-    from .sinks.nats import examples
+    from .sinks.nats import NatsSinkOptions, examples
 
     subjects: dict[BrokerOptions, list[str]] = {}
     for plugin in config.strategies:
@@ -188,11 +202,18 @@ def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
     subscriptions = config.to_subscriptions()
     for name, plugin in config.sinks.items():
         if isinstance(plugin.options, NatsSinkOptions):
-            options = BrokerOptions.of(config.nats_connection(plugin.options))
+            options = BrokerOptions.of(_connection(config, plugin.options))
             types = [type for each in subscriptions if name in (each.sink, each.dead_letter) for type in each.types]
             made = examples(plugin.options.subject, config.deployment_id, types or ["*"])
             subjects.setdefault(options, []).extend(made)
     return {options: list(dict.fromkeys(made)) for options, made in subjects.items()}
+
+
+def _connection(config: Config, options: NatsConnection) -> NatsConnection:
+    """Return the connection that `options` ask for: their own, or else that of the first nats strategy."""
+    if options.servers is not None:
+        return options
+    return next(plugin.options for plugin in config.strategies if isinstance(plugin.options, NatsConnection))
 
 
 class _Brokers:
@@ -205,7 +226,7 @@ class _Brokers:
     def __call__(self, connection: NatsConnection) -> Broker:
         from .broker import Broker
 
-        options = BrokerOptions.of(self._config.nats_connection(connection))
+        options = BrokerOptions.of(_connection(self._config, connection))
         if options not in self.made:
             self.made[options] = Broker(options, name=f"runner {self._config.deployment_id}")
         return self.made[options]
@@ -240,46 +261,27 @@ def _unusable_file(dsn: Dsn, writes: bool) -> str | None:
 
 
 def _stack(config: Config, brokers: _Brokers) -> StrategyStack:
+    # Polling has to know whether the others hear, and is one of them: it asks the finished stack.
     context = StrategyContext(
-        subject=config.signal_subject, dsn=config.storage.dsn, broker=brokers, connector=_connector
+        subject=config.signal_subject,
+        dsn=config.storage.dsn,
+        broker=brokers,
+        connector=_connector,
+        deaf=lambda: stack.deaf,
     )
-    try:
-        return build_stack(config.strategies, context)
-    except ConfigError as first:
-        faults = [
-            config.locate(("strategies", index), fault)
-            for index, plugin in enumerate(config.strategies)
-            for fault in _faults_of(plugin, context)
-        ]
-        raise ConfigError(*faults or first.faults) from first
-
-
-def _faults_of(plugin: Plugin, context: StrategyContext) -> tuple[str, ...]:
-    try:
-        build_stack([plugin], context)
-    except ConfigError as error:
-        return tuple(fault.removeprefix("strategies: ") for fault in error.faults)
-    return ()
+    made: list[NotifyStrategy] = []
+    with _Faults(config) as faults:
+        for index, plugin in enumerate(config.strategies):
+            with faults.at("strategies", index):
+                made.append(build_strategy(plugin, context))
+    stack = compose(*made)
+    return stack
 
 
 def _connector(dsn: Dsn) -> Connect:
     from .storage.engine import PostgresConnector
 
     return PostgresConnector(dsn).connect
-
-
-def _sink(name: str, plugin: Plugin, config: Config, brokers: _Brokers) -> Sink:
-    options = plugin.options
-
-    def broker(_: Mapping[str, Any]) -> Broker:
-        assert isinstance(options, NatsSinkOptions)
-        return brokers(options)
-
-    context = SinkContext(deployment_id=config.deployment_id, broker=broker, concurrency=config.worker.concurrency)
-    try:
-        return build_sink(plugin.kind, _plain(options), context)
-    except (ConfigError, SinkError) as error:
-        raise ConfigError(config.locate(("sinks", name), str(error))) from error
 
 
 def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
@@ -294,18 +296,6 @@ def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
     ]
     if faults:
         raise ConfigError(*faults)
-
-
-def _plain(options: Options | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options as plain values, secrets revealed."""
-    values = dict(options) if isinstance(options, Options) else options
-    return {key: _reveal(value) for key, value in values.items()}
-
-
-def _reveal(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _reveal(each) for key, each in value.items()}
-    return value.reveal() if isinstance(value, Secret) else value
 
 
 def _plan(config: Config) -> Plan:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from .errors import KeyPath, quoted
-from .plugins import NatsConnection, PollingOptions, WebhookOptions
+from .fields import is_near
+from .plugin import Options, Plugin
 from .schema import Config
 
 __all__ = ["advice"]
 
 _NO_PROMISE = ("disable", "allow", "prefer")  # the modes in which anything is sent in clear, if the server likes
-_PROOF = re.compile(r"auth|cookie|key|pass|secret|sign|token", re.IGNORECASE)  # headers that prove who calls
 
 
 def advice(config: Config) -> list[str]:
     """Return the warnings for the author of `config`: its place in the file, what is odd, and the cure."""
-    return [*_storage_in_clear(config), *_unused_sinks(config), *_polling_only(config), *_logins_in_clear(config)]
+    return [*_storage_in_clear(config), *_unused_sinks(config), *_polling_only(config), *_advised_by_options(config)]
 
 
 def _storage_in_clear(config: Config) -> Iterator[str]:
     for path, dsn in config.dsns():
         if dsn.sslmode not in _NO_PROMISE:
             continue
-        far = [host for host, _ in dsn.hosts if not _is_near(host)]
+        far = [host for host, _ in dsn.hosts if not is_near(host)]
         if far:
             yield config.locate(
                 path,
@@ -38,43 +35,15 @@ def _storage_in_clear(config: Config) -> Iterator[str]:
             yield config.locate(path, f"{reason}; set storage.tls: verify-full")
 
 
-def _logins_in_clear(config: Config) -> Iterator[str]:
-    plugins: list[tuple[KeyPath, object]] = [
-        *((("strategies", index, each.kind), each.options) for index, each in enumerate(config.strategies)),
-        *((("sinks", name, each.kind), each.options) for name, each in config.sinks.items()),
+def _advised_by_options(config: Config) -> Iterator[str]:
+    plugins: list[tuple[KeyPath, Plugin]] = [
+        *((("strategies", index), plugin) for index, plugin in enumerate(config.strategies)),
+        *((("sinks", name), plugin) for name, plugin in config.sinks.items()),
     ]
-    for path, options in plugins:
-        if isinstance(options, NatsConnection) and (host := _nats_in_clear(options)):
-            message = (
-                f"the login goes to {quoted(host)} in clear unless the server asks for TLS; write tls:// for nats://"
-            )
-            yield config.locate((*path, "servers"), message)
-        elif isinstance(options, WebhookOptions) and (host := _webhook_in_clear(options)):
-            yield config.locate((*path, "url"), f"what proves who calls goes to {quoted(host)} in clear; use https://")
-
-
-def _nats_in_clear(options: NatsConnection) -> str | None:
-    if options.tls is not None or (options.user is None and options.token is None):
-        return None  # credentials are a signature, which is of no use to others
-    plain = [server.removeprefix("nats://") for server in options.servers or () if not server.startswith("tls:")]
-    return next((host for each in plain if not _is_near(host := urlsplit(f"//{each}").hostname or "")), None)
-
-
-def _webhook_in_clear(options: WebhookOptions) -> str | None:
-    url = urlsplit(options.url)
-    if url.scheme != "http" or _is_near(host := url.hostname or ""):
-        return None
-    return host if url.query or any(_PROOF.search(name) for name in options.headers) else None
-
-
-def _is_near(host: str) -> bool:
-    """Return whether nobody else can listen on the way to `host`: a socket, or this machine itself."""
-    if host.startswith("/") or host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    for path, plugin in plugins:
+        if isinstance(plugin.options, Options):
+            for key, message in plugin.options.advice():
+                yield config.locate((*path, plugin.kind, key), message)
 
 
 def _unused_sinks(config: Config) -> Iterator[str]:
@@ -85,8 +54,7 @@ def _unused_sinks(config: Config) -> Iterator[str]:
 
 
 def _polling_only(config: Config) -> Iterator[str]:
-    polling = [plugin.options for plugin in config.strategies if isinstance(plugin.options, PollingOptions)]
-    if len(polling) < len(config.strategies):
+    if any(plugin.kind != "polling" for plugin in config.strategies):
         return
     if config.storage.dsn.scheme == "sqlite":
         cure = "add - sqlite: 25ms"

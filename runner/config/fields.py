@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -23,7 +24,18 @@ from pydantic import (
 from .dsn import Dsn
 from .errors import complaint, got, quoted
 
-__all__ = ["Context", "DsnField", "FilePath", "Model", "Name", "Number", "SinkName", "check_subject", "context_of"]
+__all__ = [
+    "Context",
+    "DsnField",
+    "FilePath",
+    "Model",
+    "Name",
+    "Number",
+    "SinkName",
+    "check_subject",
+    "context_of",
+    "is_near",
+]
 
 T = TypeVar("T", dict[str, Any], list[Any])
 
@@ -100,6 +112,16 @@ def _kind(plugin: object) -> str:
 def context_of(info: ValidationInfo) -> Context:
     """Return the context of the file; without one, the working directory is the base and nothing else is known."""
     return info.context if isinstance(info.context, Context) else Context()
+
+
+def is_near(host: str) -> bool:
+    """Return whether nobody else can listen on the way to `host`: a socket, or this machine itself."""
+    if host.startswith("/") or host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _whole(value: object) -> object:

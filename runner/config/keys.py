@@ -60,10 +60,10 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, FieldInfo]]:
         yield from _walk(child, inside)
 
 
-def _children(node: Any) -> dict[str, Any]:
+def _children(node: Any) -> Mapping[Any, Any]:
     """Return what is one step further down, by key; `<name>` and `[]` stand for any."""
     if isinstance(node, PluginField):
-        return dict(node.table)
+        return node.table
     if fields := _fields(node):
         return {key: _plain(info.annotation, info.metadata) for key, info in fields.items()}
     match typing.get_origin(node):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
+from typing_extensions import override
 
+from ..errors import ConfigError, RunnerError
 from ..redaction import MASK
 from .callables import import_callable, is_reference
 from .errors import complaint, got, shape
 from .fields import Context, Model, context_of
 
-__all__ = ["Options", "Plugin", "PluginField"]
+__all__ = ["Kinds", "Options", "Plugin", "PluginField"]
 
 
 class Options(Model):
     """
-    The options of one kind.
+    The options of one kind, and how it is built from them.
 
     `main` names the one that a bare value stands for; `batches` says of a sink that it takes several events at once.
     """
@@ -30,6 +34,40 @@ class Options(Model):
 
     def check(self, context: Context) -> None:
         """Raise `ValueError` when the rest of the file does not go with this plug-in."""
+
+    def advice(self) -> Iterator[tuple[str, str]]:
+        """Yield what the author is likely not to want: the option, and the warning."""
+        return iter(())
+
+    def build(self, context: Any) -> Any:
+        """Return the strategy or sink; `context` is what those of its seam are given. Nothing connects yet."""
+        raise NotImplementedError
+
+
+class Kinds(Mapping[str, type[Options]]):
+    """The built-in kinds by name; the module of one is imported when it is asked for."""
+
+    def __init__(self, references: Mapping[str, str]) -> None:
+        """Args: references name the options of each kind, as `module:class`."""
+        self._references = references
+
+    @override
+    def __getitem__(self, kind: str) -> type[Options]:
+        module, _, name = self._references[kind].partition(":")
+        options: type[Options] = getattr(import_module(module), name)
+        return options
+
+    @override
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._references
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._references)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +82,45 @@ class Plugin:
     kind: str
     options: Options | Mapping[str, Any]
 
+    def build(self, context: Any, *, what: str, methods: Sequence[str], **given: object) -> Any:
+        """
+        Return the strategy or sink; nothing connects yet.
+
+        Args:
+            context: for the built-in kinds.
+            what: the seam it is of.
+            methods: those of the seam, which a third party's has to have.
+            given: arguments that a third party's is called with, besides its options.
+
+        Raises:
+            ConfigError: a third party's cannot be built.
+            SinkError: a built-in one cannot.
+        """
+        if isinstance(self.options, Options):
+            return self.options.build(context)
+        try:
+            factory = import_callable(self.kind)
+            arguments = inspect.signature(factory).bind(**given, **self.options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.kind}: {error}") from error
+        try:
+            made = factory(*arguments.args, **arguments.kwargs)
+        except RunnerError as error:  # written for the one who configures it, as the guides ask
+            raise ConfigError(f"{self.kind}: {error}") from error
+        except (Exception, SystemExit) as error:
+            # Its text may repeat an option, and nobody here knows which of them are secret.
+            raise ConfigError(f"{self.kind}: cannot be built, it raised {type(error).__name__}") from error
+        if not all(callable(getattr(made, method, None)) for method in methods):
+            expected = f"{', '.join(methods[:-1])} and {methods[-1]}"
+            raise ConfigError(f"{self.kind}: expected a {what} with {expected}, got {type(made).__name__!r}")
+        return made
+
 
 @dataclass(frozen=True, slots=True)
 class PluginField:
     """Makes a field of the schema take any of the kinds in `table`, or a third-party one."""
 
-    table: Mapping[str, type[Options]]
+    table: Kinds
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read the three forms; write `{kind: options}`."""

@@ -27,7 +27,8 @@ from .dsn import Dsn
 from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got, quoted
 from .fields import Context, Model, Name, Number, SinkName, check_subject, context_of
-from .plugins import SINKS, NatsConnection, NatsOptions, PostgresOptions, SinkField, StrategyField
+from .kinds import SINKS, SinkField, StrategyField
+from .plugin import Options
 from .rate import RateField
 from .schedules import ScheduleEntry
 from .secret import Secret
@@ -371,14 +372,9 @@ class Config(Model):
         """Yield every DSN with its place: the store's, and those that strategies listen on."""
         yield ("storage", "dsn"), self.storage.dsn
         for index, plugin in enumerate(self.strategies):
-            if isinstance(plugin.options, PostgresOptions) and plugin.options.dsn is not None:
-                yield ("strategies", index, plugin.kind, "dsn"), plugin.options.dsn
-
-    def nats_connection(self, options: NatsConnection) -> NatsConnection:
-        """Return the connection that `options` ask for: their own, or else that of the first nats strategy."""
-        if options.servers is not None:
-            return options
-        return next(plugin.options for plugin in self.strategies if isinstance(plugin.options, NatsOptions))
+            for key, value in plugin.options if isinstance(plugin.options, Options) else ():
+                if isinstance(value, Dsn):
+                    yield ("strategies", index, plugin.kind, key), value
 
 
 def default_strategies(context: Context) -> list[str]:

@@ -8,14 +8,15 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
-
-from aiohappyeyeballs import AddrInfoType, start_connection
 
 from .address import Address
 from .answer import Answer
 from .connection import Connection, NoAnswer
+
+if TYPE_CHECKING:
+    from aiohappyeyeballs import AddrInfoType
 
 __all__ = ["Client"]
 
@@ -149,6 +150,8 @@ class Client:
 
     async def _dial(self) -> Connection:
         """Connect to one of the addresses of the host. Nothing else here opens a connection."""
+        from aiohappyeyeballs import start_connection  # of no use to one who only reads a configuration
+
         loop = asyncio.get_running_loop()
         opened = await start_connection(await self._resolve(), happy_eyeballs_delay=_NEXT_ADDRESS)
         _, connection = await loop.create_connection(

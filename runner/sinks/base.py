@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from ..delivery import Delivery, Outcome
 from ..event import Event
 
-__all__ = ["BatchSink", "EventSink", "Sink"]
+if TYPE_CHECKING:  # nats-py is loaded by those who use it
+    from ..broker import Broker
+    from ..broker_options import NatsConnection
+
+__all__ = ["BatchSink", "EventSink", "Sink", "SinkContext"]
 
 
 class Sink(Protocol):
@@ -58,3 +63,19 @@ class BatchSink(Sink, Protocol):
         An exception, a timeout, or any other number of outcomes, counts as `Failed` for all of them. What
         failed comes again in a batch of its own: reject none for what another may be the cause of.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """
+    What a sink may need besides its options.
+
+    Attributes:
+        deployment_id: fills `{deployment_id}` in templates.
+        broker: returns the connection to NATS that the options of a sink ask for; equal ones share it.
+        concurrency: how many deliveries run at once in this process.
+    """
+
+    deployment_id: str
+    broker: Callable[[NatsConnection], Broker]
+    concurrency: int = 256

@@ -10,22 +10,60 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
-from ..broker import Broker, BrokerError, MessageRefused
+from pydantic import AfterValidator, Field
+from typing_extensions import override
+
+from ..broker_errors import BrokerError, MessageRefused
+from ..broker_options import LOGIN, NatsConnection
 from ..cloudevents import to_nats
+from ..config.fields import Context, check_subject
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
-from ..errors import EventError, SinkError
+from ..errors import EventError
 from ..event import Event
+from .base import SinkContext
 
-__all__ = ["NatsSink", "Subject", "examples"]
+if TYPE_CHECKING:  # nats-py is loaded with the first connection
+    from ..broker import Broker
 
-_PLACES = ("deployment_id", "id", "source", "subject", "type")
+__all__ = ["NatsSink", "NatsSinkOptions", "Subject", "examples"]
+
+_PLACES = frozenset({"deployment_id", "id", "source", "subject", "type"})
 _PLACE = re.compile(r"\{([^{}]*)\}")
-_WELL_FORMED = re.compile(r"[^\s.*>{}\x00-\x1f\x7f]+(?:\.[^\s.*>{}\x00-\x1f\x7f]+)*\Z")
-_RESERVED = ("$", "_INBOX", "mesh.")
+_RESERVED = ("mesh.", "_INBOX", "$")
 _LONGEST = 2048  # characters; a server closes the connection, which all share, over a line beyond 4,096 bytes
 _MADE_UP = "runner-check"
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+
+
+class NatsSinkOptions(NatsConnection):
+    """Publish every event to NATS. Without `servers`, over the connection of the nats strategy."""
+
+    main = "subject"
+
+    subject: Annotated[str, AfterValidator(lambda subject: check_subject(subject, _PLACES, _RESERVED))] = Field(
+        description="Subject; {type}, {source}, {subject}, {id} and {deployment_id} are filled in."
+    )
+    jetstream: bool = Field(
+        default=False,
+        description="Publish to a stream and wait for its answer.",
+        json_schema_extra={
+            "inactive": "nobody would wait for a stream; remove it: a stream on the server that covers the"
+            " subject stores what is published"
+        },
+    )
+
+    @override
+    def check(self, context: Context) -> None:
+        if self.servers is None and any(getattr(self, name) is not None for name in (*LOGIN, "tls")):
+            raise ValueError("nats.servers: this key is required together with credentials, user, token or tls")
+        if self.servers is None and not context.nats:
+            raise ValueError("nats.servers: this key is required, because no nats strategy says where NATS is")
+
+    @override
+    def build(self, context: SinkContext) -> NatsSink:
+        return NatsSink(context.broker(self), self.subject, deployment_id=context.deployment_id)
 
 
 class NatsSink:
@@ -36,12 +74,7 @@ class NatsSink:
     """
 
     def __init__(self, broker: Broker, subject: str, *, deployment_id: str) -> None:
-        """
-        Take the template of the subject; see `Subject`.
-
-        Raises:
-            SinkError: the template is malformed.
-        """
+        """Take the template of the subject; see `Subject`."""
         self._broker = broker
         self._subject = Subject(subject, deployment_id)
 
@@ -73,20 +106,11 @@ class Subject:
 
     What an event puts into a place can never change the structure of the subject: every character other
     than A-Z, a-z, 0-9, `-` and `_` becomes `_` and the two hexadecimal digits of each of its bytes, and
-    nothing becomes `_`. Only the dots of a type separate tokens, as they do in the type.
+    nothing becomes `_`. Only the dots of a type separate tokens, as they do in the type. The template is one that
+    `NatsSinkOptions` has checked.
     """
 
     def __init__(self, template: str, deployment_id: str) -> None:
-        unknown = [name for name in _PLACE.findall(template) if name not in _PLACES]
-        if unknown:
-            raise SinkError(f"nats subject: unknown place {{{unknown[0]}}}, expected one of: {', '.join(_PLACES)}")
-        if not _WELL_FORMED.match(_PLACE.sub("x", template)):
-            raise SinkError(
-                f"nats subject {template!r}: expected tokens separated by dots, none of them empty, without"
-                " spaces, '*' or '>'"
-            )
-        if template.startswith(_RESERVED):
-            raise SinkError(f"nats subject {template!r}: {', '.join(_RESERVED)} are reserved, start it otherwise")
         self._deployment_id = deployment_id
         # Literal text at even indexes, the name of a place at odd ones.
         self._parts = _PLACE.split(template)

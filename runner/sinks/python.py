@@ -6,13 +6,55 @@ import functools
 import inspect
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field, ValidationInfo
+from typing_extensions import override
+
+from ..config.callables import import_callable, import_exception, is_reference
+from ..config.errors import got
+from ..config.fields import context_of
+from ..config.plugin import Options
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import SinkError, described
+from .base import SinkContext
 from .threads import Threads
 
-__all__ = ["PythonSink"]
+__all__ = ["PythonOptions", "PythonSink"]
+
+
+def _importable(target: str, info: ValidationInfo) -> str:
+    if context_of(info).imports:
+        import_callable(target)
+    elif not is_reference(target):
+        raise ValueError(f"expected module:function, such as acme.audit:handle, got {got(target)}")
+    return target
+
+
+def _exception_name(name: str, info: ValidationInfo) -> str:
+    if context_of(info).imports or ":" not in name:
+        import_exception(name)
+    elif not is_reference(name):
+        raise ValueError(f"expected an exception, such as ValueError or acme.errors:Bad, got {got(name)}")
+    return name
+
+
+class PythonOptions(Options):
+    """Call a Python function."""
+
+    main = "target"
+    batches = True
+
+    target: Annotated[str, AfterValidator(_importable)] = Field(
+        description="`module:function`; modules of the working directory are found too."
+    )
+    permanent: tuple[Annotated[str, AfterValidator(_exception_name)], ...] = Field(
+        default=(), description="Exceptions that no retry can help: `ValueError`, `acme.errors:Bad`."
+    )
+
+    @override
+    def build(self, context: SinkContext) -> PythonSink:
+        return PythonSink(self.target, permanent=self.permanent)
 
 
 class PythonSink:
@@ -89,8 +131,6 @@ class PythonSink:
 
 
 def _imported(reference: str) -> Callable[..., Any]:
-    from ..config.callables import import_callable  # the configuration's machinery is of no use to a given function
-
     try:
         return import_callable(reference)
     except ValueError as error:
@@ -98,8 +138,6 @@ def _imported(reference: str) -> Callable[..., Any]:
 
 
 def _exception(reference: str) -> type[Exception]:
-    from ..config.callables import import_exception
-
     try:
         return import_exception(reference)
     except ValueError as error:

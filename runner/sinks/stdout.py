@@ -8,17 +8,33 @@ import sys
 import threading
 from typing import BinaryIO, Literal
 
+from pydantic import Field
+from typing_extensions import override
+
 from ..cloudevents import encode_json
+from ..config.plugin import Options
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome
-from ..errors import SinkError
 from ..event import Event
 from ..terminal import printable
+from .base import SinkContext
 from .threads import Threads
 
-__all__ = ["StdoutSink"]
+__all__ = ["StdoutOptions", "StdoutSink"]
 
 _SHOWN = 500  # characters of data in a line of text
 _INDENTATION = re.compile(r"\s*[\r\n]\s*")
+
+
+class StdoutOptions(Options):
+    """Print every event."""
+
+    main = "format"
+
+    format: Literal["text", "json"] = Field(default="text", description="`text`, or `json`: one CloudEvent per line.")
+
+    @override
+    def build(self, context: SinkContext) -> StdoutSink:
+        return StdoutSink(format=self.format)
 
 
 class StdoutSink:
@@ -33,8 +49,6 @@ class StdoutSink:
 
     def __init__(self, *, format: Literal["text", "json"] = "text", stream: BinaryIO | None = None) -> None:
         """Args: stream is standard output unless it is given."""
-        if format not in ("text", "json"):
-            raise SinkError(f"stdout: unknown format {format!r}, expected one of: json, text")
         self._line = encode_json if format == "json" else text_line
         self._stream = stream
         self._thread = Threads("stdout", 1)

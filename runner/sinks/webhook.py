@@ -18,22 +18,34 @@ An answer to a batch may give a status for each event: see `_outcomes()`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 import orjson
+from pydantic import AfterValidator, Field, field_serializer, model_validator
+from typing_extensions import override
 
 from ..clock import utcnow
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http, to_http_structured
+from ..config.duration import PositiveDuration
+from ..config.errors import got
+from ..config.fields import Number, is_near
+from ..config.plugin import Options
+from ..config.secret import Secret
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 from ..http.address import Address
 from ..http.answer import Answer
 from ..http.client import Client
 from ..http.connection import NoAnswer
+from ..redaction import MASK, know, looks_secret, redacted
+from .base import SinkContext
 
-__all__ = ["WebhookSink"]
+__all__ = ["WebhookOptions", "WebhookSink"]
 
 _REJECTED = frozenset({400, 410, 413, 415, 422, 431})
 _ASKS_TO_WAIT = frozenset({429, 503})
@@ -44,11 +56,99 @@ _READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand
 _LONGEST_DATE = 40  # characters; those of RFC 9110 §5.6.7 have 33 at most
 _EXCERPT = 512  # characters of an answer that are kept
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2, token
 _OWN_HEADERS = frozenset({"connection", "content-length", "content-type", "host", "transfer-encoding"})
 _DEFAULTS = {"User-Agent": "eventbus-runner", "Accept": "*/*", "Accept-Encoding": "identity"}
 _OWN_PREFIXES = ("ce-", "runner-", "webhook-")
+_PROOF = re.compile(r"auth|cookie|key|pass|secret|sign|token", re.IGNORECASE)  # headers that prove who calls
+
+
+def _web_address(url: str) -> str:
+    for part in re.split("[/?&=]", Address.parse(url).target):
+        if looks_secret(unquote(part)):
+            know(part)
+            know(unquote(part))
+    return url
+
+
+def _password_of(credentials: str) -> str:
+    """Return the password in those of HTTP's scheme Basic; nothing where there is none."""
+    try:
+        return b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
+class WebhookOptions(Options):
+    """Send every event by HTTP POST."""
+
+    main = "url"
+    batches = True
+
+    url: Annotated[str, AfterValidator(_web_address)] = Field(repr=False, description="`https://…` or `http://…`.")
+    secret: Secret | None = Field(
+        default=None,
+        description="Signs each request.",
+        json_schema_extra={
+            "inactive": "requests would go out unsigned; remove it, and let the receiver check"
+            " headers: {Authorization: …}"
+        },
+    )
+    timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
+    headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
+    mode: Literal["binary", "structured"] = Field(
+        default="binary",
+        description="`binary`: attributes as headers, data as the body; `structured`: one JSON document, also used "
+        "where the headers would pass 8 KiB.",
+    )
+    permanent: tuple[Annotated[Number, Field(ge=300, le=599)], ...] = Field(
+        default=(), description="Statuses that no retry can help, besides 400, 410, 413, 415, 422 and 431."
+    )
+    deferred: PositiveDuration | None = Field(
+        default=None,
+        description="A receiver that answers 202 acknowledges later, within this time; null: 202 is success.",
+    )
+
+    @model_validator(mode="after")
+    def _check_headers(self) -> WebhookOptions:
+        for name, value in self.headers.items():
+            scheme, _, credentials = value.reveal().partition(" ")
+            if credentials:
+                know(credentials)
+            if scheme.lower() == "basic":
+                know(_password_of(credentials))
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"headers: {got(name)} is no header name (RFC 9110)")
+            if name.lower().startswith(_OWN_PREFIXES) or name.lower() in _OWN_HEADERS:
+                raise ValueError(f"headers: {got(name)} is set by the sink itself; leave it out")
+        return self
+
+    @field_serializer("url", when_used="json")
+    def _shown(self, url: str) -> str:
+        """Many receivers put their key in the query, some in the path."""
+        parts = urlsplit(redacted(url))
+        return parts._replace(query=MASK if parts.query else "").geturl()
+
+    @override
+    def advice(self) -> Iterator[tuple[str, str]]:
+        url = urlsplit(self.url)
+        host = url.hostname or ""
+        if url.scheme != "http" or is_near(host):
+            return
+        if url.query or any(_PROOF.search(name) for name in self.headers):
+            yield "url", f"what proves who calls goes to {got(host)} in clear; use https://"
+
+    @override
+    def build(self, context: SinkContext) -> WebhookSink:
+        return WebhookSink(
+            self.url,
+            timeout=self.timeout,
+            headers={name: value.reveal() for name, value in self.headers.items()},
+            permanent=self.permanent,
+            deferred=self.deferred,
+            structured=self.mode == "structured",
+            connections=context.concurrency,
+        )
 
 
 class WebhookSink:
@@ -72,7 +172,7 @@ class WebhookSink:
         connections: int = 256,
     ) -> None:
         """
-        Check the address and the headers.
+        Take the address and the headers, which `WebhookOptions` has checked.
 
         Args:
             url: where to post; it is sent as it is written.
@@ -83,14 +183,8 @@ class WebhookSink:
             structured: send every event as one JSON document, and not only those whose attributes need more headers
                 than servers take.
             connections: how many are open at once; further deliveries wait for one.
-
-        Raises:
-            SinkError: the URL is no absolute http(s) URL, or a header is reserved or malformed.
         """
-        try:
-            address = Address.parse(url)
-        except ValueError as error:
-            raise SinkError(f"webhook: {error}") from error
+        address = Address.parse(url)
         self._peer = address.peer
         self._client = Client(address, headers=_all_headers(headers or {}), timeout=timeout, connections=connections)
         self._rejected = _REJECTED.union(permanent)
@@ -241,13 +335,6 @@ def _http_date(value: str) -> datetime | None:
 
 
 def _all_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of every request: these, after a check, and those that anybody would expect."""
-    for name, value in headers.items():
-        if not _TOKEN.match(name):
-            raise SinkError(f"webhook: header {name!r}: expected a name of letters, digits and hyphens")
-        if name.lower() in _OWN_HEADERS or name.lower().startswith(_OWN_PREFIXES):
-            raise SinkError(f"webhook: header {name!r} is set by the runner, choose another name")
-        if not _HEADER_VALUE.match(value):
-            raise SinkError(f"webhook: header {name!r}: expected a value without control characters")
+    """Return the headers of every request: these, and those that anybody would expect."""
     given = {name.lower() for name in headers}
     return {name: value for name, value in _DEFAULTS.items() if name.lower() not in given} | dict(headers)

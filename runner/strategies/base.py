@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-__all__ = ["NotifyStrategy", "PushStrategy", "Wake"]
+if TYPE_CHECKING:
+    import asyncpg
+
+    from ..broker import Broker
+    from ..broker_options import NatsConnection
+    from ..config.dsn import Dsn
+
+__all__ = ["Connect", "NotifyStrategy", "PushStrategy", "StrategyContext", "Wake"]
 
 Wake = Callable[[], None]
+Connect = Callable[[], Awaitable["asyncpg.Connection"]]
 
 
 class NotifyStrategy(Protocol):
@@ -45,3 +54,28 @@ class PushStrategy(NotifyStrategy, Protocol):
     @property
     def hears(self) -> bool:
         """Whether a probe sent to ourselves came back lately; False from the moment the peer is lost."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyContext:
+    """
+    What strategies need from outside.
+
+    Attributes:
+        subject: of the deployment, with its places filled in.
+        dsn: of the store.
+        broker: returns the connection to NATS for these options, the same one to all that ask. It is stopped by
+            whoever made it, after the strategies and sinks that use it.
+        connector: returns what makes connections to a PostgreSQL.
+        deaf: whether there are push strategies and none hears.
+    """
+
+    subject: str
+    dsn: Dsn
+    broker: Callable[[NatsConnection], Broker]
+    connector: Callable[[Dsn], Connect]
+    deaf: Callable[[], bool] = _never

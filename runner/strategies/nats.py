@@ -7,15 +7,22 @@ import contextlib
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import Field
+from typing_extensions import override
 
-from ..broker import Broker, BrokerError, Subscription
+from ..broker_errors import BrokerError
+from ..broker_options import SERVERS, NatsConnection, ServerUrl
 from ..service import Background
-from .base import Wake
+from .base import StrategyContext, Wake
 from .signaller import Signaller
 
-__all__ = ["PROBE", "Nats"]
+if TYPE_CHECKING:  # nats-py is loaded with the first connection
+    from ..broker import Broker, Subscription
+
+__all__ = ["PROBE", "Nats", "NatsOptions"]
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +30,18 @@ PROBE = b"\x01probe"
 """The payload of a probe. No event id starts with a control character (CloudEvents 1.0 §3.1)."""
 
 PATIENCE = 2.0  # seconds until a probe is taken for lost
+
+
+class NatsOptions(NatsConnection):
+    """Signals over NATS."""
+
+    main = "servers"
+
+    servers: tuple[ServerUrl, ...] = Field(min_length=1, description=SERVERS)
+
+    @override
+    def build(self, context: StrategyContext) -> Nats:
+        return Nats(context.broker(self), context.subject)
 
 
 class Nats:

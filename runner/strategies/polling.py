@@ -8,12 +8,34 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from ..service import Background
-from .base import Wake
+from pydantic import Field
+from typing_extensions import override
 
-__all__ = ["Polling"]
+from ..config.duration import PositiveDuration
+from ..config.plugin import Options
+from ..service import Background
+from .base import StrategyContext, Wake
+
+__all__ = ["Polling", "PollingOptions"]
 
 TICK = 0.25  # seconds between two looks at whether the push strategies still hear
+
+
+class PollingOptions(Options):
+    """Look for work at regular times, whatever was or was not heard."""
+
+    main = "every"
+
+    every: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="Time between two looks at the database."
+    )
+    deaf: PositiveDuration = Field(
+        default=timedelta(seconds=2), description="The same while no other strategy is known to hear."
+    )
+
+    @override
+    def build(self, context: StrategyContext) -> Polling:
+        return Polling(self.every, self.deaf, context.deaf)
 
 
 class Polling:

@@ -6,26 +6,28 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import Field, ValidationInfo, model_validator
+from typing_extensions import override
 
+from ..config.fields import Context, DsnField, context_of
+from ..config.plugin import Options
+from ..config.secret import Secret
 from ..errors import RunnerError, StrategyError
 from ..retry import RetryPolicy
 from ..service import Background
-from .base import Wake
+from .base import Connect, StrategyContext, Wake
 from .signaller import Signaller
 
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["PROBE", "Connect", "Postgres", "channel_for"]
+__all__ = ["PROBE", "Postgres", "PostgresOptions", "channel_for"]
 
 log = structlog.get_logger(__name__)
-
-Connect = Callable[[], Awaitable["asyncpg.Connection"]]
 
 PROBE = "\x01probe"
 """The payload of a probe; any other payload is a signal."""
@@ -41,6 +43,46 @@ _BACKOFF = RetryPolicy(delay=timedelta(milliseconds=100), max_delay=timedelta(se
 def channel_for(subject: str) -> str:
     """Return the NOTIFY channel of a subject: a name PostgreSQL neither folds nor truncates (63 bytes)."""
     return "evb_" + hashlib.sha256(subject.encode()).hexdigest()[:32]
+
+
+class PostgresOptions(Options):
+    """Signals by LISTEN and NOTIFY."""
+
+    main = "dsn"
+
+    dsn: DsnField | None = Field(
+        default=None,
+        description="DSN to listen on, past any pooler. The store's by default, which then must not be pgbouncer.",
+    )
+    password: Secret | None = Field(default=None, description="Password, apart from the DSN.")
+
+    @model_validator(mode="after")
+    def _complete(self, info: ValidationInfo) -> PostgresOptions:
+        if self.dsn is None and self.password is not None:
+            raise ValueError("password: there is no dsn that it belongs to; the store's goes into storage.password")
+        if self.dsn is None or self.dsn.scheme != "postgresql":
+            return self
+        context = context_of(info)
+        dsn = self.dsn.completed(password=self.password, tls=context.tls, environ=context.environ)
+        return self if dsn == self.dsn else self.model_copy(update={"dsn": dsn})
+
+    @override
+    def check(self, context: Context) -> None:
+        if self.dsn is not None:
+            if self.dsn.scheme != "postgresql":
+                raise ValueError("postgres.dsn: expected postgresql://…, LISTEN is PostgreSQL's")
+        elif context.dsn is not None and context.dsn.scheme != "postgresql":
+            raise ValueError(
+                "strategy 'postgres' needs a store on PostgreSQL; use 'sqlite' with storage.dsn sqlite://…"
+            )
+        elif context.pgbouncer:
+            raise ValueError(
+                "LISTEN does not work through pgbouncer; give the strategy a direct DSN: postgres: {dsn: postgresql://…}"
+            )
+
+    @override
+    def build(self, context: StrategyContext) -> Postgres:
+        return Postgres(context.connector(self.dsn or context.dsn), context.subject)
 
 
 class Postgres:

@@ -12,15 +12,46 @@ from pathlib import Path
 from urllib.parse import quote
 
 import structlog
+from pydantic import Field
+from typing_extensions import override
 
+from ..config.duration import Duration
+from ..config.fields import Context
+from ..config.plugin import Options
+from ..errors import ConfigError
 from ..service import Background
-from .base import Wake
+from .base import StrategyContext, Wake
 
-__all__ = ["Sqlite"]
+__all__ = ["Sqlite", "SqliteOptions"]
 
 log = structlog.get_logger(__name__)
 
 IDENTITY_EVERY = 1.0  # seconds between two looks at whether the path still leads to the file we opened
+
+
+class SqliteOptions(Options):
+    """Watch the database file for commits of other processes."""
+
+    main = "every"
+
+    every: Duration = Field(
+        default=timedelta(milliseconds=25),
+        ge=timedelta(milliseconds=1),
+        description="Time between two looks at the file.",
+    )
+
+    @override
+    def check(self, context: Context) -> None:
+        if context.dsn is not None and context.dsn.scheme != "sqlite":
+            raise ValueError(
+                "strategy 'sqlite' needs a store on SQLite; use 'postgres' with storage.dsn postgresql://…"
+            )
+
+    @override
+    def build(self, context: StrategyContext) -> Sqlite:
+        if context.dsn.path is None:
+            raise ConfigError("strategy 'sqlite' needs a store on SQLite; use 'postgres'")
+        return Sqlite(context.dsn.path, self.every)
 
 
 class Sqlite:

@@ -12,9 +12,10 @@ import yaml
 
 from runner.config.dsn import Dsn
 from runner.config.plugin import Plugin
-from runner.config.plugins import PollingOptions
-from runner.strategies import StrategyContext, build_stack
-from runner.strategies.stack import StrategyStack
+from runner.strategies import build_strategy
+from runner.strategies.base import StrategyContext
+from runner.strategies.polling import PollingOptions
+from runner.strategies.stack import StrategyStack, compose
 from tests.support.eventually import eventually
 
 GUIDE = Path(__file__).parents[2] / "docs" / "writing-a-strategy.md"
@@ -44,7 +45,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             connector=lambda dsn: pytest.fail("no PostgreSQL here"),
         )
         plugins = [Plugin("polling", PollingOptions()), Plugin(kind, {"directory": str(tmp_path)})]
-        return build_stack(plugins, context)
+        return compose(*(build_strategy(plugin, context) for plugin in plugins))
 
     yield build
     sys.modules.pop("my_wakeups", None)

@@ -11,6 +11,7 @@ import pytest
 
 from runner import broker as broker_module
 from runner.broker import Broker, BrokerOptions
+from runner.broker_options import NatsConnection
 from runner.strategies.nats import PROBE, Nats
 from runner.strategies.stack import compose
 from tests.support.eventually import eventually
@@ -27,7 +28,7 @@ class Station:
     """A started strategy with its own connection."""
 
     def __init__(self, url: str, probe_every: float) -> None:
-        self.broker = Broker(BrokerOptions(servers=(url,)))
+        self.broker = Broker(BrokerOptions.of(NatsConnection.model_validate({"servers": url})))
         self.nats = Nats(self.broker, SUBJECT, probe_every=timedelta(seconds=probe_every))
         self.wakes = 0
 

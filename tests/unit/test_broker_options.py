@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.broker_options import BrokerOptions, Server
-from runner.config.plugins import NatsOptions
-from runner.errors import ConfigError, StrategyError
+from runner.broker_options import BrokerOptions, NatsConnection, Server
+from runner.errors import StrategyError
 
 JWT = "eyJ0eXAi.eyJqdGki.c2ln-_"
 SEED = "SU" + "A" * 56
@@ -31,8 +30,6 @@ GOOD = f"""-----BEGIN NATS USER JWT-----
         ("host", Server("host", 4222)),
         ("host:4333", Server("host", 4333)),
         ("tls://host", Server("host", 4222, tls=True)),
-        ("nats://me:pa%40ss%2Fword@host", Server("host", 4222, user="me", password="pa@ss/word")),
-        ("nats://t%3Aoken@host:1", Server("host", 1, token="t:oken")),
         ("nats://[::1]:4222", Server("::1", 4222)),
     ],
 )
@@ -40,36 +37,39 @@ def test_url_is_split_and_decoded(url: str, server: Server) -> None:
     assert Server.parse(url) == server
 
 
-@given(st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"])), st.text(min_size=1, max_size=20))
+words = st.text(min_size=1, max_size=20, alphabet=st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]))
+
+
+@given(words, words)
 def test_no_credentials_are_left_in_the_url(user: str, password: str) -> None:
-    password = password.encode("utf-8", "replace").decode()
-    server = Server.parse(f"nats://{quote(user, safe='')}:{quote(password, safe='')}@host:4222")
-    assert (server.user, server.password) == (user, password)
-    assert server.url == "nats://host:4222"
+    url = f"nats://{quote(user, safe='')}:{quote(password, safe='')}@host:4222"
+    options = BrokerOptions.of(NatsConnection.model_validate({"servers": url}))
+    assert (options.user, options.password) == (user, password)
+    assert [server.url for server in options.parsed()] == ["nats://host:4222"]
 
 
 @pytest.mark.parametrize(
     "url", ["http://s3cret@host", "nats://", "nats://host:port", "nats://me:s3cret#x@host", "nats://host/s3cret", ""]
 )
 def test_wrong_url_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        BrokerOptions(servers=(url,))
+    with pytest.raises(ValueError, match="expected a URL such as nats://host:4222") as caught:
+        Server.parse(url)
     assert "s3cret" not in str(caught.value)
 
 
 def test_one_entry_may_hold_several_urls() -> None:
-    options = BrokerOptions(servers=("nats://a:1, nats://b:2", "c"))
+    options = BrokerOptions.of(NatsConnection.model_validate({"servers": ["nats://a:1,nats://b:2", "c"]}))
     assert [server.address for server in options.parsed()] == ["a:1", "b:2", "c:4222"]
 
 
 def test_no_secret_in_its_text() -> None:
-    options = BrokerOptions(servers=("nats://me:s3cret@host",), user="s3cret", password="s3cret", token="s3cret")
+    options = BrokerOptions(servers=("nats://host",), user="s3cret", password="s3cret", token="s3cret")
     assert "s3cret" not in repr(options)
     assert "s3cret" not in repr(options.parsed())
 
 
 def test_what_the_configuration_says_arrives() -> None:
-    connection = NatsOptions.model_validate(
+    connection = NatsConnection.model_validate(
         {"servers": ["nats://me:pa%40ss@host:4222"], "tls": {"insecure": True, "handshake_first": True}}
     )
     options = BrokerOptions.of(connection)

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from runner.config import Secret, load_config
-from runner.config.plugins import NatsOptions
+from runner.strategies.nats import NatsOptions
 
 ROOT = Path(__file__).parents[2]
 

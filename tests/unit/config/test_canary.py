@@ -21,8 +21,8 @@ from runner import redaction
 from runner.builder import build
 from runner.cli.check import _plan
 from runner.config.fields import Model
+from runner.config.kinds import SINKS, STRATEGIES
 from runner.config.loader import dump, load_config
-from runner.config.plugins import SINKS, STRATEGIES
 from runner.config.schema import Config
 from runner.config.secret import Secret
 from runner.errors import RunnerError

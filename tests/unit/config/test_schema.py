@@ -12,21 +12,20 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from runner.breaker import BreakerPolicy
+from runner.builder import nats_subjects
 from runner.config import Config, Secret, advice, dump, json_schema, load_config
 from runner.config.dsn import Dsn
 from runner.config.plugin import Plugin
-from runner.config.plugins import (
-    NatsOptions,
-    PollingOptions,
-    PostgresOptions,
-    PythonOptions,
-    SqliteOptions,
-    WebhookOptions,
-)
 from runner.config.schedules import ScheduleEntry
 from runner.config.schema import Api
 from runner.errors import ConfigError
 from runner.retry import RetryPolicy
+from runner.sinks.python import PythonOptions
+from runner.sinks.webhook import WebhookOptions
+from runner.strategies.nats import NatsOptions
+from runner.strategies.polling import PollingOptions
+from runner.strategies.postgres import PostgresOptions
+from runner.strategies.sqlite import SqliteOptions
 from runner.subscription import Subscription
 
 Load = Callable[..., Config]
@@ -229,9 +228,8 @@ def test_a_nats_sink_without_servers_uses_the_strategy(load: Load) -> None:
         + "strategies: [polling, {nats: 'nats://h'}]\n"
         + "sinks: {a: {nats: 'x.{type}'}, b: {nats: {subject: y, servers: 'nats://i', tls: {ca: ca.pem}}}}"
     )
-    a, b = config.sinks["a"].options, config.sinks["b"].options
-    assert config.nats_connection(a) is config.strategies[1].options  # type: ignore[arg-type]  # it is a nats sink
-    assert config.nats_connection(b) is b  # type: ignore[arg-type]  # it is a nats sink
+    reached = {options.servers: subjects for options, subjects in nats_subjects(config).items()}
+    assert reached == {("nats://h",): ["mesh.d.events.notify", "x.runner-check"], ("nats://i",): ["y"]}
 
 
 # --- showing ---------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from runner.errors import EventError, SinkError
+from runner.errors import EventError
 from runner.event import Event
-from runner.sinks.nats import Subject
+from runner.sinks.nats import NatsSinkOptions, Subject
 
 TEMPLATE = "orders.{type}.{source}.{subject}.{id}"
 
@@ -58,23 +59,23 @@ def test_a_subject_the_server_would_close_the_connection_over_is_refused() -> No
 @pytest.mark.parametrize(
     ("template", "named"),
     [
-        ("orders.{kind}", "unknown place {kind}, expected one of: deployment_id, id, source, subject, type"),
-        ("orders.{event.data}", "unknown place"),
-        ("orders.{}", "unknown place"),
-        ("", "tokens separated by dots"),
-        ("orders..{type}", "tokens"),
-        (".orders", "tokens"),
-        ("orders.", "tokens"),
-        ("orders.*", "tokens"),
-        ("orders.>", "tokens"),
-        ("orders created", "tokens"),
-        ("orders\r\nPUB x", "tokens"),
-        ("orders.{type", "tokens"),
-        ("$JS.API.{type}", "reserved"),
+        ("orders.{kind}", "unknown placeholder 'kind', expected one of: deployment_id, id, source, subject, type"),
+        ("orders.{event.data}", "unknown placeholder"),
+        ("orders.{}", "unknown placeholder"),
+        ("", "between single dots"),
+        ("orders..{type}", "between single dots"),
+        (".orders", "between single dots"),
+        ("orders.", "between single dots"),
+        ("orders.*", "between single dots"),
+        ("orders.>", "between single dots"),
+        ("orders created", "between single dots"),
+        ("orders\r\nPUB x", "between single dots"),
+        ("orders.{type", "between single dots"),
+        ("$JS.API.{type}", "between single dots"),
         ("_INBOX.{type}", "reserved"),
         ("mesh.{type}", "reserved"),
     ],
 )
 def test_malformed_templates_are_refused(template: str, named: str) -> None:
-    with pytest.raises(SinkError, match=re.escape(named)):
-        Subject(template, "prod")
+    with pytest.raises(ValidationError, match=re.escape(named)):
+        NatsSinkOptions.model_validate({"subject": template})

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from runner.cloudevents import decode_json
 from runner.delivery import ACCEPTED, Delivery, Failed
-from runner.errors import SinkError
 from runner.event import Event
 from runner.sinks.stdout import StdoutSink, text_line
 from tests.support.eventually import eventually
@@ -137,8 +136,3 @@ async def test_standard_output_is_the_default(capsysbinary: pytest.CaptureFixtur
     await sink.deliver(delivery())
     assert capsysbinary.readouterr().out == b"order.created  /shop  1\n"
     await sink.stop()
-
-
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(SinkError, match="'yaml', expected one of: json, text"):
-        StdoutSink(format="yaml")  # type: ignore[arg-type]  # what a file may hold
