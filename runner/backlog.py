@@ -282,7 +282,7 @@ class Backlog:
             if outlet is not None and startable:
                 if not outlet.breaker.closed:
                     log.info("breaker half-open", subscription=outlet.subscription.name)
-                flight = Flight(group[:startable], _nothing, until)
+                flight = Flight(group[:startable], until)
                 self._leases.hold(outlet, flight, range(startable), token)
                 outlet.start(flight)
 
@@ -334,7 +334,3 @@ class Backlog:
         self._stopping = True
         self._refill.set()
         self._settled.set()
-
-
-def _nothing() -> None:
-    return None

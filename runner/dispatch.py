@@ -142,7 +142,7 @@ class Dispatch:
         if count:
             self._runs.append((last, count))
         for outlet, works in self._shares().items():
-            self.flights[outlet] = Flight(works, self._ended, self._until)
+            self.flights[outlet] = Flight(works, self._until, ended=self._ended)
 
     def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
         """Return what each outlet is to deliver: of events in a row that go to the same ones, all at once."""

@@ -9,9 +9,9 @@ from typing import Generic, Protocol, TypeVar
 from .delivery import Outcome
 from .event import Event
 
-__all__ = ["SUCCEEDED", "TOLD", "Flight", "Startable"]
+__all__ = ["REPORTED", "SUCCEEDED", "Flight", "Startable"]
 
-SUCCEEDED, TOLD = 1, 2  # marks of a delivery that is accepted, and of one whose outcome was handed on
+SUCCEEDED, REPORTED = 1, 2  # marks of a delivery that is accepted, and of one whose outcome was handed on
 
 
 class Startable(Protocol):
@@ -38,7 +38,7 @@ class Flight(Generic[W]):
         "_ended",
         "_held",
         "_report",
-        "heard",
+        "credited",
         "marks",
         "next",
         "running",
@@ -49,23 +49,25 @@ class Flight(Generic[W]):
         "works",
     )
 
-    def __init__(self, works: Sequence[W], ended: Callable[[], None], until: float = inf) -> None:
+    def __init__(self, works: Sequence[W], until: float = inf, *, ended: Callable[[], None] | None = None) -> None:
         """
         Begin with nothing started.
 
         Args:
-            ended: called once, when nothing runs and nothing is left to start.
             until: when the lease ends under which they are held, on the monotonic clock: nothing starts after that.
+            ended: called once, when nothing runs and nothing is left to start.
         """
         self.works = works
         self.until = until
         self.next = 0  # index of the first one that has not started
         self.stop = len(works)
         self.running = 0
-        self.marks = bytearray(len(works))  # of each, what is known: nothing, that it SUCCEEDED, or that it was TOLD
+        self.marks = bytearray(
+            len(works)
+        )  # of each, what is known: nothing, that it SUCCEEDED, or that it was REPORTED
         self.troubles: list[tuple[int, Outcome, float]] = []  # index, outcome, seconds it took
         self.watched = False  # whether successes are reported too
-        self.heard = 0  # of those that have succeeded silently, how many the breaker knows
+        self.credited = 0  # of those that have succeeded unreported, how many the breaker knows
         self._ended = ended
         self._held: list[tuple[int, Outcome, float]] | None = None
         self._report: Callable[[int, Outcome, float], None] | None = None
@@ -77,7 +79,7 @@ class Flight(Generic[W]):
 
     @property
     def succeeded(self) -> int:
-        """How many have succeeded silently."""
+        """How many have succeeded unreported."""
         return self.marks.count(SUCCEEDED)
 
     @property
@@ -112,7 +114,7 @@ class Flight(Generic[W]):
         """Take the first outcome of the delivery at `index`; a success only once `watched`."""
         if self.marks[index]:
             return
-        self.marks[index] = TOLD
+        self.marks[index] = REPORTED
         if self._report is not None:
             self._report(index, outcome, seconds)
         elif self._held is not None:
@@ -122,4 +124,5 @@ class Flight(Generic[W]):
 
     def end(self) -> None:
         """Say that nothing runs and nothing is left to start."""
-        self._ended()
+        if self._ended is not None:
+            self._ended()

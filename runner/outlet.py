@@ -65,7 +65,17 @@ class Outlet:
     delivered spoils no other's second attempt.
     """
 
-    def __init__(self, id: int, subscription: Subscription, sink: Sink | None, *, paused: bool, slots: Slots) -> None:
+    def __init__(
+        self,
+        id: int,
+        subscription: Subscription,
+        sink: Sink | None,
+        *,
+        paused: bool,
+        slots: Slots,
+        on_lane_end: Callable[[Outlet], None],
+        on_breaker_change: Callable[[Outlet], None],
+    ) -> None:
         """
         Serve `subscription`, known to the store as `id`.
 
@@ -73,15 +83,17 @@ class Outlet:
             sink: None where this process has none by that name.
             paused: deliveries wait until the subscription is resumed.
             slots: shared by all outlets of the process.
+            on_lane_end: called when there is room for another delivery.
+            on_breaker_change: called when the breaker opens or closes.
         """
         self.id = id
         self.subscription = subscription
         self.sink = sink
         self.paused = paused
         self.breaker = Breaker(subscription.breaker)
-        self.room: Callable[[], None] = _nothing  # called when a lane ends
-        self.turned: Callable[[Outlet], None] = _ignored  # called when the breaker opens or closes
         self._slots = slots
+        self._on_lane_end = on_lane_end
+        self._on_breaker_change = on_breaker_change
         deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
         self._deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]] | None = deliver_batch
         self._most = subscription.batch if subscription.batch and deliver_batch else 1  # that a lane takes at once
@@ -238,7 +250,7 @@ class Outlet:
             if not self._lanes:
                 self._add_lane()
             self._widen_soon()
-        self.room()
+        self._on_lane_end(self)
 
     async def _fly(self, lane: Lane, flight: Flight[Any]) -> None:
         """Take deliveries of one flight until none of it is left to start."""
@@ -300,7 +312,7 @@ class Outlet:
             for index, outcome in zip(lane.indexes, outcomes, strict=True):
                 if outcome is ACCEPTED and not flight.watched:
                     flight.marks[index] = SUCCEEDED
-                    flight.heard += 1
+                    flight.credited += 1
                 else:
                     flight.landed(index, outcome, ended - started)
             # A batch counts as one delivery, which failed if all of it did.
@@ -314,18 +326,18 @@ class Outlet:
 
     def _heed_successes(self, flight: Flight[Any], now: float) -> None:
         """Tell the breaker of those that have succeeded silently."""
-        if (succeeded := flight.succeeded) > flight.heard:
-            flight.heard = succeeded
+        if (succeeded := flight.succeeded) > flight.credited:
+            flight.credited = succeeded
             self._heed(ACCEPTED, now)
 
     def _heed(self, outcome: Outcome, now: float) -> None:
         """Tell the breaker what the receiver did."""
         if not isinstance(outcome, Failed):
             if self.breaker.answered(now):
-                self.turned(self)
+                self._on_breaker_change(self)
         elif outcome is not LOST and self.breaker.failed(now):
             self._halt()
-            self.turned(self)
+            self._on_breaker_change(self)
 
     def _halt(self) -> None:
         """Start nothing more of what was given."""
@@ -361,11 +373,3 @@ def _checked(outcome: object) -> Outcome:
 
 def _fits(status: object) -> bool:
     return status is None or (isinstance(status, int) and 0 <= status < 2**31)
-
-
-def _nothing() -> None:
-    return None
-
-
-def _ignored(outlet: Outlet) -> None:
-    return None

@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -375,8 +374,15 @@ class Worker:
             known.paused = registered.paused
             outlet = known
         else:
-            outlet = Outlet(registered.id, registered.subscription, sink, paused=registered.paused, slots=self._slots)
-            outlet.room, outlet.turned = partial(self._lane_ended, outlet), self._turned
+            outlet = Outlet(
+                registered.id,
+                registered.subscription,
+                sink,
+                paused=registered.paused,
+                slots=self._slots,
+                on_lane_end=self._on_lane_end,
+                on_breaker_change=self._on_breaker_change,
+            )
         self._breakers.learn(outlet, registered.breaker)
         return outlet
 
@@ -387,7 +393,7 @@ class Worker:
             self._complaints.note(outlet.subscription.name if outlet else str(record.subscription_id), record)
         return self._backlog.written(records)
 
-    def _turned(self, outlet: Outlet) -> None:
+    def _on_breaker_change(self, outlet: Outlet) -> None:
         """Act on a breaker that has opened or closed."""
         if not outlet.breaker.closed:
             self._leases.hand_back(outlet)
@@ -402,7 +408,7 @@ class Worker:
         self._woken.set()
         await self._notify()
 
-    def _lane_ended(self, outlet: Outlet) -> None:
+    def _on_lane_end(self, outlet: Outlet) -> None:
         self._settled.set()
         self._backlog.lane_ended(outlet)
 

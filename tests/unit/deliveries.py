@@ -61,7 +61,22 @@ def works(count: int, attempt: int = 1) -> list[Work]:
 
 
 def outlet(
-    sink: FunctionSink | None, *, id: int = 1, slots: Slots | None = None, paused: bool = False, **options: Any
+    sink: FunctionSink | None,
+    *,
+    id: int = 1,
+    slots: Slots | None = None,
+    paused: bool = False,
+    on_lane_end: Callable[[Outlet], None] = lambda _: None,
+    on_breaker_change: Callable[[Outlet], None] = lambda _: None,
+    **options: Any,
 ) -> Outlet:
     fields: dict[str, Any] = {"name": f"sub-{id}", "sink": "sink", "retry": RETRY, **options}
-    return Outlet(id, Subscription(**fields), sink, paused=paused, slots=slots or Slots(256))
+    return Outlet(
+        id,
+        Subscription(**fields),
+        sink,
+        paused=paused,
+        slots=slots or Slots(256),
+        on_lane_end=on_lane_end,
+        on_breaker_change=on_breaker_change,
+    )

@@ -223,7 +223,7 @@ class TestCrowded:
         backlog = running(queue, slots, budget)
         slow = outlet(FunctionSink(hang), id=1, slots=slots)
         leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, budget)
-        backlog._leases, flight = leases, Flight(works(1), lambda: None)
+        backlog._leases, flight = leases, Flight(works(1))
         leases.hold(slow, flight, range(1), 7)
         slow.start(flight)
         budget.leased = budget.most

@@ -207,7 +207,7 @@ class Told:
     def __init__(self, count: int) -> None:
         self.reported: list[tuple[int, Outcome]] = []
         self.ends = 0
-        self.flight: Flight[Work] = Flight(works(count), self._end)
+        self.flight: Flight[Work] = Flight(works(count), ended=self._end)
 
     def _end(self) -> None:
         self.ends += 1

@@ -70,7 +70,7 @@ def leases(queue: Queue, written: Written) -> Leases:
 
 def held(leases: Leases, one: Outlet, count: int, until: float | None = None) -> Flight[Any]:
     """Return a flight whose deliveries are held and have been handed to their outlet."""
-    flight: Flight[Any] = Flight(works(count, attempt=3), lambda: None, monotonic() + 30 if until is None else until)
+    flight: Flight[Any] = Flight(works(count, attempt=3), monotonic() + 30 if until is None else until)
     leases.hold(one, flight, range(count), TOKEN)
     one.start(flight)
     return flight
@@ -170,7 +170,7 @@ async def test_a_flight_that_was_over_before_it_was_held_holds_nothing(leases: L
         return ACCEPTED if number(delivery.event) else Failed("no")
 
     one = outlet(FunctionSink(deliver), concurrency=3)
-    flight: Flight[Any] = Flight(works(3), lambda: None)
+    flight: Flight[Any] = Flight(works(3))
     one.start(flight)
     await tick(3)
     one.withdraw(flight)

@@ -21,10 +21,6 @@ from tests.support.eventually import eventually
 from .deliveries import FunctionSink, accept, number, outlet, tick, works
 
 
-def nothing() -> None:
-    return None
-
-
 @dataclass
 class Watched:
     """A flight with what became of it."""
@@ -34,8 +30,8 @@ class Watched:
 
     @classmethod
     def of(cls, count: int) -> Watched:
-        watched = cls(Flight(works(count), lambda: None))
-        watched.flight = Flight(works(count), watched.ended)
+        watched = cls(Flight(works(count)))
+        watched.flight = Flight(works(count), ended=watched.ended)
         return watched
 
     def ended(self) -> None:
@@ -148,9 +144,8 @@ class TestLanes:
         assert [gate.open for gate in gates] == [[1], [1]]
 
     async def test_room_is_announced_when_a_lane_ends(self) -> None:
-        gate, heard = Gate(), []
-        one = outlet(FunctionSink(gate))
-        one.room = lambda: heard.append(one.running)
+        gate, heard = Gate(), list[int]()
+        one = outlet(FunctionSink(gate), on_lane_end=lambda each: heard.append(each.running))
         one.start(Watched.of(1).flight)
         await tick(2)
         assert heard == []
@@ -280,7 +275,7 @@ class TestWhatHandlersDo:
             seen.append((delivery.subscription, delivery.attempt))
             return ACCEPTED
 
-        flight = Flight(works(1, attempt=4), nothing)
+        flight = Flight(works(1, attempt=4))
         outlet(FunctionSink(deliver), name="crm").start(flight)
         await tick(2)
         assert seen == [("crm", 4)]
@@ -695,23 +690,21 @@ def test_pausing_closes_and_resuming_opens() -> None:
     assert (one.open, one.free()) == (True, one.subscription.concurrency)
 
 
+def closed_into(seen: list[bool]) -> Callable[[Outlet], None]:
+    """Return what notes whether a breaker is closed, each time it changes."""
+    return lambda one: seen.append(one.breaker.closed)
+
+
 class TestBreaker:
     """With a breaker that opens after three failures in a row."""
 
     POLICY = BreakerPolicy(failures=3, pause=timedelta(minutes=1))
 
-    @staticmethod
-    def turns(one: Outlet) -> list[bool]:
-        """Return what will hold whether the breaker is closed, each time it turns."""
-        seen: list[bool] = []
-        one.turned = lambda each: seen.append(each.breaker.closed)
-        return seen
-
     @pytest.mark.parametrize("concurrency", [1, 4])
     async def test_when_it_opens_nothing_more_is_started(self, concurrency: int) -> None:
         sink = FunctionSink(fail)
-        one = outlet(sink, breaker=self.POLICY, concurrency=concurrency)
-        seen, first, second = self.turns(one), Watched.of(50), Watched.of(50)
+        seen, first, second = list[bool](), Watched.of(50), Watched.of(50)
+        one = outlet(sink, breaker=self.POLICY, concurrency=concurrency, on_breaker_change=closed_into(seen))
         one.start(first.flight)
         one.start(second.flight)
         await over(first)
@@ -755,9 +748,9 @@ class TestBreaker:
 
     async def test_half_open_one_at_a_time_and_its_success_opens_the_way(self) -> None:
         gate = Gate()
-        one = outlet(FunctionSink(gate), breaker=self.POLICY, concurrency=10)
+        seen, watched = list[bool](), Watched.of(1)
+        one = outlet(FunctionSink(gate), breaker=self.POLICY, concurrency=10, on_breaker_change=closed_into(seen))
         one.breaker.learn(Trip(1, timedelta(0)), monotonic())
-        seen, watched = self.turns(one), Watched.of(1)
         assert (one.open, one.serving, one.free(), one.accepts(5)) == (False, True, 1, 1)
         watched.flight.report_to(lambda *_: None)
         one.start(watched.flight)
