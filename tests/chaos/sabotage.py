@@ -265,7 +265,7 @@ def claim_at_every_signal() -> None:
     """Go to the store for every signal, whether or not the last ones brought anything."""
     from runner import worker
 
-    _replace(worker, "_FRUITLESS", 10**9)
+    _replace(worker, "_IDLE_WAKES", 10**9)
 
 
 def ignore_lame_ducks() -> None:

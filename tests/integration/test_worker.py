@@ -610,7 +610,7 @@ class TestBatches(BusTests):
         runner.subscribe("index", lambda events: sizes.append(len(events)), batch=50, concurrency=1)
         async with runner:
             await bus.pause("index", True)
-            await eventually(lambda: not next(iter(runner.worker._outlets.values())).open)
+            await eventually(lambda: not next(iter(runner.worker._roster.outlets.values())).open)
             await runner.publish_many(events(100))
             await eventually(lambda: bus.settled(pending=100))
             await bus.pause("index", False)

@@ -228,7 +228,7 @@ class TestClaimsAhead:
 
         async def claim(limit: int, lease: timedelta, weight: int = 0, plain: Any = store.claim) -> Claim:
             nonlocal most
-            most = max(most, worker._held + worker._asked * BATCH)
+            most = max(most, worker._held + worker._claims.unanswered * BATCH)
             await tick(store.claims % 3)
             return cast("Claim", await plain(limit, lease))
 
