@@ -51,6 +51,7 @@ class Broker:
     def __init__(self, options: BrokerOptions, *, name: str = "runner") -> None:
         self.counts = Counts()
         self.last_error = "not connected yet"
+        self.away = asyncio.Event()  # set while no server could be connected to, and none is
         self._options = options
         self._name = name
         self._configured = options.parsed()
@@ -159,6 +160,7 @@ class Broker:
         link = await self._dial()
         retired, self._link, self._last = self._link, link, link.server
         self.counts.connects += 1
+        self.away.clear()
         self._logged_at = float("-inf")
         log.info("nats connected", server=link.server.address)
         if retired is not None:
@@ -193,6 +195,7 @@ class Broker:
                     raise
                 else:
                     return link
+            self.away.set()
             await asyncio.sleep(_BACKOFF.backoff(attempt).total_seconds())
         raise AssertionError("the count has no end")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .strategies.base import Connect
 
-__all__ = ["build", "load", "nats_subjects", "open_bus", "open_operations", "open_storage", "retention_of"]
+__all__ = [
+    "build",
+    "load",
+    "nats_subjects",
+    "open_bus",
+    "open_operations",
+    "open_publishing",
+    "open_storage",
+    "retention_of",
+]
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
@@ -114,19 +123,30 @@ async def open_storage(
 @contextlib.asynccontextmanager
 async def open_bus(config: Config) -> AsyncIterator[EventBus]:
     """Open the bus of `config` to publish from a process that does no work; its signals are out when this ends."""
-    outgoing = _outgoing(config)
+    async with open_publishing(config) as (bus, _):
+        yield bus
+
+
+@contextlib.asynccontextmanager
+async def open_publishing(
+    config: Config, *, unheard: Callable[[str], object] | None = None
+) -> AsyncIterator[tuple[EventBus, Operations]]:
+    """Open the bus, and what a person does to it; `unheard` is told the reason if at the end no signal went out."""
+    outgoing = _outgoing(config, unheard)
     async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
         bus = EventBus(storage.store, strategies)
         try:
-            yield bus
+            yield bus, Operations(storage, bus.announce)
         finally:
             await bus.stop()
 
 
 @contextlib.asynccontextmanager
-async def open_operations(config: Config, *, writes: bool = True) -> AsyncIterator[Operations]:
+async def open_operations(
+    config: Config, *, writes: bool = True, unheard: Callable[[str], object] | None = None
+) -> AsyncIterator[Operations]:
     """Open what a person does to the bus of `config`; the workers that have to hear of it are notified at the end."""
-    outgoing = _outgoing(config)
+    outgoing = _outgoing(config, unheard)
     changed = asyncio.Event()
     async with open_storage(config, writes=writes) as storage:
         yield Operations(storage, changed.set)
@@ -135,19 +155,25 @@ async def open_operations(config: Config, *, writes: bool = True) -> AsyncIterat
                 await strategies.notify(new_id())
 
 
-def _outgoing(config: Config) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
+def _outgoing(
+    config: Config, unheard: Callable[[str], object] | None
+) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
     """Return the strategies, built, as what signals others while it is open: polling only listens, to nobody here."""
     brokers = _Brokers(config)
-    return _signalling(_stack(config, brokers), brokers)
+    return _signalling(_stack(config, brokers), brokers, unheard)
 
 
 @contextlib.asynccontextmanager
-async def _signalling(strategies: StrategyStack, brokers: _Brokers) -> AsyncIterator[StrategyStack]:
+async def _signalling(
+    strategies: StrategyStack, brokers: _Brokers, unheard: Callable[[str], object] | None
+) -> AsyncIterator[StrategyStack]:
     await strategies.start(_nobody)
     try:
         yield strategies
     finally:
         await strategies.stop()
+        if unheard is not None and (unsent := strategies.unsent()):
+            unheard("; ".join(f"{each.name}: {each.detail}" for each in strategies.states() if each.name in unsent))
         for broker in brokers.made.values():
             await broker.stop()
 

@@ -249,8 +249,9 @@ async def _retry(
     as_json: bool,
 ) -> None:
     from ..builder import open_operations
+    from .output import tell_unheard
 
-    async with open_operations(config) as operations:
+    async with open_operations(config, unheard=tell_unheard) as operations:
         change = partial(operations.retry, which, every=every)
         number = await _with_progress("retry", change, which, dry_run)
     _print_number("retried", number, dry_run, as_json)
@@ -258,8 +259,9 @@ async def _retry(
 
 async def _cancel(config: Config, which: DeliveryQuery | DeliveryRef, dry_run: bool, as_json: bool) -> None:
     from ..builder import open_operations
+    from .output import tell_unheard
 
-    async with open_operations(config) as operations:
+    async with open_operations(config, unheard=tell_unheard) as operations:
         number = await _with_progress("cancel", partial(operations.cancel, which), which, dry_run)
     _print_number("cancelled", number, dry_run, as_json)
 
@@ -287,9 +289,9 @@ def _print_number(done: str, number: int, dry_run: bool, as_json: bool) -> None:
 
 async def _ack(config: Config, event: str, subscription: str, failure: str | None, as_json: bool) -> None:
     from ..builder import open_operations
-    from .output import print_json, print_line
+    from .output import print_json, print_line, tell_unheard
 
-    async with open_operations(config) as operations:
+    async with open_operations(config, unheard=tell_unheard) as operations:
         changed = await operations.ack(event, subscription, failure=failure)
     answer = "delivered" if failure is None else "failed"
     if as_json:

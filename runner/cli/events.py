@@ -229,9 +229,9 @@ def _readable(event: Event) -> str:
 
 async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, dry_run: bool, as_json: bool) -> None:
     from ..builder import open_operations
-    from .output import print_json, print_line, progress
+    from .output import print_json, print_line, progress, tell_unheard
 
-    async with open_operations(config) as operations:
+    async with open_operations(config, unheard=tell_unheard) as operations:
         with progress("replaying", None) as advance:
             number = await operations.replay(query, every=every, dry_run=dry_run, advance=advance)
     if as_json:
@@ -243,9 +243,9 @@ async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, d
 
 async def _cancel(config: Config, reference: str, as_json: bool) -> None:
     from ..builder import open_operations
-    from .output import print_json, print_line
+    from .output import print_json, print_line, tell_unheard
 
-    async with open_operations(config) as operations:
+    async with open_operations(config, unheard=tell_unheard) as operations:
         view, number = await operations.cancel_event(reference)
     if as_json:
         print_json({"seq": view.seq, "cancelled": number})

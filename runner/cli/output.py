@@ -28,6 +28,7 @@ __all__ = [
     "print_table",
     "progress",
     "tell",
+    "tell_unheard",
 ]
 
 
@@ -53,6 +54,13 @@ def tell(text: str, *, wait: bool = True) -> None:
     from .. import log
 
     log.tell(text, wait=wait)
+
+
+def tell_unheard(reason: str) -> None:
+    """Print that what was recorded could be signalled to nobody."""
+    from ..errors import readable
+
+    tell(f"warning: recorded, but not signalled ({readable(reason)}); delivered at the next poll")
 
 
 def drop_output() -> None:

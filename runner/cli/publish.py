@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from .options import DURATION, MOMENT, config_option, dry_run_option, json_option, load
-from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell
+from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell, tell_unheard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..config import Config
     from ..event import Event
+    from ..operations import Operations
     from ..operations.transfer import Transfer
+    from ..subscription import Matcher
 
 __all__ = ["publish", "publish_file"]
 
@@ -169,17 +171,33 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
         if when.given:
             tell(f"due {moment(when.moment())}")
         return
-    from ..builder import open_bus
+    from ..builder import open_publishing
 
-    async with open_bus(config) as bus:
+    async with open_publishing(config, unheard=tell_unheard) as (bus, operations):
         receipt = await bus.publish(event, delay=when.delay, deliver_at=when.deliver_at)
-    due = await _due(config, receipt.seq) if when.given else None
-    with _recorded():
-        if as_json:
-            print_json(receipt_json(receipt) | ({} if due is None else {"due_at": due}))
-        else:
-            duplicate, at = "  duplicate" if receipt.duplicate else "", "" if due is None else f"  due {moment(due)}"
-            print_line(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
+        due = await _due(operations, receipt.seq) if when.given else None
+        with _recorded():
+            if as_json:
+                print_json(receipt_json(receipt) | ({} if due is None else {"due_at": due}))
+            else:
+                duplicate, at = (
+                    "  duplicate" if receipt.duplicate else "",
+                    "" if due is None else f"  due {moment(due)}",
+                )
+                print_line(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
+        matcher = await _matcher(config, operations)
+    if matcher is not None and not matcher.match(event):
+        tell(f"warning: {event.type} matches no subscription, so nobody gets it; `runner subscriptions list` has them")
+
+
+async def _matcher(config: Config, operations: Operations) -> Matcher[str] | None:
+    """Return who gets which events; None if the store does not tell, which is no failure of what was recorded."""
+    from ..errors import RunnerError
+
+    try:
+        return await operations.matcher(config.to_subscriptions())
+    except RunnerError:
+        return None
 
 
 @contextmanager
@@ -194,14 +212,12 @@ def _recorded() -> Iterator[None]:
         tell(f"warning: published, but standard output takes no more: {error.strerror}")
 
 
-async def _due(config: Config, seq: int) -> datetime | None:
+async def _due(operations: Operations, seq: int) -> datetime | None:
     """Return when the event is due, as it was recorded: the store's clock decides, and a duplicate keeps its time."""
-    from ..builder import open_storage
     from ..errors import RunnerError
 
     try:
-        async with open_storage(config) as storage:
-            return (await storage.records.event(str(seq))).due_at
+        return (await operations.records.event(str(seq))).due_at
     except RunnerError:  # the store has gone since; the event is recorded
         return None
 
@@ -234,14 +250,16 @@ def publish_file(path: Path, name: str, *, as_json: bool) -> None:
 async def _publish_lines(
     config: Config, name: str, when: _When, expected: int | None, as_json: bool, *, exported: bool = False
 ) -> None:
-    from ..builder import open_bus
+    from ..builder import open_publishing
     from ..errors import EventConflict
     from ..operations.event_file import read_batches
     from ..operations.shapes import receipt_json
     from ..operations.transfer import Transfer
 
-    async with open_bus(config) as bus:
-        transfer = Transfer(bus, delay=when.delay, deliver_at=when.deliver_at, exported=exported)
+    async with open_publishing(config, unheard=tell_unheard) as (bus, operations):
+        matcher = await _matcher(config, operations)
+        transfer = Transfer(bus, delay=when.delay, deliver_at=when.deliver_at, exported=exported, matcher=matcher)
+        ended = False
         try:
             with progress("publishing", expected) as advance:
                 async for batch in read_batches(name, _BATCH):
@@ -250,8 +268,11 @@ async def _publish_lines(
                     with _recorded():
                         for receipt in receipts if as_json else ():
                             print_json(receipt_json(receipt))
+            ended = True
         finally:
-            _print_count(transfer, as_json)  # also after a failure: it says where to go on from
+            _print_count(transfer, as_json)
+            if not ended and expected is not None:
+                tell("publish the file again to go on; what is there already is left as it is")
     if transfer.conflicts:
         raise EventConflict("what is in conflict was not published; give a changed event a new id")
 
@@ -261,5 +282,9 @@ def _print_count(transfer: Transfer, as_json: bool) -> None:
     count = f"{transfer.new} new, {transfer.duplicates} already there{refused}"
     with _recorded():
         tell(count) if as_json else print_line(count)
+    if transfer.unknown:
+        tell(f"{transfer.unknown} more were on their way, and may have been recorded")
+    if transfer.unwanted:
+        tell(f"warning: {transfer.unwanted} of them match no subscription, so nobody gets them")
     for conflict in transfer.conflicts:
         tell(conflict)

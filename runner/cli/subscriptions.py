@@ -141,9 +141,9 @@ def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
     from ..builder import open_operations
-    from .output import print_json, print_line
+    from .output import print_json, print_line, tell_unheard
 
-    async with open_operations(config) as operations:
+    async with open_operations(config, unheard=tell_unheard) as operations:
         changed = await operations.set_paused(name, paused)
     if as_json:
         print_json({"name": name, "paused": paused, "changed": changed})

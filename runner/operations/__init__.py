@@ -12,6 +12,7 @@ from ..delivery import DeliveryState
 from ..errors import StateConflict
 from ..pruner import Pruner
 from ..storage.views import DeliveryQuery, nobody
+from ..subscription import Matcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..storage import Storage
     from ..storage.base import Retention
     from ..storage.views import AttemptView, DeliveryView, EventView, ReplayQuery
+    from ..subscription import Subscription
 
 __all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations"]
 
@@ -139,6 +141,12 @@ class Operations:
     ) -> int:
         """Delete the events that are past their retention; return how many. Nobody has to hear of it."""
         return await Pruner(self._storage.archive, retention).run(dry_run=dry_run, report=report)
+
+    async def matcher(self, file: Sequence[Subscription]) -> Matcher[str]:
+        """Return who gets which events: the active subscriptions, and those of a file that none may have read yet."""
+        _, known = await self._storage.store.subscriptions()
+        wanted = [*(each.subscription for each in known), *file]
+        return Matcher((each, each.name) for each in wanted)
 
     async def delivery(self, which: DeliveryRef) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts. Raise `NotFound`."""

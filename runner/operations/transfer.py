@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from ..errors import EventConflict
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from ..bus import EventBus
     from ..event import Event
     from ..storage.base import Receipt
+    from ..subscription import Matcher
 
 __all__ = ["Transfer"]
+
+PATIENCE = 5.0  # seconds in which a batch under way is still waited for after an interrupt
 
 
 class Transfer:
@@ -26,6 +30,8 @@ class Transfer:
 
     Attributes:
         new: how many events were recorded.
+        unwanted: how many of all match no subscription.
+        unknown: how many were on their way when this was interrupted, and may have been recorded.
         duplicates: how many had been recorded before.
         conflicts: a line about each that is in conflict, with its place.
     """
@@ -37,6 +43,7 @@ class Transfer:
         delay: timedelta | None = None,
         deliver_at: datetime | None = None,
         exported: bool = False,
+        matcher: Matcher[str] | None = None,
     ) -> None:
         """
         Publish into `bus`.
@@ -44,22 +51,44 @@ class Transfer:
         Args:
             delay, deliver_at: when all of them are due, as for `EventBus.publish()`.
             exported: what is recorded is left as it is, also where its time was the bus's own.
+            matcher: tells who gets them.
         """
         self._bus = bus
         self._delay = delay
         self._deliver_at = deliver_at
         self._exported = exported
+        self._matcher = matcher
         self.new = 0
+        self.unwanted = 0
+        self.unknown = 0
         self.duplicates = 0
         self.conflicts: list[str] = []
 
     async def publish(self, batch: Sequence[tuple[str, Event]]) -> Sequence[Receipt]:
-        """Publish events, each given with its place (`events.jsonl:17`); return the receipts of those that were."""
-        receipts = await self._publish(batch, exported=self._exported)
+        """
+        Publish events, each given with its place (`events.jsonl:17`); return the receipts of those that were.
+
+        An interrupted call counts what it had under way, too, because that is recorded all the same.
+        """
+        publishing = asyncio.create_task(self._publish(batch, exported=self._exported))
+        try:
+            receipts = await asyncio.shield(publishing)
+        except asyncio.CancelledError:
+            await asyncio.wait({publishing}, timeout=PATIENCE)
+            if publishing.done() and not publishing.cancelled() and publishing.exception() is None:
+                self._count(batch, publishing.result())
+            else:
+                self.unknown = len(batch)
+            raise
+        self._count(batch, receipts)
+        return receipts
+
+    def _count(self, batch: Sequence[tuple[str, Event]], receipts: Sequence[Receipt]) -> None:
         again = sum(receipt.duplicate for receipt in receipts)
         self.duplicates += again
         self.new += len(receipts) - again
-        return receipts
+        if self._matcher is not None:
+            self.unwanted += sum(not self._matcher.match(event) for _, event in batch)
 
     async def _publish(self, batch: Sequence[tuple[str, Event]], *, exported: bool) -> Sequence[Receipt]:
         """Publish in order what is in no conflict; halving finds the few that are without a commit for each event."""

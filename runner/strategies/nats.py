@@ -70,7 +70,7 @@ class Nats:
         self._heard = asyncio.Event()
         self._ready = asyncio.Event()
         self._probe_now = asyncio.Event()
-        self._signals = Signaller("nats", self._send)
+        self._signals = Signaller("nats", self._send, away=broker.away)
         self._prober = Background("nats probe", self._probe)
 
     @property
@@ -87,6 +87,11 @@ class Nats:
     def failed(self) -> int:
         """Tries to send a signal that failed."""
         return self._signals.failed
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a signal was given up when this stopped."""
+        return self._signals.unsent
 
     @property
     def detail(self) -> str:

@@ -114,7 +114,8 @@ class Postgres:
         self._echo = asyncio.Event()
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
-        self._signals = Signaller("postgres", self._send)
+        self._away = asyncio.Event()
+        self._signals = Signaller("postgres", self._send, away=self._away)
         self._listener = Background("postgres listener", self._session)
 
     @property
@@ -131,6 +132,11 @@ class Postgres:
     def failed(self) -> int:
         """Tries to send a signal that failed."""
         return self._signals.failed
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a signal was given up when this stopped."""
+        return self._signals.unsent
 
     @property
     def detail(self) -> str:
@@ -169,6 +175,7 @@ class Postgres:
                 await _close(connection)
         except Exception as error:
             # The service loop: whatever a driver raises, the answer is another connection.
+            self._away.set()
             self._failed(_reason(error))
         self._failures = self._failures + 1 if time.monotonic() - began < STEADY else 1
         await asyncio.sleep(_BACKOFF.backoff(self._failures).total_seconds())
@@ -180,6 +187,7 @@ class Postgres:
             await connection.add_listener(self._channel, self._on_notification)
         self._connection = connection
         self.connects += 1
+        self._away.clear()
         self._ready.set()
         if self._wake is not None:
             self._wake()  # what was signalled before we listened is missed

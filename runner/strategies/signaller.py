@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -28,10 +27,18 @@ class Signaller:
     fails is kept and sent again, so that a peer that comes back gets one signal and no burst.
     """
 
-    def __init__(self, name: str, send: Callable[[str], Awaitable[None]]) -> None:
-        """Args: send delivers one signal, waiting for its connection if need be, or raises `StrategyError`."""
+    def __init__(self, name: str, send: Callable[[str], Awaitable[None]], *, away: asyncio.Event | None = None) -> None:
+        """
+        Send what is requested from `start()` on.
+
+        Args:
+            send: delivers one signal, waiting for its connection if need be, or raises `StrategyError`.
+            away: is set while it is known that there is no connection to be had.
+        """
         self.sent = 0
         self.failed = 0
+        self.unsent = False  # whether the last signal was given up by `stop()`
+        self._away = away or asyncio.Event()
         self._name = name
         self._send = send
         self._latest = ""
@@ -50,16 +57,21 @@ class Signaller:
     def start(self) -> None:
         """Begin to send."""
         self._running = True
+        self.unsent = False
         self._loop.start()
 
     async def stop(self) -> None:
-        """Give a signal that waits a moment to go out, then stop."""
+        """Give a signal that waits a moment to go out, unless its peer is away, then stop."""
         if not self._running:
             return
         self._running = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_TIMEOUT):
-                await self._idle.wait()
+        waits = [asyncio.create_task(each.wait()) for each in (self._idle, self._away)]
+        try:
+            await asyncio.wait(waits, timeout=FLUSH_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        self.unsent = not self._idle.is_set()
         await self._loop.stop(timeout=1.0)
         self._asked.clear()
         self._idle.set()

@@ -31,6 +31,15 @@ class Described(Protocol):
         """A short text for health reports, without secrets."""
 
 
+@runtime_checkable
+class Signalling(Protocol):
+    """A strategy that knows whether its last signal went out."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a signal was given up when it stopped."""
+
+
 @dataclass(frozen=True, slots=True)
 class StrategyState:
     """How one strategy is. `hears` is None where that is no question (polling)."""
@@ -56,6 +65,12 @@ class StrategyStack:
         """Whether there are push strategies and none is proven to hear: then polling must tighten."""
         push = [hears for strategy in self._strategies if (hears := self._hears(strategy)) is not None]
         return bool(push) and not any(push)
+
+    def unsent(self) -> list[str]:
+        """Return the names of those that gave up a signal when they stopped; none if any other may have sent it."""
+        push = [each for each in self._strategies if self._hears(each) is not None]
+        gave_up = [_name(each) for each in push if isinstance(each, Signalling) and each.unsent]
+        return gave_up if len(gave_up) == len(push) else []
 
     def states(self) -> list[StrategyState]:
         """Return how each strategy is, in the order of the configuration."""

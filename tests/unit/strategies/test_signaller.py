@@ -96,3 +96,26 @@ async def test_stop_without_start_does_not_wait(monkeypatch: pytest.MonkeyPatch)
     began = time.monotonic()
     await signals.stop()
     assert time.monotonic() - began < 30.0
+
+
+async def test_stop_gives_a_signal_up_at_once_whose_peer_is_known_to_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signaller, "FLUSH_TIMEOUT", 60.0)
+    away = asyncio.Event()
+    signals = Signaller("test", Wire().send, away=away)
+    signals.start()
+    signals.request("a")
+    asyncio.get_running_loop().call_later(0.05, away.set)
+    began = time.monotonic()
+    await signals.stop()
+    assert time.monotonic() - began < 30.0
+    assert signals.unsent
+
+
+async def test_what_went_out_is_not_unsent() -> None:
+    wire = Wire()
+    wire.open.set()
+    signals = Signaller("test", wire.send)
+    signals.start()
+    signals.request("a")
+    await signals.stop()
+    assert (wire.taken, signals.unsent) == (["a"], False)

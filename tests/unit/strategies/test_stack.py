@@ -149,3 +149,25 @@ def test_states_name_each_strategy() -> None:
         StrategyState("push", False, ""),
     ]
     assert whole.failures == {"push": 1}
+
+
+class Mute(Push):
+    """A push strategy that may have given up its last signal."""
+
+    def __init__(self, unsent: bool) -> None:
+        super().__init__(hears=not unsent)
+        self.unsent = unsent
+
+
+@pytest.mark.parametrize(
+    ("parts", "unsent"),
+    [
+        ([Fake()], []),  # the poll was the plan
+        ([Fake(), Mute(True)], ["mute"]),
+        ([Mute(True), Mute(False)], []),
+        ([Mute(True), Push(True)], []),  # somebody's own, which does not tell
+    ],
+    ids=["polling", "mute", "one of two", "untold"],
+)
+def test_that_no_signal_went_out_is_known(parts: list[Fake], unsent: list[str]) -> None:
+    assert compose(*parts).unsent() == unsent
