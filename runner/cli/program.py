@@ -28,6 +28,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 VERBS = {
     "init": "init",
     "start": "start",
+    "status": "status",
     "check": "check",
     "config": "configuration",
     "migrate": "migrate",

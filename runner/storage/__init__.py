@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..config.dsn import Dsn
     from .base import Archive
+    from .overview import Overview
     from .postgres import PostgresStore
     from .sqlite import SqliteStore
     from .views import Records
@@ -31,12 +32,14 @@ class Storage:
         store: takes events, gives out work, knows the subscriptions.
         records: what people look at.
         archive: forgets what is over.
+        overview: what sums a deployment up.
     """
 
     engine: AsyncEngine
     store: PostgresStore | SqliteStore
     records: Records
     archive: Archive
+    overview: Overview
 
     @property
     def schema(self) -> str | None:
@@ -97,6 +100,7 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
     """Return the store at `dsn`; nothing connects yet. The arguments are those of `open_engine()`."""
     from .archive import SqlArchive
     from .engine import open_engine
+    from .overview import SqlOverview
     from .postgres import PostgresStore
     from .records import SqlRecords
     from .sqlite import SqliteStore
@@ -107,4 +111,4 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
         store = SqliteStore(engine)
     else:
         store = PostgresStore(engine, wires=max(1, pool - 1), pgbouncer=pgbouncer)
-    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine))
+    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine))

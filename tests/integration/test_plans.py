@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
+from runner.storage import overview
 from runner.storage.statements import statement, statement_for
 from tests.contract.storage_contract import migrated
 
@@ -64,3 +67,19 @@ async def test_no_table_that_grows_is_read_from_end_to_end(connection: asyncpg.C
     scans = [n for n, line in enumerate(plan) if re.search(r"Index.* Scan .*(events|deliveries)", line)]
     scans = [n for n in scans if "deliveries_due" not in plan[n]]
     assert all("Cond:" in plan[n + 1] for n in scans), plan
+
+
+async def test_what_sums_a_deployment_up_reads_no_table_that_grows_from_end_to_end(
+    connection: asyncpg.Connection,
+) -> None:
+    """Each scan of one is by an index, for what stands in it, or for the first so many of it."""
+    dialect: Dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # of SQLAlchemy
+    for summary in (overview._queue(), overview._loads(), overview._recent(), overview._tried()):
+        text = str(summary.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        plan = [row[0] for row in await connection.fetch(f"EXPLAIN {text}")]
+        assert not [line for line in plan if re.search(r"Seq Scan on (events|deliveries|attempts|scheduled)", line)]
+        scans = [n for n, line in enumerate(plan) if re.search(r"Scan .*(events|deliveries|attempts|dispatch)", line)]
+        assert scans
+        for n in scans:
+            around = plan[n - 2 : n + 2]
+            assert any("Cond:" in line or "Limit" in line for line in around), (around, plan)

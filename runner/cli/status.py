@@ -1,0 +1,148 @@
+"""`runner status`: one screen and one verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import config_option, json_option, load
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..diagnosis.status import Report, Snapshot
+    from ..storage import Storage
+
+__all__ = ["status"]
+
+_UNDISPATCHED = 1000  # events that are matched one by one; what else is queued is taken to be alike
+
+
+@click.command()
+@config_option
+@json_option
+def status(path: Path, as_json: bool) -> int:
+    """Say in one screen how the deployment is, and end with 0 if it is well.
+
+    \b
+    0  healthy
+    1  degraded: something is late, fails, or is served by nobody
+    2  down: nothing is delivered, or the store cannot be asked
+
+    Every finding comes with its cause and its cure. WAITING counts what is not dispatched yet, too; `~` is an
+    estimate, and beyond 10,000 nothing is counted.
+
+    \b
+    Examples:
+      runner status
+      runner status --json
+    """
+    return asyncio.run(_status(load(path), as_json))
+
+
+async def _status(config: Config, as_json: bool) -> int:
+    from .output import print_json
+
+    report = await _look(config)
+    if as_json:
+        from ..diagnosis.shapes import report_json
+
+        print_json(report_json(report))
+    else:
+        _print(config, report)
+    return int(report.verdict)
+
+
+async def _look(config: Config) -> Report:
+    from ..builder import open_storage
+    from ..diagnosis.status import judge, unreachable
+    from ..errors import SchemaMismatch, StorageUnavailable
+
+    try:
+        async with open_storage(config, writes=False) as storage:
+            return judge(await _seen(storage))
+    except StorageUnavailable as error:
+        cure = "start the database, or mend storage.dsn; processes that run go on by themselves once it is back"
+        return unreachable(str(error), cure)
+    except SchemaMismatch as error:
+        return unreachable(str(error), "runner migrate -c FILE", kind="tables")
+
+
+async def _seen(storage: Storage) -> Snapshot:
+    from ..diagnosis.status import snapshot
+
+    overview, records = storage.overview, storage.records
+    return snapshot(
+        await overview.queue(),
+        await overview.undispatched(_UNDISPATCHED),
+        await records.instances(),
+        [(each, active) for each, active, _ in await records.registered()],
+        await overview.loads(),
+        await overview.recent(),
+    )
+
+
+def _print(config: Config, report: Report) -> None:
+    from .output import echo, print_fields, print_line
+
+    print_line(f"{report.verdict.name.lower()}: deployment {config.deployment_id}")
+    for each in report.findings:
+        how = each.verdict.name.lower() if each.verdict else "note"
+        echo("")
+        print_line(f"{how}: {each.subject + ': ' if each.subject else ''}{each.cause}")
+        print_line(f"  cure: {each.cure}")
+    if report.snapshot is None:
+        return
+    echo("")
+    print_fields(_fields(config, report.snapshot))
+    echo("")
+    _print_subscriptions(report.snapshot)
+
+
+def _fields(config: Config, seen: Snapshot) -> dict[str, object]:
+    from ..diagnosis.status import age, number
+
+    queue = seen.queue
+    told = [each for instance in seen.live for each in instance.strategies or ()]
+    hears = {
+        each.name: f"{sum(other.hears is True for other in told if other.name == each.name)} of "
+        f"{sum(other.name == each.name for other in told)}"
+        for each in told
+        if each.hears is not None
+    }
+    running = sum(each.running or 0 for each in seen.live)
+    oldest = "" if queue.oldest_at is None else f", the oldest for {age(queue.oldest_at, seen.now)}"
+    later = f"; {number(queue.scheduled)} scheduled" if queue.scheduled else ""
+    return {
+        "store": str(config.storage.dsn),
+        "instances": f"{len(seen.live)} alive, {running} deliveries run",
+        "hears": ", ".join(f"{name} {count}" for name, count in hears.items()) or None,
+        "queue": f"{number(queue.queued)} not dispatched{oldest}{later}",
+        "in": f"{seen.rate_in:.1f}/s",
+    }
+
+
+def _print_subscriptions(seen: Snapshot) -> None:
+    from ..diagnosis.status import age, number
+    from .output import print_table
+
+    now, rows = seen.now, []
+    for each in seen.subscriptions:
+        drain = each.drain(now)
+        rows.append(
+            (
+                each.name,
+                each.state,
+                number(each.backlog, exact=each.exact),
+                age(each.oldest_at, now) if each.oldest_at else "",
+                number(each.load.dead),
+                f"{each.rate(now):.1f}/s",
+                age(now, now + drain) if drain else "",
+                age(each.recent.last_success, now) if each.recent.last_success else "",
+                age(each.failing_since, now) if each.failing_since else "",
+            )
+        )
+    columns = ("subscription", "state", "waiting", "oldest", "dead", "out", "drained in", "succeeded", "failing for")
+    print_table(columns, rows, spare=("drained in", "out", "succeeded", "oldest"))

@@ -1,0 +1,77 @@
+"""The shapes of a diagnosis as JSON; `runner status --json` and `/status` share them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .status import Finding, Report, Snapshot, Subscribed
+
+__all__ = ["report_json"]
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return a report; rates are per second, durations in seconds. Only the verdict where the store is away."""
+    seen = report.snapshot
+    return {
+        "verdict": report.verdict.name.lower(),
+        "exit_code": int(report.verdict),
+        "findings": [_finding(each) for each in report.findings],
+        **({} if seen is None else _snapshot(seen)),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "verdict": "note" if not finding.verdict else finding.verdict.name.lower(),
+        "kind": finding.kind,
+        "subject": finding.subject or None,
+        "cause": finding.cause,
+        "cure": finding.cure,
+    }
+
+
+def _snapshot(seen: Snapshot) -> dict[str, Any]:
+    queue = seen.queue
+    return {
+        "at": seen.now,
+        "instances": {
+            "alive": len(seen.live),
+            "stuck": sum(each.state == "stuck" for each in seen.live),
+            "silent": len(seen.instances) - len(seen.live),
+        },
+        "strategies": [
+            {"instance": each.instance.id, **strategy._asdict()}
+            for each in seen.live
+            for strategy in each.strategies or ()
+        ],
+        "queue": {
+            "queued": queue.queued,
+            "oldest_at": queue.oldest_at,
+            "scheduled": queue.scheduled,
+            "next_at": queue.next_at,
+            "rate_in": round(seen.rate_in, 3),
+        },
+        "subscriptions": [_subscribed(each, seen) for each in seen.subscriptions],
+    }
+
+
+def _subscribed(each: Subscribed, seen: Snapshot) -> dict[str, Any]:
+    drain = each.drain(seen.now)
+    return {
+        "name": each.name,
+        "state": each.state,
+        "served": each.served,
+        "backlog": each.backlog,
+        "exact": each.exact,
+        "undispatched": each.undispatched,
+        "pending": each.load.pending,
+        "leased": each.load.leased,
+        "dead": each.load.dead,
+        "oldest_at": each.oldest_at,
+        "failing_since": each.failing_since,
+        "last_success": each.recent.last_success,
+        "last_failure": each.recent.last_failure,
+        "last_error": each.recent.last_error,
+        "rate_out": round(each.rate(seen.now), 3),
+        "drain": None if drain is None else round(drain.total_seconds(), 3),
+    }

@@ -1,0 +1,339 @@
+"""The verdict on a deployment: from a snapshot of the store to findings, each with its cause and its cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum
+from math import ceil
+
+from ..config.duration import format_duration
+from ..event import Event
+from ..storage.base import UNREADABLE, Registered
+from ..storage.overview import MOST, RECENT, SAMPLE, Load, Queue, Recent
+from ..storage.views import InstanceView
+from ..subscription import Matcher
+
+__all__ = [
+    "Finding",
+    "Report",
+    "Snapshot",
+    "Subscribed",
+    "Verdict",
+    "age",
+    "judge",
+    "number",
+    "shares",
+    "snapshot",
+    "unreachable",
+]
+
+LATE = timedelta(minutes=1)
+"""How long an event may wait to be dispatched, or a subscription fail, before the deployment counts as degraded."""
+
+_ORDINARY = Recent()
+
+
+class Verdict(IntEnum):
+    """How a deployment is; its value is the exit code."""
+
+    HEALTHY = 0
+    DEGRADED = 1
+    DOWN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One thing an operator is to know. With the verdict `HEALTHY` it is a note.
+
+    Attributes:
+        kind: a stable name, such as `dead_letters`.
+        subject: the subscription or the strategy; empty for the whole deployment.
+    """
+
+    verdict: Verdict
+    kind: str
+    subject: str
+    cause: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribed:
+    """
+    One subscription and what it has to do.
+
+    Attributes:
+        undispatched: how many events that are not dispatched yet it matches; an estimate unless `exact`.
+        served: whether a live instance has its sink; None where that is not known.
+        oldest_at: when the oldest event that waits for it was recorded.
+    """
+
+    registered: Registered
+    active: bool
+    load: Load = field(default_factory=Load)
+    recent: Recent = _ORDINARY
+    undispatched: int = 0
+    exact: bool = True
+    served: bool | None = None
+    oldest_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.registered.subscription.name
+
+    @property
+    def backlog(self) -> int:
+        """How many events wait for it or run, those that are not dispatched yet included."""
+        return self.load.open + self.undispatched
+
+    @property
+    def failing_since(self) -> datetime | None:
+        """When the first failure was after which nothing succeeded; None if something did, or nothing waits failed."""
+        start, success, failure = self.load.failing_from, self.recent.last_success, self.recent.last_failure
+        if start is None or success is None or success < start:
+            return start
+        return failure if failure is not None and failure > success else None
+
+    @property
+    def state(self) -> str:
+        """In a few words."""
+        if not self.active:
+            return "inactive"
+        if self.registered.paused:
+            return "paused"
+        if self.served is False:
+            return "nobody serves it"
+        trip = self.registered.breaker
+        if trip is not None:
+            return "breaker open" if trip.left > timedelta(0) else "breaker half-open"
+        return "active" if self.failing_since is None else "failing"
+
+    def rate(self, now: datetime) -> float:
+        """Return the deliveries per second of the last minute."""
+        window = RECENT if self.recent.since is None else min(RECENT, now - self.recent.since)
+        return self.recent.delivered / max(window.total_seconds(), 1.0)
+
+    def drain(self, now: datetime) -> timedelta | None:
+        """Return the time to the end of the backlog at the rate of the last minute; None if that is never."""
+        rate = self.rate(now)
+        return timedelta(seconds=self.backlog / rate) if rate > 0 and self.backlog else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the store said at one moment, by its own clock."""
+
+    queue: Queue
+    instances: Sequence[InstanceView]
+    subscriptions: Sequence[Subscribed]
+
+    @property
+    def now(self) -> datetime:
+        """The moment."""
+        return self.queue.now
+
+    @property
+    def live(self) -> Sequence[InstanceView]:
+        """The instances that report."""
+        return [each for each in self.instances if each.alive]
+
+    @property
+    def rate_in(self) -> float:
+        """The events per second recorded in the last minute."""
+        window = RECENT
+        if self.queue.recorded >= SAMPLE and self.queue.recorded_since is not None:
+            window = min(RECENT, self.now - self.queue.recorded_since)
+        return self.queue.recorded / max(window.total_seconds(), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The verdict, what it rests on (the worst first), and the snapshot; None where the store cannot be asked."""
+
+    verdict: Verdict
+    findings: Sequence[Finding]
+    snapshot: Snapshot | None
+
+
+def snapshot(
+    queue: Queue,
+    undispatched: Sequence[Event],
+    instances: Sequence[InstanceView],
+    known: Sequence[tuple[Registered, bool]],
+    loads: Mapping[int, Load],
+    recent: Mapping[int, Recent],
+) -> Snapshot:
+    """Return what the parts say together. `undispatched` are the first of the queue."""
+    share = shares(undispatched, [each for each, active in known if active])
+    scale = queue.queued / len(undispatched) if len(undispatched) < queue.queued and undispatched else 1.0
+    live = [each for each in instances if each.alive]
+    told = [each.sinks for each in live if each.sinks is not None]
+    there = {sink for sinks in told for sink in sinks}
+    sure = bool(live) and len(told) == len(live)
+    made = []
+    for each, active in known:
+        load, matching = loads.get(each.id, Load()), share.get(each.id, 0)
+        oldest = [at for at in (load.oldest_at, queue.oldest_at if matching else None) if at is not None]
+        made.append(
+            Subscribed(
+                registered=each,
+                active=active,
+                load=load,
+                recent=recent.get(each.id, _ORDINARY),
+                undispatched=ceil(matching * scale),
+                exact=scale == 1.0 and load.open <= MOST,
+                served=(each.subscription.sink in there) if sure else None,
+                oldest_at=min(oldest, default=None),
+            )
+        )
+    return Snapshot(queue=queue, instances=instances, subscriptions=made)
+
+
+def shares(undispatched: Iterable[Event], known: Iterable[Registered]) -> Mapping[int, int]:
+    """Return how many of the events each subscription matches, by its id."""
+    matcher = Matcher([(each.subscription, each.id) for each in known])
+    counted: dict[int, int] = {}
+    for event in undispatched:
+        try:
+            matching = matcher.match(event)
+        except UNREADABLE:
+            continue  # whoever dispatches it says so
+        for id in matching:
+            counted[id] = counted.get(id, 0) + 1
+    return counted
+
+
+def judge(seen: Snapshot) -> Report:
+    """Return the verdict on what was seen."""
+    found = [*_instances(seen), *_strategies(seen), *_queue(seen)]
+    for each in seen.subscriptions:
+        found += _subscription(each, seen.now)
+    found.sort(key=lambda finding: -finding.verdict)  # stable: otherwise in the order of looking
+    return Report(max((each.verdict for each in found), default=Verdict.HEALTHY), found, seen)
+
+
+def unreachable(reason: str, cure: str, kind: str = "store_away") -> Report:
+    """Return the verdict where the store cannot be asked."""
+    return Report(Verdict.DOWN, [Finding(Verdict.DOWN, kind, "", reason, cure)], None)
+
+
+def age(since: datetime, now: datetime) -> str:
+    """Return how long ago something was, in whole seconds."""
+    return format_duration(timedelta(seconds=max(0, round((now - since).total_seconds()))))
+
+
+def number(count: int, *, exact: bool = True) -> str:
+    """Return a count for people: what was counted no further is `10,000+`, an estimate `~`."""
+    if count > MOST and exact:
+        return f"{MOST:,}+"
+    return f"{count:,}" if exact else f"~{count:,}"
+
+
+def _instances(seen: Snapshot) -> Iterable[Finding]:
+    live = seen.live
+    if not live:
+        waiting = seen.queue.queued + sum(each.load.open for each in seen.subscriptions)
+        last = max((each.heartbeat_at for each in seen.instances), default=None)
+        heard = "" if last is None else f"; the last report is {age(last, seen.now)} old"
+        cause = f"no live instance: nothing is delivered{heard}; {number(waiting)} waiting"
+        yield Finding(Verdict.DOWN, "no_live_instance", "", cause, "start one: runner start -c FILE")
+        return
+    stuck = [each for each in live if each.state == "stuck"]
+    if stuck:
+        verdict = Verdict.DOWN if len(stuck) == len(live) else Verdict.DEGRADED
+        cause = f"{len(stuck)} of {len(live)} instances look for no work ({_places(stuck)})"
+        yield Finding(verdict, "stuck_instance", "", cause, "read their logs; if they say nothing, restart them")
+    silent = [each for each in seen.instances if not each.alive]
+    if silent:
+        cause = f"{len(silent)} instances ended without a word or cannot report ({_places(silent)})"
+        cure = "look at the process and its log; one that is gone is forgotten after a day"
+        yield Finding(Verdict.HEALTHY, "silent_instance", "", cause, cure)
+
+
+def _strategies(seen: Snapshot) -> Iterable[Finding]:
+    told = [(instance, each) for instance in seen.live for each in instance.strategies or ()]
+    for name in dict.fromkeys(each.name for _, each in told):
+        deaf = [(instance, each) for instance, each in told if each.name == name and each.hears is False]
+        if not deaf:
+            continue
+        all_of_it = sum(each.name == name for _, each in told)
+        detail = next((each.detail for _, each in deaf if each.detail), "")
+        polling = next((f", {each.detail}" for _, each in told if each.name == "polling"), "")
+        cause = (
+            f"{name} is deaf on {len(deaf)} of {all_of_it} instances ({_places(instance for instance, _ in deaf)})"
+            f"{': ' + detail if detail else ''}; events are found by polling there{polling}"
+        )
+        cure = "see that its server runs and can be reached: runner check -c FILE --online"
+        yield Finding(Verdict.DEGRADED, "deaf", name, cause, cure)
+
+
+def _queue(seen: Snapshot) -> Iterable[Finding]:
+    oldest = seen.queue.oldest_at
+    if seen.live and oldest is not None and seen.now - oldest >= LATE:
+        cause = f"{number(seen.queue.queued)} events are not dispatched, the oldest for {age(oldest, seen.now)}"
+        yield Finding(
+            Verdict.DEGRADED, "late_queue", "", cause, "start more instances, or read the logs of those that run"
+        )
+
+
+def _subscription(each: Subscribed, now: datetime) -> Iterable[Finding]:
+    name, backlog = each.name, f"{number(each.backlog, exact=each.exact)} waiting"
+    if each.load.dead:
+        why = f"; the last error: {each.recent.last_error}" if each.recent.last_error else ""
+        cause = f"{number(each.load.dead)} dead deliveries{why}"
+        cure = (
+            f"runner deliveries list --state dead --subscription {name}; once the cause is mended "
+            f"runner deliveries retry --subscription {name}"
+        )
+        yield Finding(Verdict.DEGRADED, "dead_letters", name, cause, cure)
+    if not each.active:
+        if each.load.open:
+            cause = f"it is in no file any more; {backlog}"
+            cure = f"put it back, or runner deliveries cancel --subscription {name}"
+            yield Finding(Verdict.HEALTHY, "inactive", name, cause, cure)
+        return
+    if each.registered.paused:
+        yield Finding(
+            Verdict.HEALTHY, "paused", name, f"somebody paused it; {backlog}", f"runner subscriptions resume {name}"
+        )
+        return
+    if each.served is False:
+        yield _unserved(each, backlog)
+        return
+    yield from _failing(each, backlog, now)
+
+
+def _unserved(each: Subscribed, backlog: str) -> Finding:
+    cause = f"nobody serves it: no live instance has the sink {each.registered.subscription.sink!r}; {backlog}"
+    if each.registered.origin == "file":
+        cure = "start an instance whose file has the sink"
+    else:
+        cure = f"start the program that subscribes it, or end it: runner subscriptions remove {each.name}"
+    return Finding(Verdict.DEGRADED, "nobody_serves", each.name, cause, cure)
+
+
+def _failing(each: Subscribed, backlog: str, now: datetime) -> Iterable[Finding]:
+    since, trip = each.failing_since, each.registered.breaker
+    how_long = "" if since is None else f"; failing for {age(since, now)}"
+    why = f"; the last error: {each.recent.last_error}" if each.recent.last_error else ""
+    cure = f"mend the receiver; it is tried again by itself, or at once: runner subscriptions resume {each.name}"
+    if trip is not None:
+        left = format_duration(timedelta(seconds=ceil(trip.left.total_seconds())))
+        how = f"open, tried again in {left}" if trip.left > timedelta(0) else "half-open, being tried"
+        yield Finding(
+            Verdict.DEGRADED, "breaker_open", each.name, f"its breaker is {how}{how_long}; {backlog}{why}", cure
+        )
+    elif since is not None and now - since >= LATE:
+        cause = f"nothing has succeeded for {age(since, now)}; {backlog}{why}"
+        cure = "mend the receiver; what failed is tried again by itself"
+        yield Finding(Verdict.DEGRADED, "failing", each.name, cause, cure)
+
+
+def _places(instances: Iterable[InstanceView]) -> str:
+    """Return where instances run, the first three of them."""
+    places = [f"{each.instance.host}:{each.instance.pid}" for each in instances]
+    return ", ".join(places[:3]) + (", …" if len(places) > 3 else "")

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.breaker import Trip
+from runner.diagnosis.shapes import report_json
+from runner.diagnosis.status import Subscribed, Verdict, judge, number, snapshot, unreachable
+from runner.event import Event
+from runner.storage.base import Instance, Registered, StrategyHealth
+from runner.storage.overview import MOST, SAMPLE, Load, Queue, Recent
+from runner.storage.views import InstanceView
+from runner.subscription import Subscription
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+EMPTY = Queue(now=NOW)
+
+
+def ago(age: timedelta) -> datetime:
+    return NOW - age
+
+
+def instance(name: str = "i1", **fields: object) -> InstanceView:
+    view = InstanceView(
+        instance=Instance(name, "host", 7, "0.1"),
+        started_at=ago(HOUR),
+        heartbeat_at=ago(SECOND),
+        alive=True,
+        progress_at=ago(SECOND),
+        running=0,
+        sinks=["crm"],
+        strategies=[StrategyHealth("polling", None, "every 30 s"), StrategyHealth("nats", True, "")],
+    )
+    return replace(view, **fields)  # type: ignore[arg-type]  # as the test says
+
+
+def registered(id: int = 1, name: str = "crm", **fields: object) -> Registered:
+    subscription = Subscription(name=name, sink="crm", types=("order.*",))
+    return replace(Registered(id, subscription, False, "file"), **fields)  # type: ignore[arg-type]  # as the test says
+
+
+def verdict(
+    queue: Queue = EMPTY,
+    events: Sequence[Event] = (),
+    instances: Sequence[InstanceView] = (instance(),),
+    known: Sequence[tuple[Registered, bool]] = ((registered(), True),),
+    load: Load | None = None,
+    recent: Recent | None = None,
+) -> tuple[Verdict, list[str]]:
+    loads, recents = {1: load or Load()}, {1: recent or Recent()}
+    report = judge(snapshot(queue, events, instances, known, loads, recents))
+    assert all(each.cause and each.cure for each in report.findings)
+    assert report_json(report)["exit_code"] == report.verdict
+    return report.verdict, [each.kind for each in report.findings]
+
+
+def orders(count: int, type: str = "order.created") -> list[Event]:
+    return [Event.new(type, source="/s") for _ in range(count)]
+
+
+def test_nothing_amiss_is_healthy() -> None:
+    assert verdict() == (Verdict.HEALTHY, [])
+
+
+class TestInstances:
+    def test_none_alive_is_down_whether_anything_waits_or_not(self) -> None:
+        assert verdict(instances=[]) == (Verdict.DOWN, ["no_live_instance"])
+        assert verdict(instances=[instance(alive=False)]) == (Verdict.DOWN, ["no_live_instance"])
+
+    def test_what_waits_is_counted(self) -> None:
+        report = judge(snapshot(Queue(now=NOW, queued=1000), orders(1000), [], [(registered(), True)], {}, {}))
+        assert "1,000 waiting" in report.findings[0].cause
+        assert report.snapshot is not None
+        assert [each.backlog for each in report.snapshot.subscriptions] == [1000]
+
+    def test_stuck_ones(self) -> None:
+        stuck = instance("i2", progress_at=ago(MINUTE))
+        assert verdict(instances=[instance(), stuck]) == (Verdict.DEGRADED, ["stuck_instance"])
+        assert verdict(instances=[stuck]) == (Verdict.DOWN, ["stuck_instance"])
+
+    def test_a_silent_one_beside_others_is_a_note(self) -> None:
+        assert verdict(instances=[instance(), instance("i2", alive=False)]) == (Verdict.HEALTHY, ["silent_instance"])
+
+
+class TestStrategies:
+    DEAF = (StrategyHealth("polling", None, "every 2 s"), StrategyHealth("nats", False, "not connected"))
+
+    def test_a_deaf_one_degrades(self) -> None:
+        instances = [instance(), instance("i2", strategies=self.DEAF)]
+        report = judge(snapshot(EMPTY, (), instances, (), {}, {}))
+        [deaf] = report.findings
+        assert (report.verdict, deaf.kind, deaf.subject) == (Verdict.DEGRADED, "deaf", "nats")
+        assert "nats is deaf on 1 of 2 instances (host:7): not connected" in deaf.cause
+
+    def test_what_has_not_been_told_yet_is_no_fault(self) -> None:
+        assert verdict(instances=[instance(strategies=None)]) == (Verdict.HEALTHY, [])
+
+
+class TestSubscriptions:
+    def test_nobody_serves_it(self) -> None:
+        assert verdict(instances=[instance(sinks=[])]) == (Verdict.DEGRADED, ["nobody_serves"])
+        assert verdict(instances=[instance(sinks=[]), instance("i2")]) == (Verdict.HEALTHY, [])
+        assert verdict(instances=[instance(sinks=[]), instance("i2", sinks=None)]) == (Verdict.HEALTHY, [])
+        dead = instance("i2", alive=False)
+        assert verdict(instances=[instance(sinks=[]), dead])[0] == Verdict.DEGRADED
+
+    def test_the_cure_of_one_of_a_function_names_the_verb(self) -> None:
+        known = [(registered(origin="function:crm"), True)]
+        [found] = judge(snapshot(EMPTY, (), [instance(sinks=[])], known, {}, {})).findings
+        assert found.cure.endswith("runner subscriptions remove crm")
+
+    @pytest.mark.parametrize("left", [MINUTE, -SECOND])
+    def test_an_open_breaker_degrades(self, left: timedelta) -> None:
+        known = [(registered(breaker=Trip(1, left)), True)]
+        assert verdict(known=known) == (Verdict.DEGRADED, ["breaker_open"])
+
+    def test_dead_deliveries_degrade(self) -> None:
+        assert verdict(load=Load(dead=1)) == (Verdict.DEGRADED, ["dead_letters"])
+
+    def test_paused_or_inactive_is_a_note(self) -> None:
+        assert verdict(known=[(registered(paused=True), True)]) == (Verdict.HEALTHY, ["paused"])
+        assert verdict(known=[(registered(), False)], load=Load(pending=1)) == (Verdict.HEALTHY, ["inactive"])
+        assert verdict(known=[(registered(), False)]) == (Verdict.HEALTHY, [])
+
+    def test_failing_for_a_minute_degrades(self) -> None:
+        failing = Load(pending=1, failing_from=ago(2 * MINUTE))
+        assert verdict(load=failing, recent=Recent(last_failure=ago(SECOND))) == (Verdict.DEGRADED, ["failing"])
+        assert verdict(load=Load(pending=1, failing_from=ago(SECOND))) == (Verdict.HEALTHY, [])
+        since = Recent(last_failure=ago(MINUTE), last_success=ago(SECOND))
+        assert verdict(load=failing, recent=since) == (Verdict.HEALTHY, [])
+
+    def test_failing_since_the_first_failure_after_which_nothing_succeeded(self) -> None:
+        load = Load(pending=1, failing_from=ago(HOUR))
+
+        def since(**recent: Any) -> datetime | None:
+            each = Subscribed(registered=registered(), active=True, load=load, recent=Recent(**recent))
+            return each.failing_since
+
+        assert since() == since(last_success=ago(2 * HOUR)) == ago(HOUR)
+        assert since(last_success=ago(MINUTE), last_failure=ago(SECOND)) == ago(SECOND)
+        assert since(last_success=ago(SECOND), last_failure=ago(MINUTE)) is None
+
+
+class TestBacklog:
+    def seen(self, queue: Queue, events: Sequence[Event], load: Load | None = None) -> Subscribed:
+        known = [(registered(), True)]
+        [each] = snapshot(queue, events, [instance()], known, {1: load or Load()}, {}).subscriptions
+        return each
+
+    def test_events_that_are_not_dispatched_count_where_they_match(self) -> None:
+        events = [*orders(2), *orders(3, "refund.made")]
+        each = self.seen(Queue(now=NOW, queued=5, oldest_at=ago(HOUR)), events, Load(pending=4, leased=1))
+        assert (each.backlog, each.exact, each.oldest_at) == (7, True, ago(HOUR))
+
+    def test_more_than_were_read_are_taken_to_be_alike(self) -> None:
+        each = self.seen(Queue(now=NOW, queued=9000), [*orders(100), *orders(900, "refund.made")])
+        assert (each.backlog, each.exact) == (900, False)
+
+    def test_an_event_that_cannot_be_read_is_left_out(self) -> None:
+        unreadable = orders(1)[0].replace(type="")
+        assert self.seen(Queue(now=NOW, queued=2), [*orders(1), unreadable]).backlog == 1
+
+    def test_late_in_the_queue(self) -> None:
+        late = Queue(now=NOW, queued=1, oldest_at=ago(2 * MINUTE))
+        assert verdict(late) == (Verdict.DEGRADED, ["late_queue"])
+        assert verdict(replace(late, oldest_at=ago(SECOND))) == (Verdict.HEALTHY, [])
+
+    def test_the_time_to_drain_is_at_the_rate_of_the_last_minute(self) -> None:
+        each = replace(self.seen(EMPTY, (), Load(pending=600)), recent=Recent(delivered=120))
+        assert (each.rate(NOW), each.drain(NOW)) == (2.0, 5 * MINUTE)
+        short = replace(each, recent=Recent(delivered=120, since=ago(10 * SECOND)))
+        assert short.rate(NOW) == 12.0
+        assert replace(each, recent=Recent()).drain(NOW) is None
+
+    def test_the_rate_of_more_than_was_looked_at(self) -> None:
+        busy = Queue(now=NOW, recorded=SAMPLE, recorded_since=ago(5 * SECOND))
+        assert snapshot(busy, (), (), (), {}, {}).rate_in == SAMPLE / 5
+        assert snapshot(replace(busy, recorded=60), (), (), (), {}, {}).rate_in == 1.0
+
+    def test_what_is_counted_no_further_says_so(self) -> None:
+        assert [number(each) for each in (0, 1000, MOST, MOST + 1)] == ["0", "1,000", "10,000", "10,000+"]
+        assert number(12_345, exact=False) == "~12,345"
+
+
+def test_a_store_that_is_away_is_down() -> None:
+    report = unreachable("db:5432: connection refused", "start it")
+    assert (report.verdict, report.snapshot) == (Verdict.DOWN, None)
+    found = report_json(report)
+    assert (found["verdict"], found["exit_code"]) == ("down", 2)
+    assert found["findings"][0]["kind"] == "store_away"
+
+
+MOMENTS = st.none() | st.integers(0, 10_000).map(lambda seconds: ago(timedelta(seconds=seconds)))
+COUNTS = st.integers(0, MOST + 1)
+
+
+@given(
+    queue=st.builds(Queue, now=st.just(NOW), queued=COUNTS, oldest_at=MOMENTS, recorded=COUNTS, recorded_since=MOMENTS),
+    load=st.builds(Load, pending=COUNTS, leased=COUNTS, dead=COUNTS, oldest_at=MOMENTS, failing_from=MOMENTS),
+    recent=st.builds(Recent, delivered=COUNTS, since=MOMENTS, last_success=MOMENTS, last_failure=MOMENTS),
+    alive=st.lists(st.booleans(), max_size=3),
+    paused=st.booleans(),
+    active=st.booleans(),
+    read=st.integers(0, 3),
+)
+def test_whatever_is_seen_there_is_one_verdict_and_it_is_that_of_the_worst_finding(
+    queue: Queue, load: Load, recent: Recent, alive: list[bool], paused: bool, active: bool, read: int
+) -> None:
+    instances = [instance(str(number), alive=each) for number, each in enumerate(alive)]
+    known = [(registered(paused=paused), active)]
+    report = judge(snapshot(queue, orders(min(read, queue.queued)), instances, known, {1: load}, {1: recent}))
+    verdicts = [each.verdict for each in report.findings]
+    assert verdicts == sorted(verdicts, reverse=True)
+    assert report.verdict == max(verdicts, default=Verdict.HEALTHY)
+    assert (report.verdict is Verdict.DOWN) == (not any(alive))
+    if load.dead:
+        assert report.verdict >= Verdict.DEGRADED
+    found = report_json(report)
+    assert found["subscriptions"][0]["backlog"] >= load.open
