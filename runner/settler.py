@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -11,6 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from .dead_letters import DeadLetters
+from .delivery import DeliveryState
 from .errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from .halves import in_halves
 from .service import Backoff, spawn
@@ -75,25 +77,35 @@ class Settler:
         late = len(complete.works) - len(refused) - sum(counts)
         if late > 0:
             log.warning("late settlements dropped", count=late)
-        for index, error in refused:
-            await self._settle_apart(part(complete, [index]), error)
+        if not refused:
+            return complete.records
         seqs = {complete.works[index].seq for index, _ in refused}
-        return [each for each in complete.records if each.seq not in seqs] if seqs else complete.records
+        records = [each for each in complete.records if each.seq not in seqs]
+        for index, error in refused:
+            records += await self._settle_apart(part(complete, [index]), error)
+        return records
 
-    async def _settle_apart(self, settled: Settled, refusal: StorageError) -> None:
-        """Write down the end of one event whose settlement was refused: each of its deliveries by itself."""
+    async def _settle_apart(self, settled: Settled, refusal: StorageError) -> Sequence[DeliveryRecord]:
+        """
+        Write down the end of one event apart from the others.
+
+        One that another session holds is waited for; of one that was refused each delivery is settled by itself.
+        Returns what was written, but for what is about to be.
+        """
         if isinstance(refusal, StorageHeld):
-            await self.patiently(lambda: self._queue.settle(settled))
-            return
+            with contextlib.suppress(StorageRefused):  # which was not known before
+                await self.patiently(lambda: self._queue.settle(settled))
+                return settled.records
         held, ended = apart(settled)
         try:
             await self.patiently(lambda: self._queue.settle(held))
         except StorageRefused as error:  # its lease ends, and the event is dispatched again, a few times
             log.error("settlement refused", seq=settled.works[0].seq, detail=str(error))
-            return
+            return ()
         for record in ended:
             key = (record.seq, record.subscription_id)
             self._submit(record, [each for each in settled.attempts if (each.seq, each.subscription_id) == key])
+        return [each for each in held.records if each.state is DeliveryState.PENDING]
 
     async def written(self) -> None:
         """Return once everything submitted so far is written."""

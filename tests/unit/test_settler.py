@@ -10,7 +10,7 @@ import structlog
 
 from runner.dead_letters import DeadLetters
 from runner.delivery import DeliveryState
-from runner.errors import StorageError, StorageUnavailable
+from runner.errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from runner.event import Event
 from runner.settler import Settler
 from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Work, WorkQueue
@@ -45,6 +45,8 @@ class Queue:
         return [(each.seq, each.subscription_id) for each in records if each.seq not in self.lost]
 
     async def settle(self, settled: Settled) -> int:
+        if self.errors:
+            raise self.errors.pop(0)
         return len([work for work in settled.works if work.seq not in self.lost])
 
 
@@ -119,6 +121,21 @@ async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler,
         queue.lost = {0, 2, 3}
         await settler.settle(Settled(99, works, [Run((1,), 4)]))
     assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 3)]
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [[StorageHeld("locked")], [StorageRefused("odd")], [StorageHeld("locked"), StorageRefused("odd")]],
+    ids=["held", "refused", "held and then refused"],
+)
+async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_other(
+    settler: Settler, queue: Queue, errors: list[Exception]
+) -> None:
+    """Or nobody would look for it before the next event comes."""
+    queue.errors = [*errors]
+    waits = DeliveryRecord(1, 2, DeliveryState.PENDING, 0, 99)
+    settled = Settled(99, [Work(1, 1, 1, Event.new("order.created", source="/test"))], [Run((), 1)], [waits])
+    assert await settler.settle(settled) == [waits]
 
 
 async def test_late_settlements_are_dropped_with_a_word_in_the_log(
