@@ -1,72 +1,116 @@
-"""The README is true: its configuration loads, its program runs, its commands exist and print what it says."""
+"""The README is true: what it says to paste runs as pasted, in its order, from what its first lines install."""
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from runner.config import advice, load_config
-from tests.support.process import run_cli, run_python
+from tests.support.process import RunnerProcess, run_python
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^\$ (?:\.venv/bin/)?runner (.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+CONSOLES = [text for kind, text in BLOCKS if kind == "console"]
+INSTALL, *CONSOLES = CONSOLES
+FIRST_FILE, PRODUCTION = (text for kind, text in BLOCKS if kind == "yaml")
+[PROGRAM] = [text for kind, text in BLOCKS if kind == "python"]
+[PRINTED] = [text for kind, text in BLOCKS if kind == "text"]
+
+VARYING = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|sqlite:///\S+"
+    r"|(?:\S+/|python -m )runner(?= publish)|\d{4}-\d\d-\d\dT\S+Z"
+)
 
 
-START_AND_STOP = """
-import asyncio, runner
-
-async def main():
-    async with runner.load("prod.yaml"):
-        pass
-
-asyncio.run(main())
-"""
+def same(text: str) -> list[str]:
+    """Return the lines without what is another one each time: ids, paths, times."""
+    return [" ".join(VARYING.sub("…", line).split()) for line in text.splitlines() if line.strip()]
 
 
-def block(language: str) -> str:
-    """Return the first block in a language."""
-    return next(str(text) for kind, text in BLOCKS if kind == language)
+def commands(block: str) -> list[tuple[str, str]]:
+    """Return each command of a block with what the README says it prints."""
+    found = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
+    assert len(found) == block.count("$ ")
+    return found
 
 
-def test_the_configuration_is_valid(tmp_path: Path) -> None:
-    path = tmp_path / "bus.yaml"
-    path.write_text(block("yaml"))
+def shell(script: str, cwd: Path, **env: str) -> str:
+    """Run it as somebody would who pastes it, expect that it succeeds, and return what it printed."""
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_the_install_lines_install_it(tmp_path: Path) -> None:
+    """Its dependencies are taken from where the tests run, since not every machine reaches a package index."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    for name in ("runner", "migrations", "configs"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    here = sysconfig.get_path("purelib")
+    offline = {"PYTHONPATH": here, "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
+    (clone / "runner.yaml").write_text(FIRST_FILE)
+    outside = "import runner; print(runner.__file__)"
+    script = f"{INSTALL}\ncd /\npython -c '{outside}'\ncd -\nrunner migrate\nrunner publish a.b".replace("$ ", "")
+    place = shell(script, clone, **offline).splitlines()[0]
+    assert Path(place).is_relative_to(clone / ".venv")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the first file, in which the bus runs as the first block starts it."""
+    directory = tmp_path_factory.mktemp("shop")
+    (directory / "runner.yaml").write_text(FIRST_FILE)
+    return directory
+
+
+def test_every_block_runs_in_its_order(shop: Path) -> None:
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    [(start, said)], *blocks = map(commands, CONSOLES)
+    assert start == "runner start"
+    assert len(blocks) >= 3
+    with RunnerProcess("start", cwd=shop) as runner:
+        runner.wait_for_line("publish one:")
+        shown = same("\n".join([*runner.stdout, *runner.stderr]))
+        assert [line for line in shown if line.startswith(("bus", "publish"))] == same(said)
+        for command, expected in (each for block in blocks for each in block):
+            if command.startswith("runner deliveries list") and expected:
+                runner.wait_for_line("order.created")
+                shell("until runner deliveries list | grep -q delivered; do sleep 0.1; done", shop, PATH=path)
+            printed = shell(command, shop, PATH=path)
+            if expected:
+                assert same(printed) == same(expected), command
+        assert same(PRINTED)[0] in same("\n".join(runner.stdout))
+        assert runner.stop() == 0
+
+
+def test_the_program_greets(shop: Path) -> None:
+    done = run_python(PROGRAM, cwd=shop)
+    assert done.returncode == 0, done.stderr
+    assert "hello Ada" in done.stdout.splitlines()
+
+
+def test_the_file_for_production_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "prod.yaml"
+    path.write_text(PRODUCTION)
     config = load_config(path)
     assert advice(config) == []
     assert [plugin.kind for plugin in config.strategies] == ["polling", "nats"]
-
-
-def test_the_program_greets(tmp_path: Path) -> None:
-    (tmp_path / "bus.yaml").write_text("deployment_id: readme\nstorage: {dsn: sqlite:///bus.db}\n")
-    done = run_python(block("python"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["hello Ada"]
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A directory in which the commands of the README find what they name."""
-    text = "deployment_id: shop\nstorage: {dsn: sqlite:///shop.db}\nsinks: {crm: stdout}\n"
-    text += "subscriptions:\n  - {name: orders-to-crm, types: ['order.*'], sink: crm}\n"
-    (tmp_path / "configs").mkdir()
-    for path in ("prod.yaml", "configs/dev.yaml"):
-        (tmp_path / path).write_text(text)
-    (tmp_path / "order.json").write_text('{"n": 1}')
-    return tmp_path
-
-
-def test_there_are_commands_to_test() -> None:
-    assert len(COMMANDS) >= 8
-
-
-@pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith(("start", "events tail"))])
-def test_a_command_works(command: str, shop: Path) -> None:
-    # What the command is about is there: tables, and the subscription it may name.
-    started = run_python(START_AND_STOP, cwd=shop)
-    assert started.returncode == 0, started.stderr
-    done = run_cli(*shlex.split(command), cwd=shop)
-    assert done.returncode == 0, done.stderr
