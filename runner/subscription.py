@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from .breaker import BreakerPolicy
 from .errors import ConfigError, EventError
@@ -109,39 +111,10 @@ class Subscription:
     @classmethod
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Subscription:
         """Return what `to_json()` wrote, in this version or an earlier one."""
-        retry, rate = stored["retry"], stored.get("rate")
-        max_age = retry.get("max_age")
-        return cls(
-            name=name,
-            sink=stored["sink"],
-            types=tuple(stored["types"]),
-            source=stored["source"],
-            filter=stored["filter"],
-            concurrency=stored["concurrency"],
-            batch=stored.get("batch"),
-            timeout=timedelta(seconds=stored["timeout"]),
-            retry=RetryPolicy(
-                max_attempts=retry["max_attempts"],
-                delay=timedelta(seconds=retry["delay"]),
-                max_delay=timedelta(seconds=retry["max_delay"]),
-                jitter=retry["jitter"],
-                schedule=tuple(timedelta(seconds=wait) for wait in retry.get("schedule", ())),
-                max_age=None if max_age is None else timedelta(seconds=max_age),
-            ),
-            # What an older version has written lacks the following.
-            breaker=_breaker(stored["breaker"]) if "breaker" in stored else BreakerPolicy(),
-            dead_letter=stored.get("dead_letter"),
-            dead_letter_of=stored.get("dead_letter_of"),
-            rate=rate and Rate.parse(rate),
-            order_by=stored.get("order_by"),
-        )
-
-
-def _breaker(stored: Mapping[str, Any] | None) -> BreakerPolicy | None:
-    if stored is None:
-        return None
-    pause, max_pause = timedelta(seconds=stored["pause"]), timedelta(seconds=stored["max_pause"])
-    return BreakerPolicy(failures=stored["failures"], pause=pause, max_pause=max_pause)
+        # What an older version has not written has its default.
+        rate = stored.get("rate")
+        found = msgspec.convert({**stored, "name": name, "rate": None}, cls, strict=False)
+        return found if rate is None else replace(found, rate=Rate.parse(rate))
 
 
 def matches_pattern(pattern: str, text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -10,35 +9,32 @@ from pydantic import BeforeValidator, Field
 from ..breaker import BreakerPolicy
 from .duration import PositiveDuration
 from .errors import got
-from .fields import Model, Number
+from .fields import Model, Number, optional
 
 __all__ = ["Breaker", "BreakerField", "BreakerOverride", "BreakerOverrideField"]
+
+
+_DEFAULTS = BreakerPolicy()
 
 
 class Breaker(Model):
     """When nothing more is tried for a subscription that only fails, and for how long."""
 
-    failures: Number = Field(default=20, ge=1, le=10_000, description="Failures in a row before nothing is tried.")
+    failures: Number = Field(
+        default=_DEFAULTS.failures, ge=1, le=10_000, description="Failures in a row before nothing is tried."
+    )
     pause: PositiveDuration = Field(
-        default=timedelta(seconds=10), description="For how long; doubles while the next try fails, too."
+        default=_DEFAULTS.pause, description="For how long; doubles while the next try fails, too."
     )
-    max_pause: PositiveDuration = Field(default=timedelta(minutes=5), description="Longest pause.")
+    max_pause: PositiveDuration = Field(default=_DEFAULTS.max_pause, description="Longest pause.")
 
 
-class BreakerOverride(Model):
+class BreakerOverride(optional(Breaker)):  # type: ignore[misc]  # its fields are those of `Breaker`
     """The same for one subscription; what is left out comes from the defaults."""
-
-    failures: Number | None = Field(
-        default=None, ge=1, le=10_000, description="Failures in a row before nothing is tried."
-    )
-    pause: PositiveDuration | None = Field(
-        default=None, description="For how long; doubles while the next try fails, too."
-    )
-    max_pause: PositiveDuration | None = Field(default=None, description="Longest pause.")
 
     def over(self, defaults: Breaker | None) -> BreakerPolicy | None:
         """Return the policy, each field from here or else from `defaults`; None if both are off or empty."""
-        own = {name: value for name in Breaker.model_fields if (value := getattr(self, name)) is not None}
+        own = {name: value for name, value in self if value is not None}
         if defaults is None and not own:
             return None
         return BreakerPolicy(**(dict(defaults or Breaker()) | own))

@@ -15,10 +15,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
+    create_model,
 )
 
 from .dsn import Dsn
@@ -35,6 +37,7 @@ __all__ = [
     "check_subject",
     "context_of",
     "is_near",
+    "optional",
 ]
 
 T = TypeVar("T", dict[str, Any], list[Any])
@@ -47,6 +50,15 @@ class Model(BaseModel):
     """What every part of the schema has in common: unknown keys are faults, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def optional(model: type[Model]) -> Any:
+    """Return `model` with every field as one that may be left out or null: for a section that overrides another."""
+    fields: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        annotation: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        fields[name] = (annotation | None, Field(default=None, description=info.description))
+    return create_model(f"Optional{model.__name__}", __base__=model, **fields)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,8 @@ from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, q
 from .fields import Context
 from .keys import given_keys, known_keys
 from .messages import describe
-from .schema import Config, Retry, RetryOverride
+from .retry import Retry, RetryOverride
+from .schema import Config
 from .source import MAX_BYTES, Source, parse_source
 from .substitution import Substitution
 

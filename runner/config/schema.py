@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,8 +19,8 @@ from pydantic import (
 )
 
 from ..filter import FilterError, compile_filter
+from ..limits import WorkerLimits
 from ..order import check_order_by
-from ..retry import RetryPolicy
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
 from .dsn import Dsn
@@ -30,6 +30,7 @@ from .fields import Context, Model, Name, Number, SinkName, check_subject, conte
 from .kinds import SINKS, SinkField, StrategyField
 from .plugin import Options
 from .rate import RateField
+from .retry import Retry, RetryOverride
 from .schedules import ScheduleEntry
 from .secret import Secret
 from .source import Source
@@ -98,59 +99,8 @@ def _order_by(value: str) -> str:
         raise ValueError(f"{error}, got {got(value)}") from None
 
 
-_Waits = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=999)]
-_SCHEDULE = "The waits one by one, instead of `delay` and `max_delay`; the attempts end with the last."
-_MAX_AGE = "No attempt starts later than this after the first one; null: no limit."
-
-
-def _one_kind_of_wait(retry: Retry | RetryOverride) -> None:
-    doubling = sorted(retry.model_fields_set & {"delay", "max_delay"})
-    if retry.schedule is not None and doubling:
-        raise ValueError(f"schedule: it lists every wait; leave out {' and '.join(doubling)}, or the schedule")
-
-
-class Retry(Model):
-    """When a failed delivery is tried again, and when no more."""
-
-    max_attempts: Number = Field(default=20, ge=1, le=1000, description="Attempts before a delivery is dead.")
-    delay: Duration = Field(default=timedelta(seconds=1), description="Wait after the first failure; doubles.")
-    max_delay: Duration = Field(default=timedelta(hours=1), description="Longest wait.")
-    jitter: float = Field(default=0.2, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
-    schedule: _Waits | None = Field(default=None, description=_SCHEDULE)
-    max_age: PositiveDuration | None = Field(default=None, description=_MAX_AGE)
-
-    @model_validator(mode="after")
-    def _waits(self) -> Self:
-        _one_kind_of_wait(self)
-        return self
-
-
-class RetryOverride(Model):
-    """The same for one subscription; what is left out comes from the defaults."""
-
-    max_attempts: Number | None = Field(default=None, ge=1, le=1000, description="Attempts before a delivery is dead.")
-    delay: Duration | None = Field(default=None, description="Wait after the first failure; doubles.")
-    max_delay: Duration | None = Field(default=None, description="Longest wait.")
-    jitter: float | None = Field(default=None, ge=0, le=1, description="Share of the wait that is random, from 0 to 1.")
-    schedule: _Waits | None = Field(default=None, description=_SCHEDULE)
-    max_age: PositiveDuration | None = Field(default=None, description=_MAX_AGE)
-
-    @model_validator(mode="after")
-    def _waits(self) -> Self:
-        _one_kind_of_wait(self)
-        return self
-
-    def over(self, defaults: Retry) -> RetryPolicy:
-        """Return the policy, each field from here or else from `defaults`."""
-        own = {name: value for name in Retry.model_fields if (value := getattr(self, name)) is not None}
-        fields = dict(defaults) | own
-        if "delay" in own or "max_delay" in own:
-            fields["schedule"] = None  # waits that double, in place of those listed in the defaults
-        waits = fields["schedule"] = fields["schedule"] or ()
-        limited = "max_attempts" in own or ("schedule" not in own and "max_attempts" in defaults.model_fields_set)
-        if waits and not limited:
-            fields["max_attempts"] = len(waits) + 1  # the default of doubling waits is none for a list of them
-        return RetryPolicy(**fields)
+_SUBSCRIPTION = Subscription(name="defaults", sink="defaults")
+_LIMITS = WorkerLimits()
 
 
 class SubscriptionEntry(Model):
@@ -167,8 +117,10 @@ class SubscriptionEntry(Model):
         default=None, description="CloudEvents filter: `exact`, `prefix`, `suffix`, `all`, `any`, `not`."
     )
     sink: SinkName = Field(description="Name of the sink.")
-    concurrency: Number = Field(default=64, ge=1, le=10_000, description="Deliveries at once, per process.")
-    timeout: PositiveDuration = Field(default=timedelta(seconds=25), description="Longest time one delivery may take.")
+    concurrency: Number = Field(
+        default=_SUBSCRIPTION.concurrency, ge=1, le=10_000, description="Deliveries at once, per process."
+    )
+    timeout: PositiveDuration = Field(default=_SUBSCRIPTION.timeout, description="Longest time one delivery may take.")
     retry: RetryOverride = Field(default=RetryOverride(), description="Differences from the top-level `retry`.")
     batch: Number | None = Field(
         default=None,
@@ -240,10 +192,12 @@ class SubscriptionEntry(Model):
 class Worker(Model):
     """How much one process takes on."""
 
-    batch: Number = Field(default=500, ge=1, le=10_000, description="Events claimed at once.")
-    concurrency: Number = Field(default=256, ge=1, le=10_000, description="Deliveries at once, over all subscriptions.")
+    batch: Number = Field(default=_LIMITS.batch, ge=1, le=10_000, description="Events claimed at once.")
+    concurrency: Number = Field(
+        default=_LIMITS.concurrency, ge=1, le=10_000, description="Deliveries at once, over all subscriptions."
+    )
     lease: Duration = Field(
-        default=timedelta(seconds=30),
+        default=_LIMITS.lease,
         ge=timedelta(seconds=1),
         description="After this long without renewal others take over.",
     )
@@ -299,7 +253,7 @@ class Log(Model):
 
 
 class Config(Model):
-    """The whole file. Every default is here and nowhere else."""
+    """The whole file."""
 
     deployment_id: Annotated[str, AfterValidator(_deployment_id)] = Field(
         description="Names the bus: owns its tables, and keeps its signals apart from others'."

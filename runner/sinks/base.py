@@ -78,4 +78,4 @@ class SinkContext:
 
     deployment_id: str
     broker: Callable[[NatsConnection], Broker]
-    concurrency: int = 256
+    concurrency: int

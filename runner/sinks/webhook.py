@@ -47,6 +47,7 @@ from .base import SinkContext
 
 __all__ = ["WebhookOptions", "WebhookSink"]
 
+_TIMEOUT = timedelta(seconds=10)
 _REJECTED = frozenset({400, 410, 413, 415, 422, 431})
 _ASKS_TO_WAIT = frozenset({429, 503})
 _LARGEST_HEAD = 8 * 1024  # bytes: the least that common servers take of request line and headers
@@ -94,7 +95,7 @@ class WebhookOptions(Options):
             " headers: {Authorization: …}"
         },
     )
-    timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="Longest wait for the answer.")
+    timeout: PositiveDuration = Field(default=_TIMEOUT, description="Longest wait for the answer.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as Authorization.")
     mode: Literal["binary", "structured"] = Field(
         default="binary",
@@ -164,7 +165,7 @@ class WebhookSink:
         self,
         url: str,
         *,
-        timeout: timedelta = timedelta(seconds=10),
+        timeout: timedelta = _TIMEOUT,
         headers: Mapping[str, str] | None = None,
         permanent: Iterable[int] = (),
         deferred: timedelta | None = None,

@@ -49,11 +49,11 @@ class Polling:
     def __init__(
         self,
         every: timedelta,
-        deaf_every: timedelta = timedelta(seconds=2),
+        deaf_every: timedelta | None = None,
         deaf: Callable[[], bool] = lambda: False,
     ) -> None:
         self._every = every.total_seconds()
-        self._deaf_every = min(deaf_every, every).total_seconds()
+        self._deaf_every = min(deaf_every or every, every).total_seconds()
         self._deaf = deaf
         self._wake: Wake | None = None
         self._woken_at = 0.0

@@ -63,7 +63,7 @@ class Sqlite:
     enough to be used on the event loop. The file need not exist yet.
     """
 
-    def __init__(self, path: Path, every: timedelta = timedelta(milliseconds=25)) -> None:
+    def __init__(self, path: Path, every: timedelta) -> None:
         self._path = path
         self._every = every.total_seconds()
         self._wake: Wake | None = None

@@ -276,6 +276,15 @@ def test_the_json_schema_resolves_and_describes_every_key(load: Load) -> None:
         assert all("description" in field or "$ref" in field for field in model.get("properties", {}).values())
 
 
+def test_the_json_schema_bounds_what_a_subscription_overrides() -> None:
+    definitions = json_schema()["$defs"]
+    for section, override in (("Retry", "RetryOverride"), ("Breaker", "BreakerOverride")):
+        for name, field in definitions[section]["properties"].items():
+            forms = field.get("anyOf") or [{key: field[key] for key in field.keys() - {"default", "description"}}]
+            optional = [form for form in definitions[override]["properties"][name]["anyOf"] if form != {"type": "null"}]
+            assert optional == [form for form in forms if form != {"type": "null"}], name
+
+
 def test_the_json_schema_speaks_as_the_file_does() -> None:
     worker = json_schema()["$defs"]["Worker"]["properties"]
     assert (worker["lease"]["default"], worker["lease"]["type"]) == ("30s", "string")

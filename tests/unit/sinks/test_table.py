@@ -32,7 +32,7 @@ def broker(options: NatsConnection) -> Broker:
     return Broker(BrokerOptions(servers=("nats://127.0.0.1:1",)))
 
 
-CONTEXT = SinkContext("prod", broker)
+CONTEXT = SinkContext("prod", broker, 256)
 
 
 def built(kind: str, options: Mapping[str, Any]) -> Sink:
