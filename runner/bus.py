@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event as sqlalchemy_event
 
-from .clock import utcnow
+from .clock import doubling, utcnow
 from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
 from .event import Event, new_id, weigh
 from .service import Home, spawn
@@ -341,13 +341,12 @@ class EventBus:
 
     async def _send(self) -> None:
         """Send signals until none is left to send."""
-        spacing = SPACING
+        spacings = doubling(SPACING, LONGEST_SPACING)
         try:
             while self._unsent is not None:
                 latest, self._unsent = self._unsent, None
                 await self._strategy.notify(latest)
-                await asyncio.sleep(spacing)
-                spacing = min(2 * spacing, LONGEST_SPACING)
+                await asyncio.sleep(next(spacings))
         finally:
             self._signalling = None
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
+from .clock import doubling
 from .redaction import redacted
 
 __all__ = ["LogWriter"]
@@ -135,7 +136,7 @@ class LogWriter:
     def _write(self, data: bytes) -> bool:
         """Write all of `data`, however long that takes; return False where nobody can ever read it."""
         assert self.stream is not None
-        pause = 0.02
+        pauses = doubling(0.02, _LONGEST)
         while data:
             try:
                 descriptor = self.stream.fileno()
@@ -147,8 +148,7 @@ class LogWriter:
                 if getattr(error, "errno", None) not in _FULL:
                     return False
                 self._full = True
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST)
+                time.sleep(next(pauses))
         return True
 
     def _write_in_place(self, line: str) -> None:

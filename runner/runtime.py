@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from .bus import EventBus
+from .clock import doubling
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .filter import compile_filter
@@ -276,8 +277,7 @@ class Runner:
     async def _prepare(self) -> None:
         """Wait for the store, and make it ours."""
         deadline = monotonic() + self._plan.start_timeout.total_seconds()
-        pause = 0.1
-        while True:
+        for pause in doubling(0.1, 2.0):
             try:
                 await self._take_place()
                 return
@@ -286,7 +286,6 @@ class Runner:
                     raise
                 log.warning("waiting for the store", detail=str(error), retry_in=pause)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
 
     async def _take_place(self) -> None:
         store, plan = self._storage.store, self._plan

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from .clock import doubling
 from .errors import RunnerError, StorageError, StorageUnavailable, text_of
 
 __all__ = ["Background", "Backoff", "Home", "Service", "meant_for_task", "spawn"]
@@ -69,17 +70,18 @@ class Backoff:
         """Args: both in seconds."""
         self._pause = pause
         self._longest = longest
-        self._failures = 0
+        self.reset()
 
     def reset(self) -> None:
         """Begin anew, after a success."""
         self._failures = 0
+        self._waits = doubling(self._pause, self._longest)
 
     def failed(self, event: str, error: BaseException, **fields: object) -> float:
         """Log the failure as `event`, and return how many seconds to wait."""
         self._failures += 1
         number = self._failures
-        wait = min(self._pause * 2.0 ** min(number - 1, 60), self._longest)
+        wait = next(self._waits)
         told = isinstance(error, StorageError) and error.told
         minor = told or (isinstance(error, StorageUnavailable) and number <= _FEW)
         if number <= _FEW or number & (number - 1) == 0:
