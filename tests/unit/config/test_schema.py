@@ -280,7 +280,9 @@ def test_the_json_schema_bounds_what_a_subscription_overrides() -> None:
     definitions = json_schema()["$defs"]
     for section, override in (("Retry", "RetryOverride"), ("Breaker", "BreakerOverride")):
         for name, field in definitions[section]["properties"].items():
-            forms = field.get("anyOf") or [{key: field[key] for key in field.keys() - {"default", "description"}}]
+            forms = field.get("anyOf") or [
+                {key: field[key] for key in field.keys() - {"default", "description", "title"}}
+            ]
             optional = [form for form in definitions[override]["properties"][name]["anyOf"] if form != {"type": "null"}]
             assert optional == [form for form in forms if form != {"type": "null"}], name
 
