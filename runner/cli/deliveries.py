@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial, reduce
@@ -197,11 +197,18 @@ async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json
 
     async with open_operations(config, writes=False) as operations:
         found = operations.records.deliveries(await operations.query(query, event=event))
+        holds = await operations.holds()
         if as_json:
             async for view in found:
-                print_json(delivery_json(view))
+                print_json(delivery_json(view, _held_by(view, holds)))
         else:
-            print_table(DELIVERY_COLUMNS, [delivery_row(view) async for view in found], spare=DELIVERY_SPARE)
+            rows = [delivery_row(view, _held_by(view, holds)) async for view in found]
+            print_table(DELIVERY_COLUMNS, rows, spare=DELIVERY_SPARE)
+
+
+def _held_by(view: DeliveryView, holds: Mapping[str, str]) -> str | None:
+    """Return what a delivery waits for beside its time."""
+    return holds.get(view.subscription) if view.state == "pending" else None
 
 
 async def _show(config: Config, event: str, subscription: str, as_json: bool) -> None:
@@ -212,13 +219,14 @@ async def _show(config: Config, event: str, subscription: str, as_json: bool) ->
 
     async with open_operations(config, writes=False) as operations:
         view, history = await operations.delivery(DeliveryRef(event, subscription))
+        held_by = _held_by(view, await operations.holds())
     if as_json:
-        print_json({**delivery_json(view), "history": [attempt_json(each) for each in history]})
+        print_json({**delivery_json(view, held_by), "history": [attempt_json(each) for each in history]})
     else:
-        _print_delivery(view, history)
+        _print_delivery(view, held_by, history)
 
 
-def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
+def _print_delivery(view: DeliveryView, held_by: str | None, history: Sequence[AttemptView]) -> None:
     from .output import print_fields, print_line, print_table
 
     print_fields(
@@ -228,6 +236,7 @@ def _print_delivery(view: DeliveryView, history: Sequence[AttemptView]) -> None:
             "state": view.state.value,
             "attempts": view.attempts,
             "due": view.due_at,
+            "held by": held_by,
             "updated": view.updated_at,
             "error": view.last_error,
             "event id": view.event_id,

@@ -18,7 +18,7 @@ __all__ = [
 
 EVENT_COLUMNS = ("seq", "type", "source", "id", "state", "created", "due", "deliveries")
 EVENT_SPARE = ("source", "created", "deliveries", "due")
-DELIVERY_COLUMNS = ("seq", "subscription", "type", "state", "attempts", "due", "updated", "error")
+DELIVERY_COLUMNS = ("seq", "subscription", "type", "state", "attempts", "due", "held by", "updated", "error")
 DELIVERY_SPARE = ("updated", "due", "type", "attempts")
 
 
@@ -28,7 +28,7 @@ def event_row(view: EventView) -> tuple[object, ...]:
     return (view.seq, event.type, event.source, event.id, view.state, view.created_at, view.due_at, deliveries)
 
 
-def delivery_row(view: DeliveryView) -> tuple[object, ...]:
+def delivery_row(view: DeliveryView, held_by: str | None) -> tuple[object, ...]:
     """Return a delivery as the cells of `DELIVERY_COLUMNS`."""
     return (
         view.seq,
@@ -37,6 +37,7 @@ def delivery_row(view: DeliveryView) -> tuple[object, ...]:
         view.state.value,
         view.attempts,
         view.due_at,
+        held_by,
         view.updated_at,
         view.last_error,
     )

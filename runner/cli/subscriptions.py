@@ -14,7 +14,6 @@ from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..storage.base import Registered
     from ..subscription import Subscription
 
 __all__ = ["subscriptions"]
@@ -91,6 +90,7 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 
 async def _list(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
+    from ..operations import hold_of
     from ..operations.shapes import subscription_json
     from .output import print_json, print_table
     from .rows import counts
@@ -104,7 +104,7 @@ async def _list(config: Config, as_json: bool) -> None:
     rows = [
         (
             registered.subscription.name,
-            _state(registered, active),
+            hold_of(registered, active) or "active",
             _wanted(registered.subscription),
             registered.subscription.sink,
             registered.origin,
@@ -127,6 +127,8 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
         print_json(fields)
         return
     subscription = found[0].subscription
+    if fields["breaker_left"] is not None:
+        fields["breaker_left"] = timedelta(seconds=ceil(fields["breaker_left"]))
     policies = _flat("retry", subscription.retry, fields) | _flat("breaker", subscription.breaker, fields)
     policies["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
@@ -155,16 +157,3 @@ def _wanted(subscription: Subscription) -> str:
     if subscription.dead_letter_of is not None:
         return f"what is dead of {subscription.dead_letter_of}"
     return ", ".join(subscription.types) or "*"
-
-
-def _state(registered: Registered, active: bool) -> str:
-    from .output import duration
-
-    if not active:
-        return "inactive"
-    if registered.paused:
-        return "paused"
-    if registered.breaker is None:
-        return "active"
-    left = ceil(registered.breaker.left.total_seconds())
-    return f"breaker open, {duration(timedelta(seconds=left))} left" if left > 0 else "breaker half-open"

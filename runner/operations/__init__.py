@@ -6,26 +6,40 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..config.duration import format_duration
 from ..delivery import DeliveryState
-from ..errors import StateConflict
+from ..errors import NotFound, StateConflict
 from ..pruner import Pruner
 from ..storage.views import DeliveryQuery, nobody
 from ..subscription import Matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..storage import Storage
-    from ..storage.base import Retention
+    from ..storage.base import Registered, Retention
     from ..storage.views import AttemptView, DeliveryView, EventView, ReplayQuery
     from ..subscription import Subscription
 
-__all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations"]
+__all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations", "hold_of"]
 
 RETRYABLE = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 CANCELLABLE = (DeliveryState.PENDING, DeliveryState.LEASED)
+
+
+def hold_of(registered: Registered, active: bool) -> str | None:
+    """Return what keeps a subscription from being delivered to; None for nothing."""
+    if not active:
+        return "inactive"
+    if registered.paused:
+        return "paused"
+    if registered.breaker is None:
+        return None
+    left = ceil(registered.breaker.left.total_seconds())
+    return f"breaker open, {format_duration(timedelta(seconds=left))} left" if left > 0 else "breaker half-open"
 
 
 class DeliveryRef(NamedTuple):
@@ -149,8 +163,18 @@ class Operations:
         return Matcher((each, each.name) for each in wanted)
 
     async def delivery(self, which: DeliveryRef) -> tuple[DeliveryView, Sequence[AttemptView]]:
-        """Return one delivery and its attempts. Raise `NotFound`."""
-        return await self.records.delivery((await self.records.event(which.event)).seq, which.subscription)
+        """Return one delivery and its attempts. Raise `NotFound`, which names what does not exist."""
+        event = await self.records.event(which.event)
+        await self.records.subscription(which.subscription)
+        try:
+            return await self.records.delivery(event.seq, which.subscription)
+        except NotFound as error:
+            raise NotFound(f"{error}; the event is {event.state}") from error
+
+    async def holds(self) -> Mapping[str, str]:
+        """Return what keeps each subscription from being delivered to; none of those that are."""
+        known = await self.records.registered()
+        return {each.subscription.name: hold for each, active, _ in known if (hold := hold_of(each, active))}
 
     async def query(self, query: DeliveryQuery, *, event: str | None = None) -> DeliveryQuery:
         """

@@ -34,7 +34,7 @@ def event_json(view: EventView) -> dict[str, Any]:
     }
 
 
-def delivery_json(view: DeliveryView) -> dict[str, Any]:
+def delivery_json(view: DeliveryView, held_by: str | None) -> dict[str, Any]:
     """Return a delivery; `seq`, `source`, `id` and `type` are those of its event."""
     return {
         "seq": view.seq,
@@ -45,6 +45,7 @@ def delivery_json(view: DeliveryView) -> dict[str, Any]:
         "state": view.state.value,
         "attempts": view.attempts,
         "due_at": view.due_at,
+        "held_by": held_by,
         "last_error": view.last_error,
         "updated_at": view.updated_at,
     }

@@ -297,6 +297,12 @@ def test_a_breaker_is_shown_and_closed_by_hand(deployment: Deployment) -> None:
         assert re.search(r"^everything +active", table, re.MULTILINE)
         plain = deployment.cli("subscriptions", "show", "broken")[0]
         assert re.search(r"^breaker\.max_pause +5m$", plain, re.MULTILINE)
+        assert re.search(r"^breaker_left +\d+s$", plain, re.MULTILINE)
+        waiting = deployment.json("deliveries", "list", "--state", "pending", "--subscription", "broken")
+        assert waiting
+        assert all(each["held_by"].startswith("breaker ") for each in waiting)
+        one = ("deliveries", "show", str(waiting[0]["seq"]), "broken")
+        assert re.search(r"^held by +breaker (open, \d+s left|half-open)$", deployment.cli(*one)[0], re.MULTILINE)
         assert deployment.cli("subscriptions", "resume", "broken")[0] == "broken is active\n"
         assert runner.stop() == 0
 

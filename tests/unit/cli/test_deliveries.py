@@ -18,7 +18,7 @@ HISTORY = [
 
 def test_every_attempt_is_shown_with_all_that_is_known_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     view = DeliveryView(7, "crm", "/shop", "o1", "order.created", DeliveryState.DEAD, 2, None, "cannot connect", AT)
-    _print_delivery(view, HISTORY)
+    _print_delivery(view, None, HISTORY)
     head, first, second = capsys.readouterr().out.splitlines()[-3:]
     assert head.split() == ["ATTEMPT", "AT", "TOOK", "STATUS", "ERROR", "ANSWER"]
     assert first.split() == ["1", "2026-01-31T12:00:00.000Z", "1s500ms", "503", "HTTP", "503", "<h1>busy</h1>"]

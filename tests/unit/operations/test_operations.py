@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
@@ -142,3 +143,36 @@ class TestRefusals:
     async def test_a_name_that_is_no_subscription_s(self, bus: Bus, look: Change) -> None:
         with pytest.raises(NotFound, match=r"^no subscription 'cmr'; there are: crm$"):
             await look(bus.operations)
+
+    @pytest.mark.parametrize(
+        ("ref", "said"),
+        [
+            (DeliveryRef("o2", "crm"), "no event has the seq or the id 'o2'"),
+            (DeliveryRef("o1", "cmr"), "no subscription 'cmr'; there are: crm"),
+            (CRM, "no delivery of event 1 to subscription 'crm' is recorded; the event is settled"),
+        ],
+        ids=["event", "subscription", "delivery"],
+    )
+    async def test_what_does_not_exist_is_named(self, bus: Bus, ref: DeliveryRef, said: str) -> None:
+        with pytest.raises(NotFound, match=f"^{re.escape(said)}$"):
+            await bus.operations.delivery(ref)
+
+
+class TestHolds:
+    @pytest.mark.parametrize(
+        ("change", "hold"),
+        [
+            ({"paused": False}, None),
+            ({"active": False}, "inactive"),
+            ({"paused": True}, "paused"),
+            ({"breaker_until": datetime(2999, 1, 1, tzinfo=UTC), "breaker_trips": 1}, "breaker open, 10s left"),
+            ({"breaker_until": START, "breaker_trips": 1}, "breaker half-open"),
+        ],
+        ids=["nothing", "inactive", "paused", "open", "half-open"],
+    )
+    async def test_what_keeps_a_subscription_from_being_delivered_to(
+        self, bus: Bus, change: dict[str, Any], hold: str | None
+    ) -> None:
+        async with bus.storage.engine.begin() as connection:
+            await connection.execute(update(subscriptions).values(**change))
+        assert (await bus.operations.holds()).get("crm") == hold
