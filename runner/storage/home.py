@@ -61,6 +61,8 @@ class Home:
         if self.schema is not None:
             return
         names = [name for name in path if not name.startswith("pg_")]
+        if path and not names:  # nothing but PostgreSQL's own, as migrations/roles.sql gives it to its roles
+            names = ["public"]
         if not names:
             raise StorageError("the search path of the role names no schema that exists: set storage.schema")
         self.translation[None] = await connection.fetchval(_WITH_TABLES, names) or names[0]

@@ -194,6 +194,25 @@ class TestRoles:
                 postgres.psql(statement, dsn)
 
 
+def test_roles_of_tables_without_a_schema_of_their_own_find_them_in_public(
+    postgres: PostgresServer, postgres_dsn: str, tmp_path: Path
+) -> None:
+    """Their search path names no schema of ours."""
+    deployment = Deployment(tmp_path, as_role(postgres_dsn, "bus_runner"))
+    deployment.write()
+    text = deployment.path.read_text()
+    try:
+        postgres.psql(deployment.cli("migrate", "--roles")[0], postgres_dsn)
+        deployment.path.write_text(text.replace("bus_runner", "bus_owner"))
+        deployment.cli("migrate")
+        deployment.path.write_text(text.replace("start_timeout: 1s", "migrate: false, start_timeout: 1s"))
+        work(deployment)
+        assert postgres.psql("SELECT count(*) > 0 FROM public.events", postgres_dsn) == "t"
+    finally:
+        for role in ("owner", "runner", "publisher", "looker"):
+            postgres.psql(f"DROP OWNED BY bus_{role} CASCADE; DROP ROLE bus_{role}", postgres_dsn)
+
+
 def test_who_could_publish_by_function_before_still_can(
     postgres: PostgresServer, postgres_dsn: str, role: str, tmp_path: Path
 ) -> None:
