@@ -16,7 +16,7 @@ from .support.nats import NatsServer
 from .support.postgres import PostgresServer
 
 # A busy machine makes an example slow, and no test here is about speed.
-hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 
