@@ -261,6 +261,7 @@ async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgre
         await session.execute(insert(theirs).values(seq=2))
         assert (await session.scalars(select(theirs.c.seq))).all() == [1, 2]
     await callers.dispose()
+    await store.close()
     await engine.dispose()
     assert [event["seq"] for event in rows(psql, "events")] == [receipt.seq]
     assert [work["event_seq"] for work in rows(psql, "dispatch")] == [receipt.seq]
