@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import RunnerError, readable
-from .options import config_option, load
-from .output import print_line, tell
+from ..errors import ConfigError, RunnerError, readable
+from .options import config_option, json_option, load
+from .output import print_json, print_line, tell
 
 if TYPE_CHECKING:
     from ..broker_options import BrokerOptions
@@ -27,25 +28,60 @@ _LOOKS, _PAUSE = 200, 0.025  # seconds between two looks whether NATS is connect
 @click.option(
     "--online", is_flag=True, help="Also connect to the database and to NATS, and try the right to publish there."
 )
-def check(path: Path, online: bool) -> None:
+@json_option
+def check(path: Path, online: bool, as_json: bool) -> None:
     """Print what the configuration would build, or every fault of it.
+
+    With --json an object, also of a file that is wrong: `valid`, then `faults`, or what would be built.
 
     \b
     Examples:
       runner check -c runner.yaml
       runner check -c prod.yaml --online
+      runner check --json
     """
     from ..builder import build
     from ..config import advice
 
-    config = load(path, imports=True)
-    build(config)  # what only the parts themselves can find wrong; nothing connects
-    for warning in advice(config):
+    try:
+        config = load(path, imports=True)
+        build(config)  # what only the parts themselves can find wrong; nothing connects
+    except ConfigError as error:
+        if as_json:
+            print_json({"valid": False, "faults": list(error.faults)})
+        raise
+    warnings = advice(config)
+    for warning in warnings:
         tell(f"warning: {warning}")
-    for line in _plan(config):
-        print_line(line)
-    if online:
-        asyncio.run(_connect(config))
+    if not as_json:
+        for line in _plan(config):
+            print_line(line)
+    found = _Online()
+    try:
+        if online:
+            asyncio.run(_connect(config, found, (lambda _line: None) if as_json else print_line))
+    finally:
+        if as_json:
+            print_json(_plan_json(config) | {"warnings": warnings} | ({"online": asdict(found)} if online else {}))
+
+
+@dataclass
+class _Online:
+    """How the servers were found."""
+
+    tables: dict[str, Any] | None = None  # None: not usable
+    nats: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _plan_json(config: Config) -> dict[str, Any]:
+    return {
+        "valid": True,
+        "deployment": config.deployment_id,
+        "storage": {"dsn": str(config.storage.dsn), "schema": config.storage.schema_name},
+        "strategies": [plugin.kind for plugin in config.strategies],
+        "sinks": {name: plugin.kind for name, plugin in config.sinks.items()},
+        "subscriptions": [{"name": each.name, **each.to_json()} for each in config.to_subscriptions()],
+    }
 
 
 def _plan(config: Config) -> Iterator[str]:
@@ -70,38 +106,55 @@ def _plan(config: Config) -> Iterator[str]:
         yield f"subscription   {each.name}: {types} -> {each.sink} ({', '.join(filter(None, policy))})"
 
 
-async def _connect(config: Config) -> None:
-    """Print how every server was found; raise afterwards what keeps a runner from starting."""
+async def _connect(config: Config, found: _Online, show: Callable[[str], object]) -> None:
+    """Take note of how every server is, and show it; raise afterwards what keeps a runner from starting."""
     from ..builder import nats_subjects
 
     failure: RunnerError | None = None
     try:
-        print_line(f"tables         {await _tables(config)}")
+        found.tables = await _tables(config)
+        show(f"tables         {_tables_line(**found.tables)}")
     except RunnerError as error:
-        print_line("tables         not usable, see below")
+        show("tables         not usable, see below")
         failure = error
-    complaints = [complaint for found in nats_subjects(config).items() async for complaint in _nats(*found)]
+    complaints: list[str] = []
+    for options, subjects in nats_subjects(config).items():
+        server = await _nats(options, subjects)
+        found.nats.append(server)
+        if server["server"] is None:
+            show(f"nats           {server['error']}")
+            complaints.append("not every NATS server could be reached")
+            continue
+        show(f"nats           connected to {server['server']}")
+        for refusal in filter(None, server["subjects"].values()):
+            show(f"nats           {refusal}")
+            complaints.append("NATS would refuse what is to be sent there; see above")
     if failure is not None:
         raise failure
     if complaints:
         raise click.ClickException(complaints[0])
 
 
-async def _tables(config: Config) -> str:
+async def _tables(config: Config) -> dict[str, Any]:
     from ..builder import open_storage
     from .migrate import standing
 
     async with open_storage(config, adopt=False, writes=False) as storage:
         status, owner = await standing(config, storage)
-        for concern in await storage.concerns():
-            click.echo(f"warning: {concern}", err=True)
-    tables = "not migrated" if status.current is None else f"at {status.current}"
-    pending = f"pending: {', '.join(status.pending)}" if status.pending else "up to date"
-    return f"{tables}, {pending}, owner: {owner or 'nobody yet'}"
+        concerns = await storage.concerns()
+    for concern in concerns:
+        tell(f"warning: {concern}")
+    return {**asdict(status), "owner": owner, "concerns": list(concerns)}
 
 
-async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> AsyncIterator[str]:
-    """Print how a connection was found, and whether it may publish to the subjects; yield what is wrong in general."""
+def _tables_line(*, current: str | None, pending: Sequence[str], owner: str | None, **_: object) -> str:
+    tables = "not migrated" if current is None else f"at {current}"
+    state = f"pending: {', '.join(pending)}" if pending else "up to date"
+    return f"{tables}, {state}, owner: {owner or 'nobody yet'}"
+
+
+async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> dict[str, Any]:
+    """Return how a connection was found, and for each of the subjects why NATS would refuse what is sent there."""
     from ..broker import Broker
     from ..errors import StrategyError
 
@@ -113,15 +166,13 @@ async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> AsyncIterato
                 break
             await asyncio.sleep(_PAUSE)
         else:
-            print_line(f"nats           {readable(broker.last_error)}")
-            yield "not every NATS server could be reached"
-            return
-        print_line(f"nats           connected to {broker.server}")
+            return {"server": None, "error": readable(broker.last_error), "subjects": {}}
+        refusals: dict[str, str | None] = dict.fromkeys(subjects)
         for subject in subjects:
             try:
                 await broker.try_publish(subject)
             except StrategyError as error:
-                print_line(f"nats           {readable(str(error))}")
-                yield "NATS would refuse what is to be sent there; see above"
+                refusals[subject] = readable(str(error))
+        return {"server": broker.server, "error": None, "subjects": refusals}
     finally:
         await broker.stop()

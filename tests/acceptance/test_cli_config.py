@@ -71,6 +71,20 @@ def test_check_names_every_fault(deployment: Deployment) -> None:
     output, complaint = deployment.cli("check", code=78)
     assert output == ""
     assert len(complaint.splitlines()) == 3
+    output, complained = deployment.cli("check", "--json", code=78)
+    assert json.loads(output) == {"valid": False, "faults": complaint.splitlines()}
+    assert complained == complaint
+
+
+def test_what_check_finds_is_json_too(deployment: Deployment) -> None:
+    [plan] = deployment.json("check")
+    assert plan.keys() == {"valid", "deployment", "storage", "strategies", "sinks", "subscriptions", "warnings"}
+    assert (plan["valid"], plan["deployment"], plan["sinks"]["terminal"]) == (True, "shop", "stdout")
+    assert [each["name"] for each in plan["subscriptions"]] == ["everything", "broken", "stuck"]
+    deployment.cli("migrate")
+    [found] = deployment.json("check", "--online")
+    assert found["online"]["nats"] == []
+    assert (found["online"]["tables"]["pending"], found["online"]["tables"]["owner"]) == ([], "shop")
 
 
 def test_check_builds_the_parts_and_names_every_fault_of_that(tmp_path: Path) -> None:
@@ -132,6 +146,9 @@ def test_check_online_tells_of_every_server(tmp_path: Path) -> None:
     assert re.search(r"^nats +127\.0\.0\.1:1: connection refused$", output, re.MULTILINE)
     assert "PostgreSQL cannot be reached: 127.0.0.1:1: connection refused" in complaint
     assert "Errno" not in output + complaint
+    output, _ = deployment.cli("check", "--online", "--json", code=69)
+    refused: dict[str, object] = {"server": None, "error": "127.0.0.1:1: connection refused", "subjects": {}}
+    assert json.loads(output)["online"] == {"tables": None, "nats": [refused]}
 
 
 def test_check_online_tries_the_right_to_publish_and_sends_nothing(
