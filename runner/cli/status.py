@@ -130,7 +130,7 @@ def _print_subscriptions(seen: Snapshot) -> None:
 
     now, rows = seen.now, []
     for each in seen.subscriptions:
-        drain = each.drain(now)
+        drain = seen.drain(each)
         rows.append(
             (
                 each.name,

@@ -56,7 +56,7 @@ def _snapshot(seen: Snapshot) -> dict[str, Any]:
 
 
 def _subscribed(each: Subscribed, seen: Snapshot) -> dict[str, Any]:
-    drain = each.drain(seen.now)
+    drain = seen.drain(each)
     return {
         "name": each.name,
         "state": each.state,

@@ -117,11 +117,6 @@ class Subscribed:
         window = RECENT if self.recent.since is None else min(RECENT, now - self.recent.since)
         return self.recent.delivered / max(window.total_seconds(), 1.0)
 
-    def drain(self, now: datetime) -> timedelta | None:
-        """Return the time to the end of the backlog at the rate of the last minute; None if that is never."""
-        rate = self.rate(now)
-        return timedelta(seconds=self.backlog / rate) if rate > 0 and self.backlog else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -148,6 +143,11 @@ class Snapshot:
         if self.queue.recorded >= SAMPLE and self.queue.recorded_since is not None:
             window = min(RECENT, self.now - self.queue.recorded_since)
         return self.queue.recorded / max(window.total_seconds(), 1.0)
+
+    def drain(self, each: Subscribed) -> timedelta | None:
+        """Return the time to the end of a backlog at the rate of the last minute; None if that is never."""
+        rate = each.rate(self.now)
+        return timedelta(seconds=each.backlog / rate) if self.live and rate > 0 and each.backlog else None
 
 
 @dataclass(frozen=True, slots=True)

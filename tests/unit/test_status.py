@@ -174,10 +174,12 @@ class TestBacklog:
 
     def test_the_time_to_drain_is_at_the_rate_of_the_last_minute(self) -> None:
         each = replace(self.seen(EMPTY, (), Load(pending=600)), recent=Recent(delivered=120))
-        assert (each.rate(NOW), each.drain(NOW)) == (2.0, 5 * MINUTE)
+        seen = snapshot(EMPTY, (), [instance()], (), {}, {})
+        assert (each.rate(NOW), seen.drain(each)) == (2.0, 5 * MINUTE)
         short = replace(each, recent=Recent(delivered=120, since=ago(10 * SECOND)))
         assert short.rate(NOW) == 12.0
-        assert replace(each, recent=Recent()).drain(NOW) is None
+        assert seen.drain(replace(each, recent=Recent())) is None
+        assert replace(seen, instances=[]).drain(each) is None
 
     def test_the_rate_of_more_than_was_looked_at(self) -> None:
         busy = Queue(now=NOW, recorded=SAMPLE, recorded_since=ago(5 * SECOND))

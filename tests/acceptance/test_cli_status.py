@@ -1,0 +1,185 @@
+"""The screen of each verdict, as docs/operations.md shows it, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from runner import Event, Runner, load, runtime
+from runner.config.dsn import Dsn
+from runner.storage import Storage, open_storage
+from runner.storage.base import Publication
+from runner.subscription import Subscription
+from tests.support.eventually import eventually
+from tests.support.nats import NatsServer
+from tests.support.process import run_cli
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+CONFIG = """\
+deployment_id: shop
+storage: {{dsn: "{dsn}", start_timeout: 1s}}
+strategies:
+  - polling: 30s
+  - nats: {{servers: ["{nats}"]}}
+sinks:
+  audit: {{python: "status_handlers:accept"}}
+  crm: {{python: "status_handlers:{handler}"}}
+subscriptions:
+  - {{name: audit, types: ["*"], sink: audit}}
+  - {{name: crm, types: ["order.*"], sink: crm, retry: {{max_attempts: {attempts}, delay: 1h, jitter: 0}},
+     breaker: {{failures: 3, pause: 1h, max_pause: 1h}}}}
+log: {{level: error}}
+"""
+
+HANDLERS = """\
+def accept(event):
+    pass
+
+def fail(event):
+    raise RuntimeError("no such customer")
+"""
+
+
+def shown(title: str) -> str:
+    """Return the screen under a title of the manual."""
+    found = re.search(rf"^{re.escape(title)}:\n\n```\n\$ runner status\n(.*?)```", OPERATIONS.read_text(), re.M | re.S)
+    assert found is not None, title
+    return found[1]
+
+
+def plain(screen: str) -> str:
+    """Take out of a screen what is otherwise each time: places, lengths of time, rates, and how wide that makes it."""
+    for pattern, name in (
+        (r"(?:\d+(?:ms|[dhms]))+\b", "T"),
+        (r"\d+\.\d/s", "R"),
+        (r"(?:postgresql|sqlite)://\S+", "DSN"),
+        (r"[\w.-]+:\d+(?=[\s,);:])", "PLACE"),
+        (r" +\n", "\n"),
+        (r"(?<=\S) {2,}(?=\S)", "  "),
+    ):
+        screen = re.sub(pattern, name, screen)
+    return screen
+
+
+class Shop:
+    """One deployment on real servers."""
+
+    def __init__(self, directory: Path, dsn: str, nats: str) -> None:
+        self.path = directory / "runner.yaml"
+        self.dsn = dsn
+        self._nats = nats
+        (directory / "status_handlers.py").write_text(HANDLERS)
+        self.write()
+
+    def write(self, handler: str = "accept", attempts: int = 3) -> None:
+        text = CONFIG.format(dsn=self.dsn, nats=self._nats, handler=handler, attempts=attempts)
+        self.path.write_text(text)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Runner]:
+        async with load(self.path) as runner:
+            yield runner
+
+    @asynccontextmanager
+    async def storage(self) -> AsyncIterator[Storage]:
+        storage = open_storage(Dsn.parse(self.dsn, base=self.path.parent))
+        try:
+            yield storage
+        finally:
+            await storage.close()
+
+    async def status(self) -> tuple[int, str]:
+        done = await asyncio.to_thread(run_cli, "status", "-c", self.path)
+        assert not done.stderr, done.stderr
+        return done.returncode, done.stdout
+
+    async def is_as_shown(self, title: str, code: int) -> None:
+        """Expect the screen under a title of the manual, soon."""
+
+        async def same() -> bool:
+            found, screen = await self.status()
+            assert (found, plain(screen)) == (code, plain(shown(title))), screen
+            return True
+
+        await eventually(same, every=0.2)
+
+
+@pytest.fixture
+def shop(postgres_dsn: str, nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr(runtime, "HEARTBEAT", 0.2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "status_handlers", raising=False)
+    return Shop(tmp_path, postgres_dsn, nats.url)
+
+
+@pytest.fixture
+def nats(make_nats_server: Callable[..., NatsServer]) -> NatsServer:
+    return make_nats_server()
+
+
+async def publish(runner: Runner, count: int, type: str = "order.created") -> None:
+    await runner.publish_many([Event.new(type, {"number": number}, source="/shop") for number in range(count)])
+
+
+async def test_healthy(shop: Shop) -> None:
+    async with shop.running() as runner:
+        await publish(runner, 5)
+        await shop.is_as_shown("Healthy", 0)
+
+
+async def test_all_runners_stopped(shop: Shop) -> None:
+    async with shop.running() as runner:
+        await publish(runner, 5)
+        await eventually(lambda: _delivered(shop, 10))
+    async with shop.storage() as storage:
+        await storage.store.append([Publication(Event.new("order.created", source="/shop")) for _ in range(1000)])
+    await shop.is_as_shown("All runners are stopped", 2)
+
+
+async def test_nats_is_deaf(shop: Shop, nats: NatsServer) -> None:
+    async with shop.running() as runner:
+        await publish(runner, 5)
+        nats.stop()
+        await shop.is_as_shown("NATS is out of reach", 1)
+
+
+async def test_a_breaker_is_open(shop: Shop) -> None:
+    shop.write("fail")
+    async with shop.running() as runner:
+        await publish(runner, 5)
+        await shop.is_as_shown("A receiver fails, and its breaker is open", 1)
+
+
+async def test_dead_deliveries(shop: Shop) -> None:
+    shop.write("fail", attempts=1)
+    async with shop.running() as runner:
+        await publish(runner, 2)
+        await shop.is_as_shown("Deliveries are dead", 1)
+
+
+async def test_nobody_serves_it(shop: Shop) -> None:
+    async with shop.running() as runner:
+        report = Subscription(name="report", sink="function:report", types=("order.*",))
+        async with shop.storage() as storage:
+            await storage.store.put_subscriptions([report], "function:report")
+        await publish(runner, 5)
+        await shop.is_as_shown("Nobody serves a subscription", 1)
+
+
+async def test_the_store_is_away(shop: Shop) -> None:
+    shop.dsn = "postgresql://shop@127.0.0.1:9/shop"
+    shop.write()
+    await shop.is_as_shown("The store is away", 2)
+
+
+async def _delivered(shop: Shop, count: int) -> bool:
+    async with shop.storage() as storage:
+        recent = await storage.overview.recent()
+    return sum(each.delivered for each in recent.values()) == count
