@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -55,7 +55,7 @@ class Claimed(Protocol):
         """Return the number of its claims."""
 
 
-class Lease(NamedTuple):
+class Lease(Struct, frozen=True):
     """A claimed delivery: `attempt` counts its claims, this one included; `token` fences every write about it."""
 
     seq: int

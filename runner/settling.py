@@ -68,7 +68,8 @@ def unacknowledged(
     """Return what is written of a delivery that was deferred, and claimed because no acknowledgement has come."""
     waited = unanswered.waited
     outcome = Failed(unanswered.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
-    deferred = lease._replace(attempt=lease.attempt - 1)  # its claim counted one that nobody is going to make
+    attempt = lease.attempt - 1  # its claim counted one that nobody is going to make
+    deferred = Lease(lease.seq, lease.subscription_id, attempt, lease.token)
     return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)))
 
 
@@ -157,7 +158,7 @@ def _ascii(text: str | None) -> str | None:
 
 
 def _record(lease: Lease, settlement: Settlement) -> DeliveryRecord:
-    seq, id, attempt, token = lease
+    seq, id, attempt, token = lease.seq, lease.subscription_id, lease.attempt, lease.token
     match settlement:
         case Delivered():
             return DeliveryRecord(seq, id, DeliveryState.DELIVERED, attempt, token)
@@ -172,7 +173,7 @@ def _record(lease: Lease, settlement: Settlement) -> DeliveryRecord:
 
 
 def _attempt(lease: Lease, outcome: Accepted | Failed | Rejected, seconds: float) -> AttemptRecord:
-    seq, id, number, _ = lease
+    seq, id, number = lease.seq, lease.subscription_id, lease.attempt
     duration = timedelta(seconds=seconds)
     match outcome:
         case Accepted():

@@ -229,7 +229,7 @@ class Turn:
     position: int
 
 
-class Run(NamedTuple):
+class Run(Struct, frozen=True):
     """Works that stand next to each other, `length` of them, and the subscriptions whose first attempt succeeded."""
 
     subscription_ids: tuple[int, ...]
@@ -258,7 +258,9 @@ class Settled(Struct, frozen=True):
 
     def each(self) -> Iterator[tuple[Work | UnreadableWork, tuple[int, ...]]]:
         """Yield every work with the ids of the subscriptions it was delivered to."""
-        return zip(self.works, chain.from_iterable(repeat(*run) for run in self.runs), strict=True)
+        return zip(
+            self.works, chain.from_iterable(repeat(run.subscription_ids, run.length) for run in self.runs), strict=True
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, groupby
-from operator import attrgetter
 
 from .base import Settled
 
 __all__ = ["run_columns"]
-
-_ids = attrgetter("subscription_ids")
 
 
 def run_columns(settled: Settled) -> tuple[list[int], ...]:
@@ -25,17 +22,18 @@ def run_columns(settled: Settled) -> tuple[list[int], ...]:
     lasts: list[int] = []
     groups: list[tuple[int, ...]] = []
     start = 0
-    for ids, same in groupby(settled.runs, _ids):
-        end = start + sum(run.length for run in same)
+    for run in settled.runs:
+        end = start + run.length
         for first, last in _adjacent([work.position for work in settled.works[start:end]]):
             firsts.append(first)
             lasts.append(last)
-            groups.append(ids)
+            groups.append(run.subscription_ids)
         start = end
     distinct = dict.fromkeys(groups)
     ends = dict(zip(distinct, accumulate(map(len, distinct)), strict=True))
-    froms = [ends[group] - len(group) + 1 for group in groups]
-    return firsts, lasts, froms, [ends[group] for group in groups], list(chain(*distinct))
+    tos = [ends[group] for group in groups]
+    froms = [end - len(group) + 1 for end, group in zip(tos, groups, strict=True)]
+    return firsts, lasts, froms, tos, list(chain(*distinct))
 
 
 def _adjacent(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -29,5 +29,5 @@ def test_runs_hold_each_work_once_with_its_subscriptions_and_nothing_else(settle
 
 def test_works_in_a_row_that_went_to_the_same_are_one_run() -> None:
     works = [UnreadableWork(position, 1, position, None, "") for position in range(100, 600)]
-    settled = Settled(1, works, [Run((7, 8), 200), Run((7, 8), 300)])
+    settled = Settled(1, works, [Run((7, 8), 500)])
     assert run_columns(settled) == ([100], [599], [1], [2], [7, 8])
