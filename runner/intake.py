@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 C = TypeVar("C", Work, ClaimedDelivery)
 
-_LEAST = 64 * 1024  # what a claim may bring after many failures: one event in any case
+_LEAST = 64 * 1024  # what a claim may bring after many failures, or where nothing is left; one event in any case
 _PIECE = 4 * 1024 * 1024  # of data, in one statement: half a second on a link of 8 MB/s
 
 
@@ -106,7 +106,7 @@ class Intake:
         return replace(claim, works=works, more=True)
 
     def _ask(self) -> int:
-        return max(1, min(self._reach, self._budget.left))
+        return max(_LEAST, min(self._reach, self._budget.left))
 
     async def _guarded(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:

@@ -233,7 +233,7 @@ class TestCrowded:
         try:
             await eventually(lambda: queue.asked)
             assert queue.asked[0] == {1: 0, 2: 1}
-            assert queue.weights[0] == 1
+            assert queue.weights[0] == 64 * 1024
         finally:
             gate.set()
             await backlog.stop()
