@@ -13,7 +13,8 @@ class LowWaterMark:
     from the very start steps over again and again while some old transaction keeps them from being
     cleaned away. Starting at the mark skips them. A transaction may commit late, though, with a position
     below the mark; so the mark trails the newest claim by up to two `trail`s, every `sweep` one claim
-    looks at everything, and so does the one after a claim that brought nothing from above the mark.
+    looks at everything, and so does the one after a claim that brought nothing from above the mark, or locked more
+    than it brought: claims side by side pass over what is locked.
 
     Times are seconds on any monotonic clock.
     """
@@ -30,13 +31,13 @@ class LowWaterMark:
     def start(self, now: float) -> int:
         """Return the position after which the next claim begins to look; 0 looks at everything."""
         if self._again or now - self._swept_at >= self._sweep:
-            self._swept_at = now
+            self._again, self._swept_at = False, now
             return 0
         return self._marks[0]
 
     def saw(self, newest: int | None, now: float, *, cut: bool = False) -> None:
         """Note the newest position a claim brought, None for none; `cut` if it locked more than it brought."""
-        self._again = cut or newest is None or newest <= self._marks[0]
+        self._again = self._again or cut or newest is None or newest <= self._marks[0]
         if newest is not None:
             self._newest = max(self._newest, newest)
         if now - self._turned_at >= self._trail:

@@ -45,6 +45,21 @@ def test_after_a_claim_that_brought_nothing_comes_a_look_at_everything() -> None
     assert mark.start(0.81) == 0
 
 
+def test_after_a_claim_that_locked_more_than_it_brought_comes_one_whatever_others_brought_meanwhile() -> None:
+    """What it had locked was passed over by the claim beside it, which went further."""
+    mark = LowWaterMark(trail=TRAIL, sweep=SWEEP)
+    for step in range(8):
+        mark.start(step / 10)
+        mark.saw(step + 100, step / 10)
+    assert mark.start(0.8) > 0
+    mark.start(0.8)
+    mark.saw(110, 0.8, cut=True)
+    mark.saw(200, 0.8)
+    assert mark.start(0.81) == 0
+    mark.saw(201, 0.81)
+    assert mark.start(0.82) > 0
+
+
 def test_it_says_when_a_sweep_is_worth_it() -> None:
     mark = LowWaterMark(trail=TRAIL, sweep=SWEEP)
     mark.start(5.0)
