@@ -186,7 +186,7 @@ class Backlog:
         if others:
             yield partial(self._intake.claim_deliveries, others)
         for id, look in list(self._looks.items()):
-            if quotas.get(id, 0) > 0:
+            if quotas.get(id, 0) > 0 and id in self._looks:  # else it has gone since
                 yield partial(self._claim_regulated, self._outlets[id].subscription, id, quotas[id], look)
 
     async def _claim_regulated(self, subscription: Subscription, id: int, quota: int, look: Look) -> DeliveryClaim:

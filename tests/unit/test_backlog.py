@@ -210,6 +210,18 @@ class TestWake:
             await backlog.stop()
 
 
+class TestServe:
+    async def test_a_subscription_that_goes_while_others_are_asked_for_is_asked_for_no_more(self) -> None:
+        queue, slots = Queue(), Slots(8)
+        backlog, sink = running(queue, slots), FunctionSink(accept)
+        both = {1: outlet(sink, id=1, slots=slots), 2: outlet(sink, id=2, slots=slots, order_by="subject")}
+        backlog.serve(both)
+        asks = backlog._asks({1: 1, 2: 1})
+        next(asks)
+        backlog.serve({1: both[1]})
+        assert list(asks) == []
+
+
 class TestCrowded:
     async def test_what_waits_for_one_receiver_keeps_nothing_from_another(self) -> None:
         """However much it weighs; and no more of it is claimed."""
