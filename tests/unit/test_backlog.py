@@ -214,7 +214,7 @@ class TestServe:
     async def test_a_subscription_that_goes_while_others_are_asked_for_is_asked_for_no_more(self) -> None:
         queue, slots = Queue(), Slots(8)
         backlog, sink = running(queue, slots), FunctionSink(accept)
-        both = {1: outlet(sink, id=1, slots=slots), 2: outlet(sink, id=2, slots=slots, order_by="subject")}
+        both = {id: outlet(sink, id=id, slots=slots, order_by="subject") for id in (1, 2)}
         backlog.serve(both)
         asks = backlog._asks({1: 1, 2: 1})
         next(asks)
