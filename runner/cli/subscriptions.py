@@ -1,4 +1,4 @@
-"""`runner subscriptions`: look at who wants which events, and pause or resume it."""
+"""`runner subscriptions`: look at who wants which events; pause, resume or remove it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import config_option, json_option, load
+from .options import config_option, dry_run_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -21,13 +21,14 @@ __all__ = ["subscriptions"]
 
 @click.group()
 def subscriptions() -> None:
-    """Look at subscriptions, pause and resume them.
+    """Look at subscriptions, pause, resume and remove them.
 
     \b
     Examples:
       runner subscriptions list
       runner subscriptions pause crm
       runner subscriptions resume crm
+      runner subscriptions remove greeter
     """
 
 
@@ -86,6 +87,26 @@ def resume(path: Path, name: str, as_json: bool) -> None:
       runner subscriptions resume crm
     """
     asyncio.run(_set_paused(load(path), name, False, as_json))
+
+
+@subscriptions.command("remove")
+@config_option
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also one that is served, or that the file has.")
+@dry_run_option
+@json_option
+def remove(path: Path, name: str, force: bool, dry_run: bool, as_json: bool) -> None:
+    """Forget the subscription NAME, which nobody serves any more; cancel what waits for it.
+
+    For one that a program left behind (`subscribe()`), or that is in no file any more. What was delivered or is dead
+    stays on record until its retention is over. A file or a program that still has it brings it back, as a new one.
+
+    \b
+    Examples:
+      runner subscriptions remove greeter --dry-run
+      runner subscriptions remove greeter
+    """
+    asyncio.run(_remove(load(path), name, force, dry_run, as_json))
 
 
 async def _list(config: Config, as_json: bool) -> None:
@@ -151,6 +172,20 @@ async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) ->
         print_json({"name": name, "paused": paused, "changed": changed})
     else:
         print_line(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
+
+
+async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json: bool) -> None:
+    from ..builder import open_operations
+    from .output import print_json, print_line, tell_unheard
+
+    file = {each.name for each in config.to_subscriptions()}
+    async with open_operations(config, unheard=tell_unheard) as operations:
+        number = await operations.remove(name, file=file, force=force, dry_run=dry_run)
+    if as_json:
+        print_json({"name": name, "cancelled": number, "dry_run": dry_run})
+        return
+    would = "would be" if dry_run else "is"
+    print_line(f"{name} {would} removed, {number} {'delivery' if number == 1 else 'deliveries'} cancelled")
 
 
 def _wanted(subscription: Subscription) -> str:

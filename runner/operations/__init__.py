@@ -14,10 +14,10 @@ from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict
 from ..pruner import Pruner
 from ..storage.views import DeliveryQuery, nobody
-from ..subscription import Matcher
+from ..subscription import DEAD_LETTER_SUFFIX, Matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ..storage import Storage
     from ..storage.base import Registered, Retention
@@ -150,6 +150,34 @@ class Operations:
             self._announce()
         return changed
 
+    async def remove(self, name: str, *, file: Collection[str] = (), force: bool = False, dry_run: bool = False) -> int:
+        """
+        Forget a subscription; cancel what waits or runs for it, and return how many deliveries that are.
+
+        What has ended stays on record until its retention is over, without the name.
+
+        Args:
+            file: names of the subscriptions in the file at hand.
+            force: also remove one that is served, or would come back with the file.
+
+        Raises:
+            NotFound: there is none of that name.
+            StateConflict: it is served, would come back, or goes with another one.
+        """
+        registered, active, _ = await self.records.subscription(name)
+        if (whole := registered.subscription.dead_letter_of) is not None:
+            raise StateConflict(f"{name} delivers what is dead of {whole}, and goes with it: remove {whole}")
+        if not force:
+            if name in file:
+                raise StateConflict(f"{name} is in the file, and would come back with it; take it out there first")
+            await self._refuse_served(registered.subscription, active=active)
+        theirs = [DeliveryQuery(subscription=each, limit=None) for each in (name, name + DEAD_LETTER_SUFFIX)]
+        number = sum([await self.records.cancel(each, dry_run=dry_run) for each in theirs])
+        if not dry_run:
+            await self._storage.store.remove(name)
+            self._announce()
+        return number
+
     async def prune(
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
     ) -> int:
@@ -186,6 +214,14 @@ class Operations:
         if query.subscription is not None:
             await self.records.subscription(query.subscription)
         return query if event is None else replace(query, seq=(await self.records.event(event)).seq)
+
+    async def _refuse_served(self, subscription: Subscription, *, active: bool) -> None:
+        for each in await self.records.instances() if active else ():
+            if each.alive and subscription.sink in (each.sinks or ()):
+                raise StateConflict(
+                    f"{subscription.name} is served by process {each.instance.pid} on {each.instance.host}; "
+                    "stop that, or take the subscription out of its file or program, first"
+                )
 
     async def _change(
         self,

@@ -532,6 +532,13 @@ class Registry(Protocol):
         To resume also closes the breaker.
         """
 
+    async def remove(self, name: str) -> None:
+        """
+        Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name.
+
+        Its deliveries stay on record without a name; one that is still open is a stray.
+        """
+
     async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
         """
         Tell all instances that a breaker opened, or (None) closed; return whether that changed anything.

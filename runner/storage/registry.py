@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..breaker import Trip
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
-from ..subscription import Matcher, Subscription
+from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
 from .base import Health, Instance, Registered, Stray
 from .engine import mapped_errors
 from .selection import OPEN, in_state
 from .set_back import set_back
-from .tables import Later, Now, bus, deliveries, instances, subscriptions
+from .tables import Later, Now, bus, deliveries, instances, paces, subscriptions, turns
 from .tokens import HOLDER
 from .turns import leave_lines
 
@@ -121,6 +121,19 @@ class SqlRegistry:
                 await connection.execute(change.values(paused=paused, updated_at=Now(), **(_CLOSED if closes else {})))
                 await _bump(connection)
                 return True
+
+    async def remove(self, name: str) -> None:
+        """Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await _alone(connection)
+                await named(connection, name)
+                both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
+                ids = (await connection.scalars(select(subscriptions.c.id).where(both))).all()
+                for table in (turns, paces):
+                    await connection.execute(delete(table).where(table.c.subscription_id.in_(ids)))
+                await connection.execute(delete(subscriptions).where(subscriptions.c.id.in_(ids)))
+                await _bump(connection)
 
     async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
         """Tell all instances that a breaker opened, or (None) closed; return whether that changed anything."""

@@ -280,6 +280,21 @@ def test_subscriptions_are_listed_paused_and_resumed(deployment: Deployment) -> 
         deployment.cli("subscriptions", "show", "nobody", code=1)
 
 
+def test_a_subscription_that_is_in_no_file_any_more_is_removed(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        deployment.cli("publish", "stuck.one")
+        runner.wait_for_line("stuck now")
+        refused = deployment.cli("subscriptions", "remove", "stuck", code=1)[1]
+        assert "stuck is in the file, and would come back with it" in refused
+    text = deployment.path.read_text()
+    deployment.path.write_text(text.replace('  - {name: stuck, types: ["stuck.*"], sink: stuck}\n', ""))
+    remove = ("subscriptions", "remove", "stuck")
+    assert deployment.cli(*remove, "--dry-run")[0] == "stuck would be removed, 1 delivery cancelled\n"
+    assert deployment.json(*remove) == [{"name": "stuck", "cancelled": 1, "dry_run": False}]
+    assert [each["name"] for each in deployment.json("subscriptions", "list")] == ["everything", "broken"]
+    assert "no subscription 'stuck'; there are: broken, everything" in deployment.cli(*remove, code=1)[1]
+
+
 def test_a_breaker_is_shown_and_closed_by_hand(deployment: Deployment) -> None:
     lines = [json.dumps({"specversion": "1.0", "type": "broken.n", "source": "/t", "id": str(n)}) for n in range(30)]
     with started(deployment) as runner:

@@ -285,6 +285,32 @@ class TestPause(StoreTests):
             await store.set_paused("oders", True)
 
 
+class TestRemove(StoreTests):
+    async def test_it_goes_with_the_one_for_its_dead_letters_and_everybody_hears(
+        self, store: Store, other: Store
+    ) -> None:
+        await store.put_subscriptions([replace(ORDERS, dead_letter="log"), AUDIT], "file")
+        seen, [orders, *_] = await other.subscriptions()
+        await store.remove("orders")
+        assert await names(other) == ["audit"]
+        assert await version(other) == seen + 1
+        await store.put_subscriptions([ORDERS, AUDIT], "file")
+        _, [_, again] = await store.subscriptions()
+        assert again.subscription == ORDERS
+        assert again.id > orders.id  # what was recorded of the old one is not the new one's
+
+    async def test_what_waits_for_it_is_a_stray(self, store: Store) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        _, [orders] = await store.subscriptions()
+        await wait(store, orders.id)
+        await store.remove("orders")
+        assert await store.strays() == [Stray(orders.id, True, "its subscription was deleted")]
+
+    async def test_an_unknown_name_is_named(self, store: Store) -> None:
+        with pytest.raises(NotFound, match="'oders'"):
+            await store.remove("oders")
+
+
 class TestStrays(StoreTests):
     SECOND = timedelta(seconds=1)
 

@@ -15,7 +15,7 @@ from runner.errors import NotFound, StateConflict
 from runner.operations import DeliveryRef, Operations
 from runner.storage import Storage, open_storage
 from runner.storage.base import Retention
-from runner.storage.tables import deliveries, events, scheduled, subscriptions
+from runner.storage.tables import deliveries, events, instances, scheduled, subscriptions
 from runner.storage.views import DeliveryQuery, ReplayQuery
 from runner.subscription import Subscription
 
@@ -176,3 +176,48 @@ class TestHolds:
         async with bus.storage.engine.begin() as connection:
             await connection.execute(update(subscriptions).values(**change))
         assert (await bus.operations.holds()).get("crm") == hold
+
+
+class TestRemove:
+    async def serve(self, bus: Bus, *, age: float = 0.0) -> None:
+        """Have a process report that has the sink."""
+        beat = datetime.now(UTC) - timedelta(seconds=age)
+        process = {"id": "i", "host": "h", "pid": 7, "version": "1", "started_at": START, "heartbeat_at": beat}
+        await bus.put(instances, **process, sinks=["log"])
+
+    async def test_what_waits_for_it_is_cancelled(self, bus: Bus) -> None:
+        await bus.put_delivery(PENDING)
+        await self.serve(bus, age=60)
+        assert await bus.operations.remove("crm", dry_run=True) == 1
+        assert (await bus.operations.holds(), bus.told) == ({}, 0)
+        assert await bus.operations.remove("crm") == 1
+        assert bus.told == 1
+        [gone] = [view async for view in bus.operations.records.deliveries(DeliveryQuery())]
+        assert (gone.subscription, gone.state) == ("(deleted)", CANCELLED)
+        with pytest.raises(NotFound, match="no subscription 'crm'; there are: none"):
+            await bus.operations.remove("crm")
+
+    async def test_one_that_is_served_stays_unless_forced(self, bus: Bus) -> None:
+        await self.serve(bus)
+        with pytest.raises(StateConflict, match="crm is served by process 7 on h; stop that, or take"):
+            await bus.operations.remove("crm")
+        assert await bus.operations.remove("crm", force=True) == 0
+
+    async def test_one_that_would_come_back_stays(self, bus: Bus) -> None:
+        with pytest.raises(StateConflict, match="crm is in the file, and would come back with it"):
+            await bus.operations.remove("crm", file={"crm"})
+        assert bus.told == 0
+
+    async def test_one_that_is_no_longer_wanted_goes_though_its_sink_is_there(self, bus: Bus) -> None:
+        async with bus.storage.engine.begin() as connection:
+            await connection.execute(update(subscriptions).values(active=False))
+        await self.serve(bus)
+        assert await bus.operations.remove("crm") == 0
+
+    async def test_that_for_dead_letters_goes_with_its_own(self, bus: Bus) -> None:
+        letters = Subscription(name="crm", sink="log", dead_letter="log").for_dead_letters()
+        assert letters is not None
+        row = {"id": 2, "name": letters.name, "spec": letters.to_json(), "origin": "file", "active": True}
+        await bus.put(subscriptions, **row, paused=False, created_at=START, updated_at=START)
+        with pytest.raises(StateConflict, match=r"crm\.dead-letter delivers what is dead of crm, and goes with it"):
+            await bus.operations.remove("crm.dead-letter")
