@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import structlog
-
 from .broker_options import BrokerOptions, NatsConnection
 from .bus import EventBus
 from .config import Config, load_config
@@ -18,12 +16,9 @@ from .config.dsn import Dsn
 from .errors import ConfigError, RunnerError, SchemaMismatch, SinkError
 from .event import new_id
 from .limits import WorkerLimits
-from .log import configure_own
 from .operations import Operations
-from .runtime import Plan, Runner
 from .sinks import build_sink
 from .sinks.base import Sink, SinkContext
-from .sinks.python import PythonSink
 from .storage import Storage
 from .storage import open_storage as open_store
 from .storage.base import Retention
@@ -33,6 +28,7 @@ from .strategies.stack import StrategyStack, compose
 
 if TYPE_CHECKING:
     from .broker import Broker
+    from .runtime import Plan, Runner
     from .strategies.base import Connect
 
 __all__ = [
@@ -59,6 +55,10 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     Raises:
         ConfigError: every fault of the file, one per line.
     """
+    import structlog
+
+    from .log import configure_own
+
     config = load_config(path, environ)
     if not structlog.is_configured():
         configure_own(config.log.level, config.log.format)
@@ -72,6 +72,10 @@ def build(config: Config) -> Runner:
     Raises:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
     """
+    # The verbs that only publish or look have no use for a worker.
+    from .runtime import Runner
+    from .sinks.python import PythonSink
+
     brokers = _Brokers(config)
     context = SinkContext(deployment_id=config.deployment_id, broker=brokers, concurrency=config.worker.concurrency)
     sinks: dict[str, Sink] = {}
@@ -325,6 +329,8 @@ def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
 
 
 def _plan(config: Config) -> Plan:
+    from .runtime import Plan
+
     worker = config.worker
     return Plan(
         deployment_id=config.deployment_id,

@@ -56,6 +56,6 @@ def schema() -> None:
     """
     import json
 
-    from ..config import json_schema
+    from ..config.json_schema import json_schema
 
     echo(json.dumps(json_schema(), indent=2))

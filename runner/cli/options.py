@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -95,14 +98,30 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
     Raises:
         ConfigError: with every fault of the file.
     """
+    with _absent("rich"):  # structlog would load it for tracebacks that are never printed by it
+        from ..log import configure
+    if not imports:  # to look for plug-ins of pydantic takes as long as to read the file, and none of ours is meant
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from ..config import load_config
-    from ..log import configure
 
     configure(level, "console")
     config = load_config(path, imports=imports)
     if config.log.format == "json":
         configure(level, "json")
     return config
+
+
+@contextlib.contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Import what is imported within as where `package` is not installed, unless it is loaded already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # the way to say so, docs of `import`
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 class Duration(click.ParamType[timedelta]):

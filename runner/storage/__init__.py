@@ -101,14 +101,16 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
     from .archive import SqlArchive
     from .engine import open_engine
     from .overview import SqlOverview
-    from .postgres import PostgresStore
     from .records import SqlRecords
-    from .sqlite import SqliteStore
 
     engine = open_engine(dsn, schema=schema, pool=max(pool, 2), pgbouncer=pgbouncer)
     store: PostgresStore | SqliteStore
     if dsn.scheme == "sqlite":
+        from .sqlite import SqliteStore
+
         store = SqliteStore(engine)
     else:
+        from .postgres import PostgresStore
+
         store = PostgresStore(engine, wires=max(1, pool - 1), pgbouncer=pgbouncer)
     return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine))

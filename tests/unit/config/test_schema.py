@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from runner.breaker import BreakerPolicy
 from runner.builder import nats_subjects
-from runner.config import Config, Secret, advice, dump, json_schema, load_config
+from runner.config import Config, Secret, advice, dump, load_config
 from runner.config.dsn import Dsn
+from runner.config.json_schema import json_schema
 from runner.config.plugin import Plugin
 from runner.config.schedules import ScheduleEntry
 from runner.config.schema import Api

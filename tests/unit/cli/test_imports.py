@@ -1,0 +1,73 @@
+"""What a verb need not load, it does not load: to begin is most of what `runner publish` takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = """\
+deployment_id: d
+storage: {dsn: 'sqlite:///bus.db'}
+strategies: [polling, sqlite]
+sinks: {log: stdout, crm: {webhook: 'https://crm.example/'}, bus: {nats: {subject: a, servers: 'nats://h'}}}
+subscriptions: [{name: all, sink: log}]
+"""
+
+PROGRAM = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from runner.cli import main
+main()
+"""
+
+# Each with what it is for.
+FOREIGN = {
+    "aiohappyeyeballs": "webhooks that are sent",
+    "alembic": "tables that are not up to date",
+    "asyncpg": "PostgreSQL",
+    "nats": "a connection to NATS",
+    "pygments": "rich",
+    "rich": "tables on a terminal",
+    "tzdata": "schedules",
+    "uvloop": "runner start",
+}
+OUR_OWN = {
+    "runner.backlog",
+    "runner.broker",
+    "runner.config.json_schema",
+    "runner.dispatch",
+    "runner.outlet",
+    "runner.runtime",
+    "runner.sinks.python",
+    "runner.storage.postgres",
+    "runner.storage.wires",
+    "runner.strategies.nats",
+    "runner.strategies.postgres",
+    "runner.worker",
+}
+
+
+def run(directory: Path, *arguments: str) -> set[str]:
+    """Return the modules that were loaded when the command had ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("verb", [("publish", "a.b"), ("events", "list"), ("subscriptions", "list")])
+def test_a_verb_loads_only_what_it_needs(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    (tmp_path / "runner.yaml").write_text(CONFIG)
+    run(tmp_path, "publish", "x")  # makes the tables, for which Alembic is needed
+    loaded = run(tmp_path, *verb)
+    assert loaded & (FOREIGN.keys() | OUR_OWN) == set()
