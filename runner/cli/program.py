@@ -29,6 +29,7 @@ VERBS = {
     "init": "init",
     "start": "start",
     "status": "status",
+    "why": "why",
     "check": "check",
     "config": "configuration",
     "migrate": "migrate",

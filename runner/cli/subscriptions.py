@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -14,9 +14,12 @@ from .options import config_option, dry_run_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..event import Event
     from ..subscription import Subscription
 
 __all__ = ["subscriptions"]
+
+_LARGEST = 8 << 20  # bytes of an event as JSON, each of its bytes as `\u0000`, and room
 
 
 @click.group()
@@ -109,6 +112,24 @@ def remove(path: Path, name: str, force: bool, dry_run: bool, as_json: bool) -> 
     asyncio.run(_remove(load(path), name, force, dry_run, as_json))
 
 
+@subscriptions.command("explain")
+@config_option
+@click.argument("name")
+@click.option("--event", "file", type=click.File("rb"), required=True, help="One CloudEvent in JSON; - is stdin.")
+@json_option
+def explain(path: Path, name: str, file: BinaryIO, as_json: bool) -> None:
+    """Say whether NAME matches an event, or which clause fails on which value.
+
+    The event need not be published; `runner why` says the same of one that was.
+
+    \b
+    Examples:
+      runner subscriptions explain crm --event -
+      runner events show 12 --json | jq .event | runner subscriptions explain crm --event -
+    """
+    asyncio.run(_explain(load(path), name, file, as_json))
+
+
 async def _list(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
     from ..operations import hold_of
@@ -154,6 +175,39 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
     policies["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
     print_fields(fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **policies, **waiting})
+
+
+async def _explain(config: Config, name: str, file: BinaryIO, as_json: bool) -> None:
+    from ..builder import open_storage
+    from ..diagnosis.matching import mismatch
+    from ..diagnosis.shapes import clause_json
+    from .output import moment, print_json, print_line
+
+    event = _read(file)
+    async with open_storage(config, writes=False) as storage:
+        hold = await storage.overview.hold(0, name)  # of no event
+    failing = mismatch(hold.registered.subscription, event)
+    if as_json:
+        told = {"version": hold.version, "written_at": hold.updated_at, "active": hold.active}
+        print_json({"name": name, "matched": failing is None, "failing": clause_json(failing), **told})
+        return
+    print_line(f"{name} matches" if failing is None else f"{name} does not match: {failing}")
+    state = "" if hold.active else "; it is in no file any more, and gets nothing"
+    print_line(f"it was written at {moment(hold.updated_at)}, version {hold.version}{state}")
+
+
+def _read(file: BinaryIO) -> Event:
+    """Return the event in a file. Raise `EventError` if there is none."""
+    from ..cloudevents import decode_json
+    from ..errors import EventError
+
+    content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise EventError(f"--event: more than {_LARGEST} bytes; expected one CloudEvent in JSON")
+    try:
+        return decode_json(content)
+    except EventError as error:
+        raise EventError(f"--event: {error}") from error
 
 
 def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:

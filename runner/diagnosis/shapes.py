@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..storage.views import EventView
+from .matching import Clause
 from .status import Finding, Report, Snapshot, Subscribed
+from .why import Answer
 
-__all__ = ["report_json"]
+__all__ = ["answer_json", "clause_json", "report_json"]
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -75,3 +78,31 @@ def _subscribed(each: Subscribed, seen: Snapshot) -> dict[str, Any]:
         "rate_out": round(each.rate(seen.now), 3),
         "drain": None if drain is None else round(drain.total_seconds(), 3),
     }
+
+
+def answer_json(event: EventView, subscription: str, answer: Answer) -> dict[str, Any]:
+    """Return why an event is not delivered; `failing` is null if it matches."""
+    return {
+        "seq": event.seq,
+        "source": event.event.source,
+        "id": event.event.id,
+        "type": event.event.type,
+        "subscription": subscription,
+        "state": answer.state,
+        "attempts": answer.attempts,
+        "matched": answer.failing is None,
+        "failing": clause_json(answer.failing),
+        "version": answer.version,
+        "written_at": answer.written_at,
+        "reasons": [
+            {"kind": each.kind, "cause": each.cause, "until": each.until, "cure": each.cure or None}
+            for each in answer.reasons
+        ],
+    }
+
+
+def clause_json(clause: Clause | None) -> dict[str, Any] | None:
+    """Return the clause that fails."""
+    if clause is None:
+        return None
+    return {"clause": clause.clause, "expected": clause.expected, "actual": clause.actual}

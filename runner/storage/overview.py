@@ -12,11 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from typing_extensions import override
 
 from ..delivery import DeliveryState
-from ..errors import NotFound
 from ..event import Event
 from .base import UNREADABLE, Registered
 from .engine import mapped_errors
-from .registry import readable
+from .registry import compilable, named
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .tables import (
     Among,
@@ -244,9 +243,11 @@ class SqlOverview(Overview):
     @override
     async def hold(self, seq: int, subscription: str) -> Hold:
         rows = await self._rows(_hold(seq, subscription))
-        if not rows or not (known := readable(rows)):
-            raise NotFound(f"no subscription {subscription!r}")
-        [(row, registered)] = known
+        if not rows:
+            with mapped_errors():
+                async with self._reading.connect() as connection:
+                    rows = [await named(connection, subscription)]  # which raises, with the names there are
+        row = rows[0]
         turn = None
         if row.order_key is not None:
             [line] = await self._rows(_line(row.id, row.order_key, row.position))
@@ -254,7 +255,7 @@ class SqlOverview(Overview):
         return Hold(
             now=row.now,
             version=row.subscriptions_version,
-            registered=registered,
+            registered=compilable(row),
             active=row.active,
             created_at=row.created_at,
             updated_at=row.updated_at,

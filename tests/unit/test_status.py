@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,9 +20,17 @@ from runner.storage.overview import MOST, SAMPLE, Load, Queue, Recent
 from runner.storage.views import InstanceView
 from runner.subscription import Subscription
 
+from .cli.test_program import parse
+
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 EMPTY = Queue(now=NOW)
+
+
+@pytest.fixture(autouse=True)
+def configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the commands in the cures."""
+    monkeypatch.setenv("RUNNER_CONFIG", "runner.yaml")
 
 
 def ago(age: timedelta) -> datetime:
@@ -58,6 +68,9 @@ def verdict(
     report = judge(snapshot(queue, events, instances, known, loads, recents))
     assert all(each.cause and each.cure for each in report.findings)
     assert report_json(report)["exit_code"] == report.verdict
+    for each in report.findings:
+        for command in re.findall(r"runner ([^;,]*)", each.cure):
+            parse(shlex.split(command))
     return report.verdict, [each.kind for each in report.findings]
 
 
