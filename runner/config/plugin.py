@@ -26,11 +26,15 @@ class Options(Model):
     """
     The options of one kind, and how it is built from them.
 
-    `main` names the one that a bare value stands for; `batches` says of a sink that it takes several events at once.
+    Attributes:
+        main: the option that a bare value stands for.
+        batches: whether it is a sink that takes several events at once.
+        uniform: whether such a sink takes either batches or single events, whoever sends them.
     """
 
     main: ClassVar[str | None] = None
     batches: ClassVar[bool] = False
+    uniform: ClassVar[bool] = False
 
     def check(self, context: Context) -> None:
         """Raise `ValueError` when the rest of the file does not go with this plug-in."""

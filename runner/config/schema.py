@@ -160,7 +160,7 @@ class SubscriptionEntry(Model):
             raise ValueError(
                 f"sink {sink!r} ({kind}) takes one event at a time; leave batch out, or name a {able} sink"
             )
-        if kind == "python" and sink in context.singly:
+        if kind in SINKS and SINKS[kind].uniform and sink in context.singly:
             raise ValueError(
                 f"sink {sink!r} would call its function with lists here, and with single events for another"
                 " subscription; give each a sink of its own"

@@ -44,6 +44,7 @@ class PythonOptions(Options):
 
     main = "target"
     batches = True
+    uniform = True
 
     target: Annotated[str, AfterValidator(_importable)] = Field(
         description="`module:function`; modules of the working directory are found too."
