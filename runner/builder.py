@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from .broker_options import BrokerOptions, NatsConnection
 from .bus import EventBus
 from .config import Config, load_config
 from .config.dsn import Dsn
 from .errors import ConfigError, RunnerError, SchemaMismatch, SinkError
 from .event import new_id
 from .limits import WorkerLimits
+from .nats.options import BrokerOptions, NatsConnection
 from .operations import Operations
 from .sinks import build_sink
 from .sinks.base import Sink, SinkContext
@@ -27,7 +27,7 @@ from .strategies.base import NotifyStrategy, StrategyContext
 from .strategies.stack import StrategyStack, compose
 
 if TYPE_CHECKING:
-    from .broker import Broker
+    from .nats.connection import Broker
     from .runtime import Plan, Runner
     from .strategies.base import Connect
 
@@ -254,7 +254,7 @@ class _Brokers:
         self._config = config
 
     def __call__(self, connection: NatsConnection) -> Broker:
-        from .broker import Broker
+        from .nats.connection import Broker
 
         options = BrokerOptions.of(_connection(self._config, connection))
         if options not in self.made:

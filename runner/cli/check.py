@@ -15,8 +15,8 @@ from .options import config_option, json_option, load
 from .output import print_json, print_line, tell
 
 if TYPE_CHECKING:
-    from ..broker_options import BrokerOptions
     from ..config import Config
+    from ..nats.options import BrokerOptions
 
 __all__ = ["check"]
 
@@ -155,8 +155,8 @@ def _tables_line(*, current: str | None, pending: Sequence[str], owner: str | No
 
 async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> dict[str, Any]:
     """Return how a connection was found, and for each of the subjects why NATS would refuse what is sent there."""
-    from ..broker import Broker
     from ..errors import StrategyError
+    from ..nats.connection import Broker
 
     broker = Broker(options, name="runner check")
     await broker.start()

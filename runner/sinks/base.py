@@ -10,8 +10,8 @@ from ..delivery import Delivery, Outcome
 from ..event import Event
 
 if TYPE_CHECKING:  # nats-py is loaded by those who use it
-    from ..broker import Broker
-    from ..broker_options import NatsConnection
+    from ..nats.connection import Broker
+    from ..nats.options import NatsConnection
 
 __all__ = ["BatchSink", "EventSink", "Sink", "SinkContext"]
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 from typing_extensions import override
 
-from ..broker_errors import BrokerError, MessageRefused
-from ..broker_options import LOGIN, NatsConnection
 from ..cloudevents import to_nats
 from ..config.fields import Context, check_subject
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError
 from ..event import Event
+from ..nats.errors import BrokerError, MessageRefused
+from ..nats.options import LOGIN, NatsConnection
 from .base import SinkContext
 
 if TYPE_CHECKING:  # nats-py is loaded with the first connection
-    from ..broker import Broker
+    from ..nats.connection import Broker
 
 __all__ = ["NatsSink", "NatsSinkOptions", "Subject", "examples"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import asyncpg
 
-    from ..broker import Broker
-    from ..broker_options import NatsConnection
     from ..config.dsn import Dsn
+    from ..nats.connection import Broker
+    from ..nats.options import NatsConnection
 
 __all__ = ["Connect", "NotifyStrategy", "PushStrategy", "StrategyContext", "Wake"]
 

@@ -13,14 +13,14 @@ import structlog
 from pydantic import Field
 from typing_extensions import override
 
-from ..broker_errors import BrokerError
-from ..broker_options import SERVERS, NatsConnection, ServerUrl
+from ..nats.errors import BrokerError
+from ..nats.options import SERVERS, NatsConnection, ServerUrl
 from ..service import Background
 from .base import StrategyContext, Wake
 from .signaller import Signaller
 
 if TYPE_CHECKING:  # nats-py is loaded with the first connection
-    from ..broker import Broker, Subscription
+    from ..nats.connection import Broker, Subscription
 
 __all__ = ["PROBE", "Nats", "NatsOptions"]
 

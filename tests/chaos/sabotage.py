@@ -201,7 +201,7 @@ def no_polling() -> None:
 
 def trust_the_connection() -> None:
     """Take a server for one that answers as long as nobody has said otherwise."""
-    from runner.broker_link import Link
+    from runner.nats.link import Link
 
     async def answers(self: Link) -> bool:
         return True
@@ -222,7 +222,7 @@ def never_deaf() -> None:
 
 def take_a_pong_for_a_yes() -> None:
     """Take it that NATS has what came before a PONG, whatever it complained about."""
-    from runner.broker_client import GuardedClient
+    from runner.nats.client import GuardedClient
 
     async def unheard(self: GuardedClient, complaint: str) -> None:
         return None
@@ -270,7 +270,7 @@ def claim_at_every_signal() -> None:
 
 def ignore_lame_ducks() -> None:
     """Stay with a server until it cuts."""
-    from runner.broker_link import Link
+    from runner.nats.link import Link
 
     async def deaf(self: Link) -> None:
         return None
@@ -416,7 +416,7 @@ def store_clock() -> None:
 
 def raise_in_callbacks() -> None:
     """Let the callback of the NATS client for errors raise, which ends the client's read loop."""
-    from runner.broker_link import Link
+    from runner.nats.link import Link
 
     async def broken(self: Link, error: Exception) -> None:
         raise RuntimeError("raised in a callback")

@@ -12,7 +12,7 @@ from typing import Protocol
 import asyncpg
 import pytest
 
-from runner.broker import Broker, BrokerOptions
+from runner.nats.connection import Broker, BrokerOptions
 from runner.strategies.base import NotifyStrategy, PushStrategy
 from runner.strategies.nats import Nats
 from runner.strategies.polling import Polling

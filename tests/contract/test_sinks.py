@@ -22,10 +22,10 @@ import psutil
 import pytest
 from aiohttp import web
 
-from runner.broker import Broker, BrokerOptions
 from runner.cloudevents import decode_json, from_http, from_nats, to_nats
 from runner.delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
 from runner.event import MAX_DATA_BYTES, Event
+from runner.nats.connection import Broker, BrokerOptions
 from runner.sinks.base import BatchSink, Sink
 from runner.sinks.nats import NatsSink
 from runner.sinks.python import PythonSink

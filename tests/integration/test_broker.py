@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from runner import broker as broker_module
-from runner.broker import Broker, BrokerError, BrokerOptions, MessageRefused
+from runner.nats.connection import Broker, BrokerError, BrokerOptions, MessageRefused
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.proxy import Proxy

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 from runner import broker as broker_module
-from runner.broker import Broker, BrokerOptions
-from runner.broker_options import NatsConnection
+from runner.nats.connection import Broker, BrokerOptions
+from runner.nats.options import NatsConnection
 from runner.strategies.nats import PROBE, Nats
 from runner.strategies.stack import compose
 from tests.support.eventually import eventually

@@ -37,7 +37,7 @@ FOREIGN = {
 }
 OUR_OWN = {
     "runner.backlog",
-    "runner.broker",
+    "runner.nats.connection",
     "runner.config.json_schema",
     "runner.dispatch",
     "runner.outlet",

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from runner import sinks
-from runner.broker import Broker, BrokerOptions
-from runner.broker_options import NatsConnection
 from runner.config.kinds import SINKS
 from runner.config.plugin import Plugin
 from runner.delivery import ACCEPTED, Delivery, Outcome
 from runner.errors import ConfigError, SinkError
+from runner.nats.connection import Broker, BrokerOptions
+from runner.nats.options import NatsConnection
 from runner.sinks import build_sink
 from runner.sinks.base import Sink, SinkContext
 from runner.sinks.nats import NatsSink

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from runner import strategies
-from runner.broker import Broker, BrokerOptions
 from runner.config.dsn import Dsn
 from runner.config.kinds import STRATEGIES
 from runner.config.plugin import Plugin
 from runner.errors import ConfigError, StrategyError
+from runner.nats.connection import Broker, BrokerOptions
 from runner.strategies import build_strategy
 from runner.strategies.base import Connect, StrategyContext, Wake
 from runner.strategies.nats import NatsOptions

@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
-from .config.errors import quoted
-from .config.fields import FilePath, Model, is_near
-from .config.plugin import Options
-from .config.secret import Secret
-from .config.value_file import read_value
-from .errors import StrategyError
-from .redaction import know
+from ..config.errors import quoted
+from ..config.fields import FilePath, Model, is_near
+from ..config.plugin import Options
+from ..config.secret import Secret
+from ..config.value_file import read_value
+from ..errors import StrategyError
+from ..redaction import know
 
 __all__ = ["LOGIN", "SERVERS", "BrokerOptions", "Material", "NatsConnection", "NatsTls", "Server", "ServerUrl"]
 

@@ -13,8 +13,8 @@ from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Interest
 
-from .broker_client import GuardedClient, honest_cancellation
-from .broker_options import BrokerOptions, Material, Server
+from .client import GuardedClient, honest_cancellation
+from .options import BrokerOptions, Material, Server
 
 __all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "Link", "Subscription"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import StrategyError
+from ..errors import StrategyError
 
 __all__ = ["BrokerError", "MessageRefused"]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.broker_options import BrokerOptions, NatsConnection, Server
 from runner.errors import StrategyError
+from runner.nats.options import BrokerOptions, NatsConnection, Server
 
 JWT = "eyJ0eXAi.eyJqdGki.c2ln-_"
 SEED = "SU" + "A" * 56

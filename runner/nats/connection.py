@@ -20,12 +20,12 @@ from datetime import timedelta
 import structlog
 from nats import errors
 
-from .broker_errors import BrokerError, MessageRefused
-from .broker_link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
-from .broker_options import BrokerOptions, Server
-from .errors import StrategyError, readable
-from .retry import RetryPolicy
-from .service import Background
+from ..errors import StrategyError, readable
+from ..retry import RetryPolicy
+from ..service import Background
+from .errors import BrokerError, MessageRefused
+from .link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
+from .options import BrokerOptions, Server
 
 __all__ = ["Broker", "BrokerError", "BrokerOptions", "Counts", "MessageRefused", "Subscription"]
 
