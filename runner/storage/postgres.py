@@ -316,17 +316,18 @@ class PostgresStore(SqlRegistry):
                     [max(0, each) for each in quotas.values()],
                     weight,
                 )
-            claimed = claimed_deliveries(rows)
-        except UNREADABLE:
+        except UNREADABLE:  # the driver could not even read a text
             return await self._each_delivery(token, list(quotas))
+        claimed, unreadable = claimed_deliveries(rows)
         claimed.sort(key=lambda delivery: delivery.seq)
-        return DeliveryClaim(token, claimed, timedelta(0) if rows[0]["cut"] else rows[0]["next_due"])
+        return DeliveryClaim(token, claimed, timedelta(0) if rows[0]["cut"] else rows[0]["next_due"], unreadable)
 
     async def _each_delivery(self, token: int, ids: Sequence[int]) -> DeliveryClaim:
         """
-        Read the deliveries leased under `token` one by one, because an event of theirs cannot be read.
+        Read the deliveries leased under `token` one by one, because the driver cannot read a text among them.
 
-        What the claim alone knew of the others is lost with it: they count as new.
+        It can be no UTF-8 in a database without an encoding (SQL_ASCII), where other programs write. What the claim
+        alone knew of the others is lost with it: they count as new.
         """
         async with self._wires.take() as connection:
             leased = await connection.fetch(self._sql("leased_deliveries"), token, ids)
@@ -354,14 +355,14 @@ class PostgresStore(SqlRegistry):
                 if rate is not None and rows[0]["ahead"] is None:  # the rate has never been used
                     await connection.execute(self._sql("begin_pace"), demand.subscription_id)
                     rows = await connection.fetch(self._sql("claim_regulated", LINES), *arguments)
-            claimed = claimed_deliveries(rows)
         except UNREADABLE:
             return await self._each_delivery(token, [demand.subscription_id])
+        claimed, unreadable = claimed_deliveries(rows)
         first = rows[0]
         seen = Seen(
             first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"], cut=first["cut"]
         )
-        return seen.claim(demand, token, claimed)
+        return seen.claim(demand, token, claimed, unreadable)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""

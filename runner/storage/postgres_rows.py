@@ -13,6 +13,7 @@ from ..delivery import DeliveryState
 from ..errors import EventError
 from ..event import Event
 from .base import (
+    UNREADABLE,
     AttemptRecord,
     ClaimedDelivery,
     DeliveryRecord,
@@ -20,6 +21,7 @@ from .base import (
     Settled,
     Turn,
     Unanswered,
+    UnreadableDelivery,
     Work,
 )
 from .encoding import storable
@@ -166,22 +168,24 @@ def claimed_event(row: asyncpg.Record) -> Event:
     return read_event(type, source, id, subject, _moment(sent), *rest)
 
 
-def claimed_deliveries(rows: Sequence[asyncpg.Record]) -> list[ClaimedDelivery]:
-    """Return the deliveries in the rows of a claim of them. Raise one of `UNREADABLE` if an event cannot be read."""
-    return [
-        ClaimedDelivery(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            claimed_event(row[5:15]),
-            age=row["age"] or timedelta(0),
-            unanswered=_unanswered(row),
-            size=row["size"] or 0,
-        )
-        for row in rows
-        if row[0] is not None
-    ]
+def claimed_deliveries(
+    rows: Sequence[asyncpg.Record],
+) -> tuple[list[ClaimedDelivery], list[UnreadableDelivery]]:
+    """Return the deliveries in the rows of a claim of them, and apart those of which the event cannot be read."""
+    claimed: list[ClaimedDelivery] = []
+    unreadable: list[UnreadableDelivery] = []
+    for row in rows:
+        seq, id, attempt, suspect = row[:4]
+        if seq is None:
+            continue
+        try:
+            event = claimed_event(row[5:15])
+        except UNREADABLE as error:
+            unreadable.append(UnreadableDelivery(seq, id, attempt, f"{type(error).__name__}: {error}"))
+            continue
+        age, size = row["age"] or timedelta(0), row["size"] or 0
+        claimed.append(ClaimedDelivery(seq, id, attempt, suspect, event, age, _unanswered(row), size))
+    return claimed, unreadable
 
 
 def _unanswered(row: asyncpg.Record) -> Unanswered | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
@@ -10,7 +12,7 @@ from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
 from runner.errors import EventConflict, StorageError
-from runner.storage.base import Run, Settled, UnreadableWork, Work
+from runner.storage.base import Demand, Run, Settled, UnreadableWork, Work
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch
 from runner.subscription import Subscription
@@ -79,7 +81,25 @@ class TestUnreadable(StoreTests):
         assert (unreadable.seq, unreadable.subscription_id, unreadable.attempt) == (bad, 1, 2)
         dead = record(bad, 1, DeliveryState.DEAD, claim.token, error=unreadable.reason)
         assert await store.settle_deliveries([dead]) == [(bad, 1)]
-        assert (await store.claim_deliveries({1: 10}, LEASE)).unreadable == ()
+        assert not (await store.claim_deliveries({1: 10}, LEASE)).unreadable
+
+    @pytest.mark.parametrize("regulated", [False, True], ids=["together", "regulated"])
+    async def test_what_is_known_of_the_other_deliveries_is_not_lost(
+        self, store: Store, database: Database, fault: str, regulated: bool
+    ) -> None:
+        """Or a delivery that waits for its acknowledgement would be made again, and one that kills would look new."""
+        deferred, bad, left = await wait(store, count=3)
+        token = (await store.claim_deliveries({1: 3}, timedelta(0))).token
+        at_once = replace(record(deferred, 1, DeliveryState.LEASED, token), deferred=True)
+        assert await store.settle_deliveries([at_once]) == [(deferred, 1)]
+        await self.plant(database, fault, bad)
+        if regulated:
+            claim = await store.claim_regulated(Demand(1, 10, False, None), LEASE)
+        else:
+            claim = await store.claim_deliveries({1: 10}, LEASE)
+        known = {each.seq: (each.unanswered is not None, each.suspect) for each in claim.deliveries}
+        assert known == {deferred: (True, False), left: (False, True)}
+        assert [each.seq for each in claim.unreadable] == [bad]
 
 
 @pytest.mark.parametrize(
