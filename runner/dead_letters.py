@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .delivery import DeliveryState
+from .errors import EventError
 from .event import Event, ExtensionValue, allowed_text
 from .storage.base import ClaimedDelivery, Death, DeliveryRecord, Registered, WorkQueue
 
@@ -56,6 +57,8 @@ def dead_letter(event: Event, subscription: str, death: Death | None) -> Event:
     """
     Return `event` as the dead letter of its delivery to `subscription`.
 
+    An event at the limits of attributes is told only what there is room for: it is delivered before it is explained.
+
     Args:
         death: how it died; None if it is not dead any more, because somebody has retried it since.
     """
@@ -64,4 +67,22 @@ def dead_letter(event: Event, subscription: str, death: Death | None) -> Event:
         told["deadletterreason"] = allowed_text(death.reason)[:_MAX_REASON]
         told["deadletterattempts"] = death.attempts
         told["deadletterat"] = death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return event.replace(extensions={**event.extensions, **told})
+    letter = _with(event, told)
+    if _valid(letter) or not _valid(event):  # one that was recorded under other limits is told all of it
+        return letter
+    for name, value in told.items():
+        more = _with(event, {name: value})
+        event = more if _valid(more) else event
+    return event
+
+
+def _with(event: Event, more: Mapping[str, ExtensionValue]) -> Event:
+    return event.replace(extensions={**event.extensions, **more})
+
+
+def _valid(event: Event) -> bool:
+    try:
+        event.validate()
+    except EventError:
+        return False
+    return True

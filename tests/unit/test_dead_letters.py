@@ -130,3 +130,31 @@ class TestEvent:
     @given(reason=st.text(max_size=3000), attempts=st.integers(0, 1000))
     def test_whatever_the_reason_it_is_a_valid_event(self, reason: str, attempts: int) -> None:
         dead_letter(event(), "orders", Death(reason, attempts, AT)).validate()
+
+    @pytest.mark.parametrize(
+        ("extensions", "told"),
+        [
+            ({f"x{number}": number for number in range(996)}, 4),
+            ({f"x{number}": number for number in range(997)}, 3),
+            ({f"x{number}": number for number in range(999)}, 1),
+            ({f"x{number}": number for number in range(1000)}, 0),
+            ({"a": "x" * 65_536, "b": "x" * 65_400}, 3),  # all but the reason
+            ({"a": "x" * 65_536, "b": "x" * 65_500}, 0),
+            ({"deadlettersub": "others"} | {f"x{number}": number for number in range(999)}, 1),
+        ],
+        ids=["996", "997", "999", "1000", "long", "longer", "a dead letter that was published again"],
+    )
+    def test_at_the_limits_of_an_event_it_is_told_what_there_is_room_for(
+        self, extensions: dict[str, int | str], told: int
+    ) -> None:
+        full = Event.new("order.created", source="/shop", id="1", extensions=extensions)
+        letter = dead_letter(full, "orders", Death("x" * 500, 7, AT))
+        letter.validate()
+        assert {name: letter.extensions[name] for name in extensions if name != "deadlettersub"} == {
+            name: value for name, value in extensions.items() if name != "deadlettersub"
+        }
+        assert len([name for name in letter.extensions if name.startswith("deadletter")]) == told
+
+    def test_one_that_was_recorded_under_other_limits_is_told_all_of_it(self) -> None:
+        old = event().replace(extensions={f"x{number}": number for number in range(1100)})
+        assert len(dead_letter(old, "orders", DEATH).extensions) == 1104
