@@ -57,28 +57,25 @@ def deliveries() -> None:
 @config_option
 @_filters("pending", "leased", "delivered", "dead", "cancelled")
 @click.option("--event", metavar="EVENT", help="Only of this event, given by its seq or its id.")
+@click.option(
+    "--sort",
+    type=click.Choice(("event", "due")),
+    default="event",
+    help="The newest event first, or what is due soonest, of what waits or runs.",
+)
 @limit_option
 @json_option
-def list_deliveries(
-    path: Path,
-    state: str | None,
-    subscription: str | None,
-    type_: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    event: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def list_deliveries(path: Path, event: str | None, sort: str, limit: int, as_json: bool, **filters: Any) -> None:
     """Print deliveries, those of the newest event first.
 
     \b
     Examples:
       runner deliveries list --state dead
       runner deliveries list --subscription crm --since 1h --json
+      runner deliveries list --sort due
       runner deliveries list --event 12
     """
-    query = replace(_query(state, subscription, type_, since, until), limit=limit)
+    query = replace(_query(**filters), limit=limit, soonest_first=sort == "due")
     asyncio.run(_list(load(path), query, event, as_json))
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["events"]
 
+_STATES = ("scheduled", "queued", "settled", "cancelled")
 _PAUSE = 0.5  # seconds between two looks of `tail`
 _BEFORE = 1000  # events before the first one it prints among which it looks for gaps
 
@@ -43,32 +44,29 @@ def events() -> None:
 
 @events.command("list")
 @config_option
+@click.option("--state", type=click.Choice(_STATES), help="Only in this state.")
 @click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
 @click.option("--source", metavar="PATTERN", help="Only these sources; * stands for any characters.")
+@click.option("--subject", metavar="PATTERN", help="Only about these subjects; * stands for any characters.")
+@click.option("--id", "id_", metavar="ID", help="Only with this id, of any source.")
 @click.option("--since", type=SINCE, metavar="TIME", help="Recorded at or after TIME, such as 1h (ago).")
 @click.option("--until", type=SINCE, metavar="TIME", help="Recorded before TIME.")
 @limit_option
 @json_option
-def list_events(
-    path: Path,
-    type_: str | None,
-    source: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def list_events(path: Path, as_json: bool, type_: str | None, id_: str | None, **conditions: Any) -> None:
     """Print events, the newest first.
 
     \b
     Examples:
       runner events list
       runner events list --type 'order.*' --since 1h
+      runner events list --state queued
+      runner events list --subject order/17
       runner events list --since 2026-01-31T00:00:00Z --limit 1000 --json
     """
     from ..storage.views import EventQuery
 
-    query = EventQuery(type=type_, source=source, since=since, until=until, limit=limit, data=as_json)
+    query = EventQuery(type=type_, id=id_, data=as_json, **conditions)
     asyncio.run(_list(load(path), query, as_json))
 
 

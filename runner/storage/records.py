@@ -8,7 +8,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Text, column, func, literal_column, select, table, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    and_,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
@@ -23,6 +36,7 @@ from .registry import ALIVE, compilable, named, readable
 from .selection import (
     NEWEST_FIRST,
     OPEN,
+    SOONEST_FIRST,
     WITHOUT_DATA,
     Conditions,
     delivery_conditions,
@@ -85,6 +99,8 @@ class SqlRecords(SqlCorrections):
                     async with self._read() as connection:
                         contents = {row.seq: row.data for row in await fetch(connection, wanted)}
                 for view in piece:
+                    if query.state not in (None, view.state):
+                        continue  # it went on between two statements
                     if not query.data:
                         yield view
                     elif view.seq in contents:  # else it has been pruned
@@ -136,7 +152,8 @@ class SqlRecords(SqlCorrections):
         left, beyond = query.limit, Conditions()
         while left is None or left > 0:
             size = _PAGE if left is None else min(left, _PAGE)
-            page = _delivery_views(*conditions, *beyond).order_by(*NEWEST_FIRST).limit(size)
+            order = SOONEST_FIRST if query.soonest_first else NEWEST_FIRST
+            page = _delivery_views(*conditions, *beyond).order_by(*order).limit(size)
             async with self._read() as connection:
                 rows = await fetch(connection, page)
             for row in rows:
@@ -144,7 +161,7 @@ class SqlRecords(SqlCorrections):
             if len(rows) < size:
                 return
             left = None if left is None else left - size
-            beyond = [delivery_key < (rows[-1].event_seq, rows[-1].subscription_id)]
+            beyond = [_beyond(rows[-1], soonest_first=query.soonest_first)]
 
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts in order. Raise `NotFound`."""
@@ -272,6 +289,15 @@ def _state(row: Row[Any], *, scheduled: bool, queued: bool) -> str:
     if scheduled or queued:
         return "scheduled" if scheduled else "queued"
     return "settled" if row.cancelled_at is None else "cancelled"
+
+
+def _beyond(last: Row[Any], *, soonest_first: bool) -> ColumnElement[bool]:
+    """Return the condition for what comes after the last row of a page."""
+    key = (last.event_seq, last.subscription_id)
+    if not soonest_first:
+        return delivery_key < key
+    at_once = and_(deliveries.c.due_at == last.due_at, delivery_key > key)
+    return or_(deliveries.c.due_at > last.due_at, at_once)
 
 
 def _delivery_views(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     Select,
+    Table,
     Text,
     func,
     literal,
@@ -29,13 +30,14 @@ from sqlalchemy.sql.functions import FunctionElement
 from ..delivery import DeliveryState
 from ..event import NO_EXTENSIONS, Event
 from .identity import key_of, restored
-from .tables import deliveries, events, subscriptions
+from .tables import deliveries, dispatch, events, scheduled, subscriptions
 from .views import DeliveryQuery, EventQuery
 
 __all__ = [
     "NEWEST_FIRST",
     "OLDEST_FIRST",
     "OPEN",
+    "SOONEST_FIRST",
     "WITHOUT_DATA",
     "Conditions",
     "Key",
@@ -89,11 +91,14 @@ def _fits(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
 async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Conditions:
     """Return the conditions of `query`; its times are looked up, so that the primary key can serve them."""
     conditions: Conditions = []
-    for column, pattern in ((events.c.type, query.type), (events.c.source, query.source)):
+    patterns = ((events.c.type, query.type), (events.c.source, query.source), (events.c.subject, query.subject))
+    for column, pattern in patterns:
         if pattern is not None:
             conditions.append(_fits(column, pattern))
     if query.id is not None:
         conditions += [has_id(query.id), in_any_source()]
+    if query.state is not None:
+        conditions += _in_event_state(connection, query.state)
     if query.after_seq is not None and query.gaps:
         conditions.append(events.c.seq >= min(first for first, _ in query.gaps))  # where the index is entered
         in_gaps = [events.c.seq.between(first, last) for first, last in query.gaps]
@@ -107,6 +112,25 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
         conditions.append(events.c.created_at < query.until)
         conditions.append(events.c.seq <= await _seq_at(connection, query.until + _DISORDER))
     return conditions
+
+
+def _in_event_state(connection: AsyncConnection, state: str) -> Conditions:
+    """Return the conditions under which `EventView.state` is `state`."""
+    if state == "scheduled":
+        return [events.c.seq.in_(select(scheduled.c.event_seq))]
+    later = _has_row(connection, scheduled)
+    if state == "queued":
+        unfinished = select(deliveries.c.event_seq).where(in_state(OPEN))
+        return [~later, events.c.seq.in_(select(dispatch.c.event_seq).union(unfinished))]
+    ended = [~later, ~_has_row(connection, dispatch), ~_has_row(connection, deliveries, in_state(OPEN))]
+    return [*ended, events.c.cancelled_at.is_not(None) if state == "cancelled" else events.c.cancelled_at.is_(None)]
+
+
+def _has_row(connection: AsyncConnection, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether an event has a row in a table: PostgreSQL joins for EXISTS, SQLite reads once for IN."""
+    if connection.dialect.name == "sqlite":
+        return events.c.seq.in_(select(table.c.event_seq).where(*conditions))
+    return select(table.c.event_seq).where(table.c.event_seq == events.c.seq, *conditions).exists()
 
 
 def has_id(id: str) -> ColumnElement[bool]:
@@ -162,10 +186,13 @@ WITHOUT_DATA = [null().label("data") if column is events.c.data else column for 
 delivery_key = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
 NEWEST_FIRST = (deliveries.c.event_seq.desc(), deliveries.c.subscription_id.desc())
 OLDEST_FIRST = (deliveries.c.event_seq, deliveries.c.subscription_id)
+SOONEST_FIRST = (deliveries.c.due_at, *OLDEST_FIRST)
 
 
 def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -> Conditions:
     """Return the conditions of `query`, whose own `state` is left to `states`; no states are all."""
+    if query.soonest_first:
+        states = states or OPEN
     conditions: Conditions = [in_state(states)] if states else []
     indexed = states and not {DeliveryState.DELIVERED, DeliveryState.CANCELLED}.intersection(states)
     if states and set(states) < set(OPEN):
@@ -176,6 +203,8 @@ def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -
     elif indexed and query.seq is None:
         # Always true, and the indexes by state begin with the subscription.
         conditions.append(deliveries.c.subscription_id.in_(select(subscriptions.c.id)))
+    if query.soonest_first:
+        conditions.append(deliveries.c.due_at.is_not(None))
     if query.seq is not None:
         conditions.append(deliveries.c.event_seq == query.seq)
     if query.type is not None:

@@ -105,7 +105,7 @@ class InstanceView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
     """
-    Which events: all conditions must hold; None is no condition. `type` and `source` are patterns (`*`).
+    Which events: all conditions must hold; None is no condition. `type`, `source` and `subject` are patterns (`*`).
 
     With `gaps`, each a first and a last seq, what is in one of them counts as being after `after_seq`.
     Without `data` their data is left out, and not read.
@@ -113,7 +113,9 @@ class EventQuery:
 
     type: str | None = None
     source: str | None = None
+    subject: str | None = None
     id: str | None = None
+    state: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     after_seq: int | None = None
@@ -128,7 +130,8 @@ class DeliveryQuery:
     """
     Which deliveries: all conditions must hold; None is no condition.
 
-    `type` is a pattern (`*`) for that of the event; `since` and `until` bound the last change.
+    `type` is a pattern (`*`) for that of the event; `since` and `until` bound the last change. With `soonest_first`
+    only those that are due some time, by that.
     """
 
     state: DeliveryState | None = None
@@ -138,6 +141,7 @@ class DeliveryQuery:
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = 100
+    soonest_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +185,7 @@ class Records(Protocol):
         """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""
 
     def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
-        """Yield the deliveries `query` describes, newest event first, read in pages."""
+        """Yield the deliveries `query` describes, newest event first unless it says otherwise, read in pages."""
 
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts in order. Raise `NotFound`."""

@@ -224,6 +224,25 @@ class TestEvents:
             {},
         ]
 
+    async def test_of_one_state(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, *(event_row(seq, cancelled_at=START if seq > 6 else None) for seq in range(1, 10)))
+        await put(engine, dispatch, {"event_seq": 1}, {"event_seq": 8})
+        await put(engine, scheduled, {"event_seq": 2, "due_at": START + timedelta(days=1)})
+        states = [(3, DELIVERED), (3, DEAD), (4, DELIVERED), (4, PENDING), (5, LEASED), (9, PENDING)]
+        await put(engine, deliveries, *(delivery_row(seq, n, state) for n, (seq, state) in enumerate(states)))
+        found = {state: await seqs(records, state=state) for state in ("scheduled", "queued", "settled", "cancelled")}
+        assert found == {"scheduled": [2], "queued": [9, 8, 5, 4, 1], "settled": [6, 3], "cancelled": [7]}
+        assert {view.seq: view.state async for view in records.events(EventQuery())} == {
+            seq: state for state, those in found.items() for seq in those
+        }
+        assert await seqs(records, state="queued", limit=2) == [9, 8]
+
+    async def test_about_a_subject(self, records: Records, engine: AsyncEngine) -> None:
+        subjects = ["order/1", "order/2", None, "Order/1"]
+        await put(engine, events, *(event_row(seq, subject=each) for seq, each in enumerate(subjects, 1)))
+        assert await seqs(records, subject="order/1") == [1]
+        assert await seqs(records, subject="order/*") == [2, 1]
+
 
 class TestOneEvent:
     async def test_by_seq_or_id(self, records: Records, engine: AsyncEngine) -> None:
@@ -286,6 +305,20 @@ class TestDeliveries:
         assert found == [(seq, name) for seq in range(804, 4, -1) for name in ("audit", "crm")] + [
             (4, "audit"),
             (1, "audit"),
+        ]
+
+    async def test_what_is_due_soonest_comes_first_and_pages_join_up(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        await put(engine, events, *(event_row(seq) for seq in range(5, 805)))
+        dues = {(seq, n): START + timedelta(seconds=seq * 7919 % 300) for seq in range(5, 805) for n in (1, 2)}
+        await put(engine, deliveries, *(delivery_row(*key, PENDING, due_at=due) for key, due in dues.items()))
+        in_turn = sorted(dues, key=lambda key: (dues[key], key))
+        expected = [(seq, ("crm", "audit")[n - 1]) for seq, n in in_turn] + [(2, "crm")]
+        assert await keys(records, soonest_first=True, limit=None) == expected
+        assert await keys(records, soonest_first=True, limit=700) == expected[:700]
+        assert await keys(records, soonest_first=True, subscription="audit", limit=1) == [
+            next(each for each in expected if each[1] == "audit")
         ]
 
     async def test_what_one_says(self, records: Records) -> None:

@@ -142,6 +142,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["deliveries", "retry", "-c", "x", "12", "crm", "--state", "dead"], "not both"),
         (["deliveries", "list", "-c", "x", "--state", "deadly"], "dead"),
         (["events", "list", "-c", "x", "--since", "yesterday"], "1h"),
+        (["events", "list", "-c", "x", "--state", "dead"], "scheduled"),
+        (["deliveries", "list", "-c", "x", "--sort", "age"], "due"),
         (["migrate", "-c", "x", "--status", "--sql"], "give one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
