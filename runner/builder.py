@@ -153,10 +153,12 @@ async def open_operations(
     outgoing = _outgoing(config, unheard)
     changed = asyncio.Event()
     async with open_storage(config, writes=writes) as storage:
-        yield Operations(storage, changed.set)
-        if changed.is_set():
-            async with outgoing as strategies:
-                await strategies.notify(new_id())
+        try:
+            yield Operations(storage, changed.set)
+        finally:  # also after an interrupt: what was done by then is there for somebody
+            if changed.is_set():
+                async with outgoing as strategies:
+                    await strategies.notify(new_id())
 
 
 def _outgoing(

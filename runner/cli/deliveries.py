@@ -259,7 +259,7 @@ async def _retry(
 
     async with open_operations(config, unheard=tell_unheard) as operations:
         change = partial(operations.retry, which, every=every)
-        number = await _with_progress("retry", change, which, dry_run)
+        number = await _with_progress("retrying", change, which, dry_run)
     _print_number("retried", number, dry_run, as_json)
 
 
@@ -268,7 +268,7 @@ async def _cancel(config: Config, which: DeliveryQuery | DeliveryRef, dry_run: b
     from .output import tell_unheard
 
     async with open_operations(config, unheard=tell_unheard) as operations:
-        number = await _with_progress("cancel", partial(operations.cancel, which), which, dry_run)
+        number = await _with_progress("cancelling", partial(operations.cancel, which), which, dry_run)
     _print_number("cancelled", number, dry_run, as_json)
 
 
@@ -276,10 +276,10 @@ async def _with_progress(
     verb: str, change: Callable[..., Awaitable[int]], which: DeliveryQuery | DeliveryRef, dry_run: bool
 ) -> int:
     from ..operations import DeliveryRef
-    from .output import progress
+    from .output import accounted
 
     one = isinstance(which, DeliveryRef) or dry_run or not sys.stderr.isatty()
-    with progress(f"{verb} deliveries", None if one else await change(dry_run=True)) as advance:
+    with accounted(f"{verb} deliveries", None if one else await change(dry_run=True)) as advance:
         return await change(dry_run=dry_run, advance=advance)
 
 

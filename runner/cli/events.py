@@ -227,10 +227,10 @@ def _readable(event: Event) -> str:
 
 async def _replay(config: Config, query: ReplayQuery, every: timedelta | None, dry_run: bool, as_json: bool) -> None:
     from ..builder import open_operations
-    from .output import print_json, print_line, progress, tell_unheard
+    from .output import accounted, print_json, print_line, tell_unheard
 
     async with open_operations(config, unheard=tell_unheard) as operations:
-        with progress("replaying", None) as advance:
+        with accounted("replaying", None) as advance:
             number = await operations.replay(query, every=every, dry_run=dry_run, advance=advance)
     if as_json:
         print_json({"replayed": number, "dry_run": dry_run})

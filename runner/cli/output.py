@@ -17,6 +17,7 @@ from ..terminal import printable
 
 __all__ = [
     "OutputClosed",
+    "accounted",
     "brief",
     "drop_output",
     "duration",
@@ -158,6 +159,26 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True, color_system=_color_system()), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda number: bar.advance(task, number)
+
+
+@contextmanager
+def accounted(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show progress as `progress()` does; after an interrupt print how far it was."""
+    from asyncio import CancelledError
+
+    done = 0
+
+    def advance(number: int) -> None:
+        nonlocal done
+        done += number
+        show(number)
+
+    try:
+        with progress(label, total) as show:
+            yield advance
+    except CancelledError:
+        tell(f"interrupted while {label}: at least {done} done, which stays")
+        raise
 
 
 def _color_system() -> Literal["auto"] | None:

@@ -36,10 +36,10 @@ def prune(path: Path, dry_run: bool, as_json: bool) -> None:
 
 async def _prune(config: Config, dry_run: bool, as_json: bool) -> None:
     from ..builder import open_operations, retention_of
-    from .output import print_json, print_line, progress
+    from .output import accounted, print_json, print_line
 
     async with open_operations(config) as operations:
-        with progress("counting" if dry_run else "pruning", None) as report:
+        with accounted("counting" if dry_run else "pruning", None) as report:
             count = await operations.prune(retention_of(config), dry_run=dry_run, report=report)
     if as_json:
         print_json({"events": count, "dry_run": dry_run})

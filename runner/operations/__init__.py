@@ -89,8 +89,9 @@ class Operations:
             NotFound: there is no such event, subscription or delivery.
             StateConflict: the one that was asked for is neither dead nor cancelled.
         """
+        advance = self._telling(advance, dry_run=dry_run)
         change = partial(self.records.retry, every=every, dry_run=dry_run, advance=advance)
-        return await self._change(which, change, RETRYABLE, "retried", dry_run=dry_run)
+        return await self._change(which, change, RETRYABLE, "retried")
 
     async def cancel(
         self,
@@ -106,8 +107,8 @@ class Operations:
             NotFound: there is no such event, subscription or delivery.
             StateConflict: the one that was asked for has ended.
         """
-        change = partial(self.records.cancel, dry_run=dry_run, advance=advance)
-        return await self._change(which, change, CANCELLABLE, "cancelled", dry_run=dry_run)
+        change = partial(self.records.cancel, dry_run=dry_run, advance=self._telling(advance, dry_run=dry_run))
+        return await self._change(which, change, CANCELLABLE, "cancelled")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
         """Acknowledge a delivery that its sink deferred; see `Records.ack()`."""
@@ -140,8 +141,8 @@ class Operations:
         advance: Callable[[int], object] = nobody,
     ) -> int:
         """Make recorded events pending for a subscription; return how many. See `Records.replay()`."""
-        number = await self.records.replay(query, every=every, dry_run=dry_run, advance=advance)
-        return self._announced(number, dry_run=dry_run)
+        advance = self._telling(advance, dry_run=dry_run)
+        return await self.records.replay(query, every=every, dry_run=dry_run, advance=advance)
 
     async def set_paused(self, name: str, paused: bool) -> bool:
         """Pause or resume a subscription; return whether that changed anything. Raise `NotFound`."""
@@ -229,11 +230,9 @@ class Operations:
         change: Callable[[DeliveryQuery], Awaitable[int]],
         fitting: Sequence[DeliveryState],
         done: str,
-        *,
-        dry_run: bool,
     ) -> int:
         if isinstance(which, DeliveryQuery):
-            return self._announced(await change(await self.query(which)), dry_run=dry_run)
+            return await change(await self.query(which))
         number = await change(await self.query(DeliveryQuery(subscription=which.subscription), event=which.event))
         if number == 0:
             view, _ = await self.delivery(which)
@@ -241,9 +240,14 @@ class Operations:
                 f"the delivery of event {view.seq} to {view.subscription} is {view.state.value}; "
                 f"only {' or '.join(fitting)} ones can be {done}"
             )
-        return self._announced(number, dry_run=dry_run)
-
-    def _announced(self, number: int, *, dry_run: bool) -> int:
-        if number and not dry_run:
-            self._announce()
         return number
+
+    def _telling(self, advance: Callable[[int], object], *, dry_run: bool) -> Callable[[int], object]:
+        """Return an `advance` that tells the workers of each batch: the first one need not wait for the last."""
+
+        def tell(number: int) -> None:
+            if number and not dry_run:
+                self._announce()
+            advance(number)
+
+        return tell

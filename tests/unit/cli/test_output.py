@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sys
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.cli.output import brief, moment, print_fields, print_json, print_table, progress
+from runner.cli.output import accounted, brief, moment, print_fields, print_json, print_table, progress
 from runner.terminal import printable
 
 
@@ -110,3 +111,15 @@ def test_values_are_written_for_people(capsys: pytest.CaptureFixture[str]) -> No
         {"alive": True, "paused": False, "timeout": timedelta(seconds=25), "took": timedelta(microseconds=1499)}
     )
     assert capsys.readouterr().out.split() == ["alive", "yes", "paused", "no", "timeout", "25s", "took", "1ms"]
+
+
+def test_after_an_interrupt_it_is_said_how_far_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    def retry() -> None:
+        with accounted("retrying deliveries", None) as advance:
+            advance(1000)
+            advance(500)
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        retry()
+    assert capsys.readouterr().err == "interrupted while retrying deliveries: at least 1500 done, which stays\n"

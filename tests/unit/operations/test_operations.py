@@ -13,7 +13,7 @@ from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.errors import NotFound, StateConflict
 from runner.operations import DeliveryRef, Operations
-from runner.storage import Storage, open_storage
+from runner.storage import Storage, corrections, open_storage
 from runner.storage.base import Retention
 from runner.storage.tables import deliveries, events, instances, scheduled, subscriptions
 from runner.storage.views import DeliveryQuery, ReplayQuery
@@ -41,7 +41,7 @@ class Bus:
 
     async def put_delivery(self, state: DeliveryState, **more: Any) -> None:
         row = {"event_seq": 1, "subscription_id": 1, "state": state.value, "attempts": 1, "updated_at": START}
-        await self.put(deliveries, **row, **more)
+        await self.put(deliveries, **row | more)
 
 
 @pytest.fixture
@@ -95,6 +95,17 @@ class TestWhoHears:
         await bus.put_delivery(state)
         assert await change(bus.operations) == answer
         assert bus.told == 0
+
+    async def test_workers_hear_of_each_batch_and_need_not_wait_for_the_last(
+        self, bus: Bus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(corrections, "_BATCH", 1)
+        await bus.put(events, seq=2, id="o2", source="/s", type="order.created", created_at=START)
+        await bus.put_delivery(DEAD)
+        await bus.put_delivery(DEAD, event_seq=2)
+        heard: list[int] = []
+        assert await bus.operations.retry(DeliveryQuery(), advance=lambda _: heard.append(bus.told)) == 2
+        assert heard[:2] == [1, 2]
 
     async def test_a_success_concerns_those_that_stand_behind_it_in_a_line(self, bus: Bus) -> None:
         unordered = Bus(bus.storage, in_order=lambda _: False)
