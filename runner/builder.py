@@ -14,9 +14,9 @@ from .config import Config, load_config
 from .config.dsn import Dsn
 from .errors import ConfigError, RunnerError, SchemaMismatch, SinkError
 from .event import new_id
-from .limits import WorkerLimits
 from .nats.options import BrokerOptions, NatsConnection
 from .operations import Operations
+from .policies.limits import WorkerLimits
 from .sinks import build_sink
 from .sinks.base import Sink, SinkContext
 from .storage import Storage

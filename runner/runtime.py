@@ -19,12 +19,12 @@ from .bus import EventBus
 from .clock import doubling
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
-from .filter import compile_filter
-from .limits import WorkerLimits
 from .operations import Operations
-from .order import check_order_by
+from .policies.filter import compile_filter
+from .policies.limits import WorkerLimits
+from .policies.order import check_order_by
+from .policies.rate import Rate
 from .pruner import Pruner
-from .rate import Rate
 from .service import Background, Home, meant_for_task
 from .sinks.base import Sink
 from .storage import Storage
@@ -33,7 +33,7 @@ from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__
 from .watchdog import Watchdog
-from .worker import Worker
+from .worker.worker import Worker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from .breaker import BreakerPolicy
 from .errors import ConfigError, EventError
 from .event import Event, check_type
-from .filter import Predicate, compile_filter
-from .rate import Rate
-from .retry import RetryPolicy
+from .policies.breaker import BreakerPolicy
+from .policies.filter import Predicate, compile_filter
+from .policies.rate import Rate
+from .policies.retry import RetryPolicy
 
 __all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "matches_pattern"]
 

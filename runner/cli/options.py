@@ -179,7 +179,7 @@ class Pace(click.ParamType[timedelta]):
         """Return the time between two at the rate that `value` spells."""
         if isinstance(value, timedelta):
             return value
-        from ..rate import Rate
+        from ..policies.rate import Rate
 
         try:
             rate = Rate.parse(value)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from ..breaker import BreakerPolicy
+from ..policies.breaker import BreakerPolicy
 from .duration import PositiveDuration
 from .errors import got
 from .fields import Model, Number, optional

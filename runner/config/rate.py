@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from ..rate import Rate
+from ..policies.rate import Rate
 from .errors import got
 
 __all__ = ["RateField"]

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ..retry import RetryPolicy
+from ..policies.retry import RetryPolicy
 from .duration import Duration, PositiveDuration
 from .fields import Model, Number, optional
 

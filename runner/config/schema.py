@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from ..filter import FilterError, compile_filter
-from ..limits import WorkerLimits
-from ..order import check_order_by
+from ..policies.filter import FilterError, compile_filter
+from ..policies.limits import WorkerLimits
+from ..policies.order import check_order_by
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
 from .dsn import Dsn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..event import Event
-from ..filter import compile_filter
+from ..policies.filter import compile_filter
 from ..subscription import Subscription, matches_pattern
 
 __all__ = ["Clause", "mismatch"]

@@ -21,7 +21,7 @@ import structlog
 from nats import errors
 
 from ..errors import StrategyError, readable
-from ..retry import RetryPolicy
+from ..policies.retry import RetryPolicy
 from ..service import Background
 from .errors import BrokerError, MessageRefused
 from .link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription

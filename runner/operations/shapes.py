@@ -7,8 +7,8 @@ from typing import Any
 
 from orjson import Fragment
 
-from ..breaker import Trip
 from ..cloudevents import encode_json
+from ..policies.breaker import Trip
 from ..storage.base import Receipt, Registered
 from ..storage.views import AttemptView, DeliveryView, EventView, InstanceView
 

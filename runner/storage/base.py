@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from ..breaker import Trip
 from ..delivery import DeliveryState
 from ..errors import EventError
 from ..event import Event
-from ..rate import Rate
+from ..policies.breaker import Trip
+from ..policies.rate import Rate
 from ..subscription import Subscription
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, Row, Select, delete, func, insert, literal, s
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..breaker import Trip
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
+from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
 from .base import Health, Instance, Registered, Stray
 from .engine import mapped_errors

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..order import order_key
+from ..policies.order import order_key
 from .engine import mapped_errors
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .tables import bus, deliveries, dispatch, events, subscriptions, turns

@@ -17,7 +17,7 @@ from ..config.fields import Context, DsnField, context_of
 from ..config.plugin import Options
 from ..config.secret import Secret
 from ..errors import RunnerError, StrategyError
-from ..retry import RetryPolicy
+from ..policies.retry import RetryPolicy
 from ..service import Background
 from .base import Connect, StrategyContext, Wake
 from .signaller import Signaller

@@ -117,8 +117,8 @@ def forget_at_claim() -> None:
 
 def claim_without_bounds() -> None:
     """Claim as many events as there are, whatever they weigh, and fetch them all."""
-    from runner.budget import Budget
-    from runner.intake import Intake
+    from runner.worker.budget import Budget
+    from runner.worker.intake import Intake
 
     _replace(Intake, "_ask", lambda self: 1 << 40)
     _replace(Budget, "full", property(lambda self: False))
@@ -140,8 +140,8 @@ def unfenced() -> None:
 
 def infer_success() -> None:
     """Take for delivered what has started, does not run, and was not heard of."""
-    from runner.flight import Flight
-    from runner.lane import Lane
+    from runner.worker.flight import Flight
+    from runner.worker.lane import Lane
 
     outcome_of = Lane.outcome_of
 
@@ -159,7 +159,7 @@ def infer_success() -> None:
 
 def settle_together() -> None:
     """Write settlements together or not at all, whatever is wrong with one of them."""
-    from runner import settler
+    from runner.worker import settlement_writer as settler
 
     async def together(items: Sequence[Any], write: Callable[[Sequence[Any]], Any]) -> Any:
         return list(await write(items)), []
@@ -169,7 +169,7 @@ def settle_together() -> None:
 
 def never_renew() -> None:
     """Let leases run out while deliveries run."""
-    from runner.leases import Leases
+    from runner.worker.leases import Leases
 
     async def idle(self: Leases) -> None:
         return None
@@ -185,8 +185,8 @@ def count_failures() -> None:
 
 def no_polling() -> None:
     """Never look without a signal, not even when a lease ends."""
-    from runner import backlog, worker
     from runner.strategies.polling import Polling
+    from runner.worker import backlog, worker
 
     async def asleep(self: Polling) -> None:
         await asyncio.sleep(3600)
@@ -263,7 +263,7 @@ def keep_what_is_unasked() -> None:
 
 def claim_at_every_signal() -> None:
     """Go to the store for every signal, whether or not the last ones brought anything."""
-    from runner import worker
+    from runner.worker import worker
 
     _replace(worker, "_IDLE_WAKES", 10**9)
 

@@ -10,7 +10,7 @@ from sqlalchemy import insert, update
 
 from runner.delivery import DeliveryState
 from runner.errors import NotFound
-from runner.rate import Rate
+from runner.policies.rate import Rate
 from runner.storage import overview
 from runner.storage.base import AttemptRecord, Demand, Run, Settled, Turn
 from runner.storage.overview import Load, Overview, Queue, SqlOverview

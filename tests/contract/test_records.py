@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.errors import NotFound
-from runner.retry import RetryPolicy
+from runner.policies.retry import RetryPolicy
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords

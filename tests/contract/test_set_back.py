@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import BigInteger, literal, update
 
-from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
-from runner.rate import Rate
+from runner.policies.breaker import BreakerPolicy, Trip
+from runner.policies.rate import Rate
 from runner.storage.base import Demand, Health, Instance, Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import After, Instant, metadata

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import delete, literal, update
 
 from runner.delivery import DeliveryState
-from runner.order import order_key
-from runner.rate import Rate
+from runner.policies.order import order_key
+from runner.policies.rate import Rate
 from runner.storage import regulation
 from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, Demand, Publication, Run, Settled, Turn
 from runner.storage.records import SqlRecords

@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from runner.delivery import DeliveryState
-from runner.rate import Rate
+from runner.policies.rate import Rate
 from runner.storage.base import Demand
 from runner.storage.tables import paces
 

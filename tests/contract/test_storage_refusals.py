@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from runner.dead_letters import DeadLetters
 from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.errors import StorageHeld, StorageRefused
-from runner.retry import RetryPolicy
-from runner.settler import Settler
-from runner.settling import settle
+from runner.policies.retry import RetryPolicy
 from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Run, Settled, Work
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
+from runner.worker.dead_letters import DeadLetters
+from runner.worker.settlement import settle
+from runner.worker.settlement_writer import Settler
 from tests.support.eventually import eventually
 
 from .storage_contract import LEASE, Database, Store, StoreTests, publish, record, wait
@@ -292,7 +292,7 @@ class TestHeld:
     async def test_what_another_session_holds_waits_alone(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runner.settler._HELD", 0.05)
+        monkeypatch.setattr("runner.worker.settlement_writer._HELD", 0.05)
         store = database.open()
         seqs = await wait(store, 1, COUNT)
         token = (await store.claim_deliveries({1: COUNT}, LEASE)).token

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, null, update
 
-from runner.breaker import BreakerPolicy, Trip
 from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
-from runner.retry import RetryPolicy
+from runner.policies.breaker import BreakerPolicy, Trip
+from runner.policies.retry import RetryPolicy
 from runner.storage.base import Health, Instance, Run, Settled, StrategyHealth, Stray
 from runner.storage.records import SqlRecords
 from runner.storage.tables import bus, deliveries, instances, subscriptions

@@ -8,7 +8,7 @@ from sqlalchemy import insert, update
 
 from runner.delivery import DeliveryState
 from runner.event import MAX_DATA_BYTES, Event, weigh
-from runner.rate import Rate
+from runner.policies.rate import Rate
 from runner.storage.base import (
     AT_ONCE,
     CLAIM,

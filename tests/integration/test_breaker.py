@@ -9,9 +9,9 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from runner import Delivery, Event
-from runner.breaker import BreakerPolicy
 from runner.errors import StorageUnavailable
-from runner.retry import RetryPolicy
+from runner.policies.breaker import BreakerPolicy
+from runner.policies.retry import RetryPolicy
 from runner.storage.tables import subscriptions
 from tests.support.eventually import eventually
 

@@ -13,7 +13,7 @@ from runner import Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.delivery import DeliveryState
-from runner.retry import RetryPolicy
+from runner.policies.retry import RetryPolicy
 from runner.storage.base import Run, Settled
 from runner.storage.views import DeliveryQuery
 from tests.contract.storage_contract import LEASE, SHORT, record

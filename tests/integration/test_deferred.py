@@ -8,7 +8,7 @@ from time import monotonic
 import pytest
 
 from runner import ACCEPTED, Deferred, Delivery, Event, Failed, Outcome, Rejected, StateConflict
-from runner.retry import RetryPolicy
+from runner.policies.retry import RetryPolicy
 from runner.storage.tables import attempts
 from tests.support.eventually import eventually
 

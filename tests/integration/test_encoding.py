@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from runner import Delivery
 from runner.errors import EventError
 from runner.event import Event
-from runner.retry import RetryPolicy
+from runner.policies.retry import RetryPolicy
 from runner.storage import encoding as module
 from runner.storage.encoding import storable
 from runner.storage.tables import attempts

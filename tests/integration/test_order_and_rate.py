@@ -17,8 +17,8 @@ import pytest
 from runner import ACCEPTED, Deferred, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
-from runner.rate import Rate
-from runner.retry import RetryPolicy
+from runner.policies.rate import Rate
+from runner.policies.retry import RetryPolicy
 from runner.storage.tables import turns
 from runner.storage.views import DeliveryQuery
 from tests.support.eventually import eventually

@@ -22,7 +22,7 @@ from runner import runtime as runtime_module
 from runner.bus import EventBus
 from runner.errors import ConfigError, ForeignDeployment, RunnerError, SinkError, StorageError, StorageUnavailable
 from runner.event import Event
-from runner.filter import FilterError
+from runner.policies.filter import FilterError
 from runner.storage import tables
 from runner.storage.base import Claim, Publication, Receipt, Settled
 from runner.storage.tables import Now, deliveries, dispatch

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
-from runner.retry import RetryPolicy
+from runner.policies.retry import RetryPolicy
 from runner.storage.base import DeliveryClaim
 from runner.storage.tables import Now, attempts, deliveries, dispatch
 from runner.storage.views import DeliveryQuery

@@ -14,7 +14,7 @@ from runner.event import Event
 from runner.storage.base import Claim, EventStore, Publication, Receipt, Work
 from tests.support.eventually import eventually
 
-from .deliveries import tick
+from .worker.deliveries import tick
 
 
 class Store:

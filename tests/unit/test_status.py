@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.breaker import Trip
 from runner.diagnosis.shapes import report_json
 from runner.diagnosis.status import Subscribed, Verdict, judge, number, snapshot, unreachable
 from runner.event import Event
+from runner.policies.breaker import Trip
 from runner.storage.base import Instance, Registered, StrategyHealth
 from runner.storage.overview import MOST, SAMPLE, Load, Queue, Recent
 from runner.storage.views import InstanceView

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from runner.errors import EventError
 from runner.event import Event
-from runner.filter import FilterError
-from runner.retry import RetryPolicy
+from runner.policies.filter import FilterError
+from runner.policies.retry import RetryPolicy
 from runner.subscription import Matcher, Subscription, matches_pattern
 
 

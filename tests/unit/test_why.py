@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.breaker import Trip
 from runner.delivery import DeliveryState
 from runner.diagnosis.matching import mismatch
 from runner.diagnosis.shapes import answer_json
 from runner.diagnosis.why import Answer, Reason, why
 from runner.event import Event
-from runner.rate import Rate
+from runner.policies.breaker import Trip
+from runner.policies.rate import Rate
 from runner.storage.base import Instance, Registered
 from runner.storage.overview import Hold, Turned
 from runner.storage.views import EventView, InstanceView

@@ -36,18 +36,18 @@ FOREIGN = {
     "uvloop": "runner start",
 }
 OUR_OWN = {
-    "runner.backlog",
+    "runner.worker.backlog",
     "runner.nats.connection",
     "runner.config.json_schema",
-    "runner.dispatch",
-    "runner.outlet",
+    "runner.worker.dispatch",
+    "runner.worker.outlet",
     "runner.runtime",
     "runner.sinks.python",
     "runner.storage.postgres",
     "runner.storage.wires",
     "runner.strategies.nats",
     "runner.strategies.postgres",
-    "runner.worker",
+    "runner.worker.worker",
 }
 
 

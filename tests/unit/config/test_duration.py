@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from runner.config.duration import format_duration, parse_duration
 from runner.config.rate import RateField
-from runner.rate import Rate
+from runner.policies.rate import Rate
 
 
 @pytest.mark.parametrize(

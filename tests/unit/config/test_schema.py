@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from runner.breaker import BreakerPolicy
 from runner.builder import nats_subjects
 from runner.config import Config, Secret, advice, dump, load_config
 from runner.config.dsn import Dsn
@@ -20,7 +19,8 @@ from runner.config.plugin import Plugin
 from runner.config.schedules import ScheduleEntry
 from runner.config.schema import Api
 from runner.errors import ConfigError
-from runner.retry import RetryPolicy
+from runner.policies.breaker import BreakerPolicy
+from runner.policies.retry import RetryPolicy
 from runner.sinks.python import PythonOptions
 from runner.sinks.webhook import WebhookOptions
 from runner.strategies.nats import NatsOptions

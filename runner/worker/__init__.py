@@ -1,0 +1,1 @@
+"""What claims, dispatches, delivers and settles."""

@@ -1,0 +1,336 @@
+"""The backlog: single deliveries that wait, claimed when they are due and there is room for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+
+import structlog
+
+from ..clock import earlier, wait_for
+from ..delivery import DeliveryState, Lease
+from ..errors import StorageUnavailable
+from ..service import Background
+from ..storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from ..subscription import Subscription
+from .dead_letters import DeadLetters
+from .flight import Flight
+from .intake import Intake
+from .leases import Leases
+from .look import Look
+from .outlet import Outlet, Slots
+from .settlement import crashed, given_back, overdue, unacknowledged, unreadable
+from .settlement_writer import Settler
+
+__all__ = ["Backlog"]
+
+log = structlog.get_logger(__name__)
+
+_CROWDED = timedelta(seconds=1)  # between looks whether there is room for events again
+_SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
+_FRUITLESS = 8  # signals in a row that brought nothing before signals are slowed down
+_SLOWED = 0.05  # seconds between looks from then on, at least
+
+
+class Backlog:
+    """
+    Retries, and what a dispatch could not start: one loop claims them and feeds the outlets.
+
+    It sleeps until a wake, until something here makes room or adds to the backlog, or until the next due time.
+    All deliveries of a subscription with an order or a rate come this way; for each of these it claims apart.
+    """
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        intake: Intake,
+        settler: Settler,
+        leases: Leases,
+        dead_letters: DeadLetters,
+        slots: Slots,
+        lease: timedelta,
+        settled: asyncio.Event,
+    ) -> None:
+        """Args: settled is set whenever a delivery that is held ends."""
+        self._queue = queue
+        self._intake = intake
+        self._settler = settler
+        self._leases = leases
+        self._dead_letters = dead_letters
+        self._slots = slots
+        self._lease = lease
+        self._settled = settled
+        self._outlets: Mapping[int, Outlet] = {}
+        self._refill = asyncio.Event()
+        self._signalled = False  # whether the next look is made for a signal
+        self._fruitless = 0  # such looks in a row that found nothing
+        self._began = 0.0  # when the first of the looks did that are not over
+        self._lull = 0.0  # until then signals are put off
+        self._put_off: asyncio.TimerHandle | None = None
+        self._waiting = False  # whether the store may have deliveries that wait
+        self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
+        self._turn = 0
+        self._looks: dict[int, Look] = {}  # of the outlets that have an order or a rate
+        self._line_up_at = 0.0
+        self._stopping = False
+        self._loop = Background("claim deliveries", self._claim, nudge=self._nudge)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the store may have deliveries that wait."""
+        return self._waiting
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the loop has been stuck in one step."""
+        return self._loop.stalled
+
+    def start(self) -> None:
+        """Begin to claim, once there are outlets."""
+        self._stopping = False
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Claim nothing more. Idempotent."""
+        if self._put_off is not None:
+            self._put_off.cancel()
+            self._put_off = None
+        await self._loop.stop()
+
+    def wake(self) -> None:
+        """Look again, if anything waits; a little later while signals go on that bring nothing."""
+        if self._put_off is None:
+            self._wake()
+
+    def serve(self, outlets: Mapping[int, Outlet]) -> None:
+        """Claim for these outlets from now on."""
+        self._outlets = outlets
+        self._looks = {id: Look() for id, outlet in outlets.items() if outlet.subscription.regulated}
+        self._line_up_at = 0.0
+        self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
+
+    def expect(self) -> None:
+        """Note that deliveries wait in the store."""
+        if not self._waiting:
+            self._waiting = True
+            self._look_again()
+            self._refill.set()
+
+    def written(self, records: Sequence[DeliveryRecord]) -> bool:
+        """Note what was written; return whether some of it waits to be claimed."""
+        waiting = any(each.state is DeliveryState.PENDING or each.dead_letter is not None for each in records)
+        if self._looks:
+            self._look_again(record.subscription_id for record in records)
+        if records and (waiting or self._waiting or any(record.deferred for record in records)):
+            self._waiting = True
+            self._refill.set()
+        return waiting
+
+    def lane_ended(self, outlet: Outlet) -> None:
+        """Note that there is room for another delivery of `outlet`, or of any other."""
+        look = self._looks.get(outlet.id)
+        if look is not None and look.full:
+            look.at = 0.0
+        if self._waiting:
+            self._refill.set()
+
+    def _wake(self) -> None:
+        self._put_off = None
+        lull = self._lull - monotonic()
+        if lull > 0:
+            self._put_off = asyncio.get_running_loop().call_later(lull, self._wake)
+            return
+        self._signalled = True
+        self._look_again()
+        self._refill.set()
+
+    async def _claim(self) -> None:
+        """Claim once, as many as can start; sleep when there is nothing more to take."""
+        self._refill.clear()
+        signalled, self._signalled = self._signalled, False
+        if all(look.over for look in self._looks.values()):
+            self._began = monotonic()
+        if not self._waiting or not self._outlets or self._stopping:
+            await self._loop.rest(self._refill.wait())
+            return
+        if self._looks and monotonic() >= self._line_up_at:
+            await self._line_up()
+        # Where receivers take all of the budget, there are quotas for those alone that run nothing here: one each.
+        while self._intake.full and len(self._leases) and not self._stopping:
+            self._settled.clear()
+            await self._loop.rest(wait_for(self._settled, _CROWDED))
+        due = self._pause()  # looked at before the quotas: where it has just ended there is one
+        quotas = self._quotas()
+        found = False
+        for ask in self._asks(quotas):
+            until = monotonic() + self._lease.total_seconds()
+            claim = await ask()
+            found = found or bool(claim.deliveries)
+            due = earlier(due, claim.next_due)
+            if not await self._take(claim, until):
+                return
+        if not found:
+            self._suspects.clear()
+        self._slow_down(signalled, found)
+        if not found and due is None and all(quotas.values()) and not self._refill.is_set():
+            self._waiting = False  # and nothing was written while we asked
+        await self._loop.rest(wait_for(self._refill, earlier(due, self._lease if self._looks else None)))
+
+    def _asks(self, quotas: Mapping[int, int]) -> Iterator[Callable[[], Awaitable[DeliveryClaim]]]:
+        """Yield what claims for the outlets: one for all, then one for each that has an order or a rate."""
+        others = {id: quota for id, quota in quotas.items() if id not in self._looks}
+        if others:
+            yield partial(self._intake.claim_deliveries, others)
+        for id, look in list(self._looks.items()):
+            if quotas.get(id, 0) > 0 and id in self._looks:  # else it has gone since
+                yield partial(self._claim_regulated, self._outlets[id].subscription, id, quotas[id], look)
+
+    async def _claim_regulated(self, subscription: Subscription, id: int, quota: int, look: Look) -> DeliveryClaim:
+        """Claim for one subscription, unless it is known that there is nothing to claim yet."""
+        now = monotonic()
+        claim = DeliveryClaim(0, ())
+        if look.left(now) <= 0:
+            look.begin(now + self._lease.total_seconds())
+            demand = Demand(id, quota, subscription.order_by is not None, subscription.rate, look.after, look.since)
+            try:
+                claim = await self._intake.claim_regulated(demand)
+            except BaseException:
+                look.stir()
+                raise
+            now = monotonic()
+            look.end(claim, now, full=len(claim.deliveries) == quota)
+        return replace(claim, next_due=None if look.idle else timedelta(seconds=look.left(now)))
+
+    def _slow_down(self, signalled: bool, found: bool) -> None:
+        """Put off the signals to come if the last ones, from others' work or from a flood, have brought nothing."""
+        if found:
+            self._fruitless = 0
+        elif signalled:
+            self._fruitless += 1
+        now = monotonic()
+        self._lull = now + max(_SLOWED, now - self._began) if self._fruitless > _FRUITLESS else 0.0
+
+    async def _line_up(self) -> None:
+        """Mend the lines, once in a lease: of what others wrote that did not know of the order."""
+        for id, outlet in list(self._outlets.items()):
+            order_by = outlet.subscription.order_by
+            if order_by is not None:
+                try:
+                    mended = await self._queue.line_up(id, order_by)
+                except StorageUnavailable:
+                    raise
+                except Exception as error:  # an event that cannot be read, say, is not to stop the others
+                    log.error("cannot line up", subscription=outlet.subscription.name, error=type(error).__name__)
+                    continue
+                if mended:
+                    log.info("lined up", subscription=outlet.subscription.name, deliveries=mended)
+        self._line_up_at = monotonic() + self._lease.total_seconds()
+
+    def _look_again(self, ids: Iterable[int] | None = None) -> None:
+        """Ask again for these outlets, by default for all, what could be claimed."""
+        for id in self._looks if ids is None else ids:
+            look = self._looks.get(id)
+            if look is not None:
+                look.stir()
+
+    async def _take(self, claim: DeliveryClaim, until: float) -> bool:
+        """Start what is leased `until` then; return whether it was an ordinary round: nothing had to fly alone."""
+        left = [each for each in claim.deliveries if not self._over(each, claim.token)]
+        for each in claim.unreadable:
+            self._settler.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
+        await self._settler.patiently(lambda: self._dead_letters.tell(left))
+        self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
+        suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
+        if suspect is not None:
+            await self._fly_alone(suspect, left, claim.token, until)
+            return False
+        self._fly(await self._intake.fetch(left), claim.token, until)
+        return True
+
+    def _pause(self) -> timedelta | None:
+        """Return how long until the first open breaker lets a delivery be tried; None without one."""
+        now = monotonic()
+        left = (outlet.breaker.left(now) for outlet in self._outlets.values() if not outlet.breaker.closed)
+        first = min((each for each in left if each > 0), default=None)
+        return None if first is None else timedelta(seconds=first)
+
+    def _quotas(self) -> dict[int, int]:
+        """Return how many deliveries of each outlet that serves could start now, another one first each time."""
+        outlets = [outlet for outlet in self._outlets.values() if outlet.serving]
+        self._turn = (self._turn + 1) % (len(outlets) or 1)
+        shared = self._slots.left
+        quotas = {}
+        for outlet in outlets[self._turn :] + outlets[: self._turn]:
+            quotas[outlet.id] = quota = outlet.free(max(shared, 0))
+            shared -= outlet.lanes_for(quota)
+        return quotas
+
+    def _fly(self, claimed: Sequence[ClaimedDelivery], token: int, until: float) -> None:
+        """Start claimed deliveries; each settles by itself."""
+        groups: dict[int, list[ClaimedDelivery]] = {}
+        for each in claimed:
+            groups.setdefault(each.subscription_id, []).append(each)
+        for id, group in groups.items():
+            outlet = self._outlets.get(id)
+            startable = 0 if outlet is None else outlet.accepts(len(group))
+            for each in group[startable:]:
+                self._settler.submit(given_back(Lease.of(each, token), started=False), None)
+            if outlet is not None and startable:
+                if not outlet.breaker.closed:
+                    log.info("breaker half-open", subscription=outlet.subscription.name)
+                flight = Flight(group[:startable], until)
+                self._leases.hold(outlet, flight, range(startable), token)
+                outlet.start(flight)
+
+    async def _fly_alone(
+        self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int, until: float
+    ) -> None:
+        """
+        Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
+
+        The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
+        attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
+        """
+        self._suspects.discard((suspect.seq, suspect.subscription_id))
+        for each in claimed:
+            if each is not suspect:
+                self._settler.submit(given_back(Lease.of(each, token), started=False), None)
+        await self._settler.written()  # if this one kills, it must not take other answers with it
+        self._refill.set()
+        self._fly(await self._intake.fetch([suspect]), token, until)
+        while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
+            self._settled.clear()
+            await self._loop.rest(self._settled.wait())
+
+    def _suspicious(self, claimed: ClaimedDelivery) -> bool:
+        """Whether the holders of the delivery keep vanishing, and it may be the cause."""
+        outlet = self._outlets.get(claimed.subscription_id)
+        if not claimed.suspect or outlet is None:
+            return False
+        return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.attempts)
+
+    def _over(self, claimed: ClaimedDelivery, token: int) -> bool:
+        """Whether no attempt is to be made now; then write down what follows."""
+        outlet = self._outlets.get(claimed.subscription_id)
+        if outlet is None:
+            return False
+        policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
+        if claimed.unanswered is not None:
+            self._settler.submit(*unacknowledged(policy, lease, claimed.unanswered, claimed.age))
+        elif policy.exhausted(claimed.attempt):
+            self._settler.submit(*crashed(lease))
+        elif policy.outlived(claimed.age):
+            self._settler.submit(overdue(policy, lease), None)
+        else:
+            return False
+        return True
+
+    def _nudge(self) -> None:
+        """Let the loop see that it is to end."""
+        self._stopping = True
+        self._refill.set()
+        self._settled.set()

@@ -1,0 +1,55 @@
+"""The budget: how many bytes of events a process may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from typing import Any
+
+from ..event import Event
+
+__all__ = ["MEMORY", "SPENT", "Budget", "spend"]
+
+MEMORY = 32 * 1024 * 1024
+"""What the events weigh, at most, that a process has claimed and not settled; and one more."""
+
+SPENT = Event(type="runner.spent", source="/runner", id="spent")
+"""Stands in the place of an event whose data is not needed any more."""
+
+
+class Budget:
+    """
+    How much the events weigh that this process holds.
+
+    Attributes:
+        claimed: of claims on their way, and of dispatches.
+        leased: of deliveries under a lease of their own; each has a copy on its way to a receiver.
+    """
+
+    __slots__ = ("claimed", "leased", "most")
+
+    def __init__(self, most: int = MEMORY) -> None:
+        self.most = most
+        self.claimed = 0
+        self.leased = 0
+
+    @property
+    def left(self) -> int:
+        """What may still be claimed."""
+        return self.most - self.claimed - self.leased
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may be claimed, but for one event where nothing would go on without it."""
+        return self.left <= 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether what waits for receivers takes all of it."""
+        return self.leased >= self.most
+
+
+def spend(works: Iterable[Any], but: Set[int]) -> None:
+    """Let go of the events of `works`, but for those with the seqs in `but`."""
+    for work in works:
+        if work.seq not in but:
+            work.event = SPENT

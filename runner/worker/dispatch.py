@@ -1,0 +1,212 @@
+"""A dispatch: one claim of events on its way to every subscription that matches, and what is written of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence, Set
+from datetime import timedelta
+from math import inf
+
+import structlog
+
+from ..delivery import DeliveryState, Lease
+from ..policies.order import order_key
+from ..storage.base import AttemptRecord, Claim, DeliveryRecord, Run, Settled, Turn, UnreadableWork, Work
+from ..subscription import Matcher
+from .flight import SUCCEEDED, Flight
+from .outlet import Outlet
+from .settlement import given_back, settle, unreadable
+
+__all__ = ["Dispatch"]
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatch:
+    """
+    One claim: start its deliveries, wait a short grace, say what is to be written.
+
+    What has finished by then is settled. What is still running is written as leased, and settles
+    later under its own lease. What could not start, because its subscription is at its limit, paused,
+    or not served here, is written as pending, free for any instance. What cannot be read is dead for
+    every subscription that may have wanted it.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        matcher: Matcher[Outlet],
+        closed: Set[Outlet],
+        *,
+        crash_limit: int,
+        until: float = inf,
+    ) -> None:
+        """
+        Match every event of `claim`.
+
+        Args:
+            closed: the outlets whose deliveries it may not start.
+            crash_limit: how often an event may be claimed before its deliveries are tried one by one.
+            until: when its lease ends, on the monotonic clock.
+        """
+        self.claim = claim
+        self.flights: dict[Outlet, Flight[Work]] = {}
+        self._runs: list[tuple[tuple[Outlet, ...], int]] = []  # a match, and how many events in a row share it
+        self._records: list[DeliveryRecord] = []
+        self._attempts: list[AttemptRecord] = []
+        self._turns: list[Turn] = []
+        self._until = until
+        self._landed = asyncio.get_running_loop().create_future()
+        self._flying = 0
+        self._assign(matcher, closed, crash_limit)
+        for each in claim.unreadable:
+            self._bury(each, matcher)
+
+    def start(self) -> None:
+        """Hand every delivery to its outlet."""
+        self._flying = len(self.flights)
+        for outlet, flight in self.flights.items():
+            if outlet.open:
+                outlet.start(flight)
+            else:  # since it was assigned
+                self._ended()
+        if not self._flying:
+            self.hurry()
+
+    async def wait(self, grace: float) -> None:
+        """Return when everything has finished, after `grace` seconds, or at `hurry()`."""
+        timer = asyncio.get_running_loop().call_later(grace, self.hurry)
+        try:
+            await self._landed
+        finally:
+            timer.cancel()
+
+    def hurry(self) -> None:
+        """End the grace now."""
+        if not self._landed.done():
+            self._landed.set_result(None)
+
+    def settled(self, lease: timedelta) -> Settled:
+        """Cut what is unfinished, and return what is to be written."""
+        rows = set()
+        for outlet, flight in self.flights.items():
+            if not flight.clean:
+                rows.add(outlet)
+                self._write(outlet, flight, lease)
+        runs: list[Run] = []
+        kept: dict[int, tuple[int, ...]] = {}
+        for matched, count in self._runs:
+            ids = kept.get(id(matched))
+            if ids is None:
+                ids = kept[id(matched)] = tuple(outlet.id for outlet in matched if outlet not in rows)
+            runs.append(Run(ids, count))
+        works: Sequence[Work | UnreadableWork] = self.claim.works
+        if self.claim.unreadable:
+            works = [*works, *self.claim.unreadable]
+            runs.append(Run((), len(self.claim.unreadable)))
+        return Settled(self.claim.token, works, runs, self._records, self._attempts, self._turns)
+
+    def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
+        """Return the flights that were running when they were cut."""
+        return [(outlet, flight) for outlet, flight in self.flights.items() if flight.watched]
+
+    def _assign(self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int) -> None:
+        """Match every event, and give each open outlet the works it is to deliver."""
+        match = matcher.match
+        last: tuple[Outlet, ...] = ()
+        count = 0
+        splits: dict[int, tuple[tuple[Outlet, ...], tuple[Outlet, ...], list[Outlet]]] = {}
+        for work in self.claim.works:
+            try:
+                matched = match(work.event)
+            except Exception as error:
+                fault = f"{type(error).__name__}: {error}"
+                self._bury(UnreadableWork(work.position, work.attempt, work.seq, work.event.type, fault), matcher)
+                matched = ()
+            if work.attempt > 1:
+                matched = self._startable(work, matched, crash_limit)
+            elif closed and not closed.isdisjoint(matched):
+                # Equal matches are split into the same objects, so that events in a row stay one run.
+                split = splits.get(id(matched))
+                if split is None:
+                    startable = tuple(outlet for outlet in matched if outlet not in closed)
+                    split = (matched, startable, [outlet for outlet in matched if outlet in closed])
+                    splits[id(matched)] = split
+                _, matched, withheld = split
+                self._records += [self._pending(work, outlet) for outlet in withheld]
+            if matched is not last:
+                if count:
+                    self._runs.append((last, count))
+                last, count = matched, 0
+            count += 1
+        if count:
+            self._runs.append((last, count))
+        for outlet, works in self._shares().items():
+            self.flights[outlet] = Flight(works, self._until, ended=self._ended)
+
+    def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
+        """Return what each outlet is to deliver: of events in a row that go to the same ones, all at once."""
+        works = self.claim.works
+        if len(self._runs) == 1:
+            return dict.fromkeys(self._runs[0][0], works)
+        shares: dict[Outlet, list[Work]] = {}
+        start = 0
+        for matched, count in self._runs:
+            for outlet in matched:
+                shares.setdefault(outlet, []).extend(works[start : start + count])
+            start += count
+        return shares
+
+    def _bury(self, work: UnreadableWork, matcher: Matcher[Outlet]) -> None:
+        """Write down as dead what may have been wanted of an event that cannot be read."""
+        log.error("event cannot be read", seq=work.seq, reason=work.reason)
+        for outlet in matcher.concerned(work.type):
+            lease = Lease(work.seq, outlet.id, work.attempt, self.claim.token)
+            self._records.append(unreadable(lease, work.reason))
+
+    def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:
+        """Return the outlets that may deliver `work` now; write down the others."""
+        startable = []
+        for outlet in matched:
+            # The attempts are the event's: a delivery of it may never have started, and gets its own counter.
+            crashed = work.attempt > crash_limit or outlet.subscription.retry.exhausted(work.attempt)
+            if crashed or not outlet.immediate:
+                self._records.append(self._pending(work, outlet))
+            else:
+                startable.append(outlet)
+        return tuple(startable)
+
+    def _write(self, outlet: Outlet, flight: Flight[Work], lease: timedelta) -> None:
+        """Write down the deliveries of an outlet of which not every one succeeded."""
+        outlet.withdraw(flight)
+        running = set(outlet.in_flight(flight))
+        troubles = {index: (outcome, seconds) for index, outcome, seconds in flight.troubles}
+        token, policy = self.claim.token, outlet.subscription.retry
+        for index, work in enumerate(flight.works):
+            if index >= flight.next:
+                self._records.append(self._pending(work, outlet))
+            elif index in running:
+                leased = DeliveryState.LEASED
+                self._records.append(DeliveryRecord(work.seq, outlet.id, leased, work.attempt, token, lease))
+            elif index in troubles:
+                record, attempt = settle(policy, Lease(work.seq, outlet.id, work.attempt, token), *troubles[index])
+                self._records.append(record)
+                if attempt is not None:
+                    self._attempts.append(attempt)
+            elif flight.marks[index] == SUCCEEDED:
+                done = DeliveryState.DELIVERED
+                self._records.append(DeliveryRecord(work.seq, outlet.id, done, work.attempt, token))
+            else:  # ended by a stop
+                self._records.append(given_back(Lease(work.seq, outlet.id, work.attempt, token), started=True))
+
+    def _pending(self, work: Work, outlet: Outlet) -> DeliveryRecord:
+        order_by = outlet.subscription.order_by
+        if order_by is not None:
+            key = order_key(order_by, work.event, work.seq)
+            self._turns.append(Turn(work.seq, outlet.id, key, work.position))
+        return DeliveryRecord(work.seq, outlet.id, DeliveryState.PENDING, 0, self.claim.token)
+
+    def _ended(self) -> None:
+        self._flying -= 1
+        if self._flying == 0:
+            self.hurry()

@@ -1,0 +1,128 @@
+"""A flight: deliveries of one outlet that were claimed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+from ..delivery import Outcome
+from ..event import Event
+
+__all__ = ["REPORTED", "SUCCEEDED", "Flight", "Startable"]
+
+SUCCEEDED, REPORTED = 1, 2  # marks of a delivery that is accepted, and of one whose outcome was handed on
+
+
+class Startable(Protocol):
+    """Something claimed that can be delivered: a `Work` or a `ClaimedDelivery`."""
+
+    seq: int
+    event: Event
+    attempt: int
+
+
+W = TypeVar("W", bound=Startable)
+
+
+class Flight(Generic[W]):
+    """
+    Deliveries of one outlet that were claimed together.
+
+    What has become of each is marked: a success by the lane that saw it, anything else by `landed()`. So nothing
+    counts as delivered because nothing was heard of it. Until `cut()`, outcomes other than `ACCEPTED` gather in
+    `troubles`. Afterwards no further delivery starts, and those that were running report one by one.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_held",
+        "_report",
+        "credited",
+        "marks",
+        "next",
+        "running",
+        "stop",
+        "troubles",
+        "until",
+        "watched",
+        "works",
+    )
+
+    def __init__(self, works: Sequence[W], until: float = inf, *, ended: Callable[[], None] | None = None) -> None:
+        """
+        Begin with nothing started.
+
+        Args:
+            until: when the lease ends under which they are held, on the monotonic clock: nothing starts after that.
+            ended: called once, when nothing runs and nothing is left to start.
+        """
+        self.works = works
+        self.until = until
+        self.next = 0  # index of the first one that has not started
+        self.stop = len(works)
+        self.running = 0
+        self.marks = bytearray(
+            len(works)
+        )  # of each, what is known: nothing, that it SUCCEEDED, or that it was REPORTED
+        self.troubles: list[tuple[int, Outcome, float]] = []  # index, outcome, seconds it took
+        self.watched = False  # whether successes are reported too
+        self.credited = 0  # of those that have succeeded unreported, how many the breaker knows
+        self._ended = ended
+        self._held: list[tuple[int, Outcome, float]] | None = None
+        self._report: Callable[[int, Outcome, float], None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs and nothing will start."""
+        return self.running == 0 and self.next >= self.stop
+
+    @property
+    def succeeded(self) -> int:
+        """How many have succeeded unreported."""
+        return self.marks.count(SUCCEEDED)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every one of its deliveries has succeeded."""
+        return self.succeeded == len(self.works)
+
+    def unanswered(self) -> list[int]:
+        """Return the indexes of those of which no outcome is known."""
+        return [index for index, mark in enumerate(self.marks) if not mark]
+
+    def halt(self) -> None:
+        """Start nothing more."""
+        self.stop = self.next
+
+    def cut(self) -> None:
+        """Start nothing more, and hold back what still comes in until `report_to()`."""
+        self.halt()
+        self.watched = True
+        self._held = []
+
+    def report_to(self, report: Callable[[int, Outcome, float], None], ended: Callable[[], None] | None = None) -> None:
+        """From now on hand each outcome to `report`, beginning with those held back; and call `ended` at the end."""
+        self._report = report
+        self._ended = ended or self._ended
+        self.watched = True
+        held, self._held = self._held or [], None
+        for each in held:
+            report(*each)
+
+    def landed(self, index: int, outcome: Outcome, seconds: float) -> None:
+        """Take the first outcome of the delivery at `index`; a success only once `watched`."""
+        if self.marks[index]:
+            return
+        self.marks[index] = REPORTED
+        if self._report is not None:
+            self._report(index, outcome, seconds)
+        elif self._held is not None:
+            self._held.append((index, outcome, seconds))
+        else:
+            self.troubles.append((index, outcome, seconds))
+
+    def end(self) -> None:
+        """Say that nothing runs and nothing is left to start."""
+        if self._ended is not None:
+            self._ended()

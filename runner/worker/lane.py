@@ -1,0 +1,93 @@
+"""A lane: the task of an outlet that delivers one after the other, and why what it runs was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from typing_extensions import override
+
+from ..delivery import Failed
+from ..errors import described
+from .flight import Flight
+
+__all__ = ["LOST", "Lane"]
+
+LOST = Failed("its lease was lost")  # which says nothing of the receiver
+
+
+class _Task(asyncio.Task[None]):
+    """A task that knows its lane, and the end of the event loop from any other cancellation."""
+
+    lane: Lane
+
+    @override
+    def cancel(self, msg: Any = None) -> bool:
+        if asyncio._get_running_loop() is None:  # `asyncio.run()` is about to end, and what is left with it
+            self.lane.ending = self.lane.abandoned = True
+        return super().cancel(msg)
+
+
+class Lane:
+    """One of the deliveries, or batches of them, an outlet runs at a time."""
+
+    __slots__ = ("abandoned", "count", "ending", "flight", "index", "lost", "since", "task", "verdict")
+
+    task: _Task
+
+    def __init__(self) -> None:
+        self.flight: Flight[Any] | None = None
+        self.index = 0
+        self.count = 1  # of deliveries, from `index` on
+        self.lost: set[int] = set()  # those of a batch that are no longer ours
+        self.since = 0.0
+        self.verdict: Failed | None = None  # why the delivery was cancelled
+        self.ending = False  # whether the lane itself was
+        self.abandoned = False  # whether with the whole event loop: then there is nobody to tell of it
+
+    def begin(self, run: Coroutine[Any, Any, None], name: str) -> None:
+        """Have `run` deliver."""
+        self.task = _Task(run, name=name)
+        self.task.lane = self
+
+    @property
+    def indexes(self) -> range:
+        """What it runs of its flight."""
+        return range(self.index, self.index + self.count)
+
+    @property
+    def tainted(self) -> bool:
+        """Whether anybody, a handler too, has cancelled its task: that may yet come out in another delivery."""
+        return self.verdict is not None or self.task.cancelling() > 0
+
+    def lose(self, index: int) -> None:
+        """Cancel what it runs, once nothing of it is ours: the others of a batch go on."""
+        self.lost.add(index)
+        if self.lost.issuperset(self.indexes):
+            self.interrupt(LOST)
+
+    def interrupt(self, verdict: Failed) -> None:
+        """Cancel what it runs; another lane goes on."""
+        if self.verdict is None:
+            self.verdict = verdict
+            self.task.cancel()
+
+    def end(self) -> None:
+        """Cancel the lane with what it runs."""
+        self.ending = True
+        self.task.cancel()
+
+    def outcome_of(self, error: BaseException) -> Failed:
+        """Return what a delivery that raised amounts to; let go on what ends the lane: a stop, or the loop's end."""
+        if isinstance(error, GeneratorExit) and not self._current():  # no handler raised it: the task is thrown away
+            self.ending = self.abandoned = True
+        if self.ending and isinstance(error, asyncio.CancelledError | GeneratorExit):
+            raise error
+        return self.verdict or Failed(described(error))
+
+    def _current(self) -> bool:
+        try:
+            return asyncio.current_task() is self.task
+        except RuntimeError:  # no loop runs
+            return False

@@ -1,0 +1,153 @@
+"""The deliveries this process holds each under a lease of its own: settled one by one, renewed, given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from ..delivery import Lease, Outcome
+from ..event import weigh
+from ..halves import in_halves
+from ..storage.base import WorkQueue
+from .budget import SPENT, Budget
+from .flight import Flight
+from .outlet import Outlet
+from .settlement import given_back, settle
+from .settlement_writer import Settler
+
+__all__ = ["Leases"]
+
+log = structlog.get_logger(__name__)
+
+Key = tuple[int, int]  # seq of the event, id of the subscription
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    lease: Lease
+    outlet: Outlet
+    flight: Flight[Any]
+    index: int
+    weight: int
+
+
+class Leases:
+    """What is held, from the claim (or from the dispatch that left it running) until it is settled or lost."""
+
+    def __init__(
+        self, queue: WorkQueue, settler: Settler, lease: timedelta, changed: asyncio.Event, budget: Budget
+    ) -> None:
+        """Args: changed is set whenever one ends."""
+        self._queue = queue
+        self._settler = settler
+        self._lease = lease
+        self._changed = changed
+        self._budget = budget
+        self._held: dict[Key, _Held] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def outlets(self) -> set[Outlet]:
+        """Return whose deliveries are held."""
+        return {held.outlet for held in self._held.values()}
+
+    def hold(self, outlet: Outlet, flight: Flight[Any], indexes: Iterable[int], token: int) -> None:
+        """Settle the deliveries of `flight` as they land, and keep those at `indexes` until then."""
+        for index in indexes:
+            work = flight.works[index]
+            weight = weigh((work.event,))
+            self._budget.leased += weight
+            lease = Lease(work.seq, outlet.id, work.attempt, token)
+            self._let_go(lease.key)
+            self._held[lease.key] = _Held(lease, outlet, flight, index, weight)
+        ended = partial(self._ended, outlet, flight)
+        flight.report_to(self._reporter(outlet, flight, token), ended)
+        if flight.over:
+            ended()
+
+    async def renew(self) -> None:
+        """Extend what is held; stop what is no longer ours, give back what is not going to start."""
+        for key, each in list(self._held.items()):
+            if each.index >= each.flight.stop:
+                self._give_back(key)
+        held = dict(self._held)
+        if not held:
+            return
+        until = monotonic() + self._lease.total_seconds()
+        leases = [(*key, each.lease.token) for key, each in held.items()]
+        renewed, refused = await in_halves(leases, lambda some: self._queue.renew(some, self._lease))
+        kept = set(renewed)
+        for (seq, id, _), error in refused:  # it is ours for now, and nothing of it starts once it is not
+            log.warning("lease not renewed", seq=seq, subscription_id=id, detail=str(error))
+            held.pop((seq, id))
+        for key, each in held.items():
+            if key in kept:
+                each.flight.until = until
+        for key, each in held.items():
+            if key not in kept and self._held.get(key) is each:
+                self._let_go(key)
+                log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
+                each.flight.halt()  # it may not have started: nor does anything else of it
+                each.outlet.cancel(each.flight, each.index)
+                self._changed.set()
+
+    def give_back(self) -> None:
+        """Make everything that is held pending again, for any instance."""
+        left = list(self._held)
+        for key in left:
+            self._give_back(key)
+        if left:
+            log.info("deliveries given back", count=len(left))
+
+    def hand_back(self, outlet: Outlet) -> None:
+        """Make pending again what is held for `outlet` and has not started, because it starts nothing now."""
+        for key, each in list(self._held.items()):
+            if each.outlet is outlet and each.index >= each.flight.next:
+                self._give_back(key)
+        self._changed.set()
+
+    def _ended(self, outlet: Outlet, flight: Flight[Any]) -> None:
+        """Make pending again what is still held of a flight that is over: it did not start, or had no outcome."""
+        keys = [(flight.works[index].seq, outlet.id) for index in flight.unanswered()]
+        left = [key for key in keys if key in self._held and self._held[key].flight is flight]
+        for key in left:
+            self._give_back(key)
+        if left:
+            log.info("deliveries given back", subscription=outlet.subscription.name, count=len(left))
+            self._changed.set()
+
+    def _give_back(self, key: Key) -> None:
+        held = self._held[key]
+        self._let_go(key)
+        self._settler.submit(given_back(held.lease, started=held.index < held.flight.next), None)
+
+    def _let_go(self, key: Key) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._budget.leased -= held.weight
+
+    def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
+        """Return what settles one delivery of `flight` when it lands."""
+
+        def report(index: int, outcome: Outcome, seconds: float) -> None:
+            work = flight.works[index]
+            lease = Lease(work.seq, outlet.id, work.attempt, token)
+            self._settler.submit(*settle(outlet.subscription.retry, lease, outcome, seconds, work.age))
+            held = self._held.get(lease.key)
+            if held is not None and held.lease.token == token:  # else it was lost, and perhaps claimed anew
+                self._let_go(lease.key)
+            work.event = SPENT
+            self._changed.set()
+
+        return report

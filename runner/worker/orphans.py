@@ -1,0 +1,73 @@
+"""Strays: deliveries that nobody can make any more, which die with the reason instead of waiting for ever."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from time import monotonic
+
+from ..delivery import Lease
+from ..service import Background
+from ..storage.base import ClaimedDelivery, Registry, Stray, UnreadableDelivery, WorkQueue
+from .settlement import dead_untried
+from .settlement_writer import Settler
+
+__all__ = ["Strays"]
+
+_EVERY = timedelta(seconds=30)  # between two looks
+_PATIENCE = timedelta(minutes=10)  # longer than a deployment replaces its processes
+_AT_ONCE = 500  # deliveries claimed in one statement
+
+
+class Strays:
+    """
+    Look for subscriptions that are served nowhere, and let their due deliveries die.
+
+    One that was deleted never comes back. Where only the sink is missing, a process that has it may be on its way:
+    then it must have been missing at every look for as long as `patience`, as this process saw it.
+    """
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        registry: Registry,
+        settler: Settler,
+        lease: timedelta,
+        *,
+        every: timedelta = _EVERY,
+        patience: timedelta = _PATIENCE,
+    ) -> None:
+        self._queue = queue
+        self._registry = registry
+        self._settler = settler
+        self._lease = lease
+        self._patience = patience.total_seconds()
+        self._since: dict[int, float] = {}  # id of the subscription -> when it was first seen to be one
+        self._loop = Background("strays", self._look, every=every.total_seconds())
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._since = {}
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Look no more. Idempotent."""
+        await self._loop.stop()
+
+    async def _look(self) -> None:
+        strays = await self._registry.strays()
+        now = monotonic()
+        self._since = {stray.subscription_id: self._since.get(stray.subscription_id, now) for stray in strays}
+        for stray in strays:
+            if stray.deleted or now - self._since[stray.subscription_id] >= self._patience:
+                await self._bury(stray)
+
+    async def _bury(self, stray: Stray) -> None:
+        """Claim what is due, as whoever would deliver it, and write it down as dead."""
+        while True:
+            claim = await self._queue.claim_deliveries({stray.subscription_id: _AT_ONCE}, self._lease)
+            claimed: list[ClaimedDelivery | UnreadableDelivery] = [*claim.deliveries, *claim.unreadable]
+            for each in claimed:
+                self._settler.submit(dead_untried(Lease.of(each, claim.token), stray.reason), None)
+            if not claimed:
+                return
+            await self._settler.written()

@@ -1,0 +1,375 @@
+"""An outlet: a subscription as this process serves it, running as many of its deliveries at once as it may."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
+from ..errors import described
+from ..event import Event
+from ..policies.breaker import Breaker
+from ..sinks.base import Sink
+from ..subscription import Subscription
+from .budget import Budget
+from .flight import SUCCEEDED, Flight
+from .lane import LOST, Lane
+
+__all__ = ["Outlet", "Slots"]
+
+log = structlog.get_logger(__name__)
+
+
+class Slots:
+    """
+    How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit.
+
+    None is left while what waits for receivers weighs too much.
+    """
+
+    __slots__ = ("_budget", "limit", "used")
+
+    def __init__(self, limit: int, budget: Budget | None = None) -> None:
+        self.limit = limit
+        self.used = 0
+        self._budget = budget or Budget()
+
+    @property
+    def left(self) -> int:
+        """How many more may start."""
+        return 0 if self._budget.crowded else self.limit - self.used
+
+
+_MOST = 1000  # deliveries in batches that are asked for at once
+
+
+class Outlet:
+    """
+    A subscription with its sink.
+
+    Deliveries run in lanes, each a task that takes one after the other, so that a sink that answers
+    at once costs no task of its own. Lanes are added while there is more to start, up to the
+    subscription's concurrency and the process's slots; the first lane needs no slot, so that no
+    subscription can starve another. While its breaker is not closed, it takes one delivery at a time from the
+    backlog once the pause is over, and nothing else.
+
+    With a subscription that takes batches each lane runs one batch at a time, of what is there: it
+    never waits for a batch to fill. What has been tried before goes alone, so that one event that cannot be
+    delivered spoils no other's second attempt.
+    """
+
+    def __init__(
+        self,
+        id: int,
+        subscription: Subscription,
+        sink: Sink | None,
+        *,
+        paused: bool,
+        slots: Slots,
+        on_lane_end: Callable[[Outlet], None],
+        on_breaker_change: Callable[[Outlet], None],
+    ) -> None:
+        """
+        Serve `subscription`, known to the store as `id`.
+
+        Args:
+            sink: None where this process has none by that name.
+            paused: deliveries wait until the subscription is resumed.
+            slots: shared by all outlets of the process.
+            on_lane_end: called when there is room for another delivery.
+            on_breaker_change: called when the breaker opens or closes.
+        """
+        self.id = id
+        self.subscription = subscription
+        self.sink = sink
+        self.paused = paused
+        self.breaker = Breaker(subscription.breaker)
+        self._slots = slots
+        self._on_lane_end = on_lane_end
+        self._on_breaker_change = on_breaker_change
+        deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
+        self._deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]] | None = deliver_batch
+        self._most = subscription.batch if subscription.batch and deliver_batch else 1  # that a lane takes at once
+        self._flights: deque[Flight[Any]] = deque()
+        self._lanes: set[Lane] = set()
+
+    @property
+    def open(self) -> bool:
+        """Whether this process delivers for it now, as fast as it can."""
+        return self.sink is not None and not self.paused and self.breaker.closed
+
+    @property
+    def serving(self) -> bool:
+        """Whether this process delivers for it now, be it a single delivery to see whether that is possible again."""
+        return self.sink is not None and not self.paused and self.breaker.left(monotonic()) <= 0
+
+    @property
+    def immediate(self) -> bool:
+        """Whether a dispatch may start its deliveries: no order and no rate, kept by all processes, has a say."""
+        return self.open and not self.subscription.regulated
+
+    @property
+    def running(self) -> int:
+        """How many of its deliveries run here."""
+        return len(self._lanes)
+
+    def free(self, shared: int | None = None) -> int:
+        """Return how many more deliveries could start now; `shared` is what is left of the process's slots."""
+        if not self.serving:
+            return 0
+        if shared is None:
+            shared = self._slots.left
+        waiting = sum(flight.stop - flight.next for flight in self._flights)
+        if not self.breaker.closed:
+            return 0 if self._lanes or waiting else 1
+        lanes = max(min(self.subscription.concurrency - len(self._lanes), shared), 0 if self._lanes else 1)
+        return max(min(lanes * self._most, max(lanes, _MOST)) - waiting, 0)
+
+    def lanes_for(self, deliveries: int) -> int:
+        """Return how many lanes so many deliveries take at least."""
+        return -(-deliveries // self._most)
+
+    def accepts(self, count: int) -> int:
+        """Return how many of `count` claimed deliveries can be started now; things may have changed since the claim."""
+        return count if self.open else min(count, self.free())
+
+    def start(self, flight: Flight[Any]) -> None:
+        """Run the deliveries of `flight` as lanes become free."""
+        self._flights.append(flight)
+        if not self._lanes:
+            self._add_lane()
+        self._widen_soon()
+
+    def withdraw(self, flight: Flight[Any]) -> None:
+        """Cut `flight`: what of it has not started is not ours to start any more."""
+        flight.cut()
+        with contextlib.suppress(ValueError):
+            self._flights.remove(flight)
+
+    def overdue(self, now: float) -> None:
+        """Cancel the deliveries that have run for longer than the subscription allows."""
+        timeout = self.subscription.timeout.total_seconds()
+        for lane in self._lanes:
+            if lane.flight is not None and lane.since < now - timeout:
+                lane.interrupt(Failed(f"no answer within {timeout:g} s"))
+
+    def in_flight(self, flight: Flight[Any]) -> list[int]:
+        """Return the indexes of `flight` that are running now."""
+        return [index for lane in self._lanes if lane.flight is flight for index in lane.indexes]
+
+    def cancel(self, flight: Flight[Any], index: int) -> None:
+        """Stop one running delivery, which is no longer ours; in a batch, once none of the batch is."""
+        for lane in self._lanes:
+            if lane.flight is flight and index in lane.indexes:
+                lane.lose(index)
+
+    async def stop(self) -> None:
+        """Start nothing more, cancel whatever runs and wait for it, at most a second."""
+        for flight in self._flights:
+            flight.halt()
+        for lane in self._lanes:
+            if lane.flight is not None:  # else it ends by itself; a task cancelled before it began never would
+                lane.end()
+        if self._lanes:
+            await asyncio.wait({lane.task for lane in self._lanes}, timeout=1)
+
+    def _add_lane(self) -> None:
+        lane = Lane()
+        self._lanes.add(lane)
+        self._slots.used += 1
+        lane.begin(self._run(lane), f"deliver {self.subscription.name}")
+        lane.task.add_done_callback(lambda _: self._leave(lane))  # one cancelled before it began never ran
+
+    def _widen_soon(self) -> None:
+        if len(self._lanes) < self.subscription.concurrency:
+            asyncio.get_running_loop().call_soon(self._widen)
+
+    def _widen(self) -> None:
+        """Double the lanes while they leave something to start."""
+        waiting = sum(flight.stop - flight.next for flight in self._flights)
+        more = min(
+            waiting,
+            len(self._lanes) or 1,
+            self.subscription.concurrency - len(self._lanes),
+            self._slots.left,
+        )
+        for _ in range(more):
+            self._add_lane()
+        if more > 0:
+            self._widen_soon()
+
+    async def _run(self, lane: Lane) -> None:
+        """Take deliveries until none is left to start, or until the task is cancelled: then another lane goes on."""
+        fly = self._fly if self._deliver_batch is None else self._fly_in_batches
+        try:
+            while self._flights and not lane.tainted:
+                flight = self._flights[0]
+                if flight.next < flight.stop:
+                    await self._take(lane, flight, fly)
+                elif self._flights and self._flights[0] is flight:
+                    self._flights.popleft()
+        finally:
+            self._leave(lane)
+
+    async def _take(self, lane: Lane, flight: Flight[Any], fly: Callable[[Lane, Flight[Any]], Awaitable[None]]) -> None:
+        """Take part in one flight; whatever comes out of it, no delivery is left without an outcome but by a stop."""
+        lane.flight = flight
+        flight.running += 1
+        try:
+            await fly(lane, flight)
+        except BaseException as error:
+            if lane.ending:
+                raise
+            for index in lane.indexes:
+                flight.landed(index, Failed(described(error)), monotonic() - lane.since)
+            if not isinstance(error, Exception):
+                raise
+            log.error("delivering failed", subscription=self.subscription.name, error=type(error).__name__)
+        finally:
+            lane.flight = None
+            flight.running -= 1
+            if flight.over and not lane.abandoned:
+                flight.end()
+                if self.breaker.failures:
+                    self._heed_successes(flight, monotonic())
+
+    def _leave(self, lane: Lane) -> None:
+        """Let a lane go, and have another one take what it has left."""
+        if lane not in self._lanes:
+            return
+        self._lanes.remove(lane)
+        self._slots.used -= 1
+        if self._flights and not lane.ending:
+            if not self._lanes:
+                self._add_lane()
+            self._widen_soon()
+        self._on_lane_end(self)
+
+    async def _fly(self, lane: Lane, flight: Flight[Any]) -> None:
+        """Take deliveries of one flight until none of it is left to start."""
+        sink = self.sink
+        assert sink is not None
+        deliver, name, works, marks = sink.deliver, self.subscription.name, flight.works, flight.marks
+        deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(sink, "deliver_event", None)
+        cancelling = lane.task.cancelling
+        while (index := flight.next) < flight.stop:
+            lane.since = started = monotonic()
+            if started >= flight.until:
+                flight.halt()
+                return
+            flight.next = index + 1
+            work = works[index]
+            lane.index = index
+            try:
+                if deliver_event is not None:
+                    outcome = await deliver_event(work.event)
+                else:
+                    outcome = await deliver(Delivery(work.event, name, work.attempt))
+            except BaseException as error:
+                # SystemExit from a handler, too: it must not take the process with it.
+                outcome = lane.outcome_of(error)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+            if outcome is ACCEPTED and not flight.watched:
+                marks[index] = SUCCEEDED
+            else:
+                outcome, ended = _checked(outcome), monotonic()
+                flight.landed(index, outcome, ended - started)
+                self._heed_successes(flight, ended)
+                self._heed(outcome, ended)
+            if cancelling() or lane.verdict is not None:
+                return
+
+    async def _fly_in_batches(self, lane: Lane, flight: Flight[Any]) -> None:
+        """Do the same, several at a time."""
+        deliver_batch, name = self._deliver_batch, self.subscription.name
+        assert deliver_batch is not None
+        while flight.next < flight.stop and not lane.tainted:
+            lane.since = started = monotonic()
+            if started >= flight.until:
+                flight.halt()
+                return
+            lane.index, lane.count = flight.next, self._batch(flight)
+            works = flight.works[lane.index : lane.index + lane.count]
+            flight.next += len(works)
+            answer: object
+            try:
+                answer = await deliver_batch([Delivery(work.event, name, work.attempt) for work in works])
+            except BaseException as error:
+                answer = [lane.outcome_of(error)] * len(works)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+            lane.lost.clear()
+            ended = monotonic()
+            outcomes = [_checked(each) for each in _answers(answer, len(works))]
+            for index, outcome in zip(lane.indexes, outcomes, strict=True):
+                if outcome is ACCEPTED and not flight.watched:
+                    flight.marks[index] = SUCCEEDED
+                    flight.credited += 1
+                else:
+                    flight.landed(index, outcome, ended - started)
+            # A batch counts as one delivery, which failed if all of it did.
+            self._heed(next((each for each in outcomes if not isinstance(each, Failed)), outcomes[0]), ended)
+
+    def _batch(self, flight: Flight[Any]) -> int:
+        """Return how many of `flight` go next: those that follow each other untried, or one that was tried before."""
+        first, stop = flight.next, min(flight.next + self._most, flight.stop)
+        tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
+        return max(next(tried, stop) - first, 1)
+
+    def _heed_successes(self, flight: Flight[Any], now: float) -> None:
+        """Tell the breaker of those that have succeeded silently."""
+        if (succeeded := flight.succeeded) > flight.credited:
+            flight.credited = succeeded
+            self._heed(ACCEPTED, now)
+
+    def _heed(self, outcome: Outcome, now: float) -> None:
+        """Tell the breaker what the receiver did."""
+        if not isinstance(outcome, Failed):
+            if self.breaker.answered(now):
+                self._on_breaker_change(self)
+        elif outcome is not LOST and self.breaker.failed(now):
+            self._halt()
+            self._on_breaker_change(self)
+
+    def _halt(self) -> None:
+        """Start nothing more of what was given."""
+        for flight in self._flights:
+            if flight.next < flight.stop:
+                flight.halt()
+                if flight.over:  # so no lane will say it
+                    flight.end()
+
+
+def _answers(answer: object, count: int) -> Sequence[object]:
+    """Return the outcome of each delivery of a batch."""
+    if isinstance(answer, list | tuple) and len(answer) == count:
+        return answer
+    given = f"{len(answer)} outcomes" if isinstance(answer, list | tuple) else type(answer).__name__
+    return [Failed(f"the sink returned {given} for a batch of {count}")] * count
+
+
+def _checked(outcome: object) -> Outcome:
+    """Return what the sink answered, if that is an outcome."""
+    match outcome:
+        case Accepted() | Deferred(timedelta()):
+            return outcome
+        case Failed(str(), None | timedelta(), status, None | str()) if _fits(status):
+            return outcome
+        case Rejected(str(), status, None | str()) if _fits(status):
+            return outcome
+    # Whatever is wrong with it must fail this delivery alone, not the batch it would be written with.
+    known = isinstance(outcome, Failed | Rejected | Deferred)
+    expected = "its fields of the documented types" if known else "an outcome"
+    return Failed(f"the sink returned {type(outcome).__name__}, expected {expected}")
+
+
+def _fits(status: object) -> bool:
+    return status is None or (isinstance(status, int) and 0 <= status < 2**31)

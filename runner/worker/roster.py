@@ -1,0 +1,108 @@
+"""The roster: the outlets of this process, one for each active subscription, and the match that leads to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from ..sinks.base import Sink
+from ..storage.base import Registered, Registry
+from ..subscription import Matcher
+from .breaker_sync import Breakers
+from .outlet import Outlet, Slots
+
+__all__ = ["Roster"]
+
+log = structlog.get_logger(__name__)
+
+
+class Roster:
+    """
+    The outlets of the subscriptions as they were last read.
+
+    Attributes:
+        outlets: by the ids of their subscriptions.
+        closed: those whose deliveries a dispatch may not start.
+        matcher: finds the outlets of an event.
+        version: of the subscriptions.
+        stale: whether they are to be read again before anything is claimed.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        sinks: Mapping[str, Sink],
+        slots: Slots,
+        breakers: Breakers,
+        *,
+        on_lane_end: Callable[[Outlet], None],
+        on_breaker_change: Callable[[Outlet], None],
+    ) -> None:
+        self._registry = registry
+        self._sinks = dict(sinks)
+        self._slots = slots
+        self._breakers = breakers
+        self._on_lane_end = on_lane_end
+        self._on_breaker_change = on_breaker_change
+        self.outlets: Mapping[int, Outlet] = {}
+        self.closed: frozenset[Outlet] = frozenset()
+        self.matcher: Matcher[Outlet] = Matcher([])
+        self.version = -1
+        self.stale = False
+
+    def serve(self, name: str, sink: Sink) -> None:
+        """Deliver through `sink` for the subscriptions that name it, from the next load on."""
+        self._sinks[name] = sink
+
+    async def load(self) -> Sequence[Registered]:
+        """Read the subscriptions and compile the match; return what was read."""
+        version, registered = await self._registry.subscriptions()
+        outlets = {each.id: self._outlet(each) for each in registered}
+        self.matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
+        self.outlets = outlets
+        self._note_closed()
+        self.version = version
+        self.stale = False
+        log.debug("subscriptions loaded", version=version, count=len(registered))
+        return registered
+
+    def note_breaker(self, outlet: Outlet) -> bool:
+        """Take note of a breaker that has opened or closed; return False if the outlet has been replaced."""
+        if self.outlets.get(outlet.id) is not outlet:
+            return False
+        self._note_closed()
+        return True
+
+    def name_of(self, id: int) -> str:
+        """Return the name of a subscription, or its id when it is not active any more."""
+        outlet = self.outlets.get(id)
+        return outlet.subscription.name if outlet else str(id)
+
+    def in_order(self, name: str) -> bool:
+        """Whether the deliveries of the subscription wait for each other."""
+        subscriptions = (outlet.subscription for outlet in self.outlets.values())
+        return any(each.name == name and each.order_by is not None for each in subscriptions)
+
+    def _note_closed(self) -> None:
+        self.closed = frozenset(outlet for outlet in self.outlets.values() if not outlet.immediate)
+
+    def _outlet(self, registered: Registered) -> Outlet:
+        """Return the outlet of a subscription: the one that is there, unless it has changed."""
+        known = self.outlets.get(registered.id)
+        sink = self._sinks.get(registered.subscription.sink)
+        if known and known.subscription == registered.subscription and known.sink is sink:
+            known.paused = registered.paused
+            outlet = known
+        else:
+            outlet = Outlet(
+                registered.id,
+                registered.subscription,
+                sink,
+                paused=registered.paused,
+                slots=self._slots,
+                on_lane_end=self._on_lane_end,
+                on_breaker_change=self._on_breaker_change,
+            )
+        self._breakers.learn(outlet, registered.breaker)
+        return outlet

@@ -1,0 +1,190 @@
+"""From an outcome to what is written: pure, and the same for an event's first delivery and for a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import assert_never
+
+from ..delivery import (
+    Accepted,
+    AwaitAck,
+    Dead,
+    Deferred,
+    Delivered,
+    DeliveryState,
+    Failed,
+    Lease,
+    Outcome,
+    Rejected,
+    RetryIn,
+    Settlement,
+)
+from ..policies.retry import RetryPolicy
+from ..redaction import redacted
+from ..storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Unanswered
+
+__all__ = [
+    "apart",
+    "crashed",
+    "dead_untried",
+    "given_back",
+    "milder",
+    "overdue",
+    "part",
+    "settle",
+    "unacknowledged",
+    "unreadable",
+]
+
+_MEANWHILE = timedelta(seconds=30)  # lease of a delivery that has ended and is about to be recorded
+_MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
+
+
+def settle(
+    policy: RetryPolicy, lease: Lease, outcome: Outcome, seconds: float, age: timedelta = timedelta(0)
+) -> tuple[DeliveryRecord, AttemptRecord | None]:
+    """
+    Return the delivery and the attempt to be written.
+
+    An attempt is recorded when it failed, and when it ended a delivery that had failed before; the
+    common case, a success at once, is told by the delivery alone.
+
+    Args:
+        seconds: how long the attempt took.
+        age: how long before the attempt the first one began.
+    """
+    settlement = policy.settle(outcome, lease.attempt, age=age + timedelta(seconds=seconds))
+    record = _record(lease, settlement)
+    if isinstance(outcome, Deferred) or (record.state is DeliveryState.DELIVERED and lease.attempt == 1):
+        return record, None
+    return record, _attempt(lease, outcome, seconds)
+
+
+def unacknowledged(
+    policy: RetryPolicy, lease: Lease, unanswered: Unanswered, age: timedelta
+) -> tuple[DeliveryRecord, AttemptRecord | None]:
+    """Return what is written of a delivery that was deferred, and claimed because no acknowledgement has come."""
+    waited = unanswered.waited
+    outcome = Failed(unanswered.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
+    attempt = lease.attempt - 1  # its claim counted one that nobody is going to make
+    deferred = Lease(lease.seq, lease.subscription_id, attempt, lease.token)
+    return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)))
+
+
+def dead_untried(lease: Lease, error: str) -> DeliveryRecord:
+    """Return what is written of a delivery that was claimed and has died without this attempt."""
+    used = lease.attempt - 1
+    return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.DEAD, used, lease.token, error=error)
+
+
+def crashed(lease: Lease) -> tuple[DeliveryRecord, AttemptRecord]:
+    """Return what is written of a delivery whose attempts were all used up, the last ones without an answer."""
+    used = lease.attempt - 1
+    error = f"attempt {used} of {used} ended without an answer: its process died, or lost its lease"
+    return dead_untried(lease, error), AttemptRecord(lease.seq, lease.subscription_id, used, timedelta(0), error=error)
+
+
+def overdue(policy: RetryPolicy, lease: Lease) -> DeliveryRecord:
+    """Return what is written of a delivery that was claimed when its policy allowed no further attempt."""
+    return dead_untried(lease, policy.overdue(lease.attempt - 1))
+
+
+def given_back(lease: Lease, *, started: bool) -> DeliveryRecord:
+    """Return what is written of a delivery that was claimed and is not going to be finished here."""
+    used = lease.attempt if started else lease.attempt - 1
+    return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.PENDING, used, lease.token)
+
+
+def unreadable(lease: Lease, reason: str) -> DeliveryRecord:
+    """Return what is written of a delivery whose event cannot be read: it is dead, without another attempt."""
+    return dead_untried(lease, _kept(f"the event cannot be read: {reason}"))
+
+
+def part(settled: Settled, indexes: Sequence[int]) -> Settled:
+    """Return what `settled` says of the works at `indexes`."""
+    works = [settled.works[index] for index in indexes]
+    ids = [each for _, each in settled.each()]
+    seqs = {work.seq for work in works}
+    return Settled(
+        settled.token,
+        works,
+        [Run(ids[index], 1) for index in indexes],
+        [each for each in settled.records if each.seq in seqs],
+        [each for each in settled.attempts if each.seq in seqs],
+        [each for each in settled.turns if each.seq in seqs],
+    )
+
+
+def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
+    """
+    Return the end of one event with each of its deliveries held under a lease of its own, and what became of these.
+
+    What runs or waits untried stays as it is: nothing is known of it that could be refused.
+    """
+    [(work, delivered)] = settled.each()
+    ended = [DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token) for id in delivered]
+    plain: list[DeliveryRecord] = []
+    for record in settled.records:
+        open_ = record.state in (DeliveryState.LEASED, DeliveryState.PENDING) and record.error is None
+        (plain if open_ and not record.deferred else ended).append(record)
+    held = [
+        DeliveryRecord(each.seq, each.subscription_id, DeliveryState.LEASED, each.attempts, settled.token, _MEANWHILE)
+        for each in ended
+    ]
+    return Settled(settled.token, settled.works, [Run((), 1)], [*plain, *held], (), settled.turns), ended
+
+
+def milder(
+    record: DeliveryRecord, attempts: Sequence[AttemptRecord], refusal: str
+) -> Iterator[tuple[DeliveryRecord, Sequence[AttemptRecord]]]:
+    """
+    Yield what may be written of a delivery whose settlement the store refused, one after the other until one is taken.
+
+    First the same in plain ASCII, then without its attempt, at last that it is dead and why.
+    """
+    plain = replace(record, error=_ascii(record.error), dead_letter=None)
+    yield plain, [replace(each, error=_ascii(each.error), excerpt=_ascii(each.excerpt)) for each in attempts]
+    if attempts:
+        yield plain, ()
+    error = _kept(f"it was to be recorded as {record.state}, and the store refuses that: {_ascii(refusal)}")
+    yield replace(plain, state=DeliveryState.DEAD, due_in=timedelta(0), error=error, deferred=False), ()
+
+
+def _ascii(text: str | None) -> str | None:
+    """Return the text in printable ASCII, anything else as Python writes it."""
+    return text if text is None else ascii(text)[1:-1][:_MAX_ERROR]
+
+
+def _record(lease: Lease, settlement: Settlement) -> DeliveryRecord:
+    seq, id, attempt, token = lease.seq, lease.subscription_id, lease.attempt, lease.token
+    match settlement:
+        case Delivered():
+            return DeliveryRecord(seq, id, DeliveryState.DELIVERED, attempt, token)
+        case RetryIn(delay, reason):
+            return DeliveryRecord(seq, id, DeliveryState.PENDING, attempt, token, delay, _kept(reason))
+        case AwaitAck(within):
+            return DeliveryRecord(seq, id, DeliveryState.LEASED, attempt, token, within, deferred=True)
+        case Dead(reason):
+            return DeliveryRecord(seq, id, DeliveryState.DEAD, attempt, token, error=_kept(reason))
+        case _:
+            assert_never(settlement)
+
+
+def _attempt(lease: Lease, outcome: Accepted | Failed | Rejected, seconds: float) -> AttemptRecord:
+    seq, id, number = lease.seq, lease.subscription_id, lease.attempt
+    duration = timedelta(seconds=seconds)
+    match outcome:
+        case Accepted():
+            return AttemptRecord(seq, id, number, duration)
+        case Failed(reason, _, status, excerpt) | Rejected(reason, status, excerpt):
+            kept = excerpt and _kept(excerpt, cut=True)
+            return AttemptRecord(seq, id, number, duration, _kept(reason), status, kept)
+        case _:
+            assert_never(outcome)
+
+
+def _kept(text: str, *, cut: bool = False) -> str:
+    """Return what is kept of what somebody said: no secret, though a receiver may repeat the request, and no novel."""
+    return redacted(text, cut=cut)[:_MAX_ERROR]

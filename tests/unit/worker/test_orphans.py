@@ -1,0 +1,104 @@
+"""Strays die: at once where the subscription is gone, with patience where only the sink is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence, Set
+from datetime import timedelta
+from typing import cast
+
+from runner.delivery import DeliveryState
+from runner.event import Event
+from runner.storage.base import (
+    AttemptRecord,
+    ClaimedDelivery,
+    DeliveryClaim,
+    DeliveryRecord,
+    Registry,
+    Stray,
+    UnreadableDelivery,
+    WorkQueue,
+)
+from runner.worker.orphans import Strays
+from runner.worker.settlement_writer import Settler
+from tests.support.eventually import eventually
+
+LEASE = timedelta(seconds=30)
+GONE = Stray(1, True, "its subscription was deleted")
+HOMELESS = Stray(2, False, "no live instance has a sink 'x'")
+
+
+class Store:
+    """A registry with strays, and a queue in which each subscription has one readable and one unreadable delivery."""
+
+    def __init__(self, *strays: Stray) -> None:
+        self.found = list(strays)
+        self.looks = 0
+        self.dead: list[DeliveryRecord] = []
+
+    async def strays(self) -> Sequence[Stray]:
+        self.looks += 1
+        return self.found
+
+    async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
+        [id] = quotas
+        if any(record.subscription_id == id for record in self.dead):
+            return DeliveryClaim(7, ())
+        claimed = ClaimedDelivery(1, id, 3, False, Event(type="t", source="/s"))
+        return DeliveryClaim(7, [claimed], None, [UnreadableDelivery(2, id, 1, "no event")])
+
+    async def settle_deliveries(
+        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord] = (), ordered: Set[int] = frozenset()
+    ) -> Sequence[tuple[int, int]]:
+        self.dead += records
+        return [(record.seq, record.subscription_id) for record in records]
+
+
+class Nobody:
+    """No subscription has a dead letter."""
+
+    def addressed(self, records: Sequence[DeliveryRecord]) -> Sequence[DeliveryRecord]:
+        return records
+
+
+def strays_of(store: Store, patience: timedelta) -> Strays:
+    queue = cast("WorkQueue", store)
+    settler = Settler(queue, Nobody(), lambda _: None)  # type: ignore[arg-type]  # all it is asked here
+    every = timedelta(milliseconds=5)
+    return Strays(queue, cast("Registry", store), settler, LEASE, every=every, patience=patience)
+
+
+async def test_what_was_deleted_dies_at_once_and_what_has_no_sink_does_not() -> None:
+    store = Store(GONE, HOMELESS)
+    strays = strays_of(store, timedelta(hours=1))
+    strays.start()
+    await eventually(lambda: store.looks >= 3)
+    await strays.stop()
+    dead = DeliveryState.DEAD
+    assert store.dead == [DeliveryRecord(seq, 1, dead, used, 7, error=GONE.reason) for seq, used in ((1, 2), (2, 0))]
+
+
+async def test_a_sink_that_is_missing_for_long_enough() -> None:
+    store = Store(HOMELESS)
+    strays = strays_of(store, timedelta(milliseconds=50))
+    strays.start()
+    await eventually(lambda: len(store.dead) == 2)
+    await strays.stop()
+    assert store.looks >= 2
+    assert {record.error for record in store.dead} == {HOMELESS.reason}
+
+
+async def test_a_sink_that_comes_back_in_between_starts_the_patience_anew() -> None:
+    store = Store(HOMELESS)
+    strays = strays_of(store, timedelta(seconds=1))
+    strays.start()
+    await eventually(lambda: strays._since)
+    began = dict(strays._since)
+    store.found = []
+    await eventually(lambda: strays._since == {})
+    store.found = [HOMELESS]
+    await asyncio.sleep(0)
+    await eventually(lambda: strays._since)
+    await strays.stop()
+    assert strays._since[2] > began[2]
+    assert store.dead == []

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence, Set
+from datetime import timedelta
+from typing import cast
+
+import pytest
+import structlog
+
+from runner.delivery import DeliveryState
+from runner.errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from runner.event import Event
+from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Work, WorkQueue
+from runner.worker.dead_letters import DeadLetters
+from runner.worker.settlement_writer import Settler
+from tests.support.eventually import eventually
+
+
+def record(seq: int) -> DeliveryRecord:
+    return DeliveryRecord(seq, 1, DeliveryState.DELIVERED, 1, 99)
+
+
+class Queue:
+    """A queue that settles when it may, and notes what it was given together."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.writes: list[list[int]] = []
+        self.attempts: list[list[int]] = []
+        self.calls = 0
+        self.errors: list[Exception] = []  # raised by the next calls, one each
+        self.lost: set[int] = set()
+
+    async def settle_deliveries(
+        self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord], ordered: Set[int]
+    ) -> Sequence[tuple[int, int]]:
+        self.calls += 1
+        await self.open.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        self.writes.append([each.seq for each in records])
+        self.attempts.append([each.seq for each in attempts])
+        return [(each.seq, each.subscription_id) for each in records if each.seq not in self.lost]
+
+    async def settle(self, settled: Settled) -> int:
+        if self.errors:
+            raise self.errors.pop(0)
+        return len([work for work in settled.works if work.seq not in self.lost])
+
+
+def settling(queue: Queue, written: Callable[[Sequence[DeliveryRecord]], object]) -> Settler:
+    store = cast("WorkQueue", queue)
+    return Settler(store, DeadLetters(store), written)
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+def written() -> list[int]:
+    return []
+
+
+@pytest.fixture
+async def settler(queue: Queue, written: list[int]) -> AsyncIterator[Settler]:
+    one = settling(queue, lambda records: written.extend(each.seq for each in records))
+    one.start()
+    yield one
+    queue.errors.clear()
+    queue.open.set()
+    await one.stop()
+
+
+async def test_what_comes_during_a_write_goes_together_in_the_next(
+    settler: Settler, queue: Queue, written: list[int]
+) -> None:
+    queue.open.clear()
+    settler.submit(record(0), None)
+    await eventually(lambda: queue.calls == 1)
+    for seq in range(1, 200):
+        settler.submit(record(seq), AttemptRecord(seq, 1, 1, timedelta(0)) if seq % 2 else None)
+    assert written == []
+    queue.open.set()
+    await eventually(lambda: len(written) == 200)
+    assert queue.writes == [[0], list(range(1, 200))]
+    assert queue.attempts == [[], list(range(1, 200, 2))]
+
+
+async def test_it_is_patient_while_the_store_is_away(settler: Settler, queue: Queue, written: list[int]) -> None:
+    queue.errors = [StorageUnavailable("away")] * 2
+    settler.submit(record(1), None)
+    await eventually(lambda: queue.calls == 1)
+    settler.submit(record(2), None)
+    await eventually(lambda: written == [1, 2])
+    assert queue.writes == [[1], [2]]
+
+
+async def test_one_write_that_the_store_refuses_does_not_hold_up_the_next(
+    settler: Settler, queue: Queue, written: list[int]
+) -> None:
+    queue.errors = [StorageError("refused")]
+    queue.open.clear()
+    with structlog.testing.capture_logs() as logs:
+        settler.submit(record(1), None)
+        await eventually(lambda: queue.calls == 1)
+        settler.submit(record(2), None)
+        queue.open.set()
+        await eventually(lambda: written == [2])
+    assert [(entry["log_level"], entry["count"]) for entry in logs] == [("error", 1)]
+
+
+async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler, queue: Queue) -> None:
+    event = Event.new("order.created", source="/test")
+    works = [Work(seq, 1, seq, event) for seq in range(4)]
+    with structlog.testing.capture_logs() as logs:
+        await settler.settle(Settled(99, works, [Run((1,), 4)]))
+        queue.lost = {0, 2, 3}
+        await settler.settle(Settled(99, works, [Run((1,), 4)]))
+    assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 3)]
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [[StorageHeld("locked")], [StorageRefused("odd")], [StorageHeld("locked"), StorageRefused("odd")]],
+    ids=["held", "refused", "held and then refused"],
+)
+async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_other(
+    settler: Settler, queue: Queue, errors: list[Exception]
+) -> None:
+    """Or nobody would look for it before the next event comes."""
+    queue.errors = [*errors]
+    waits = DeliveryRecord(1, 2, DeliveryState.PENDING, 0, 99)
+    settled = Settled(99, [Work(1, 1, 1, Event.new("order.created", source="/test"))], [Run((), 1)], [waits])
+    assert await settler.settle(settled) == [waits]
+
+
+async def test_late_settlements_are_dropped_with_a_word_in_the_log(
+    settler: Settler, queue: Queue, written: list[int]
+) -> None:
+    queue.lost = {1, 3}
+    queue.open.clear()
+    with structlog.testing.capture_logs() as logs:
+        for seq in range(4):
+            settler.submit(record(seq), None)
+        queue.open.set()
+        await eventually(lambda: len(written) == 4)
+    assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 2)]
+
+
+async def test_stop_waits_for_what_is_left(settler: Settler, queue: Queue) -> None:
+    settler.submit(record(1), None)
+    await settler.stop()
+    assert queue.writes == [[1]]
+
+
+async def test_stop_does_not_wait_for_ever_and_ends_the_patience(settler: Settler, queue: Queue) -> None:
+    queue.errors = [StorageUnavailable("away")] * 1000
+    with structlog.testing.capture_logs() as logs:
+        settler.submit(record(1), None)
+        await settler.stop(timeout=0.1)
+        calls = queue.calls
+        await eventually(lambda: any(entry["log_level"] == "error" for entry in logs))
+    assert queue.calls <= calls + 1
+
+
+async def test_it_can_be_started_again(settler: Settler, queue: Queue, written: list[int]) -> None:
+    await settler.stop()
+    settler.start()
+    queue.errors = [StorageUnavailable("away")]
+    settler.submit(record(1), None)
+    await eventually(lambda: written == [1])
+
+
+async def test_patiently_returns_the_answer_and_lets_other_errors_through(settler: Settler) -> None:
+    answers: list[Exception | int] = [StorageUnavailable("away"), 7]
+
+    async def write() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert await settler.patiently(write) == 7
+    answers = [StorageError("refused")]
+    with pytest.raises(StorageError, match="refused"):
+        await settler.patiently(write)
+
+
+async def test_it_may_be_stopped_before_anything() -> None:
+    one = settling(Queue(), lambda _: None)
+    await one.stop()
+    await one.stop()
