@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from runner import broker as broker_module
+from runner.nats import connection
 from runner.nats.connection import Broker, BrokerError, BrokerOptions, MessageRefused
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
@@ -92,7 +92,7 @@ async def test_start_returns_at_once_and_connects_when_the_server_comes(make_bro
 async def test_back_after_every_kill(
     make_broker: MakeBroker, make_nats_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_module, "PROBE_EVERY", 60.0)  # so that it is not a probe that finds it out
+    monkeypatch.setattr(connection, "PROBE_EVERY", 60.0)  # so that it is not a probe that finds it out
     server = make_nats_server()
     broker = make_broker(server.url)
     ready: list[int] = []

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from runner import broker as broker_module
+from runner.nats import connection
 from runner.nats.connection import Broker, BrokerOptions
 from runner.nats.options import NatsConnection
 from runner.strategies.nats import PROBE, Nats
@@ -127,7 +127,7 @@ async def test_process_that_ends_at_once_does_not_hang_without_server(start: Sta
 async def test_lost_and_back_with_a_killed_server(
     start: Start, make_nats_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_module, "PROBE_EVERY", 60.0)  # so that it is not a probe that finds it out
+    monkeypatch.setattr(connection, "PROBE_EVERY", 60.0)  # so that it is not a probe that finds it out
     server = make_nats_server()
     one, other = await start(server.url), await start(server.url)
     stack = compose(one.nats)
