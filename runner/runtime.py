@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -213,6 +214,7 @@ class Runner:
         self._heart.start()
         self._started = True
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
+        await self._tell_unserved()
 
     async def stop(self) -> None:
         """
@@ -314,6 +316,17 @@ class Runner:
 
     def _announce(self) -> None:
         self._bus.announce(self._instance.id)
+
+    async def _tell_unserved(self) -> None:
+        """Log the subscriptions of which no live instance has the sink, such as those that a program left behind."""
+        from .diagnosis.status import sinks_of
+
+        with contextlib.suppress(StorageUnavailable):  # the worker waits for it
+            there = sinks_of(await self._storage.records.instances())
+            _, known = await self._storage.store.subscriptions()
+            for each in known:
+                if there is not None and each.subscription.sink not in there:
+                    log.warning("nobody serves it", subscription=each.subscription.name, sink=each.subscription.sink)
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.

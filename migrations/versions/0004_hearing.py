@@ -1,6 +1,8 @@
-"""What an instance says of its strategies, and by which tokens its leases are known."""
+"""What an instance says of its strategies, by which tokens its leases are known, and who paused a subscription."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +11,13 @@ revision = "0004"
 down_revision = "0003"
 
 # Nullable, and read by nobody before: processes of the version before go on beside this one.
-_COLUMNS = (sa.Column("strategies", sa.JSON), sa.Column("holder", sa.BigInteger))
+_COLUMNS: dict[str, tuple[sa.Column[Any], ...]] = {
+    "instances": (sa.Column("strategies", sa.JSON), sa.Column("holder", sa.BigInteger)),
+    "subscriptions": (
+        sa.Column("paused_at", sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")),
+        sa.Column("paused_by", sa.Text),
+    ),
+}
 
 
 def _schema() -> str | None:
@@ -18,10 +26,12 @@ def _schema() -> str | None:
 
 
 def upgrade() -> None:
-    for column in _COLUMNS:
-        op.add_column("instances", column, schema=_schema())
+    for table, columns in _COLUMNS.items():
+        for column in columns:
+            op.add_column(table, column, schema=_schema())
 
 
 def downgrade() -> None:
-    for column in reversed(_COLUMNS):
-        op.drop_column("instances", column.name, schema=_schema())
+    for table, columns in _COLUMNS.items():
+        for column in columns:
+            op.drop_column(table, column.name, schema=_schema())

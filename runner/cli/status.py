@@ -13,11 +13,8 @@ from .options import config_option, json_option, load
 if TYPE_CHECKING:
     from ..config import Config
     from ..diagnosis.status import Report, Snapshot
-    from ..storage import Storage
 
 __all__ = ["status"]
-
-_UNDISPATCHED = 1000  # events that are matched one by one; what else is queued is taken to be alike
 
 
 @click.command()
@@ -45,7 +42,7 @@ def status(path: Path, as_json: bool) -> int:
 async def _status(config: Config, as_json: bool) -> int:
     from .output import print_json
 
-    report = await _look(config)
+    report = await _report(config)
     if as_json:
         from ..diagnosis.shapes import report_json
 
@@ -55,33 +52,20 @@ async def _status(config: Config, as_json: bool) -> int:
     return int(report.verdict)
 
 
-async def _look(config: Config) -> Report:
+async def _report(config: Config) -> Report:
     from ..builder import open_storage
+    from ..diagnosis.look import look
     from ..diagnosis.status import judge, unreachable
     from ..errors import SchemaMismatch, StorageUnavailable
 
     try:
         async with open_storage(config, writes=False) as storage:
-            return judge(await _seen(storage))
+            return judge(await look(storage))
     except StorageUnavailable as error:
         cure = "start the database, or mend storage.dsn; processes that run go on by themselves once it is back"
         return unreachable(str(error), cure)
     except SchemaMismatch as error:
         return unreachable(str(error), "runner migrate -c FILE", kind="tables")
-
-
-async def _seen(storage: Storage) -> Snapshot:
-    from ..diagnosis.status import snapshot
-
-    overview, records = storage.overview, storage.records
-    return snapshot(
-        await overview.queue(),
-        await overview.undispatched(_UNDISPATCHED),
-        await records.instances(),
-        [(each, active) for each, active, _ in await records.registered()],
-        await overview.loads(),
-        await overview.recent(),
-    )
 
 
 def _print(config: Config, report: Report) -> None:

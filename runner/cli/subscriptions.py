@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
@@ -132,29 +133,41 @@ def explain(path: Path, name: str, file: BinaryIO, as_json: bool) -> None:
 
 async def _list(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
+    from ..diagnosis.look import look
     from ..operations import hold_of
     from ..operations.shapes import subscription_json
-    from .output import print_json, print_table
+    from .output import print_json, print_table, tell
     from .rows import counts
 
     async with open_storage(config, writes=False) as storage:
         known = await storage.records.registered()
-    if as_json:
-        for each in known:
-            print_json(subscription_json(*each))
-        return
-    rows = [
-        (
-            registered.subscription.name,
-            hold_of(registered, active) or "active",
-            _wanted(registered.subscription),
-            registered.subscription.sink,
-            registered.origin,
-            counts(open_deliveries),
+        seen = await look(storage)
+    judged = {each.name: each for each in seen.subscriptions}
+    rows = []
+    for registered, active, open_deliveries in known:
+        name = registered.subscription.name
+        each = judged.get(name)  # not of one made in this moment
+        queued = each.undispatched if each else 0
+        if as_json:
+            more = {"queued": queued, "served": each.served if each else None}
+            print_json(subscription_json(registered, active, open_deliveries) | more)
+            continue
+        unserved = "nobody serves it" if each and active and each.served is False else "active"
+        rows.append(
+            (
+                name,
+                hold_of(registered, active) or unserved,
+                _wanted(registered.subscription),
+                registered.subscription.sink,
+                registered.origin,
+                counts({**open_deliveries, "queued": queued}),
+            )
         )
-        for registered, active, open_deliveries in known
-    ]
+    if as_json:
+        return
     print_table(("name", "state", "types", "sink", "origin", "deliveries"), rows, spare=("origin",))
+    if not seen.live:
+        tell("no live instance: nothing is delivered until one is started; `runner status` says more")
 
 
 async def _show(config: Config, name: str, as_json: bool) -> None:
@@ -221,7 +234,7 @@ async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) ->
     from .output import print_json, print_line, tell_unheard
 
     async with open_operations(config, unheard=tell_unheard) as operations:
-        changed = await operations.set_paused(name, paused)
+        changed = await operations.set_paused(name, paused, _who())
     if as_json:
         print_json({"name": name, "paused": paused, "changed": changed})
     else:
@@ -240,6 +253,17 @@ async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json
         return
     would = "would be" if dry_run else "is"
     print_line(f"{name} {would} removed, {number} {'delivery' if number == 1 else 'deliveries'} cancelled")
+
+
+def _who() -> str:
+    """Return who types: the user and the host, as far as the system knows them."""
+    import getpass
+    import socket
+
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a number without a name, as in a container
+        return f"{os.getuid()}@{socket.gethostname()}"
 
 
 def _wanted(subscription: Subscription) -> str:

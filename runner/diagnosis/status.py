@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -25,6 +25,7 @@ __all__ = [
     "judge",
     "number",
     "shares",
+    "sinks_of",
     "snapshot",
     "unreachable",
 ]
@@ -170,10 +171,7 @@ def snapshot(
     """Return what the parts say together. `undispatched` are the first of the queue."""
     share = shares(undispatched, [each for each, active in known if active])
     scale = queue.queued / len(undispatched) if len(undispatched) < queue.queued and undispatched else 1.0
-    live = [each for each in instances if each.alive]
-    told = [each.sinks for each in live if each.sinks is not None]
-    there = {sink for sinks in told for sink in sinks}
-    sure = bool(live) and len(told) == len(live)
+    there = sinks_of(instances)
     made = []
     for each, active in known:
         load, matching = loads.get(each.id, Load()), share.get(each.id, 0)
@@ -186,11 +184,19 @@ def snapshot(
                 recent=recent.get(each.id, _ORDINARY),
                 undispatched=ceil(matching * scale),
                 exact=scale == 1.0 and load.open <= MOST,
-                served=(each.subscription.sink in there) if sure else None,
+                served=None if there is None else each.subscription.sink in there,
                 oldest_at=min(oldest, default=None),
             )
         )
     return Snapshot(queue=queue, instances=instances, subscriptions=made)
+
+
+def sinks_of(instances: Iterable[InstanceView]) -> Set[str] | None:
+    """Return the sinks that live instances have; None where none is alive, or one has not said."""
+    said = [each.sinks for each in instances if each.alive]
+    if not said or any(sinks is None for sinks in said):
+        return None
+    return {sink for sinks in said for sink in sinks or ()}
 
 
 def shares(undispatched: Iterable[Event], known: Iterable[Registered]) -> Mapping[int, int]:
@@ -297,9 +303,10 @@ def _subscription(each: Subscribed, now: datetime) -> Iterable[Finding]:
             yield Finding(Verdict.HEALTHY, "inactive", name, cause, cure)
         return
     if each.registered.paused:
-        yield Finding(
-            Verdict.HEALTHY, "paused", name, f"somebody paused it; {backlog}", f"runner subscriptions resume {name}"
-        )
+        registered = each.registered
+        since = "" if registered.paused_at is None else f" {age(registered.paused_at, now)} ago"
+        cause = f"{registered.paused_by or 'somebody'} paused it{since}; {backlog}"
+        yield Finding(Verdict.HEALTHY, "paused", name, cause, f"runner subscriptions resume {name}")
         return
     if each.served is False:
         yield _unserved(each, backlog)

@@ -11,6 +11,7 @@ from ..storage.overview import Hold
 from ..storage.tokens import holder_of
 from ..storage.views import EventView, InstanceView
 from .matching import Clause, mismatch
+from .status import sinks_of
 
 __all__ = ["Answer", "Reason", "why"]
 
@@ -152,7 +153,10 @@ class _Question:
             cure = "put it back into the file, or call subscribe() again"
             yield Reason("inactive", "the subscription is in no file any more", cure=cure)
         if hold.registered.paused:
-            yield Reason("paused", "somebody paused the subscription", cure=f"runner subscriptions resume {self.name}")
+            by, at = hold.registered.paused_by or "somebody", hold.registered.paused_at
+            since = "" if at is None else f" at {at.isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+            cure = f"runner subscriptions resume {self.name}"
+            yield Reason("paused", f"{by} paused the subscription{since}", cure=cure)
         trip = hold.registered.breaker
         if trip is not None:
             until = hold.now + trip.left
@@ -161,7 +165,7 @@ class _Question:
             yield Reason("breaker", f"its breaker is {how}", until if until > hold.now else None, cure)
         if not self.live:
             yield Reason("no_live_instance", "no live instance", cure="start one: runner start -c FILE")
-        elif all(each.sinks is not None and subscription.sink not in each.sinks for each in self.live):
+        elif (there := sinks_of(self.live)) is not None and subscription.sink not in there:
             cause = f"nobody serves it: no live instance has the sink {subscription.sink!r}"
             yield Reason("nobody_serves", cause, cure="start an instance that has it")
         elif all(each.state == "stuck" for each in self.live):

@@ -144,9 +144,9 @@ class Operations:
         advance = self._telling(advance, dry_run=dry_run)
         return await self.records.replay(query, every=every, dry_run=dry_run, advance=advance)
 
-    async def set_paused(self, name: str, paused: bool) -> bool:
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """Pause or resume a subscription; return whether that changed anything. Raise `NotFound`."""
-        changed = await self._storage.store.set_paused(name, paused)
+        changed = await self._storage.store.set_paused(name, paused, by)
         if changed:
             self._announce()
         return changed

@@ -69,6 +69,8 @@ def subscription_json(registered: Registered, active: bool, open_deliveries: Map
         "name": registered.subscription.name,
         "active": active,
         "paused": registered.paused,
+        "paused_at": registered.paused_at,
+        "paused_by": registered.paused_by,
         "origin": registered.origin,
         **registered.subscription.to_json(),
         **_breaker(registered.breaker),

@@ -446,6 +446,8 @@ class Registered:
     paused: bool
     origin: str
     breaker: Trip | None = None  # None: closed
+    paused_at: datetime | None = None
+    paused_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,7 +527,7 @@ class Registry(Protocol):
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         """Return the version of the set, and the active subscriptions in the order of their ids."""
 
-    async def set_paused(self, name: str, paused: bool) -> bool:
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """
         Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name.
 

@@ -15,7 +15,7 @@ from ..delivery import DeliveryState
 from ..event import Event
 from .base import UNREADABLE, Registered
 from .engine import mapped_errors
-from .registry import compilable, named
+from .registry import compilable, named, readable
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .tables import (
     Among,
@@ -170,6 +170,9 @@ class Overview(Protocol):
     async def undispatched(self, limit: int) -> Sequence[Event]:
         """Return the first `limit` events that wait to be dispatched, without their data."""
 
+    async def subscribed(self) -> Sequence[tuple[Registered, bool]]:
+        """Return every subscription ever known, and whether it is active."""
+
     async def loads(self) -> Mapping[int, Load]:
         """Return, for each id of a subscription, what is not over."""
 
@@ -201,6 +204,11 @@ class SqlOverview(Overview):
             except UNREADABLE:
                 continue  # whoever dispatches it says so
         return found
+
+    @override
+    async def subscribed(self) -> Sequence[tuple[Registered, bool]]:
+        known = select(subscriptions, Now().label("now")).order_by(subscriptions.c.id)
+        return [(each, row.active) for row, each in readable(await self._rows(known))]
 
     @override
     async def loads(self) -> Mapping[int, Load]:

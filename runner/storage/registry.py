@@ -108,7 +108,7 @@ class SqlRegistry:
                 rows = (await connection.execute(query)).all()
         return rows[0].subscriptions_version, [compilable(row) for row in rows if row.id is not None]
 
-    async def set_paused(self, name: str, paused: bool) -> bool:
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
         with mapped_errors():
             async with self._engine.begin() as connection:
@@ -117,8 +117,11 @@ class SqlRegistry:
                 closes = not paused and row.breaker_until is not None
                 if row.paused == paused and not closes:
                     return False
+                said = {"paused_at": Now(), "paused_by": by} if paused else {"paused_at": None, "paused_by": None}
                 change = update(subscriptions).where(subscriptions.c.id == row.id)
-                await connection.execute(change.values(paused=paused, updated_at=Now(), **(_CLOSED if closes else {})))
+                await connection.execute(
+                    change.values(paused=paused, updated_at=Now(), **said, **(_CLOSED if closes else {}))
+                )
                 await _bump(connection)
                 return True
 
@@ -281,7 +284,15 @@ def registered(row: Row[tuple[object, ...]]) -> Registered:
         # Further ahead than it can be, it is of a clock that has been set back since.
         longest = left if policy is None else policy.pause_after(row.breaker_trips)
         trip = Trip(row.breaker_trips, min(left, longest))
-    return Registered(id=row.id, subscription=subscription, paused=row.paused, origin=row.origin, breaker=trip)
+    return Registered(
+        id=row.id,
+        subscription=subscription,
+        paused=row.paused,
+        origin=row.origin,
+        breaker=trip,
+        paused_at=row.paused_at if row.paused else None,
+        paused_by=row.paused_by if row.paused else None,
+    )
 
 
 def readable(rows: Iterable[Row[Any]]) -> list[tuple[Row[Any], Registered]]:

@@ -300,6 +300,8 @@ subscriptions = Table(
     Column("updated_at", Instant, nullable=False),
     Column("breaker_until", Instant),  # open, or trying again, since too many deliveries failed in a row
     Column("breaker_trips", Integer, nullable=False, server_default=text("0")),  # in a row
+    Column("paused_at", Instant),
+    Column("paused_by", Text),  # as they said of themselves
     sqlite_autoincrement=True,
 )
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from runner import Event, Runner, load, runtime
 from runner.config.dsn import Dsn
@@ -141,6 +142,9 @@ async def test_all_runners_stopped(shop: Shop) -> None:
     async with shop.storage() as storage:
         await storage.store.append([Publication(Event.new("order.created", source="/shop")) for _ in range(1000)])
     await shop.is_as_shown("All runners are stopped", 2)
+    listed = await asyncio.to_thread(run_cli, "subscriptions", "list", "-c", shop.path)
+    assert re.search(r"^crm .* 1000 queued$", listed.stdout, re.MULTILINE)
+    assert listed.stderr.startswith("no live instance: ")
 
 
 async def test_nats_is_deaf(shop: Shop, nats: NatsServer) -> None:
@@ -171,6 +175,13 @@ async def test_nobody_serves_it(shop: Shop) -> None:
             await storage.store.put_subscriptions([report], "function:report")
         await publish(runner, 5)
         await shop.is_as_shown("Nobody serves a subscription", 1)
+        listed = await asyncio.to_thread(run_cli, "subscriptions", "list", "-c", shop.path)
+        assert re.search(r"^report +nobody serves it ", listed.stdout, re.MULTILINE)
+        assert not listed.stderr
+    with structlog.testing.capture_logs() as logs:
+        async with shop.running():
+            pass
+    assert [each["subscription"] for each in logs if each["event"] == "nobody serves it"] == ["report"]
 
 
 async def test_the_store_is_away(shop: Shop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def test_why(deployment: Deployment) -> None:
         assert f"it does not match: {said}" in deployment.cli("why", "e2", "crm")[0]
         deployment.cli("subscriptions", "pause", "crm")
         assert kinds("e1", "crm") == ["paused", "retry"]
+        assert re.search(r"^paused: \S+@\S+ paused the subscription at ", deployment.cli("why", "1", "crm")[0], re.M)
         runner.kill()
     deployment.cli("publish", "order.created", "--id", "e4", "--subject", "eu/2")
     assert kinds("e4", "crm")[:2] == ["queued", "paused"]

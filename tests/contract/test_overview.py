@@ -77,6 +77,8 @@ class TestQueue(OverviewTests):
 class TestLoads(OverviewTests):
     async def test_of_a_subscription_with_nothing_to_do(self, store: Store, seen: Overview) -> None:
         [crm] = await self.subscribed(store, CRM)
+        await store.put_subscriptions([], "file")
+        assert [(each.id, each.subscription, active) for each, active in await seen.subscribed()] == [(crm, CRM, False)]
         assert await seen.loads() == {crm: Load()}
         assert await seen.recent() == {}
 

@@ -311,6 +311,27 @@ class TestRemove(StoreTests):
             await store.remove("oders")
 
 
+class TestPaused(StoreTests):
+    async def test_who_paused_it_and_when_is_kept_until_it_is_resumed(self, store: Store, database: Database) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        await store.set_paused("orders", True, "ops@bastion")
+        _, [paused] = await store.subscriptions()
+        assert paused.paused_by == "ops@bastion"
+        assert paused.paused_at is not None
+        assert abs(paused.paused_at - datetime.now(UTC)) < timedelta(minutes=1)
+        await store.set_paused("orders", True, "somebody else")  # it is paused already
+        assert await store.subscriptions() == (2, [paused])
+        await store.set_paused("orders", False, "ops@bastion")
+        _, [resumed] = await store.subscriptions()
+        assert (resumed.paused_at, resumed.paused_by) == (None, None)
+
+    async def test_one_that_the_version_before_paused_says_neither(self, store: Store, database: Database) -> None:
+        await store.put_subscriptions([ORDERS], "file")
+        await database.execute(update(subscriptions).values(paused=True))
+        _, [paused] = await store.subscriptions()
+        assert (paused.paused, paused.paused_at, paused.paused_by) == (True, None, None)
+
+
 class TestStrays(StoreTests):
     SECOND = timedelta(seconds=1)
 

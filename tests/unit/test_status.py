@@ -142,6 +142,11 @@ class TestSubscriptions:
         assert verdict(known=[(registered(), False)], load=Load(pending=1)) == (Verdict.HEALTHY, ["inactive"])
         assert verdict(known=[(registered(), False)]) == (Verdict.HEALTHY, [])
 
+    def test_who_paused_it_and_when_is_said(self) -> None:
+        paused = registered(paused=True, paused_by="ops@bastion", paused_at=ago(MINUTE))
+        [found] = judge(snapshot(EMPTY, (), [instance()], [(paused, True)], {}, {})).findings
+        assert found.cause == "ops@bastion paused it 1m ago; 0 waiting"
+
     def test_failing_for_a_minute_degrades(self) -> None:
         failing = Load(pending=1, failing_from=ago(2 * MINUTE))
         assert verdict(load=failing, recent=Recent(last_failure=ago(SECOND))) == (Verdict.DEGRADED, ["failing"])
