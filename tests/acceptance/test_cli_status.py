@@ -168,7 +168,7 @@ async def test_dead_deliveries(shop: Shop) -> None:
         await shop.is_as_shown("Deliveries are dead", 1)
 
 
-async def test_nobody_serves_it(shop: Shop) -> None:
+async def test_nobody_serves_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with shop.running() as runner:
         report = Subscription(name="report", sink="function:report", types=("order.*",))
         async with shop.storage() as storage:
@@ -178,10 +178,12 @@ async def test_nobody_serves_it(shop: Shop) -> None:
         listed = await asyncio.to_thread(run_cli, "subscriptions", "list", "-c", shop.path)
         assert re.search(r"^report +nobody serves it ", listed.stdout, re.MULTILINE)
         assert not listed.stderr
-    with structlog.testing.capture_logs() as logs:
-        async with shop.running():
-            pass
-    assert [each["subscription"] for each in logs if each["event"] == "nobody serves it"] == ["report"]
+    log = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(runtime, "log", log)
+    async with shop.running():
+        pass
+    told = [call.kwargs["subscription"] for call in log.calls if call.args == ("nobody serves it",)]
+    assert told == ["report"]
 
 
 async def test_the_store_is_away(shop: Shop) -> None:
