@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,19 +37,23 @@ FOREIGN = {
     "uvloop": "runner start",
 }
 OUR_OWN = {
-    "runner.worker.backlog",
-    "runner.nats.connection",
     "runner.config.json_schema",
-    "runner.worker.dispatch",
-    "runner.worker.outlet",
+    "runner.nats.connection",
     "runner.runtime",
     "runner.sinks.python",
     "runner.storage.postgres",
-    "runner.storage.wires",
     "runner.strategies.nats",
     "runner.strategies.postgres",
+    "runner.worker.backlog",
+    "runner.worker.dispatch",
+    "runner.worker.outlet",
     "runner.worker.worker",
 }
+
+
+@pytest.mark.parametrize("module", sorted(OUR_OWN))
+def test_what_is_not_to_be_loaded_is_there(module: str) -> None:
+    assert find_spec(module) is not None
 
 
 def run(directory: Path, *arguments: str) -> set[str]:
