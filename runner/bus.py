@@ -15,6 +15,7 @@ from sqlalchemy import event as sqlalchemy_event
 from .clock import doubling, utcnow
 from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
 from .event import Event, new_id, weigh
+from .halves import IN_A_ROW
 from .service import Home, spawn
 from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
@@ -104,7 +105,7 @@ class EventBus:
         self._gathered = 0  # events of those who wait
         self._flushing: set[_Flush] = set()
         self._starting = 0  # of those, how many have not taken any callers yet
-        self._held: deque[tuple[_Caller, float]] = deque()  # callers whose events others are recording, and until when
+        self._held: deque[tuple[list[_Caller], float]] = deque()  # whose events others are recording, and until when
         self._insisting: asyncio.Task[None] | None = None
         self._unsent: str | None = None  # the id the next signal carries
         self._signalling: asyncio.Task[None] | None = None
@@ -176,8 +177,8 @@ class EventBus:
     async def _committed(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Have them recorded with the next commit; return when that is over."""
         answer: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
-        if self._held and not _keys(publications).isdisjoint(*[_keys(each) for (each, _), _ in self._held]):
-            self._set_aside((publications, answer))
+        if self._held and self._holds(_keys(publications)):
+            self._set_aside([(publications, answer)])
             return await answer
         self._waiting.append((publications, answer))
         self._gathered += len(publications)
@@ -267,22 +268,37 @@ class EventBus:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
-    async def _commit(self, callers: list[_Caller]) -> None:
-        """Record what callers gave, and answer them; each by itself where one of them spoils it."""
+    async def _commit(self, callers: list[_Caller]) -> bool:
+        """
+        Record what callers gave, and answer them; each by itself where one of them spoils it.
+
+        Returns:
+            whether another session held it.
+        """
+        held = False
         try:
             await self._record(callers)
         except Exception as error:
             held = isinstance(error, StorageHeld)
             if len(callers) > 1 and (held or not isinstance(error, StorageUnavailable)):
-                for caller in callers:  # the others must not hear of it
-                    await self._commit([caller])
+                await self._commit_apart(callers)  # the others must not hear of it
             elif held and not self._stopped:
-                self._set_aside(callers[0])
+                self._set_aside(callers)
             else:
                 _fail(callers, error)
         except BaseException:
             _fail(callers, StorageUnavailable("the publish was cut off; whether it was recorded is unknown"))
             raise
+        return held
+
+    async def _commit_apart(self, callers: list[_Caller]) -> None:
+        """Record what each gave by itself; the rest is set aside once it seems that all of it is held."""
+        held = 0
+        for index, caller in enumerate(callers):
+            if held == IN_A_ROW and not self._stopped:
+                self._set_aside(callers[index:])
+                return
+            held = held + 1 if await self._commit([caller]) else 0
 
     async def _record(self, callers: list[_Caller]) -> None:
         events = callers[0][0] if len(callers) == 1 else [each for publications, _ in callers for each in publications]
@@ -295,9 +311,13 @@ class EventBus:
         if not handed_over:
             self.announce(receipts[-1].id)
 
-    def _set_aside(self, caller: _Caller) -> None:
-        """Let a caller wait whose event another session is recording."""
-        self._held.append((caller, monotonic() + PATIENCE))
+    def _holds(self, keys: set[tuple[str, str]]) -> bool:
+        """Whether one of these events waits for another session already."""
+        return not all(keys.isdisjoint(_keys(each)) for callers, _ in self._held for each, _ in callers)
+
+    def _set_aside(self, callers: list[_Caller]) -> None:
+        """Let callers wait whose events another session is recording, or seems to."""
+        self._held.append((callers, monotonic() + PATIENCE))
         if self._insisting is None:
             self._insisting = asyncio.create_task(self._insist(), name="publish what is held")
 
@@ -305,25 +325,35 @@ class EventBus:
         """Try again what other sessions hold, one after the other: together they take one connection at most."""
         try:
             while self._held:
-                caller, until = self._held[0]
-                if caller[1].done():
-                    self._held.popleft()
-                    continue
+                callers, until = self._held[0]
+                callers = [caller for caller in callers if not caller[1].done()]
                 try:
-                    await self._record([caller])
-                except StorageHeld as error:
-                    self._held.append((caller, until))
-                    for other, ends in self._held:  # all of them: each turn takes as long as a lock is tried
-                        if ends <= monotonic():
-                            _fail([other], _still_held(other[0], error))
+                    if callers:
+                        await self._record(callers)
                 except Exception as error:
-                    _fail([caller], error)
+                    if isinstance(error, StorageHeld):
+                        self._held.extend((half, until) for half in _halves(callers))
+                        self._lose_patience(error)
+                    elif len(callers) > 1 and not isinstance(error, StorageUnavailable):
+                        self._held.extend(([caller], until) for caller in callers)
+                    else:
+                        _fail(callers, error)
                 self._held.popleft()
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02 if callers else 0)
         finally:
             self._insisting = None
-            _fail([caller for caller, _ in self._held], StorageUnavailable("the publish was cut off"))
+            _fail(
+                [caller for callers, _ in self._held for caller in callers],
+                StorageUnavailable("the publish was cut off"),
+            )
             self._held.clear()
+
+    def _lose_patience(self, error: StorageHeld) -> None:
+        """Answer those who have waited long enough: all of them, for each turn takes as long as a lock is tried."""
+        for callers, ends in self._held:
+            if ends <= monotonic():
+                for caller in callers:
+                    _fail([caller], _still_held(caller[0], error))
 
     async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
         """Record the events; return their receipts, and whether the work went to our own desk."""
@@ -361,6 +391,11 @@ class EventBus:
         event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
         if event_id is not None:
             self.announce(event_id)
+
+
+def _halves(callers: list[_Caller]) -> list[list[_Caller]]:
+    middle = -(-len(callers) // 2)
+    return [half for half in (callers[:middle], callers[middle:]) if half]
 
 
 def _fail(callers: Iterable[_Caller], error: Exception) -> None:

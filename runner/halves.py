@@ -7,10 +7,13 @@ from typing import TypeVar
 
 from .errors import StorageError, StorageHeld, StorageRefused
 
-__all__ = ["in_halves"]
+__all__ = ["IN_A_ROW", "in_halves"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+IN_A_ROW = 2
+"""So many that are held one after the other say that all of them may be: by a lock on the whole table, say."""
 
 
 async def in_halves(
@@ -19,9 +22,11 @@ async def in_halves(
     """
     Write `items` together; if that is refused in halves, down to each by itself, and at once by itself if one is held.
 
+    Each that is held is waited for as long as the store does; after `IN_A_ROW` of them the rest is given up untried.
+
     Returns:
-        what the writes returned, one after the other; and what was refused alone, with the reason. Any other error
-        is raised.
+        what the writes returned, one after the other; and what was refused alone or given up, with the reason. Any
+        other error is raised.
     """
     try:
         return list(await write(items)), []
@@ -35,8 +40,13 @@ async def in_halves(
         return [], [(items[0], refusal)]
     written: list[R] = []
     refused: list[tuple[T, StorageError]] = []
+    held = 0
     for start in range(0, len(items), size):
+        if held == IN_A_ROW:
+            refused += [(item, refusal) for item in items[start:]]
+            break
         some, others = await in_halves(items[start : start + size], write)
         written += some
         refused += others
+        held = held + 1 if isinstance(refusal, StorageHeld) and others and isinstance(others[0][1], StorageHeld) else 0
     return written, refused

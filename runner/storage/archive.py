@@ -12,7 +12,8 @@ from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, fa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
-from ..halves import in_halves
+from ..errors import StorageHeld
+from ..halves import IN_A_ROW, in_halves
 from .base import Pruned, Retention
 from .engine import mapped_errors
 from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
@@ -49,6 +50,8 @@ class SqlArchive:
                 over = list(await _over(connection, seqs, retention))
         if over and not dry_run:
             over, refused = await in_halves(over, partial(self._remove, retention))
+            if not over and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
+                raise error  # of each page that follows, as likely as not
             if refused:  # what others keep by a foreign key or a trigger keeps nothing else here
                 log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
         return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)

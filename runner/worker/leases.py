@@ -14,7 +14,7 @@ import structlog
 
 from ..delivery import Lease, Outcome
 from ..event import weigh
-from ..halves import in_halves
+from ..halves import IN_A_ROW, in_halves
 from ..storage.base import WorkQueue
 from .budget import SPENT, Budget
 from .flight import Flight
@@ -77,11 +77,15 @@ class Leases:
             ended()
 
     async def renew(self) -> None:
-        """Extend what is held; stop what is no longer ours, give back what is not going to start."""
+        """
+        Extend what is held; stop what is no longer ours, give back what is not going to start.
+
+        What is not on record yet, because another session holds its event, gets its lease once it is.
+        """
         for key, each in list(self._held.items()):
             if each.index >= each.flight.stop:
                 self._give_back(key)
-        held = dict(self._held)
+        held = {key: each for key, each in self._held.items() if not self._settler.awaits(each.lease)}
         if not held:
             return
         until = monotonic() + self._lease.total_seconds()
@@ -91,6 +95,9 @@ class Leases:
         for (seq, id, _), error in refused:  # it is ours for now, and nothing of it starts once it is not
             log.warning("lease not renewed", seq=seq, subscription_id=id, detail=str(error))
             held.pop((seq, id))
+        for (seq, id, _), _ in refused[:IN_A_ROW]:  # they go last the next time: all behind them may have been given up
+            if (seq, id) in self._held:
+                self._held[seq, id] = self._held.pop((seq, id))
         for key, each in held.items():
             if key in kept:
                 each.flight.until = until

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from functools import partial
+from time import monotonic
 from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
 
-from ..delivery import DeliveryState
+from ..delivery import DeliveryState, Lease
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
-from ..halves import in_halves
+from ..halves import IN_A_ROW, in_halves
 from ..service import Backoff, spawn
-from ..storage.base import AttemptRecord, DeliveryRecord, Settled, WorkQueue
+from ..storage.base import AttemptRecord, DeliveryRecord, Settled, Work, WorkQueue
+from .budget import SPENT
 from .dead_letters import DeadLetters
 from .settlement import apart, milder, part
 
@@ -28,6 +30,7 @@ T = TypeVar("T")
 Key = tuple[int, int]  # seq of the event, id of the subscription
 
 _HELD = 1.0  # seconds until what another session holds is tried again
+_PAUSE = 0.05  # seconds between tries of what is held, of which each waits for its lock
 
 
 class Settler:
@@ -39,15 +42,29 @@ class Settler:
     """
 
     def __init__(
-        self, queue: WorkQueue, dead_letters: DeadLetters, written: Callable[[Sequence[DeliveryRecord]], object]
+        self,
+        queue: WorkQueue,
+        dead_letters: DeadLetters,
+        written: Callable[[Sequence[DeliveryRecord]], object],
+        dispatched: Callable[[Sequence[DeliveryRecord]], object] | None = None,
     ) -> None:
-        """Args: written is told what of single deliveries has been written."""
+        """
+        Write to `queue`.
+
+        Args:
+            written: told what of single deliveries has been written.
+            dispatched: told what was written of claims that another session held; by default `written` is.
+        """
         self._queue = queue
         self._dead_letters = dead_letters
         self._written = written
+        self._dispatched = dispatched or written
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._delayed: deque[Settled] = deque()  # what another session holds
+        self._parked: dict[tuple[int, int], list[tuple[DeliveryRecord, Sequence[AttemptRecord]]]] = {}
+        self._insisting: asyncio.Task[None] | None = None
         self._patient = True
         self.ordered: frozenset[int] = frozenset()  # subscriptions whose finished deliveries leave their line
 
@@ -60,48 +77,123 @@ class Settler:
         self._submit(record, () if attempt is None else (attempt,))
 
     def _submit(self, record: DeliveryRecord, attempts: Sequence[AttemptRecord]) -> None:
+        if self._parked and (parked := self._parked.get((record.seq, record.token))) is not None:
+            parked.append((record, attempts))
+            return
         self._records.append(record)
         self._attempts += attempts
         if self._flushing is None:
             self._flushing = spawn(self._flush(), "settle")
 
     async def settle(self, settled: Settled) -> Sequence[DeliveryRecord]:
-        """Write down the end of a claim; return its records as they were written."""
+        """
+        Write down the end of a claim; return its records as they were written.
+
+        While another session holds one of its events, this is done behind the caller, who goes on without records.
+        """
         complete = replace(settled, records=self._dead_letters.addressed(settled.records))
+        try:
+            count = await self.patiently(lambda: self._queue.settle(complete), wait=False)
+        except StorageHeld as error:
+            if not self._patient:
+                raise
+            log.warning("cannot settle", events=len(complete.works), detail=str(error))
+            self._delay(complete)
+            return ()
+        except StorageRefused:
+            records, held = await self._settle_in_parts(complete)
+            for each in held:
+                self._delay(each)
+            return records
+        _tell_late(len(complete.works) - count)
+        return complete.records
+
+    def awaits(self, lease: Lease) -> bool:
+        """Whether the delivery is of an event whose dispatch is still to be written, and not yet on record itself."""
+        return (lease.seq, lease.token) in self._parked
+
+    @property
+    def delayed(self) -> int:
+        """How many events wait, claimed and dispatched, for another session to let go of them."""
+        return len(self._parked)
+
+    def _delay(self, settled: Settled) -> None:
+        """Write down the end of these events as soon as nobody else holds them, and of their deliveries after that."""
+        works = [replace(work, event=SPENT) if isinstance(work, Work) else work for work in settled.works]
+        for work in works:
+            self._parked.setdefault((work.seq, settled.token), [])
+        self._delayed.append(replace(settled, works=works))
+        if self._insisting is None:
+            self._insisting = spawn(self._insist(), "settle what is held")
+
+    async def _insist(self) -> None:
+        """Try again what other sessions hold, one part after the other: together they take one connection at most."""
+        try:
+            while self._delayed and self._patient:
+                settled = self._delayed.popleft()
+                try:
+                    records, held = await self._settle_in_parts(settled)
+                except Exception as error:  # their leases end, and they are dispatched again
+                    log.error("settling failed", error=type(error).__name__, detail=str(error))
+                    records, held = (), ()
+                self._delayed.extend(held)
+                self._resume(settled, {work.seq for each in held for work in each.works})
+                self._dispatched(records)
+                await asyncio.sleep(_PAUSE)
+        finally:
+            self._insisting = None
+            if not self._patient:
+                self._delayed.clear()
+                self._parked.clear()
+
+    def _resume(self, settled: Settled, but: Set[int] = frozenset()) -> None:
+        """Write what has become meanwhile of the deliveries of these events, but for the seqs in `but`."""
+        for work in settled.works:
+            if work.seq not in but:
+                for record, attempts in self._parked.pop((work.seq, settled.token), ()):
+                    self._submit(record, attempts)
+
+    async def _settle_in_parts(self, settled: Settled) -> tuple[Sequence[DeliveryRecord], Sequence[Settled]]:
+        """
+        Write down the end of events apart from those that are refused or held by another session.
+
+        Returns:
+            what was written, but for what is about to be; and the parts that are held.
+        """
 
         async def write(indexes: Sequence[int]) -> Sequence[int]:
-            some = complete if len(indexes) == len(complete.works) else part(complete, indexes)
-            return [await self.patiently(lambda: self._queue.settle(some), wait=False)]
+            some = settled if len(indexes) == len(settled.works) else part(settled, indexes)
+            count = await self.patiently(lambda: self._queue.settle(some), wait=False)
+            self._resume(some)
+            return [count]
 
-        counts, refused = await in_halves(range(len(complete.works)), write)
-        late = len(complete.works) - len(refused) - sum(counts)
-        if late > 0:
-            log.warning("late settlements dropped", count=late)
-        if not refused:
-            return complete.records
-        seqs = {complete.works[index].seq for index, _ in refused}
-        records = [each for each in complete.records if each.seq not in seqs]
+        counts, refused = await in_halves(range(len(settled.works)), write)
+        _tell_late(len(settled.works) - len(refused) - sum(counts))
+        seqs = {settled.works[index].seq for index, _ in refused}
+        records = [each for each in settled.records if each.seq not in seqs]
+        held = []
         for index, error in refused:
-            records += await self._settle_apart(part(complete, [index]), error)
-        return records
+            if isinstance(error, StorageHeld):
+                held.append(index)
+            else:
+                records += await self._settle_apart(part(settled, [index]))
+        # The first ones were tried alone; what comes behind them may be free.
+        groups = [*([index] for index in held[:IN_A_ROW]), held[IN_A_ROW:]]
+        return records, [part(settled, group) for group in groups if group]
 
-    async def _settle_apart(self, settled: Settled, refusal: StorageError) -> Sequence[DeliveryRecord]:
+    async def _settle_apart(self, settled: Settled) -> Sequence[DeliveryRecord]:
         """
-        Write down the end of one event apart from the others.
+        Write down the end of one event that was refused: each of its deliveries is settled by itself.
 
-        One that another session holds is waited for; of one that was refused each delivery is settled by itself.
         Returns what was written, but for what is about to be.
         """
-        if isinstance(refusal, StorageHeld):
-            with contextlib.suppress(StorageRefused):  # which was not known before
-                await self.patiently(lambda: self._queue.settle(settled))
-                return settled.records
         held, ended = apart(settled)
         try:
             await self.patiently(lambda: self._queue.settle(held))
         except StorageRefused as error:  # its lease ends, and the event is dispatched again, a few times
             log.error("settlement refused", seq=settled.works[0].seq, detail=str(error))
             return ()
+        self._resume(settled)
         for record in ended:
             key = (record.seq, record.subscription_id)
             self._submit(record, [each for each in settled.attempts if (each.seq, each.subscription_id) == key])
@@ -114,9 +206,15 @@ class Settler:
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Write what is left, at most `timeout` seconds; what is not written by then returns when its lease ends."""
-        if self._flushing is not None:
-            await asyncio.wait({self._flushing}, timeout=timeout)
+        ends = monotonic() + timeout
+        while (
+            tasks := {task for task in (self._flushing, self._insisting) if task is not None}
+        ) and monotonic() < ends:
+            await asyncio.wait(tasks, timeout=ends - monotonic(), return_when=asyncio.FIRST_COMPLETED)
         self._patient = False
+        if self._insisting is not None:
+            self._insisting.cancel()
+            await asyncio.wait({self._insisting}, timeout=1)
 
     async def patiently(self, write: Callable[[], Awaitable[T]], *, wait: bool = True) -> T:
         """
@@ -169,8 +267,7 @@ class Settler:
             else:
                 await self._write_milder(record, theirs, error)
         self._written([each for each in records if id(each) not in apart])
-        if late:
-            log.warning("late settlements dropped", count=late)
+        _tell_late(late)
 
     def _again(self, record: DeliveryRecord, attempts: Sequence[AttemptRecord]) -> None:
         if self._patient:
@@ -197,3 +294,8 @@ class Settler:
     def _note(record: DeliveryRecord, refusal: StorageError, **more: str) -> None:
         place = {"seq": record.seq, "subscription_id": record.subscription_id, "state": record.state.value}
         log.error("settlement refused", **place, detail=str(refusal), **more)
+
+
+def _tell_late(count: int) -> None:
+    if count > 0:
+        log.warning("late settlements dropped", count=count)

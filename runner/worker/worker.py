@@ -68,7 +68,7 @@ class Worker:
         self._slots = Slots(limits.concurrency, self._budget)
         self._settled = asyncio.Event()
         self._dead_letters = DeadLetters(queue)
-        self._settler = Settler(queue, self._dead_letters, self._written)
+        self._settler = Settler(queue, self._dead_letters, self._written, self._written_late)
         self._leases = Leases(queue, self._settler, limits.lease, self._settled, self._budget)
         self._backlog = Backlog(
             queue,
@@ -214,11 +214,21 @@ class Worker:
     def _claim_ahead(self, taken: int = 0) -> None:
         """Send what claims there is room for beside `taken` events, if the last one has left something."""
         if self._more_waiting and not self._roster.stale and not self._stopping:
-            self._claims.send(self._held + taken)
+            self._claims.send(self._unsettled + taken)
+
+    @property
+    def _unsettled(self) -> int:
+        """How many events are claimed and not settled, but for a batch of those that other sessions hold."""
+        return self._held + max(0, self._settler.delayed - self._limits.batch)
 
     def lease_for(self, count: int, weight: int) -> timedelta | None:
         """Return the lease under which events published here are taken without a claim; None for not now."""
-        if self._declining or self._roster.stale or not self._queue_empty or self._held + count > self._limits.batch:
+        if (
+            self._declining
+            or self._roster.stale
+            or not self._queue_empty
+            or self._unsettled + count > self._limits.batch
+        ):
             return None
         return None if weight > self._budget.left else self._handed_over
 
@@ -271,10 +281,11 @@ class Worker:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
         # One event goes whatever it weighs, and whatever weight waits for receivers.
         while not self._stopping and (
-            self._held >= self._limits.ahead * self._limits.batch or (self._budget.full and self._dispatches)
+            self._unsettled >= self._limits.ahead * self._limits.batch or (self._budget.full and self._dispatches)
         ):
             if any(outlet.open and not outlet.running for outlet in self._roster.outlets.values()):
-                next(iter(self._dispatches)).hurry()  # somebody could deliver what has not been claimed yet
+                for dispatch in list(self._dispatches)[:1]:
+                    dispatch.hurry()  # somebody could deliver what has not been claimed yet
             self._settled.clear()
             await self._settled.wait()
 
@@ -327,6 +338,16 @@ class Worker:
         for record in records:
             self._complaints.note(self._roster.name_of(record.subscription_id), record)
         return self._backlog.written(records)
+
+    def _written_late(self, records: Sequence[DeliveryRecord]) -> None:
+        """Note what was written of events that another session held."""
+        if self._written(records):
+            spawn(self._tell_others(), "notify")
+        self._settled.set()
+        self._claim_ahead()
+
+    async def _tell_others(self) -> None:
+        await self._notify()
 
     def _on_breaker_change(self, outlet: Outlet) -> None:
         """Act on a breaker that has opened or closed."""

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.errors import StorageHeld, StorageRefused
+from runner.halves import in_halves
 from runner.policies.retry import RetryPolicy
 from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Run, Settled, Work
 from runner.storage.tables import attempts, deliveries, dispatch
@@ -329,10 +330,38 @@ class TestHeld:
                 return await Bench.states(database) == rest
 
             await eventually(settled, timeout=15)
-            assert not settling.done()
+            await settling
+            assert settler.delayed == 1
             await other.rollback()
-        await settling
+        await eventually(lambda: settler.delayed == 0)
         assert await Bench.states(database, 2) == dict.fromkeys(seqs, (DELIVERED, 1))
+        await settler.stop()
+        await store.close()
+
+    async def test_a_lock_on_the_whole_table_is_waited_for_a_few_times_and_not_once_for_each(
+        self, database: Database
+    ) -> None:
+        store = database.open()
+        seqs = await publish(store, COUNT)
+        claim = await store.claim(COUNT, LEASE, 2**30)
+        settler = Settler(store, DeadLetters(store), lambda _: None)
+        settler.start()
+        await shorten_lock_waits(store)
+        waits = 0
+
+        async def write(some: Sequence[int]) -> Sequence[Any]:
+            nonlocal waits
+            waits += 1
+            return await store.settle_deliveries([record(seq, 1, DELIVERED, claim.token) for seq in some])
+
+        async with database.engine.connect() as other:
+            await other.execute(text("LOCK TABLE public.deliveries IN SHARE MODE"))
+            _, refused = await in_halves(seqs, write)
+            assert (len(refused), waits) == (COUNT, 3)
+            assert await settler.settle(Settled(claim.token, claim.works, [Run((1,), COUNT)])) == ()
+            await other.rollback()
+        await eventually(lambda: settler.delayed == 0)
+        assert await Bench.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))
         await settler.stop()
         await store.close()
 

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.bus import EventBus
 from runner.errors import EventConflict, RunnerError, StorageHeld, StorageRefused
 from runner.event import Event
 from runner.storage.base import Claim, Publication, Receipt
+from runner.storage.engine import _SERVER_SETTINGS
 from runner.storage.tables import dispatch, events
 from tests.contract.storage_contract import Database, migrated
 from tests.contract.test_storage_refusals import refuse
@@ -151,3 +153,23 @@ async def test_a_conflict_is_its_own_publisher_s(database: Database, bus: EventB
     with pytest.raises(RunnerError, match="other content"):
         await tasks.pop(7)
     await eventually(lambda: done(list(tasks.values())))
+
+
+async def test_a_lock_on_the_whole_table_is_not_waited_for_once_for_each(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.bus.PATIENCE", 0.3)
+    monkeypatch.setitem(_SERVER_SETTINGS, "lock_timeout", "200ms")
+    bus = EventBus(database.open(), Silent())
+    async with database.client.connect() as session:
+        await session.execute(text("LOCK TABLE public.events IN SHARE MODE"))
+        tasks = list((await published(bus, *range(100))).values())
+        await eventually(lambda: all(task.done() for task in tasks), timeout=12)  # alone each takes 0.2 s
+        assert all(isinstance(task.exception(), StorageHeld) for task in tasks)
+        monkeypatch.setattr("runner.bus.PATIENCE", 60.0)
+        tasks = list((await published(bus, *range(100))).values())
+        await eventually(database.waits_for_lock)
+        await session.rollback()
+        await eventually(lambda: done(tasks), timeout=15)
+    assert await database.count(events, dispatch) == [100, 100]
+    await bus.stop()

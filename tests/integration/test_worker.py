@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from structlog.testing import capture_logs
 
 from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
@@ -19,6 +19,7 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.retry import RetryPolicy
 from runner.storage.base import DeliveryClaim
+from runner.storage.engine import _SERVER_SETTINGS
 from runner.storage.tables import Now, attempts, deliveries, dispatch
 from runner.storage.views import DeliveryQuery
 from runner.subscription import Subscription
@@ -566,6 +567,57 @@ class TestStoreAway:
                 await eventually(lambda: bus.reached(delivered=60))
         assert slow.ids == quick.ids == ids(events(30))
         assert {attempt for _, attempt in slow.seen} == {1}
+
+
+class TestHeld:
+    """PostgreSQL only: SQLite has one writer at a time."""
+
+    async def test_an_event_that_another_session_holds_delays_no_other_and_nothing_comes_twice(
+        self, tables_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(_SERVER_SETTINGS, "lock_timeout", "200ms")
+        async with running(tmp_path, tables_dsn) as bus, bus.database.client.connect() as session:
+            held = events(1)[0].id
+            ended = asyncio.Event()
+
+            class Holding(Handler):
+                async def handle(self, event: Event, delivery: Delivery) -> None:
+                    if event.id == held:
+                        await session.execute(
+                            text("SELECT 1 FROM public.dispatch ORDER BY position LIMIT 1 FOR UPDATE")
+                        )
+
+            class Slow(Gate):
+                async def handle(self, event: Event, delivery: Delivery) -> None:
+                    await (ended if event.id == held else self.opened).wait()
+
+            async def leased(count: int) -> list[Any]:
+                rows = await bus.deliveries()
+                found = [row["due_at"] for row in rows if row["state"] == "leased"]
+                assert (len(found), len(rows)) == (count, 2 * count)
+                return found
+
+            runner, quick, slow = bus.runner(lease="9s", batch=10), Holding(), Slow()
+            runner.subscribe("quick", quick)
+            runner.subscribe("slow", slow)
+            await bus.publish(events(10))
+            async with runner:
+                await eventually(lambda: leased(9), timeout=15)
+                first = max(await leased(9))
+                ended.set()  # its event is not on record yet
+
+                async def renewed() -> bool:
+                    return bool(min(await leased(9)) > first)
+
+                await eventually(renewed, timeout=15)
+                await bus.publish(events(30, "order.paid"))  # of which two batches take all the room there is
+                await eventually(lambda: len(quick.seen) == len(slow.seen) == 40, timeout=15)
+                await session.rollback()
+                slow.opened.set()
+                await eventually(lambda: bus.settled(delivered=80), timeout=15)
+            for handler in (quick, slow):
+                assert handler.ids == ids([*events(10), *events(30, "order.paid")])
+                assert {attempt for _, attempt in handler.seen} == {1}
 
 
 class TestBatches(BusTests):

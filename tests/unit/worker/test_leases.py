@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from runner.delivery import ACCEPTED, Delivery, DeliveryState, Failed, Outcome
-from runner.errors import StorageRefused
+from runner.delivery import ACCEPTED, Delivery, DeliveryState, Failed, Lease, Outcome
+from runner.errors import StorageHeld, StorageRefused
 from runner.storage.base import AttemptRecord, DeliveryRecord, WorkQueue
 from runner.worker.budget import Budget
 from runner.worker.flight import Flight
@@ -32,17 +32,27 @@ class Queue:
     def __init__(self) -> None:
         self.lost: set[int] = set()
         self.refused: set[int] = set()
+        self.locked: set[int] = set()
         self.renewed: list[list[int]] = []
 
     async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
         if self.refused.intersection(seq for seq, _, _ in leases):
             raise StorageRefused("not this one")
+        if self.locked.intersection(seq for seq, _, _ in leases):
+            raise StorageHeld("another session")
         self.renewed.append([seq for seq, _, _ in leases])
         return [(seq, id) for seq, id, _ in leases if seq not in self.lost]
 
 
 class Written(list[DeliveryRecord]):
-    """A settler that writes at once."""
+    """A settler that writes at once, but for what waits for its event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: set[int] = set()
+
+    def awaits(self, lease: Lease) -> bool:
+        return lease.seq in self.waiting
 
     def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None) -> None:
         self.append(record)
@@ -51,6 +61,11 @@ class Written(list[DeliveryRecord]):
     def states(self) -> dict[int, tuple[DeliveryState, int]]:
         assert len({record.seq for record in self}) == len(self), "settled twice"
         return {record.seq: (record.state, record.attempts) for record in self}
+
+
+async def waiting(gate: asyncio.Event) -> Outcome:
+    await gate.wait()
+    return ACCEPTED
 
 
 @pytest.fixture
@@ -197,5 +212,33 @@ async def test_a_renewal_that_is_refused_is_no_other_ones_and_ends_nothing(lease
     assert sorted(seq for some in queue.renewed for seq in some) == [0, 1, 3, 4]
     assert [(line["event"], line["seq"]) for line in lines] == [("lease not renewed", 2), ("lease lost", 4)]
     assert len(leases) == 4
+    gate.set()
+    await eventually(lambda: not leases)
+
+
+async def test_what_is_not_on_record_yet_is_neither_renewed_nor_lost(
+    leases: Leases, queue: Queue, written: Written
+) -> None:
+    gate = asyncio.Event()
+    held(leases, outlet(FunctionSink(lambda _: waiting(gate)), concurrency=3), 3)
+    written.waiting, queue.lost = {1}, {1}
+    await leases.renew()
+    assert queue.renewed == [[0, 2]]
+    assert len(leases) == 3
+    gate.set()
+    await eventually(lambda: not leases)
+    assert written.states == dict.fromkeys(range(3), (DELIVERED, 3))
+
+
+async def test_what_could_not_be_renewed_goes_last_the_next_time(leases: Leases, queue: Queue) -> None:
+    """Or two that another session holds would have all behind them given up, each time."""
+    gate = asyncio.Event()
+    held(leases, outlet(FunctionSink(lambda _: waiting(gate)), concurrency=5), 5)
+    queue.locked = {0, 1}
+    await leases.renew()
+    assert queue.renewed == []
+    await leases.renew()
+    assert [seq for seqs in queue.renewed for seq in seqs] == [2, 3, 4]
+    assert len(leases) == 5
     gate.set()
     await eventually(lambda: not leases)

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 import structlog
 
-from runner.delivery import DeliveryState
+from runner.delivery import DeliveryState, Lease
 from runner.errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from runner.event import Event
 from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Work, WorkQueue
@@ -32,6 +32,7 @@ class Queue:
         self.calls = 0
         self.errors: list[Exception] = []  # raised by the next calls, one each
         self.lost: set[int] = set()
+        self.held = False  # whether another session holds the events
 
     async def settle_deliveries(
         self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord], ordered: Set[int]
@@ -45,6 +46,8 @@ class Queue:
         return [(each.seq, each.subscription_id) for each in records if each.seq not in self.lost]
 
     async def settle(self, settled: Settled) -> int:
+        if self.held:
+            raise StorageHeld("locked")
         if self.errors:
             raise self.errors.pop(0)
         return len([work for work in settled.works if work.seq not in self.lost])
@@ -129,13 +132,48 @@ async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler,
     ids=["held", "refused", "held and then refused"],
 )
 async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_other(
-    settler: Settler, queue: Queue, errors: list[Exception]
+    settler: Settler, queue: Queue, written: list[int], errors: list[Exception]
 ) -> None:
     """Or nobody would look for it before the next event comes."""
     queue.errors = [*errors]
     waits = DeliveryRecord(1, 2, DeliveryState.PENDING, 0, 99)
     settled = Settled(99, [Work(1, 1, 1, Event.new("order.created", source="/test"))], [Run((), 1)], [waits])
-    assert await settler.settle(settled) == [waits]
+    told = [*await settler.settle(settled)]
+    if isinstance(errors[0], StorageHeld):  # then it is told later
+        assert told == []
+        await eventually(lambda: written == [1])
+    else:
+        assert told == [waits]
+
+
+async def test_what_becomes_of_the_deliveries_of_a_held_event_is_written_after_it(
+    settler: Settler, queue: Queue, written: list[int]
+) -> None:
+    queue.held = True
+    event = Event.new("order.created", source="/test")
+    runs = DeliveryRecord(1, 1, DeliveryState.LEASED, 1, 99, timedelta(seconds=30))
+    assert await settler.settle(Settled(99, [Work(1, 1, 1, event)], [Run((), 1)], [runs])) == ()
+    lease = Lease(1, 1, 1, 99)
+    assert settler.awaits(lease)
+    assert not settler.awaits(Lease(1, 1, 1, 100))
+    settler.submit(record(1), None)
+    settler.submit(record(2), None)
+    await eventually(lambda: written == [2])
+    assert settler.delayed == 1
+    queue.held = False
+    await eventually(lambda: queue.writes == [[2], [1]])
+    assert not settler.awaits(lease)
+    await eventually(lambda: written == [2, 1, 1])  # at last the delivery, after the end of its dispatch
+
+
+async def test_what_is_held_when_it_stops_is_left_to_its_lease(settler: Settler, queue: Queue) -> None:
+    queue.held = True
+    event = Event.new("order.created", source="/test")
+    await settler.settle(Settled(99, [Work(1, 1, 1, event)], [Run((1,), 1)]))
+    settler.submit(record(1), None)
+    await settler.stop(timeout=0.01)
+    assert settler.delayed == 0
+    assert queue.writes == []
 
 
 async def test_late_settlements_are_dropped_with_a_word_in_the_log(
