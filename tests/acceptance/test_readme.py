@@ -105,7 +105,7 @@ def test_every_block_runs_in_its_order(shop: Path) -> None:
 def test_the_program_greets(shop: Path) -> None:
     done = run_python(PROGRAM, cwd=shop)
     assert done.returncode == 0, done.stderr
-    assert "hello Ada" in done.stdout.splitlines()
+    assert "hello Ada" in done.stdout  # the sink of the file prints from a thread, perhaps on the same line
 
 
 def test_the_file_for_production_is_valid(tmp_path: Path) -> None:
