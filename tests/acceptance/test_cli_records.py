@@ -176,6 +176,7 @@ def test_deliveries_are_listed_shown_and_retried(deployment: Deployment) -> None
             "state",
             "attempts",
             "due_at",
+            "held_by",
             "last_error",
             "updated_at",
         }
@@ -282,10 +283,12 @@ def test_subscriptions_are_listed_paused_and_resumed(deployment: Deployment) -> 
 
 def test_a_subscription_that_is_in_no_file_any_more_is_removed(deployment: Deployment) -> None:
     with started(deployment) as runner:
+        deployment.cli("subscriptions", "pause", "stuck")
         deployment.cli("publish", "stuck.one")
-        runner.wait_for_line("stuck now")
+        _wait(lambda: deployment.json("deliveries", "list", "--state", "pending", "--subscription", "stuck"))
         refused = deployment.cli("subscriptions", "remove", "stuck", code=1)[1]
         assert "stuck is in the file, and would come back with it" in refused
+        assert runner.stop() == 0
     text = deployment.path.read_text()
     deployment.path.write_text(text.replace('  - {name: stuck, types: ["stuck.*"], sink: stuck}\n', ""))
     remove = ("subscriptions", "remove", "stuck")
