@@ -30,6 +30,7 @@ __all__ = ["Backlog"]
 
 log = structlog.get_logger(__name__)
 
+_ASKED_AGAIN = timedelta(seconds=1)  # until what could not be fetched is claimed again
 _CROWDED = timedelta(seconds=1)  # between looks whether there is room for events again
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 _FRUITLESS = 8  # signals in a row that brought nothing before signals are slowed down
@@ -242,14 +243,34 @@ class Backlog:
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
             self._settler.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
-        await self._settler.patiently(lambda: self._dead_letters.tell(left))
+        try:
+            await self._settler.patiently(lambda: self._dead_letters.tell(left))
+        except BaseException:
+            self._return(left, claim.token)
+            raise
         self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
         suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
         if suspect is not None:
             await self._fly_alone(suspect, left, claim.token, until)
             return False
-        self._fly(await self._intake.fetch(left), claim.token, until)
+        self._fly(await self._fetched(left, claim.token), claim.token, until)
         return True
+
+    async def _fetched(self, claimed: Sequence[ClaimedDelivery], token: int) -> Sequence[ClaimedDelivery]:
+        """Return those whose data has come; the others go back untried, for nothing is known against them."""
+        there: Sequence[ClaimedDelivery] = ()
+        try:
+            there = await self._intake.fetch(claimed)
+        finally:
+            complete = {id(each) for each in there}
+            self._return([each for each in claimed if id(each) not in complete], token)
+        return there
+
+    def _return(self, claimed: Iterable[ClaimedDelivery], token: int) -> None:
+        """Give back what could not be asked about: at a stop for anybody, else to be claimed a little later."""
+        due_in = timedelta(0) if self._stopping else _ASKED_AGAIN
+        for each in claimed:
+            self._settler.submit(replace(given_back(Lease.of(each, token), started=False), due_in=due_in), None)
 
     def _pause(self) -> timedelta | None:
         """Return how long until the first open breaker lets a delivery be tried; None without one."""
@@ -295,13 +316,15 @@ class Backlog:
         The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
         attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
         """
-        self._suspects.discard((suspect.seq, suspect.subscription_id))
         for each in claimed:
             if each is not suspect:
                 self._settler.submit(given_back(Lease.of(each, token), started=False), None)
         await self._settler.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
-        self._fly(await self._intake.fetch([suspect]), token, until)
+        there = await self._fetched([suspect], token)
+        if there:
+            self._suspects.discard((suspect.seq, suspect.subscription_id))
+        self._fly(there, token, until)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
             self._settled.clear()
             await self._loop.rest(self._settled.wait())

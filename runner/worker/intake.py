@@ -75,7 +75,8 @@ class Intake:
         """
         Fetch the data that their claim left out, in pieces; return those that are complete.
 
-        What has not come in half a lease is left to whoever claims it when the lease has ended.
+        What has not come in half a lease is left out: a delivery is to be given back, an event is claimed again when
+        its lease has ended.
         """
         missing = [each for each in claimed if each.size]
         if not missing:

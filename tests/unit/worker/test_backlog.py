@@ -78,6 +78,8 @@ class Queue:
         self.weights: list[int] = []
         self.regulated: list[int] = []
         self.written: list[DeliveryRecord] = []
+        self.fetching = False
+        self.answer: asyncio.Future[Mapping[int, bytes | None]]
         self.failures = 0  # of the next claims of a regulated subscription
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
@@ -93,6 +95,11 @@ class Queue:
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         return 0
+
+    async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
+        self.fetching = True
+        self.answer = asyncio.get_running_loop().create_future()
+        return await self.answer
 
     async def settle_deliveries(
         self, records: Sequence[DeliveryRecord], attempts: object = (), ordered: object = ()
@@ -126,6 +133,28 @@ class TestTake:
         assert {(each.state, each.attempts) for each in queue.written} == {(DeliveryState.PENDING, attempt - 1)}
         await backlog._take(DeliveryClaim(1, claimed[:1]), monotonic() + 30)
         await eventually(lambda: sink.taken == [0])
+
+    @pytest.mark.parametrize("attempt", [2, 3], ids=["with others", "alone"])
+    @pytest.mark.parametrize("stopped", [False, True], ids=["failed", "stopped"])
+    async def test_what_could_not_be_fetched_goes_back_untried(self, attempt: int, stopped: bool) -> None:
+        """Or an outage between the claim and the data would cost it an attempt, and make it a suspect."""
+        queue, slots, sink = Queue(), Slots(8), FunctionSink(accept)
+        backlog = running(queue, slots)
+        backlog._leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, Budget())
+        backlog.serve({1: outlet(sink, slots=slots)})
+        event = works(1)[0].event
+        claim = DeliveryClaim(7, [ClaimedDelivery(5, 1, attempt, True, event, size=1000)])
+        taking = asyncio.create_task(backlog._take(claim, monotonic() + 30))
+        await eventually(lambda: queue.fetching)
+        if stopped:
+            taking.cancel()
+        else:
+            queue.answer.set_exception(StorageUnavailable("away"))
+        await asyncio.wait({taking})
+        await backlog._settler.written()
+        assert [(each.state, each.attempts) for each in queue.written] == [(DeliveryState.PENDING, attempt - 1)]
+        assert sink.taken == []
+        assert bool(backlog._suspects) == (attempt == 3)  # it still flies alone
 
 
 class TestWake:
