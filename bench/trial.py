@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from runner.cli.loop import calm_collector
+from runner.cli.loop import tune_gc
 
 from .backlog import drain, publish
 from .claims import claims, horizon
@@ -48,7 +48,7 @@ async def _run(spec: dict[str, Any]) -> dict[str, Any]:
 def main(spec: str) -> None:
     """Run one trial on uvloop and with our settings of the collector, all alike; print its result as the last line."""
     logging.disable(logging.INFO)  # peers log every job; nobody reads it here
-    calm_collector()
+    tune_gc()
     print(json.dumps(uvloop.run(_run(json.loads(spec)))), flush=True)
 
 

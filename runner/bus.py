@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session, SessionTransaction
 
-__all__ = ["Desk", "EventBus"]
+__all__ = ["EventBus", "LocalWorker"]
 
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 MAX_BATCH = 500  # events in one commit
@@ -37,7 +37,7 @@ LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs e
 _Caller = tuple[Sequence[Publication], asyncio.Future[Sequence[Receipt]]]
 
 
-class Desk(Protocol):
+class LocalWorker(Protocol):
     """A worker in the publisher's own process, which takes events that are recorded as leased to it."""
 
     def lease_for(self, count: int, weight: int) -> timedelta | None:
@@ -86,19 +86,24 @@ class EventBus:
     """
 
     def __init__(
-        self, store: EventStore, strategy: NotifyStrategy, *, wake: Wake | None = None, desk: Desk | None = None
+        self,
+        store: EventStore,
+        strategy: NotifyStrategy,
+        *,
+        wake: Wake | None = None,
+        local_worker: LocalWorker | None = None,
     ) -> None:
         """
         Publish into `store`, and signal through `strategy`.
 
         Args:
             wake: called for work in this process, without a detour over the strategy.
-            desk: takes events straight from the publisher while this process has room for them.
+            local_worker: takes events straight from the publisher while it has room for them.
         """
         self._store = store
         self._strategy = strategy
         self._wake = wake
-        self._desk = desk
+        self._local_worker = local_worker
         self._home = Home("bus")
         self._stopped = False
         self._waiting: list[_Caller] = []
@@ -214,7 +219,7 @@ class EventBus:
         """Take events again after a `stop()`."""
         self._stopped = False
 
-    async def settled(self) -> None:
+    async def commits_done(self) -> None:
         """Return once the commits that are in flight now are over."""
         await asyncio.gather(*[flush.look_on() for flush in self._flushing])
 
@@ -356,17 +361,17 @@ class EventBus:
                     _fail([caller], _still_held(caller[0], error))
 
     async def _append(self, publications: Sequence[Publication]) -> tuple[Sequence[Receipt], bool]:
-        """Record the events; return their receipts, and whether the work went to our own desk."""
+        """Record the events; return their receipts, and whether the work went to the worker in this process."""
         lease = None
-        if self._desk is not None and due_at_once(publications):
-            lease = self._desk.lease_for(len(publications), weigh([each.event for each in publications]))
-        if self._desk is None or lease is None:
+        if self._local_worker is not None and due_at_once(publications):
+            lease = self._local_worker.lease_for(len(publications), weigh([each.event for each in publications]))
+        if self._local_worker is None or lease is None:
             return await self._store.append(publications), False
         until = monotonic() + lease.total_seconds()
         receipts, claim = await self._store.append_leased(publications, lease)
         if claim is None or monotonic() >= until:
             return receipts, False  # what took so long may have changed hands; it is found like any other
-        self._desk.take(claim, until)
+        self._local_worker.take(claim, until)
         return receipts, True
 
     async def _send(self) -> None:

@@ -104,7 +104,7 @@ class Runner:
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
-        self._bus = EventBus(store, strategies, wake=self.worker.wake, desk=self.worker)
+        self._bus = EventBus(store, strategies, wake=self.worker.wake, local_worker=self.worker)
         self._operations = Operations(storage, self._announce, in_order=self.worker.in_order)
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
@@ -226,9 +226,9 @@ class Runner:
             self._home.enter()
         if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
-            self.worker.decline()
+            self.worker.stop_accepting()
             await _end("pruner", self._pruner.stop)
-            await _end("publishing", self._bus.settled)  # what the commit in flight hands over is still taken
+            await _end("publishing", self._bus.commits_done)  # what the commit in flight hands over is still taken
             await _end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
             await _end("publishing", self._bus.stop)  # not before: handlers that finish may publish
             await _end("heartbeat", self._heart.stop)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .loop import calm_collector, loop_factory
+from .loop import loop_factory, tune_gc
 from .options import config_option, json_option, load
 from .output import tell
 
@@ -52,7 +52,7 @@ def bench(path: Path, events: int, subscriptions: int, keep: bool, as_json: bool
       runner bench --json
     """
     config = load(path)
-    calm_collector()
+    tune_gc()
     with asyncio.Runner(loop_factory=loop_factory()) as loop:
         loop.run(_until_interrupted(_bench(config, events, subscriptions, keep, as_json)))
 

@@ -6,12 +6,12 @@ import asyncio
 import gc
 from collections.abc import Callable
 
-__all__ = ["calm_collector", "loop_factory"]
+__all__ = ["loop_factory", "tune_gc"]
 
 _THRESHOLDS = (50_000, 20, 50)  # objects, and collections of the next younger generation
 
 
-def calm_collector() -> None:
+def tune_gc() -> None:
     """
     Have the garbage collector look less often, and never again at what is there already.
 

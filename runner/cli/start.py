@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, RunnerError, readable
-from .loop import calm_collector, loop_factory
+from .loop import loop_factory, tune_gc
 from .options import config_option
 from .output import tell
 
@@ -167,7 +167,7 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -
         if await _first(runner.start(), signals.stop.wait()) == 1:
             voice.give_up()
             return
-        calm_collector()
+        tune_gc()
         voice.invite(path)
         while await _first(signals.stop.wait(), signals.reload.wait()) == 1:
             signals.reload.clear()

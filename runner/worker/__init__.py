@@ -1,1 +1,1 @@
-"""What claims, dispatches, delivers and settles."""
+"""The worker: it claims events and deliveries, runs them through sinks, and settles the outcomes."""

@@ -24,7 +24,7 @@ from .leases import Leases
 from .look import Look
 from .outlet import Outlet, Slots
 from .settlement import crashed, given_back, overdue, unacknowledged, unreadable
-from .settlement_writer import Settler
+from .settlement_writer import SettlementWriter
 
 __all__ = ["Backlog"]
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 _ASKED_AGAIN = timedelta(seconds=1)  # until what could not be fetched is claimed again
 _CROWDED = timedelta(seconds=1)  # between looks whether there is room for events again
 _SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
-_FRUITLESS = 8  # signals in a row that brought nothing before signals are slowed down
+_IDLE_WAKES = 8  # signals in a row that brought nothing before signals are slowed down
 _SLOWED = 0.05  # seconds between looks from then on, at least
 
 
@@ -49,26 +49,26 @@ class Backlog:
         self,
         queue: WorkQueue,
         intake: Intake,
-        settler: Settler,
+        writer: SettlementWriter,
         leases: Leases,
         dead_letters: DeadLetters,
         slots: Slots,
         lease: timedelta,
-        settled: asyncio.Event,
+        room_freed: asyncio.Event,
     ) -> None:
-        """Args: settled is set whenever a delivery that is held ends."""
+        """Args: room_freed is set whenever a delivery that is held ends."""
         self._queue = queue
         self._intake = intake
-        self._settler = settler
+        self._writer = writer
         self._leases = leases
         self._dead_letters = dead_letters
         self._slots = slots
         self._lease = lease
-        self._settled = settled
+        self._room_freed = room_freed
         self._outlets: Mapping[int, Outlet] = {}
         self._refill = asyncio.Event()
         self._signalled = False  # whether the next look is made for a signal
-        self._fruitless = 0  # such looks in a row that found nothing
+        self._idle_wakes = 0  # such looks in a row that found nothing
         self._began = 0.0  # when the first of the looks did that are not over
         self._lull = 0.0  # until then signals are put off
         self._put_off: asyncio.TimerHandle | None = None
@@ -162,8 +162,8 @@ class Backlog:
             await self._line_up()
         # Where receivers take all of the budget, there are quotas for those alone that run nothing here: one each.
         while self._intake.full and len(self._leases) and not self._stopping:
-            self._settled.clear()
-            await self._loop.rest(wait_for(self._settled, _CROWDED))
+            self._room_freed.clear()
+            await self._loop.rest(wait_for(self._room_freed, _CROWDED))
         due = self._pause()  # looked at before the quotas: where it has just ended there is one
         quotas = self._quotas()
         found = False
@@ -209,11 +209,11 @@ class Backlog:
     def _slow_down(self, signalled: bool, found: bool) -> None:
         """Put off the signals to come if the last ones, from others' work or from a flood, have brought nothing."""
         if found:
-            self._fruitless = 0
+            self._idle_wakes = 0
         elif signalled:
-            self._fruitless += 1
+            self._idle_wakes += 1
         now = monotonic()
-        self._lull = now + max(_SLOWED, now - self._began) if self._fruitless > _FRUITLESS else 0.0
+        self._lull = now + max(_SLOWED, now - self._began) if self._idle_wakes > _IDLE_WAKES else 0.0
 
     async def _line_up(self) -> None:
         """Mend the lines, once in a lease: of what others wrote that did not know of the order."""
@@ -242,9 +242,9 @@ class Backlog:
         """Start what is leased `until` then; return whether it was an ordinary round: nothing had to fly alone."""
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
-            self._settler.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
+            self._writer.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
         try:
-            await self._settler.patiently(lambda: self._dead_letters.tell(left))
+            await self._writer.patiently(lambda: self._dead_letters.tell(left))
         except BaseException:
             self._return(left, claim.token)
             raise
@@ -270,7 +270,7 @@ class Backlog:
         """Give back what could not be asked about: at a stop for anybody, else to be claimed a little later."""
         due_in = timedelta(0) if self._stopping else _ASKED_AGAIN
         for each in claimed:
-            self._settler.submit(replace(given_back(Lease.of(each, token), started=False), due_in=due_in), None)
+            self._writer.submit(replace(given_back(Lease.of(each, token), started=False), due_in=due_in), None)
 
     def _pause(self) -> timedelta | None:
         """Return how long until the first open breaker lets a delivery be tried; None without one."""
@@ -299,7 +299,7 @@ class Backlog:
             outlet = self._outlets.get(id)
             startable = 0 if outlet is None else outlet.accepts(len(group))
             for each in group[startable:]:
-                self._settler.submit(given_back(Lease.of(each, token), started=False), None)
+                self._writer.submit(given_back(Lease.of(each, token), started=False), None)
             if outlet is not None and startable:
                 if not outlet.breaker.closed:
                     log.info("breaker half-open", subscription=outlet.subscription.name)
@@ -318,16 +318,16 @@ class Backlog:
         """
         for each in claimed:
             if each is not suspect:
-                self._settler.submit(given_back(Lease.of(each, token), started=False), None)
-        await self._settler.written()  # if this one kills, it must not take other answers with it
+                self._writer.submit(given_back(Lease.of(each, token), started=False), None)
+        await self._writer.written()  # if this one kills, it must not take other answers with it
         self._refill.set()
         there = await self._fetched([suspect], token)
         if there:
             self._suspects.discard((suspect.seq, suspect.subscription_id))
         self._fly(there, token, until)
         while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
-            self._settled.clear()
-            await self._loop.rest(self._settled.wait())
+            self._room_freed.clear()
+            await self._loop.rest(self._room_freed.wait())
 
     def _suspicious(self, claimed: ClaimedDelivery) -> bool:
         """Whether the holders of the delivery keep vanishing, and it may be the cause."""
@@ -343,11 +343,11 @@ class Backlog:
             return False
         policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
         if claimed.unanswered is not None:
-            self._settler.submit(*unacknowledged(policy, lease, claimed.unanswered, claimed.age))
+            self._writer.submit(*unacknowledged(policy, lease, claimed.unanswered, claimed.age))
         elif policy.exhausted(claimed.attempt):
-            self._settler.submit(*crashed(lease))
+            self._writer.submit(*crashed(lease))
         elif policy.outlived(claimed.age):
-            self._settler.submit(overdue(policy, lease), None)
+            self._writer.submit(overdue(policy, lease), None)
         else:
             return False
         return True
@@ -356,4 +356,4 @@ class Backlog:
         """Let the loop see that it is to end."""
         self._stopping = True
         self._refill.set()
-        self._settled.set()
+        self._room_freed.set()

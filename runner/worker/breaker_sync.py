@@ -1,4 +1,4 @@
-"""The breakers of this process: whatever turns one is told to all instances, and what they tell is taken over."""
+"""Share breaker state between instances."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from ..service import Background
 from ..storage.base import Registry
 from .outlet import Outlet
 
-__all__ = ["Breakers"]
+__all__ = ["BreakerSync"]
 
 log = structlog.get_logger(__name__)
 
 
-class Breakers:
+class BreakerSync:
     """
-    Write down, behind the back of the deliveries, each breaker that opened or closed here.
+    Write each breaker that opened or closed here to the store, in the background.
 
-    While the store is away it tries again and again; this process acts on what it knows at once.
+    While the store is unavailable the write is retried; this process acts on its own state at once.
     """
 
     def __init__(self, registry: Registry, written: Callable[[], Awaitable[None]]) -> None:
-        """Args: written is called when others may know something new."""
+        """Args: written is called after a write, so that other instances can be notified."""
         self._registry = registry
         self._written = written
         self._unwritten: dict[int, Outlet] = {}
-        self._turned = asyncio.Event()
-        self._writing = Background("breakers", self._write, nudge=self._turned.set)
+        self._changed = asyncio.Event()
+        self._writing = Background("breakers", self._write, nudge=self._changed.set)
 
     def start(self) -> None:
         """Begin to write."""
         self._writing.start()
 
     async def stop(self) -> None:
-        """End; what could not be written is learnt anew by others."""
+        """Stop writing; other instances detect for themselves what could not be written."""
         await self._writing.stop()
 
-    def turned(self, outlet: Outlet) -> None:
+    def changed(self, outlet: Outlet) -> None:
         """Take note of a breaker that opened or closed."""
         trip = outlet.breaker.trip(monotonic())
         name = outlet.subscription.name
@@ -50,24 +50,24 @@ class Breakers:
         else:
             log.warning("breaker open", subscription=name, trip=trip.number, tries_in=trip.left.total_seconds())
         self._unwritten[outlet.id] = outlet
-        self._turned.set()
+        self._changed.set()
 
     def learn(self, outlet: Outlet, trip: Trip | None) -> None:
-        """Take over what the store says, unless we know better and have yet to write it."""
+        """Apply the state in the store, unless this process has a newer one that is not written yet."""
         if self._unwritten.get(outlet.id) is not outlet:
             self._unwritten.pop(outlet.id, None)  # it was about a subscription that has changed since
             outlet.breaker.learn(trip, monotonic())
 
     async def _write(self) -> None:
-        """Write down what has turned; sleep when nothing has."""
+        """Write the breakers that have changed; sleep when none has."""
         if not self._unwritten:
-            self._turned.clear()
-            await self._turned.wait()
+            self._changed.clear()
+            await self._changed.wait()
             return
         for id, outlet in list(self._unwritten.items()):
             breaker, now = outlet.breaker, monotonic()
             trip, number = breaker.trip(now), breaker.trips
             await self._registry.set_breaker(id, trip, known=breaker.known)
-            if breaker.trips == number and self._unwritten.get(id) is outlet:  # else it has turned again
+            if breaker.trips == number and self._unwritten.get(id) is outlet:  # else it has changed again
                 del self._unwritten[id]
         await self._written()

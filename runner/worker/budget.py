@@ -10,7 +10,7 @@ from ..event import Event
 __all__ = ["MEMORY", "SPENT", "Budget", "spend"]
 
 MEMORY = 32 * 1024 * 1024
-"""What the events weigh, at most, that a process has claimed and not settled; and one more."""
+"""The most bytes of events that a process holds claimed and not settled, apart from one more event."""
 
 SPENT = Event(type="runner.spent", source="/runner", id="spent")
 """Stands in the place of an event whose data is not needed any more."""
@@ -34,7 +34,7 @@ class Budget:
 
     @property
     def left(self) -> int:
-        """What may still be claimed."""
+        """Bytes that may still be claimed."""
         return self.most - self.claimed - self.leased
 
     @property
@@ -44,7 +44,7 @@ class Budget:
 
     @property
     def crowded(self) -> bool:
-        """Whether what waits for receivers takes all of it."""
+        """Whether deliveries that wait for receivers take all of it."""
         return self.leased >= self.most
 
 

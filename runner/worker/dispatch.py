@@ -87,7 +87,7 @@ class Dispatch:
             self._landed.set_result(None)
 
     def settled(self, lease: timedelta) -> Settled:
-        """Cut what is unfinished, and return what is to be written."""
+        """Cut unfinished flights, and return the settlement to write."""
         rows = set()
         for outlet, flight in self.flights.items():
             if not flight.clean:
@@ -158,7 +158,7 @@ class Dispatch:
         return shares
 
     def _bury(self, work: UnreadableWork, matcher: Matcher[Outlet]) -> None:
-        """Write down as dead what may have been wanted of an event that cannot be read."""
+        """Record an unreadable event as dead for every subscription that may have matched it."""
         log.error("event cannot be read", seq=work.seq, reason=work.reason)
         for outlet in matcher.concerned(work.type):
             lease = Lease(work.seq, outlet.id, work.attempt, self.claim.token)

@@ -1,4 +1,4 @@
-"""What the log says of deliveries that fail: enough to know, never a line for each."""
+"""The log of failed deliveries, with a limit on its rate."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import structlog
 from ..delivery import DeliveryState
 from ..storage.base import DeliveryRecord
 
-__all__ = ["Complaints"]
+__all__ = ["FailureLog"]
 
 log = structlog.get_logger(__name__)
 
 _EVERY = 1.0  # seconds between two lines about the same subscription and the same end
 
 
-class Complaints:
-    """Tell of failed attempts and dead deliveries, at most once a second for each subscription, with their number."""
+class FailureLog:
+    """Log failed attempts and dead deliveries, at most one line a second for each subscription, with their number."""
 
     def __init__(self, every: float = _EVERY) -> None:
         """Args: every is in seconds."""
@@ -25,7 +25,7 @@ class Complaints:
         self._silent: dict[tuple[str, DeliveryState], tuple[float, int]] = {}  # until when, and how many since
 
     def note(self, subscription: str, record: DeliveryRecord) -> None:
-        """Take note of what was written of one delivery."""
+        """Log one delivery as it was written, if it has failed."""
         if record.error is None:
             return
         key = (subscription, record.state)

@@ -29,8 +29,8 @@ class Flight(Generic[W]):
     """
     Deliveries of one outlet that were claimed together.
 
-    What has become of each is marked: a success by the lane that saw it, anything else by `landed()`. So nothing
-    counts as delivered because nothing was heard of it. Until `cut()`, outcomes other than `ACCEPTED` gather in
+    Each outcome is marked: a success by the lane that saw it, anything else by `landed()`. A delivery without a
+    mark is never taken for a success. Until `cut()`, outcomes other than `ACCEPTED` gather in
     `troubles`. Afterwards no further delivery starts, and those that were running report one by one.
     """
 
@@ -123,6 +123,6 @@ class Flight(Generic[W]):
             self.troubles.append((index, outcome, seconds))
 
     def end(self) -> None:
-        """Say that nothing runs and nothing is left to start."""
+        """Report that nothing runs and nothing is left to start."""
         if self._ended is not None:
             self._ended()

@@ -53,12 +53,12 @@ class Lane:
 
     @property
     def indexes(self) -> range:
-        """What it runs of its flight."""
+        """The indexes of its flight that it runs."""
         return range(self.index, self.index + self.count)
 
     @property
     def tainted(self) -> bool:
-        """Whether anybody, a handler too, has cancelled its task: that may yet come out in another delivery."""
+        """Whether its task was cancelled, be it by a handler: that could still surface in another delivery."""
         return self.verdict is not None or self.task.cancelling() > 0
 
     def lose(self, index: int) -> None:

@@ -1,4 +1,4 @@
-"""The deliveries this process holds each under a lease of its own: settled one by one, renewed, given back."""
+"""Deliveries held under leases of their own: renewed, settled one by one, or given back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .budget import SPENT, Budget
 from .flight import Flight
 from .outlet import Outlet
 from .settlement import given_back, settle
-from .settlement_writer import Settler
+from .settlement_writer import SettlementWriter
 
 __all__ = ["Leases"]
 
@@ -39,16 +39,16 @@ class _Held:
 
 
 class Leases:
-    """What is held, from the claim (or from the dispatch that left it running) until it is settled or lost."""
+    """Hold deliveries from their claim, or from the dispatch that left them running, until they are settled or lost."""
 
     def __init__(
-        self, queue: WorkQueue, settler: Settler, lease: timedelta, changed: asyncio.Event, budget: Budget
+        self, queue: WorkQueue, writer: SettlementWriter, lease: timedelta, room_freed: asyncio.Event, budget: Budget
     ) -> None:
-        """Args: changed is set whenever one ends."""
+        """Args: room_freed is set whenever one ends."""
         self._queue = queue
-        self._settler = settler
+        self._writer = writer
         self._lease = lease
-        self._changed = changed
+        self._room_freed = room_freed
         self._budget = budget
         self._held: dict[Key, _Held] = {}
 
@@ -59,7 +59,7 @@ class Leases:
         return len(self._held)
 
     def outlets(self) -> set[Outlet]:
-        """Return whose deliveries are held."""
+        """Return the outlets whose deliveries are held."""
         return {held.outlet for held in self._held.values()}
 
     def hold(self, outlet: Outlet, flight: Flight[Any], indexes: Iterable[int], token: int) -> None:
@@ -78,14 +78,14 @@ class Leases:
 
     async def renew(self) -> None:
         """
-        Extend what is held; stop what is no longer ours, give back what is not going to start.
+        Renew the leases; cancel deliveries whose lease is lost, give back those that will not start.
 
         What is not on record yet, because another session holds its event, gets its lease once it is.
         """
         for key, each in list(self._held.items()):
             if each.index >= each.flight.stop:
                 self._give_back(key)
-        held = {key: each for key, each in self._held.items() if not self._settler.awaits(each.lease)}
+        held = {key: each for key, each in self._held.items() if not self._writer.awaits(each.lease)}
         if not held:
             return
         until = monotonic() + self._lease.total_seconds()
@@ -107,7 +107,7 @@ class Leases:
                 log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
                 each.flight.halt()  # it may not have started: nor does anything else of it
                 each.outlet.cancel(each.flight, each.index)
-                self._changed.set()
+                self._room_freed.set()
 
     def give_back(self) -> None:
         """Make everything that is held pending again, for any instance."""
@@ -122,7 +122,7 @@ class Leases:
         for key, each in list(self._held.items()):
             if each.outlet is outlet and each.index >= each.flight.next:
                 self._give_back(key)
-        self._changed.set()
+        self._room_freed.set()
 
     def _ended(self, outlet: Outlet, flight: Flight[Any]) -> None:
         """Make pending again what is still held of a flight that is over: it did not start, or had no outcome."""
@@ -132,12 +132,12 @@ class Leases:
             self._give_back(key)
         if left:
             log.info("deliveries given back", subscription=outlet.subscription.name, count=len(left))
-            self._changed.set()
+            self._room_freed.set()
 
     def _give_back(self, key: Key) -> None:
         held = self._held[key]
         self._let_go(key)
-        self._settler.submit(given_back(held.lease, started=held.index < held.flight.next), None)
+        self._writer.submit(given_back(held.lease, started=held.index < held.flight.next), None)
 
     def _let_go(self, key: Key) -> None:
         held = self._held.pop(key, None)
@@ -150,11 +150,11 @@ class Leases:
         def report(index: int, outcome: Outcome, seconds: float) -> None:
             work = flight.works[index]
             lease = Lease(work.seq, outlet.id, work.attempt, token)
-            self._settler.submit(*settle(outlet.subscription.retry, lease, outcome, seconds, work.age))
+            self._writer.submit(*settle(outlet.subscription.retry, lease, outcome, seconds, work.age))
             held = self._held.get(lease.key)
             if held is not None and held.lease.token == token:  # else it was lost, and perhaps claimed anew
                 self._let_go(lease.key)
             work.event = SPENT
-            self._changed.set()
+            self._room_freed.set()
 
         return report

@@ -1,4 +1,4 @@
-"""A look at the deliveries of one subscription that has an order or a rate: what it told, and when the next is due."""
+"""A look at the deliveries of one subscription that has an order or a rate: its findings, and the time of the next."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Look:
         self.at = at
 
     def end(self, claim: DeliveryClaim, now: float, *, full: bool) -> None:
-        """Take over what a claim told; `full` if it found all there was room for."""
+        """Take over the findings of a claim; `full` if it found all there was room for."""
         self.after, self.since, self.full = claim.after, claim.since, full
         self._found = self._found or bool(claim.deliveries)
         self._held_up = self._held_up or claim.held_up

@@ -1,4 +1,4 @@
-"""Strays: deliveries that nobody can make any more, which die with the reason instead of waiting for ever."""
+"""Orphans: deliveries that no instance can make any more. They end as dead with the reason."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ..delivery import Lease
 from ..service import Background
 from ..storage.base import ClaimedDelivery, Registry, Stray, UnreadableDelivery, WorkQueue
 from .settlement import dead_untried
-from .settlement_writer import Settler
+from .settlement_writer import SettlementWriter
 
-__all__ = ["Strays"]
+__all__ = ["Orphans"]
 
 _EVERY = timedelta(seconds=30)  # between two looks
 _PATIENCE = timedelta(minutes=10)  # longer than a deployment replaces its processes
 _AT_ONCE = 500  # deliveries claimed in one statement
 
 
-class Strays:
+class Orphans:
     """
-    Look for subscriptions that are served nowhere, and let their due deliveries die.
+    Find subscriptions that no instance serves, and end their due deliveries as dead.
 
     One that was deleted never comes back. Where only the sink is missing, a process that has it may be on its way:
     then it must have been missing at every look for as long as `patience`, as this process saw it.
@@ -30,7 +30,7 @@ class Strays:
         self,
         queue: WorkQueue,
         registry: Registry,
-        settler: Settler,
+        writer: SettlementWriter,
         lease: timedelta,
         *,
         every: timedelta = _EVERY,
@@ -38,19 +38,19 @@ class Strays:
     ) -> None:
         self._queue = queue
         self._registry = registry
-        self._settler = settler
+        self._writer = writer
         self._lease = lease
         self._patience = patience.total_seconds()
         self._since: dict[int, float] = {}  # id of the subscription -> when it was first seen to be one
-        self._loop = Background("strays", self._look, every=every.total_seconds())
+        self._loop = Background("orphans", self._look, every=every.total_seconds())
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the loop."""
         self._since = {}
         self._loop.start()
 
     async def stop(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop the loop. Idempotent."""
         await self._loop.stop()
 
     async def _look(self) -> None:
@@ -62,12 +62,12 @@ class Strays:
                 await self._bury(stray)
 
     async def _bury(self, stray: Stray) -> None:
-        """Claim what is due, as whoever would deliver it, and write it down as dead."""
+        """Claim the due deliveries, and write them as dead."""
         while True:
             claim = await self._queue.claim_deliveries({stray.subscription_id: _AT_ONCE}, self._lease)
             claimed: list[ClaimedDelivery | UnreadableDelivery] = [*claim.deliveries, *claim.unreadable]
             for each in claimed:
-                self._settler.submit(dead_untried(Lease.of(each, claim.token), stray.reason), None)
+                self._writer.submit(dead_untried(Lease.of(each, claim.token), stray.reason), None)
             if not claimed:
                 return
-            await self._settler.written()
+            await self._writer.written()

@@ -325,7 +325,7 @@ class Outlet:
         return max(next(tried, stop) - first, 1)
 
     def _heed_successes(self, flight: Flight[Any], now: float) -> None:
-        """Tell the breaker of those that have succeeded silently."""
+        """Tell the breaker of unreported successes."""
         if (succeeded := flight.succeeded) > flight.credited:
             flight.credited = succeeded
             self._heed(ACCEPTED, now)

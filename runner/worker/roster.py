@@ -9,7 +9,7 @@ import structlog
 from ..sinks.base import Sink
 from ..storage.base import Registered, Registry
 from ..subscription import Matcher
-from .breaker_sync import Breakers
+from .breaker_sync import BreakerSync
 from .outlet import Outlet, Slots
 
 __all__ = ["Roster"]
@@ -34,7 +34,7 @@ class Roster:
         registry: Registry,
         sinks: Mapping[str, Sink],
         slots: Slots,
-        breakers: Breakers,
+        breaker_sync: BreakerSync,
         *,
         on_lane_end: Callable[[Outlet], None],
         on_breaker_change: Callable[[Outlet], None],
@@ -42,7 +42,7 @@ class Roster:
         self._registry = registry
         self._sinks = dict(sinks)
         self._slots = slots
-        self._breakers = breakers
+        self._breaker_sync = breaker_sync
         self._on_lane_end = on_lane_end
         self._on_breaker_change = on_breaker_change
         self.outlets: Mapping[int, Outlet] = {}
@@ -104,5 +104,5 @@ class Roster:
                 on_lane_end=self._on_lane_end,
                 on_breaker_change=self._on_breaker_change,
             )
-        self._breakers.learn(outlet, registered.breaker)
+        self._breaker_sync.learn(outlet, registered.breaker)
         return outlet

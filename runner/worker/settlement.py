@@ -1,4 +1,4 @@
-"""From an outcome to what is written: pure, and the same for an event's first delivery and for a later one."""
+"""Turn outcomes into the records to write. Pure; the same for the first delivery of an event and for later ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def settle(
 def unacknowledged(
     policy: RetryPolicy, lease: Lease, unanswered: Unanswered, age: timedelta
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
-    """Return what is written of a delivery that was deferred, and claimed because no acknowledgement has come."""
+    """Return the record of a delivery that was deferred, and claimed because no acknowledgement has come."""
     waited = unanswered.waited
     outcome = Failed(unanswered.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
     attempt = lease.attempt - 1  # its claim counted one that nobody is going to make
@@ -74,31 +74,31 @@ def unacknowledged(
 
 
 def dead_untried(lease: Lease, error: str) -> DeliveryRecord:
-    """Return what is written of a delivery that was claimed and has died without this attempt."""
+    """Return the record of a delivery that was claimed and has died without this attempt."""
     used = lease.attempt - 1
     return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.DEAD, used, lease.token, error=error)
 
 
 def crashed(lease: Lease) -> tuple[DeliveryRecord, AttemptRecord]:
-    """Return what is written of a delivery whose attempts were all used up, the last ones without an answer."""
+    """Return the record of a delivery whose attempts were all used up, the last ones without an answer."""
     used = lease.attempt - 1
     error = f"attempt {used} of {used} ended without an answer: its process died, or lost its lease"
     return dead_untried(lease, error), AttemptRecord(lease.seq, lease.subscription_id, used, timedelta(0), error=error)
 
 
 def overdue(policy: RetryPolicy, lease: Lease) -> DeliveryRecord:
-    """Return what is written of a delivery that was claimed when its policy allowed no further attempt."""
+    """Return the record of a delivery that was claimed when its policy allowed no further attempt."""
     return dead_untried(lease, policy.overdue(lease.attempt - 1))
 
 
 def given_back(lease: Lease, *, started: bool) -> DeliveryRecord:
-    """Return what is written of a delivery that was claimed and is not going to be finished here."""
+    """Return the record of a delivery that was claimed and is not going to be finished here."""
     used = lease.attempt if started else lease.attempt - 1
     return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.PENDING, used, lease.token)
 
 
 def unreadable(lease: Lease, reason: str) -> DeliveryRecord:
-    """Return what is written of a delivery whose event cannot be read: it is dead, without another attempt."""
+    """Return the record of a delivery whose event cannot be read: it is dead, without another attempt."""
     return dead_untried(lease, _kept(f"the event cannot be read: {reason}"))
 
 
@@ -186,5 +186,5 @@ def _attempt(lease: Lease, outcome: Accepted | Failed | Rejected, seconds: float
 
 
 def _kept(text: str, *, cut: bool = False) -> str:
-    """Return what is kept of what somebody said: no secret, though a receiver may repeat the request, and no novel."""
+    """Return a text of the receiver as it is stored: cut, and without the secrets it may have repeated."""
     return redacted(text, cut=cut)[:_MAX_ERROR]

@@ -1,4 +1,4 @@
-"""The settler: writes down what became of deliveries, single ones many at a time."""
+"""Write settlements to the store: those of single deliveries in batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .budget import SPENT
 from .dead_letters import DeadLetters
 from .settlement import apart, milder, part
 
-__all__ = ["Settler"]
+__all__ = ["SettlementWriter"]
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ _HELD = 1.0  # seconds until what another session holds is tried again
 _PAUSE = 0.05  # seconds between tries of what is held, of which each waits for its lock
 
 
-class Settler:
+class SettlementWriter:
     """
     Gather settlements while one write is in flight, and write them together.
 
@@ -52,8 +52,8 @@ class Settler:
         Write to `queue`.
 
         Args:
-            written: told what of single deliveries has been written.
-            dispatched: told what was written of claims that another session held; by default `written` is.
+            written: called with the records of single deliveries once they are written.
+            dispatched: called with those of claims that another session held; `written` by default.
         """
         self._queue = queue
         self._dead_letters = dead_letters
@@ -69,7 +69,7 @@ class Settler:
         self.ordered: frozenset[int] = frozenset()  # subscriptions whose finished deliveries leave their line
 
     def start(self) -> None:
-        """Begin to be patient with a store that is away."""
+        """Retry from now on while the store is unavailable."""
         self._patient = True
 
     def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None) -> None:
@@ -276,7 +276,7 @@ class Settler:
     async def _write_milder(
         self, record: DeliveryRecord, attempts: Sequence[AttemptRecord], refusal: StorageError
     ) -> None:
-        """Write of a delivery whose settlement was refused what the store does take."""
+        """Write the part of a refused settlement that the store accepts."""
         for mild, theirs in milder(record, attempts, str(refusal)):
             for each in dict.fromkeys([*self._dead_letters.addressed([mild]), mild]):
                 settle = partial(self._queue.settle_deliveries, [each], theirs, self.ordered)

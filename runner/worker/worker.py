@@ -16,18 +16,18 @@ from ..service import Background, spawn
 from ..sinks.base import Sink
 from ..storage.base import Claim, DeliveryRecord, Registry, WorkQueue
 from .backlog import Backlog
-from .breaker_sync import Breakers
+from .breaker_sync import BreakerSync
 from .budget import Budget, spend
 from .claims_ahead import ClaimsAhead
 from .dead_letters import DeadLetters
 from .dispatch import Dispatch
-from .failure_log import Complaints
+from .failure_log import FailureLog
 from .intake import Intake
 from .leases import Leases
-from .orphans import Strays
+from .orphans import Orphans
 from .outlet import Outlet, Slots
 from .roster import Roster
-from .settlement_writer import Settler
+from .settlement_writer import SettlementWriter
 
 __all__ = ["Worker"]
 
@@ -42,7 +42,7 @@ _SLOWED = 0.02  # seconds between claims from then on
 
 class Worker:
     """
-    Take what is due, hand it to the sinks, write down what became of it.
+    Claim due events, deliver them through sinks, and write the outcomes.
 
     Two loops feed the outlets: the one here claims events and dispatches them, the backlog's claims single
     deliveries that wait. Both sleep until a wake or the next due time. While there is more than one claim takes,
@@ -66,30 +66,30 @@ class Worker:
         self._budget = Budget()
         self._intake = Intake(queue, self._budget, limits.lease, crash_limit=limits.crash_limit)
         self._slots = Slots(limits.concurrency, self._budget)
-        self._settled = asyncio.Event()
+        self._room_freed = asyncio.Event()
         self._dead_letters = DeadLetters(queue)
-        self._settler = Settler(queue, self._dead_letters, self._written, self._written_late)
-        self._leases = Leases(queue, self._settler, limits.lease, self._settled, self._budget)
+        self._writer = SettlementWriter(queue, self._dead_letters, self._written, self._written_late)
+        self._leases = Leases(queue, self._writer, limits.lease, self._room_freed, self._budget)
         self._backlog = Backlog(
             queue,
             self._intake,
-            self._settler,
+            self._writer,
             self._leases,
             self._dead_letters,
             self._slots,
             limits.lease,
-            self._settled,
+            self._room_freed,
         )
-        self._breakers = Breakers(registry, self._agreed)
+        self._breaker_sync = BreakerSync(registry, self._agreed)
         self._roster = Roster(
             registry,
             sinks,
             self._slots,
-            self._breakers,
+            self._breaker_sync,
             on_lane_end=self._on_lane_end,
             on_breaker_change=self._on_breaker_change,
         )
-        self._strays = Strays(queue, registry, self._settler, limits.lease)
+        self._orphans = Orphans(queue, registry, self._writer, limits.lease)
         self._woken = asyncio.Event()
         self._claims = ClaimsAhead(self._intake, self._woken, self._budget, limits)
         self._idle_wakes = 0  # in a row
@@ -99,8 +99,8 @@ class Worker:
         self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
         self._stopping = False
-        self._declining = False
-        self._complaints = Complaints()
+        self._accepting = True  # from publishers in this process
+        self._failure_log = FailureLog()
         self._queue_empty = False  # whether the last claim took all there was
         self._loop = Background("claim", self._claim, nudge=self._nudge)
         self._watch = Background("watch", self._watch_once, every=_WATCH)
@@ -117,14 +117,14 @@ class Worker:
 
     async def start(self) -> None:
         """Begin to work; whatever is due is found without a wake."""
-        self._stopping = self._declining = False
-        self._settler.start()
-        for part in (self._loop, self._backlog, self._watch, self._renew, self._breakers, self._strays):
+        self._stopping, self._accepting = False, True
+        self._writer.start()
+        for part in (self._loop, self._backlog, self._watch, self._renew, self._breaker_sync, self._orphans):
             part.start()
 
-    def decline(self) -> None:
-        """Take nothing more from publishers; `stop()` is about to come."""
-        self._declining = True
+    def stop_accepting(self) -> None:
+        """Accept nothing more from publishers; `stop()` follows."""
+        self._accepting = False
 
     async def stop(self, grace: timedelta = timedelta(seconds=25)) -> None:
         """
@@ -133,7 +133,7 @@ class Worker:
         What was running when the grace ended is pending again and due at once, for any instance.
         """
         ends = monotonic() + grace.total_seconds()
-        self._stopping = self._declining = True
+        self._stopping, self._accepting = True, False
         await asyncio.gather(self._loop.stop(), self._backlog.stop())
         async for sent, claim in self._claims.drain(max(1.0, ends - monotonic())):
             self._accept(claim, sent + self._limits.lease.total_seconds())
@@ -144,15 +144,15 @@ class Worker:
         if self._dispatches:
             await asyncio.wait(self._dispatches.values(), timeout=max(1.0, ends - monotonic()))
         while self._leases and monotonic() < ends:
-            self._settled.clear()
-            await wait_for(self._settled, timedelta(seconds=ends - monotonic()))
+            self._room_freed.clear()
+            await wait_for(self._room_freed, timedelta(seconds=ends - monotonic()))
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
         self._leases.give_back()  # without what has still answered
-        await self._strays.stop()
+        await self._orphans.stop()
         await self._watch.stop()
         await self._renew.stop()
-        await self._breakers.stop()
-        await self._settler.stop()
+        await self._breaker_sync.stop()
+        await self._writer.stop()
         if self._dispatches:
             await asyncio.wait(self._dispatches.values(), timeout=2.0)
         if self._backlog.waiting:
@@ -195,7 +195,7 @@ class Worker:
             # Should that fail, nothing more is claimed before it succeeds: others may be able to.
             self._roster.stale = True
             try:
-                await self._settler.patiently(self.reload)
+                await self._writer.patiently(self.reload)
             except BaseException:
                 self._budget.claimed -= claim.weight
                 raise
@@ -219,18 +219,15 @@ class Worker:
     @property
     def _unsettled(self) -> int:
         """How many events are claimed and not settled, but for a batch of those that other sessions hold."""
-        return self._held + max(0, self._settler.delayed - self._limits.batch)
+        return self._held + max(0, self._writer.delayed - self._limits.batch)
 
     def lease_for(self, count: int, weight: int) -> timedelta | None:
         """Return the lease under which events published here are taken without a claim; None for not now."""
-        if (
-            self._declining
-            or self._roster.stale
-            or not self._queue_empty
-            or self._unsettled + count > self._limits.batch
-        ):
+        if not self._accepting or self._roster.stale or not self._queue_empty:
             return None
-        return None if weight > self._budget.left else self._handed_over
+        if self._unsettled + count > self._limits.batch or weight > self._budget.left:
+            return None
+        return self._handed_over
 
     def take(self, claim: Claim, until: float) -> None:
         """Dispatch events that are leased to this worker `until` then."""
@@ -249,7 +246,7 @@ class Worker:
         """Dispatch what was taken once the subscriptions have been read again."""
         self._roster.stale = True
         try:
-            await self._settler.patiently(self.reload)
+            await self._writer.patiently(self.reload)
         except Exception as error:
             log.error("cannot read the subscriptions", error=type(error).__name__, detail=text_of(error))
             self._budget.claimed -= claim.weight
@@ -286,8 +283,8 @@ class Worker:
             if any(outlet.open and not outlet.running for outlet in self._roster.outlets.values()):
                 for dispatch in list(self._dispatches)[:1]:
                     dispatch.hurry()  # somebody could deliver what has not been claimed yet
-            self._settled.clear()
-            await self._settled.wait()
+            self._room_freed.clear()
+            await self._room_freed.wait()
 
     async def _sleep(self) -> None:
         """Sleep until a wake, or until something is due."""
@@ -303,7 +300,7 @@ class Worker:
         """See one dispatch to its end."""
         try:
             await dispatch.wait(self._limits.grace.total_seconds())
-            records = await self._settler.settle(dispatch.settled(self._limits.lease))
+            records = await self._writer.settle(dispatch.settled(self._limits.lease))
         except Exception as error:
             events = len(dispatch.claim.works)
             log.error("dispatch failed", error=type(error).__name__, detail=text_of(error), events=events)
@@ -312,7 +309,7 @@ class Worker:
             self._held -= len(dispatch.claim.works)
             self._budget.claimed -= dispatch.claim.weight
             del self._dispatches[dispatch]
-            self._settled.set()
+            self._room_freed.set()
             self._claim_ahead()
         unfinished = [(outlet, flight, outlet.in_flight(flight)) for outlet, flight in dispatch.unfinished()]
         if unfinished:
@@ -330,20 +327,20 @@ class Worker:
         registered = await self._roster.load()
         outlets = self._roster.outlets
         self._dead_letters.learn(registered)
-        self._settler.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
+        self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
         self._backlog.serve(outlets)
 
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Note what was written; return whether some of it waits to be claimed."""
         for record in records:
-            self._complaints.note(self._roster.name_of(record.subscription_id), record)
+            self._failure_log.note(self._roster.name_of(record.subscription_id), record)
         return self._backlog.written(records)
 
     def _written_late(self, records: Sequence[DeliveryRecord]) -> None:
         """Note what was written of events that another session held."""
         if self._written(records):
             spawn(self._tell_others(), "notify")
-        self._settled.set()
+        self._room_freed.set()
         self._claim_ahead()
 
     async def _tell_others(self) -> None:
@@ -354,17 +351,17 @@ class Worker:
         if not outlet.breaker.closed:
             self._leases.hand_back(outlet)
         if self._roster.note_breaker(outlet):  # else it has been replaced, and runs out
-            self._breakers.turned(outlet)
+            self._breaker_sync.changed(outlet)
             self._backlog.wake()
 
     async def _agreed(self) -> None:
-        """Have every instance read how the breakers are, this one too: it may not have been the first to write."""
+        """Have every instance read the breakers again, this one included: another may have written first."""
         self._roster.stale = True
         self._woken.set()
         await self._notify()
 
     def _on_lane_end(self, outlet: Outlet) -> None:
-        self._settled.set()
+        self._room_freed.set()
         self._backlog.lane_ended(outlet)
 
     async def _watch_once(self) -> None:
@@ -381,4 +378,4 @@ class Worker:
         """Let the loop see that it is to end."""
         self._stopping = True
         self._woken.set()
-        self._settled.set()
+        self._room_freed.set()

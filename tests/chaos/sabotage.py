@@ -159,12 +159,12 @@ def infer_success() -> None:
 
 def settle_together() -> None:
     """Write settlements together or not at all, whatever is wrong with one of them."""
-    from runner.worker import settlement_writer as settler
+    from runner.worker import settlement_writer
 
     async def together(items: Sequence[Any], write: Callable[[Sequence[Any]], Any]) -> Any:
         return list(await write(items)), []
 
-    _replace(settler, "in_halves", together)
+    _replace(settlement_writer, "in_halves", together)
 
 
 def never_renew() -> None:

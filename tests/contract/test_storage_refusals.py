@@ -23,7 +23,7 @@ from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from runner.worker.dead_letters import DeadLetters
 from runner.worker.settlement import settle
-from runner.worker.settlement_writer import Settler
+from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
 from .storage_contract import LEASE, Database, Store, StoreTests, publish, record, wait
@@ -66,7 +66,7 @@ async def refuse(database: Database, condition: str, table: str = "deliveries", 
 
 
 class Bench(StoreTests):
-    """A settler on a store, and what it has said was written."""
+    """A writer on a store, and what it has said was written."""
 
     @pytest.fixture
     def written(self) -> list[DeliveryRecord]:
@@ -77,13 +77,13 @@ class Bench(StoreTests):
         return DeadLetters(store)
 
     @pytest.fixture
-    async def settler(
+    async def writer(
         self, store: Store, letters: DeadLetters, written: list[DeliveryRecord]
-    ) -> AsyncIterator[Settler]:
-        settler = Settler(store, letters, written.extend)
-        settler.start()
-        yield settler
-        await settler.stop()
+    ) -> AsyncIterator[SettlementWriter]:
+        writer = SettlementWriter(store, letters, written.extend)
+        writer.start()
+        yield writer
+        await writer.stop()
 
     @staticmethod
     async def states(database: Database, subscription: int = 1) -> dict[int, tuple[str, int]]:
@@ -110,7 +110,7 @@ class TestOfAClaim(Bench):
 
     @pytest.mark.parametrize("at_commit", [False, True])
     async def test_the_others_are_settled_and_the_one_is_dead_with_its_reason(
-        self, store: Store, database: Database, settler: Settler, at_commit: bool
+        self, store: Store, database: Database, writer: SettlementWriter, at_commit: bool
     ) -> None:
         if at_commit and database.dsn.scheme == "sqlite":
             pytest.skip("SQLite has no triggers that wait for the commit")
@@ -118,8 +118,8 @@ class TestOfAClaim(Bench):
         condition = f"NEW.event_seq = {seqs[7]} AND NEW.subscription_id = 1 AND NEW.state = 'delivered'"
         await refuse(database, condition, at_commit=at_commit)
         with capture_logs() as lines:
-            records = await settler.settle(Settled(token, works, [Run((1, 2), COUNT)]))
-            await settler.written()
+            records = await writer.settle(Settled(token, works, [Run((1, 2), COUNT)]))
+            await writer.written()
         assert list(records) == []
         assert await database.count(dispatch) == [0]
         assert await self.states(database, 2) == dict.fromkeys(seqs, (DELIVERED, 1))
@@ -132,7 +132,7 @@ class TestOfAClaim(Bench):
         assert (line["event"], line["seq"], line["recorded_as"]) == ("settlement refused", seqs[7], "dead")
 
     async def test_what_runs_and_what_waits_of_the_refused_one_stay_as_they_were(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[3]} AND NEW.state = 'delivered'")
@@ -142,8 +142,8 @@ class TestOfAClaim(Bench):
             record(seqs[3], 4, PENDING, token, due_in=LEASE, error="busy"),
         ]
         failed = [AttemptRecord(seqs[3], 4, 1, timedelta(seconds=1), "busy")]
-        await settler.settle(Settled(token, works, [Run((1,), COUNT)], records, failed))
-        await settler.written()
+        await writer.settle(Settled(token, works, [Run((1,), COUNT)], records, failed))
+        await writer.written()
         found = {row["subscription_id"]: row for row in await database.rows(deliveries) if row["event_seq"] == seqs[3]}
         assert {id: (row["state"], row["attempts"]) for id, row in found.items()} == {
             1: (DEAD, 1),
@@ -155,26 +155,26 @@ class TestOfAClaim(Bench):
         assert [row["error"] for row in await database.rows(attempts)] == ["busy"]
 
     async def test_an_event_of_which_nothing_at_all_may_be_written_holds_up_no_other(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[0]}")
         with capture_logs() as lines:
-            await settler.settle(Settled(token, works, [Run((1,), COUNT)]))
+            await writer.settle(Settled(token, works, [Run((1,), COUNT)]))
         assert await self.states(database) == dict.fromkeys(seqs[1:], (DELIVERED, 1))
         assert [row["event_seq"] for row in await database.rows(dispatch)] == [seqs[0]]
         assert [(line["event"], line["seq"]) for line in lines] == [("settlement refused", seqs[0])]
 
     async def test_a_table_that_is_missing_is_nothing_against_any_row(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         _, token, works = await self.claimed(store)
         await database.rename("deliveries", "gone")
         with pytest.raises(Exception, match="refused") as raised:
-            await settler.settle(Settled(token, works, [Run((1,), COUNT)]))
+            await writer.settle(Settled(token, works, [Run((1,), COUNT)]))
         assert not isinstance(raised.value, StorageRefused)
         await database.rename("gone", "deliveries")
-        assert await settler.settle(Settled(token, works, [Run((1,), COUNT)])) == ()
+        assert await writer.settle(Settled(token, works, [Run((1,), COUNT)])) == ()
         assert await database.count(deliveries, dispatch) == [COUNT, 0]
 
 
@@ -198,22 +198,22 @@ class TestOfDeliveries(Bench):
 
     @pytest.mark.parametrize("at_commit", [False, True])
     async def test_the_others_are_settled_and_the_one_is_dead_with_its_reason(
-        self, store: Store, database: Database, settler: Settler, written: list[DeliveryRecord], at_commit: bool
+        self, store: Store, database: Database, writer: SettlementWriter, written: list[DeliveryRecord], at_commit: bool
     ) -> None:
         if at_commit and database.dsn.scheme == "sqlite":
             pytest.skip("SQLite has no triggers that wait for the commit")
         seqs, token = await self.held(store)
         await refuse(database, f"NEW.event_seq = {seqs[7]} AND NEW.state = 'delivered'", at_commit=at_commit)
         for each in self.ended(seqs, token):
-            settler.submit(each, None)
-        await settler.written()
+            writer.submit(each, None)
+        await writer.written()
         assert await self.states(database) == {**dict.fromkeys(seqs, (DELIVERED, 1)), seqs[7]: (DEAD, 1)}
         assert sorted((each.seq, each.state) for each in written) == [
             (seq, DEAD if seq == seqs[7] else DELIVERED) for seq in seqs
         ]
 
     async def test_text_that_the_store_does_not_take_goes_in_ascii_and_the_delivery_is_tried_again(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         """As a database of another encoding would refuse it."""
         seqs, token = await self.held(store)
@@ -222,8 +222,8 @@ class TestOfDeliveries(Bench):
             await refuse(database, f"{length.format(column)} > length({column})", table)
         for each in self.ended(seqs, token, at3="card expired: 3 €", at4="plain"):
             failed = each.error and AttemptRecord(each.seq, 1, 1, timedelta(seconds=1), each.error)
-            settler.submit(each, failed or None)
-        await settler.written()
+            writer.submit(each, failed or None)
+        await writer.written()
         states = {**dict.fromkeys(seqs, (DELIVERED, 1)), seqs[3]: (PENDING, 1), seqs[4]: (PENDING, 1)}
         assert await self.states(database) == states
         errors = {row["event_seq"]: row["last_error"] for row in await database.rows(deliveries) if row["last_error"]}
@@ -231,7 +231,7 @@ class TestOfDeliveries(Bench):
         assert {row["error"] for row in await database.rows(attempts)} == set(errors.values())
 
     async def test_a_refused_attempt_or_dead_letter_is_left_out(
-        self, store: Store, database: Database, settler: Settler, letters: DeadLetters
+        self, store: Store, database: Database, writer: SettlementWriter, letters: DeadLetters
     ) -> None:
         seqs, token = await self.held(store)
         letters.learn(
@@ -244,32 +244,32 @@ class TestOfDeliveries(Bench):
         await refuse(database, f"NEW.event_seq = {seqs[2]} AND NEW.subscription_id = 9")
         for seq in seqs:
             failed = AttemptRecord(seq, 1, 1, timedelta(seconds=1), "gone")
-            settler.submit(record(seq, 1, DEAD, token, error="gone"), failed)
-        await settler.written()
+            writer.submit(record(seq, 1, DEAD, token, error="gone"), failed)
+        await writer.written()
         assert await self.states(database) == dict.fromkeys(seqs, (DEAD, 1))
         assert set(await self.states(database, 9)) == set(seqs) - {seqs[2]}
         assert {row["event_seq"] for row in await database.rows(attempts)} >= set(seqs) - {seqs[1], seqs[2]}
 
     async def test_what_may_not_be_written_at_all_is_left_to_its_lease(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         seqs, token = await self.held(store)
         await refuse(database, f"NEW.event_seq = {seqs[0]}")
         with capture_logs() as lines:
             for each in self.ended(seqs, token):
-                settler.submit(each, None)
-            await settler.written()
+                writer.submit(each, None)
+            await writer.written()
         assert await self.states(database) == {**dict.fromkeys(seqs, (DELIVERED, 1)), seqs[0]: (LEASED, 2)}
         assert [(line["event"], line.get("recorded_as")) for line in lines] == [("settlement refused", None)]
 
     async def test_a_number_out_of_range_is_refused_and_nothing_else_is(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         seqs, token = await self.held(store)
         for index, each in enumerate(self.ended(seqs, token)):
             failed = AttemptRecord(each.seq, 1, 2**70, timedelta(0), "x") if index == 5 else None
-            settler.submit(each, failed)
-        await settler.written()
+            writer.submit(each, failed)
+        await writer.written()
         assert await self.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))
 
     async def test_renewals(self, store: Store, database: Database) -> None:
@@ -298,32 +298,32 @@ class TestHeld:
         seqs = await wait(store, 1, COUNT)
         token = (await store.claim_deliveries({1: COUNT}, LEASE)).token
         written: list[Any] = []
-        settler = Settler(store, DeadLetters(store), written.extend)
-        settler.start()
+        writer = SettlementWriter(store, DeadLetters(store), written.extend)
+        writer.start()
         await shorten_lock_waits(store)
         async with database.engine.connect() as other:
             await other.execute(text(f"SELECT 1 FROM public.deliveries WHERE event_seq = {seqs[3]} FOR UPDATE"))
             for each in TestOfDeliveries.ended(seqs, token):
-                settler.submit(each, None)
+                writer.submit(each, None)
             await eventually(lambda: len(written) == COUNT - 1, timeout=15)
             with pytest.raises(StorageHeld):
                 await store.renew([(seq, 1, token) for seq in seqs], LEASE)
             await other.rollback()
         await eventually(lambda: len(written) == COUNT)
         assert await Bench.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))
-        await settler.stop()
+        await writer.stop()
         await store.close()
 
     async def test_an_event_that_another_session_holds_is_settled_alone(self, database: Database) -> None:
         store = database.open()
         seqs = await publish(store, COUNT)
         claim = await store.claim(COUNT, LEASE, 2**30)
-        settler = Settler(store, DeadLetters(store), lambda _: None)
-        settler.start()
+        writer = SettlementWriter(store, DeadLetters(store), lambda _: None)
+        writer.start()
         await shorten_lock_waits(store)
         async with database.engine.connect() as other:
             await other.execute(text(f"SELECT 1 FROM public.dispatch WHERE event_seq = {seqs[3]} FOR UPDATE"))
-            settling = asyncio.create_task(settler.settle(Settled(claim.token, claim.works, [Run((1, 2), COUNT)])))
+            settling = asyncio.create_task(writer.settle(Settled(claim.token, claim.works, [Run((1, 2), COUNT)])))
             rest = dict.fromkeys([seq for seq in seqs if seq != seqs[3]], (DELIVERED, 1))
 
             async def settled() -> bool:
@@ -331,11 +331,11 @@ class TestHeld:
 
             await eventually(settled, timeout=15)
             await settling
-            assert settler.delayed == 1
+            assert writer.delayed == 1
             await other.rollback()
-        await eventually(lambda: settler.delayed == 0)
+        await eventually(lambda: writer.delayed == 0)
         assert await Bench.states(database, 2) == dict.fromkeys(seqs, (DELIVERED, 1))
-        await settler.stop()
+        await writer.stop()
         await store.close()
 
     async def test_a_lock_on_the_whole_table_is_waited_for_a_few_times_and_not_once_for_each(
@@ -344,8 +344,8 @@ class TestHeld:
         store = database.open()
         seqs = await publish(store, COUNT)
         claim = await store.claim(COUNT, LEASE, 2**30)
-        settler = Settler(store, DeadLetters(store), lambda _: None)
-        settler.start()
+        writer = SettlementWriter(store, DeadLetters(store), lambda _: None)
+        writer.start()
         await shorten_lock_waits(store)
         waits = 0
 
@@ -358,11 +358,11 @@ class TestHeld:
             await other.execute(text("LOCK TABLE public.deliveries IN SHARE MODE"))
             _, refused = await in_halves(seqs, write)
             assert (len(refused), waits) == (COUNT, 3)
-            assert await settler.settle(Settled(claim.token, claim.works, [Run((1,), COUNT)])) == ()
+            assert await writer.settle(Settled(claim.token, claim.works, [Run((1,), COUNT)])) == ()
             await other.rollback()
-        await eventually(lambda: settler.delayed == 0)
+        await eventually(lambda: writer.delayed == 0)
         assert await Bench.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))
-        await settler.stop()
+        await writer.stop()
         await store.close()
 
 
@@ -379,7 +379,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = (
 
 class TestOutcomes(Bench):
     async def test_whatever_a_sink_may_answer_can_be_recorded(
-        self, store: Store, database: Database, settler: Settler
+        self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         """An outcome that passes the check of the outlet is refused by no table of ours."""
         outcomes: list[Outcome] = []
@@ -393,9 +393,9 @@ class TestOutcomes(Bench):
         seqs = await wait(store, 1, len(outcomes))
         token = (await store.claim_deliveries({1: len(outcomes)}, LEASE, 2**30)).token
         for seq, outcome in zip(seqs, outcomes, strict=True):
-            settler.submit(*settle(RetryPolicy(), Lease(seq, 1, 2, token), outcome, 1e6))
+            writer.submit(*settle(RetryPolicy(), Lease(seq, 1, 2, token), outcome, 1e6))
         with capture_logs() as lines:
-            await settler.written()
+            await writer.written()
         assert lines == []
         states = await self.states(database)
         for seq, outcome in zip(seqs, outcomes, strict=True):

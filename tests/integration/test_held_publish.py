@@ -31,7 +31,7 @@ class Silent:
     async def notify(self, event_id: str) -> None: ...
 
 
-class Desk:
+class LocalWorker:
     """A worker that takes everything."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ async def database(tables_dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(params=[False, True], ids=["queued", "handed over"])
 async def bus(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[EventBus]:
-    bus = EventBus(database.open(), Silent(), desk=Desk() if request.param else None)
+    bus = EventBus(database.open(), Silent(), local_worker=LocalWorker() if request.param else None)
     yield bus
     await bus.stop()
 

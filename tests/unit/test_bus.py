@@ -231,7 +231,7 @@ class TestGroupCommit:
         batches = [[event(f"{caller}-{n}") for n in range(bus_module.SHARE)] for caller in range(2)]
         publishing = [asyncio.create_task(bus.publish_many(batch)) for batch in batches]
         await eventually(lambda: store.began == 2)
-        settled, stopped = asyncio.create_task(bus.settled()), asyncio.create_task(bus.stop())
+        settled, stopped = asyncio.create_task(bus.commits_done()), asyncio.create_task(bus.stop())
         await tick(3)
         assert not settled.done()
         assert not stopped.done()
@@ -440,7 +440,7 @@ class TestSignals:
         await bus.stop()
 
 
-class Desk:
+class LocalWorker:
     """A worker beside the publisher, with room or without."""
 
     def __init__(self) -> None:
@@ -457,56 +457,62 @@ class Desk:
 
 class TestHandOver:
     @pytest.fixture
-    def desk(self) -> Desk:
-        return Desk()
+    def local_worker(self) -> LocalWorker:
+        return LocalWorker()
 
     @pytest.fixture
-    def bus(self, store: Store, strategy: Strategy, desk: Desk) -> EventBus:
-        return EventBus(cast("EventStore", store), strategy, desk=desk)
+    def bus(self, store: Store, strategy: Strategy, local_worker: LocalWorker) -> EventBus:
+        return EventBus(cast("EventStore", store), strategy, local_worker=local_worker)
 
     async def test_what_the_worker_beside_us_takes_needs_no_signal(
-        self, bus: EventBus, desk: Desk, strategy: Strategy
+        self, bus: EventBus, local_worker: LocalWorker, strategy: Strategy
     ) -> None:
         receipt = await bus.publish(event("a"))
         await bus.stop()
-        assert [work.seq for claim in desk.taken for work in claim.works] == [receipt.seq]
+        assert [work.seq for claim in local_worker.taken for work in claim.works] == [receipt.seq]
         assert strategy.signals == []
 
     async def test_without_room_it_is_recorded_and_signalled(
-        self, bus: EventBus, desk: Desk, strategy: Strategy
+        self, bus: EventBus, local_worker: LocalWorker, strategy: Strategy
     ) -> None:
-        desk.room = False
+        local_worker.room = False
         await bus.publish(event("a"))
         await bus.stop()
-        assert desk.taken == []
+        assert local_worker.taken == []
         assert len(strategy.signals) == 1
 
-    async def test_what_the_store_keeps_is_signalled(self, bus: EventBus, desk: Desk, strategy: Strategy) -> None:
+    async def test_what_the_store_keeps_is_signalled(
+        self, bus: EventBus, local_worker: LocalWorker, strategy: Strategy
+    ) -> None:
         await bus.publish(event("a"))
-        desk.taken.clear()
+        local_worker.taken.clear()
         await bus.publish_many([event("a"), event("b")])
         await bus.stop()
-        assert desk.taken == []
+        assert local_worker.taken == []
         assert len(strategy.signals) == 1
 
     async def test_what_was_recorded_when_its_lease_was_over_is_signalled(
-        self, bus: EventBus, desk: Desk, strategy: Strategy
+        self, bus: EventBus, local_worker: LocalWorker, strategy: Strategy
     ) -> None:
         """Somebody else may have it by then: the commit waited for another transaction, say, or for a standby."""
-        desk.lease = timedelta(0)
+        local_worker.lease = timedelta(0)
         receipt = await bus.publish(event("a"))
         await bus.stop()
-        assert desk.taken == []
+        assert local_worker.taken == []
         assert [sent for sent, _ in strategy.signals] == [receipt.id]
 
-    async def test_what_is_due_later_is_not_handed_over(self, bus: EventBus, desk: Desk, strategy: Strategy) -> None:
+    async def test_what_is_due_later_is_not_handed_over(
+        self, bus: EventBus, local_worker: LocalWorker, strategy: Strategy
+    ) -> None:
         await bus.publish(event("a"), delay=timedelta(seconds=1))
         await bus.stop()
-        assert desk.taken == []
+        assert local_worker.taken == []
         assert len(strategy.signals) == 1
 
-    async def test_a_commit_that_fails_hands_nothing_over(self, bus: EventBus, desk: Desk, store: Store) -> None:
+    async def test_a_commit_that_fails_hands_nothing_over(
+        self, bus: EventBus, local_worker: LocalWorker, store: Store
+    ) -> None:
         store.away = True
         with pytest.raises(StorageUnavailable):
             await bus.publish(event("a"))
-        assert desk.taken == []
+        assert local_worker.taken == []

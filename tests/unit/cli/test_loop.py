@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.cli.loop import calm_collector
+from runner.cli.loop import tune_gc
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def as_it_was() -> Iterator[None]:
 
 def test_the_collector_looks_less_often_and_not_at_what_is_there() -> None:
     here = {"a": object()}
-    calm_collector()
+    tune_gc()
     assert gc.get_threshold()[0] >= 10_000
     assert all(each is not here for each in gc.get_objects())
     assert gc.isenabled()  # cycles of handlers must still go
@@ -29,7 +29,7 @@ def test_a_cycle_still_goes() -> None:
     class Node:
         me: Node
 
-    calm_collector()
+    tune_gc()
     node = Node()
     node.me, gone = node, weakref.ref(node)
     del node

@@ -22,7 +22,7 @@ from runner.worker.flight import Flight
 from runner.worker.intake import Intake
 from runner.worker.leases import Leases
 from runner.worker.outlet import Slots
-from runner.worker.settlement_writer import Settler
+from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
 from .deliveries import FunctionSink, accept, outlet, tick, works
@@ -111,11 +111,11 @@ class Queue:
 def running(queue: Queue, slots: Slots, budget: Budget | None = None) -> Backlog:
     store = cast("WorkQueue", queue)
     letters = DeadLetters(store)
-    settler = Settler(store, letters, lambda _: None)
+    writer = SettlementWriter(store, letters, lambda _: None)
     leases: Any = None
     lease = timedelta(seconds=30)
     intake = Intake(store, budget or Budget(), lease, crash_limit=3)
-    return Backlog(store, intake, settler, leases, letters, slots, lease, asyncio.Event())
+    return Backlog(store, intake, writer, leases, letters, slots, lease, asyncio.Event())
 
 
 class TestTake:
@@ -124,7 +124,7 @@ class TestTake:
         """Its event was asked for, or that of its death; or the others had to be given back first."""
         queue, slots, sink = Queue(), Slots(8), FunctionSink(accept)
         backlog = running(queue, slots)
-        backlog._leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, Budget())
+        backlog._leases = Leases(backlog._queue, backlog._writer, timedelta(seconds=30), backlog._room_freed, Budget())
         backlog.serve({1: outlet(sink, id=1, slots=slots)})
         claimed = [ClaimedDelivery(work.seq, 1, attempt, attempt == 3, work.event) for work in works(2)]
         await backlog._take(DeliveryClaim(1, claimed), monotonic())
@@ -140,7 +140,7 @@ class TestTake:
         """Or an outage between the claim and the data would cost it an attempt, and make it a suspect."""
         queue, slots, sink = Queue(), Slots(8), FunctionSink(accept)
         backlog = running(queue, slots)
-        backlog._leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, Budget())
+        backlog._leases = Leases(backlog._queue, backlog._writer, timedelta(seconds=30), backlog._room_freed, Budget())
         backlog.serve({1: outlet(sink, slots=slots)})
         event = works(1)[0].event
         claim = DeliveryClaim(7, [ClaimedDelivery(5, 1, attempt, True, event, size=1000)])
@@ -151,7 +151,7 @@ class TestTake:
         else:
             queue.answer.set_exception(StorageUnavailable("away"))
         await asyncio.wait({taking})
-        await backlog._settler.written()
+        await backlog._writer.written()
         assert [(each.state, each.attempts) for each in queue.written] == [(DeliveryState.PENDING, attempt - 1)]
         assert sink.taken == []
         assert bool(backlog._suspects) == (attempt == 3)  # it still flies alone
@@ -263,7 +263,7 @@ class TestCrowded:
 
         backlog = running(queue, slots, budget)
         slow = outlet(FunctionSink(hang), id=1, slots=slots)
-        leases = Leases(backlog._queue, backlog._settler, timedelta(seconds=30), backlog._settled, budget)
+        leases = Leases(backlog._queue, backlog._writer, timedelta(seconds=30), backlog._room_freed, budget)
         backlog._leases, flight = leases, Flight(works(1))
         leases.hold(slow, flight, range(1), 7)
         slow.start(flight)

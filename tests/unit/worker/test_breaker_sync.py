@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from runner.errors import StorageUnavailable
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.storage.base import Registry
-from runner.worker.breaker_sync import Breakers
+from runner.worker.breaker_sync import BreakerSync
 from runner.worker.outlet import Outlet
 from tests.support.eventually import eventually
 
@@ -51,11 +51,11 @@ def told() -> list[int]:
 
 
 @pytest.fixture
-async def breakers(store: Store, told: list[int]) -> AsyncIterator[Breakers]:
+async def breaker_sync(store: Store, told: list[int]) -> AsyncIterator[BreakerSync]:
     async def written() -> None:
         told.append(len(store.written))
 
-    one = Breakers(cast("Registry", store), written)
+    one = BreakerSync(cast("Registry", store), written)
     one.start()
     yield one
     store.errors = 0
@@ -67,21 +67,23 @@ def served(id: int = 1) -> Outlet:
     return outlet(FunctionSink(accept), id=id, breaker=POLICY)
 
 
-def trip(breakers: Breakers, one: Outlet, now: float = 0.0) -> None:
+def trip(breaker_sync: BreakerSync, one: Outlet, now: float = 0.0) -> None:
     assert one.breaker.failed(now)
-    breakers.turned(one)
+    breaker_sync.changed(one)
 
 
-async def test_what_turns_is_written_and_everybody_told(breakers: Breakers, store: Store, told: list[int]) -> None:
+async def test_what_turns_is_written_and_everybody_told(
+    breaker_sync: BreakerSync, store: Store, told: list[int]
+) -> None:
     one, other = served(1), served(2)
     one.breaker.learn(Trip(3, timedelta(0)), 0)
     with capture_logs() as lines:
-        trip(breakers, one, 1)
-        trip(breakers, other)
+        trip(breaker_sync, one, 1)
+        trip(breaker_sync, other)
         await eventually(lambda: store.written == [(1, 4, 3), (2, 1, 0)])
         await eventually(lambda: told == [2])
         assert other.breaker.answered(3600)
-        breakers.turned(other)
+        breaker_sync.changed(other)
         await eventually(lambda: store.written[2:] == [(2, None, 0)])
     assert [(line["event"], line["subscription"]) for line in lines] == [
         ("breaker open", "sub-1"),
@@ -91,48 +93,48 @@ async def test_what_turns_is_written_and_everybody_told(breakers: Breakers, stor
 
 
 async def test_a_store_that_is_away_is_tried_again_and_nobody_waits(
-    breakers: Breakers, store: Store, told: list[int]
+    breaker_sync: BreakerSync, store: Store, told: list[int]
 ) -> None:
     store.errors = 2
     with capture_logs():
-        trip(breakers, served())
+        trip(breaker_sync, served())
         await eventually(lambda: store.written == [(1, 1, 0)])
         await eventually(lambda: told == [1])
     assert store.calls == 3
 
 
-async def test_what_turns_again_during_a_write_is_written_again(breakers: Breakers, store: Store) -> None:
+async def test_what_turns_again_during_a_write_is_written_again(breaker_sync: BreakerSync, store: Store) -> None:
     one = served()
     store.open.clear()
-    trip(breakers, one)
+    trip(breaker_sync, one)
     await eventually(lambda: store.calls == 1)
     assert one.breaker.answered(3600)
-    breakers.turned(one)
+    breaker_sync.changed(one)
     store.open.set()
     await eventually(lambda: store.written == [(1, 1, 0), (1, None, 0)])
 
 
-async def test_what_the_store_says_counts_once_ours_is_written(breakers: Breakers, store: Store) -> None:
+async def test_what_the_store_says_counts_once_ours_is_written(breaker_sync: BreakerSync, store: Store) -> None:
     one = served()
     store.open.clear()
-    trip(breakers, one)
-    breakers.learn(one, None)
+    trip(breaker_sync, one)
+    breaker_sync.learn(one, None)
     assert not one.breaker.closed  # we know better
     store.open.set()
     await eventually(lambda: store.written)
-    breakers.learn(one, None)
+    breaker_sync.learn(one, None)
     assert one.breaker.closed
 
 
-async def test_of_a_subscription_that_has_changed_nothing_is_written(breakers: Breakers, store: Store) -> None:
+async def test_of_a_subscription_that_has_changed_nothing_is_written(breaker_sync: BreakerSync, store: Store) -> None:
     one = served()
     store.open.clear()
-    trip(breakers, served(2))
+    trip(breaker_sync, served(2))
     await eventually(lambda: store.calls == 1)
-    trip(breakers, one)
+    trip(breaker_sync, one)
     changed = served()
-    breakers.learn(changed, None)
+    breaker_sync.learn(changed, None)
     store.open.set()
-    trip(breakers, served(3))
+    trip(breaker_sync, served(3))
     await eventually(lambda: [id for id, _, _ in store.written] == [2, 3])
     assert changed.breaker.closed

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
 from runner.storage.base import DeliveryRecord
-from runner.worker import failure_log as complaints_module
-from runner.worker.failure_log import Complaints
+from runner.worker import failure_log as failure_log_module
+from runner.worker.failure_log import FailureLog
 
 Lines = list[MutableMapping[str, Any]]
 
@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(complaints_module, "monotonic", clock)
+    monkeypatch.setattr(failure_log_module, "monotonic", clock)
     return clock
 
 
@@ -37,7 +37,7 @@ def record(seq: int = 1, state: DeliveryState = DeliveryState.PENDING, error: st
 
 
 def test_one_line_for_each_subscription_and_second_with_the_number_of_those_left_out(clock: Clock) -> None:
-    complaints = Complaints()
+    complaints = FailureLog()
     with capture_logs() as lines:
         for seq in range(100):
             complaints.note("one", record(seq))
@@ -60,7 +60,7 @@ def test_one_line_for_each_subscription_and_second_with_the_number_of_those_left
 
 def test_a_retry_is_told_with_its_reason_and_when(clock: Clock) -> None:
     with capture_logs() as lines:
-        Complaints().note("one", record(5))
+        FailureLog().note("one", record(5))
     assert lines == [
         {
             "event": "delivery failed",
@@ -75,7 +75,7 @@ def test_a_retry_is_told_with_its_reason_and_when(clock: Clock) -> None:
 
 
 def test_a_death_is_a_warning_and_not_hidden_by_failures(clock: Clock) -> None:
-    complaints = Complaints()
+    complaints = FailureLog()
     with capture_logs() as lines:
         complaints.note("one", record(1))
         complaints.note("one", record(2, DeliveryState.DEAD))
@@ -91,5 +91,5 @@ def test_a_death_is_a_warning_and_not_hidden_by_failures(clock: Clock) -> None:
 
 def test_what_has_no_error_is_no_complaint(clock: Clock) -> None:
     with capture_logs() as lines:
-        Complaints().note("one", record(error=None))
+        FailureLog().note("one", record(error=None))
     assert lines == []

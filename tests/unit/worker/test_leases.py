@@ -17,7 +17,7 @@ from runner.worker.budget import Budget
 from runner.worker.flight import Flight
 from runner.worker.leases import Leases
 from runner.worker.outlet import Outlet
-from runner.worker.settlement_writer import Settler
+from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
 from .deliveries import FunctionSink, accept, number, outlet, tick, works
@@ -45,7 +45,7 @@ class Queue:
 
 
 class Written(list[DeliveryRecord]):
-    """A settler that writes at once, but for what waits for its event."""
+    """A writer that writes at once, but for what waits for its event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def written() -> Written:
 
 @pytest.fixture
 def leases(queue: Queue, written: Written) -> Leases:
-    return Leases(cast("WorkQueue", queue), cast("Settler", written), LEASE, asyncio.Event(), Budget())
+    return Leases(cast("WorkQueue", queue), cast("SettlementWriter", written), LEASE, asyncio.Event(), Budget())
 
 
 def held(leases: Leases, one: Outlet, count: int, until: float | None = None) -> Flight[Any]:

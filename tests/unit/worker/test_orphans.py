@@ -1,4 +1,4 @@
-"""Strays die: at once where the subscription is gone, with patience where only the sink is."""
+"""Orphans die: at once where the subscription is gone, with patience where only the sink is."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from runner.storage.base import (
     UnreadableDelivery,
     WorkQueue,
 )
-from runner.worker.orphans import Strays
-from runner.worker.settlement_writer import Settler
+from runner.worker.orphans import Orphans
+from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
 LEASE = timedelta(seconds=30)
@@ -61,11 +61,11 @@ class Nobody:
         return records
 
 
-def strays_of(store: Store, patience: timedelta) -> Strays:
+def strays_of(store: Store, patience: timedelta) -> Orphans:
     queue = cast("WorkQueue", store)
-    settler = Settler(queue, Nobody(), lambda _: None)  # type: ignore[arg-type]  # all it is asked here
+    writer = SettlementWriter(queue, Nobody(), lambda _: None)  # type: ignore[arg-type]  # all it is asked here
     every = timedelta(milliseconds=5)
-    return Strays(queue, cast("Registry", store), settler, LEASE, every=every, patience=patience)
+    return Orphans(queue, cast("Registry", store), writer, LEASE, every=every, patience=patience)
 
 
 async def test_what_was_deleted_dies_at_once_and_what_has_no_sink_does_not() -> None:

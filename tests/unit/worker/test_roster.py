@@ -8,7 +8,7 @@ import pytest
 from runner.policies.filter import FilterError
 from runner.storage.base import Registered, Registry
 from runner.subscription import Subscription
-from runner.worker.breaker_sync import Breakers
+from runner.worker.breaker_sync import BreakerSync
 from runner.worker.outlet import Slots
 from runner.worker.roster import Roster
 
@@ -39,8 +39,8 @@ def store() -> Subscriptions:
 @pytest.fixture
 def roster(store: Subscriptions) -> Roster:
     registry, sinks = cast("Registry", store), {"sink": FunctionSink(accept)}
-    breakers = Breakers(registry, notify)
-    return Roster(registry, sinks, Slots(1), breakers, on_lane_end=lambda _: None, on_breaker_change=lambda _: None)
+    breaker_sync = BreakerSync(registry, notify)
+    return Roster(registry, sinks, Slots(1), breaker_sync, on_lane_end=lambda _: None, on_breaker_change=lambda _: None)
 
 
 async def test_an_outlet_stays_while_its_subscription_does(roster: Roster, store: Subscriptions) -> None:

@@ -13,7 +13,7 @@ from runner.errors import StorageError, StorageHeld, StorageRefused, StorageUnav
 from runner.event import Event
 from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Work, WorkQueue
 from runner.worker.dead_letters import DeadLetters
-from runner.worker.settlement_writer import Settler
+from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
 
@@ -53,9 +53,9 @@ class Queue:
         return len([work for work in settled.works if work.seq not in self.lost])
 
 
-def settling(queue: Queue, written: Callable[[Sequence[DeliveryRecord]], object]) -> Settler:
+def settling(queue: Queue, written: Callable[[Sequence[DeliveryRecord]], object]) -> SettlementWriter:
     store = cast("WorkQueue", queue)
-    return Settler(store, DeadLetters(store), written)
+    return SettlementWriter(store, DeadLetters(store), written)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def written() -> list[int]:
 
 
 @pytest.fixture
-async def settler(queue: Queue, written: list[int]) -> AsyncIterator[Settler]:
+async def writer(queue: Queue, written: list[int]) -> AsyncIterator[SettlementWriter]:
     one = settling(queue, lambda records: written.extend(each.seq for each in records))
     one.start()
     yield one
@@ -79,13 +79,13 @@ async def settler(queue: Queue, written: list[int]) -> AsyncIterator[Settler]:
 
 
 async def test_what_comes_during_a_write_goes_together_in_the_next(
-    settler: Settler, queue: Queue, written: list[int]
+    writer: SettlementWriter, queue: Queue, written: list[int]
 ) -> None:
     queue.open.clear()
-    settler.submit(record(0), None)
+    writer.submit(record(0), None)
     await eventually(lambda: queue.calls == 1)
     for seq in range(1, 200):
-        settler.submit(record(seq), AttemptRecord(seq, 1, 1, timedelta(0)) if seq % 2 else None)
+        writer.submit(record(seq), AttemptRecord(seq, 1, 1, timedelta(0)) if seq % 2 else None)
     assert written == []
     queue.open.set()
     await eventually(lambda: len(written) == 200)
@@ -93,36 +93,38 @@ async def test_what_comes_during_a_write_goes_together_in_the_next(
     assert queue.attempts == [[], list(range(1, 200, 2))]
 
 
-async def test_it_is_patient_while_the_store_is_away(settler: Settler, queue: Queue, written: list[int]) -> None:
+async def test_it_is_patient_while_the_store_is_away(
+    writer: SettlementWriter, queue: Queue, written: list[int]
+) -> None:
     queue.errors = [StorageUnavailable("away")] * 2
-    settler.submit(record(1), None)
+    writer.submit(record(1), None)
     await eventually(lambda: queue.calls == 1)
-    settler.submit(record(2), None)
+    writer.submit(record(2), None)
     await eventually(lambda: written == [1, 2])
     assert queue.writes == [[1], [2]]
 
 
 async def test_one_write_that_the_store_refuses_does_not_hold_up_the_next(
-    settler: Settler, queue: Queue, written: list[int]
+    writer: SettlementWriter, queue: Queue, written: list[int]
 ) -> None:
     queue.errors = [StorageError("refused")]
     queue.open.clear()
     with structlog.testing.capture_logs() as logs:
-        settler.submit(record(1), None)
+        writer.submit(record(1), None)
         await eventually(lambda: queue.calls == 1)
-        settler.submit(record(2), None)
+        writer.submit(record(2), None)
         queue.open.set()
         await eventually(lambda: written == [2])
     assert [(entry["log_level"], entry["count"]) for entry in logs] == [("error", 1)]
 
 
-async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler, queue: Queue) -> None:
+async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(writer: SettlementWriter, queue: Queue) -> None:
     event = Event.new("order.created", source="/test")
     works = [Work(seq, 1, seq, event) for seq in range(4)]
     with structlog.testing.capture_logs() as logs:
-        await settler.settle(Settled(99, works, [Run((1,), 4)]))
+        await writer.settle(Settled(99, works, [Run((1,), 4)]))
         queue.lost = {0, 2, 3}
-        await settler.settle(Settled(99, works, [Run((1,), 4)]))
+        await writer.settle(Settled(99, works, [Run((1,), 4)]))
     assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 3)]
 
 
@@ -132,13 +134,13 @@ async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(settler: Settler,
     ids=["held", "refused", "held and then refused"],
 )
 async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_other(
-    settler: Settler, queue: Queue, written: list[int], errors: list[Exception]
+    writer: SettlementWriter, queue: Queue, written: list[int], errors: list[Exception]
 ) -> None:
     """Or nobody would look for it before the next event comes."""
     queue.errors = [*errors]
     waits = DeliveryRecord(1, 2, DeliveryState.PENDING, 0, 99)
     settled = Settled(99, [Work(1, 1, 1, Event.new("order.created", source="/test"))], [Run((), 1)], [waits])
-    told = [*await settler.settle(settled)]
+    told = [*await writer.settle(settled)]
     if isinstance(errors[0], StorageHeld):  # then it is told later
         assert told == []
         await eventually(lambda: written == [1])
@@ -147,73 +149,73 @@ async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_ot
 
 
 async def test_what_becomes_of_the_deliveries_of_a_held_event_is_written_after_it(
-    settler: Settler, queue: Queue, written: list[int]
+    writer: SettlementWriter, queue: Queue, written: list[int]
 ) -> None:
     queue.held = True
     event = Event.new("order.created", source="/test")
     runs = DeliveryRecord(1, 1, DeliveryState.LEASED, 1, 99, timedelta(seconds=30))
-    assert await settler.settle(Settled(99, [Work(1, 1, 1, event)], [Run((), 1)], [runs])) == ()
+    assert await writer.settle(Settled(99, [Work(1, 1, 1, event)], [Run((), 1)], [runs])) == ()
     lease = Lease(1, 1, 1, 99)
-    assert settler.awaits(lease)
-    assert not settler.awaits(Lease(1, 1, 1, 100))
-    settler.submit(record(1), None)
-    settler.submit(record(2), None)
+    assert writer.awaits(lease)
+    assert not writer.awaits(Lease(1, 1, 1, 100))
+    writer.submit(record(1), None)
+    writer.submit(record(2), None)
     await eventually(lambda: written == [2])
-    assert settler.delayed == 1
+    assert writer.delayed == 1
     queue.held = False
     await eventually(lambda: queue.writes == [[2], [1]])
-    assert not settler.awaits(lease)
+    assert not writer.awaits(lease)
     await eventually(lambda: written == [2, 1, 1])  # at last the delivery, after the end of its dispatch
 
 
-async def test_what_is_held_when_it_stops_is_left_to_its_lease(settler: Settler, queue: Queue) -> None:
+async def test_what_is_held_when_it_stops_is_left_to_its_lease(writer: SettlementWriter, queue: Queue) -> None:
     queue.held = True
     event = Event.new("order.created", source="/test")
-    await settler.settle(Settled(99, [Work(1, 1, 1, event)], [Run((1,), 1)]))
-    settler.submit(record(1), None)
-    await settler.stop(timeout=0.01)
-    assert settler.delayed == 0
+    await writer.settle(Settled(99, [Work(1, 1, 1, event)], [Run((1,), 1)]))
+    writer.submit(record(1), None)
+    await writer.stop(timeout=0.01)
+    assert writer.delayed == 0
     assert queue.writes == []
 
 
 async def test_late_settlements_are_dropped_with_a_word_in_the_log(
-    settler: Settler, queue: Queue, written: list[int]
+    writer: SettlementWriter, queue: Queue, written: list[int]
 ) -> None:
     queue.lost = {1, 3}
     queue.open.clear()
     with structlog.testing.capture_logs() as logs:
         for seq in range(4):
-            settler.submit(record(seq), None)
+            writer.submit(record(seq), None)
         queue.open.set()
         await eventually(lambda: len(written) == 4)
     assert [(entry["event"], entry["count"]) for entry in logs] == [("late settlements dropped", 2)]
 
 
-async def test_stop_waits_for_what_is_left(settler: Settler, queue: Queue) -> None:
-    settler.submit(record(1), None)
-    await settler.stop()
+async def test_stop_waits_for_what_is_left(writer: SettlementWriter, queue: Queue) -> None:
+    writer.submit(record(1), None)
+    await writer.stop()
     assert queue.writes == [[1]]
 
 
-async def test_stop_does_not_wait_for_ever_and_ends_the_patience(settler: Settler, queue: Queue) -> None:
+async def test_stop_does_not_wait_for_ever_and_ends_the_patience(writer: SettlementWriter, queue: Queue) -> None:
     queue.errors = [StorageUnavailable("away")] * 1000
     with structlog.testing.capture_logs() as logs:
-        settler.submit(record(1), None)
-        await settler.stop(timeout=0.1)
+        writer.submit(record(1), None)
+        await writer.stop(timeout=0.1)
         calls = queue.calls
         await eventually(lambda: any(entry["log_level"] == "error" for entry in logs))
     assert queue.calls <= calls + 1
 
 
-async def test_it_can_be_started_again(settler: Settler, queue: Queue, written: list[int]) -> None:
-    await settler.stop()
-    settler.start()
+async def test_it_can_be_started_again(writer: SettlementWriter, queue: Queue, written: list[int]) -> None:
+    await writer.stop()
+    writer.start()
     queue.errors = [StorageUnavailable("away")]
-    settler.submit(record(1), None)
+    writer.submit(record(1), None)
     await eventually(lambda: written == [1])
 
 
-async def test_patiently_returns_the_answer_and_lets_other_errors_through(settler: Settler) -> None:
+async def test_patiently_returns_the_answer_and_lets_other_errors_through(writer: SettlementWriter) -> None:
     answers: list[Exception | int] = [StorageUnavailable("away"), 7]
 
     async def write() -> int:
@@ -222,10 +224,10 @@ async def test_patiently_returns_the_answer_and_lets_other_errors_through(settle
             raise answer
         return answer
 
-    assert await settler.patiently(write) == 7
+    assert await writer.patiently(write) == 7
     answers = [StorageError("refused")]
     with pytest.raises(StorageError, match="refused"):
-        await settler.patiently(write)
+        await writer.patiently(write)
 
 
 async def test_it_may_be_stopped_before_anything() -> None:

@@ -100,7 +100,7 @@ class TestHandOver:
         assert worker.lease_for(BATCH + 1, 0) is None
 
     async def test_nothing_while_it_declines(self, worker: Worker) -> None:
-        worker.decline()
+        worker.stop_accepting()
         assert worker.lease_for(1, 0) is None
 
     async def test_nothing_beyond_what_it_has_in_hand(self, worker: Worker, store: Store) -> None:
