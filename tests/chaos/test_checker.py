@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -165,3 +167,9 @@ def test_a_report_replaces_the_rows_of_what_was_run(tmp_path: Path) -> None:
     assert "| FI-01 | kill | 18 | 7 | 7 |" in text
     assert "| m | kill | FI-01 | lost |" in text
     assert text.index("FI-00") < text.index("FI-01")
+
+
+def test_every_mutant_fits_the_code_as_it_is() -> None:
+    """One that does not would end the processes of its case, which then fails for another reason."""
+    program = "from tests.chaos.sabotage import MUTANTS\nfor mutant in MUTANTS.values(): mutant()"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
