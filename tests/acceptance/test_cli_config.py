@@ -265,7 +265,9 @@ def test_other_verbs_log_json_where_the_file_says_so(deployment: Deployment) -> 
     deployment.cli("migrate")
     deployment.path.write_text(deployment.path.read_text() + "strategies: [{nats: 'nats://127.0.0.1:1'}]\n")
     _, complaint = deployment.cli("publish", "a.b")
-    assert [json.loads(line)["event"] for line in complaint.splitlines()] == ["nats unreachable"]
+    *logged, told = complaint.splitlines()
+    assert [json.loads(line)["event"] for line in logged] == ["nats unreachable"]
+    assert told.startswith("warning: recorded, but not signalled (nats: ")
 
 
 @pytest.mark.parametrize("module", ["json", "asyncio", "yaml", "click"])
