@@ -222,11 +222,14 @@ class Outlet:
         """Take part in one flight; whatever comes out of it, no delivery is left without an outcome but by a stop."""
         lane.flight = flight
         flight.running += 1
+        first = flight.next
         try:
             await fly(lane, flight)
         except BaseException as error:
             if lane.ending:
                 raise
+            if flight.next == first < flight.stop:  # it failed before it began: without progress it would for ever
+                lane.index, lane.count, lane.since, flight.next = first, 1, monotonic(), first + 1
             for index in lane.indexes:
                 flight.landed(index, Failed(described(error)), monotonic() - lane.since)
             if not isinstance(error, Exception):

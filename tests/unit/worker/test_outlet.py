@@ -620,6 +620,21 @@ class TestBatches:
         assert sink.taken == list(range(5))
 
 
+class Moody(FunctionSink):
+    """A sink that raises when it is asked how it delivers."""
+
+    @property
+    def deliver_event(self) -> object:
+        raise RuntimeError("not today")
+
+
+async def test_a_sink_that_raises_before_it_is_given_anything_fails_each_delivery() -> None:
+    flight: Flight[Any] = Flight(works(3))
+    outlet(Moody(accept), concurrency=1).start(flight)
+    await eventually(lambda: flight.over)
+    assert [(index, type(outcome)) for index, outcome, _ in flight.troubles] == [(n, Failed) for n in range(3)]
+
+
 class TestStop:
     async def test_everything_ends_and_nothing_more_starts(self) -> None:
         slots, gate = Slots(8), Gate()
