@@ -163,13 +163,13 @@ async def test_a_lock_on_the_whole_table_is_not_waited_for_once_for_each(
     bus = EventBus(database.open(), Silent())
     async with database.client.connect() as session:
         await session.execute(text("LOCK TABLE public.events IN SHARE MODE"))
-        tasks = list((await published(bus, *range(100))).values())
-        await eventually(lambda: all(task.done() for task in tasks), timeout=12)  # alone each takes 0.2 s
+        tasks = list((await published(bus, *range(300))).values())
+        await eventually(lambda: all(task.done() for task in tasks), timeout=30)  # alone each takes 0.2 s
         assert all(isinstance(task.exception(), StorageHeld) for task in tasks)
         monkeypatch.setattr("runner.bus.PATIENCE", 60.0)
-        tasks = list((await published(bus, *range(100))).values())
+        tasks = list((await published(bus, *range(300))).values())
         await eventually(database.waits_for_lock)
         await session.rollback()
-        await eventually(lambda: done(tasks), timeout=15)
-    assert await database.count(events, dispatch) == [100, 100]
+        await eventually(lambda: done(tasks), timeout=30)
+    assert await database.count(events, dispatch) == [300, 300]
     await bus.stop()
