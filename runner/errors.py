@@ -114,11 +114,11 @@ class SinkError(RunnerError):
 
 
 class NotFound(RunnerError):
-    """What was asked for does not exist."""
+    """The thing that was asked for does not exist."""
 
 
 class StateConflict(RunnerError):
-    """What was asked for exists, and is in no state for it."""
+    """The thing that was asked for exists, and its state does not allow it."""
 
 
 def readable(text: str) -> str:

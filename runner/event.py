@@ -41,7 +41,7 @@ _MAX_EXTENSIONS = 1000
 _FEW = _MAX_TOGETHER // 4  # characters that cannot be too many bytes
 _REPEATED = 4096  # characters of attributes that are the same in event after event, to be remembered as checked
 NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
-"""What most events have: one object for all of them."""
+"""The extensions of most events: one empty object for all of them."""
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,100}\Z")  # more than 20 are allowed, if not recommended (§3.1)
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)

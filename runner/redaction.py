@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 __all__ = ["MASK", "know", "looks_secret", "redacted"]
 
 MASK = "***"
-"""What is shown in place of a secret, whatever its length."""
+"""The text in place of a secret, whatever its length."""
 
 _SHORTEST = 6  # characters: what is shorter stands in every other word, and hiding it would tell where
 

@@ -19,7 +19,7 @@ from .policies.retry import RetryPolicy
 __all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "matches_pattern"]
 
 DEAD_LETTER_SUFFIX = ".dead-letter"
-"""What the name of a subscription for dead letters ends in, and no other's."""
+"""The end of the name of every subscription for dead letters, and of no other."""
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""What may be shown on a terminal."""
+"""Text that is fit for a terminal."""
 
 from __future__ import annotations
 

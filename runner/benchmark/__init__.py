@@ -1,1 +1,1 @@
-"""What `runner bench` does: measure the bus of a configuration, in a place that is thrown away."""
+"""The benchmark behind `runner bench`: measure the bus of a configuration, in a place that is thrown away."""

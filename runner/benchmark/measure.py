@@ -1,4 +1,4 @@
-"""What is measured, and how: the real bus and the real worker, on tables of their own."""
+"""The measurements: the real bus and the real worker, on tables of their own."""
 
 from __future__ import annotations
 

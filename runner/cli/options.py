@@ -1,4 +1,4 @@
-"""What several verbs share: `-c`, `--json`, times and durations on the command line."""
+"""Options that several verbs share: `-c`, `--json`, times and durations on the command line."""
 
 from __future__ import annotations
 

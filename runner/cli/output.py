@@ -1,4 +1,4 @@
-"""What verbs print: tables for people, JSON for programs, messages beside them."""
+"""Output of the verbs: tables for people, JSON for programs, messages beside them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class OutputClosed(OSError):
-    """Nobody reads standard output any more, as with `| head`."""
+    """The reader of standard output has gone, as with `| head`."""
 
 
 def echo(text: str | bytes, *, nl: bool = True) -> None:

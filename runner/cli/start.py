@@ -57,7 +57,7 @@ def start(path: Path) -> None:
 
 
 class _Voice:
-    """What `start` says besides its log: lines for people, or log events where the log is JSON and nothing else."""
+    """The messages of `start` besides its log: lines for people, or log events where the log is JSON."""
 
     def __init__(self, config: Config) -> None:
         import structlog

@@ -1,4 +1,4 @@
-"""What a configuration may say, and what its author is likely not to want."""
+"""Advice on a valid configuration: warnings of what its author hardly meant."""
 
 from __future__ import annotations
 

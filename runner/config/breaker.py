@@ -54,4 +54,4 @@ BreakerField = Annotated[Breaker | None, BeforeValidator(_off), Field(json_schem
 """The defaults of every subscription, or None."""
 
 BreakerOverrideField = Annotated[BreakerOverride | None, BeforeValidator(_off), Field(json_schema_extra=_or_off)]
-"""What one subscription has of its own, or None."""
+"""The keys that one subscription overrides, or None."""

@@ -47,7 +47,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 class Model(BaseModel):
-    """What every part of the schema has in common: unknown keys are faults, values never change."""
+    """The base of every part of the schema: unknown keys are faults, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -63,7 +63,7 @@ def optional(model: type[Model]) -> Any:
 
 @dataclass(slots=True)
 class Context:
-    """What one part of the file has to know of the others, gathered before any of them is checked."""
+    """Facts that one part of the file needs of the others, gathered before any of them is checked."""
 
     base: Path = field(default_factory=Path)
     dsn: Dsn | None = None
@@ -200,7 +200,7 @@ Number = Annotated[int, BeforeValidator(_whole)]
 """A whole number; `yes` is none, although Python says so."""
 
 Name = Annotated[str, AfterValidator(_name)]
-"""What something is called in commands, URLs and logs."""
+"""The name of a thing in commands, URLs and logs."""
 
 SinkName = Annotated[str, AfterValidator(_sink)]
 """The name of a sink that the file describes."""

@@ -1,4 +1,4 @@
-"""What pydantic's errors mean to the author of the file."""
+"""Messages for the author of the file, made of pydantic's errors."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ _LIMITS = WorkerLimits()
 
 
 class SubscriptionEntry(Model):
-    """Who wants which events, in which sink."""
+    """A subscription: which events go to which sink."""
 
     name: Name = Field(description="Unique name; the history of deliveries hangs on it.")
     types: (
@@ -244,7 +244,7 @@ class Api(Model):
 
 
 class Log(Model):
-    """What is logged, on stderr."""
+    """The log on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level.")
     format: Literal["auto", "console", "json"] = Field(

@@ -121,7 +121,7 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What the store said at one moment, by its own clock."""
+    """The state of the store at one moment, by its own clock."""
 
     queue: Queue
     instances: Sequence[InstanceView]

@@ -63,7 +63,7 @@ class AnswerReader:
             limit: bytes of the body that are wanted; a longer one is not read to its end.
         """
         self.fault: str | None = None
-        """What is wrong with an answer that has no status."""
+        """The fault of an answer that has no status."""
         self.reusable = False
         """Whether the connection may carry another request: the answer is over, and nothing came after it."""
         self._limit = limit

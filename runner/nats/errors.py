@@ -1,4 +1,4 @@
-"""What can go wrong with a message on NATS; apart from the connection, so that it can be caught without nats-py."""
+"""Errors of a message on NATS, apart from the connection, so that they can be caught without nats-py."""
 
 from __future__ import annotations
 

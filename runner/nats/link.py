@@ -25,12 +25,12 @@ _MOST_NODES = 100  # of a cluster that are remembered
 PENDING_MESSAGES = 64  # received and not yet looked at; more are dropped, since signals all say the same
 
 LOST = (errors.Error, OSError, TimeoutError)
-"""What nats-py raises when the other side, or the way to it, is the cause."""
+"""The errors that nats-py raises when the other side, or the way to it, is the cause."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What happened on the connection since the process began."""
+    """Counters of the connection since the process began."""
 
     connects: int = 0
     failures: int = 0

@@ -70,7 +70,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """What nats-py is given: never with credentials, which it would not decode nor use for other nodes."""
+        """The URL for nats-py: never with credentials, which it would not decode nor use for other nodes."""
         return f"{'tls' if self.tls else 'nats'}://{self.address}"
 
 
@@ -170,7 +170,7 @@ class NatsConnection(Options):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read from files for one connection."""
+    """Certificates and credentials read from files for one connection."""
 
     tls: ssl.SSLContext | None = None
     credentials: str | None = field(default=None, repr=False)

@@ -1,4 +1,4 @@
-"""What a person may do to a bus beside publishing, behind every door the same: the rules, and who hears of it."""
+"""Operations of a person on a bus beside publishing, the same behind every door: the rules, and who is told."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class EventSink(Sink, Protocol):
 
     @property
     def deliver_event(self) -> Callable[[Event], Awaitable[Outcome]] | None:
-        """What delivers a bare event; None where the delivery is needed."""
+        """The function that delivers a bare event; None where the delivery is needed."""
 
 
 class BatchSink(Sink, Protocol):

@@ -1,4 +1,4 @@
-"""What is over is removed here, on both databases."""
+"""Delete events past retention, on both databases."""
 
 from __future__ import annotations
 

@@ -58,14 +58,14 @@ __all__ = [
 _NO_AGE = timedelta(0)
 
 CLAIM = 8 * 1024 * 1024
-"""What the events of one claim weigh at most: bytes of their data, and sixteen for each of their extensions'."""
+"""The most that the events of one claim may weigh: bytes of their data, and sixteen for each of their extensions'."""
 
 AT_ONCE = 1024 * 1024
-"""What events weigh whose data comes with the claim. That of others is asked for later: a claim that was answered
+"""The weight of events whose data comes with the claim. That of others is asked for later: a claim that was answered
 stands, so that what kills its process while it is fetched has cost it an attempt."""
 
 LARGEST = 16 * 1024 * 1024
-"""What an event weighs at most that is read at all: one that weighs more was not written by the bus."""
+"""The most that an event may weigh to be read at all: one that weighs more was not written by the bus."""
 
 
 class Publication(NamedTuple):
@@ -85,7 +85,7 @@ def due_at_once(publications: Sequence[Publication]) -> bool:
 
 
 class Receipt(NamedTuple):
-    """What a publisher gets: `seq` orders events within the store; `duplicate` if it was there before."""
+    """The answer to a publisher: `seq` orders events within the store; `duplicate` if it was there before."""
 
     source: str
     id: str
@@ -142,7 +142,7 @@ class Work(Struct):
 
 
 UNREADABLE = (EventError, ValueError, TypeError, OverflowError)
-"""What it raises to read a row that is no event, in the drivers or here."""
+"""Errors of a row that is no event, raised by the drivers or here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,7 +498,7 @@ class Stray:
 
 
 class Registry(Protocol):
-    """What the runtime needs to take its place: the tables' owner, the subscriptions, who is alive."""
+    """The seam of the runtime: the owner of the tables, the subscriptions, the instances."""
 
     async def adopt(self, deployment_id: str) -> None:
         """
@@ -606,7 +606,7 @@ class Pruned:
 
 
 class Archive(Protocol):
-    """What the pruner needs."""
+    """The seam of the pruner."""
 
     async def prune(self, retention: Retention, after: int, limit: int, *, dry_run: bool = False) -> Pruned:
         """

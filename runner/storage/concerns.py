@@ -1,4 +1,4 @@
-"""What of a PostgreSQL database lets the bus do less than it could."""
+"""Settings of a PostgreSQL database that let the bus do less than it could."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people correct, for both databases: deliveries retried and cancelled, events replayed and cancelled."""
+"""Corrections by people, for both databases: deliveries retried and cancelled, events replayed and cancelled."""
 
 from __future__ import annotations
 

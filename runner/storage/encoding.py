@@ -1,4 +1,4 @@
-"""What text a database can hold, by its encoding."""
+"""Text that a database can hold, by its encoding."""
 
 from __future__ import annotations
 

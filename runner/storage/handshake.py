@@ -1,4 +1,4 @@
-"""What a PostgreSQL server says until it is ready: limited in everything, because anybody may have answered."""
+"""A gate before a PostgreSQL server until it is ready: it limits everything, because anybody may have answered."""
 
 from __future__ import annotations
 

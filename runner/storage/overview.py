@@ -1,4 +1,4 @@
-"""What sums a deployment up, and what holds one delivery: statements whose cost has a bound on tables of any size."""
+"""The overview of a deployment and the holds of one delivery, by statements of bounded cost on tables of any size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .tables import (
 __all__ = ["MOST", "RECENT", "SAMPLE", "Hold", "Load", "Overview", "Queue", "Recent", "SqlOverview", "Turned"]
 
 MOST = 10_000
-"""What is counted of one kind at most; `MOST + 1` stands for more."""
+"""The highest count of one kind; `MOST + 1` stands for more."""
 
 SAMPLE = 5_000
 """How many of the last events and deliveries a rate is taken from."""
@@ -162,7 +162,7 @@ class Hold:
 
 
 class Overview(Protocol):
-    """What sums a deployment up. Not on the hot path; no cost grows with what is recorded."""
+    """The seam of `runner status` and `runner why`. Not on the hot path; no cost grows with what is recorded."""
 
     async def queue(self) -> Queue:
         """Return what waits to be dispatched."""

@@ -428,7 +428,7 @@ class PostgresStore(SqlRegistry):
 
 
 class _Added(NamedTuple):
-    """What recording new events brought, in their order; all but the receipts under a token only."""
+    """The result of recording new events, in their order; all but the receipts under a token only."""
 
     receipts: Sequence[Receipt]
     positions: Sequence[int] = ()

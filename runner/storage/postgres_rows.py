@@ -1,4 +1,4 @@
-"""What goes into the statements on PostgreSQL and what comes out of them: values, columns and rows."""
+"""Parameters and results of the statements on PostgreSQL: values, columns and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people look at and correct, for both databases."""
+"""The records that people read and correct, for both databases."""
 
 from __future__ import annotations
 

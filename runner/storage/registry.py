@@ -1,4 +1,4 @@
-"""Who takes part, for both databases: the owner of the tables, the subscriptions, the instances."""
+"""The registry, for both databases: the owner of the tables, the subscriptions, the instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from a look at the lines and the pace of a subscription: pure, and the same for both databases."""
+"""Conclusions from a look at the lines and the pace of a subscription: pure, and the same for both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a query selects: its conditions, as both databases can use their indexes for them."""
+"""The conditions of queries, written so that both databases can use their indexes for them."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def event_of(row: Row[Any]) -> Event:
 
 
 WITHOUT_DATA = [null().label("data") if column is events.c.data else column for column in events.c]
-"""What a match, a line and a list look at of an event: all but its data, which may be much."""
+"""The columns of an event that a match, a line and a list read: all but its data, which may be large."""
 
 delivery_key = tuple_(deliveries.c.event_seq, deliveries.c.subscription_id)
 NEWEST_FIRST = (deliveries.c.event_seq.desc(), deliveries.c.subscription_id.desc())

@@ -1,4 +1,4 @@
-"""What every transaction on SQLite is made of: its statements, its clock, its rows."""
+"""Parts of every transaction on SQLite: statements, clock, rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class LeasedDeliveries(NamedTuple):
-    """What was leased; `cut` if more was due, but weighed too much."""
+    """The rows that were leased; `cut` if more was due, but weighed too much."""
 
     claimed: Sequence[ClaimedDelivery] = ()
     unreadable: Sequence[UnreadableDelivery] = ()

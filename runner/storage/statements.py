@@ -11,7 +11,7 @@ from .tables import metadata
 __all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]
 
 SEPARATOR, NOTHING = "\x1f", "\x1e"
-"""What stands between texts that go as one, and in the place of one that is not there: no attribute may hold a control
+"""Separators between texts that go as one, and in the place of a missing one: no attribute may hold a control
 character (CloudEvents 1.0 §3.1)."""
 
 _SEPARATORS = f"E'\\x{ord(SEPARATOR):02x}', E'\\x{ord(NOTHING):02x}'"

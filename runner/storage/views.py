@@ -166,7 +166,7 @@ def nobody(_: int) -> None:
 
 
 class Records(Protocol):
-    """What the command line and the API read and correct. Not on the hot path."""
+    """The seam of the command line and the API: read and correct records. Not on the hot path."""
 
     def events(self, query: EventQuery) -> AsyncIterator[EventView]:
         """Yield the events `query` describes, read in pages."""

@@ -95,7 +95,7 @@ class Nats:
 
     @property
     def detail(self) -> str:
-        """What `health` says about it."""
+        """The state of the strategy, as `health` shows it."""
         if not self._broker.connected:
             return f"not connected: {self._broker.last_error}"
         if not self._proven:

@@ -67,7 +67,7 @@ class Polling:
 
     @property
     def detail(self) -> str:
-        """What `health` says about it."""
+        """The state of the strategy, as `health` shows it."""
         return f"every {self.interval:g} s"
 
     async def start(self, wake: Wake) -> None:

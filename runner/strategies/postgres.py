@@ -140,7 +140,7 @@ class Postgres:
 
     @property
     def detail(self) -> str:
-        """What `health` says about it."""
+        """The state of the strategy, as `health` shows it."""
         return f"listening on {self._channel}" if self.hears else f"not listening: {self._reason}"
 
     async def start(self, wake: Wake) -> None:

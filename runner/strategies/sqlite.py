@@ -81,7 +81,7 @@ class Sqlite:
 
     @property
     def detail(self) -> str:
-        """What `health` says about it."""
+        """The state of the strategy, as `health` shows it."""
         return f"watching {self._path.name}" if self.hears else f"not watching {self._path.name}: {self._reason}"
 
     async def start(self, wake: Wake) -> None:
