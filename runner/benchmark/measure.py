@@ -200,6 +200,8 @@ class Benchmark:
                         async with asyncio.timeout(1):
                             await delivered.wait()
                 seconds = perf_counter() - began
+                for number in range(1, subscriptions + 1):
+                    await runner.unsubscribe(f"{type}.{number}")  # the next one does not serve it
         self._rate(name, title, deliveries, seconds, "deliveries/s")
 
     async def _latencies(self, type: str, count: int) -> None:

@@ -220,11 +220,13 @@ def test_who_could_publish_by_function_before_still_can(
     deployment.write()
     deployment.cli("migrate")
     postgres.psql(
+        f"ALTER TABLE instances DROP COLUMN strategies, DROP COLUMN holder;"
+        f"ALTER TABLE subscriptions DROP COLUMN paused_at, DROP COLUMN paused_by;"
         f"UPDATE alembic_version SET version_num = '0002'; GRANT EXECUTE ON FUNCTION publish_event TO PUBLIC;"
         f"GRANT INSERT, SELECT, UPDATE ON events TO {role}",
         postgres_dsn,
     )
-    assert deployment.cli("migrate")[0] == "applied 0003\n"
+    assert deployment.cli("migrate")[0] == "applied 0003, 0004\n"
     publish = "SELECT publish_event('a.b', source => '/s')"
     assert postgres.psql(publish, as_role(postgres_dsn, role)) == "1"
     postgres.psql(f"REVOKE EXECUTE ON FUNCTION publish_event FROM {role}", postgres_dsn)

@@ -195,7 +195,7 @@ class TestAtRest(BusTests):
             )
             before = counted[0].claims.total()
             await asyncio.sleep(0.5)  # in which there were hundreds of claims
-            assert counted[0].claims.total() - before <= 4
+            assert counted[0].claims.total() - before <= 15  # a round that had begun, and a look by the clock
 
     @pytest.mark.parametrize("options", [{}, {"order_by": "subject"}, {"rate": "100/s"}])
     async def test_signals_that_bring_nothing_are_slowed_down_while_something_waits(

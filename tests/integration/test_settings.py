@@ -14,7 +14,7 @@ from runner.config.dsn import Dsn
 from runner.event import Event
 from runner.storage import open_storage
 from runner.storage.base import Publication, Run, Settled
-from runner.storage.migrate import migrate
+from runner.storage.migrate import HEAD, migrate
 from tests.contract.storage_contract import LEASE, Database
 from tests.support.postgres import PostgresServer
 
@@ -66,7 +66,7 @@ async def test_what_a_role_says_changes_nothing(strict_dsn: str) -> None:
         await asyncio.gather(*(store.append(wanted[at : at + 50]) for at in range(0, 200, 50) for store in stores))
         claims = await asyncio.gather(*(store.claim(40, LEASE) for store in stores * 3))
         for store, claim in zip(stores * 3, claims, strict=True):
-            done = [Run((1,), len(claim.works))]
+            done = [Run((1,), len(claim.works))] if claim.works else []
             assert await store.settle(Settled(claim.token, claim.works, done)) == len(claim.works)
         events = [work.event for claim in claims for work in claim.works]
         assert {event.id for event in events} == {each.event.id for each in wanted}
@@ -80,7 +80,7 @@ async def test_runners_that_start_together_all_start(strict_dsn: str) -> None:
     try:
         applied = await asyncio.gather(*(storage.take("one", migrate=True) for storage in storages))
         assert sorted(map(len, applied))[:2] == [0, 0]
-        assert len(max(applied, key=len)) == 3
+        assert max(applied, key=len)[-1] == HEAD
     finally:
         for storage in storages:
             await storage.close()
