@@ -50,6 +50,6 @@ async def test_fi_61(trial: Trial) -> None:
     await heavy_backlog(trial)
 
 
-@pytest.mark.chaos("FI-61")
+@pytest.mark.chaos("FI-61", "a backlog of 300 events of up to 1 MiB, and a limit of 512 MiB of memory")
 async def test_fi_61_sqlite(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
     await heavy_backlog(make_trial(tmp_path / "runner.db"), count=300)
