@@ -3,7 +3,9 @@
     RunnerError
     ├── ConfigError          the file, or what it names, is wrong (exit code 78)
     ├── EventError           an event breaks CloudEvents 1.0 or a limit of the bus
-    │   └── EventConflict    same source and id, other content
+    │   ├── EventConflict        same source and id, other content
+    │   ├── EventTooLarge        it is larger than the bus takes, or there are more of them
+    │   └── FormatUnsupported    a message is in an event format, or in a mode, that is not read here
     ├── StorageError         the store refused, or holds something unexpected
     │   ├── StorageRefused       it refuses one row for what is in it; trying again does not help
     │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
@@ -23,12 +25,15 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Self
 
 __all__ = [
     "ConfigError",
     "EventConflict",
     "EventError",
+    "EventTooLarge",
     "ForeignDeployment",
+    "FormatUnsupported",
     "NotFound",
     "RunnerError",
     "SchemaMismatch",
@@ -63,11 +68,34 @@ class ConfigError(RunnerError):
 
 
 class EventError(RunnerError, ValueError):
-    """An event breaks CloudEvents 1.0 or a limit of the bus."""
+    """
+    An event breaks CloudEvents 1.0 or a limit of the bus.
+
+    Attributes:
+        attribute: the name of the attribute it is about; None where it is about none, or the whole.
+        index: which event of a batch it is about, counted from 0; None outside a batch.
+    """
+
+    def __init__(self, message: str, *, attribute: str | None = None, index: int | None = None) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+        self.index = index
+
+    def in_batch(self, index: int, count: int) -> Self:
+        """Return the same error as that of one event of several."""
+        return type(self)(f"event {index + 1} of {count}: {self}", attribute=self.attribute, index=index)
 
 
 class EventConflict(EventError):
     """An event with the same source and id, but other content, is already recorded."""
+
+
+class EventTooLarge(EventError):
+    """An event, or one of its attributes, is larger than the bus takes; or a batch has more events."""
+
+
+class FormatUnsupported(EventError):
+    """A message is in an event format, or in a mode, that is not read here."""
 
 
 class StorageError(RunnerError):

@@ -17,7 +17,7 @@ import uuid_utils
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from .errors import EventError
+from .errors import EventError, EventTooLarge
 
 __all__ = [
     "MAX_DATA_BYTES",
@@ -39,6 +39,7 @@ _MAX_ATTRIBUTE = 65_536  # characters: CloudEvents 1.0 §6 obliges intermediarie
 _MAX_TOGETHER = 131_072  # bytes of all attributes, and of the names of extensions
 _MAX_EXTENSIONS = 1000
 _FEW = _MAX_TOGETHER // 4  # characters that cannot be too many bytes
+_DIGITS_OF_INTEGER = 11  # at most, and the sign
 _REPEATED = 4096  # characters of attributes that are the same in event after event, to be remembered as checked
 NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 """The extensions of most events: one empty object for all of them."""
@@ -157,19 +158,25 @@ class Event(Struct, frozen=True, kw_only=True):
             _check_text("subject", self.subject)
         if self.time is not None:
             _check_time(self.time)
+        texts = len(self.id) + len(self.source) + len(self.type) + len(self.subject or "")
+        texts += len(self.datacontenttype or "") + len(self.dataschema or "")
         if self.extensions:
             if len(self.extensions) > _MAX_EXTENSIONS:
-                raise EventError(f"extensions: {len(self.extensions)}, at most {_MAX_EXTENSIONS} are taken")
+                raise EventTooLarge(f"extensions: {len(self.extensions)}, at most {_MAX_EXTENSIONS} are taken")
             for name, value in self.extensions.items():
                 _check_extension(name, value)
-        texts = len(self.id) + len(self.source) + len(self.type) + len(self.subject or "")
-        if self.extensions or texts + len(self.datacontenttype or "") + len(self.dataschema or "") > _FEW:
+                texts += len(name) + (len(value) if isinstance(value, str) else _DIGITS_OF_INTEGER)
+        if texts > _FEW:
             _check_together(self)
         if self.data is not None:
             if not isinstance(self.data, bytes):
-                raise EventError(f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON")
+                raise EventError(
+                    f"data: expected bytes, got {type(self.data).__name__}; Event.new() writes JSON", attribute="data"
+                )
             if len(self.data) > MAX_DATA_BYTES:
-                raise EventError(f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken")
+                raise EventTooLarge(
+                    f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken", attribute="data"
+                )
 
 
 def weigh(events: Sequence[Event]) -> int:
@@ -208,19 +215,36 @@ def check_type(value: object) -> None:
     _check_text("type", value)
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_text(name: str, value: object, *, extension: bool = False) -> None:
+    is_media_type = name == "datacontenttype"
+    if (
+        not is_media_type
+        and isinstance(value, str)
+        and 0 < len(value) <= _MAX_ATTRIBUTE
+        and value.isascii()
+        and value.isprintable()
+    ):
+        return
+    fault = _fault_of(value, is_media_type)
+    if fault is not None:
+        kind = EventTooLarge if isinstance(value, str) and len(value) > _MAX_ATTRIBUTE else EventError
+        raise kind(f"extension {name!r}: {fault}" if extension else f"{name}: {fault}", attribute=name)
+
+
+def _fault_of(value: object, is_media_type: bool) -> str | None:
     if not isinstance(value, str):
-        raise EventError(f"{name}: expected a string, got {type(value).__name__}")
+        return f"expected a string, got {type(value).__name__}"
     if not value:
-        raise EventError(f"{name}: must not be empty")
+        return "must not be empty"
     if len(value) > _MAX_ATTRIBUTE:
-        raise EventError(f"{name}: {len(value)} characters, at most {_MAX_ATTRIBUTE} are taken")
+        return f"{len(value)} characters, at most {_MAX_ATTRIBUTE} are taken"
     if not value.isascii() or not value.isprintable():
         found = _FORBIDDEN.search(value)
         if found:
-            raise EventError(f"{name}: the character U+{ord(found[0]):04X} is not allowed (CloudEvents 1.0 §3.1)")
-    if name == "datacontenttype" and not _MEDIA_TYPE.match(value):
-        raise EventError(f"datacontenttype: expected a media type (RFC 2046), got {value[:80]!a}")
+            return f"the character U+{ord(found[0]):04X} is not allowed (CloudEvents 1.0 §3.1)"
+    if is_media_type and not _MEDIA_TYPE.match(value):
+        return f"expected a media type (RFC 2046), got {value[:80]!a}"
+    return None
 
 
 @lru_cache(maxsize=1024, typed=True)  # what is equal to a text, and none, is checked on its own
@@ -241,29 +265,37 @@ def _check_together(event: Event) -> None:
     ]
     size = sum(len(text.encode()) for text in texts)
     if size > _MAX_TOGETHER:
-        raise EventError(f"attributes: {size} bytes together, at most {_MAX_TOGETHER} are taken")
+        raise EventTooLarge(f"attributes: {size} bytes together, at most {_MAX_TOGETHER} are taken")
 
 
 def _check_time(value: object) -> None:
     if not isinstance(value, datetime):
-        raise EventError(f"time: expected a datetime, got {type(value).__name__}")
+        raise EventError(f"time: expected a datetime, got {type(value).__name__}", attribute="time")
     if value.tzinfo is None:
-        raise EventError(f"time: expected a time with an offset (RFC 3339), got {value.isoformat()!r}")
+        raise EventError(
+            f"time: expected a time with an offset (RFC 3339), got {value.isoformat()!r}", attribute="time"
+        )
     try:
         value.astimezone(UTC)
     except OverflowError as error:
-        raise EventError(f"time: {value.isoformat()!r} is no time in UTC") from error
+        raise EventError(f"time: {value.isoformat()!r} is no time in UTC", attribute="time") from error
 
 
 def _check_extension(name: object, value: object) -> None:
     if not isinstance(name, str) or not _ATTRIBUTE_NAME.match(name) or name in _CORE:
-        raise EventError(f"extension {name!r}: expected 1-100 of a-z and 0-9, other than the names CloudEvents defines")
+        named = name if isinstance(name, str) and len(name) <= 100 else None
+        raise EventError(
+            f"extension {ascii(name)[:120]}: expected 1-100 of a-z and 0-9, other than the names CloudEvents defines",
+            attribute=named,
+        )
     if isinstance(value, bool):
         return
     if isinstance(value, int):
         if not -(2**31) <= value < 2**31:
-            raise EventError(f"extension {name!r}: {value} does not fit in 32 bits (CloudEvents 1.0 §3.1)")
+            raise EventError(
+                f"extension {name!r}: {value} does not fit in 32 bits (CloudEvents 1.0 §3.1)", attribute=name
+            )
         return
     if value == "":
         return
-    _check_text(f"extension {name!r}", value)
+    _check_text(name, value, extension=True)
