@@ -283,7 +283,7 @@ def _unusable_file(dsn: Dsn, writes: bool) -> str | None:
         if writes and not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
             return f"{dsn.path} or its directory is not writable; SQLite writes to both"
         return None
-    from .storage.tls import encryptions
+    from .storage.postgres.tls import encryptions
 
     try:
         encryptions(dsn)

@@ -18,7 +18,7 @@ from .options import SINCE, config_option, dry_run_option, json_option, limit_op
 if TYPE_CHECKING:
     from ..config import Config
     from ..operations import DeliveryRef
-    from ..storage.views import AttemptView, DeliveryQuery, DeliveryView
+    from ..storage.contract.records import AttemptView, DeliveryQuery, DeliveryView
 
 __all__ = ["deliveries"]
 
@@ -180,7 +180,7 @@ def _query(
     until: datetime | None,
 ) -> DeliveryQuery:
     from ..delivery import DeliveryState
-    from ..storage.views import DeliveryQuery
+    from ..storage.contract.records import DeliveryQuery
 
     wanted = None if state is None else DeliveryState(state)
     return DeliveryQuery(state=wanted, subscription=subscription, type=type_, since=since, until=until, limit=None)

@@ -17,7 +17,7 @@ from .transfer import export_events, import_events
 if TYPE_CHECKING:
     from ..config import Config
     from ..event import Event
-    from ..storage.views import EventQuery, EventView, Records, ReplayQuery
+    from ..storage.contract.records import EventQuery, EventView, Records, ReplayQuery
     from .cursor import Cursor
 
 __all__ = ["events"]
@@ -64,7 +64,7 @@ def list_events(path: Path, as_json: bool, type_: str | None, id_: str | None, *
       runner events list --subject order/17
       runner events list --since 2026-01-31T00:00:00Z --limit 1000 --json
     """
-    from ..storage.views import EventQuery
+    from ..storage.contract.records import EventQuery
 
     query = EventQuery(type=type_, id=id_, data=as_json, **conditions)
     asyncio.run(_list(load(path), query, as_json))
@@ -136,7 +136,7 @@ def replay_events(
       runner events replay --subscription search --missing --rate 100/s
       runner events replay --subscription crm --type 'order.*' --since 2026-01-31T00:00:00Z --until 1h
     """
-    from ..storage.views import ReplayQuery
+    from ..storage.contract.records import ReplayQuery
 
     query = ReplayQuery(subscription=subscription, type=type_, source=source, since=since, until=until, missing=missing)
     asyncio.run(_replay(load(path), query, every, dry_run, as_json))
@@ -277,7 +277,7 @@ async def _beginning(records: Records, since: datetime | None) -> Cursor:
 
     It knows of the gaps before that: what is still being written there has not been seen either.
     """
-    from ..storage.views import EventQuery
+    from ..storage.contract.records import EventQuery
     from .cursor import Cursor
 
     end = None
@@ -292,7 +292,7 @@ async def _beginning(records: Records, since: datetime | None) -> Cursor:
 
 
 def _following(cursor: Cursor) -> EventQuery:
-    from ..storage.views import EventQuery
+    from ..storage.contract.records import EventQuery
 
     return EventQuery(after_seq=cursor.newest, gaps=cursor.gaps, newest_first=False, limit=sys.maxsize)
 

@@ -12,7 +12,7 @@ from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..storage.views import InstanceView
+    from ..storage.contract.records import InstanceView
 
 __all__ = ["instances"]
 

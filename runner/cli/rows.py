@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..storage.views import DeliveryView, EventView
+from ..storage.contract.records import DeliveryView, EventView
 
 __all__ = [
     "DELIVERY_COLUMNS",

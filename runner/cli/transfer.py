@@ -14,7 +14,7 @@ from .options import SINCE, config_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..storage.views import EventQuery
+    from ..storage.contract.records import EventQuery
 
 __all__ = ["export_events", "import_events"]
 
@@ -40,7 +40,7 @@ def export_events(
       runner events export --type 'order.*' --since 1d --until 1h | gzip > orders.jsonl.gz
       runner events export | runner events import -c other.yaml -
     """
-    from ..storage.views import EventQuery
+    from ..storage.contract.records import EventQuery
 
     query = EventQuery(
         type=type_, source=source, since=since, until=until, limit=limit or sys.maxsize, newest_first=False

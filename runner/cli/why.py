@@ -13,7 +13,7 @@ from .options import config_option, json_option, load
 if TYPE_CHECKING:
     from ..config import Config
     from ..diagnosis.why import Answer
-    from ..storage.views import EventView
+    from ..storage.contract.records import EventView
 
 __all__ = ["why"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..storage.views import EventView
+from ..storage.contract.records import EventView
 from .matching import Clause
 from .status import Finding, Report, Snapshot, Subscribed
 from .why import Answer

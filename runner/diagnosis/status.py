@@ -11,8 +11,8 @@ from math import ceil
 from ..config.duration import format_duration
 from ..event import Event
 from ..storage.base import UNREADABLE, Registered
+from ..storage.contract.records import InstanceView
 from ..storage.overview import MOST, RECENT, SAMPLE, Load, Queue, Recent
-from ..storage.views import InstanceView
 from ..subscription import Matcher
 
 __all__ = [

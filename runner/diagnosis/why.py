@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..delivery import DeliveryState
+from ..storage.contract.records import EventView, InstanceView
 from ..storage.overview import Hold
 from ..storage.tokens import holder_of
-from ..storage.views import EventView, InstanceView
 from .matching import Clause, mismatch
 from .status import sinks_of
 

@@ -13,7 +13,7 @@ from ..config.duration import format_duration
 from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict
 from ..pruner import Pruner
-from ..storage.views import DeliveryQuery, nobody
+from ..storage.contract.records import DeliveryQuery, nobody
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..storage import Storage
     from ..storage.base import Registered, Retention
-    from ..storage.views import AttemptView, DeliveryView, EventView, ReplayQuery
+    from ..storage.contract.records import AttemptView, DeliveryView, EventView, ReplayQuery
     from ..subscription import Subscription
 
 __all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations", "hold_of"]

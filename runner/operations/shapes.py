@@ -10,7 +10,7 @@ from orjson import Fragment
 from ..cloudevents import encode_json
 from ..policies.breaker import Trip
 from ..storage.base import Receipt, Registered
-from ..storage.views import AttemptView, DeliveryView, EventView, InstanceView
+from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
 
 __all__ = [
     "attempt_json",

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from ..config.dsn import Dsn
     from .base import Archive
+    from .contract.records import Records
     from .overview import Overview
-    from .postgres import PostgresStore
-    from .sqlite import SqliteStore
-    from .views import Records
+    from .postgres.store import PostgresStore
+    from .sqlite.store import SqliteStore
 
 __all__ = ["Storage", "open_storage"]
 
@@ -84,7 +84,7 @@ class Storage:
         """Return what of the database lets the bus do less than it could, with the cure of each."""
         if self.engine.dialect.name == "sqlite":
             return ()
-        from .concerns import concerns
+        from .postgres.concerns import concerns
 
         return await concerns(self.engine)
 
@@ -106,11 +106,11 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
     engine = open_engine(dsn, schema=schema, pool=max(pool, 2), pgbouncer=pgbouncer)
     store: PostgresStore | SqliteStore
     if dsn.scheme == "sqlite":
-        from .sqlite import SqliteStore
+        from .sqlite.store import SqliteStore
 
         store = SqliteStore(engine)
     else:
-        from .postgres import PostgresStore
+        from .postgres.store import PostgresStore
 
         store = PostgresStore(engine, wires=max(1, pool - 1), pgbouncer=pgbouncer)
     return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine))

@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict
 from ..subscription import Matcher
+from .contract.records import EventView
 from .encoding import storable
 from .engine import mapped_errors
 from .home import home_of
+from .lines import leave_lines
 from .registry import named, registered
 from .tables import Now, attempts, deliveries, dispatch
-from .turns import leave_lines
-from .views import EventView
 
 __all__ = ["acknowledge"]
 

@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
 from ..subscription import Matcher
+from .contract.records import DeliveryQuery, EventQuery, ReplayQuery, nobody
 from .engine import mapped_errors
+from .lines import join_lines, leave_lines
 from .registry import named, readable, registered
 from .selection import (
     OLDEST_FIRST,
@@ -31,8 +33,6 @@ from .selection import (
     in_state,
 )
 from .tables import After, Instant, Now, deliveries, dispatch, events, scheduled, subscriptions
-from .turns import join_lines, leave_lines
-from .views import DeliveryQuery, EventQuery, ReplayQuery, nobody
 
 __all__ = ["SqlCorrections"]
 

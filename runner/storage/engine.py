@@ -21,11 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..config.dsn import Dsn
 from ..errors import ConfigError, StorageError, StorageHeld, StorageRefused, StorageUnavailable, readable
-from .handshake import SuspiciousLoop
 from .home import SEARCH_PATH, Home
-from .outage import Outage
-from .sqlite_connection import TidyConnection, connect, pragmas, prepare
-from .tls import Encryption, encryptions
+from .postgres.handshake import SuspiciousLoop
+from .postgres.outage import Outage
+from .postgres.tls import Encryption, encryptions
+from .sqlite.connection import TidyConnection, connect, pragmas, prepare
 
 if TYPE_CHECKING:
     import asyncpg

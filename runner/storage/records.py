@@ -29,6 +29,7 @@ from ..errors import NotFound
 from ..event import NO_EXTENSIONS
 from .acks import acknowledge
 from .base import Instance, Registered, StrategyHealth
+from .contract.records import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
 from .corrections import SqlCorrections
 from .engine import mapped_errors
 from .identity import restored
@@ -49,7 +50,6 @@ from .selection import (
     in_state,
 )
 from .tables import Now, attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
-from .views import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
 
 __all__ = ["SqlRecords"]
 

@@ -16,11 +16,11 @@ from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
 from .base import Health, Instance, Registered, Stray
 from .engine import mapped_errors
+from .lines import leave_lines
 from .selection import OPEN, in_state
 from .set_back import set_back
 from .tables import Later, Now, bus, deliveries, instances, paces, subscriptions, turns
 from .tokens import HOLDER
-from .turns import leave_lines
 
 __all__ = ["ALIVE", "SqlRegistry", "compilable", "named", "readable", "registered"]
 

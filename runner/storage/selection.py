@@ -29,9 +29,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from ..delivery import DeliveryState
 from ..event import NO_EXTENSIONS, Event
+from .contract.records import DeliveryQuery, EventQuery
 from .identity import key_of, restored
 from .tables import deliveries, dispatch, events, scheduled, subscriptions
-from .views import DeliveryQuery, EventQuery
 
 __all__ = [
     "NEWEST_FIRST",

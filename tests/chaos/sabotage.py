@@ -36,7 +36,7 @@ def apply(names: str) -> None:
 def acknowledge_early() -> None:
     """Answer a publisher before the commit."""
     from runner.storage.base import Publication, Receipt
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     append = PostgresStore.append
     behind: set[asyncio.Task[Any]] = set()
@@ -56,7 +56,7 @@ def acknowledge_unknown() -> None:
     """Answer a publisher although the store did not."""
     from runner.errors import StorageUnavailable
     from runner.storage.base import Publication, Receipt
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     append = PostgresStore.append
 
@@ -72,7 +72,7 @@ def acknowledge_unknown() -> None:
 def believe_duplicates() -> None:
     """Answer a publisher from what is there already, without writing it again (DO NOTHING)."""
     from runner.storage.base import Publication, Receipt
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     append = PostgresStore.append
 
@@ -102,7 +102,7 @@ def claim_by_subquery() -> None:
 def forget_at_claim() -> None:
     """Give work up when it is claimed (at most once)."""
     from runner.storage.base import CLAIM, Claim
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     claim = PostgresStore.claim
 
@@ -292,7 +292,7 @@ def trust_own_clock() -> None:
     """Let the clock of the process say what is due."""
     from runner.clock import utcnow
     from runner.storage.base import CLAIM, Claim
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     claim = PostgresStore.claim
     due = "UPDATE public.scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"
@@ -307,7 +307,7 @@ def trust_own_clock() -> None:
 
 def commit_bit_by_bit() -> None:
     """Commit each statement by itself in SQLite."""
-    from runner.storage import sqlite
+    from runner.storage.sqlite import store as sqlite
 
     def apart(db: Any, function: Callable[..., Any], *args: Any) -> Any:
         return function(db, *args)
@@ -327,7 +327,8 @@ def stop_in_settle() -> None:
 
 def slow_settle() -> None:
     """Let the first settlement in SQLite take `SLOW` seconds inside its transaction."""
-    from runner.storage import sqlite, sqlite_rows
+    from runner.storage.sqlite import rows as sqlite_rows
+    from runner.storage.sqlite import store as sqlite
 
     transaction, settle = sqlite_rows.transaction, sqlite._settle
 
@@ -364,7 +365,7 @@ def die_in_migration() -> None:
 def hang_in_claims() -> None:
     """Let no claim of this process come back, from the first on; it reports every second."""
     from runner import runtime
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     async def hang(*_: Any) -> Any:
         await asyncio.sleep(3600)
@@ -396,7 +397,7 @@ def wrong_clock() -> None:
 
 def store_clock() -> None:
     """Have the clock of SQLite say as many seconds more as the file `clock` says."""
-    from runner.storage.sqlite_connection import TidyConnection
+    from runner.storage.sqlite.connection import TidyConnection
 
     plain = TidyConnection.__init__
 
@@ -477,7 +478,7 @@ FAULT_POINTS: dict[str, Callable[[], None]] = {
 
 def _before(method: str, number: signal.Signals) -> None:
     """Have this process send itself a signal when a method of the store is called for the first time anywhere."""
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.postgres.store import PostgresStore
 
     original = getattr(PostgresStore, method)
 
@@ -501,8 +502,8 @@ def _first() -> bool:
 
 def _change(name: str, text: str, replacement: str) -> None:
     """Replace a piece of a hot statement of PostgreSQL."""
-    from runner.storage import postgres
-    from runner.storage.statements import statement
+    from runner.storage.postgres import store as postgres
+    from runner.storage.postgres.statements import statement
 
     if text not in statement(name, None, 1):
         raise SystemExit(f"{name}.sql has no {text!r}: this sabotage needs to be written anew")

@@ -18,7 +18,7 @@ from runner.builder import open_bus, open_storage
 from runner.bus import EventBus
 from runner.config import load_config
 from runner.event import MAX_DATA_BYTES
-from runner.storage import views
+from runner.storage.contract import records as views
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer

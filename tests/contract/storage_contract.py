@@ -31,8 +31,8 @@ from runner.storage.base import (
 )
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
-from runner.storage.postgres import PostgresStore
-from runner.storage.sqlite import SqliteStore
+from runner.storage.postgres.store import PostgresStore
+from runner.storage.sqlite.store import SqliteStore
 from tests.support.eventually import eventually
 
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from runner.storage.archive import SqlArchive
 from runner.storage.base import Pruned, Publication, Retention
+from runner.storage.contract.records import DeliveryQuery
 from runner.storage.records import SqlRecords
 from runner.storage.tables import attempts, deliveries, events, scheduled, turns
-from runner.storage.views import DeliveryQuery
 
 from .storage_contract import LEASE, Database, Store, StoreTests, migrated, publication, publish, settled
 

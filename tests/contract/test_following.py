@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from runner.storage.contract.records import EventQuery
 from runner.storage.records import SqlRecords
-from runner.storage.views import EventQuery
 
 from .storage_contract import Database, Store, StoreTests, publication, publish
 

@@ -15,6 +15,7 @@ from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.errors import NotFound
 from runner.policies.retry import RetryPolicy
+from runner.storage.contract.records import DeliveryQuery, EventQuery, EventView, Records, ReplayQuery
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords
@@ -28,7 +29,6 @@ from runner.storage.tables import (
     scheduled,
     subscriptions,
 )
-from runner.storage.views import DeliveryQuery, EventQuery, EventView, Records, ReplayQuery
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 

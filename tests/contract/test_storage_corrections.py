@@ -11,9 +11,9 @@ from sqlalchemy import delete, insert
 
 from runner.delivery import DeliveryState
 from runner.storage.base import Publication, Run, Settled
+from runner.storage.contract.records import ReplayQuery
 from runner.storage.records import SqlRecords
 from runner.storage.tables import Now, deliveries, dispatch, events, scheduled
-from runner.storage.views import ReplayQuery
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 

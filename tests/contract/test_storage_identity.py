@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from runner.errors import EventConflict
 from runner.event import Event
 from runner.storage.base import Publication
+from runner.storage.contract.records import DeliveryQuery, EventQuery
 from runner.storage.records import SqlRecords
 from runner.storage.tables import events
-from runner.storage.views import DeliveryQuery, EventQuery
 
 from .storage_contract import LEASE, Database, Store, StoreTests
 

@@ -15,9 +15,9 @@ from runner.policies.order import order_key
 from runner.policies.rate import Rate
 from runner.storage import regulation
 from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, Demand, Publication, Run, Settled, Turn
+from runner.storage.contract.records import DeliveryQuery, ReplayQuery
 from runner.storage.records import SqlRecords
 from runner.storage.tables import Later, deliveries, turns
-from runner.storage.views import DeliveryQuery, ReplayQuery
 from runner.subscription import Subscription
 
 from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publication, record, soon, taken
@@ -173,7 +173,7 @@ class TestOrder(StoreTests):
     async def test_a_claim_visits_so_many_lines_and_says_where_it_left_off(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in ("postgres", "sqlite_regulated"):
+        for module in ("postgres.store", "sqlite.regulated"):
             monkeypatch.setattr(f"runner.storage.{module}.LINES", 3)
         assert regulation.LINES > 3
         seqs = await line(store, "abcdefg")
@@ -216,7 +216,7 @@ class TestRounds(StoreTests):
 
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("postgres", "sqlite_regulated"):
+        for module in ("postgres.store", "sqlite.regulated"):
             monkeypatch.setattr(f"runner.storage.{module}.LINES", 3)
 
     async def fail(self, store: Store, *due_in: timedelta) -> None:

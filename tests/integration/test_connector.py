@@ -13,7 +13,7 @@ from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
 from runner.storage import engine
 from runner.storage.engine import PostgresConnector, open_engine
-from runner.storage.wires import Wires
+from runner.storage.postgres.connections import Wires
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy

@@ -19,8 +19,8 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.rate import Rate
 from runner.policies.retry import RetryPolicy
+from runner.storage.contract.records import DeliveryQuery
 from runner.storage.tables import turns
-from runner.storage.views import DeliveryQuery
 from tests.support.eventually import eventually
 from tests.support.load import slowness
 from tests.support.process import RunnerProcess
@@ -173,7 +173,7 @@ class TestAtRest(BusTests):
     """What waits costs next to nothing, however much it is."""
 
     async def test_more_keys_that_wait_than_one_claim_visits(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("postgres", "sqlite_regulated"):
+        for module in ("postgres.store", "sqlite.regulated"):
             monkeypatch.setattr(f"runner.storage.{module}.LINES", 10)
         counted: list[Counted] = []
 

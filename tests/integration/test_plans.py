@@ -11,7 +11,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from runner.storage import overview
-from runner.storage.statements import statement, statement_for
+from runner.storage.postgres.statements import statement, statement_for
 from tests.contract.storage_contract import migrated
 
 

@@ -17,7 +17,7 @@ from runner.event import Event
 from runner.storage.base import Publication
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
-from runner.storage.postgres import PostgresStore
+from runner.storage.postgres.store import PostgresStore
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 

@@ -21,11 +21,11 @@ from runner.config.dsn import Dsn
 from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.storage import engine as engines
-from runner.storage import sqlite_connection
 from runner.storage.base import Health, Instance, Publication, Run, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
-from runner.storage.sqlite import SqliteStore
+from runner.storage.sqlite import connection as sqlite_connection
+from runner.storage.sqlite.store import SqliteStore
 from tests.support.eventually import eventually
 
 LEASE = timedelta(seconds=30)

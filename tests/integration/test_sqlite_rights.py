@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from runner.config.dsn import Dsn
-from runner.storage import sqlite_connection
 from runner.storage.engine import open_engine
+from runner.storage.sqlite import connection as sqlite_connection
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.retry import RetryPolicy
 from runner.storage.base import DeliveryClaim
+from runner.storage.contract.records import DeliveryQuery
 from runner.storage.engine import _SERVER_SETTINGS
 from runner.storage.tables import Now, attempts, deliveries, dispatch
-from runner.storage.views import DeliveryQuery
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer

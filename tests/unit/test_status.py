@@ -16,8 +16,8 @@ from runner.diagnosis.status import Subscribed, Verdict, judge, number, snapshot
 from runner.event import Event
 from runner.policies.breaker import Trip
 from runner.storage.base import Instance, Registered, StrategyHealth
+from runner.storage.contract.records import InstanceView
 from runner.storage.overview import MOST, SAMPLE, Load, Queue, Recent
-from runner.storage.views import InstanceView
 from runner.subscription import Subscription
 
 from .cli.test_program import parse

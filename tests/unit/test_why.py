@@ -18,8 +18,8 @@ from runner.event import Event
 from runner.policies.breaker import Trip
 from runner.policies.rate import Rate
 from runner.storage.base import Instance, Registered
+from runner.storage.contract.records import EventView, InstanceView
 from runner.storage.overview import Hold, Turned
-from runner.storage.views import EventView, InstanceView
 from runner.subscription import Matcher, Subscription
 
 from .cli.test_program import parse

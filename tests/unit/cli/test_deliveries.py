@@ -7,7 +7,7 @@ import pytest
 from runner.cli.deliveries import _print_delivery
 from runner.delivery import DeliveryState
 from runner.operations.shapes import attempt_json
-from runner.storage.views import AttemptView, DeliveryView
+from runner.storage.contract.records import AttemptView, DeliveryView
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 HISTORY = [

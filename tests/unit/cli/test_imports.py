@@ -41,7 +41,7 @@ OUR_OWN = {
     "runner.nats.connection",
     "runner.runtime",
     "runner.sinks.python",
-    "runner.storage.postgres",
+    "runner.storage.postgres.store",
     "runner.strategies.nats",
     "runner.strategies.postgres",
     "runner.worker.backlog",

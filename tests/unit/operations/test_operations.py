@@ -15,8 +15,8 @@ from runner.errors import NotFound, StateConflict
 from runner.operations import DeliveryRef, Operations
 from runner.storage import Storage, corrections, open_storage
 from runner.storage.base import Retention
+from runner.storage.contract.records import DeliveryQuery, ReplayQuery
 from runner.storage.tables import deliveries, events, instances, scheduled, subscriptions
-from runner.storage.views import DeliveryQuery, ReplayQuery
 from runner.subscription import Subscription
 
 PENDING, LEASED, DELIVERED, DEAD, CANCELLED = DeliveryState

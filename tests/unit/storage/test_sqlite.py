@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from runner.storage.sqlite_connection import TidyConnection, pragmas, wal_is_safe
+from runner.storage.sqlite.connection import TidyConnection, pragmas, wal_is_safe
 from runner.storage.tables import metadata
 
-SQL = files("runner.storage") / "sql" / "sqlite"
+SQL = files("runner.storage.sqlite") / "sql"
 
 
 class TestPragmas:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.dsn import Dsn
-from runner.storage.tls import Encryption, encryptions
+from runner.storage.postgres.tls import Encryption, encryptions
 
 FILES = Path(__file__).parents[2] / "integration" / "tls"
 ROOT = "sslrootcert=server.crt"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from ..delivery import DeliveryState
-from ..event import Event
-from .base import Instance, Registered, StrategyHealth
+from ...delivery import DeliveryState
+from ...event import Event
+from ..base import Instance, Registered, StrategyHealth
 
 __all__ = [
     "AttemptView",

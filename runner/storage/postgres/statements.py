@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from .base import AT_ONCE, LARGEST
-from .tables import metadata
+from ..base import AT_ONCE, LARGEST
+from ..tables import metadata
 
 __all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]
 
@@ -45,7 +45,7 @@ _FIRST = _ROW.replace("statement_timestamp()", f"CASE WHEN {_PATIENCE} <> '' THE
 @cache
 def statement(name: str, schema: str | None, limit: int = 0) -> str:
     """
-    Return the PostgreSQL statement in `sql/postgres/<name>.sql`, its tables qualified by `schema`.
+    Return the PostgreSQL statement in `sql/<name>.sql`, its tables qualified by `schema`.
 
     `limit` is written into the text where a statement has one: the planner then knows how few rows it
     is about, which it cannot for a parameter.
@@ -66,7 +66,7 @@ def statement_for(count: int, name: str, schema: str | None) -> str:
 
 
 def _read(name: str) -> str:
-    return (files(__package__) / "sql" / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
+    return (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _tables(schema: str | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import structlog
 
-from ..errors import StorageError
+from ...errors import StorageError
 
 __all__ = ["Outage"]
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from .base import DeliveryClaim, Demand
-from .regulation import LINES, Seen
-from .sqlite_rows import LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
+from ..base import DeliveryClaim, Demand
+from ..regulation import LINES, Seen
+from .rows import LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
 
 __all__ = ["claim_regulated"]
 

@@ -21,10 +21,10 @@ import structlog
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from ..delivery import DeliveryState
-from ..errors import EventConflict, StorageRefused
-from ..event import Event, weigh
-from .base import (
+from ...delivery import DeliveryState
+from ...errors import EventConflict, StorageRefused
+from ...event import Event, weigh
+from ..base import (
     CLAIM,
     UNREADABLE,
     AttemptRecord,
@@ -39,16 +39,18 @@ from .base import (
     UnreadableWork,
     Work,
 )
-from .encoding import storable
-from .engine import is_unavailable, mapped_errors
-from .event_rows import check_size, read_event, read_extensions, write_extensions
-from .identity import shortened
-from .publishing import append_in
-from .registry import SqlRegistry
-from .runs import run_columns
-from .sqlite_connection import TidyConnection
-from .sqlite_regulated import claim_regulated
-from .sqlite_rows import (
+from ..encoding import storable
+from ..engine import is_unavailable, mapped_errors
+from ..event_rows import check_size, read_event, read_extensions, write_extensions
+from ..identity import shortened
+from ..lines import line_up
+from ..publishing import append_in
+from ..registry import SqlRegistry
+from ..runs import run_columns
+from ..tokens import new_token
+from .connection import TidyConnection
+from .regulated import claim_regulated
+from .rows import (
     EPOCH,
     MICROSECOND,
     LeasedDeliveries,
@@ -62,8 +64,6 @@ from .sqlite_rows import (
     transaction,
     until,
 )
-from .tokens import new_token
-from .turns import line_up
 
 if TYPE_CHECKING:
     import aiosqlite

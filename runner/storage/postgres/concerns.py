@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from .encoding import holds_everything
-from .engine import mapped_errors
-from .home import SEARCH_PATH, home_of
+from ..encoding import holds_everything
+from ..engine import mapped_errors
+from ..home import SEARCH_PATH, home_of
 
 __all__ = ["concerns"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from ..delivery import DeliveryState
-from ..errors import EventError
-from ..event import Event
-from .base import (
+from ...delivery import DeliveryState
+from ...errors import EventError
+from ...event import Event
+from ..base import (
     UNREADABLE,
     AttemptRecord,
     ClaimedDelivery,
@@ -24,10 +24,10 @@ from .base import (
     UnreadableDelivery,
     Work,
 )
-from .encoding import storable
-from .event_rows import check_size, read_event, write_extensions
-from .identity import shortened
-from .runs import run_columns
+from ..encoding import storable
+from ..event_rows import check_size, read_event, write_extensions
+from ..identity import shortened
+from ..runs import run_columns
 from .statements import NOTHING, SEPARATOR
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from runner.event import Event
 from runner.storage import open_storage
 from runner.storage.base import DeliveryRecord, Publication, Run, Settled
 from runner.storage.engine import open_engine
-from runner.storage.postgres import PostgresStore
-from runner.storage.wires import Wires
+from runner.storage.postgres.connections import Wires
+from runner.storage.postgres.store import PostgresStore
 from tests.contract.storage_contract import LEASE, Database
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer

@@ -9,8 +9,8 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
-from .base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
-from .event_rows import check_size, read_event
+from ..base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
+from ..event_rows import check_size, read_event
 
 __all__ = [
     "EPOCH",
@@ -57,8 +57,8 @@ def transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) 
 
 @cache
 def sql(name: str) -> str:
-    """Return the statement in `sql/sqlite/<name>.sql`."""
-    return (files(__package__) / "sql" / "sqlite" / f"{name}.sql").read_text(encoding="utf-8")
+    """Return the statement in `sql/<name>.sql`."""
+    return (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def clock(db: sqlite3.Connection) -> int:

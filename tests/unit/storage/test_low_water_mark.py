@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.storage.mark import LowWaterMark
+from runner.storage.postgres.low_water_mark import LowWaterMark
 
 TRAIL, SWEEP = 0.1, 1.0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ..config.dsn import Dsn
+from ...config.dsn import Dsn
 
 __all__ = ["Encryption", "encryptions"]
 

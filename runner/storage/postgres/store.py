@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ..errors import EventConflict, StorageError, StorageUnavailable
-from ..event import Event, weigh
-from .base import (
+from ...errors import EventConflict, StorageError, StorageUnavailable
+from ...event import Event, weigh
+from ..base import (
     CLAIM,
     UNREADABLE,
     AttemptRecord,
@@ -32,12 +32,18 @@ from .base import (
     Work,
     due_at_once,
 )
-from .encoding import check_storable, holds_everything
-from .engine import mapped_errors
-from .home import home_of
-from .identity import shortened
-from .mark import LowWaterMark
-from .postgres_rows import (
+from ..encoding import check_storable, holds_everything
+from ..engine import mapped_errors
+from ..home import home_of
+from ..identity import shortened
+from ..lines import line_up
+from ..publishing import Batch, append_in, distinct
+from ..registry import SqlRegistry
+from ..regulation import LINES, Seen
+from ..tokens import new_token
+from .connections import Wires
+from .low_water_mark import LowWaterMark
+from .rows import (
     attempt_columns,
     claimed_deliveries,
     claimed_event,
@@ -50,13 +56,7 @@ from .postgres_rows import (
     settling,
     turn_columns,
 )
-from .publishing import Batch, append_in, distinct
-from .registry import SqlRegistry
-from .regulation import LINES, Seen
 from .statements import statement, statement_for
-from .tokens import new_token
-from .turns import line_up
-from .wires import Wires
 
 if TYPE_CHECKING:
     import asyncpg
@@ -76,7 +76,7 @@ class PostgresStore(SqlRegistry):
     """
     Events, work and subscriptions in PostgreSQL (see `base.py` for what each method promises).
 
-    The statements that run all the time live in `sql/postgres/` and go straight to held driver
+    The statements that run all the time live in `sql/` and go straight to held driver
     connections; each is one round trip and one transaction.
     """
 

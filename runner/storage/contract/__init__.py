@@ -1,0 +1,1 @@
+"""The seams of the store: a Protocol each, and the values that cross it."""
