@@ -16,7 +16,8 @@ from runner import Event
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.storage import Storage
-from runner.storage.base import Publication, Run, Settled
+from runner.storage.contract.events import Publication
+from runner.storage.contract.settlements import Run, Settled
 
 from .contenders.base import Contender, Place
 from .rows import add_backlog, add_history

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .event import Event
     from .runtime import Runner
     from .sinks.base import Sink
-    from .storage.base import Publication, Receipt
+    from .storage.contract.events import Publication, Receipt
     from .strategies.base import NotifyStrategy, PushStrategy
     from .strategies.stack import compose
 
@@ -73,7 +73,7 @@ _HOMES = {
     "Event": "event",
     "Runner": "runtime",
     "Sink": "sinks.base",
-    **dict.fromkeys(("Publication", "Receipt"), "storage.base"),
+    **dict.fromkeys(("Publication", "Receipt"), "storage.contract.events"),
     **dict.fromkeys(("NotifyStrategy", "PushStrategy"), "strategies.base"),
     "compose": "strategies.stack",
 }

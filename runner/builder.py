@@ -21,7 +21,7 @@ from .sinks import build_sink
 from .sinks.base import Sink, SinkContext
 from .storage import Storage
 from .storage import open_storage as open_store
-from .storage.base import Retention
+from .storage.contract.archive import Retention
 from .strategies import build_strategy
 from .strategies.base import NotifyStrategy, StrategyContext
 from .strategies.stack import StrategyStack, compose
@@ -311,7 +311,7 @@ def _stack(config: Config, brokers: _Brokers) -> StrategyStack:
 
 
 def _connector(dsn: Dsn) -> Connect:
-    from .storage.engine import PostgresConnector
+    from .storage.postgres.connector import PostgresConnector
 
     return PostgresConnector(dsn).connect
 

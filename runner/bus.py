@@ -17,7 +17,8 @@ from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
 from .event import Event, new_id, weigh
 from .halves import IN_A_ROW
 from .service import Home, spawn
-from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
+from .storage.contract.claims import Claim
+from .storage.contract.events import EventStore, Publication, Receipt, due_at_once
 from .strategies.base import NotifyStrategy, Wake
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import structlog
 
 from .clock import wait_for
 from .service import Background
-from .storage.base import Archive, Retention
+from .storage.contract.archive import Archive, Retention
 
 __all__ = ["Pruner"]
 

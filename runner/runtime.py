@@ -29,7 +29,9 @@ from .pruner import Pruner
 from .service import Background, Home, meant_for_task
 from .sinks.base import Sink
 from .storage import Storage
-from .storage.base import Health, Instance, Publication, Receipt, Retention, StrategyHealth
+from .storage.contract.archive import Retention
+from .storage.contract.events import Publication, Receipt
+from .storage.contract.registry import Health, Instance, StrategyHealth
 from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__

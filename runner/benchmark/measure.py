@@ -19,7 +19,7 @@ from ..event import Event, new_id
 from ..runtime import Runner
 from ..service import Background
 from ..storage import Storage
-from ..storage.engine import mapped_errors
+from ..storage.errors import mapped_errors
 from ..storage.tables import dispatch
 
 __all__ = ["Benchmark", "Measure", "Progress"]

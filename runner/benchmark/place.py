@@ -19,7 +19,7 @@ from ..builder import open_storage
 from ..config import Config
 from ..errors import StorageError
 from ..storage import Storage
-from ..storage.engine import mapped_errors
+from ..storage.errors import mapped_errors
 
 __all__ = ["removal", "throwaway"]
 

@@ -10,9 +10,10 @@ from math import ceil
 
 from ..config.duration import format_duration
 from ..event import Event
-from ..storage.base import UNREADABLE, Registered
+from ..storage.contract.claims import UNREADABLE
+from ..storage.contract.overview import MOST, RECENT, SAMPLE, Load, Queue, Recent
 from ..storage.contract.records import InstanceView
-from ..storage.overview import MOST, RECENT, SAMPLE, Load, Queue, Recent
+from ..storage.contract.registry import Registered
 from ..subscription import Matcher
 
 __all__ = [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..delivery import DeliveryState
+from ..storage.contract.overview import Hold
 from ..storage.contract.records import EventView, InstanceView
-from ..storage.overview import Hold
 from ..storage.tokens import holder_of
 from .matching import Clause, mismatch
 from .status import sinks_of

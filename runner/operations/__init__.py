@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from ..storage import Storage
-    from ..storage.base import Registered, Retention
+    from ..storage.contract.archive import Retention
     from ..storage.contract.records import AttemptView, DeliveryView, EventView, ReplayQuery
+    from ..storage.contract.registry import Registered
     from ..subscription import Subscription
 
 __all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations", "hold_of"]

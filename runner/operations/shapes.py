@@ -9,8 +9,9 @@ from orjson import Fragment
 
 from ..cloudevents import encode_json
 from ..policies.breaker import Trip
-from ..storage.base import Receipt, Registered
+from ..storage.contract.events import Receipt
 from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
+from ..storage.contract.registry import Registered
 
 __all__ = [
     "attempt_json",

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..errors import EventConflict
-from ..storage.base import Publication
+from ..storage.contract.events import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..bus import EventBus
     from ..event import Event
-    from ..storage.base import Receipt
+    from ..storage.contract.events import Receipt
     from ..subscription import Matcher
 
 __all__ = ["Transfer"]

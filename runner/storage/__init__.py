@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ..config.dsn import Dsn
-    from .base import Archive
+    from .contract.archive import Archive
+    from .contract.overview import Overview
     from .contract.records import Records
-    from .overview import Overview
     from .postgres.store import PostgresStore
     from .sqlite.store import SqliteStore
 

@@ -14,7 +14,7 @@ from ..errors import NotFound, StateConflict
 from ..subscription import Matcher
 from .contract.records import EventView
 from .encoding import storable
-from .engine import mapped_errors
+from .errors import mapped_errors
 from .home import home_of
 from .lines import leave_lines
 from .registry import named, registered

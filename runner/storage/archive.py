@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..delivery import DeliveryState
 from ..errors import StorageHeld
 from ..halves import IN_A_ROW, in_halves
-from .base import Pruned, Retention
-from .engine import mapped_errors
+from .contract.archive import Pruned, Retention
+from .errors import mapped_errors
 from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
 
 __all__ = ["SqlArchive"]
@@ -27,7 +27,7 @@ _DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
 class SqlArchive:
     """
-    The `Archive` of `base.py` on SQLAlchemy Core.
+    `Archive` on SQLAlchemy Core.
 
     Events are walked by their key, so that no index of theirs has to be kept for it. A page of which nothing is
     over is only read.

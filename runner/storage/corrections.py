@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..delivery import DeliveryState
 from ..subscription import Matcher
 from .contract.records import DeliveryQuery, EventQuery, ReplayQuery, nobody
-from .engine import mapped_errors
+from .errors import mapped_errors
 from .lines import join_lines, leave_lines
 from .registry import named, readable, registered
 from .selection import (

@@ -9,7 +9,7 @@ import orjson
 
 from ..errors import EventError
 from ..event import NO_EXTENSIONS, Event, ExtensionValue
-from .base import LARGEST
+from .contract.claims import LARGEST
 from .identity import restored
 
 __all__ = ["check_size", "read_event", "read_extensions", "write_extensions"]

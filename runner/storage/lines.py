@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, or_, se
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..policies.order import order_key
-from .engine import mapped_errors
+from .errors import mapped_errors
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .tables import bus, deliveries, dispatch, events, subscriptions, turns
 

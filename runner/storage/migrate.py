@@ -14,7 +14,7 @@ from sqlalchemy import Connection, column, inspect, select, table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import SchemaMismatch, StorageError
-from .engine import mapped_errors
+from .errors import mapped_errors
 from .home import home_of
 from .tables import metadata
 

@@ -28,10 +28,10 @@ from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..event import NO_EXTENSIONS
 from .acks import acknowledge
-from .base import Instance, Registered, StrategyHealth
 from .contract.records import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
+from .contract.registry import Instance, Registered, StrategyHealth
 from .corrections import SqlCorrections
-from .engine import mapped_errors
+from .errors import mapped_errors
 from .identity import restored
 from .registry import ALIVE, compilable, named, readable
 from .selection import (

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
-from .base import Health, Instance, Registered, Stray
-from .engine import mapped_errors
+from .contract.registry import Health, Instance, Registered, Stray
+from .errors import mapped_errors
 from .lines import leave_lines
 from .selection import OPEN, in_state
 from .set_back import set_back
@@ -33,7 +33,7 @@ _CLOSED = {"breaker_until": None, "breaker_trips": 0}
 
 
 class SqlRegistry:
-    """The `Registry` of `base.py` on SQLAlchemy Core."""
+    """`Registry` on SQLAlchemy Core."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

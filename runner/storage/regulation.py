@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from .base import ClaimedDelivery, DeliveryClaim, Demand, UnreadableDelivery
+from .contract.claims import ClaimedDelivery, DeliveryClaim, Demand, UnreadableDelivery
 
 __all__ = ["LINES", "Seen"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, groupby
 
-from .base import Settled
+from .contract.settlements import Settled
 
 __all__ = ["run_columns"]
 

@@ -15,7 +15,9 @@ from ..clock import earlier, wait_for
 from ..delivery import DeliveryState, Lease
 from ..errors import StorageUnavailable
 from ..service import Background
-from ..storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim, Demand
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.settlements import DeliveryRecord
 from ..subscription import Subscription
 from .dead_letters import DeadLetters
 from .flight import Flight

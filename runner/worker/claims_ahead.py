@@ -12,7 +12,7 @@ import structlog
 
 from ..errors import text_of
 from ..policies.limits import WorkerLimits
-from ..storage.base import Claim
+from ..storage.contract.claims import Claim
 from .budget import Budget
 from .intake import Intake
 

@@ -8,7 +8,10 @@ from dataclasses import replace
 from ..delivery import DeliveryState
 from ..errors import EventError
 from ..event import Event, ExtensionValue, allowed_text
-from ..storage.base import ClaimedDelivery, Death, DeliveryRecord, Registered, WorkQueue
+from ..storage.contract.claims import ClaimedDelivery
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.registry import Registered
+from ..storage.contract.settlements import Death, DeliveryRecord
 
 __all__ = ["DeadLetters", "dead_letter"]
 

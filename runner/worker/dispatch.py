@@ -11,7 +11,8 @@ import structlog
 
 from ..delivery import DeliveryState, Lease
 from ..policies.order import order_key
-from ..storage.base import AttemptRecord, Claim, DeliveryRecord, Run, Settled, Turn, UnreadableWork, Work
+from ..storage.contract.claims import Claim, UnreadableWork, Work
+from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..subscription import Matcher
 from .flight import SUCCEEDED, Flight
 from .outlet import Outlet

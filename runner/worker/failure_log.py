@@ -7,7 +7,7 @@ from time import monotonic
 import structlog
 
 from ..delivery import DeliveryState
-from ..storage.base import DeliveryRecord
+from ..storage.contract.settlements import DeliveryRecord
 
 __all__ = ["FailureLog"]
 

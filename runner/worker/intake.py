@@ -11,7 +11,8 @@ from typing import TypeVar
 import structlog
 from msgspec.structs import replace
 
-from ..storage.base import CLAIM, Claim, ClaimedDelivery, DeliveryClaim, Demand, Work, WorkQueue
+from ..storage.contract.claims import CLAIM, Claim, ClaimedDelivery, DeliveryClaim, Demand, Work
+from ..storage.contract.queue import WorkQueue
 from .budget import Budget
 
 __all__ = ["Intake"]

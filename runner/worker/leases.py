@@ -15,7 +15,7 @@ import structlog
 from ..delivery import Lease, Outcome
 from ..event import weigh
 from ..halves import IN_A_ROW, in_halves
-from ..storage.base import WorkQueue
+from ..storage.contract.queue import WorkQueue
 from .budget import SPENT, Budget
 from .flight import Flight
 from .outlet import Outlet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from ..storage.base import DeliveryClaim
+from ..storage.contract.claims import DeliveryClaim
 
 __all__ = ["Look"]
 

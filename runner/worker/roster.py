@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from ..sinks.base import Sink
-from ..storage.base import Registered, Registry
+from ..storage.contract.registry import Registered, Registry
 from ..subscription import Matcher
 from .breaker_sync import BreakerSync
 from .outlet import Outlet, Slots

@@ -23,7 +23,8 @@ from ..delivery import (
 )
 from ..policies.retry import RetryPolicy
 from ..redaction import redacted
-from ..storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Unanswered
+from ..storage.contract.claims import Unanswered
+from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 
 __all__ = [
     "apart",

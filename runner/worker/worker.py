@@ -14,7 +14,10 @@ from ..errors import text_of
 from ..policies.limits import WorkerLimits
 from ..service import Background, spawn
 from ..sinks.base import Sink
-from ..storage.base import Claim, DeliveryRecord, Registry, WorkQueue
+from ..storage.contract.claims import Claim
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.registry import Registry
+from ..storage.contract.settlements import DeliveryRecord
 from .backlog import Backlog
 from .breaker_sync import BreakerSync
 from .budget import Budget, spend

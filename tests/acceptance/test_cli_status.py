@@ -15,7 +15,7 @@ import structlog
 from runner import Event, Runner, load, runtime
 from runner.config.dsn import Dsn
 from runner.storage import Storage, open_storage
-from runner.storage.base import Publication
+from runner.storage.contract.events import Publication
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer

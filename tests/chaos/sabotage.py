@@ -35,7 +35,7 @@ def apply(names: str) -> None:
 
 def acknowledge_early() -> None:
     """Answer a publisher before the commit."""
-    from runner.storage.base import Publication, Receipt
+    from runner.storage.contract.events import Publication, Receipt
     from runner.storage.postgres.store import PostgresStore
 
     append = PostgresStore.append
@@ -55,7 +55,7 @@ def acknowledge_early() -> None:
 def acknowledge_unknown() -> None:
     """Answer a publisher although the store did not."""
     from runner.errors import StorageUnavailable
-    from runner.storage.base import Publication, Receipt
+    from runner.storage.contract.events import Publication, Receipt
     from runner.storage.postgres.store import PostgresStore
 
     append = PostgresStore.append
@@ -71,7 +71,7 @@ def acknowledge_unknown() -> None:
 
 def believe_duplicates() -> None:
     """Answer a publisher from what is there already, without writing it again (DO NOTHING)."""
-    from runner.storage.base import Publication, Receipt
+    from runner.storage.contract.events import Publication, Receipt
     from runner.storage.postgres.store import PostgresStore
 
     append = PostgresStore.append
@@ -101,7 +101,7 @@ def claim_by_subquery() -> None:
 
 def forget_at_claim() -> None:
     """Give work up when it is claimed (at most once)."""
-    from runner.storage.base import CLAIM, Claim
+    from runner.storage.contract.claims import CLAIM, Claim
     from runner.storage.postgres.store import PostgresStore
 
     claim = PostgresStore.claim
@@ -291,7 +291,7 @@ def trust_what_was_said() -> None:
 def trust_own_clock() -> None:
     """Let the clock of the process say what is due."""
     from runner.clock import utcnow
-    from runner.storage.base import CLAIM, Claim
+    from runner.storage.contract.claims import CLAIM, Claim
     from runner.storage.postgres.store import PostgresStore
 
     claim = PostgresStore.claim

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
-from runner.storage.engine import COMMAND_TIMEOUT
+from runner.storage.postgres.connector import COMMAND_TIMEOUT
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy

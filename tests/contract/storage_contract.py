@@ -16,19 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.event import Event
-from runner.storage.base import (
-    Claim,
-    DeliveryClaim,
-    DeliveryRecord,
-    EventStore,
-    Publication,
-    Receipt,
-    Registry,
-    Run,
-    Settled,
-    Work,
-    WorkQueue,
-)
+from runner.storage.contract.claims import Claim, DeliveryClaim, Work
+from runner.storage.contract.events import EventStore, Publication, Receipt
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.registry import Registry
+from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.postgres.store import PostgresStore

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from runner.delivery import DeliveryState
 from runner.errors import NotFound, StateConflict
-from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import attempts, deliveries, dispatch, subscriptions
 from runner.subscription import Subscription

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from structlog.testing import capture_logs
 
 from runner.storage.archive import SqlArchive
-from runner.storage.base import Pruned, Publication, Retention
+from runner.storage.contract.archive import Pruned, Retention
+from runner.storage.contract.events import Publication
 from runner.storage.contract.records import DeliveryQuery
 from runner.storage.records import SqlRecords
 from runner.storage.tables import attempts, deliveries, events, scheduled, turns

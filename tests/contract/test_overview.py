@@ -12,8 +12,10 @@ from runner.delivery import DeliveryState
 from runner.errors import NotFound
 from runner.policies.rate import Rate
 from runner.storage import overview
-from runner.storage.base import AttemptRecord, Demand, Run, Settled, Turn
-from runner.storage.overview import Load, Overview, Queue, SqlOverview
+from runner.storage.contract.claims import Demand
+from runner.storage.contract.overview import Load, Overview, Queue
+from runner.storage.contract.settlements import AttemptRecord, Run, Settled, Turn
+from runner.storage.overview import SqlOverview
 from runner.storage.tables import deliveries, events
 from runner.subscription import Subscription
 

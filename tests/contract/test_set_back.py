@@ -11,7 +11,9 @@ from sqlalchemy import BigInteger, literal, update
 from runner.delivery import DeliveryState
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.policies.rate import Rate
-from runner.storage.base import Demand, Health, Instance, Run, Settled
+from runner.storage.contract.claims import Demand
+from runner.storage.contract.registry import Health, Instance
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import After, Instant, metadata
 from runner.subscription import Subscription

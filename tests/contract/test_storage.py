@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import EventConflict, EventError, StorageError
 from runner.event import Event
-from runner.storage.base import Publication, Run, Settled, Work
+from runner.storage.contract.claims import Work
+from runner.storage.contract.events import Publication
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.tables import dispatch, events, scheduled
 from runner.subscription import Subscription
 from tests.support.eventually import eventually

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import delete, insert
 
 from runner.delivery import DeliveryState
-from runner.storage.base import Publication, Run, Settled
+from runner.storage.contract.events import Publication
 from runner.storage.contract.records import ReplayQuery
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import Now, deliveries, dispatch, events, scheduled
 from runner.subscription import Subscription

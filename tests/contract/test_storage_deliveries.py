@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Death, DeliveryRecord, Run, Settled
+from runner.storage.contract.settlements import AttemptRecord, Death, DeliveryRecord, Run, Settled
 from runner.storage.tables import attempts, deliveries
 
 from .storage_contract import (

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.errors import EventConflict
 from runner.event import Event
-from runner.storage.base import Publication
+from runner.storage.contract.events import Publication
 from runner.storage.contract.records import DeliveryQuery, EventQuery
 from runner.storage.records import SqlRecords
 from runner.storage.tables import events

@@ -18,8 +18,10 @@ from sqlalchemy import insert, text, update
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, DeliveryRecord, Health, Instance, Run, Settled
-from runner.storage.engine import mapped_errors
+from runner.storage.contract.claims import Claim, DeliveryClaim
+from runner.storage.contract.registry import Health, Instance
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
+from runner.storage.errors import mapped_errors
 from runner.storage.tables import Now, attempts, deliveries, dispatch, scheduled
 from runner.subscription import Subscription
 from tests.support.postgres import PostgresServer

@@ -14,8 +14,10 @@ from runner.delivery import DeliveryState
 from runner.policies.order import order_key
 from runner.policies.rate import Rate
 from runner.storage import regulation
-from runner.storage.base import AttemptRecord, Claim, DeliveryClaim, Demand, Publication, Run, Settled, Turn
+from runner.storage.contract.claims import Claim, DeliveryClaim, Demand
+from runner.storage.contract.events import Publication
 from runner.storage.contract.records import DeliveryQuery, ReplayQuery
+from runner.storage.contract.settlements import AttemptRecord, Run, Settled, Turn
 from runner.storage.records import SqlRecords
 from runner.storage.tables import Later, deliveries, turns
 from runner.subscription import Subscription

@@ -9,7 +9,9 @@ import pytest
 
 from runner.delivery import DeliveryState
 from runner.errors import StorageError
-from runner.storage.base import AttemptRecord, Claim, Publication, Run, Settled
+from runner.storage.contract.claims import Claim
+from runner.storage.contract.events import Publication
+from runner.storage.contract.settlements import AttemptRecord, Run, Settled
 from runner.storage.tables import attempts, deliveries, dispatch, scheduled
 
 from .storage_contract import (

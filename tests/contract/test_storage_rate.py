@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from runner.delivery import DeliveryState
 from runner.policies.rate import Rate
-from runner.storage.base import Demand
+from runner.storage.contract.claims import Demand
 from runner.storage.tables import paces
 
 from .storage_contract import LEASE, Database, Store, StoreTests, record, soon, taken, wait

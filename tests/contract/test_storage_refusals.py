@@ -18,7 +18,9 @@ from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Ou
 from runner.errors import StorageHeld, StorageRefused
 from runner.halves import in_halves
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Run, Settled, Work
+from runner.storage.contract.claims import Work
+from runner.storage.contract.registry import Registered
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from runner.worker.dead_letters import DeadLetters

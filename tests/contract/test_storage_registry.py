@@ -15,7 +15,8 @@ from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import Health, Instance, Run, Settled, StrategyHealth, Stray
+from runner.storage.contract.registry import Health, Instance, StrategyHealth, Stray
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import bus, deliveries, instances, subscriptions
 from runner.storage.tokens import holder_of

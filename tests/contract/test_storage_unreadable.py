@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
 from runner.errors import EventConflict, StorageError
-from runner.storage.base import Demand, Run, Settled, UnreadableWork, Work
+from runner.storage.contract.claims import Demand, UnreadableWork, Work
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch
 from runner.subscription import Subscription

@@ -9,17 +9,9 @@ from sqlalchemy import insert, update
 from runner.delivery import DeliveryState
 from runner.event import MAX_DATA_BYTES, Event, weigh
 from runner.policies.rate import Rate
-from runner.storage.base import (
-    AT_ONCE,
-    CLAIM,
-    LARGEST,
-    Claim,
-    DeliveryClaim,
-    DeliveryRecord,
-    Demand,
-    Publication,
-    Receipt,
-)
+from runner.storage.contract.claims import AT_ONCE, CLAIM, LARGEST, Claim, DeliveryClaim, Demand
+from runner.storage.contract.events import Publication, Receipt
+from runner.storage.contract.settlements import DeliveryRecord
 from runner.storage.tables import deliveries, dispatch, events, turns
 from tests.support.postgres import PostgresServer
 

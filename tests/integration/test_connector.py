@@ -11,9 +11,10 @@ import pytest
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
-from runner.storage import engine
-from runner.storage.engine import PostgresConnector, open_engine
+from runner.storage.engine import open_engine
+from runner.storage.postgres import connector as module
 from runner.storage.postgres.connections import Wires
+from runner.storage.postgres.connector import PostgresConnector
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy
@@ -78,7 +79,7 @@ async def test_a_former_primary_is_refused_once_a_newer_one_was_seen(
 async def test_a_silent_host_costs_a_head_start_only(
     pair: tuple[PostgresServer, PostgresServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "CONNECT_TIMEOUT", 30.0)
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 30.0)
     _, present = pair
     async with Proxy(present.dsn()) as proxy:
         known = connector(proxy.port, present.port)
@@ -108,7 +109,7 @@ async def test_a_host_that_takes_no_writes_is_left_for_one_that_does(
 async def test_a_silent_server_is_found_out_once_and_not_by_each_connection(
     postgres: PostgresServer, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "COMMAND_TIMEOUT", 0.5)
+    monkeypatch.setattr(module, "COMMAND_TIMEOUT", 0.5)
     async with Proxy(postgres_dsn) as proxy:
         reached = open_engine(Dsn.parse(proxy.url, base=Path()))
         wires = Wires(reached, 3)

@@ -14,8 +14,8 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.delivery import DeliveryState
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import Run, Settled
 from runner.storage.contract.records import DeliveryQuery
+from runner.storage.contract.settlements import Run, Settled
 from tests.contract.storage_contract import LEASE, SHORT, record
 from tests.support.eventually import eventually
 from tests.support.process import RunnerProcess

@@ -12,7 +12,7 @@ from runner.bus import EventBus
 from runner.config.dsn import Dsn
 from runner.event import Event
 from runner.storage import open_storage
-from runner.storage.base import Publication
+from runner.storage.contract.events import Publication
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 

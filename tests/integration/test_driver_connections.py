@@ -17,7 +17,8 @@ from runner.delivery import DeliveryState
 from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.storage import open_storage
-from runner.storage.base import DeliveryRecord, Publication, Run, Settled
+from runner.storage.contract.events import Publication
+from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
 from runner.storage.engine import open_engine
 from runner.storage.postgres.connections import Wires
 from runner.storage.postgres.store import PostgresStore

@@ -19,7 +19,7 @@ import uvloop
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
-from runner.storage.engine import CONNECT_TIMEOUT, PostgresConnector
+from runner.storage.postgres.connector import CONNECT_TIMEOUT, PostgresConnector
 from runner.storage.postgres.handshake import MAX_ITERATIONS
 from tests.support.postgres import PostgresServer
 from tests.support.server import HOST

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from runner.bus import EventBus
 from runner.errors import EventConflict, RunnerError, StorageHeld, StorageRefused
 from runner.event import Event
-from runner.storage.base import Claim, Publication, Receipt
-from runner.storage.engine import _SERVER_SETTINGS
+from runner.storage.contract.claims import Claim
+from runner.storage.contract.events import Publication, Receipt
+from runner.storage.postgres.connector import _SERVER_SETTINGS
 from runner.storage.tables import dispatch, events
 from tests.contract.storage_contract import Database, migrated
 from tests.contract.test_storage_refusals import refuse

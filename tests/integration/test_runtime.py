@@ -24,7 +24,9 @@ from runner.errors import ConfigError, ForeignDeployment, RunnerError, SinkError
 from runner.event import Event
 from runner.policies.filter import FilterError
 from runner.storage import tables
-from runner.storage.base import Claim, Publication, Receipt, Settled
+from runner.storage.contract.claims import Claim
+from runner.storage.contract.events import Publication, Receipt
+from runner.storage.contract.settlements import Settled
 from runner.storage.tables import Now, deliveries, dispatch
 from runner.strategies.stack import compose
 from tests.support.eventually import eventually

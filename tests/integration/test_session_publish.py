@@ -13,7 +13,7 @@ from runner.bus import EventBus
 from runner.errors import EventConflict, StorageError
 from runner.event import Event
 from runner.storage import tables
-from runner.storage.base import Publication
+from runner.storage.contract.events import Publication
 from tests.contract.storage_contract import Database, Store, StoreTests
 from tests.support.eventually import eventually
 

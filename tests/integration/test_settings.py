@@ -13,7 +13,8 @@ import pytest
 from runner.config.dsn import Dsn
 from runner.event import Event
 from runner.storage import open_storage
-from runner.storage.base import Publication, Run, Settled
+from runner.storage.contract.events import Publication
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.migrate import HEAD, migrate
 from tests.contract.storage_contract import LEASE, Database
 from tests.support.postgres import PostgresServer

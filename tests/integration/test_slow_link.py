@@ -8,7 +8,7 @@ from pathlib import Path
 from runner import Delivery, Event, load
 from runner.builder import open_bus
 from runner.config import load_config
-from runner.storage.engine import COMMAND_TIMEOUT
+from runner.storage.postgres.connector import COMMAND_TIMEOUT
 from tests.contract.storage_contract import migrated
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from runner.config.dsn import Dsn
 from runner.errors import EventConflict, EventError
 from runner.event import Event
-from runner.storage.base import Publication
+from runner.storage.contract.events import Publication
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.postgres.store import PostgresStore

@@ -21,7 +21,9 @@ from runner.config.dsn import Dsn
 from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
 from runner.storage import engine as engines
-from runner.storage.base import Health, Instance, Publication, Run, Settled
+from runner.storage.contract.events import Publication
+from runner.storage.contract.registry import Health, Instance
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.sqlite import connection as sqlite_connection

@@ -15,7 +15,7 @@ import pytest
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
-from runner.storage.engine import PostgresConnector
+from runner.storage.postgres.connector import PostgresConnector
 from tests.support.postgres import PostgresServer
 from tests.support.server import HOST
 

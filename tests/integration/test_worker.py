@@ -18,9 +18,9 @@ from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import DeliveryClaim
+from runner.storage.contract.claims import DeliveryClaim
 from runner.storage.contract.records import DeliveryQuery
-from runner.storage.engine import _SERVER_SETTINGS
+from runner.storage.postgres.connector import _SERVER_SETTINGS
 from runner.storage.tables import Now, attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from tests.support.eventually import eventually

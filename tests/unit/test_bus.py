@@ -11,7 +11,8 @@ from runner import bus as bus_module
 from runner.bus import EventBus
 from runner.errors import EventConflict, EventError, RunnerError, StorageHeld, StorageUnavailable
 from runner.event import Event
-from runner.storage.base import Claim, EventStore, Publication, Receipt, Work
+from runner.storage.contract.claims import Claim, Work
+from runner.storage.contract.events import EventStore, Publication, Receipt
 from tests.support.eventually import eventually
 
 from .worker.deliveries import tick

@@ -15,9 +15,9 @@ from runner.diagnosis.shapes import report_json
 from runner.diagnosis.status import Subscribed, Verdict, judge, number, snapshot, unreachable
 from runner.event import Event
 from runner.policies.breaker import Trip
-from runner.storage.base import Instance, Registered, StrategyHealth
+from runner.storage.contract.overview import MOST, SAMPLE, Load, Queue, Recent
 from runner.storage.contract.records import InstanceView
-from runner.storage.overview import MOST, SAMPLE, Load, Queue, Recent
+from runner.storage.contract.registry import Instance, Registered, StrategyHealth
 from runner.subscription import Subscription
 
 from .cli.test_program import parse

@@ -17,9 +17,9 @@ from runner.diagnosis.why import Answer, Reason, why
 from runner.event import Event
 from runner.policies.breaker import Trip
 from runner.policies.rate import Rate
-from runner.storage.base import Instance, Registered
+from runner.storage.contract.overview import Hold, Turned
 from runner.storage.contract.records import EventView, InstanceView
-from runner.storage.overview import Hold, Turned
+from runner.storage.contract.registry import Instance, Registered
 from runner.subscription import Matcher, Subscription
 
 from .cli.test_program import parse

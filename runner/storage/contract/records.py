@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ...delivery import DeliveryState
 from ...event import Event
-from ..base import Instance, Registered, StrategyHealth
+from .registry import Instance, Registered, StrategyHealth
 
 __all__ = [
     "AttemptView",

@@ -6,7 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..encoding import holds_everything
-from ..engine import mapped_errors
+from ..errors import mapped_errors
 from ..home import SEARCH_PATH, home_of
 
 __all__ = ["concerns"]

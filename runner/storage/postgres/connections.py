@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...errors import StorageError, StorageHeld, StorageUnavailable
-from ..engine import mapped_errors
+from ..errors import mapped_errors
 
 if TYPE_CHECKING:
     import asyncpg

@@ -12,18 +12,8 @@ from msgspec.structs import replace
 from ...delivery import DeliveryState
 from ...errors import EventError
 from ...event import Event
-from ..base import (
-    UNREADABLE,
-    AttemptRecord,
-    ClaimedDelivery,
-    DeliveryRecord,
-    Run,
-    Settled,
-    Turn,
-    Unanswered,
-    UnreadableDelivery,
-    Work,
-)
+from ..contract.claims import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery, Work
+from ..contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..encoding import storable
 from ..event_rows import check_size, read_event, write_extensions
 from ..identity import shortened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from ..base import AT_ONCE, LARGEST
+from ..contract.claims import AT_ONCE, LARGEST
 from ..tables import metadata
 
 __all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]

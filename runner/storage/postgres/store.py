@@ -14,32 +14,28 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...errors import EventConflict, StorageError, StorageUnavailable
 from ...event import Event, weigh
-from ..base import (
+from ..batch import Batch, distinct
+from ..contract.claims import (
     CLAIM,
     UNREADABLE,
-    AttemptRecord,
     Claim,
     ClaimedDelivery,
-    Death,
     DeliveryClaim,
-    DeliveryRecord,
     Demand,
-    Publication,
-    Receipt,
-    Settled,
     UnreadableDelivery,
     UnreadableWork,
     Work,
-    due_at_once,
 )
+from ..contract.events import Publication, Receipt, due_at_once
+from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
 from ..encoding import check_storable, holds_everything
-from ..engine import mapped_errors
+from ..errors import mapped_errors
 from ..home import home_of
 from ..identity import shortened
 from ..lines import line_up
-from ..publishing import Batch, append_in, distinct
 from ..registry import SqlRegistry
 from ..regulation import LINES, Seen
+from ..session_publish import append_in
 from ..tokens import new_token
 from .connections import Wires
 from .low_water_mark import LowWaterMark
@@ -74,7 +70,7 @@ _PLAN_BY_INDEX = "SET enable_seqscan = off; SET enable_sort = off; SET plan_cach
 
 class PostgresStore(SqlRegistry):
     """
-    Events, work and subscriptions in PostgreSQL (see `base.py` for what each method promises).
+    Events, work and subscriptions in PostgreSQL (see `contract/` for what each method promises).
 
     The statements that run all the time live in `sql/` and go straight to held driver
     connections; each is one round trip and one transaction.

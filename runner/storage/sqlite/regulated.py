@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from ..base import DeliveryClaim, Demand
+from ..contract.claims import DeliveryClaim, Demand
 from ..regulation import LINES, Seen
 from .rows import LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
 

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
-from ..base import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
+from ..contract.claims import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
 from ..event_rows import check_size, read_event
 
 __all__ = [

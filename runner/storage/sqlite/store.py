@@ -24,29 +24,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from ...delivery import DeliveryState
 from ...errors import EventConflict, StorageRefused
 from ...event import Event, weigh
-from ..base import (
-    CLAIM,
-    UNREADABLE,
-    AttemptRecord,
-    Claim,
-    Death,
-    DeliveryClaim,
-    DeliveryRecord,
-    Demand,
-    Publication,
-    Receipt,
-    Settled,
-    UnreadableWork,
-    Work,
-)
+from ..contract.claims import CLAIM, UNREADABLE, Claim, DeliveryClaim, Demand, UnreadableWork, Work
+from ..contract.events import Publication, Receipt
+from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
 from ..encoding import storable
-from ..engine import is_unavailable, mapped_errors
+from ..errors import is_unavailable, mapped_errors
 from ..event_rows import check_size, read_event, read_extensions, write_extensions
 from ..identity import shortened
 from ..lines import line_up
-from ..publishing import append_in
 from ..registry import SqlRegistry
 from ..runs import run_columns
+from ..session_publish import append_in
 from ..tokens import new_token
 from .connection import TidyConnection
 from .regulated import claim_regulated

@@ -14,7 +14,7 @@ from runner.delivery import DeliveryState
 from runner.errors import NotFound, StateConflict
 from runner.operations import DeliveryRef, Operations
 from runner.storage import Storage, corrections, open_storage
-from runner.storage.base import Retention
+from runner.storage.contract.archive import Retention
 from runner.storage.contract.records import DeliveryQuery, ReplayQuery
 from runner.storage.tables import deliveries, events, instances, scheduled, subscriptions
 from runner.subscription import Subscription

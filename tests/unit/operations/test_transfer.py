@@ -10,7 +10,7 @@ from runner.bus import EventBus
 from runner.event import Event
 from runner.operations import transfer
 from runner.operations.transfer import Transfer
-from runner.storage.base import Publication, Receipt
+from runner.storage.contract.events import Publication, Receipt
 from runner.subscription import Matcher, Subscription
 
 ORDERS = Matcher([(Subscription(name="orders", sink="log", types=("order.*",)), "orders")])

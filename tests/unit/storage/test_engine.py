@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from runner.config.dsn import Dsn
 from runner.errors import ConfigError, StorageError, StorageUnavailable
-from runner.storage.engine import mapped_errors, open_engine
+from runner.storage.engine import open_engine
+from runner.storage.errors import mapped_errors
 
 
 @pytest.mark.parametrize("pgbouncer", [True, False])

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.storage.base import Run, Settled, UnreadableWork
+from runner.storage.contract.claims import UnreadableWork
+from runner.storage.contract.settlements import Run, Settled
 from runner.storage.runs import run_columns
 
 

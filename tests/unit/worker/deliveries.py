@@ -10,7 +10,7 @@ from typing import Any
 from runner.delivery import ACCEPTED, Delivery, Outcome
 from runner.event import Event
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import Work
+from runner.storage.contract.claims import Work
 from runner.subscription import Subscription
 from runner.worker.outlet import Outlet, Slots
 

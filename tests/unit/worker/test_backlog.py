@@ -14,7 +14,9 @@ from runner.delivery import ACCEPTED, Delivery, DeliveryState, Outcome
 from runner.errors import StorageUnavailable
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.policies.rate import Rate
-from runner.storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, Demand
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.settlements import DeliveryRecord
 from runner.worker.backlog import Backlog
 from runner.worker.budget import Budget
 from runner.worker.dead_letters import DeadLetters

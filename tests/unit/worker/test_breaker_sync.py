@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from runner.errors import StorageUnavailable
 from runner.policies.breaker import BreakerPolicy, Trip
-from runner.storage.base import Registry
+from runner.storage.contract.registry import Registry
 from runner.worker.breaker_sync import BreakerSync
 from runner.worker.outlet import Outlet
 from tests.support.eventually import eventually

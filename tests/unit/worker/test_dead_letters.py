@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from runner.delivery import DeliveryState
 from runner.errors import ConfigError
 from runner.event import Event
-from runner.storage.base import ClaimedDelivery, Death, DeliveryRecord, Registered, WorkQueue
+from runner.storage.contract.claims import ClaimedDelivery
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.registry import Registered
+from runner.storage.contract.settlements import Death, DeliveryRecord
 from runner.subscription import Matcher, Subscription
 from runner.worker.dead_letters import DeadLetters, dead_letter
 

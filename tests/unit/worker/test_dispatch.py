@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from runner.delivery import ACCEPTED, Accepted, Deferred, Delivery, DeliveryState, Failed, Outcome, Rejected
 from runner.event import Event
 from runner.policies.rate import Rate
-from runner.storage.base import Claim, DeliveryRecord, Run, Settled, Turn, UnreadableWork, Work
+from runner.storage.contract.claims import Claim, UnreadableWork, Work
+from runner.storage.contract.settlements import DeliveryRecord, Run, Settled, Turn
 from runner.subscription import Matcher
 from runner.worker.dispatch import Dispatch
 from runner.worker.outlet import Outlet, Slots

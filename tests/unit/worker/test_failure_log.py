@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
-from runner.storage.base import DeliveryRecord
+from runner.storage.contract.settlements import DeliveryRecord
 from runner.worker import failure_log as failure_log_module
 from runner.worker.failure_log import FailureLog
 

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from runner.errors import StorageUnavailable
 from runner.event import Event
-from runner.storage.base import CLAIM, Claim, ClaimedDelivery, Work, WorkQueue
+from runner.storage.contract.claims import CLAIM, Claim, ClaimedDelivery, Work
+from runner.storage.contract.queue import WorkQueue
 from runner.worker.budget import MEMORY, SPENT, Budget, spend
 from runner.worker.intake import Intake
 

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from runner.delivery import ACCEPTED, Delivery, DeliveryState, Failed, Lease, Outcome
 from runner.errors import StorageHeld, StorageRefused
-from runner.storage.base import AttemptRecord, DeliveryRecord, WorkQueue
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord
 from runner.worker.budget import Budget
 from runner.worker.flight import Flight
 from runner.worker.leases import Leases

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.storage.base import ClaimedDelivery, DeliveryClaim, Demand
+from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, Demand
 from runner.storage.regulation import Seen
 from runner.worker.look import Look
 

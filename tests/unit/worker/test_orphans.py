@@ -9,16 +9,10 @@ from typing import cast
 
 from runner.delivery import DeliveryState
 from runner.event import Event
-from runner.storage.base import (
-    AttemptRecord,
-    ClaimedDelivery,
-    DeliveryClaim,
-    DeliveryRecord,
-    Registry,
-    Stray,
-    UnreadableDelivery,
-    WorkQueue,
-)
+from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, UnreadableDelivery
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.registry import Registry, Stray
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord
 from runner.worker.orphans import Orphans
 from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runner.delivery import ACCEPTED, Accepted, Delivery, Failed, Outcome, Rejected
 from runner.policies.breaker import BreakerPolicy, Trip
-from runner.storage.base import Work
+from runner.storage.contract.claims import Work
 from runner.worker.flight import Flight
 from runner.worker.outlet import Outlet, Slots
 from tests.support.eventually import eventually

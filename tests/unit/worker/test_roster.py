@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from runner.policies.filter import FilterError
-from runner.storage.base import Registered, Registry
+from runner.storage.contract.registry import Registered, Registry
 from runner.subscription import Subscription
 from runner.worker.breaker_sync import BreakerSync
 from runner.worker.outlet import Slots

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from runner import redaction
 from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import AttemptRecord, DeliveryRecord, Unanswered
+from runner.storage.contract.claims import Unanswered
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord
 from runner.worker.settlement import crashed, given_back, overdue, settle, unacknowledged
 
 POLICY = RetryPolicy(max_attempts=3, delay=timedelta(seconds=1), jitter=0)

@@ -11,7 +11,9 @@ import structlog
 from runner.delivery import DeliveryState, Lease
 from runner.errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from runner.event import Event
-from runner.storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Work, WorkQueue
+from runner.storage.contract.claims import Work
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 from runner.worker.dead_letters import DeadLetters
 from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually

@@ -14,7 +14,10 @@ from runner.delivery import ACCEPTED, Delivery, Outcome
 from runner.errors import StorageUnavailable
 from runner.policies.filter import FilterError
 from runner.policies.limits import WorkerLimits
-from runner.storage.base import Claim, Registered, Registry, Settled, Work, WorkQueue
+from runner.storage.contract.claims import Claim, Work
+from runner.storage.contract.queue import WorkQueue
+from runner.storage.contract.registry import Registered, Registry
+from runner.storage.contract.settlements import Settled
 from runner.subscription import Subscription
 from runner.worker.budget import MEMORY
 from runner.worker.worker import Worker

@@ -1,11 +1,11 @@
-"""Publishing, as far as it is the same on every database."""
+"""Publishing inside a transaction of the caller's, on whatever driver it uses."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import BigInteger, CursorResult, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,46 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..errors import EventConflict, EventError
 from ..event import Event
-from .base import Publication, Receipt
+from .batch import distinct
+from .contract.events import Publication, Receipt
 from .identity import shortened
 from .tables import Later, Now, dispatch, events, scheduled
 
-__all__ = ["Batch", "append_in", "distinct"]
+__all__ = ["append_in"]
 
 Execute = Callable[[Any], Awaitable[CursorResult[Any]]]
-
-
-class Batch(NamedTuple):
-    """Publications with those said twice left out, and how to answer for all of them."""
-
-    publications: Sequence[Publication]
-    unique: Sequence[Publication]
-
-    def receipts(self, unique: Sequence[Receipt]) -> Sequence[Receipt]:
-        """Return a receipt for each publication, from those of the unique ones in their order."""
-        if len(unique) == len(self.publications):
-            return unique
-        found = {(receipt.source, receipt.id): receipt for receipt in unique}
-        receipts, seen = [], set()
-        for each in self.publications:
-            key = (each.event.source, each.event.id)
-            receipts.append(found[key]._replace(duplicate=True) if key in seen else found[key])
-            seen.add(key)
-        return receipts
-
-
-def distinct(publications: Sequence[Publication]) -> Batch:
-    """Return the batch of `publications`. Raise `EventConflict` when two share source and id but not their content."""
-    if len(publications) == 1:
-        return Batch(publications, publications)
-    first: dict[tuple[str, str], Publication] = {}
-    for each in publications:
-        known = first.setdefault((each.event.source, each.event.id), each)
-        if known is not each and known.event != each.event:
-            raise EventConflict(
-                f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content"
-            )
-    return Batch(publications, list(first.values()))
 
 
 async def append_in(

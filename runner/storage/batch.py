@@ -1,0 +1,44 @@
+"""Publications that go together: those said twice are recorded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..errors import EventConflict
+from .contract.events import Publication, Receipt
+
+__all__ = ["Batch", "distinct"]
+
+
+class Batch(NamedTuple):
+    """Publications with those said twice left out, and how to answer for all of them."""
+
+    publications: Sequence[Publication]
+    unique: Sequence[Publication]
+
+    def receipts(self, unique: Sequence[Receipt]) -> Sequence[Receipt]:
+        """Return a receipt for each publication, from those of the unique ones in their order."""
+        if len(unique) == len(self.publications):
+            return unique
+        found = {(receipt.source, receipt.id): receipt for receipt in unique}
+        receipts, seen = [], set()
+        for each in self.publications:
+            key = (each.event.source, each.event.id)
+            receipts.append(found[key]._replace(duplicate=True) if key in seen else found[key])
+            seen.add(key)
+        return receipts
+
+
+def distinct(publications: Sequence[Publication]) -> Batch:
+    """Return the batch of `publications`. Raise `EventConflict` when two share source and id but not their content."""
+    if len(publications) == 1:
+        return Batch(publications, publications)
+    first: dict[tuple[str, str], Publication] = {}
+    for each in publications:
+        known = first.setdefault((each.event.source, each.event.id), each)
+        if known is not each and known.event != each.event:
+            raise EventConflict(
+                f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content"
+            )
+    return Batch(publications, list(first.values()))

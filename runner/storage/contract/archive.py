@@ -1,0 +1,57 @@
+"""The seam of the pruner: events past their retention go; and the values that cross."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+__all__ = ["Archive", "Pruned", "Retention"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """
+    How long events are kept once nothing is left to do for them; None is for ever.
+
+    Attributes:
+        delivered: after the last of their deliveries succeeded, or after they were recorded if nobody wanted them.
+        dead: after a delivery died or was cancelled.
+    """
+
+    delivered: timedelta | None = None
+    dead: timedelta | None = None
+
+    @property
+    def shortest(self) -> timedelta | None:
+        """The age before which no event goes; None if none ever does."""
+        return min((limit for limit in (self.delivered, self.dead) if limit is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """
+    What became of one page of events.
+
+    Attributes:
+        events: how many went.
+        after: the last one that was old enough to be looked at.
+        ended: whether no older one is left behind it.
+    """
+
+    events: int
+    after: int
+    ended: bool
+
+
+class Archive(Protocol):
+    """The seam of the pruner."""
+
+    async def prune(self, retention: Retention, after: int, limit: int, *, dry_run: bool = False) -> Pruned:
+        """
+        Remove, of the next `limit` events after the seq `after`, those that are over.
+
+        An event is over when each of its deliveries has ended and is older than the retention of its state; it
+        goes with all of them and their attempts. One that waits to be dispatched, or has a delivery that is
+        pending or leased, stays, and so does one on which somebody else works at this moment.
+        """

@@ -1,0 +1,171 @@
+"""Claims: what a worker asks of the queue, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from msgspec import Struct
+
+from ...errors import EventError
+from ...event import Event
+from ...policies.rate import Rate
+
+__all__ = [
+    "AT_ONCE",
+    "CLAIM",
+    "LARGEST",
+    "UNREADABLE",
+    "Claim",
+    "ClaimedDelivery",
+    "DeliveryClaim",
+    "Demand",
+    "Unanswered",
+    "UnreadableDelivery",
+    "UnreadableWork",
+    "Work",
+]
+
+_NO_AGE = timedelta(0)
+
+CLAIM = 8 * 1024 * 1024
+"""The most that the events of one claim may weigh: bytes of their data, and sixteen for each of their extensions'."""
+
+AT_ONCE = 1024 * 1024
+"""The weight of events whose data comes with the claim. That of others is asked for later: a claim that was answered
+stands, so that what kills its process while it is fetched has cost it an attempt."""
+
+LARGEST = 16 * 1024 * 1024
+"""The most that an event may weigh to be read at all: one that weighs more was not written by the bus."""
+
+UNREADABLE = (EventError, ValueError, TypeError, OverflowError)
+"""Errors of a row that is no event, raised by the drivers or here."""
+
+
+class Work(Struct):
+    """One claimed event. `attempt` counts its claims, this one included; `size` is not zero while data is missing."""
+
+    position: int
+    attempt: int
+    seq: int
+    event: Event
+    size: int = 0
+
+    age: ClassVar[timedelta] = _NO_AGE  # since the first attempt: what is dispatched has none behind it
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableWork:
+    """One claimed event that cannot be read, and why; `type` if at least that can."""
+
+    position: int
+    attempt: int
+    seq: int
+    type: object
+    reason: str
+
+
+class Claim(Struct, frozen=True):
+    """
+    What one claim brought.
+
+    Attributes:
+        token: fences every write about `works`.
+        works: events in the order in which they were published.
+        unreadable: what else was leased.
+        version: of the subscription set, read in the same round trip.
+        scheduled_in: until the first scheduled event is due (zero or less: now); None without one.
+        again_in: until the queue is worth another look though no signal came (a lease that ends); None if never.
+        waiting: whether any delivery is pending or leased.
+        weight: what the events weigh together.
+        more: whether some that are due were left for a later claim.
+    """
+
+    token: int
+    works: Sequence[Work]
+    version: int
+    scheduled_in: timedelta | None = None
+    again_in: timedelta | None = None
+    waiting: bool = False
+    unreadable: Sequence[UnreadableWork] = ()
+    weight: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A deferral that came to nothing: how long was waited, and the reason if somebody said that it has failed."""
+
+    waited: timedelta
+    refusal: str | None
+
+
+@dataclass(slots=True)
+class ClaimedDelivery:
+    """
+    One claimed delivery. `attempt` counts its claims, this one included.
+
+    `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
+    long before the claim the first recorded attempt began. `unanswered`: it was deferred, and is claimed only
+    for what follows. `size`: above zero while the data of the event is missing.
+    """
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    suspect: bool
+    event: Event
+    age: timedelta = _NO_AGE
+    unanswered: Unanswered | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableDelivery:
+    """One claimed delivery whose event cannot be read, and why."""
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """
+    What a caller could deliver of one subscription that has an order or a rate.
+
+    `after` is where the last claim left off in its lines, so that each key has its turn. `since` is from where on,
+    round to `after`, claims have taken all that may go.
+    """
+
+    subscription_id: int
+    quota: int
+    ordered: bool
+    rate: Rate | None
+    after: str = ""
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryClaim:
+    """
+    What one claim of waiting deliveries brought.
+
+    `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
+    another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
+    the next `Demand`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits for an
+    earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased.
+    """
+
+    token: int
+    deliveries: Sequence[ClaimedDelivery]
+    next_due: timedelta | None = None
+    unreadable: Sequence[UnreadableDelivery] = ()
+    paced: bool = False
+    after: str = ""
+    since: str = ""
+    more: bool = False
+    held_up: bool = False

@@ -1,0 +1,77 @@
+"""The seam of the bus: events go in, and the values that cross."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ...event import Event
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from .claims import Claim
+
+__all__ = ["EventStore", "Publication", "Receipt", "due_at_once"]
+
+
+class Publication(NamedTuple):
+    """An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`."""
+
+    event: Event
+    delay: timedelta | None = None
+    deliver_at: datetime | None = None
+
+
+def due_at_once(publications: Sequence[Publication]) -> bool:
+    """Return whether none of them is to be delivered later."""
+    for _, delay, deliver_at in publications:  # noqa: SIM110  # a generator costs more than all the rest of it
+        if delay is not None or deliver_at is not None:
+            return False
+    return True
+
+
+class Receipt(NamedTuple):
+    """The answer to a publisher: `seq` orders events within the store; `duplicate` if it was there before."""
+
+    source: str
+    id: str
+    seq: int
+    duplicate: bool
+
+
+class EventStore(Protocol):
+    """
+    What the bus needs: events go in, each with its one row of work, in one transaction.
+
+    Attributes:
+        appends_at_once: how many transactions of one process side by side are faster than one after the other.
+    """
+
+    appends_at_once: int
+
+    async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """
+        Record the events, all or none, and return a receipt for each in the same order.
+
+        An event whose (source, id) is recorded already changes nothing and has `duplicate` set; its
+        acknowledgement is as durable as the first one's.
+
+        Raises:
+            EventConflict: the same (source, id) is recorded with other content.
+            StorageUnavailable: whether they were recorded is unknown; the same call again is safe.
+        """
+
+    async def append_leased(
+        self, publications: Sequence[Publication], lease: timedelta
+    ) -> tuple[Sequence[Receipt], Claim | None]:
+        """
+        Do the same for events that are all due at once, and lease the new ones to the caller in the same breath.
+
+        Whoever publishes and works, too, need not claim what it has in its hands. No claim comes back where some
+        had been recorded before: a store may then leave the new ones to whoever claims them.
+        """
+
+    async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Do the same inside the caller's own transaction: recorded if and when that commits."""

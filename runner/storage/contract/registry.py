@@ -1,0 +1,146 @@
+"""The seam of the runtime: the owner of the tables, the subscriptions, the instances; and the values that cross."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from ...policies.breaker import Trip
+from ...subscription import Subscription
+
+__all__ = ["Health", "Instance", "Registered", "Registry", "StrategyHealth", "Stray"]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A subscription as the store knows it."""
+
+    id: int
+    subscription: Subscription
+    paused: bool
+    origin: str
+    breaker: Trip | None = None  # None: closed
+    paused_at: datetime | None = None
+    paused_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running process of the deployment."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+
+
+class StrategyHealth(NamedTuple):
+    """How one strategy of an instance is. `hears` is None where that is no question (polling)."""
+
+    name: str
+    hears: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """
+    What an instance says of itself with a beat.
+
+    Attributes:
+        stalled: for how long a loop that claims has neither gone round nor been asleep as it should.
+        lag: the longest its event loop was held up since the last beat.
+        running: deliveries that run now.
+        sinks: their names.
+        strategies: how each is; None until they are started.
+    """
+
+    stalled: timedelta = timedelta(0)
+    lag: timedelta = timedelta(0)
+    running: int = 0
+    sinks: Sequence[str] = ()
+    strategies: Sequence[StrategyHealth] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A subscription whose deliveries nobody can make: it was deleted, or no instance has its sink."""
+
+    subscription_id: int
+    deleted: bool
+    reason: str
+
+
+class Registry(Protocol):
+    """The seam of the runtime: the owner of the tables, the subscriptions, the instances."""
+
+    async def adopt(self, deployment_id: str) -> None:
+        """
+        Make `deployment_id` the owner of the tables, unless they have one.
+
+        Raises:
+            ForeignDeployment: they belong to another deployment.
+            SchemaMismatch: the tables are not there. Of what version they are is the business of `migrate`.
+        """
+
+    async def owner(self, deployment_id: str) -> str | None:
+        """Return the owner of the tables, None while they have none; raise as `adopt()` does. Only read."""
+
+    async def set_channel(self, channel: str | None) -> None:
+        """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""
+
+    async def put_subscriptions(self, subscriptions: Sequence[Subscription], origin: str) -> None:
+        """
+        Make the active subscriptions of `origin` be exactly these.
+
+        A name keeps its id, its history and its pause over any change; its breaker closes. One that is no longer given
+        matches no more events and is no longer served; its deliveries stay. What has a `dead_letter` comes
+        and goes with the subscription for that. Nothing is written, and the version stays, when nothing changed.
+        """
+
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions in the order of their ids."""
+
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
+        """
+        Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name.
+
+        To resume also closes the breaker.
+        """
+
+    async def remove(self, name: str) -> None:
+        """
+        Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name.
+
+        Its deliveries stay on record without a name; one that is still open is a stray.
+        """
+
+    async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
+        """
+        Tell all instances that a breaker opened, or (None) closed; return whether that changed anything.
+
+        One that opens must still have had `known` trips in a row: of several instances that see the same
+        failures, or of a failure and a success, the first counts. A success always does.
+        """
+
+    async def strays(self) -> Sequence[Stray]:
+        """
+        Return the subscriptions with deliveries that nobody can make as things are.
+
+        One that is paused, inactive or of a function is none: its deliveries wait. Nor is any for its sink, while
+        an instance lives that does not say which it has.
+        """
+
+    async def beat(self, instance: Instance, health: Health) -> timedelta:
+        """
+        Record that the instance is alive, and how it is.
+
+        Returns:
+            by how much the store's clock has been set back since the last beat of any instance; zero if it has not.
+            What it had said before is moved back with it, as far as that is known: leases, retries, deadlines.
+        """
+
+    async def leave(self, instance_id: str) -> None:
+        """Record that the instance has ended."""

@@ -1,0 +1,144 @@
+"""Errors of the drivers, as the `StorageError` that each stands for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable, readable
+
+__all__ = ["is_pooled", "is_unavailable", "mapped_errors", "reason_of", "storage_error"]
+
+# SQLSTATE classes and codes after which a connection, or the node behind it, is of no more use:
+# connection exceptions, shutdown and crash, too many connections, a node that turned read-only.
+_UNAVAILABLE = ("08", "57P", "53", "25006")
+
+# Worth another try on a live connection: serialization failure, deadlock, statement or lock timeout.
+_REPEATABLE = frozenset({"40001", "40P01", "57014", "55P03"})
+
+# Of those: another session has what is to be written, and the server has undone what was asked.
+_HELD = frozenset({"40001", "40P01", "55P03"})
+
+# Classes of what is wrong with a statement, a session, a right or the server. Anything else is wrong with a row: also
+# what a trigger raises, under whatever code.
+_ABOUT_STATEMENTS = (
+    "0A",
+    "0B",
+    "0L",
+    "0P",
+    "24",
+    "25",
+    "26",
+    "28",
+    "34",
+    "3B",
+    "3D",
+    "3F",
+    "42",
+    "55",
+    "58",
+    "F0",
+    "XX",
+)
+
+# The driver's name for what a statement meets that was prepared before somebody changed its tables.
+_STALE_PLAN = "InvalidCachedStatementError"
+
+# What a pooler in transaction mode answers to someone who takes it for a server: it knows neither the settings of a
+# session nor, another time, the statements prepared in it.
+_POOLED = frozenset({"42P05", "26000"})
+_NO_SETTINGS = "unsupported startup parameter"
+
+_SQLITE_CURES = {
+    "database is locked": ": another program holds the file, or writes to it for long",
+    "file is not a database": ": correct storage.dsn, or move that file away",
+}
+
+
+@contextlib.contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turn what the drivers raise into `StorageUnavailable` or `StorageError`, without statements or values."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (SQLAlchemyError, OSError, TimeoutError, sqlite3.Error) as error:
+        raise storage_error(error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("asyncpg"):
+            raise storage_error(error) from error
+        raise
+
+
+def is_unavailable(error: BaseException | None) -> bool:
+    """Return whether `error` says that the store cannot be reached or used now, so that trying again helps."""
+    if isinstance(error, StorageUnavailable | PoolTimeoutError | OSError | TimeoutError | asyncio.IncompleteReadError):
+        return True
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or is_unavailable(error.orig) or is_unavailable(error.__cause__)
+    if type(error).__name__ == _STALE_PLAN:
+        return True  # of this connection; another one prepares its statements for the tables as they are now
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        if is_pooled(error):
+            return False
+        return state.startswith(_UNAVAILABLE) or state in _REPEATABLE
+    if isinstance(error, sqlite3.OperationalError):
+        text = str(error)
+        return any(sign in text for sign in ("locked", "busy", "disk", "unable to open", "readonly"))
+    return type(error).__module__.startswith("asyncpg") and type(error).__name__ in (
+        "InterfaceError",
+        "InternalClientError",
+        "ConnectionDoesNotExistError",
+    )
+
+
+def storage_error(error: BaseException) -> StorageError:
+    """Return the `StorageError` that the error of a driver stands for, without statements or values."""
+    if _sqlstate(error) in _HELD:
+        return StorageHeld(f"another session holds what is to be written: {reason_of(error)}")
+    if is_unavailable(error):
+        return StorageUnavailable(f"the store is unavailable: {reason_of(error)}")
+    kind = StorageRefused if _is_about_rows(error) else StorageError
+    return kind(f"the store refused: {reason_of(error)}")
+
+
+def _is_about_rows(error: BaseException) -> bool:
+    """Return whether what was to be written is refused for what is in it, by a constraint, a trigger or a type."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    state = _sqlstate(error)
+    if state:
+        return not state.startswith(_ABOUT_STATEMENTS)
+    return isinstance(error, sqlite3.IntegrityError | sqlite3.DataError)
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    """Return the code PostgreSQL gave the error; empty for any other."""
+    if isinstance(error, DBAPIError):
+        error = error.orig
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the server's or driver's own first line; SQLAlchemy's text would carry the statement."""
+    if isinstance(error, DBAPIError | InterfaceError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    if isinstance(error, TimeoutError) and not str(error):
+        return "timed out"
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, sqlite3.Error):
+        return f"{reason}{_SQLITE_CURES.get(reason, '')}"
+    if is_pooled(error):
+        return f"{reason}: a pooler like pgbouncer is in between; set storage.pgbouncer: true, or give a direct DSN"
+    return readable(reason)
+
+
+def is_pooled(error: BaseException | None) -> bool:
+    """Return whether it is what a pooler in transaction mode answers to someone who takes it for a server."""
+    return getattr(error, "sqlstate", None) in _POOLED or _NO_SETTINGS in str(error)
