@@ -15,10 +15,10 @@ from sqlalchemy import event as sqlalchemy_event
 from .clock import doubling, utcnow
 from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
 from .event import Event, new_id, weigh
-from .halves import IN_A_ROW
 from .service import Home, spawn
 from .storage.contract.claims import Claim
 from .storage.contract.events import EventStore, Publication, Receipt, due_at_once
+from .storage.halves import IN_A_ROW
 from .strategies.base import NotifyStrategy, Wake
 
 if TYPE_CHECKING:

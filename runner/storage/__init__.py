@@ -112,5 +112,5 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
     else:
         from .postgres.store import PostgresStore
 
-        store = PostgresStore(engine, wires=max(1, pool - 1), pgbouncer=pgbouncer)
+        store = PostgresStore(engine, connections=max(1, pool - 1), pgbouncer=pgbouncer)
     return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine))

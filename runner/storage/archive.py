@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
 from ..errors import StorageHeld
-from ..halves import IN_A_ROW, in_halves
 from .contract.archive import Pruned, Retention
 from .errors import mapped_errors
+from .halves import IN_A_ROW, in_halves
 from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
 
 __all__ = ["SqlArchive"]

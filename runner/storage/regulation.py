@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from .contract.claims import ClaimedDelivery, DeliveryClaim, Demand, UnreadableDelivery
+from .contract.claims import ClaimedDelivery, DeliveryClaim, RegulatedRequest, UnreadableDelivery
 
-__all__ = ["LINES", "Seen"]
+__all__ = ["LINES", "RegulatedScan"]
 
 LINES = 1000
 """Lines visited in one claim."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RegulatedScan:
     """
     What one claim of a regulated subscription saw.
 
@@ -37,7 +37,7 @@ class Seen:
 
     def claim(
         self,
-        demand: Demand,
+        request: RegulatedRequest,
         token: int,
         deliveries: Sequence[ClaimedDelivery],
         unreadable: Sequence[UnreadableDelivery] = (),
@@ -45,14 +45,14 @@ class Seen:
         """Return what the claim brought, with until when the next one can wait, and where it is to begin."""
         due, paced, more, held_up = self.next_due, False, False, False
         if self.cut:
-            since = after = self.left_off or demand.after
+            since = after = self.left_off or request.after
             more = True
         elif len(deliveries) + len(unreadable) == self.room:
-            since = after = self.left_off or demand.after
-            if demand.rate is not None and self.ahead is not None and self.room < demand.quota:
-                due, paced = demand.rate.wait(self.ahead), True
+            since = after = self.left_off or request.after
+            if request.rate is not None and self.ahead is not None and self.room < request.quota:
+                due, paced = request.rate.wait(self.ahead), True
         else:
-            after, since, more = self._onward(demand.after, demand.since)
+            after, since, more = self._onward(request.after, request.since)
             held_up = self.held_up
         return DeliveryClaim(token, deliveries, due, unreadable, paced, after, since, more, held_up)
 

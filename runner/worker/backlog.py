@@ -15,7 +15,7 @@ from ..clock import earlier, wait_for
 from ..delivery import DeliveryState, Lease
 from ..errors import StorageUnavailable
 from ..service import Background
-from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim, Demand
+from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim, RegulatedRequest
 from ..storage.contract.queue import WorkQueue
 from ..storage.contract.settlements import DeliveryRecord
 from ..subscription import Subscription
@@ -198,9 +198,11 @@ class Backlog:
         claim = DeliveryClaim(0, ())
         if look.left(now) <= 0:
             look.begin(now + self._lease.total_seconds())
-            demand = Demand(id, quota, subscription.order_by is not None, subscription.rate, look.after, look.since)
+            request = RegulatedRequest(
+                id, quota, subscription.order_by is not None, subscription.rate, look.after, look.since
+            )
             try:
-                claim = await self._intake.claim_regulated(demand)
+                claim = await self._intake.claim_regulated(request)
             except BaseException:
                 look.stir()
                 raise
@@ -344,8 +346,8 @@ class Backlog:
         if outlet is None:
             return False
         policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
-        if claimed.unanswered is not None:
-            self._writer.submit(*unacknowledged(policy, lease, claimed.unanswered, claimed.age))
+        if claimed.expired is not None:
+            self._writer.submit(*unacknowledged(policy, lease, claimed.expired, claimed.age))
         elif policy.exhausted(claimed.attempt):
             self._writer.submit(*crashed(lease))
         elif policy.outlived(claimed.age):

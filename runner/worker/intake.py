@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 from msgspec.structs import replace
 
-from ..storage.contract.claims import CLAIM, Claim, ClaimedDelivery, DeliveryClaim, Demand, Work
+from ..storage.contract.claims import CLAIM, Claim, ClaimedDelivery, DeliveryClaim, RegulatedRequest, Work
 from ..storage.contract.queue import WorkQueue
 from .budget import Budget
 
@@ -68,9 +68,9 @@ class Intake:
         """Lease deliveries that are due; data that is left out is to be fetched."""
         return await self._guarded(lambda: self._queue.claim_deliveries(quotas, self._lease, self._ask()))
 
-    async def claim_regulated(self, demand: Demand) -> DeliveryClaim:
+    async def claim_regulated(self, request: RegulatedRequest) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
-        return await self._guarded(lambda: self._queue.claim_regulated(demand, self._lease, self._ask()))
+        return await self._guarded(lambda: self._queue.claim_regulated(request, self._lease, self._ask()))
 
     async def fetch(self, claimed: Sequence[C]) -> list[C]:
         """

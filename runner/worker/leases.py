@@ -14,8 +14,8 @@ import structlog
 
 from ..delivery import Lease, Outcome
 from ..event import weigh
-from ..halves import IN_A_ROW, in_halves
 from ..storage.contract.queue import WorkQueue
+from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT, Budget
 from .flight import Flight
 from .outlet import Outlet

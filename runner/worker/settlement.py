@@ -23,7 +23,7 @@ from ..delivery import (
 )
 from ..policies.retry import RetryPolicy
 from ..redaction import redacted
-from ..storage.contract.claims import Unanswered
+from ..storage.contract.claims import ExpiredDeferral
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 
 __all__ = [
@@ -64,11 +64,11 @@ def settle(
 
 
 def unacknowledged(
-    policy: RetryPolicy, lease: Lease, unanswered: Unanswered, age: timedelta
+    policy: RetryPolicy, lease: Lease, expired: ExpiredDeferral, age: timedelta
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
     """Return the record of a delivery that was deferred, and claimed because no acknowledgement has come."""
-    waited = unanswered.waited
-    outcome = Failed(unanswered.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
+    waited = expired.waited
+    outcome = Failed(expired.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
     attempt = lease.attempt - 1  # its claim counted one that nobody is going to make
     deferred = Lease(lease.seq, lease.subscription_id, attempt, lease.token)
     return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)))

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from ..delivery import DeliveryState, Lease
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
-from ..halves import IN_A_ROW, in_halves
 from ..service import Backoff, spawn
 from ..storage.contract.claims import Work
 from ..storage.contract.queue import WorkQueue
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Settled
+from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT
 from .dead_letters import DeadLetters
 from .settlement import apart, milder, part

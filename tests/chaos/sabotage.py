@@ -78,7 +78,7 @@ def believe_duplicates() -> None:
 
     async def believing(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
         known = []
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             for each in publications:
                 identity = each.event.source, each.event.id
                 seq = await connection.fetchval("SELECT seq FROM events WHERE source = $1 AND id = $2", *identity)
@@ -108,7 +108,7 @@ def forget_at_claim() -> None:
 
     async def forgetful(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         claimed = await claim(self, limit, lease, weight)
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             await connection.execute("DELETE FROM public.dispatch WHERE lease_token = $1", claimed.token)
         return claimed
 
@@ -298,7 +298,7 @@ def trust_own_clock() -> None:
     due = "UPDATE public.scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"
 
     async def trusting(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             await connection.execute(due, utcnow())
         return await claim(self, limit, lease, weight)
 

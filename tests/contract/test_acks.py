@@ -68,23 +68,23 @@ class TestDeferred(AckTests):
         assert await store.settle_deliveries([deferred(seq, claim.token, SHORT, attempts=2)])
         assert not await store.renew([(seq, 1, claim.token)], LEASE)
         [again] = (await claim_delivery_soon(store)).deliveries
-        assert again.unanswered is not None
+        assert again.expired is not None
         assert (again.attempt, again.suspect) == (3, False)
-        assert SHORT * 0.99 < again.unanswered.waited < SHORT + timedelta(seconds=1)
+        assert SHORT * 0.99 < again.expired.waited < SHORT + timedelta(seconds=1)
 
     async def test_without_an_acknowledgement_it_is_claimed_for_what_follows(
         self, store: Store, records: SqlRecords, other: Store
     ) -> None:
         seq = await self.defer(store, SHORT)
         claim = await claim_delivery_soon(other, lease=SHORT)
-        [unanswered] = claim.deliveries
-        assert (unanswered.seq, unanswered.attempt, unanswered.suspect) == (seq, 2, False)
-        assert unanswered.unanswered is not None
-        assert unanswered.unanswered.refusal is None
-        assert SHORT * 0.99 < unanswered.unanswered.waited < SHORT + timedelta(seconds=1)
+        [expired] = claim.deliveries
+        assert (expired.seq, expired.attempt, expired.suspect) == (seq, 2, False)
+        assert expired.expired is not None
+        assert expired.expired.refusal is None
+        assert SHORT * 0.99 < expired.expired.waited < SHORT + timedelta(seconds=1)
         # Whoever claimed it and died is one to be suspected again.
         [suspect] = (await claim_delivery_soon(store)).deliveries
-        assert (suspect.suspect, suspect.unanswered) == (True, None)
+        assert (suspect.suspect, suspect.expired) == (True, None)
 
     async def test_its_age_does_not_count_from_an_earlier_series(
         self, store: Store, records: SqlRecords, database: Database
@@ -98,8 +98,8 @@ class TestDeferred(AckTests):
         # Retried by hand, and deferred in its first attempt.
         assert await store.settle_deliveries([deferred(seq, claimed.token)])
         await database.execute(update(deliveries).values(due_at=deliveries.c.updated_at))
-        [unanswered] = (await store.claim_deliveries({1: 1}, LEASE)).deliveries
-        assert (unanswered.attempt, unanswered.age) == (2, timedelta(0))
+        [expired] = (await store.claim_deliveries({1: 1}, LEASE)).deliveries
+        assert (expired.attempt, expired.age) == (2, timedelta(0))
 
     async def expired(self, store: Store, database: Database) -> int:
         await database.execute(update(deliveries).values(due_at=deliveries.c.updated_at))
@@ -176,10 +176,10 @@ class TestFailure(AckTests):
     async def test_it_is_claimed_at_once_with_the_reason(self, store: Store, records: SqlRecords) -> None:
         seq = await self.defer(store)
         assert await records.ack(str(seq), "crm", failure="no such\0 customer")
-        [unanswered] = (await claim_delivery_soon(store)).deliveries
-        assert unanswered.unanswered is not None
-        assert unanswered.unanswered.refusal == "no such\ufffd customer"
-        assert timedelta(0) <= unanswered.unanswered.waited < MINUTE
+        [expired] = (await claim_delivery_soon(store)).deliveries
+        assert expired.expired is not None
+        assert expired.expired.refusal == "no such\ufffd customer"
+        assert timedelta(0) <= expired.expired.waited < MINUTE
 
     async def test_only_what_waits_for_its_acknowledgement_can_fail(
         self, store: Store, records: SqlRecords, database: Database

@@ -12,7 +12,7 @@ from runner.delivery import DeliveryState
 from runner.errors import NotFound
 from runner.policies.rate import Rate
 from runner.storage import overview
-from runner.storage.contract.claims import Demand
+from runner.storage.contract.claims import RegulatedRequest
 from runner.storage.contract.overview import Load, Overview, Queue
 from runner.storage.contract.settlements import AttemptRecord, Run, Settled, Turn
 from runner.storage.overview import SqlOverview
@@ -160,7 +160,7 @@ class TestHold(OverviewTests):
         records = [record(seq, crm, DeliveryState.PENDING, claim.token, error="no") for seq in (one, two)]
         turns = [Turn(work.seq, crm, "a", work.position) for work in claim.works]
         await store.settle(Settled(claim.token, claim.works, [Run((), 2)], records, turns=turns))
-        held = await store.claim_regulated(Demand(crm, 1, True, Rate.parse("1/h")), LEASE)
+        held = await store.claim_regulated(RegulatedRequest(crm, 1, True, Rate.parse("1/h")), LEASE)
         assert [each.seq for each in held.deliveries] == [one]
         hold = await seen.hold(two, "crm")
         assert hold.turn is not None

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, literal, update
 from runner.delivery import DeliveryState
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.policies.rate import Rate
-from runner.storage.contract.claims import Demand
+from runner.storage.contract.claims import RegulatedRequest
 from runner.storage.contract.registry import Health, Instance
 from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
@@ -43,21 +43,21 @@ class TestRate(StoreTests):
     async def test_a_pace_further_ahead_than_it_can_be_counts_for_nothing(
         self, store: Store, database: Database, rate: str
     ) -> None:
-        demand = Demand(1, 100, ordered=False, rate=Rate.parse(rate))
+        asked = RegulatedRequest(1, 100, ordered=False, rate=Rate.parse(rate))
         await wait(store, 1, 30)
-        assert (await store.claim_regulated(demand, LEASE)).deliveries
-        assert (await store.claim_regulated(demand, LEASE)).paced
+        assert (await store.claim_regulated(asked, LEASE)).deliveries
+        assert (await store.claim_regulated(asked, LEASE)).paced
         await set_clock_back(database)
         await wait(store, 1, 30)
-        claim = await store.claim_regulated(demand, LEASE)
-        assert len(claim.deliveries) == demand.rate.burst  # type: ignore[union-attr]  # it has one
-        assert (await store.claim_regulated(demand, LEASE)).paced  # and counts again from then on
+        claim = await store.claim_regulated(asked, LEASE)
+        assert len(claim.deliveries) == asked.rate.burst  # type: ignore[union-attr]  # it has one
+        assert (await store.claim_regulated(asked, LEASE)).paced  # and counts again from then on
 
     async def test_what_another_rate_left_behind_counts_for_nothing(self, store: Store) -> None:
         await wait(store, 1, 2)
         for rate in ("1/h", "100/s"):
-            demand = Demand(1, 100, ordered=False, rate=Rate.parse(rate))
-            assert len((await store.claim_regulated(demand, LEASE)).deliveries) == 1
+            asked = RegulatedRequest(1, 100, ordered=False, rate=Rate.parse(rate))
+            assert len((await store.claim_regulated(asked, LEASE)).deliveries) == 1
 
 
 class TestBreaker(StoreTests):

@@ -14,7 +14,7 @@ from runner.delivery import DeliveryState
 from runner.policies.order import order_key
 from runner.policies.rate import Rate
 from runner.storage import regulation
-from runner.storage.contract.claims import Claim, DeliveryClaim, Demand
+from runner.storage.contract.claims import Claim, DeliveryClaim, RegulatedRequest
 from runner.storage.contract.events import Publication
 from runner.storage.contract.records import DeliveryQuery, ReplayQuery
 from runner.storage.contract.settlements import AttemptRecord, Run, Settled, Turn
@@ -27,16 +27,16 @@ from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publica
 HOUR = timedelta(hours=1)
 
 
-def demand(quota: int = 100, after: str = "", since: str = "") -> Demand:
-    return Demand(1, quota, ordered=True, rate=None, after=after, since=since)
+def asked(quota: int = 100, after: str = "", since: str = "") -> RegulatedRequest:
+    return RegulatedRequest(1, quota, ordered=True, rate=None, after=after, since=since)
 
 
 async def go_round(store: Store, after: str = "") -> list[DeliveryClaim]:
     """Claim on and on from the key `after` until each line has been seen."""
-    claims = [await store.claim_regulated(demand(after=after, since=after), LEASE)]
+    claims = [await store.claim_regulated(asked(after=after, since=after), LEASE)]
     while claims[-1].more:
         assert len(claims) < 20
-        claims.append(await store.claim_regulated(demand(after=claims[-1].after, since=claims[-1].since), LEASE))
+        claims.append(await store.claim_regulated(asked(after=claims[-1].after, since=claims[-1].since), LEASE))
     return claims
 
 
@@ -67,7 +67,7 @@ async def line(store: Store, keys: str) -> Sequence[int]:
 
 async def go(store: Store, quota: int = 100, lease: timedelta = LEASE) -> tuple[list[int], int]:
     """Claim all that may go; return it, and the token."""
-    claim = await store.claim_regulated(demand(quota), lease)
+    claim = await store.claim_regulated(asked(quota), lease)
     return [each.seq for each in claim.deliveries], claim.token
 
 
@@ -114,7 +114,7 @@ class TestOrder(StoreTests):
         first, _ = await line(store, "aa")
         _, token = await go(store)
         await end(store, token, DeliveryState.PENDING, first, due_in=HOUR)
-        claim = await store.claim_regulated(demand(), LEASE)
+        claim = await store.claim_regulated(asked(), LEASE)
         assert not claim.deliveries
         assert claim.next_due is not None
         assert HOUR - timedelta(seconds=30) < claim.next_due <= HOUR
@@ -133,7 +133,7 @@ class TestOrder(StoreTests):
         await go(store, lease=SHORT)
 
         async def again() -> list[tuple[int, bool]]:
-            claim = await store.claim_regulated(demand(), LEASE)
+            claim = await store.claim_regulated(asked(), LEASE)
             return [(each.attempt, each.suspect) for each in claim.deliveries]
 
         assert await soon(again) == [(2, True)]
@@ -143,7 +143,7 @@ class TestOrder(StoreTests):
         earlier = await store.claim(1, LEASE)
         [second] = await publish_keys(store, "a")
         await dispatch(other, await other.claim(1, LEASE))
-        claim = await other.claim_regulated(demand(), LEASE)
+        claim = await other.claim_regulated(asked(), LEASE)
         assert not claim.deliveries
         assert claim.held_up  # nobody tells when the other is dispatched
         await dispatch(store, earlier)
@@ -161,15 +161,15 @@ class TestOrder(StoreTests):
         seqs = await line(store, "abcd" * 2)
         after, found = "", []
         for _ in range(2):
-            claim = await store.claim_regulated(demand(2, after), LEASE)
+            claim = await store.claim_regulated(asked(2, after), LEASE)
             assert len(claim.deliveries) == 2
             await end(store, claim.token, DeliveryState.DELIVERED, *[each.seq for each in claim.deliveries])
             found += [each.seq for each in claim.deliveries]
             after = claim.after
         assert sorted(found) == list(seqs[:4])
-        claim = await store.claim_regulated(demand(2, after, since=after), LEASE)
+        claim = await store.claim_regulated(asked(2, after, since=after), LEASE)
         assert (taken(claim), claim.more, claim.after) == ([], True, "")  # there may be others before that key
-        claim = await store.claim_regulated(demand(2), LEASE)
+        claim = await store.claim_regulated(asked(2), LEASE)
         assert sorted(each.seq for each in claim.deliveries) == list(seqs[4:6])
 
     async def test_a_claim_visits_so_many_lines_and_says_where_it_left_off(
@@ -180,11 +180,11 @@ class TestOrder(StoreTests):
         assert regulation.LINES > 3
         seqs = await line(store, "abcdefg")
         assert len((await go(store, 3))[0]) == 3
-        claim = await store.claim_regulated(demand(), LEASE)
+        claim = await store.claim_regulated(asked(), LEASE)
         assert (taken(claim), claim.more, claim.after) == ([], True, "=c")
-        claim = await store.claim_regulated(demand(after=claim.after), LEASE)
+        claim = await store.claim_regulated(asked(after=claim.after), LEASE)
         assert [each.seq for each in claim.deliveries] == list(seqs[3:6])
-        claim = await store.claim_regulated(demand(after=claim.after), LEASE)
+        claim = await store.claim_regulated(asked(after=claim.after), LEASE)
         assert [each.seq for each in claim.deliveries] == [seqs[6]]
 
     async def test_two_claimers_never_get_the_same_and_keep_the_order(self, store: Store, other: Store) -> None:
@@ -209,7 +209,7 @@ class TestOrder(StoreTests):
 
     async def test_another_subscription_is_not_touched(self, store: Store) -> None:
         await line(store, "a")
-        claim = await store.claim_regulated(Demand(2, 5, ordered=True, rate=None), LEASE)
+        claim = await store.claim_regulated(RegulatedRequest(2, 5, ordered=True, rate=None), LEASE)
         assert (taken(claim), claim.next_due) == ([], None)
 
 
@@ -282,7 +282,7 @@ class TestRounds(StoreTests):
     async def test_with_a_rate_as_well(self, store: Store) -> None:
         await line(store, "abcdefg" * 2)
         await self.fail(store, HOUR)
-        claims, wanted = [], Demand(1, 100, True, Rate.parse("100/s"))
+        claims, wanted = [], RegulatedRequest(1, 100, True, Rate.parse("100/s"))
         for _ in range(3):
             claims.append(await store.claim_regulated(wanted, LEASE))
             wanted = replace(wanted, after=claims[-1].after, since=claims[-1].since)

@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 
 from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.errors import StorageHeld, StorageRefused
-from runner.halves import in_halves
 from runner.policies.retry import RetryPolicy
 from runner.storage.contract.claims import Work
 from runner.storage.contract.registry import Registered
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
+from runner.storage.halves import in_halves
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from runner.worker.dead_letters import DeadLetters
@@ -407,6 +407,6 @@ class TestOutcomes(Bench):
 
 async def shorten_lock_waits(store: Any) -> None:
     """Have a store wait for a lock for a moment only, on each of its connections."""
-    async with store._wires.take() as one, store._wires.take() as two:
+    async with store._connections.take() as one, store._connections.take() as two:
         for each in (one, two):
             await each.execute("SET lock_timeout = '100ms'")

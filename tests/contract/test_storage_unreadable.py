@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from runner.delivery import DeliveryState
 from runner.errors import EventConflict, StorageError
-from runner.storage.contract.claims import Demand, UnreadableWork, Work
+from runner.storage.contract.claims import RegulatedRequest, UnreadableWork, Work
 from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch
@@ -95,10 +95,10 @@ class TestUnreadable(StoreTests):
         assert await store.settle_deliveries([at_once]) == [(deferred, 1)]
         await self.plant(database, fault, bad)
         if regulated:
-            claim = await store.claim_regulated(Demand(1, 10, False, None), LEASE)
+            claim = await store.claim_regulated(RegulatedRequest(1, 10, False, None), LEASE)
         else:
             claim = await store.claim_deliveries({1: 10}, LEASE)
-        known = {each.seq: (each.unanswered is not None, each.suspect) for each in claim.deliveries}
+        known = {each.seq: (each.expired is not None, each.suspect) for each in claim.deliveries}
         assert known == {deferred: (True, False), left: (False, True)}
         assert [each.seq for each in claim.unreadable] == [bad]
 

@@ -9,7 +9,7 @@ from sqlalchemy import insert, update
 from runner.delivery import DeliveryState
 from runner.event import MAX_DATA_BYTES, Event, weigh
 from runner.policies.rate import Rate
-from runner.storage.contract.claims import AT_ONCE, CLAIM, LARGEST, Claim, DeliveryClaim, Demand
+from runner.storage.contract.claims import AT_ONCE, CLAIM, LARGEST, Claim, DeliveryClaim, RegulatedRequest
 from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import DeliveryRecord
 from runner.storage.tables import deliveries, dispatch, events, turns
@@ -167,13 +167,13 @@ class TestDeliveries(StoreTests):
                 for n, seq in enumerate(seqs)
             ]
             await database.execute(insert(turns).values(lines))
-        demand = Demand(1, 100, ordered, None if ordered else Rate.parse("1000/s"))
+        asked = RegulatedRequest(1, 100, ordered, None if ordered else Rate.parse("1000/s"))
         found: list[int] = []
         for _ in range(6):
-            claim = await store.claim_regulated(demand, LEASE, MIB // 2)
+            claim = await store.claim_regulated(asked, LEASE, MIB // 2)
             assert len(claim.deliveries) <= 2
             found += seqs_of(claim)
-            demand = Demand(1, 100, ordered, demand.rate, claim.after, claim.since)
+            asked = RegulatedRequest(1, 100, ordered, asked.rate, claim.after, claim.since)
             if len(found) < 6:
                 assert claim.more
             else:
@@ -189,6 +189,6 @@ class TestAnyPlan:
             store = database.open()
             seqs = await pending(store, *[MIB // 4] * 12)
             assert seqs_of(await store.claim_deliveries({1: 100}, LEASE, MIB)) == seqs[:4]
-            assert seqs_of(await store.claim_regulated(Demand(1, 100, False, None), LEASE, MIB)) == seqs[4:8]
+            assert seqs_of(await store.claim_regulated(RegulatedRequest(1, 100, False, None), LEASE, MIB)) == seqs[4:8]
             seqs = await heavy(store, *[MIB // 4] * 12)
             assert seqs_of(await store.claim(100, LEASE, MIB)) == seqs[:4]

@@ -13,7 +13,7 @@ from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
 from runner.storage.engine import open_engine
 from runner.storage.postgres import connector as module
-from runner.storage.postgres.connections import Wires
+from runner.storage.postgres.connections import DriverConnections
 from runner.storage.postgres.connector import PostgresConnector
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
@@ -112,13 +112,13 @@ async def test_a_silent_server_is_found_out_once_and_not_by_each_connection(
     monkeypatch.setattr(module, "COMMAND_TIMEOUT", 0.5)
     async with Proxy(postgres_dsn) as proxy:
         reached = open_engine(Dsn.parse(proxy.url, base=Path()))
-        wires = Wires(reached, 3)
-        async with wires.take() as one, wires.take() as two:
+        connections = DriverConnections(reached, 3)
+        async with connections.take() as one, connections.take() as two:
             before = {one.get_server_pid(), two.get_server_pid()}
         await proxy.set_mode("blackhole")
         with pytest.raises(StorageUnavailable):
-            await wires.fetch("SELECT 1")
+            await connections.fetch("SELECT 1")
         await proxy.set_mode("pass")
-        assert (await wires.fetch("SELECT pg_backend_pid()"))[0][0] not in before
-        await wires.close()
+        assert (await connections.fetch("SELECT pg_backend_pid()"))[0][0] not in before
+        await connections.close()
         await reached.dispose()

@@ -20,7 +20,7 @@ from runner.storage import open_storage
 from runner.storage.contract.events import Publication
 from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
 from runner.storage.engine import open_engine
-from runner.storage.postgres.connections import Wires
+from runner.storage.postgres.connections import DriverConnections
 from runner.storage.postgres.store import PostgresStore
 from tests.contract.storage_contract import LEASE, Database
 from tests.support.eventually import eventually
@@ -41,41 +41,41 @@ async def engine(proxy: Proxy) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def used_at_once(wires: Wires, count: int) -> set[int]:
+async def used_at_once(connections: DriverConnections, count: int) -> set[int]:
     """Return the server processes behind `count` statements that run side by side."""
-    rows = await asyncio.gather(*[wires.fetch("SELECT pg_backend_pid(), pg_sleep(0.2)") for _ in range(count)])
+    rows = await asyncio.gather(*[connections.fetch("SELECT pg_backend_pid(), pg_sleep(0.2)") for _ in range(count)])
     return {row[0][0] for row in rows}
 
 
 async def test_what_was_opened_is_what_is_used(proxy: Proxy, engine: AsyncEngine) -> None:
-    wires = Wires(engine, 3, "SET enable_seqscan = off; SET enable_sort = off")
-    await wires.open(3)
+    connections = DriverConnections(engine, 3, "SET enable_seqscan = off; SET enable_sort = off")
+    await connections.open(3)
     assert proxy.connections == 3
-    assert len(await used_at_once(wires, 3)) == 3
+    assert len(await used_at_once(connections, 3)) == 3
     assert proxy.connections == 3
-    [[seqscan]] = await wires.fetch("SELECT current_setting('enable_seqscan')")
-    [[sort]] = await wires.fetch("SELECT current_setting('enable_sort')")
+    [[seqscan]] = await connections.fetch("SELECT current_setting('enable_seqscan')")
+    [[sort]] = await connections.fetch("SELECT current_setting('enable_sort')")
     assert (seqscan, sort) == ("off", "off")
-    await wires.close()
+    await connections.close()
 
 
 async def test_what_the_pool_holds_does_not_count_for_several(proxy: Proxy, engine: AsyncEngine) -> None:
     """A connection that the engine keeps is taken without a pause, by whoever comes first."""
     async with engine.connect():
         pass
-    wires = Wires(engine, 3)
-    await wires.open(3)
+    connections = DriverConnections(engine, 3)
+    await connections.open(3)
     assert proxy.connections == 3
-    await wires.open(3)
+    await connections.open(3)
     assert proxy.connections == 3
-    await wires.close()
+    await connections.close()
 
 
 async def test_no_more_are_opened_than_there_may_be(engine: AsyncEngine) -> None:
-    wires = Wires(engine, 2)
-    await wires.open(4)
-    assert len(await used_at_once(wires, 4)) == 2
-    await wires.close()
+    connections = DriverConnections(engine, 2)
+    await connections.open(4)
+    assert len(await used_at_once(connections, 4)) == 2
+    await connections.close()
 
 
 async def test_a_server_with_few_left_keeps_one_for_everything_else(
@@ -95,53 +95,53 @@ async def test_a_server_with_few_left_keeps_one_for_everything_else(
 
 
 async def test_what_cannot_be_opened_is_opened_when_it_is_needed(proxy: Proxy, engine: AsyncEngine) -> None:
-    wires = Wires(engine, 3)
+    connections = DriverConnections(engine, 3)
     await proxy.set_mode("refuse")
-    await wires.open(3)
+    await connections.open(3)
     with pytest.raises(StorageUnavailable):
-        await wires.fetch("SELECT 1")
+        await connections.fetch("SELECT 1")
     await proxy.set_mode("pass")
-    assert len(await used_at_once(wires, 3)) == 3
-    await wires.close()
+    assert len(await used_at_once(connections, 3)) == 3
+    await connections.close()
 
 
 async def test_a_statement_outlives_a_change_of_its_tables(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a migration of a newer version does under a runner that goes on must cost it nothing."""
-    wires = Wires(engine, 1)
-    await wires.fetch("CREATE TABLE public.changing (number int)")
-    await wires.fetch("INSERT INTO public.changing VALUES (1)")
-    assert [tuple(row) for row in await wires.fetch("SELECT * FROM public.changing")] == [(1,)]
+    connections = DriverConnections(engine, 1)
+    await connections.fetch("CREATE TABLE public.changing (number int)")
+    await connections.fetch("INSERT INTO public.changing VALUES (1)")
+    assert [tuple(row) for row in await connections.fetch("SELECT * FROM public.changing")] == [(1,)]
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE public.changing ADD COLUMN name text DEFAULT 'x'"))
-    assert [tuple(row) for row in await wires.fetch("SELECT * FROM public.changing")] == [(1, "x")]
-    monkeypatch.delattr(Wires, "_again")  # it is prepared anew, and not tried twice for ever
-    assert [tuple(row) for row in await wires.fetch("SELECT * FROM public.changing")] == [(1, "x")]
-    await wires.close()
+    assert [tuple(row) for row in await connections.fetch("SELECT * FROM public.changing")] == [(1, "x")]
+    monkeypatch.delattr(DriverConnections, "_again")  # it is prepared anew, and not tried twice for ever
+    assert [tuple(row) for row in await connections.fetch("SELECT * FROM public.changing")] == [(1, "x")]
+    await connections.close()
 
 
 async def test_a_statement_that_fails_can_be_run_again(engine: AsyncEngine) -> None:
-    wires = Wires(engine, 1)
+    connections = DriverConnections(engine, 1)
     for _ in range(2):
         with pytest.raises(StorageError):
-            await wires.fetch("SELECT 1 / $1::int", 0)
-        assert [tuple(row) for row in await wires.fetch("SELECT 1 / $1::int", 1)] == [(1,)]
+            await connections.fetch("SELECT 1 / $1::int", 0)
+        assert [tuple(row) for row in await connections.fetch("SELECT 1 / $1::int", 1)] == [(1,)]
     with pytest.raises(StorageError):
-        await wires.fetch("SELECT * FROM nowhere")
-    assert [tuple(row) for row in await wires.fetch("SELECT 2")] == [(2,)]
-    await wires.close()
+        await connections.fetch("SELECT * FROM nowhere")
+    assert [tuple(row) for row in await connections.fetch("SELECT 2")] == [(2,)]
+    await connections.close()
 
 
 @pytest.mark.parametrize("pgbouncer", [True, False])
 async def test_through_a_pooler_no_statement_is_left_in_the_session(postgres_dsn: str, pgbouncer: bool) -> None:
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path()), pool=1, pgbouncer=pgbouncer)
-    wires = Wires(engine, 1, pgbouncer=pgbouncer)
+    connections = DriverConnections(engine, 1, pgbouncer=pgbouncer)
     for number in range(3):
-        assert [tuple(row) for row in await wires.fetch("SELECT $1::int", number)] == [(number,)]
-    [[left]] = await wires.fetch("SELECT count(*) FROM pg_prepared_statements")
+        assert [tuple(row) for row in await connections.fetch("SELECT $1::int", number)] == [(number,)]
+    [[left]] = await connections.fetch("SELECT count(*) FROM pg_prepared_statements")
     assert (left == 0) == pgbouncer
-    await wires.close()
+    await connections.close()
     await engine.dispose()
 
 

@@ -132,7 +132,7 @@ class TestHeld:
         store = database.open()
         await store.append([Publication(order(1))])
         await store.append([Publication(order(number)) for number in range(2, 30)])
-        async with store._wires.take() as connection:  # type: ignore[attr-defined]  # of PostgreSQL
+        async with store._connections.take() as connection:  # type: ignore[attr-defined]  # of PostgreSQL
             assert await connection.fetchval("SHOW lock_timeout") == "5s"
 
 

@@ -231,7 +231,7 @@ def test_what_python_takes_is_taken(psql: Psql, attributes: dict[str, Any]) -> N
 
 async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: str) -> None:
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
-    store = PostgresStore(engine, wires=1)
+    store = PostgresStore(engine, connections=1)
     for id, extensions, written in (
         ("one", {"b": 1, "a": "x"}, '{ "a":"x",  "b":1 }'),
         ("two", {}, "{ }"),
@@ -252,7 +252,7 @@ async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgre
     """The caller's own table of the name of one of ours: what it writes there lands there."""
     psql("CREATE TABLE public.events (seq bigint PRIMARY KEY)")
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
-    store = PostgresStore(engine, wires=1)
+    store = PostgresStore(engine, connections=1)
     callers = create_async_engine(postgres_dsn.replace("postgresql:", "postgresql+asyncpg:"))
     theirs = Table("events", MetaData(), Column("seq", BigInteger, primary_key=True))
     async with AsyncSession(callers) as session, session.begin():
@@ -325,7 +325,7 @@ async def test_what_is_too_long_for_the_index_is_one_from_either_side(
     psql: Psql, postgres_dsn: str, source: str, id: str
 ) -> None:
     engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
-    store = PostgresStore(engine, wires=1)
+    store = PostgresStore(engine, connections=1)
     for extensions in ({}, {"b": 1}):
         name = f"{id}{len(extensions)}"
         event = Event.new("t", b"", source=source, id=name, extensions=extensions, datacontenttype="application/json")

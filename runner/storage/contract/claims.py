@@ -21,8 +21,8 @@ __all__ = [
     "Claim",
     "ClaimedDelivery",
     "DeliveryClaim",
-    "Demand",
-    "Unanswered",
+    "ExpiredDeferral",
+    "RegulatedRequest",
     "UnreadableDelivery",
     "UnreadableWork",
     "Work",
@@ -95,7 +95,7 @@ class Claim(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
+class ExpiredDeferral:
     """A deferral that came to nothing: how long was waited, and the reason if somebody said that it has failed."""
 
     waited: timedelta
@@ -108,7 +108,7 @@ class ClaimedDelivery:
     One claimed delivery. `attempt` counts its claims, this one included.
 
     `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
-    long before the claim the first recorded attempt began. `unanswered`: it was deferred, and is claimed only
+    long before the claim the first recorded attempt began. `expired`: it was deferred, and is claimed only
     for what follows. `size`: above zero while the data of the event is missing.
     """
 
@@ -118,7 +118,7 @@ class ClaimedDelivery:
     suspect: bool
     event: Event
     age: timedelta = _NO_AGE
-    unanswered: Unanswered | None = None
+    expired: ExpiredDeferral | None = None
     size: int = 0
 
 
@@ -133,7 +133,7 @@ class UnreadableDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class RegulatedRequest:
     """
     What a caller could deliver of one subscription that has an order or a rate.
 
@@ -156,8 +156,8 @@ class DeliveryClaim:
 
     `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
     another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
-    the next `Demand`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits for an
-    earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased.
+    the next `RegulatedRequest`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits
+    for an earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased.
     """
 
     token: int

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from .claims import CLAIM
 
 if TYPE_CHECKING:
-    from .claims import Claim, DeliveryClaim, Demand
+    from .claims import Claim, DeliveryClaim, RegulatedRequest
     from .settlements import AttemptRecord, Death, DeliveryRecord, Settled
 
 __all__ = ["WorkQueue"]
@@ -56,7 +56,7 @@ class WorkQueue(Protocol):
             weight: as for `claim()`.
         """
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
+    async def claim_regulated(self, request: RegulatedRequest, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """
         Lease deliveries of one subscription that are due, and whose turn it is; no more than `weight`, but always one.
 

@@ -17,19 +17,19 @@ from ..errors import mapped_errors
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["Wires"]
+__all__ = ["DriverConnections"]
 
 _Run = Callable[..., Awaitable["list[asyncpg.Record]"]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wire:
+class _Held:
     connection: AsyncConnection
     driver: asyncpg.Connection
     known: dict[str, _Run] = field(default_factory=dict)  # what runs a statement, without a search for it in the driver
 
 
-class Wires:
+class DriverConnections:
     """
     A few asyncpg connections, taken from the engine's pool and kept.
 
@@ -50,7 +50,7 @@ class Wires:
         self._prepares = not pgbouncer
         self._size = size
         self._slots = asyncio.Semaphore(size)
-        self._idle: list[_Wire] = []
+        self._idle: list[_Held] = []
 
     async def open(self, count: int) -> None:
         """
@@ -78,12 +78,12 @@ class Wires:
         """
         await self._slots.acquire()
         try:
-            wire = await self._open()
+            held = await self._open()
             try:
-                rows = await (wire.known.get(sql) or await self._learn(wire, sql))(*arguments)
+                rows = await (held.known.get(sql) or await self._learn(held, sql))(*arguments)
             except BaseException as error:
-                rows = await self._again(wire, sql, arguments, error)
-            self._idle.append(wire)
+                rows = await self._again(held, sql, arguments, error)
+            self._idle.append(held)
             return rows
         finally:
             self._slots.release()
@@ -92,27 +92,27 @@ class Wires:
     async def take(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection; whatever the driver raises comes out as a `StorageError`."""
         async with self._slots:
-            wire = await self._open()
+            held = await self._open()
             try:
-                yield wire.driver
+                yield held.driver
             except BaseException as error:
-                await self._part(wire, error)
-            self._idle.append(wire)
+                await self._part(held, error)
+            self._idle.append(held)
 
     async def close(self) -> None:
         """Give every idle connection back to the engine."""
         while self._idle:
             await self._discard(self._idle.pop())
 
-    async def _open(self) -> _Wire:
+    async def _open(self) -> _Held:
         while self._idle:
-            wire = self._idle.pop()
-            if not wire.driver.is_closed():
-                return wire
-            await self._discard(wire)
+            held = self._idle.pop()
+            if not held.driver.is_closed():
+                return held
+            await self._discard(held)
         return await self._connect()
 
-    async def _connect(self) -> _Wire:
+    async def _connect(self) -> _Held:
         with mapped_errors():
             connection = await self._engine.connect()
             try:
@@ -124,52 +124,52 @@ class Wires:
                 await connection.invalidate()
                 await connection.close()
                 raise
-            return _Wire(connection, driver)
+            return _Held(connection, driver)
 
-    async def _learn(self, wire: _Wire, sql: str) -> _Run:
-        """Return what runs `sql` on the wire."""
-        run: _Run = (await wire.driver.prepare(sql)).fetch if self._prepares else partial(wire.driver.fetch, sql)
-        wire.known[sql] = run
+    async def _learn(self, held: _Held, sql: str) -> _Run:
+        """Return what runs `sql` on the connection."""
+        run: _Run = (await held.driver.prepare(sql)).fetch if self._prepares else partial(held.driver.fetch, sql)
+        held.known[sql] = run
         return run
 
     async def _again(
-        self, wire: _Wire, sql: str, arguments: Sequence[Any], error: BaseException
+        self, held: _Held, sql: str, arguments: Sequence[Any], error: BaseException
     ) -> list[asyncpg.Record]:
         """Run a statement once more if a change of the tables since it was prepared is all that is wrong with it."""
         import asyncpg
 
         if not isinstance(error, asyncpg.InvalidCachedStatementError):
-            await self._part(wire, error)
+            await self._part(held, error)
         try:
-            wire.known.clear()
-            rows: list[asyncpg.Record] = await wire.driver.fetch(sql, *arguments)
+            held.known.clear()
+            rows: list[asyncpg.Record] = await held.driver.fetch(sql, *arguments)
             return rows
         except BaseException as failure:
-            await self._part(wire, failure)
+            await self._part(held, failure)
 
-    async def _part(self, wire: _Wire, error: BaseException) -> NoReturn:
-        """Keep the wire on which `error` happened or throw it away, and raise what is to be seen outside."""
+    async def _part(self, held: _Held, error: BaseException) -> NoReturn:
+        """Keep the connection on which `error` happened or throw it away, and raise what is to be seen outside."""
         try:
             with mapped_errors():
                 raise error
         except StorageHeld:
-            self._idle.append(wire)
+            self._idle.append(held)
             raise
         except StorageUnavailable:
-            await self._discard(wire)
+            await self._discard(held)
             if isinstance(error, TimeoutError):
                 await self.close()  # the server is silent: each of these would take as long to find that out
             raise
         except StorageError:
-            self._idle.append(wire)
+            self._idle.append(held)
             raise
         except BaseException:
             # Cancelled, say: what the server is doing on this connection is unknown.
-            await self._discard(wire)
+            await self._discard(held)
             raise
 
-    async def _discard(self, wire: _Wire) -> None:
-        wire.driver.terminate()
+    async def _discard(self, held: _Held) -> None:
+        held.driver.terminate()
         with contextlib.suppress(Exception):  # it is gone either way
-            await wire.connection.invalidate()
-            await wire.connection.close()
+            await held.connection.invalidate()
+            await held.connection.close()

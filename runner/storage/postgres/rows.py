@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ...delivery import DeliveryState
 from ...errors import EventError
 from ...event import Event
-from ..contract.claims import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery, Work
+from ..contract.claims import UNREADABLE, ClaimedDelivery, ExpiredDeferral, UnreadableDelivery, Work
 from ..contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..encoding import storable
 from ..event_rows import check_size, read_event, write_extensions
@@ -174,12 +174,12 @@ def claimed_deliveries(
             unreadable.append(UnreadableDelivery(seq, id, attempt, f"{type(error).__name__}: {error}"))
             continue
         age, size = row["age"] or timedelta(0), row["size"] or 0
-        claimed.append(ClaimedDelivery(seq, id, attempt, suspect, event, age, _unanswered(row), size))
+        claimed.append(ClaimedDelivery(seq, id, attempt, suspect, event, age, _expired_deferral(row), size))
     return claimed, unreadable
 
 
-def _unanswered(row: asyncpg.Record) -> Unanswered | None:
-    return None if row["unanswered"] is None else Unanswered(row["unanswered"], row["refusal"])
+def _expired_deferral(row: asyncpg.Record) -> ExpiredDeferral | None:
+    return None if row["waited"] is None else ExpiredDeferral(row["waited"], row["refusal"])
 
 
 @lru_cache(maxsize=4096)

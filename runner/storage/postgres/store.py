@@ -21,7 +21,7 @@ from ..contract.claims import (
     Claim,
     ClaimedDelivery,
     DeliveryClaim,
-    Demand,
+    RegulatedRequest,
     UnreadableDelivery,
     UnreadableWork,
     Work,
@@ -34,10 +34,10 @@ from ..home import home_of
 from ..identity import shortened
 from ..lines import line_up
 from ..registry import SqlRegistry
-from ..regulation import LINES, Seen
+from ..regulation import LINES, RegulatedScan
 from ..session_publish import append_in
 from ..tokens import new_token
-from .connections import Wires
+from .connections import DriverConnections
 from .low_water_mark import LowWaterMark
 from .rows import (
     attempt_columns,
@@ -78,21 +78,23 @@ class PostgresStore(SqlRegistry):
 
     appends_at_once = 2  # one of them is written while the callers of the other are answered, and call again
 
-    def __init__(self, engine: AsyncEngine, *, wires: int = 4, pgbouncer: bool = False) -> None:
+    def __init__(self, engine: AsyncEngine, *, connections: int = 4, pgbouncer: bool = False) -> None:
         super().__init__(engine)
         self._home = home_of(engine)
-        self._wires = Wires(engine, wires, "" if pgbouncer else _PLAN_BY_INDEX, pgbouncer=pgbouncer)
-        self._mark = LowWaterMark()
+        self._connections = DriverConnections(
+            engine, connections, "" if pgbouncer else _PLAN_BY_INDEX, pgbouncer=pgbouncer
+        )
+        self._low_water_mark = LowWaterMark()
 
     async def open(self) -> None:
         """Open what a worker with a backlog uses at once, so that its first claims wait for no connection."""
         with contextlib.suppress(StorageUnavailable), mapped_errors():
             async with self._engine.connect():  # should the server have few left, one of them stays with the engine
-                await self._wires.open(_WORKING)
+                await self._connections.open(_WORKING)
 
     async def close(self) -> None:
         """Let go of the held connections; the engine is the caller's."""
-        await self._wires.close()
+        await self._connections.close()
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events, all or none."""
@@ -146,7 +148,7 @@ class PostgresStore(SqlRegistry):
         """Have each value go as a parameter of its own."""
         values = [value for event in events for value in event_values(event)]
         sql = statement_for(len(events), "append_few_leased" if leasing else "append_few", self._home.schema)
-        rows = await self._wires.fetch(sql, *values, *leasing)
+        rows = await self._connections.fetch(sql, *values, *leasing)
         rows.sort(key=itemgetter(0))
         receipts = _receipts(events, [row[0] for row in rows])
         return _Added(receipts, [row[1] for row in rows], rows[0][2], rows[0][3]) if leasing else _Added(receipts)
@@ -154,7 +156,7 @@ class PostgresStore(SqlRegistry):
     async def _append_many(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added:
         """Have each column go as one parameter."""
         sql = self._sql("append_leased" if leasing else "append")
-        [(seqs, *leased)] = await self._wires.fetch(sql, *joined_columns(events), *leasing)
+        [(seqs, *leased)] = await self._connections.fetch(sql, *joined_columns(events), *leasing)
         receipts = _receipts(events, sorted(seqs))
         return _Added(receipts, sorted(leased[0]), leased[1], leased[2]) if leasing else _Added(receipts)
 
@@ -165,7 +167,7 @@ class PostgresStore(SqlRegistry):
         events = [each.event for each in batch.unique]
         due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
         try:
-            rows = await self._wires.fetch(self._sql("append_each"), *event_columns(events), len(events), *due)
+            rows = await self._connections.fetch(self._sql("append_each"), *event_columns(events), len(events), *due)
         except StorageError as error:
             if not isinstance(error.__cause__, asyncpg.DivisionByZeroError):
                 raise
@@ -188,7 +190,7 @@ class PostgresStore(SqlRegistry):
         """Return the error that names the first event whose recorded content differs."""
         for event in events:
             id, source, *content = event_values(event)
-            rows = await self._wires.fetch(self._sql("content"), source, id, *content)
+            rows = await self._connections.fetch(self._sql("content"), source, id, *content)
             if rows and not rows[0]["same"]:
                 return EventConflict(
                     f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) "
@@ -201,18 +203,18 @@ class PostgresStore(SqlRegistry):
         await self._find_home()
         token = new_token()
         now = time.monotonic()
-        after = self._mark.start(now)
+        after = self._low_water_mark.start(now)
         try:
-            rows = await self._wires.fetch(self._sql("claim", limit), token, after, lease, weight)
+            rows = await self._connections.fetch(self._sql("claim", limit), token, after, lease, weight)
             works = claimed_works(rows)
         except UNREADABLE:  # all of them are leased
             return await self._one_by_one(token, lease)
         [outlook] = [row for row in rows if row[0] is None]
         works.sort(key=attrgetter("position"))
         cut = outlook["more"] and len(works) < limit
-        self._mark.saw(works[-1].position if works else None, now, cut=cut)
+        self._low_water_mark.saw(works[-1].position if works else None, now, cut=cut)
         again_in: timedelta | None = outlook["expires_in"]
-        sweep_in = None if outlook["more"] else self._mark.sweep_in(now)
+        sweep_in = None if outlook["more"] else self._low_water_mark.sweep_in(now)
         if sweep_in is not None:
             again_in = min(again_in or timedelta.max, timedelta(seconds=sweep_in))
         return Claim(
@@ -228,13 +230,13 @@ class PostgresStore(SqlRegistry):
 
     async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
         """Return the data of events whose claim left it out."""
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             return {row[0]: row[1] for row in await connection.fetch(self._sql("contents"), seqs)}
 
     async def _one_by_one(self, token: int, lease: timedelta) -> Claim:
         """Read what was leased under `token` event by event, because one of them cannot be read."""
         outlook = await self.claim(0, lease)
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             leased = await connection.fetch(self._sql("leased_works"), token)
         works: list[Work] = []
         unreadable: list[UnreadableWork] = []
@@ -252,10 +254,10 @@ class PostgresStore(SqlRegistry):
     async def _read(self, seq: int) -> Event | tuple[str | None, str]:
         """Return an event; its type, and the reason, if it cannot be read."""
         try:
-            async with self._wires.take() as connection:
+            async with self._connections.take() as connection:
                 return claimed_event(await connection.fetchrow(self._sql("event"), seq))
         except UNREADABLE as error:
-            async with self._wires.take() as connection:
+            async with self._connections.take() as connection:
                 return await connection.fetchval(self._sql("type"), seq), f"{type(error).__name__}: {error}"
 
     async def settle(self, settled: Settled) -> int:
@@ -273,9 +275,9 @@ class PostgresStore(SqlRegistry):
         await self._find_home()
         name, arguments = settling(settled)
         if not settled.records:
-            [(seqs,)] = await self._wires.fetch(self._sql(name), *arguments)
+            [(seqs,)] = await self._connections.fetch(self._sql(name), *arguments)
             return len(seqs or ())
-        async with self._wires.take() as connection, connection.transaction(isolation="read_committed"):
+        async with self._connections.take() as connection, connection.transaction(isolation="read_committed"):
             held = set(await connection.fetchval(self._sql(name), *arguments) or ())
             records = [record for record in settled.records if record.seq in held]
             tokens = [None if record.deferred else record.token for record in records]
@@ -296,14 +298,14 @@ class PostgresStore(SqlRegistry):
 
     async def promote(self, limit: int) -> int:
         """Move at most `limit` scheduled events that have fallen due into the queue."""
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             return int(await connection.fetchval(self._sql("promote", limit)))
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries that are due, for each subscription at most its quota."""
         token = new_token()
         try:
-            async with self._wires.take() as connection:
+            async with self._connections.take() as connection:
                 rows = await connection.fetch(
                     self._sql("claim_deliveries"),
                     token,
@@ -325,7 +327,7 @@ class PostgresStore(SqlRegistry):
         It can be no UTF-8 in a database without an encoding (SQL_ASCII), where other programs write. What the claim
         alone knew of the others is lost with it: they count as new.
         """
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             leased = await connection.fetch(self._sql("leased_deliveries"), token, ids)
         claimed: list[ClaimedDelivery] = []
         unreadable: list[UnreadableDelivery] = []
@@ -337,28 +339,28 @@ class PostgresStore(SqlRegistry):
                 unreadable.append(UnreadableDelivery(seq, id, attempt, event[1]))
         return DeliveryClaim(token, claimed, timedelta(0), unreadable)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
+    async def claim_regulated(self, request: RegulatedRequest, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
-        token, rate = new_token(), demand.rate
+        token, rate = new_token(), request.rate
         arguments = (
-            *(token, lease, demand.subscription_id, max(0, demand.quota), demand.ordered, demand.after),
+            *(token, lease, request.subscription_id, max(0, request.quota), request.ordered, request.after),
             *((None, None) if rate is None else (rate.interval, rate.tolerance)),
             weight,
         )
         try:
-            async with self._wires.take() as connection:
+            async with self._connections.take() as connection:
                 rows = await connection.fetch(self._sql("claim_regulated", LINES), *arguments)
                 if rate is not None and rows[0]["ahead"] is None:  # the rate has never been used
-                    await connection.execute(self._sql("begin_pace"), demand.subscription_id)
+                    await connection.execute(self._sql("begin_pace"), request.subscription_id)
                     rows = await connection.fetch(self._sql("claim_regulated", LINES), *arguments)
         except UNREADABLE:
-            return await self._each_delivery(token, [demand.subscription_id])
+            return await self._each_delivery(token, [request.subscription_id])
         claimed, unreadable = claimed_deliveries(rows)
         first = rows[0]
-        seen = Seen(
+        scan = RegulatedScan(
             first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"], cut=first["cut"]
         )
-        return seen.claim(demand, token, claimed, unreadable)
+        return scan.claim(request, token, claimed, unreadable)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""
@@ -371,7 +373,7 @@ class PostgresStore(SqlRegistry):
         ordered: Set[int] = frozenset(),
     ) -> Sequence[tuple[int, int]]:
         """Write each record whose delivery is still leased under its token, and the attempts of those."""
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             tokens = [record.token for record in records]
             columns: tuple[Sequence[Any], ...] = record_columns(records, tokens, self._home.encoding)
             if ordered:
@@ -389,13 +391,13 @@ class PostgresStore(SqlRegistry):
     async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
         """Extend the leases of running deliveries, given as (seq, subscription id, token)."""
         seqs, ids, tokens = ([each[index] for each in leases] for index in range(3))
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             rows = await connection.fetch(self._sql("renew"), seqs, ids, tokens, lease)
         return [(row[0], row[1]) for row in rows]
 
     async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
         """Return how these deliveries died; those that are dead."""
-        async with self._wires.take() as connection:
+        async with self._connections.take() as connection:
             rows = await connection.fetch(self._sql("deaths"), [key[0] for key in keys], [key[1] for key in keys])
         return {(row[0], row[1]): Death(row[2], row[3], row[4]) for row in rows}
 
@@ -413,7 +415,7 @@ class PostgresStore(SqlRegistry):
     async def _find_home(self, publications: Sequence[Publication] = ()) -> None:
         """Have a connection find out what nobody knows yet, and refuse events that the database cannot hold."""
         if not self._home.encoding:
-            async with self._wires.take():
+            async with self._connections.take():
                 pass
         if not holds_everything(self._home.encoding):
             for publication in publications:

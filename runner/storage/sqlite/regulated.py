@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from ..contract.claims import DeliveryClaim, Demand
-from ..regulation import LINES, Seen
+from ..contract.claims import DeliveryClaim, RegulatedRequest
+from ..regulation import LINES, RegulatedScan
 from .rows import LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
 
 __all__ = ["claim_regulated"]
@@ -17,52 +17,54 @@ __all__ = ["claim_regulated"]
 _Due = Sequence[tuple[Any, ...]]
 
 
-def claim_regulated(db: sqlite3.Connection, token: int, demand: Demand, lease: timedelta, weight: int) -> DeliveryClaim:
+def claim_regulated(
+    db: sqlite3.Connection, token: int, request: RegulatedRequest, lease: timedelta, weight: int
+) -> DeliveryClaim:
     """Lease deliveries of one subscription that are due, and whose turn it is; only read if there is none."""
-    due, seen = _look(db, demand, clock(db))
+    due, scan = _look(db, request, clock(db))
     leased = LeasedDeliveries()
     if due:
-        leased, seen = transaction(db, _claim, token, demand, lease, weight)
-    return seen.claim(demand, token, leased.claimed, leased.unreadable)
+        leased, scan = transaction(db, _claim, token, request, lease, weight)
+    return scan.claim(request, token, leased.claimed, leased.unreadable)
 
 
 def _claim(
-    db: sqlite3.Connection, token: int, demand: Demand, lease: timedelta, weight: int
-) -> tuple[LeasedDeliveries, Seen]:
+    db: sqlite3.Connection, token: int, request: RegulatedRequest, lease: timedelta, weight: int
+) -> tuple[LeasedDeliveries, RegulatedScan]:
     moment = clock(db)
-    due, seen = _look(db, demand, moment)
+    due, scan = _look(db, request, moment)
     leased = lease_deliveries(db, token, due, lease, moment, weight)
     number = len(leased.claimed) + len(leased.unreadable)
     if leased.cut:
-        seen = replace(seen, room=number, cut=True, left_off=None)
-    if demand.rate is not None and seen.ahead is not None:
-        ahead = demand.rate.charged(seen.ahead, number)
-        db.execute(sql("keep_pace"), (demand.subscription_id, moment + microseconds(ahead)))
-        seen = replace(seen, ahead=ahead)
-    return leased, seen
+        scan = replace(scan, room=number, cut=True, left_off=None)
+    if request.rate is not None and scan.ahead is not None:
+        ahead = request.rate.charged(scan.ahead, number)
+        db.execute(sql("keep_pace"), (request.subscription_id, moment + microseconds(ahead)))
+        scan = replace(scan, ahead=ahead)
+    return leased, scan
 
 
-def _look(db: sqlite3.Connection, demand: Demand, moment: int) -> tuple[_Due, Seen]:
+def _look(db: sqlite3.Connection, request: RegulatedRequest, moment: int) -> tuple[_Due, RegulatedScan]:
     """Return what a claim could take now: seq, subscription id and whether its lease had ended; and what it saw."""
-    id, room, ahead = demand.subscription_id, max(0, demand.quota), None
-    if demand.rate is not None:
+    id, room, ahead = request.subscription_id, max(0, request.quota), None
+    if request.rate is not None:
         paces = db.execute(sql("pace"), (id,)).fetchall()
-        ahead = demand.rate.believed(timedelta(microseconds=paces[0][0] - moment if paces else 0))
-        room = min(room, demand.rate.permits(ahead))
-    due: _Due = db.execute(sql("due_deliveries"), (id, moment, 1 if demand.ordered else room)).fetchall()
-    if demand.ordered and due:
-        due, left_off, held_up, next_at = _first_in_line(db, id, demand.after, room, moment)
+        ahead = request.rate.believed(timedelta(microseconds=paces[0][0] - moment if paces else 0))
+        room = min(room, request.rate.permits(ahead))
+    due: _Due = db.execute(sql("due_deliveries"), (id, moment, 1 if request.ordered else room)).fetchall()
+    if request.ordered and due:
+        due, left_off, held_up, next_at = _first_in_line(db, id, request.after, room, moment)
     else:
         left_off, held_up = None, False
         [(next_at,)] = db.execute(sql("next_delivery"), (id, moment)).fetchall()
-    return due, Seen(room, left_off, held_up, ahead, until(next_at, moment))
+    return due, RegulatedScan(room, left_off, held_up, ahead, until(next_at, moment))
 
 
 def _first_in_line(
     db: sqlite3.Connection, id: int, key: str, room: int, moment: int
 ) -> tuple[_Due, str | None, bool, int | None]:
     """
-    Visit the lines behind `key`; return the first of each, if it may go, and the rest of what `Seen` wants.
+    Visit the lines behind `key`; return the first of each, if it may go, and the rest of what `RegulatedScan` wants.
 
     Of the lines only what stands first counts: another one may fall due as often as it likes.
     """

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
-from ..contract.claims import UNREADABLE, ClaimedDelivery, Unanswered, UnreadableDelivery
+from ..contract.claims import UNREADABLE, ClaimedDelivery, ExpiredDeferral, UnreadableDelivery
 from ..event_rows import check_size, read_event
 
 __all__ = [
@@ -109,7 +109,7 @@ def lease_deliveries(
                 if not cut:
                     check_size(size)
                     event = read_event(type, source, event_id, subject, time_of(time), *rest)
-                    late, answer = (age or 0) * MICROSECOND, _unanswered(waited, refusal)
+                    late, answer = (age or 0) * MICROSECOND, _expired_deferral(waited, refusal)
                     left = size if missing else 0
                     claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event, late, answer, left))
                     taken += size
@@ -125,5 +125,5 @@ def lease_deliveries(
     return LeasedDeliveries(claimed, unreadable, cut)
 
 
-def _unanswered(waited: int | None, refusal: str | None) -> Unanswered | None:
-    return None if waited is None else Unanswered(waited * MICROSECOND, refusal)
+def _expired_deferral(waited: int | None, refusal: str | None) -> ExpiredDeferral | None:
+    return None if waited is None else ExpiredDeferral(waited * MICROSECOND, refusal)

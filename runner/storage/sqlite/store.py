@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from ...delivery import DeliveryState
 from ...errors import EventConflict, StorageRefused
 from ...event import Event, weigh
-from ..contract.claims import CLAIM, UNREADABLE, Claim, DeliveryClaim, Demand, UnreadableWork, Work
+from ..contract.claims import CLAIM, UNREADABLE, Claim, DeliveryClaim, RegulatedRequest, UnreadableWork, Work
 from ..contract.events import Publication, Receipt
 from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
 from ..encoding import storable
@@ -131,9 +131,9 @@ class SqliteStore(SqlRegistry):
         """Lease deliveries that are due, for each subscription at most its quota."""
         return await self._run(_claim_deliveries, new_token(), quotas, lease, weight)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
+    async def claim_regulated(self, request: RegulatedRequest, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
-        return await self._run(claim_regulated, new_token(), demand, lease, weight)
+        return await self._run(claim_regulated, new_token(), request, lease, weight)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""

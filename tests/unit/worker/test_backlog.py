@@ -14,7 +14,7 @@ from runner.delivery import ACCEPTED, Delivery, DeliveryState, Outcome
 from runner.errors import StorageUnavailable
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.policies.rate import Rate
-from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, Demand
+from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, RegulatedRequest
 from runner.storage.contract.queue import WorkQueue
 from runner.storage.contract.settlements import DeliveryRecord
 from runner.worker.backlog import Backlog
@@ -89,8 +89,8 @@ class Queue:
         self.weights.append(weight)
         return DeliveryClaim(1, (), self.next_due)
 
-    async def claim_regulated(self, demand: Demand, lease: timedelta, weight: int = 0) -> DeliveryClaim:
-        self.regulated.append(demand.subscription_id)
+    async def claim_regulated(self, asked: RegulatedRequest, lease: timedelta, weight: int = 0) -> DeliveryClaim:
+        self.regulated.append(asked.subscription_id)
         if len(self.regulated) <= self.failures:
             raise StorageUnavailable("away")
         return DeliveryClaim(1, ())

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, Demand
-from runner.storage.regulation import Seen
+from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, RegulatedRequest
+from runner.storage.regulation import RegulatedScan
 from runner.worker.look import Look
 
 HOUR = timedelta(hours=1)
@@ -24,8 +24,8 @@ class Lines:
         self.visited: list[str] = []
 
     def claim(self, look: Look, now: float, quota: int = 100) -> DeliveryClaim:
-        demand = Demand(1, quota, ordered=True, rate=None, after=look.after, since=look.since)
-        keys = sorted(key for key in self.due if key > demand.after)
+        asked = RegulatedRequest(1, quota, ordered=True, rate=None, after=look.after, since=look.since)
+        keys = sorted(key for key in self.due if key > asked.after)
         page, found, left_off = keys[:PAGE], list[str](), None
         for key in page:
             if len(found) < quota:
@@ -36,9 +36,9 @@ class Lines:
         to_come = [self.due[key] - now for key in page if self.due[key] > now]
         ended = len(page) < PAGE and len(found) < quota
         due = timedelta(seconds=min(to_come)) if to_come else None
-        seen = Seen(quota, None if ended else left_off, False, None, due)
+        scan = RegulatedScan(quota, None if ended else left_off, False, None, due)
         claimed: list[ClaimedDelivery] = [None] * len(found)  # type: ignore[list-item]  # only counted
-        return seen.claim(demand, 1, claimed)
+        return scan.claim(asked, 1, claimed)
 
 
 @given(st.lists(st.integers(1, 100), max_size=20), st.sampled_from(["", "=a", "=e", "=k", "=z"]))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from runner import redaction
 from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.policies.retry import RetryPolicy
-from runner.storage.contract.claims import Unanswered
+from runner.storage.contract.claims import ExpiredDeferral
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord
 from runner.worker.settlement import crashed, given_back, overdue, settle, unacknowledged
 
@@ -108,11 +108,11 @@ def test_a_deferred_answer_is_held_by_nobody_and_no_attempt_yet() -> None:
 )
 def test_without_an_acknowledgement_the_attempt_that_was_deferred_has_failed(refusal: str | None, reason: str) -> None:
     waited = timedelta(seconds=29.9999)
-    lease, unanswered = Lease(7, 2, 3, 99), Unanswered(waited, refusal)
-    record, attempt = unacknowledged(POLICY, lease, unanswered, timedelta(0))
+    lease, expired = Lease(7, 2, 3, 99), ExpiredDeferral(waited, refusal)
+    record, attempt = unacknowledged(POLICY, lease, expired, timedelta(0))
     assert record == DeliveryRecord(7, 2, DeliveryState.PENDING, 2, 99, timedelta(seconds=2), reason)
     assert attempt == AttemptRecord(7, 2, 2, waited, reason)
-    last, _ = unacknowledged(RetryPolicy(max_attempts=2), lease, unanswered, timedelta(0))
+    last, _ = unacknowledged(RetryPolicy(max_attempts=2), lease, expired, timedelta(0))
     assert (last.state, last.error) == (DeliveryState.DEAD, f"{reason} (attempt 2 of 2)")
 
 
@@ -120,7 +120,7 @@ def test_the_age_of_an_unacknowledged_one_includes_its_wait_once() -> None:
     policy = RetryPolicy(max_age=timedelta(seconds=60), delay=timedelta(seconds=1), jitter=0)
     waited = timedelta(seconds=30)
     for age, state in ((0, "pending"), (58, "pending"), (59.5, "dead")):
-        record, _ = unacknowledged(policy, Lease(7, 2, 2, 99), Unanswered(waited, None), timedelta(seconds=age))
+        record, _ = unacknowledged(policy, Lease(7, 2, 2, 99), ExpiredDeferral(waited, None), timedelta(seconds=age))
         assert record.state == state
 
 

@@ -22,14 +22,14 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT mine.rank, d.due_at, d.event_seq, d.subscription_id,
         d.state = 'leased' AND d.lease_token IS NOT NULL AS suspect,
         -- Leased by nobody: it was deferred, and the time for its acknowledgement is over.
-        CASE WHEN d.state = 'leased' AND d.lease_token IS NULL THEN d.due_at - d.updated_at END AS unanswered
+        CASE WHEN d.state = 'leased' AND d.lease_token IS NULL THEN d.due_at - d.updated_at END AS waited
     FROM mine CROSS JOIN LATERAL (
         SELECT event_seq, subscription_id, state, lease_token, due_at, updated_at FROM {deliveries}
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at <= (SELECT now FROM clock)
         ORDER BY due_at LIMIT mine.quota FOR UPDATE SKIP LOCKED
     ) d
 ), sized AS MATERIALIZED (
-    SELECT due.event_seq, due.subscription_id, due.suspect, due.unanswered, e.*, {weight} AS weight,
+    SELECT due.event_seq, due.subscription_id, due.suspect, due.waited, e.*, {weight} AS weight,
         sum({weight}) OVER (ORDER BY due.rank, due.due_at, due.event_seq ROWS UNBOUNDED PRECEDING) AS upto
     FROM due LEFT JOIN LATERAL (SELECT * FROM {events} WHERE seq = due.event_seq LIMIT 1) e ON true
 ), claimed AS (
@@ -45,8 +45,8 @@ SELECT
     e.event_seq, e.subscription_id, e.attempts, e.suspect,
     e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
     e.datacontenttype, e.dataschema, {content},
-    e.unanswered, CASE WHEN e.unanswered IS NOT NULL THEN e.last_error END AS refusal,
-    CASE WHEN e.attempts > CASE WHEN e.unanswered IS NULL THEN 1 ELSE 2 END THEN (
+    e.waited, CASE WHEN e.waited IS NOT NULL THEN e.last_error END AS refusal,
+    CASE WHEN e.attempts > CASE WHEN e.waited IS NULL THEN 1 ELSE 2 END THEN (
         -- The first one on record; after a retry by hand there are several of that number.
         SELECT clock_timestamp() - first.at + first.duration_us * interval '1 microsecond' FROM {attempts} first
         WHERE first.event_seq = e.event_seq AND first.subscription_id = e.subscription_id

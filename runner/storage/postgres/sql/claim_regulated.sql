@@ -53,7 +53,7 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     SELECT found.event_seq, found.order_key, found.due_at,
         found.state = 'leased' AND found.lease_token IS NOT NULL AS suspect,
         CASE WHEN found.state = 'leased' AND found.lease_token IS NULL THEN found.due_at - found.updated_at END
-            AS unanswered
+            AS waited
     FROM (
         SELECT d.*, head.order_key
         FROM head CROSS JOIN LATERAL (
@@ -74,7 +74,7 @@ WITH RECURSIVE unsynced AS MATERIALIZED (
     ) found
     LIMIT (SELECT number FROM room)
 ), sized AS MATERIALIZED (
-    SELECT found.event_seq, found.order_key, found.suspect, found.unanswered, e.*, {weight} AS weight,
+    SELECT found.event_seq, found.order_key, found.suspect, found.waited, e.*, {weight} AS weight,
         sum({weight}) OVER (ORDER BY found.order_key, found.due_at, found.event_seq ROWS UNBOUNDED PRECEDING) AS upto
     FROM found LEFT JOIN LATERAL (SELECT * FROM {events} WHERE seq = found.event_seq LIMIT 1) e ON true
 ), due AS MATERIALIZED (
@@ -98,8 +98,8 @@ SELECT
     e.event_seq, $3::int AS subscription_id, e.attempts, e.suspect,
     e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)) AS time,
     e.datacontenttype, e.dataschema, {content},
-    e.unanswered, CASE WHEN e.unanswered IS NOT NULL THEN e.last_error END AS refusal,
-    CASE WHEN e.attempts > CASE WHEN e.unanswered IS NULL THEN 1 ELSE 2 END THEN (
+    e.waited, CASE WHEN e.waited IS NOT NULL THEN e.last_error END AS refusal,
+    CASE WHEN e.attempts > CASE WHEN e.waited IS NULL THEN 1 ELSE 2 END THEN (
         SELECT clock_timestamp() - first.at + first.duration_us * interval '1 microsecond' FROM {attempts} first
         WHERE first.event_seq = e.event_seq AND first.subscription_id = $3
         ORDER BY first.number, first.serial DESC LIMIT 1

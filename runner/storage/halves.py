@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from .errors import StorageError, StorageHeld, StorageRefused
+from ..errors import StorageError, StorageHeld, StorageRefused
 
 __all__ = ["IN_A_ROW", "in_halves"]
 

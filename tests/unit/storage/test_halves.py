@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import StorageHeld, StorageRefused, StorageUnavailable
-from runner.halves import in_halves
+from runner.storage.halves import in_halves
 
 
 @given(
