@@ -57,7 +57,7 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     """
     import structlog
 
-    from .log import configure_own
+    from .log.setup import configure_own
 
     config = load_config(path, environ)
     if not structlog.is_configured():

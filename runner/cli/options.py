@@ -99,7 +99,7 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
         ConfigError: with every fault of the file.
     """
     with _absent("rich"):  # structlog would load it for tracebacks that are never printed by it
-        from ..log import configure
+        from ..log.setup import configure
     if not imports:  # to look for plug-ins of pydantic takes as long as to read the file, and none of ours is meant
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from ..config import load_config

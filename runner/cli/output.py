@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import click
 
-from ..redaction import redacted
-from ..terminal import printable
+from ..log.redaction import redacted
+from ..log.terminal import printable
 
 __all__ = [
     "OutputClosed",
@@ -52,7 +52,7 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
 
 def tell(text: str, *, wait: bool = True) -> None:
     """Print a message for people on standard error; see `log.tell()`, which takes its time to import."""
-    from .. import log
+    from ..log import setup as log
 
     log.tell(text, wait=wait)
 

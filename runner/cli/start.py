@@ -142,7 +142,7 @@ class _Signals:
 
 
 def _say_at_last(words: str) -> None:
-    from ..log import flush
+    from ..log.setup import flush
 
     tell(words, wait=False)
     flush()
@@ -150,7 +150,7 @@ def _say_at_last(words: str) -> None:
 
 def _load(path: Path) -> Config:
     from ..config import load_config
-    from ..log import configure
+    from ..log.setup import configure
 
     config = load_config(path)
     configure(config.log.level, config.log.format, patience=_PATIENCE)
@@ -216,7 +216,7 @@ async def _replace(
     import structlog
 
     from ..builder import build
-    from ..log import configure
+    from ..log.setup import configure
 
     log = structlog.get_logger(__name__)
     await old.stop()

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import quote, unquote_to_bytes
 
-from ..redaction import MASK
+from ..log.redaction import MASK
 from .errors import complaint
 from .secret import Secret
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..redaction import MASK, looks_secret, redacted
+from ..log.redaction import MASK, looks_secret, redacted
 
 __all__ = [
     "MOST_FAULTS",

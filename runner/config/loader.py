@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import ConfigError
+from ..log.redaction import MASK
 from ..policies.retry import RetryPolicy
-from ..redaction import MASK
 from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, quoted
 from .fields import Context
 from .keys import given_keys, known_keys

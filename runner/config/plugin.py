@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import override
 
 from ..errors import ConfigError, RunnerError
-from ..redaction import MASK
+from ..log.redaction import MASK
 from .callables import import_callable, is_reference
 from .errors import complaint, got, shape
 from .fields import Context, Model, context_of

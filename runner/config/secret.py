@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from ..redaction import MASK, know
+from ..log.redaction import MASK, know
 
 __all__ = ["Secret"]
 

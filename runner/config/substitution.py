@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..redaction import know
+from ..log.redaction import know
 from .errors import quoted
 from .value_file import read_value
 

@@ -19,7 +19,7 @@ from ..config.plugin import Options
 from ..config.secret import Secret
 from ..config.value_file import read_value
 from ..errors import StrategyError
-from ..redaction import know
+from ..log.redaction import know
 
 __all__ = ["LOGIN", "SERVERS", "BrokerOptions", "Material", "NatsConnection", "NatsTls", "Server", "ServerUrl"]
 

@@ -15,7 +15,7 @@ from ..cloudevents import encode_json
 from ..config.plugin import Options
 from ..delivery import ACCEPTED, Delivery, Failed, Outcome
 from ..event import Event
-from ..terminal import printable
+from ..log.terminal import printable
 from .base import SinkContext
 from .threads import Threads
 

@@ -42,7 +42,7 @@ from ..http.address import Address
 from ..http.answer import Answer
 from ..http.client import Client
 from ..http.connection import NoAnswer
-from ..redaction import MASK, know, looks_secret, redacted
+from ..log.redaction import MASK, know, looks_secret, redacted
 from .base import SinkContext
 
 __all__ = ["WebhookOptions", "WebhookSink"]

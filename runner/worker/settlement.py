@@ -21,10 +21,9 @@ from ..delivery import (
     RetryIn,
     Settlement,
 )
+from ..log.redaction import redacted
 from ..policies.retry import RetryPolicy
-from ..redaction import redacted
-from ..storage.contract.claims import ExpiredDeferral
-from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
+from ..storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Unanswered
 
 __all__ = [
     "apart",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.cli.output import accounted, brief, moment, print_fields, print_json, print_table, progress
-from runner.terminal import printable
+from runner.log.terminal import printable
 
 
 def test_columns_are_aligned_and_nothing_trails(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,6 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from runner import redaction
 from runner.builder import build
 from runner.cli.check import _plan
 from runner.config.fields import Model
@@ -26,6 +25,7 @@ from runner.config.loader import dump, load_config
 from runner.config.schema import Config
 from runner.config.secret import Secret
 from runner.errors import RunnerError
+from runner.log import redaction
 
 CANARY = "cAn4ry9X7kQ2mZ81wP"
 _ONE_IN = 7

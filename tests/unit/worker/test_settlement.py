@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import redaction
 from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
+from runner.log import redaction
 from runner.policies.retry import RetryPolicy
 from runner.storage.contract.claims import ExpiredDeferral
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord

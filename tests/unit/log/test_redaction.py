@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import redaction
 from runner.config.secret import Secret
-from runner.redaction import know, looks_secret, redacted
+from runner.log import redaction
+from runner.log.redaction import know, looks_secret, redacted
 
 SPECIAL = "c4n/ry+9 X:7\"k\\Q2é&mZ=%'<"
 

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 import structlog
 
-from .log_writer import LogWriter
 from .terminal import printable
+from .writer import LogWriter
 
 __all__ = ["configure", "configure_own", "flush", "tell"]
 

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 import pytest
 import structlog
 
-from runner.log import configure, flush, tell
-from runner.log_writer import LogWriter
+from runner.log.setup import configure, flush, tell
+from runner.log.writer import LogWriter
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from runner.log import configure
+from runner.log.setup import configure
 
 
 @pytest.fixture(autouse=True)

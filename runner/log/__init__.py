@@ -1,0 +1,1 @@
+"""What the process says: log lines, messages, and what is kept out of both."""
