@@ -38,12 +38,12 @@ from ..config.plugin import Options
 from ..config.secret import Secret
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
-from ..http.address import Address
-from ..http.answer import Answer
-from ..http.client import Client
-from ..http.connection import NoAnswer
 from ..log.redaction import MASK, know, looks_secret, redacted
 from .base import SinkContext
+from .http.address import Address
+from .http.answer import Answer
+from .http.client import Client
+from .http.connection import NoAnswer
 
 __all__ = ["WebhookOptions", "WebhookSink"]
 

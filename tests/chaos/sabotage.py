@@ -232,7 +232,7 @@ def take_a_pong_for_a_yes() -> None:
 
 def read_without_limits() -> None:
     """Read of an answer a thousand times what is allowed."""
-    from runner.http import answer
+    from runner.sinks.http import answer
 
     for name in ("OVERHEAD", "MAX_INTERIM"):
         _replace(answer, name, 1000 * getattr(answer, name))
@@ -240,7 +240,7 @@ def read_without_limits() -> None:
 
 def keep_what_is_unasked() -> None:
     """Take what came on an idle connection for the beginning of the next answer."""
-    from runner.http.connection import Connection
+    from runner.sinks.http.connection import Connection
 
     exchange, received = Connection.exchange, Connection.data_received
     kept: dict[Connection, bytes] = {}

@@ -24,8 +24,8 @@ from runner.cloudevents import from_http
 from runner.delivery import ACCEPTED, Deferred, Delivery, Failed, Outcome, Rejected
 from runner.errors import SinkError
 from runner.event import Event
-from runner.http import client
-from runner.http.address import Address
+from runner.sinks.http import client
+from runner.sinks.http.address import Address
 from runner.sinks.webhook import WebhookOptions, WebhookSink
 from tests.support.eventually import eventually
 from tests.support.server import HOST, free_port

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.http.answer import MAX_INTERIM, OVERHEAD, Answer, AnswerReader
+from runner.sinks.http.answer import MAX_INTERIM, OVERHEAD, Answer, AnswerReader
 
 LIMIT = 64 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
