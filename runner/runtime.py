@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from .bus import EventBus
-from .clock import doubling
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .operations import Operations
@@ -26,7 +25,10 @@ from .policies.limits import WorkerLimits
 from .policies.order import check_order_by
 from .policies.rate import Rate
 from .pruner import Pruner
-from .service import Background, Home, meant_for_task
+from .service.background import Background, meant_for_task
+from .service.backoff import doubling
+from .service.home import Home
+from .service.watchdog import Watchdog
 from .sinks.base import Sink
 from .storage import Storage
 from .storage.contract.archive import Retention
@@ -35,13 +37,12 @@ from .storage.contract.registry import Health, Instance, StrategyHealth
 from .strategies.stack import StrategyState
 from .subscription import Subscription
 from .version import __version__
-from .watchdog import Watchdog
 from .worker.worker import Worker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from .service import Service
+    from .service.background import Service
     from .strategies.stack import StrategyStack
 
 __all__ = ["Plan", "Runner"]

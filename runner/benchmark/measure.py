@@ -17,7 +17,7 @@ from ..config import Config
 from ..errors import RunnerError
 from ..event import Event, new_id
 from ..runtime import Runner
-from ..service import Background
+from ..service.background import Background
 from ..storage import Storage
 from ..storage.errors import mapped_errors
 from ..storage.tables import dispatch

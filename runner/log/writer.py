@@ -12,7 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
-from ..clock import doubling
+from ..service.backoff import doubling
 from .redaction import redacted
 
 __all__ = ["LogWriter"]

@@ -22,7 +22,7 @@ from nats import errors
 
 from ..errors import StrategyError, readable
 from ..policies.retry import RetryPolicy
-from ..service import Background
+from ..service.background import Background
 from .errors import BrokerError, MessageRefused
 from .link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
 from .options import BrokerOptions, Server

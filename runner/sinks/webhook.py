@@ -29,7 +29,6 @@ import orjson
 from pydantic import AfterValidator, Field, field_serializer, model_validator
 from typing_extensions import override
 
-from ..clock import utcnow
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http, to_http_structured
 from ..config.duration import PositiveDuration
 from ..config.errors import got
@@ -39,6 +38,7 @@ from ..config.secret import Secret
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 from ..log.redaction import MASK, know, looks_secret, redacted
+from ..service.clock import utcnow
 from .base import SinkContext
 from .http.address import Address
 from .http.answer import Answer

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from ..nats.errors import BrokerError
 from ..nats.options import SERVERS, NatsConnection, ServerUrl
-from ..service import Background
+from ..service.background import Background
 from .base import StrategyContext, Wake
 from .signaller import Signaller
 

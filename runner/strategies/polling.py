@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ..config.duration import PositiveDuration
 from ..config.plugin import Options
-from ..service import Background
+from ..service.background import Background
 from .base import StrategyContext, Wake
 
 __all__ = ["Polling", "PollingOptions"]

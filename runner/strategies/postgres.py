@@ -18,7 +18,7 @@ from ..config.plugin import Options
 from ..config.secret import Secret
 from ..errors import RunnerError, StrategyError
 from ..policies.retry import RetryPolicy
-from ..service import Background
+from ..service.background import Background
 from .base import Connect, StrategyContext, Wake
 from .signaller import Signaller
 

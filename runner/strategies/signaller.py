@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from ..errors import StrategyError
-from ..service import Background
+from ..service.background import Background
 
 __all__ = ["Signaller"]
 

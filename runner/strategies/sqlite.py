@@ -19,7 +19,7 @@ from ..config.duration import Duration
 from ..config.fields import Context
 from ..config.plugin import Options
 from ..errors import ConfigError
-from ..service import Background
+from ..service.background import Background
 from .base import StrategyContext, Wake
 
 __all__ = ["Sqlite", "SqliteOptions"]

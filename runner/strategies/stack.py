@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 
-from ..service import meant_for_task
+from ..service.background import meant_for_task
 from .base import NotifyStrategy, PushStrategy, Wake
 
 __all__ = ["StrategyStack", "StrategyState", "compose"]

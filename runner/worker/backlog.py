@@ -11,13 +11,11 @@ from time import monotonic
 
 import structlog
 
-from ..clock import earlier, wait_for
 from ..delivery import DeliveryState, Lease
 from ..errors import StorageUnavailable
-from ..service import Background
-from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim, RegulatedRequest
-from ..storage.contract.queue import WorkQueue
-from ..storage.contract.settlements import DeliveryRecord
+from ..service.background import Background
+from ..service.clock import earlier, wait_for
+from ..storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
 from ..subscription import Subscription
 from .dead_letters import DeadLetters
 from .flight import Flight

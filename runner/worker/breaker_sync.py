@@ -9,8 +9,8 @@ from time import monotonic
 import structlog
 
 from ..policies.breaker import Trip
-from ..service import Background
-from ..storage.contract.registry import Registry
+from ..service.background import Background
+from ..storage.base import Registry
 from .outlet import Outlet
 
 __all__ = ["BreakerSync"]

@@ -6,10 +6,8 @@ from datetime import timedelta
 from time import monotonic
 
 from ..delivery import Lease
-from ..service import Background
-from ..storage.contract.claims import ClaimedDelivery, UnreadableDelivery
-from ..storage.contract.queue import WorkQueue
-from ..storage.contract.registry import Registry, Stray
+from ..service.background import Background
+from ..storage.base import ClaimedDelivery, Registry, Stray, UnreadableDelivery, WorkQueue
 from .settlement import dead_untried
 from .settlement_writer import SettlementWriter
 

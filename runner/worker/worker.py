@@ -9,10 +9,10 @@ from time import monotonic
 
 import structlog
 
-from ..clock import earlier, wait_for
 from ..errors import text_of
 from ..policies.limits import WorkerLimits
-from ..service import Background, spawn
+from ..service.background import Background, spawn
+from ..service.clock import earlier, wait_for
 from ..sinks.base import Sink
 from ..storage.contract.claims import Claim
 from ..storage.contract.queue import WorkQueue

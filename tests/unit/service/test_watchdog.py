@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from runner import watchdog
-from runner.watchdog import Watchdog
+from runner.service import watchdog
+from runner.service.watchdog import Watchdog
 from tests.support.eventually import eventually
 
 

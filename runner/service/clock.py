@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["doubling", "earlier", "utcnow", "wait_for"]
+__all__ = ["earlier", "utcnow", "wait_for"]
 
 
 def utcnow() -> datetime:
@@ -20,14 +19,6 @@ def earlier(one: timedelta | None, other: timedelta | None) -> timedelta | None:
     if one is None or other is None:
         return one if other is None else other
     return min(one, other)
-
-
-def doubling(first: float, longest: float) -> Iterator[float]:
-    """Yield the waits between tries, each twice the one before, at most `longest`."""
-    wait = first
-    while True:
-        yield wait
-        wait = min(2 * wait, longest)
 
 
 async def wait_for(event: asyncio.Event, longest: timedelta | None) -> None:

@@ -10,16 +10,14 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from .clock import doubling
-from .errors import RunnerError, StorageError, StorageUnavailable, text_of
+from ..errors import text_of
+from .backoff import Backoff
 
-__all__ = ["Background", "Backoff", "Home", "Service", "meant_for_task", "spawn"]
+__all__ = ["Background", "Service", "meant_for_task", "spawn"]
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-_FEW = 3  # failures in a row
 
 
 class Service(Protocol):
@@ -35,60 +33,6 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Return once stopped, in bounded time."""
-
-
-class Home:
-    """The event loop of a thing whose locks, tasks and connections stay bound to the one it was first used in."""
-
-    def __init__(self, what: str) -> None:
-        """Args: what the thing is, for the error."""
-        self._what = what
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def enter(self) -> None:
-        """Make the running loop its home. Raise `RunnerError` if it has another one."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise RunnerError(
-                    f"this {self._what} belongs to another event loop, the first one it was used in, and nothing was "
-                    "done; make a new one in each asyncio.run(), or do all of it in one"
-                )
-            self._loop = loop
-
-
-class Backoff:
-    """
-    The waits between the tries of something that fails, and what the log is told of that.
-
-    Each wait is twice the one before. The log hears of the first few failures in a row, then of every one whose number
-    is a power of two. Of a store that is away it hears not at all if it was told of the outage, and else, since
-    connections break and are made again, not of the first few.
-    """
-
-    def __init__(self, pause: float, longest: float) -> None:
-        """Args: both in seconds."""
-        self._pause = pause
-        self._longest = longest
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew, after a success."""
-        self._failures = 0
-        self._waits = doubling(self._pause, self._longest)
-
-    def failed(self, event: str, error: BaseException, **fields: object) -> float:
-        """Log the failure as `event`, and return how many seconds to wait."""
-        self._failures += 1
-        number = self._failures
-        wait = next(self._waits)
-        told = isinstance(error, StorageError) and error.told
-        minor = told or (isinstance(error, StorageUnavailable) and number <= _FEW)
-        if number <= _FEW or number & (number - 1) == 0:
-            tell = log.debug if minor else log.warning
-            kind, detail = type(error).__name__, text_of(error)
-            tell(event, **fields, error=kind, detail=detail, failures=number, retry_in=wait)
-        return wait
 
 
 class Background:

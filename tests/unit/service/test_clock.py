@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from itertools import islice
 
 import pytest
 
-from runner.clock import doubling, earlier, wait_for
+from runner.service.clock import earlier, wait_for
 
 SECOND = timedelta(seconds=1)
 
@@ -36,7 +35,3 @@ async def test_a_wait_ends_in_time_and_sets_nothing(longest: timedelta) -> None:
     event = asyncio.Event()
     await wait_for(event, longest)
     assert not event.is_set()
-
-
-def test_waits_double_up_to_the_longest() -> None:
-    assert list(islice(doubling(0.5, 3.0), 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]
