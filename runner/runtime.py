@@ -20,11 +20,11 @@ from .bus import EventBus
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .operations import Operations
+from .periodic.pruner import Pruner
 from .policies.filter import compile_filter
 from .policies.limits import WorkerLimits
 from .policies.order import check_order_by
 from .policies.rate import Rate
-from .pruner import Pruner
 from .service.background import Background, meant_for_task
 from .service.backoff import doubling
 from .service.home import Home

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..config.duration import format_duration
 from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict
-from ..pruner import Pruner
-from ..storage.contract.records import DeliveryQuery, nobody
+from ..periodic.pruner import Pruner
+from ..storage.views import DeliveryQuery, nobody
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from ..delivery import DeliveryState, Lease
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
-from ..halves import IN_A_ROW, in_halves
 from ..service.background import spawn
 from ..service.backoff import Backoff
 from ..storage.base import AttemptRecord, DeliveryRecord, Settled, Work, WorkQueue
+from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT
 from .dead_letters import DeadLetters
 from .settlement import apart, milder, part

@@ -10,9 +10,9 @@ from time import monotonic
 
 import structlog
 
-from .service.background import Background
-from .service.clock import wait_for
-from .storage.base import Archive, Retention
+from ..service.background import Background
+from ..service.clock import wait_for
+from ..storage.base import Archive, Retention
 
 __all__ = ["Pruner"]
 

@@ -1,0 +1,1 @@
+"""The work of an instance that is done at intervals, beside deliveries."""
