@@ -17,7 +17,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .builder import load
-    from .bus import EventBus
+    from .bus.bus import EventBus
     from .delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
     from .errors import (
         ConfigError,
@@ -66,7 +66,7 @@ __all__ = [
 # Where each name lives: imported when it is first asked for, so that the command line answers at once.
 _HOMES = {
     "load": "builder",
-    "EventBus": "bus",
+    "EventBus": "bus.bus",
     **dict.fromkeys(("ACCEPTED", "Accepted", "Deferred", "Delivery", "Failed", "Outcome", "Rejected"), "delivery"),
     **dict.fromkeys(("ConfigError", "EventConflict", "EventError", "NotFound", "RunnerError"), "errors"),
     **dict.fromkeys(("StateConflict", "StorageUnavailable"), "errors"),

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from .bus import EventBus
+from .bus.bus import EventBus
 from .config import Config, load_config
 from .config.dsn import Dsn
 from .errors import ConfigError, RunnerError, SchemaMismatch, SinkError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from .bus import EventBus
+from .bus.bus import EventBus
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .operations import Operations

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
-    from ..bus import EventBus
+    from ..bus.bus import EventBus
     from ..event import Event
     from ..storage.contract.events import Receipt
     from ..subscription import Matcher

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from runner import Event, RunnerError, StorageUnavailable
 from runner.builder import open_bus
-from runner.bus import EventBus
+from runner.bus.bus import EventBus
 from runner.config import load_config
 
 from . import sabotage

@@ -15,7 +15,7 @@ import pytest
 
 from runner import Event, RunnerError
 from runner.builder import open_bus, open_storage
-from runner.bus import EventBus
+from runner.bus.bus import EventBus
 from runner.config import load_config
 from runner.event import MAX_DATA_BYTES
 from runner.storage.contract import records as views

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from runner.bus import EventBus
+from runner.bus.bus import EventBus
 from runner.config.dsn import Dsn
 from runner.event import Event
 from runner.storage import open_storage

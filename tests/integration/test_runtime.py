@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from runner import Delivery, Outcome, Runner, load
 from runner import runtime as runtime_module
-from runner.bus import EventBus
+from runner.bus.bus import EventBus
 from runner.errors import ConfigError, ForeignDeployment, RunnerError, SinkError, StorageError, StorageUnavailable
 from runner.event import Event
 from runner.policies.filter import FilterError

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runner.bus import EventBus
+from runner.bus.bus import EventBus
 from runner.errors import EventConflict, StorageError
 from runner.event import Event
 from runner.storage import tables

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from runner.bus import EventBus
+from runner.bus.bus import EventBus
 from runner.event import Event
 from runner.operations import transfer
 from runner.operations.transfer import Transfer

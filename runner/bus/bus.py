@@ -12,15 +12,15 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event as sqlalchemy_event
 
-from .errors import EventError, RunnerError, StorageHeld, StorageUnavailable
-from .event import Event, new_id, weigh
-from .service.background import spawn
-from .service.backoff import doubling
-from .service.clock import utcnow
-from .service.home import Home
-from .storage.base import Claim, EventStore, Publication, Receipt, due_at_once
-from .storage.halves import IN_A_ROW
-from .strategies.base import NotifyStrategy, Wake
+from ..errors import EventError, RunnerError, StorageHeld, StorageUnavailable
+from ..event import Event, new_id, weigh
+from ..service.background import spawn
+from ..service.backoff import doubling
+from ..service.clock import utcnow
+from ..service.home import Home
+from ..storage.base import Claim, EventStore, Publication, Receipt, due_at_once
+from ..storage.halves import IN_A_ROW
+from ..strategies.base import NotifyStrategy, Wake
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -7,15 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from runner import bus as bus_module
-from runner.bus import EventBus
+from runner.bus import bus as bus_module
+from runner.bus.bus import EventBus
 from runner.errors import EventConflict, EventError, RunnerError, StorageHeld, StorageUnavailable
 from runner.event import Event
 from runner.storage.contract.claims import Claim, Work
 from runner.storage.contract.events import EventStore, Publication, Receipt
 from tests.support.eventually import eventually
 
-from .worker.deliveries import tick
+from ..worker.deliveries import tick
 
 
 class Store:
@@ -273,7 +273,7 @@ class TestFailures:
         self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each turn takes as long as a lock is waited for: with a lock on the table, all of them together."""
-        monkeypatch.setattr("runner.bus.PATIENCE", 0.0)
+        monkeypatch.setattr("runner.bus.bus.PATIENCE", 0.0)
         store.held, count = True, 20
         results = await asyncio.gather(*[bus.publish(event(str(n))) for n in range(count)], return_exceptions=True)
         assert {type(result) for result in results} == {StorageHeld}
@@ -397,7 +397,7 @@ class TestSignals:
                     bus.notify("again")
             await plain(seconds)
 
-        monkeypatch.setattr("runner.bus.asyncio.sleep", sleep)
+        monkeypatch.setattr("runner.bus.bus.asyncio.sleep", sleep)
         bus.notify("first")
         await eventually(lambda: bus._signalling is None)
         assert waits == [0.001, 0.002, 0.004, 0.005, 0.005, 0.005]
