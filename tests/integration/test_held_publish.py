@@ -103,7 +103,7 @@ class TestHeld:
     async def test_who_waits_too_long_fails_alone_and_learns_what_for(
         self, database: Database, bus: EventBus, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runner.bus.bus.PATIENCE", 0.3)
+        monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
         async with AsyncSession(database.engine) as session:
             await database.open().append_in(session, [Publication(order(3)), Publication(order(4))])
             tasks = await published(bus, *range(20))
@@ -159,7 +159,7 @@ async def test_a_conflict_is_its_own_publisher_s(database: Database, bus: EventB
 async def test_a_lock_on_the_whole_table_is_not_waited_for_once_for_each(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.bus.bus.PATIENCE", 0.3)
+    monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
     monkeypatch.setitem(_SERVER_SETTINGS, "lock_timeout", "200ms")
     bus = EventBus(database.open(), Silent())
     async with database.client.connect() as session:
@@ -167,7 +167,7 @@ async def test_a_lock_on_the_whole_table_is_not_waited_for_once_for_each(
         tasks = list((await published(bus, *range(300))).values())
         await eventually(lambda: all(task.done() for task in tasks), timeout=30)  # alone each takes 0.2 s
         assert all(isinstance(task.exception(), StorageHeld) for task in tasks)
-        monkeypatch.setattr("runner.bus.bus.PATIENCE", 60.0)
+        monkeypatch.setattr("runner.bus.held.PATIENCE", 60.0)
         tasks = list((await published(bus, *range(300))).values())
         await eventually(database.waits_for_lock)
         await session.rollback()

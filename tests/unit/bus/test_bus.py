@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from runner.bus import bus as bus_module
+from runner.bus import commits
 from runner.bus.bus import EventBus
 from runner.errors import EventConflict, EventError, RunnerError, StorageHeld, StorageUnavailable
 from runner.event import Event
@@ -97,6 +97,12 @@ def bus(store: Store, strategy: Strategy) -> EventBus:
     return EventBus(cast("EventStore", store), strategy)
 
 
+def two_at_once(store: Store, strategy: Strategy) -> EventBus:
+    """Return a bus over a store in which two commits side by side are faster than one after the other."""
+    store.appends_at_once = 2
+    return EventBus(cast("EventStore", store), strategy)
+
+
 def event(id: str, type: str = "t", data: bytes | None = None) -> Event:
     return Event(type=type, source="/s", id=id, data=data)
 
@@ -115,7 +121,7 @@ class TestGroupCommit:
         store.open.clear()
         waiting = [asyncio.create_task(bus.publish(event(id))) for id in ("a", "b")]
         await eventually(lambda: store.began)
-        [flush] = bus._flushing
+        [flush] = bus._commits._flushing
         flush.task.cancel()
         late = asyncio.create_task(bus.publish(event("c")))
         with pytest.raises(StorageUnavailable, match="cut off"):
@@ -135,7 +141,7 @@ class TestGroupCommit:
         assert store.commits == [["first"], [str(n) for n in range(50)]]
 
     async def test_who_was_answered_together_is_shared_out_between_two_commits(
-        self, bus: EventBus, store: Store
+        self, store: Store, strategy: Strategy
     ) -> None:
         async def caller(name: str) -> None:
             for number in range(2):
@@ -144,7 +150,7 @@ class TestGroupCommit:
         store.open.clear()
         callers = [asyncio.create_task(caller(name)) for name in "abcdefgh"]
         await eventually(lambda: store.began == 1)
-        store.appends_at_once = 2
+        bus = two_at_once(store, strategy)
         store.open.set()
         await asyncio.gather(*callers)
         assert [len(commit) for commit in store.commits] == [8, 4, 4]
@@ -175,8 +181,8 @@ class TestGroupCommit:
     async def test_a_commit_holds_no_more_than_its_limits_unless_one_caller_does(
         self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(bus_module, "MAX_BATCH", 4)
-        monkeypatch.setattr(bus_module, "MAX_BATCH_BYTES", 100)
+        monkeypatch.setattr(commits, "MAX_BATCH", 4)
+        monkeypatch.setattr(commits, "MAX_BATCH_BYTES", 100)
         await asyncio.gather(*[bus.publish(event(str(n))) for n in range(6)])
         assert [len(commit) for commit in store.commits] == [4, 2]
         store.commits.clear()
@@ -189,10 +195,10 @@ class TestGroupCommit:
         assert [len(commit) for commit in store.commits] == [7, 1]
 
     async def test_where_two_commits_at_once_help_they_share_what_has_gathered(
-        self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(bus_module, "SHARE", 5)
-        store.appends_at_once = 2
+        monkeypatch.setattr(commits, "SHARE", 5)
+        bus = two_at_once(store, strategy)
         store.open.clear()
         first = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(11)]
         await eventually(lambda: store.began == 2)
@@ -204,32 +210,32 @@ class TestGroupCommit:
         assert sorted(len(commit) for commit in store.commits) == [5, 6, 7]
         assert [receipt.id for receipt in receipts] == [str(n) for n in range(11)] + [f"then-{n}" for n in range(7)]
 
-    async def test_a_few_wait_for_the_commit_in_flight(self, bus: EventBus, store: Store) -> None:
-        store.appends_at_once = 2
+    async def test_a_few_wait_for_the_commit_in_flight(self, store: Store, strategy: Strategy) -> None:
+        bus = two_at_once(store, strategy)
         store.open.clear()
         first = asyncio.create_task(bus.publish(event("first")))
         await eventually(lambda: store.began == 1)
-        others = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(bus_module.SHARE - 1)]
+        others = [asyncio.create_task(bus.publish(event(str(n)))) for n in range(commits.SHARE - 1)]
         await tick(3)
         assert store.began == 1
         last = asyncio.create_task(bus.publish(event("last")))
         await eventually(lambda: store.began == 2)
         store.open.set()
         await asyncio.gather(first, *others, last)
-        assert sorted(len(commit) for commit in store.commits) == [1, bus_module.SHARE]
+        assert sorted(len(commit) for commit in store.commits) == [1, commits.SHARE]
 
-    async def test_one_caller_is_one_commit_however_many_would_help(self, bus: EventBus, store: Store) -> None:
-        store.appends_at_once = 2
+    async def test_one_caller_is_one_commit_however_many_would_help(self, store: Store, strategy: Strategy) -> None:
+        bus = two_at_once(store, strategy)
         await bus.publish_many([event(str(n)) for n in range(5)])
         await bus.publish(event("5"))
         assert [len(commit) for commit in store.commits] == [5, 1]
 
     async def test_a_stop_waits_for_all_commits_and_settled_for_those_in_flight(
-        self, bus: EventBus, store: Store
+        self, store: Store, strategy: Strategy
     ) -> None:
-        store.appends_at_once = 2
+        bus = two_at_once(store, strategy)
         store.open.clear()
-        batches = [[event(f"{caller}-{n}") for n in range(bus_module.SHARE)] for caller in range(2)]
+        batches = [[event(f"{caller}-{n}") for n in range(commits.SHARE)] for caller in range(2)]
         publishing = [asyncio.create_task(bus.publish_many(batch)) for batch in batches]
         await eventually(lambda: store.began == 2)
         settled, stopped = asyncio.create_task(bus.commits_done()), asyncio.create_task(bus.stop())
@@ -273,7 +279,7 @@ class TestFailures:
         self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each turn takes as long as a lock is waited for: with a lock on the table, all of them together."""
-        monkeypatch.setattr("runner.bus.bus.PATIENCE", 0.0)
+        monkeypatch.setattr("runner.bus.held.PATIENCE", 0.0)
         store.held, count = True, 20
         results = await asyncio.gather(*[bus.publish(event(str(n))) for n in range(count)], return_exceptions=True)
         assert {type(result) for result in results} == {StorageHeld}
@@ -391,15 +397,15 @@ class TestSignals:
         waits: list[float] = []
 
         async def sleep(seconds: float, plain: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-            if asyncio.current_task() is bus._signalling:
+            if asyncio.current_task() is bus._signals._sending:
                 waits.append(seconds)
                 if len(waits) < 6:
                     bus.notify("again")
             await plain(seconds)
 
-        monkeypatch.setattr("runner.bus.bus.asyncio.sleep", sleep)
+        monkeypatch.setattr("runner.bus.signals.asyncio.sleep", sleep)
         bus.notify("first")
-        await eventually(lambda: bus._signalling is None)
+        await eventually(lambda: bus._signals._sending is None)
         assert waits == [0.001, 0.002, 0.004, 0.005, 0.005, 0.005]
         assert len(strategy.signals) == 6
 

@@ -1,0 +1,38 @@
+"""Checks of what is given to `publish()`, before anything is recorded."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from ..errors import EventError
+from ..event import Event
+from ..service.clock import utcnow
+from ..storage.base import Publication
+
+__all__ = ["MAX_DELAY", "check"]
+
+MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
+
+
+def check(publication: Publication) -> None:
+    """Raise `EventError` for an event that breaks CloudEvents 1.0 or a limit, or for a due time that is none."""
+    if not isinstance(publication.event, Event):
+        raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
+    publication.event.validate()
+    if publication.delay is not None or publication.deliver_at is not None:
+        _check_due(publication)
+
+
+def _check_due(publication: Publication) -> None:
+    if publication.delay is not None and publication.deliver_at is not None:
+        raise EventError("give either delay or deliver_at, not both")
+    if publication.deliver_at is not None:
+        if not isinstance(publication.deliver_at, datetime) or publication.deliver_at.utcoffset() is None:  # type: ignore[redundant-expr]  # callers need not check their types
+            raise EventError(f"deliver_at: expected a datetime with an offset, got {publication.deliver_at!r}")
+        if publication.deliver_at - utcnow() > MAX_DELAY:
+            raise EventError(f"deliver_at: at most {MAX_DELAY.days} days from now, got {publication.deliver_at}")
+    if publication.delay is not None:
+        if not isinstance(publication.delay, timedelta):
+            raise EventError(f"delay: expected a timedelta, got {publication.delay!r}")
+        if not timedelta(0) <= publication.delay <= MAX_DELAY:
+            raise EventError(f"delay: expected 0 to {MAX_DELAY.days} days, got {publication.delay}")

@@ -1,0 +1,74 @@
+"""Signals to the other processes: that there may be work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from ..service.background import spawn
+from ..service.backoff import doubling
+from ..strategies.base import NotifyStrategy
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, SessionTransaction
+
+__all__ = ["SessionSignals", "Signals"]
+
+SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
+LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
+
+
+class Signals:
+    """Send signals through a strategy, behind the back of whoever publishes; those that pile up become one."""
+
+    def __init__(self, strategy: NotifyStrategy) -> None:
+        """Args: strategy may take its time."""
+        self._strategy = strategy
+        self._unsent: str | None = None  # the id the next signal carries
+        self._sending: asyncio.Task[None] | None = None
+
+    def notify(self, event_id: str) -> None:
+        """Signal the other processes soon."""
+        self._unsent = event_id
+        if self._sending is None:
+            self._sending = spawn(self._send(), "notify")
+
+    async def stop(self) -> None:
+        """Return once every signal is sent."""
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
+
+    async def _send(self) -> None:
+        spacings = doubling(SPACING, LONGEST_SPACING)
+        try:
+            while self._unsent is not None:
+                latest, self._unsent = self._unsent, None
+                await self._strategy.notify(latest)
+                await asyncio.sleep(next(spacings))
+        finally:
+            self._sending = None
+
+
+class SessionSignals:
+    """Signal what was published inside sessions of the user's, each once its outermost transaction has ended."""
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        """Args: announce signals work, by the id of its newest event; after a rollback it does so for nothing."""
+        self._announce = announce
+        self._unsignalled: WeakKeyDictionary[Session, str] = WeakKeyDictionary()
+
+    def add(self, session: Session, event_id: str) -> None:
+        """Signal once the transaction of `session` has ended."""
+        from sqlalchemy import event
+
+        self._unsignalled[session] = event_id
+        if not event.contains(session, "after_transaction_end", self._ended):
+            # It stays: a listener must not be removed while the event is being handled.
+            event.listen(session, "after_transaction_end", self._ended)
+
+    def _ended(self, session: Session, transaction: SessionTransaction) -> None:
+        event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
+        if event_id is not None:
+            self._announce(event_id)
