@@ -11,28 +11,25 @@ from time import monotonic
 
 import structlog
 
-from ..delivery import DeliveryState, Lease
+from ..delivery import DeliveryState
 from ..errors import StorageUnavailable
 from ..service.background import Background
 from ..service.clock import earlier, wait_for
-from ..storage.base import ClaimedDelivery, DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from ..storage.base import DeliveryClaim, DeliveryRecord, Demand, WorkQueue
 from ..subscription import Subscription
 from .dead_letters import DeadLetters
-from .flight import Flight
+from .delivery_starter import DeliveryStarter
 from .intake import Intake
 from .leases import Leases
 from .look import Look
 from .outlet import Outlet, Slots
-from .settlement import crashed, given_back, overdue, unacknowledged, unreadable
 from .settlement_writer import SettlementWriter
 
 __all__ = ["Backlog"]
 
 log = structlog.get_logger(__name__)
 
-_ASKED_AGAIN = timedelta(seconds=1)  # until what could not be fetched is claimed again
 _CROWDED = timedelta(seconds=1)  # between looks whether there is room for events again
-_SUSPECTED = 3  # the attempt from which a delivery that ended without an answer is tried alone
 _IDLE_WAKES = 8  # signals in a row that brought nothing before signals are slowed down
 _SLOWED = 0.05  # seconds between looks from then on, at least
 
@@ -59,9 +56,7 @@ class Backlog:
         """Args: room_freed is set whenever a delivery that is held ends."""
         self._queue = queue
         self._intake = intake
-        self._writer = writer
         self._leases = leases
-        self._dead_letters = dead_letters
         self._slots = slots
         self._lease = lease
         self._room_freed = room_freed
@@ -73,12 +68,12 @@ class Backlog:
         self._lull = 0.0  # until then signals are put off
         self._put_off: asyncio.TimerHandle | None = None
         self._waiting = False  # whether the store may have deliveries that wait
-        self._suspects: set[tuple[int, int]] = set()  # deliveries that are to run alone
         self._turn = 0
         self._looks: dict[int, Look] = {}  # of the outlets that have an order or a rate
         self._line_up_at = 0.0
         self._stopping = False
         self._loop = Background("claim deliveries", self._claim, nudge=self._nudge)
+        self._starter = DeliveryStarter(intake, writer, leases, dead_letters, room_freed, self._loop.rest)
 
     @property
     def waiting(self) -> bool:
@@ -92,7 +87,7 @@ class Backlog:
 
     def start(self) -> None:
         """Begin to claim, once there are outlets."""
-        self._stopping = False
+        self._stopping = self._starter.stopping = False
         self._loop.start()
 
     async def stop(self) -> None:
@@ -109,7 +104,7 @@ class Backlog:
 
     def serve(self, outlets: Mapping[int, Outlet]) -> None:
         """Claim for these outlets from now on."""
-        self._outlets = outlets
+        self._outlets = self._starter.outlets = outlets
         self._looks = {id: Look() for id, outlet in outlets.items() if outlet.subscription.regulated}
         self._line_up_at = 0.0
         self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
@@ -172,10 +167,10 @@ class Backlog:
             claim = await ask()
             found = found or bool(claim.deliveries)
             due = earlier(due, claim.next_due)
-            if not await self._take(claim, until):
+            if not await self._starter.start(claim, until):
                 return
         if not found:
-            self._suspects.clear()
+            self._starter.suspects.clear()
         self._slow_down(signalled, found)
         if not found and due is None and all(quotas.values()) and not self._refill.is_set():
             self._waiting = False  # and nothing was written while we asked
@@ -240,40 +235,6 @@ class Backlog:
             if look is not None:
                 look.stir()
 
-    async def _take(self, claim: DeliveryClaim, until: float) -> bool:
-        """Start what is leased `until` then; return whether it was an ordinary round: nothing had to fly alone."""
-        left = [each for each in claim.deliveries if not self._over(each, claim.token)]
-        for each in claim.unreadable:
-            self._writer.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
-        try:
-            await self._writer.patiently(lambda: self._dead_letters.tell(left))
-        except BaseException:
-            self._return(left, claim.token)
-            raise
-        self._suspects |= {(each.seq, each.subscription_id) for each in left if self._suspicious(each)}
-        suspect = next((each for each in left if (each.seq, each.subscription_id) in self._suspects), None)
-        if suspect is not None:
-            await self._fly_alone(suspect, left, claim.token, until)
-            return False
-        self._fly(await self._fetched(left, claim.token), claim.token, until)
-        return True
-
-    async def _fetched(self, claimed: Sequence[ClaimedDelivery], token: int) -> Sequence[ClaimedDelivery]:
-        """Return those whose data has come; the others go back untried, for nothing is known against them."""
-        there: Sequence[ClaimedDelivery] = ()
-        try:
-            there = await self._intake.fetch(claimed)
-        finally:
-            complete = {id(each) for each in there}
-            self._return([each for each in claimed if id(each) not in complete], token)
-        return there
-
-    def _return(self, claimed: Iterable[ClaimedDelivery], token: int) -> None:
-        """Give back what could not be asked about: at a stop for anybody, else to be claimed a little later."""
-        due_in = timedelta(0) if self._stopping else _ASKED_AGAIN
-        for each in claimed:
-            self._writer.submit(replace(given_back(Lease.of(each, token), started=False), due_in=due_in), None)
-
     def _pause(self) -> timedelta | None:
         """Return how long until the first open breaker lets a delivery be tried; None without one."""
         now = monotonic()
@@ -292,70 +253,8 @@ class Backlog:
             shared -= outlet.lanes_for(quota)
         return quotas
 
-    def _fly(self, claimed: Sequence[ClaimedDelivery], token: int, until: float) -> None:
-        """Start claimed deliveries; each settles by itself."""
-        groups: dict[int, list[ClaimedDelivery]] = {}
-        for each in claimed:
-            groups.setdefault(each.subscription_id, []).append(each)
-        for id, group in groups.items():
-            outlet = self._outlets.get(id)
-            startable = 0 if outlet is None else outlet.accepts(len(group))
-            for each in group[startable:]:
-                self._writer.submit(given_back(Lease.of(each, token), started=False), None)
-            if outlet is not None and startable:
-                if not outlet.breaker.closed:
-                    log.info("breaker half-open", subscription=outlet.subscription.name)
-                flight = Flight(group[:startable], until)
-                self._leases.hold(outlet, flight, range(startable), token)
-                outlet.start(flight)
-
-    async def _fly_alone(
-        self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int, until: float
-    ) -> None:
-        """
-        Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
-
-        The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
-        attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
-        """
-        for each in claimed:
-            if each is not suspect:
-                self._writer.submit(given_back(Lease.of(each, token), started=False), None)
-        await self._writer.written()  # if this one kills, it must not take other answers with it
-        self._refill.set()
-        there = await self._fetched([suspect], token)
-        if there:
-            self._suspects.discard((suspect.seq, suspect.subscription_id))
-        self._fly(there, token, until)
-        while (suspect.seq, suspect.subscription_id) in self._leases and not self._stopping:
-            self._room_freed.clear()
-            await self._loop.rest(self._room_freed.wait())
-
-    def _suspicious(self, claimed: ClaimedDelivery) -> bool:
-        """Whether the holders of the delivery keep vanishing, and it may be the cause."""
-        outlet = self._outlets.get(claimed.subscription_id)
-        if not claimed.suspect or outlet is None:
-            return False
-        return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.attempts)
-
-    def _over(self, claimed: ClaimedDelivery, token: int) -> bool:
-        """Whether no attempt is to be made now; then write down what follows."""
-        outlet = self._outlets.get(claimed.subscription_id)
-        if outlet is None:
-            return False
-        policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
-        if claimed.expired is not None:
-            self._writer.submit(*unacknowledged(policy, lease, claimed.expired, claimed.age))
-        elif policy.exhausted(claimed.attempt):
-            self._writer.submit(*crashed(lease))
-        elif policy.outlived(claimed.age):
-            self._writer.submit(overdue(policy, lease), None)
-        else:
-            return False
-        return True
-
     def _nudge(self) -> None:
         """Let the loop see that it is to end."""
-        self._stopping = True
+        self._stopping = self._starter.stopping = True
         self._refill.set()
         self._room_freed.set()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import structlog
 
-from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
+from ..delivery import Failed
 from ..errors import described
-from ..event import Event
 from ..policies.breaker import Breaker
 from ..sinks.base import Sink
 from ..subscription import Subscription
 from .budget import Budget
-from .flight import SUCCEEDED, Flight
-from .lane import LOST, Lane
+from .calls import BatchCalls, Calls, SingleCalls
+from .feedback import Feedback
+from .flight import Flight
+from .lane import Lane
 
 __all__ = ["Outlet", "Slots"]
 
@@ -93,12 +93,19 @@ class Outlet:
         self.breaker = Breaker(subscription.breaker)
         self._slots = slots
         self._on_lane_end = on_lane_end
-        self._on_breaker_change = on_breaker_change
-        deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
-        self._deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]] | None = deliver_batch
-        self._most = subscription.batch if subscription.batch and deliver_batch else 1  # that a lane takes at once
         self._flights: deque[Flight[Any]] = deque()
         self._lanes: set[Lane] = set()
+        self._feedback = Feedback(self.breaker, self._flights, lambda: on_breaker_change(self))
+        self._most = 1  # deliveries that a lane takes at once
+        self._calls: Calls | None = None
+        if sink is not None:
+            deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
+            self._most = subscription.batch if subscription.batch and deliver_batch else 1
+            self._calls = (
+                SingleCalls(subscription.name, sink, self._feedback)
+                if deliver_batch is None
+                else BatchCalls(subscription.name, deliver_batch, self._most, self._feedback)
+            )
 
     @property
     def open(self) -> bool:
@@ -207,24 +214,24 @@ class Outlet:
 
     async def _run(self, lane: Lane) -> None:
         """Take deliveries until none is left to start, or until the task is cancelled: then another lane goes on."""
-        fly = self._fly if self._deliver_batch is None else self._fly_in_batches
+        assert self._calls is not None
         try:
             while self._flights and not lane.tainted:
                 flight = self._flights[0]
                 if flight.next < flight.stop:
-                    await self._take(lane, flight, fly)
+                    await self._take(lane, flight, self._calls)
                 elif self._flights and self._flights[0] is flight:
                     self._flights.popleft()
         finally:
             self._leave(lane)
 
-    async def _take(self, lane: Lane, flight: Flight[Any], fly: Callable[[Lane, Flight[Any]], Awaitable[None]]) -> None:
+    async def _take(self, lane: Lane, flight: Flight[Any], call: Calls) -> None:
         """Take part in one flight; whatever comes out of it, no delivery is left without an outcome but by a stop."""
         lane.flight = flight
         flight.running += 1
         first = flight.next
         try:
-            await fly(lane, flight)
+            await call(lane, flight)
         except BaseException as error:
             if lane.ending:
                 raise
@@ -241,7 +248,7 @@ class Outlet:
             if flight.over and not lane.abandoned:
                 flight.end()
                 if self.breaker.failures:
-                    self._heed_successes(flight, monotonic())
+                    self._feedback.successes(flight, monotonic())
 
     def _leave(self, lane: Lane) -> None:
         """Let a lane go, and have another one take what it has left."""
@@ -254,125 +261,3 @@ class Outlet:
                 self._add_lane()
             self._widen_soon()
         self._on_lane_end(self)
-
-    async def _fly(self, lane: Lane, flight: Flight[Any]) -> None:
-        """Take deliveries of one flight until none of it is left to start."""
-        sink = self.sink
-        assert sink is not None
-        deliver, name, works, marks = sink.deliver, self.subscription.name, flight.works, flight.marks
-        deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(sink, "deliver_event", None)
-        cancelling = lane.task.cancelling
-        while (index := flight.next) < flight.stop:
-            lane.since = started = monotonic()
-            if started >= flight.until:
-                flight.halt()
-                return
-            flight.next = index + 1
-            work = works[index]
-            lane.index = index
-            try:
-                if deliver_event is not None:
-                    outcome = await deliver_event(work.event)
-                else:
-                    outcome = await deliver(Delivery(work.event, name, work.attempt))
-            except BaseException as error:
-                # SystemExit from a handler, too: it must not take the process with it.
-                outcome = lane.outcome_of(error)
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-            if outcome is ACCEPTED and not flight.watched:
-                marks[index] = SUCCEEDED
-            else:
-                outcome, ended = _checked(outcome), monotonic()
-                flight.landed(index, outcome, ended - started)
-                self._heed_successes(flight, ended)
-                self._heed(outcome, ended)
-            if cancelling() or lane.verdict is not None:
-                return
-
-    async def _fly_in_batches(self, lane: Lane, flight: Flight[Any]) -> None:
-        """Do the same, several at a time."""
-        deliver_batch, name = self._deliver_batch, self.subscription.name
-        assert deliver_batch is not None
-        while flight.next < flight.stop and not lane.tainted:
-            lane.since = started = monotonic()
-            if started >= flight.until:
-                flight.halt()
-                return
-            lane.index, lane.count = flight.next, self._batch(flight)
-            works = flight.works[lane.index : lane.index + lane.count]
-            flight.next += len(works)
-            answer: object
-            try:
-                answer = await deliver_batch([Delivery(work.event, name, work.attempt) for work in works])
-            except BaseException as error:
-                answer = [lane.outcome_of(error)] * len(works)
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-            lane.lost.clear()
-            ended = monotonic()
-            outcomes = [_checked(each) for each in _answers(answer, len(works))]
-            for index, outcome in zip(lane.indexes, outcomes, strict=True):
-                if outcome is ACCEPTED and not flight.watched:
-                    flight.marks[index] = SUCCEEDED
-                    flight.credited += 1
-                else:
-                    flight.landed(index, outcome, ended - started)
-            # A batch counts as one delivery, which failed if all of it did.
-            self._heed(next((each for each in outcomes if not isinstance(each, Failed)), outcomes[0]), ended)
-
-    def _batch(self, flight: Flight[Any]) -> int:
-        """Return how many of `flight` go next: those that follow each other untried, or one that was tried before."""
-        first, stop = flight.next, min(flight.next + self._most, flight.stop)
-        tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
-        return max(next(tried, stop) - first, 1)
-
-    def _heed_successes(self, flight: Flight[Any], now: float) -> None:
-        """Tell the breaker of unreported successes."""
-        if (succeeded := flight.succeeded) > flight.credited:
-            flight.credited = succeeded
-            self._heed(ACCEPTED, now)
-
-    def _heed(self, outcome: Outcome, now: float) -> None:
-        """Tell the breaker what the receiver did."""
-        if not isinstance(outcome, Failed):
-            if self.breaker.answered(now):
-                self._on_breaker_change(self)
-        elif outcome is not LOST and self.breaker.failed(now):
-            self._halt()
-            self._on_breaker_change(self)
-
-    def _halt(self) -> None:
-        """Start nothing more of what was given."""
-        for flight in self._flights:
-            if flight.next < flight.stop:
-                flight.halt()
-                if flight.over:  # so no lane will say it
-                    flight.end()
-
-
-def _answers(answer: object, count: int) -> Sequence[object]:
-    """Return the outcome of each delivery of a batch."""
-    if isinstance(answer, list | tuple) and len(answer) == count:
-        return answer
-    given = f"{len(answer)} outcomes" if isinstance(answer, list | tuple) else type(answer).__name__
-    return [Failed(f"the sink returned {given} for a batch of {count}")] * count
-
-
-def _checked(outcome: object) -> Outcome:
-    """Return what the sink answered, if that is an outcome."""
-    match outcome:
-        case Accepted() | Deferred(timedelta()):
-            return outcome
-        case Failed(str(), None | timedelta(), status, None | str()) if _fits(status):
-            return outcome
-        case Rejected(str(), status, None | str()) if _fits(status):
-            return outcome
-    # Whatever is wrong with it must fail this delivery alone, not the batch it would be written with.
-    known = isinstance(outcome, Failed | Rejected | Deferred)
-    expected = "its fields of the documented types" if known else "an outcome"
-    return Failed(f"the sink returned {type(outcome).__name__}, expected {expected}")
-
-
-def _fits(status: object) -> bool:
-    return status is None or (isinstance(status, int) and 0 <= status < 2**31)

@@ -114,10 +114,10 @@ def running(queue: Queue, slots: Slots, budget: Budget | None = None) -> Backlog
     store = cast("WorkQueue", queue)
     letters = DeadLetters(store)
     writer = SettlementWriter(store, letters, lambda _: None)
-    leases: Any = None
-    lease = timedelta(seconds=30)
-    intake = Intake(store, budget or Budget(), lease, crash_limit=3)
-    return Backlog(store, intake, writer, leases, letters, slots, lease, asyncio.Event())
+    lease, budget, room_freed = timedelta(seconds=30), budget or Budget(), asyncio.Event()
+    leases = Leases(store, writer, lease, room_freed, budget)
+    intake = Intake(store, budget, lease, crash_limit=3)
+    return Backlog(store, intake, writer, leases, letters, slots, lease, room_freed)
 
 
 class TestTake:
@@ -126,14 +126,13 @@ class TestTake:
         """Its event was asked for, or that of its death; or the others had to be given back first."""
         queue, slots, sink = Queue(), Slots(8), FunctionSink(accept)
         backlog = running(queue, slots)
-        backlog._leases = Leases(backlog._queue, backlog._writer, timedelta(seconds=30), backlog._room_freed, Budget())
         backlog.serve({1: outlet(sink, id=1, slots=slots)})
         claimed = [ClaimedDelivery(work.seq, 1, attempt, attempt == 3, work.event) for work in works(2)]
-        await backlog._take(DeliveryClaim(1, claimed), monotonic())
+        await backlog._starter.start(DeliveryClaim(1, claimed), monotonic())
         await eventually(lambda: len(queue.written) == 2)
         assert sink.taken == []
         assert {(each.state, each.attempts) for each in queue.written} == {(DeliveryState.PENDING, attempt - 1)}
-        await backlog._take(DeliveryClaim(1, claimed[:1]), monotonic() + 30)
+        await backlog._starter.start(DeliveryClaim(1, claimed[:1]), monotonic() + 30)
         await eventually(lambda: sink.taken == [0])
 
     @pytest.mark.parametrize("attempt", [2, 3], ids=["with others", "alone"])
@@ -142,21 +141,20 @@ class TestTake:
         """Or an outage between the claim and the data would cost it an attempt, and make it a suspect."""
         queue, slots, sink = Queue(), Slots(8), FunctionSink(accept)
         backlog = running(queue, slots)
-        backlog._leases = Leases(backlog._queue, backlog._writer, timedelta(seconds=30), backlog._room_freed, Budget())
         backlog.serve({1: outlet(sink, slots=slots)})
         event = works(1)[0].event
         claim = DeliveryClaim(7, [ClaimedDelivery(5, 1, attempt, True, event, size=1000)])
-        taking = asyncio.create_task(backlog._take(claim, monotonic() + 30))
+        taking = asyncio.create_task(backlog._starter.start(claim, monotonic() + 30))
         await eventually(lambda: queue.fetching)
         if stopped:
             taking.cancel()
         else:
             queue.answer.set_exception(StorageUnavailable("away"))
         await asyncio.wait({taking})
-        await backlog._writer.written()
+        await backlog._starter._writer.written()
         assert [(each.state, each.attempts) for each in queue.written] == [(DeliveryState.PENDING, attempt - 1)]
         assert sink.taken == []
-        assert bool(backlog._suspects) == (attempt == 3)  # it still flies alone
+        assert bool(backlog._starter.suspects) == (attempt == 3)  # it still flies alone
 
 
 class TestWake:
@@ -265,9 +263,8 @@ class TestCrowded:
 
         backlog = running(queue, slots, budget)
         slow = outlet(FunctionSink(hang), id=1, slots=slots)
-        leases = Leases(backlog._queue, backlog._writer, timedelta(seconds=30), backlog._room_freed, budget)
-        backlog._leases, flight = leases, Flight(works(1))
-        leases.hold(slow, flight, range(1), 7)
+        flight = Flight(works(1))
+        backlog._leases.hold(slow, flight, range(1), 7)
         slow.start(flight)
         budget.leased = budget.most
         backlog.expect()

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from runner.delivery import ACCEPTED, Delivery, Failed, Outcome
 from runner.sinks.python import PythonSink
-from runner.storage.contract.claims import Work
+from runner.storage.base import Work
+from runner.worker.feedback import Feedback
 from runner.worker.flight import SUCCEEDED, Flight
 from runner.worker.outlet import Outlet, Slots
 from tests.support.eventually import eventually
@@ -363,14 +364,14 @@ class TestWhatEndsItsOwnTask:
     async def test_a_fault_of_our_own_fails_what_it_met_and_the_rest_goes_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        heed, faults = Outlet._heed, [RuntimeError("a fault of our own")]
+        outcome, faults = Feedback.outcome, [RuntimeError("a fault of our own")]
 
-        def faulty(self: Outlet, *args: Any) -> None:
+        def faulty(self: Feedback, *args: Any) -> None:
             if faults:
                 raise faults.pop()
-            heed(self, *args)
+            outcome(self, *args)
 
-        monkeypatch.setattr(Outlet, "_heed", faulty)
+        monkeypatch.setattr(Feedback, "outcome", faulty)
         one, told = outlet(Handlers([succeeds, fails, succeeds]), concurrency=1), Told(3)  # type: ignore[arg-type]  # a sink of another class
         with capture_logs() as lines:
             one.start(told.flight)
