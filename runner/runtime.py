@@ -107,7 +107,7 @@ class Runner:
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
-        self._bus = EventBus(store, strategies, wake=self.worker.wake, local_worker=self.worker)
+        self._bus = EventBus(store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher)
         self._operations = Operations(storage, self._announce, in_order=self.worker.in_order)
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)

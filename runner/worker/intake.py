@@ -32,12 +32,15 @@ class Intake:
 
     A claim that failed (no answer in time, a connection that was lost, no memory) halves what the next one may bring,
     down to one event; one that succeeded doubles it again.
+
+    Attributes:
+        budget: what the claims weigh counts towards it.
     """
 
     def __init__(self, queue: WorkQueue, budget: Budget, lease: timedelta, *, crash_limit: int) -> None:
         """Args: crash_limit is how often an event may be claimed before its deliveries are tried one by one."""
         self._queue = queue
-        self._budget = budget
+        self.budget = budget
         self._lease = lease
         self._crash_limit = crash_limit
         self._reach = CLAIM
@@ -45,7 +48,7 @@ class Intake:
     @property
     def full(self) -> bool:
         """Whether the budget has no room until a dispatch ends, which takes no receiver's time."""
-        return self._budget.full and not self._budget.crowded
+        return self.budget.full and not self.budget.crowded
 
     async def claim(self, limit: int) -> Claim:
         """
@@ -54,15 +57,19 @@ class Intake:
         What has crashed too often comes without: nothing of it is delivered from here.
         """
         weight = self._ask()
-        self._budget.claimed += weight
+        self.budget.claimed += weight
         try:
             claim = await self._guarded(lambda: self._queue.claim(limit, self._lease, weight))
             if any([work.size for work in claim.works]):
                 claim = await self._completed(claim)
-            self._budget.claimed += claim.weight
+            self.budget.claimed += claim.weight
             return claim
         finally:
-            self._budget.claimed -= weight
+            self.budget.claimed -= weight
+
+    async def promote(self, limit: int) -> None:
+        """Move scheduled events that are due into the queue, up to `limit` of them."""
+        await self._queue.promote(limit)
 
     async def claim_deliveries(self, quotas: Mapping[int, int]) -> DeliveryClaim:
         """Lease deliveries that are due; data that is left out is to be fetched."""
@@ -108,7 +115,7 @@ class Intake:
         return replace(claim, works=works, more=True)
 
     def _ask(self) -> int:
-        return max(_LEAST, min(self._reach, self._budget.left))
+        return max(_LEAST, min(self._reach, self.budget.left))
 
     async def _guarded(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:

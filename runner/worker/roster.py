@@ -36,13 +36,22 @@ class Roster:
         slots: Slots,
         breaker_sync: BreakerSync,
         *,
+        on_load: Callable[[Sequence[Registered]], None],
         on_lane_end: Callable[[Outlet], None],
         on_breaker_change: Callable[[Outlet], None],
     ) -> None:
+        """
+        Serve the subscriptions of `registry` through `sinks`.
+
+        Args:
+            on_load: called with the subscriptions whenever they have been read.
+            on_lane_end, on_breaker_change: given to each outlet.
+        """
         self._registry = registry
         self._sinks = dict(sinks)
         self._slots = slots
         self._breaker_sync = breaker_sync
+        self._on_load = on_load
         self._on_lane_end = on_lane_end
         self._on_breaker_change = on_breaker_change
         self.outlets: Mapping[int, Outlet] = {}
@@ -55,8 +64,8 @@ class Roster:
         """Deliver through `sink` for the subscriptions that name it, from the next load on."""
         self._sinks[name] = sink
 
-    async def load(self) -> Sequence[Registered]:
-        """Read the subscriptions and compile the match; return what was read."""
+    async def load(self) -> None:
+        """Read the subscriptions and compile the match."""
         version, registered = await self._registry.subscriptions()
         outlets = {each.id: self._outlet(each) for each in registered}
         self.matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
@@ -65,7 +74,7 @@ class Roster:
         self.version = version
         self.stale = False
         log.debug("subscriptions loaded", version=version, count=len(registered))
-        return registered
+        self._on_load(registered)
 
     def note_breaker(self, outlet: Outlet) -> bool:
         """Take note of a breaker that has opened or closed; return False if the outlet has been replaced."""

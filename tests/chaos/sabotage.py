@@ -186,7 +186,7 @@ def count_failures() -> None:
 def no_polling() -> None:
     """Never look without a signal, not even when a lease ends."""
     from runner.strategies.polling import Polling
-    from runner.worker import backlog, worker
+    from runner.worker import backlog, dispatcher
 
     async def asleep(self: Polling) -> None:
         await asyncio.sleep(3600)
@@ -195,7 +195,7 @@ def no_polling() -> None:
         await event.wait()
 
     Polling._step = asleep  # type: ignore[method-assign]
-    for module in (backlog, worker):
+    for module in (backlog, dispatcher):
         _replace(module, "wait_for", wait_for)
 
 
@@ -263,9 +263,9 @@ def keep_what_is_unasked() -> None:
 
 def claim_at_every_signal() -> None:
     """Go to the store for every signal, whether or not the last ones brought anything."""
-    from runner.worker import worker
+    from runner.worker import dispatcher
 
-    _replace(worker, "_IDLE_WAKES", 10**9)
+    _replace(dispatcher, "_IDLE_WAKES", 10**9)
 
 
 def ignore_lame_ducks() -> None:

@@ -212,7 +212,7 @@ class TestStop(BusTests):
             await runner.publish(order)
             await eventually(lambda: bus.settled(leased=1))
             stopping = asyncio.create_task(runner.stop())
-            await eventually(lambda: runner.worker._stopping)
+            await eventually(lambda: runner.worker.dispatcher._stopping)
             opened.set()
             await stopping
         assert [row["state"] for row in await bus.deliveries()] == ["delivered"]

@@ -193,7 +193,7 @@ class TestOutcomes(BusTests):
             await store.asked.wait()  # nothing waits any more
             await runner.publish(events(2)[1])
             await eventually(lambda: bus.settled(delivered=1, pending=1))
-            await eventually(lambda: not runner.worker._dispatches)
+            await eventually(lambda: not runner.worker.dispatcher._dispatches)
             store.answer.set()
             await eventually(lambda: bus.settled(delivered=2))
 

@@ -40,7 +40,15 @@ def store() -> Subscriptions:
 def roster(store: Subscriptions) -> Roster:
     registry, sinks = cast("Registry", store), {"sink": FunctionSink(accept)}
     breaker_sync = BreakerSync(registry, notify)
-    return Roster(registry, sinks, Slots(1), breaker_sync, on_lane_end=lambda _: None, on_breaker_change=lambda _: None)
+    return Roster(
+        registry,
+        sinks,
+        Slots(1),
+        breaker_sync,
+        on_load=lambda _: None,
+        on_lane_end=lambda _: None,
+        on_breaker_change=lambda _: None,
+    )
 
 
 async def test_an_outlet_stays_while_its_subscription_does(roster: Roster, store: Subscriptions) -> None:

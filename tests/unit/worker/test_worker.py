@@ -89,38 +89,38 @@ class TestHandOver:
     async def worker(self, store: Store) -> AsyncIterator[Worker]:
         """A worker that has found nothing to do."""
         worker = make(store, batch=BATCH, grace=timedelta(0))
-        assert worker.lease_for(1, 0) is None  # it does not know yet whether anything older waits
+        assert worker.dispatcher.lease_for(1, 0) is None  # it does not know yet whether anything older waits
         await worker.start()
-        await eventually(lambda: worker.lease_for(1, 0))
+        await eventually(lambda: worker.dispatcher.lease_for(1, 0))
         yield worker
         store.open.set()
         await worker.stop(timedelta(0))
 
     async def test_a_batch_at_most_and_under_a_short_lease(self, worker: Worker) -> None:
-        lease = worker.lease_for(BATCH, 0)
+        lease = worker.dispatcher.lease_for(BATCH, 0)
         assert lease is not None
         assert lease <= timedelta(seconds=5)
-        assert worker.lease_for(BATCH + 1, 0) is None
+        assert worker.dispatcher.lease_for(BATCH + 1, 0) is None
 
     async def test_nothing_while_it_declines(self, worker: Worker) -> None:
         worker.stop_accepting()
-        assert worker.lease_for(1, 0) is None
+        assert worker.dispatcher.lease_for(1, 0) is None
 
     async def test_nothing_beyond_what_it_has_in_hand(self, worker: Worker, store: Store) -> None:
-        worker.take(Claim(2, works(3), 1), inf)
-        assert worker.lease_for(BATCH - 3, 0)
-        assert worker.lease_for(BATCH - 2, 0) is None
+        worker.dispatcher.take(Claim(2, works(3), 1), inf)
+        assert worker.dispatcher.lease_for(BATCH - 3, 0)
+        assert worker.dispatcher.lease_for(BATCH - 2, 0) is None
         store.open.set()
-        await eventually(lambda: worker.lease_for(BATCH, 0))
+        await eventually(lambda: worker.dispatcher.lease_for(BATCH, 0))
         assert [len(each.works) for each in store.settled] == [3]
 
     async def test_nothing_while_older_events_wait(self, worker: Worker, store: Store) -> None:
         store.works = works(3 * BATCH)
         worker.wake()
         await eventually(lambda: len(store.works) == BATCH)  # it has two batches in hand, and there are more
-        assert worker.lease_for(1, 0) is None
+        assert worker.dispatcher.lease_for(1, 0) is None
         store.open.set()
-        await eventually(lambda: worker.lease_for(1, 0))
+        await eventually(lambda: worker.dispatcher.lease_for(1, 0))
         assert store.works == []
 
     async def test_nothing_and_no_claim_while_the_subscriptions_cannot_be_read(
@@ -132,9 +132,9 @@ class TestHandOver:
             await eventually(lambda: len(lines) >= 3)
             assert {line["error"] for line in lines} == {"FilterError"}
             assert store.claims == claims + 1
-            assert worker.lease_for(1, 0) is None
+            assert worker.dispatcher.lease_for(1, 0) is None
             store.readable = True
-            await eventually(lambda: worker.lease_for(1, 0))
+            await eventually(lambda: worker.dispatcher.lease_for(1, 0))
 
     async def test_what_was_claimed_in_vain_weighs_nothing(self, worker: Worker, store: Store) -> None:
         """Its lease ends, and others may be able to read the subscriptions."""
@@ -143,14 +143,14 @@ class TestHandOver:
             worker.wake()
             await eventually(lambda: lines)
         store.readable = True
-        await eventually(lambda: worker.lease_for(1, MEMORY))
+        await eventually(lambda: worker.dispatcher.lease_for(1, MEMORY))
 
     async def test_what_was_taken_under_newer_subscriptions_is_dispatched_once_they_are_read(
         self, worker: Worker, store: Store
     ) -> None:
         store.open.set()
         store.version = 2
-        worker.take(Claim(2, works(2), 2), inf)
+        worker.dispatcher.take(Claim(2, works(2), 2), inf)
         await eventually(lambda: [len(each.works) for each in store.settled] == [2])
 
     @pytest.mark.parametrize("claimed", [False, True], ids=["handed over", "claimed"])
@@ -162,14 +162,14 @@ class TestHandOver:
         worker = make(store, lease=timedelta(seconds=0.3))
         worker.serve("sink", sink)
         await worker.start()
-        await eventually(lambda: worker.lease_for(1, 0))
+        await eventually(lambda: worker.dispatcher.lease_for(1, 0))
         store.reading.clear()
         store.version, until = 2, monotonic() + 0.3
         if claimed:
             store.works = works(3)
             worker.wake()
         else:
-            worker.take(Claim(2, works(3), 2), until)
+            worker.dispatcher.take(Claim(2, works(3), 2), until)
         with capture_logs() as lines:
             await eventually(lambda: not store.works and monotonic() > until + 0.1)
             assert sink.taken == []
@@ -215,7 +215,7 @@ class TestClaimsAhead:
         await eventually(lambda: store.settled and store.claims >= before + 3)
         reads, store.version = store.reads, version
         stopping = asyncio.create_task(worker.stop(timedelta(seconds=5)))
-        await eventually(lambda: worker._stopping)
+        await eventually(lambda: worker.dispatcher._stopping)
         store.answers.set()
         await stopping
         assert sum(len(each.works) for each in store.settled) == 3 * BATCH
@@ -231,7 +231,7 @@ class TestClaimsAhead:
 
         async def claim(limit: int, lease: timedelta, weight: int = 0, plain: Any = store.claim) -> Claim:
             nonlocal most
-            most = max(most, worker._held + worker._claims.unanswered * BATCH)
+            most = max(most, worker.dispatcher._held + worker.dispatcher._claims.unanswered * BATCH)
             await tick(store.claims % 3)
             return cast("Claim", await plain(limit, lease))
 
@@ -291,5 +291,5 @@ class TestClaimsAhead:
         limits = WorkerLimits(batch=BATCH, **more)
         worker = Worker(cast("WorkQueue", store), cast("Registry", store), {"sink": sink}, limits, notify=told)
         await worker.start()
-        await eventually(lambda: worker.lease_for(1, 0))
+        await eventually(lambda: worker.dispatcher.lease_for(1, 0))
         return worker
