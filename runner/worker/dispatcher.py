@@ -14,7 +14,7 @@ from ..policies.limits import WorkerLimits
 from ..service.background import Background, spawn
 from ..service.clock import earlier, wait_for
 from ..storage.base import Claim, DeliveryRecord
-from .budget import spend
+from .budget import Budget, spend
 from .claims_ahead import ClaimsAhead
 from .dispatch import Dispatch
 from .intake import Intake
@@ -151,7 +151,7 @@ class Dispatcher:
             await self._roster.load()
         sent, claim = await self._claims.next()
         until = sent + self._limits.lease.total_seconds()
-        if self._expired(claim, until):
+        if _expired(claim, until, self._budget):
             return
         full = claim.more or len(claim.works) >= self._limits.batch
         self._more_waiting = full and claim.version == self._roster.version
@@ -206,21 +206,13 @@ class Dispatcher:
         if not claim.works and not claim.unreadable:
             self._budget.claimed -= claim.weight
             return
-        if self._expired(claim, until):  # whatever was waited for in between
+        if _expired(claim, until, self._budget):  # whatever was waited for in between
             return
         roster, crash_limit = self._roster, self._limits.crash_limit
         dispatch = Dispatch(claim, roster.matcher, roster.closed, crash_limit=crash_limit, until=until)
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
         self._dispatches[dispatch] = spawn(self._dispatch(dispatch), "dispatch")
-
-    def _expired(self, claim: Claim, until: float) -> bool:
-        """Drop a claim whose lease is over, for others may have taken it over; return whether it is."""
-        if monotonic() < until:
-            return False
-        log.warning("late claim dropped", events=len(claim.works))
-        self._budget.claimed -= claim.weight
-        return True
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
@@ -274,3 +266,12 @@ class Dispatcher:
         self._stopping = True
         self._woken.set()
         self._room_freed.set()
+
+
+def _expired(claim: Claim, until: float, budget: Budget) -> bool:
+    """Drop a claim whose lease is over, for others may have taken it over; return whether it is."""
+    if monotonic() < until:
+        return False
+    log.warning("late claim dropped", events=len(claim.works))
+    budget.claimed -= claim.weight
+    return True

@@ -52,6 +52,44 @@ class Answer:
     complete: bool
 
 
+class _Received:
+    """
+    The bytes that have arrived and are not read yet.
+
+    Attributes:
+        overhead: how many of them may still be something else than the body.
+    """
+
+    __slots__ = ("_scanned", "data", "overhead")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.overhead = OVERHEAD
+        self._scanned = 0  # bytes that have been searched already
+
+    def head_end(self) -> int | None:
+        """Return where the head ends that the data begins with; None if that has not arrived."""
+        found = _HEAD_END.search(self.data, self._scanned)
+        self._scanned = 0 if found else max(0, len(self.data) - 2)
+        return found.end() if found else None
+
+    def line(self) -> bytes | None:
+        """Drop and return the next line, with its end; None if that has not arrived, nothing if it is too long."""
+        end = self.data.find(b"\n", self._scanned) + 1
+        if not end and len(self.data) <= self.overhead:
+            self._scanned = len(self.data)
+            return None
+        line = bytes(self.data[:end])
+        self._scanned = 0
+        return line if end and self.spend(end) else b""
+
+    def spend(self, count: int) -> bool:
+        """Drop bytes that are not body; return whether so many are allowed."""
+        self.overhead -= count
+        del self.data[:count]
+        return self.overhead >= 0
+
+
 class AnswerReader:
     """The answer to one request. What it costs is bounded by `limit` and `OVERHEAD`, whatever arrives."""
 
@@ -67,9 +105,8 @@ class AnswerReader:
         self.reusable = False
         """Whether the connection may carry another request: the answer is over, and nothing came after it."""
         self._limit = limit
-        self._buffer = bytearray()
-        self._scanned = 0  # bytes of the buffer that have been searched already
-        self._overhead = OVERHEAD  # what is left of it
+        self._received = _Received()
+        self._buffer = self._received.data
         self._interim = 0
         self._version = b""
         self._status = 0
@@ -119,22 +156,22 @@ class AnswerReader:
         return True
 
     def _skip_interim(self) -> bool:
-        end = self._head_end()
+        end = self._received.head_end()
         if end is None:
-            return False if len(self._buffer) <= self._overhead else self._fail("the answer does not begin")
+            return False if len(self._buffer) <= self._received.overhead else self._fail("the answer does not begin")
         self._interim += 1
-        if self._interim > MAX_INTERIM or not self._spend(end):
+        if self._interim > MAX_INTERIM or not self._received.spend(end):
             return self._fail(f"more than {MAX_INTERIM} interim answers (1xx), or more than {OVERHEAD} bytes of them")
         self._step = self._read_status_line
         return True
 
     def _read_fields(self) -> bool:
-        end = self._head_end()
-        if end is None and len(self._buffer) <= self._overhead:
+        end = self._received.head_end()
+        if end is None and len(self._buffer) <= self._received.overhead:
             return False
-        head = bytes(self._buffer[: min(end or self._overhead, self._overhead)])
+        head = bytes(self._buffer[: min(end or self._received.overhead, self._received.overhead)])
         self._headers = _fields(head)
-        if end is None or not self._spend(end):
+        if end is None or not self._received.spend(end):
             return self._stop()
         return self._begin_body(head)
 
@@ -199,29 +236,12 @@ class AnswerReader:
 
     # --- parts of steps ---------------------------------------------------------------------------
 
-    def _head_end(self) -> int | None:
-        found = _HEAD_END.search(self._buffer, self._scanned)
-        self._scanned = 0 if found else max(0, len(self._buffer) - 2)
-        return found.end() if found else None
-
     def _line(self) -> bytes | None:
         """Return the next line of what frames a body, with its end; stop where it is too long."""
-        end = self._buffer.find(b"\n", self._scanned) + 1
-        if not end and len(self._buffer) <= self._overhead:
-            self._scanned = len(self._buffer)
-            return None
-        line = bytes(self._buffer[:end])
-        self._scanned = 0
-        if not end or not self._spend(end):
+        line = self._received.line()
+        if line == b"":
             self._stop()
-            return None
-        return line
-
-    def _spend(self, count: int) -> bool:
-        """Drop what is not body; return whether so much of it is allowed."""
-        self._overhead -= count
-        del self._buffer[:count]
-        return self._overhead >= 0
+        return line or None
 
     def _read_data(self) -> bool:
         """Take what has come of a length that is known; return whether that is all."""
