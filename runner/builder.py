@@ -173,7 +173,7 @@ def _outgoing(
 async def _signalling(
     strategies: StrategyStack, brokers: _Brokers, unheard: Callable[[str], object] | None
 ) -> AsyncIterator[StrategyStack]:
-    await strategies.start(_nobody)
+    await strategies.start(lambda: None)  # no worker here to wake
     try:
         yield strategies
     finally:
@@ -369,7 +369,3 @@ def _summary(config: Config) -> str:
         f"bus {config.deployment_id}: {config.storage.dsn} · wakes by {strategies} · sinks {sinks} · "
         f"{count} subscription{'' if count == 1 else 's'}"
     )
-
-
-def _nobody() -> None:
-    return None

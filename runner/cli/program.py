@@ -124,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
         _show(error)
         return error.exit_code
     except RunnerError as error:
-        _complain(error)
+        _print_error(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -133,13 +133,13 @@ def run(arguments: Sequence[str]) -> int:
         return DONE
     except OSError as error:
         if error.errno not in _FULL:
-            _confess(error)
+            _print_unexpected(error)
             return FAILED
         tell(f"Error: cannot write to standard output: {error.strerror}")
         drop_output()
         return FAILED
     except Exception as error:
-        _confess(error)
+        _print_unexpected(error)
         return FAILED
     return code if isinstance(code, int) else DONE
 
@@ -183,14 +183,14 @@ def _show(error: click.ClickException) -> None:
     tell(shown.getvalue().removesuffix("\n"))
 
 
-def _complain(error: RunnerError) -> None:
+def _print_error(error: RunnerError) -> None:
     """Print a failure we have a name for; the faults of a file already say where they are."""
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))
     tell(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}")
 
 
-def _confess(error: Exception) -> None:
+def _print_unexpected(error: Exception) -> None:
     """Print an unforeseen failure in one line, without its text, which could carry a payload or a DSN."""
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))

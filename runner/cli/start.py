@@ -52,7 +52,7 @@ def start(path: Path) -> None:
     except RunnerError as error:
         if not voice.json or isinstance(error, ConfigError):
             raise  # faults of the file are for whoever wrote it, whatever reads the log
-        voice.complain(error)
+        voice.failed(error)
         raise click.exceptions.Exit(error.exit_code) from error
 
 
@@ -65,7 +65,7 @@ class _Voice:
         self.json = config.log.format == "json"
         self._log = structlog.get_logger(__name__)
 
-    def introduce(self, runner: Runner, config: Config) -> None:
+    def built(self, runner: Runner, config: Config) -> None:
         """Say what was built."""
         from ..config import advice
 
@@ -77,21 +77,21 @@ class _Voice:
         for line in (*runner.describe(), *(f"warning: {warning}" for warning in advice(config))):
             tell(line, wait=False)
 
-    def invite(self, path: Path) -> None:
+    def how_to_publish(self, path: Path) -> None:
         """Say how to publish an event."""
         if self.json:
             self._log.info("publish one", command=_publish_command(path))
         else:
             tell(f"publish one:  {_publish_command(path)}", wait=False)
 
-    def give_up(self) -> None:
+    def aborted(self) -> None:
         """Say that the end came before the start."""
         if self.json:
             self._log.warning("stopped before it had started")
         else:
             tell("stopped before it had started", wait=False)
 
-    def complain(self, error: RunnerError) -> None:
+    def failed(self, error: RunnerError) -> None:
         """Log what ends the process."""
         for line in str(error).splitlines():
             self._log.error("failed", error=readable(line))
@@ -162,13 +162,13 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -
 
     signals.attach()
     runner = build(config)
-    voice.introduce(runner, config)
+    voice.built(runner, config)
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:
-            voice.give_up()
+            voice.aborted()
             return
         tune_gc()
-        voice.invite(path)
+        voice.how_to_publish(path)
         while await _first(signals.stop.wait(), signals.reload.wait()) == 1:
             signals.reload.clear()
             replacement = _reread(path, config)
