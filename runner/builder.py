@@ -104,7 +104,7 @@ async def open_storage(
     config: Config, *, create: bool = False, adopt: bool = True, writes: bool = True
 ) -> AsyncIterator[Storage]:
     """
-    Open the store of `config` for one errand.
+    Open the store of `config` for one command.
 
     Args:
         create: make the tables where there are none; older ones are for `runner migrate` and `runner start`.
@@ -135,7 +135,7 @@ async def open_bus(config: Config) -> AsyncIterator[EventBus]:
 async def open_publishing(
     config: Config, *, unheard: Callable[[str], object] | None = None
 ) -> AsyncIterator[tuple[EventBus, Operations]]:
-    """Open the bus, and what a person does to it; `unheard` is told the reason if at the end no signal went out."""
+    """Open the bus and its operations; call `unheard` with the reason if no signal could be sent at the end."""
     outgoing = _outgoing(config, unheard)
     async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
         bus = EventBus(storage.store, strategies)
@@ -149,7 +149,7 @@ async def open_publishing(
 async def open_operations(
     config: Config, *, writes: bool = True, unheard: Callable[[str], object] | None = None
 ) -> AsyncIterator[Operations]:
-    """Open what a person does to the bus of `config`; the workers that have to hear of it are notified at the end."""
+    """Open the operations on the bus of `config`; notify the workers of changes at the end."""
     outgoing = _outgoing(config, unheard)
     changed = asyncio.Event()
     async with open_storage(config, writes=writes) as storage:
@@ -164,7 +164,7 @@ async def open_operations(
 def _outgoing(
     config: Config, unheard: Callable[[str], object] | None
 ) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
-    """Return the strategies, built, as what signals others while it is open: polling only listens, to nobody here."""
+    """Return the strategies of `config` as a context manager; while it is open, signals can be sent."""
     brokers = _Brokers(config)
     return _signalling(_stack(config, brokers), brokers, unheard)
 
@@ -198,7 +198,7 @@ async def _take_tables(config: Config, storage: Storage, *, create: bool, writes
 
 
 class _Faults:
-    """Collects what is wrong, so that all of it is reported at once: raises at its end if there was anything."""
+    """Collect faults, and raise all of them at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -214,7 +214,7 @@ class _Faults:
 
     @contextlib.contextmanager
     def at(self, *path: str | int) -> Iterator[None]:
-        """Go on after a fault of what stands at `path`; without one, faults say themselves where they are."""
+        """Collect a fault at `path` and continue; without a path, the fault names its own place."""
         try:
             yield
         except (ConfigError, SinkError) as error:
@@ -224,7 +224,7 @@ class _Faults:
 
 
 def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
-    """Return the subjects that are published to on each connection; those of a sink with examples in the places."""
+    """Return the subjects published to on each connection; placeholders of a sink are filled with examples."""
     from .sinks.nats import NatsSinkOptions, examples
 
     subjects: dict[BrokerOptions, list[str]] = {}
@@ -242,7 +242,7 @@ def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
 
 
 def _connection(config: Config, options: NatsConnection) -> NatsConnection:
-    """Return the connection that `options` ask for: their own, or else that of the first nats strategy."""
+    """Return the connection of `options`: their own, else that of the first nats strategy."""
     if options.servers is not None:
         return options
     return next(plugin.options for plugin in config.strategies if isinstance(plugin.options, NatsConnection))
@@ -273,7 +273,7 @@ def _storage(config: Config, *, writes: bool = True) -> Storage:
 
 
 def _unusable_file(dsn: Dsn, writes: bool) -> str | None:
-    """Return what is wrong with a file the DSN names; otherwise it would look like a database that is down."""
+    """Return the fault of a file named by the DSN, which would otherwise look like an unreachable database."""
     if dsn.path is not None:
         directory = dsn.path.parent
         if not directory.is_dir():
@@ -317,7 +317,7 @@ def _connector(dsn: Dsn) -> Connect:
 
 
 def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
-    """Refuse batches for a sink of anybody's own that takes none; of the others their options say it."""
+    """Refuse `batch` for a third-party sink without `deliver_batch()`; built-in kinds check it in their options."""
     faults = [
         config.locate(
             ("subscriptions", index, "batch"),
@@ -353,7 +353,7 @@ def retention_of(config: Config) -> Retention:
 
 
 def _channel(config: Config) -> str | None:
-    """Return the channel SQL publishers are to notify, where a `postgres` strategy listens."""
+    """Return the channel that SQL publishers notify; None without a `postgres` strategy."""
     if not any(plugin.kind == "postgres" for plugin in config.strategies):
         return None
     from .strategies.postgres import channel_for

@@ -1,4 +1,4 @@
-"""A delivery: one event for one subscription; what a sink says of it, and what is written down."""
+"""A delivery, one event for one subscription: its states, the outcomes of sinks, and the settlements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands. A retry, or a wait, is `pending` with a due time in the future."""
+    """The state of a delivery. A retry or a delay is `pending` with a due time in the future."""
 
     PENDING = "pending"
     LEASED = "leased"
@@ -48,7 +48,7 @@ class Claimed(Protocol):
 
     @property
     def subscription_id(self) -> int:
-        """Return whose it is."""
+        """Return the id of the subscription."""
 
     @property
     def attempt(self) -> int:
@@ -70,13 +70,13 @@ class Lease(Struct, frozen=True):
 
     @property
     def key(self) -> tuple[int, int]:
-        """Return what tells the delivery from all others: the numbers of its event and its subscription."""
+        """Return the identity of the delivery: the numbers of its event and its subscription."""
         return self.seq, self.subscription_id
 
 
 class Delivery(Struct, frozen=True):
     """
-    What a sink is given: one event for one subscription.
+    One event for one subscription, as a sink is given it.
 
     `attempt` starts at 1 and counts claims, so that a crash counts too. The same delivery may come
     twice; `event.source` and `event.id` stay the same over all attempts.
@@ -119,7 +119,7 @@ class Rejected:
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """
-    The sink has the event, and its success is acknowledged later, by `Runner.ack()` or on the command line.
+    The sink has the event and acknowledges it later, by `Runner.ack()` or on the command line.
 
     Without an acknowledgement `within` this time the attempt has failed, and the retry policy decides.
     """
@@ -135,12 +135,12 @@ ACCEPTED = Accepted()
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Write down: done."""
+    """Settlement: delivered."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryIn:
-    """Write down: pending again, due `delay` from now on the database's clock."""
+    """Settlement: pending again, due `delay` from now on the database's clock."""
 
     delay: timedelta
     reason: str
@@ -148,14 +148,14 @@ class RetryIn:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Write down: dead, kept with its reason until somebody retries it."""
+    """Settlement: dead, kept with its reason until it is retried."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitAck:
-    """Write down: held by nobody, and failed unless it is acknowledged `within` this time from now on."""
+    """Settlement: deferred; it fails unless it is acknowledged `within` this time from now on."""
 
     within: timedelta
 

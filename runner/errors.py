@@ -52,7 +52,7 @@ _ERRNO = re.compile(r"\[Errno (-?\d+)\] (Connect call failed \([^)]*\)|[A-Z][a-z
 
 
 class RunnerError(Exception):
-    """Something went wrong that this package has a name for."""
+    """The base of every error that this package raises on purpose."""
 
     exit_code = 1
 
@@ -110,7 +110,7 @@ class StorageError(RunnerError):
 
 
 class StorageRefused(StorageError):
-    """The store refuses a row for what is in it: the same write would be refused again. Nothing of it took effect."""
+    """The store refuses the content of a row; the same write would be refused again. Nothing took effect."""
 
 
 class StorageUnavailable(StorageError):
@@ -120,7 +120,7 @@ class StorageUnavailable(StorageError):
 
 
 class StorageHeld(StorageUnavailable):
-    """Another session holds what is to be written, for too long or in another order. Nothing of it took effect."""
+    """Another session has locked the rows for too long, or in another order. Nothing took effect."""
 
 
 class ForeignDeployment(StorageError):
@@ -142,25 +142,25 @@ class SinkError(RunnerError):
 
 
 class NotFound(RunnerError):
-    """The thing that was asked for does not exist."""
+    """The requested object does not exist."""
 
 
 class StateConflict(RunnerError):
-    """The thing that was asked for exists, and its state does not allow it."""
+    """The state of the requested object does not allow the operation."""
 
 
 def readable(text: str) -> str:
-    """Return the text with operating system errors as people say them: `connection refused`."""
+    """Return the text with operating system errors in plain words: `connection refused`."""
     return _ERRNO.sub(lambda found: (os.strerror(int(found[1])) if int(found[1]) > 0 else found[2]).lower(), text)
 
 
 def described(error: BaseException) -> str:
-    """Return an exception in one text, whoever wrote it."""
+    """Return the type and the text of any exception."""
     return f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an exception, whoever wrote it; nothing where that is broken itself."""
+    """Return the text of any exception; empty if its `str()` fails."""
     try:
         return str(error)
     except KeyboardInterrupt:

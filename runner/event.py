@@ -64,7 +64,7 @@ def new_id() -> str:
 
 
 def allowed_text(text: str) -> str:
-    """Return `text` as the value of an attribute may be: each character that is not allowed replaced by U+FFFD."""
+    """Return `text` with every character that attributes may not have replaced by U+FFFD."""
     return _FORBIDDEN.sub("\ufffd", text)
 
 
@@ -138,7 +138,7 @@ class Event(Struct, frozen=True, kw_only=True):
         return self.time.astimezone(UTC).isoformat().replace("+00:00", "Z") if self.time else None
 
     def recorded_at(self, moment: datetime) -> Event:
-        """Return the event as readers get it: `time` is `moment` where the publisher gave none."""
+        """Return the event as readers see it: `time` is `moment` if the publisher gave none."""
         return self if self.time is not None else self.replace(time=moment)
 
     def replace(self, **attributes: Any) -> Event:
@@ -180,13 +180,13 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 def weigh(events: Sequence[Event]) -> int:
-    """Return what events take of memory, about: the bytes of their data, and sixteen for each of their extensions'."""
+    """Return the approximate memory of events: the bytes of their data, and sixteen per byte of extensions."""
     data = sum([len(event.data) for event in events if event.data is not None])
     return data + sum([16 * len(orjson.dumps(dict(event.extensions))) for event in events if event.extensions])
 
 
 def _written(data: object) -> bytes:
-    """Return `data` as JSON that says the same, or raise `EventError`."""
+    """Return `data` as equivalent JSON, or raise `EventError`."""
     try:
         written = orjson.dumps(data)
     except orjson.JSONEncodeError as error:
@@ -249,7 +249,7 @@ def _fault_of(value: object, is_media_type: bool) -> str | None:
 
 @lru_cache(maxsize=1024, typed=True)  # what is equal to a text, and none, is checked on its own
 def _check_repeated(type: object, source: object, datacontenttype: object, dataschema: object) -> None:
-    """Check what is the same in event after event."""
+    """Check the attributes that many events share, with a cache."""
     _check_text("type", type)
     _check_text("source", source)
     if dataschema is not None:

@@ -1,4 +1,4 @@
-"""The runner: everything one process of a deployment does, started and stopped in order."""
+"""The runner: starts and stops all parts of one process in order."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """
-    What a runner is to be, apart from its parts.
+    The settings of a runner.
 
     Attributes:
         summary: one line that says what was built.
@@ -167,14 +167,14 @@ class Runner:
         self.worker.serve(sink, self._sinks[sink])
 
     async def unsubscribe(self, name: str) -> None:
-        """End the subscription of a function; what waits for it stays on record, and is delivered no more."""
+        """End the subscription of a function; its open deliveries stay on record, undelivered."""
         self._home.enter()
         self._functions.pop(name, None)
         await self._storage.store.put_subscriptions([], f"function:{name}")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
         """
-        Acknowledge a delivery that its sink deferred; return whether that changed anything.
+        Acknowledge a deferred delivery; return whether it changed.
 
         Args:
             reference: the event, by its seq or its id.
@@ -189,7 +189,7 @@ class Runner:
 
     async def start(self) -> None:
         """
-        Take our place in the deployment and begin to work.
+        Join the deployment and begin to work.
 
         Waits for the store, at most `start_timeout`; for nothing else.
 
@@ -262,15 +262,15 @@ class Runner:
         await self.stop()
 
     def describe(self) -> list[str]:
-        """Return what was built, in a line or more."""
+        """Return a summary, in one line or more."""
         return [self._plan.summary]
 
     def strategies(self) -> list[StrategyState]:
-        """Return how each strategy is."""
+        """Return the state of each strategy."""
         return self._strategies.states()
 
     def _check_dead_letters(self) -> None:
-        """Raise `ConfigError` where what is dead would wait for a sink that nobody has; a file is checked before."""
+        """Raise `ConfigError` if the `dead_letter` of a function names an unknown sink; the loader checks files."""
         for each in self._functions.values():
             if each.dead_letter is not None and each.dead_letter not in self._sinks:
                 known = ", ".join(sorted(self._sinks))
@@ -280,7 +280,7 @@ class Runner:
                 )
 
     async def _prepare(self) -> None:
-        """Wait for the store, and make it ours."""
+        """Wait for the store, and take ownership of the tables."""
         deadline = monotonic() + self._plan.start_timeout.total_seconds()
         for pause in doubling(0.1, 2.0):
             try:
@@ -321,7 +321,7 @@ class Runner:
         self._bus.announce(self._instance.id)
 
     async def _tell_unserved(self) -> None:
-        """Log the subscriptions of which no live instance has the sink, such as those that a program left behind."""
+        """Log the subscriptions whose sink no live instance has, such as those left behind by a program."""
         from .diagnosis.status import sinks_of
 
         with contextlib.suppress(StorageUnavailable):  # the worker waits for it
@@ -337,7 +337,7 @@ class Runner:
 
 
 async def _start(name: str, sink: Sink) -> None:
-    """Start a sink, which may be anybody's."""
+    """Start a sink, and map errors of a third-party one."""
     try:
         await sink.start()
     except RunnerError:
@@ -347,7 +347,7 @@ async def _start(name: str, sink: Sink) -> None:
 
 
 async def _end(part: str, stop: Callable[[], Awaitable[None]], timeout: float | None = None) -> None:
-    """Stop one part, whatever it does about it."""
+    """Stop one part, and log its errors."""
     try:
         async with asyncio.timeout(timeout):
             await stop()

@@ -1,4 +1,4 @@
-"""A subscription: who wants which events, in which sink, and how hard to try."""
+"""A subscription: the events that match, the sink, and the policies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """
-    Who wants which events, in which sink.
+    The events that match, and their sink.
 
     `types` and `source` are patterns in which `*` stands for any run of characters; no types, or no
     source, means all. `filter` narrows further (see `filter.py`). At most `concurrency` deliveries
@@ -62,11 +62,11 @@ class Subscription:
 
     @property
     def regulated(self) -> bool:
-        """Whether all processes together keep an order or a rate, so that none may deliver on its own account."""
+        """Whether an order or a rate is kept over all processes, so that the database decides what may start."""
         return self.rate is not None or self.order_by is not None
 
     def for_dead_letters(self) -> Subscription | None:
-        """Return the subscription that delivers what is dead here; None without a `dead_letter`."""
+        """Return the subscription that delivers the dead letters; None without a `dead_letter`."""
         if self.dead_letter is None:
             return None
         return Subscription(
@@ -78,7 +78,7 @@ class Subscription:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form in which it is stored: JSON types only, durations in seconds."""
+        """Return the stored form: JSON types only, durations in seconds."""
         return {
             "types": list(self.types),
             "source": self.source,
@@ -110,7 +110,7 @@ class Subscription:
 
     @classmethod
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Subscription:
-        """Return what `to_json()` wrote, in this version or an earlier one."""
+        """Read the output of `to_json()`, of this version or an earlier one."""
         # What an older version has not written has its default.
         rate = stored.get("rate")
         found = msgspec.convert({**stored, "name": name, "rate": None}, cls, strict=False)
@@ -140,7 +140,7 @@ def matches_pattern(pattern: str, text: str) -> bool:
 
 class Matcher(Generic[T]):
     """
-    Which targets an event goes to, indexed by its type.
+    Find the targets of events, indexed by type.
 
     Compiled once per version of the subscription set. The candidates of a type are looked up once
     and kept, so that an event costs what matches it, however many subscriptions there are. Equal
@@ -181,7 +181,7 @@ class Matcher(Generic[T]):
         return tuple(target for predicate, target in conditional if predicate is None or predicate(event))
 
     def concerned(self, type: object) -> tuple[T, ...]:
-        """Return the targets of an event of which at most the type can be read: whoever may have wanted it."""
+        """Return the possible targets of an event of which at most the type can be read."""
         try:
             check_type(type)
         except EventError:

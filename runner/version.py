@@ -1,4 +1,4 @@
-"""The version, where every layer may read it."""
+"""The version of the package."""
 
 __all__ = ["__version__"]
 

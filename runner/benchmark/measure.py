@@ -54,7 +54,7 @@ class Measure:
 
 
 class _Tally:
-    """How much is done, and how much of that has been shown."""
+    """Count deliveries, and the part of them that was shown."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -62,7 +62,7 @@ class _Tally:
 
 
 class _Flight:
-    """One event at a time, on its way from a publisher to a function."""
+    """Time one event at a time from a publisher to a function."""
 
     def __init__(self, type: str) -> None:
         self._type = type
@@ -92,7 +92,7 @@ class _Flight:
 
 
 class Benchmark:
-    """Measures one configuration, whose tables must be its own, migrated and empty."""
+    """Measure one configuration on tables of its own, migrated and empty."""
 
     def __init__(
         self, config: Config, *, events: int, subscriptions: int, progress: Progress, report: Callable[[Measure], None]
@@ -179,7 +179,7 @@ class Benchmark:
         return tally.done + 1
 
     async def _drain(self, type: str, events: int, subscriptions: int, name: str, title: str) -> None:
-        """Deliver everything that waits to functions that do nothing, until the last of it is settled."""
+        """Deliver all waiting events to no-op functions until the last one is settled."""
         deliveries = events * subscriptions
         delivered = asyncio.Event()
         runner = build(self._config)
@@ -231,7 +231,7 @@ class Benchmark:
 
     @asynccontextmanager
     async def _tally(self, title: str, total: int) -> AsyncIterator[_Tally]:
-        """Lend what counts, and show the count now and then: to show each step would cost more than many a step."""
+        """Count steps, and show the count from time to time; showing every step would cost more than the step."""
         tally = _Tally()
         with self._progress(title, total) as advance:
 

@@ -1,4 +1,4 @@
-"""A place of its own for a measurement: made, used, and gone again whatever happens."""
+"""Temporary tables for a measurement, removed however it ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GRACE = timedelta(seconds=2)  # what is delivered here takes no time, so this i
 @asynccontextmanager
 async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Config]:
     """
-    Lend a deployment of its own, migrated: a new schema of the same PostgreSQL, or a file of SQLite in a new directory.
+    Create and remove a migrated deployment: a new PostgreSQL schema, or an SQLite file in a new directory.
 
     It has the store, the strategies and the limits of `config`, and nothing else of it: no sink, no
     subscription. Nobody hears its signals, because they go out under its own name.
@@ -70,7 +70,7 @@ def removal(place: Config) -> str:
 
 
 def _placed(config: Config, token: str) -> Config:
-    """Return the configuration of the deployment `token` names; what is not said here has its default."""
+    """Return the configuration of the deployment named by `token`, with defaults for everything else."""
     name = f"runner_bench_{token}"
     storage = config.storage
     elsewhere: dict[str, object] = (
@@ -89,7 +89,7 @@ def _placed(config: Config, token: str) -> Config:
 
 
 async def _check_rights(storage: Storage) -> None:
-    """Raise `StorageError` where PostgreSQL would refuse the schema, with what to do about it."""
+    """Raise `StorageError`, with the cure, if PostgreSQL would refuse to create the schema."""
     if storage.schema is None:
         return
     may = "SELECT has_database_privilege(current_database(), 'CREATE')"
@@ -129,7 +129,7 @@ def _drop(schema: str | None) -> str:
 
 
 def _remove_directory(directory: Path) -> None:
-    """Take the name away first: what a connection whose call was cancelled still opens is not there then."""
+    """Rename the directory before removing it, so that a cancelled call cannot reopen its files."""
     try:
         shutil.rmtree(directory.rename(directory.with_name(f"{directory.name}.removed")))
     except FileNotFoundError:

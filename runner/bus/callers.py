@@ -1,4 +1,4 @@
-"""Callers of `publish()`: the events that each gave, and the future that holds its answer."""
+"""Callers of `publish()`: their events, and the futures of their receipts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what is given to `publish()`, before anything is recorded."""
+"""Check publications before anything is recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 
 
 def check(publication: Publication) -> None:
-    """Raise `EventError` for an event that breaks CloudEvents 1.0 or a limit, or for a due time that is none."""
+    """Raise `EventError` for an event that breaks CloudEvents 1.0 or a limit, or for an invalid due time."""
     if not isinstance(publication.event, Event):
         raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
     publication.event.validate()

@@ -20,7 +20,7 @@ SHARE = 4  # events that make a second commit beside the first worth it: fewer g
 
 
 class _Flush:
-    """Commits in a row, and who waits for the one that is in flight."""
+    """A series of commits, and the observers of the one in flight."""
 
     __slots__ = ("_onlookers", "task")
 
@@ -30,13 +30,13 @@ class _Flush:
         self._onlookers: list[asyncio.Future[None]] = []
 
     def look_on(self) -> asyncio.Future[None]:
-        """Return what is done with the commit in flight."""
+        """Return a future that is done when the commit in flight has ended."""
         over = asyncio.get_running_loop().create_future()
         self._onlookers.append(over)
         return over
 
     def committed(self) -> None:
-        """Say that a commit is over."""
+        """Complete the futures of the observers."""
         while self._onlookers:
             over = self._onlookers.pop()
             if not over.done():
@@ -44,7 +44,7 @@ class _Flush:
 
 
 class Commits:
-    """Gather callers, and record what they gave, many in one transaction; each by itself where one spoils it."""
+    """Gather callers and record their events, many in one transaction; separately if one of them makes it fail."""
 
     def __init__(self, record: Callable[[list[Caller]], Awaitable[None]], *, at_once: int) -> None:
         """
@@ -83,7 +83,7 @@ class Commits:
         return await answer
 
     def start(self) -> None:
-        """Let callers wait for other sessions again after a `stop()`."""
+        """Allow callers to wait for other sessions again after `stop()`."""
         self._stopped = False
 
     async def done(self) -> None:
@@ -98,7 +98,7 @@ class Commits:
         await self._held.stop()
 
     async def _flush(self, flush: _Flush) -> None:
-        """Commit what waits, batch by batch, until nothing does."""
+        """Commit waiting callers, batch by batch, until none is left."""
         callers: list[Caller] = []
         try:
             callers = self._take(self._share(self._starting))
@@ -116,11 +116,11 @@ class Commits:
             flush.committed()
 
     def _share(self, takers: int) -> int:
-        """Return how many callers one takes of those who wait, so that commits at once do not follow each other."""
+        """Return how many of the waiting callers one commit takes, so that concurrent commits share them."""
         return -(-len(self._waiting) // takers)
 
     def _take(self, share: int) -> list[Caller]:
-        """Return the callers of the next commit: no more than `share`, and than a batch holds, but one if there is."""
+        """Return the callers of the next commit: at most `share` and one batch, at least one if any waits."""
         if len(self._waiting) <= 1:
             taken, self._waiting, self._gathered = self._waiting, [], 0
             return taken
@@ -138,7 +138,7 @@ class Commits:
 
     async def _commit(self, callers: list[Caller]) -> bool:
         """
-        Record what callers gave, and answer them; each by itself where one of them spoils it.
+        Record the events of callers and answer them; separately if one of them makes the commit fail.
 
         Returns:
             whether another session held it.
@@ -160,7 +160,7 @@ class Commits:
         return held
 
     async def _commit_apart(self, callers: list[Caller]) -> None:
-        """Record what each gave by itself; the rest is set aside once it seems that all of it is held."""
+        """Record the events of each caller separately; set the rest aside after two that are held in a row."""
         held = 0
         for index, caller in enumerate(callers):
             if held == IN_A_ROW and not self._stopped:

@@ -1,4 +1,4 @@
-"""Events that another session is recording: they wait apart, so that the others need not."""
+"""Events that another session is recording at the moment, retried apart from the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAUSE = 0.02  # seconds between two tries
 
 class Held:
     """
-    Try again what other sessions hold, one after the other: together they take one connection at most.
+    Retry held events one after the other, so that together they use one connection at most.
 
     A caller is answered once its events are recorded, or with `StorageHeld` after `PATIENCE`.
     """
@@ -39,7 +39,7 @@ class Held:
         return not all(wanted.isdisjoint(keys(each)) for callers, _ in self._waiting for each, _ in callers)
 
     def add(self, callers: list[Caller]) -> None:
-        """Let callers wait whose events another session is recording, or seems to."""
+        """Add callers whose events another session is recording, or seems to be."""
         self._waiting.append((callers, monotonic() + PATIENCE))
         if self._task is None:
             self._task = asyncio.create_task(self._insist(), name="publish what is held")
@@ -76,7 +76,7 @@ class Held:
             self._waiting.clear()
 
     def _lose_patience(self, error: StorageHeld) -> None:
-        """Answer those who have waited long enough: all of them, for each turn takes as long as a lock is tried."""
+        """Answer every caller past its patience; a single try may take as long as the lock timeout."""
         for callers, ends in self._waiting:
             if ends <= monotonic():
                 for caller in callers:

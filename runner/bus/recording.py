@@ -22,7 +22,7 @@ class LocalWorker(Protocol):
 
     def take(self, claim: Claim, until: float) -> None:
         """
-        Dispatch these events; not refused any more once a lease was given.
+        Dispatch these events; never refuse them after a lease was given.
 
         Args:
             until: when that lease ends, on the monotonic clock.
@@ -33,13 +33,13 @@ class Recording:
     """Record the events of callers, and answer them."""
 
     def __init__(self, store: EventStore, announce: Callable[[str], None], local_worker: LocalWorker | None) -> None:
-        """Args: announce signals work that nobody has taken, by the id of its newest event."""
+        """Args: announce signals work that was not handed over, with the id of its newest event."""
         self._store = store
         self._announce = announce
         self._local_worker = local_worker
 
     async def __call__(self, callers: list[Caller]) -> None:
-        """Record what `callers` gave in one transaction, and answer them; let through what the store raises."""
+        """Record the events of `callers` in one transaction, and answer them; errors of the store propagate."""
         events = callers[0][0] if len(callers) == 1 else [each for publications, _ in callers for each in publications]
         receipts, handed_over = await self._append(events)
         start = 0

@@ -21,7 +21,7 @@ LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs e
 
 
 class Signals:
-    """Send signals through a strategy, behind the back of whoever publishes; those that pile up become one."""
+    """Send signals through a strategy in the background; merge those that pile up."""
 
     def __init__(self, strategy: NotifyStrategy) -> None:
         """Args: strategy may take its time."""
@@ -52,7 +52,7 @@ class Signals:
 
 
 class SessionSignals:
-    """Signal what was published inside sessions of the user's, each once its outermost transaction has ended."""
+    """Signal events published inside users' sessions, once the outermost transaction has ended."""
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         """Args: announce signals work, by the id of its newest event; after a rollback it does so for nothing."""

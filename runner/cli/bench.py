@@ -1,4 +1,4 @@
-"""`runner bench`: what the database of a configuration gives, with the real bus and the real worker."""
+"""`runner bench`: measure the database of a configuration with the real bus and the real worker."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def bench(path: Path, events: int, subscriptions: int, keep: bool, as_json: bool
 
 
 async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until the first signal to end; it cleans up then, and further signals do not disturb that."""
+    """Run `work` until the first termination signal, then let it clean up undisturbed by further signals."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     interrupted = False

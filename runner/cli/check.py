@@ -67,7 +67,7 @@ def check(path: Path, online: bool, as_json: bool) -> None:
 
 @dataclass
 class _Online:
-    """How the servers were found."""
+    """The state of the servers."""
 
     tables: dict[str, Any] | None = None  # None: not usable
     nats: list[dict[str, Any]] = field(default_factory=list)
@@ -107,7 +107,7 @@ def _plan(config: Config) -> Iterator[str]:
 
 
 async def _connect(config: Config, found: _Online, show: Callable[[str], object]) -> None:
-    """Take note of how every server is, and show it; raise afterwards what keeps a runner from starting."""
+    """Check every server and show its state; raise afterwards what keeps a runner from starting."""
     from ..builder import nats_subjects
 
     failure: RunnerError | None = None
@@ -154,7 +154,7 @@ def _tables_line(*, current: str | None, pending: Sequence[str], owner: str | No
 
 
 async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> dict[str, Any]:
-    """Return how a connection was found, and for each of the subjects why NATS would refuse what is sent there."""
+    """Return the state of a connection, and for each subject the reason why NATS would refuse messages to it."""
     from ..errors import StrategyError
     from ..nats.connection import Broker
 

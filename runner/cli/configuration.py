@@ -1,4 +1,4 @@
-"""`runner config`: what the configuration means, and what it may say."""
+"""`runner config`: show the configuration and the schema of its keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where `events tail` has got to in a sequence that does not become visible in order."""
+"""The position of `events tail` in a sequence whose numbers do not become visible in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PREPARED = "-1/"  # how the id of a prepared transaction begins, which has anot
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """Numbers that have not been seen; `waits` are the writers that may still fill it, None until it is known who."""
+    """Numbers not seen yet; `waits` are the writers that may still fill them, None until they are known."""
 
     first: int
     last: int
@@ -23,7 +23,7 @@ class _Gap:
 
 class Cursor:
     """
-    What has been seen of a growing sequence in which a number may appear after a later one.
+    The numbers seen of a growing sequence in which a number may appear after a later one.
 
     Numbers are given out before the commit that makes them visible, so a gap may fill; after a rollback it never
     does. Each gap is looked at again for as long as any writer is left that was at work after it was seen: call
@@ -58,7 +58,7 @@ class Cursor:
         return False
 
     def look(self, writers: Collection[str]) -> None:
-        """Take note of who writes now."""
+        """Record the current writers."""
         self._gaps = [_Gap(gap.first, gap.last, gap.since, _left(gap.waits, writers)) for gap in self._gaps]
 
     def settle(self, now: float) -> int:

@@ -204,7 +204,7 @@ async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json
 
 
 def _held_by(view: DeliveryView, holds: Mapping[str, str]) -> str | None:
-    """Return what a delivery waits for beside its time."""
+    """Return the reason, other than its due time, for which a delivery waits."""
     return holds.get(view.subscription) if view.state == "pending" else None
 
 

@@ -1,4 +1,4 @@
-"""`runner instances`: which processes take part."""
+"""`runner instances`: list the processes of the deployment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event loop, and the collector beside it, that verbs run on when they do the work of a runner."""
+"""The event loop and the garbage collector of verbs that do the work of a runner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _THRESHOLDS = (50_000, 20, 50)  # objects, and collections of the next younger g
 
 def tune_gc() -> None:
     """
-    Have the garbage collector look less often, and never again at what is there already.
+    Run the garbage collector less often, and exclude the objects that exist already.
 
     A claim is a few thousand objects, none of them in a cycle, and at Python's own threshold of 700 the
     collector takes a quarter of the process's CPU time to find that out (docs/decisions/0026).
@@ -24,7 +24,7 @@ def tune_gc() -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the loop; None, for Python's own, where uvloop is not built for the platform."""
+    """Return the factory of the event loop: uvloop's, or None for Python's own where uvloop is not available."""
     try:
         import uvloop
     except ImportError:

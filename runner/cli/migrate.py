@@ -50,7 +50,7 @@ def migrate(path: Path, only_status: bool, only_sql: bool, only_roles: bool, as_
 
 async def standing(config: Config, storage: Storage) -> tuple[MigrationStatus, str | None]:
     """
-    Return where the tables stand, and the deployment that owns them, None if nobody does yet.
+    Return the status of the tables, and the deployment that owns them; None if they have no owner.
 
     Raises:
         ForeignDeployment: another deployment does.

@@ -113,7 +113,7 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
 
 @contextlib.contextmanager
 def _absent(package: str) -> Iterator[None]:
-    """Import what is imported within as where `package` is not installed, unless it is loaded already."""
+    """Import modules inside the block as if `package` were not installed, unless it is loaded already."""
     if package in sys.modules:
         yield
         return

@@ -58,19 +58,19 @@ def tell(text: str, *, wait: bool = True) -> None:
 
 
 def tell_unheard(reason: str) -> None:
-    """Print that what was recorded could be signalled to nobody."""
+    """Print that events were recorded, but no signal could be sent."""
     from ..errors import readable
 
     tell(f"warning: recorded, but not signalled ({readable(reason)}); delivered at the next poll")
 
 
 def drop_output() -> None:
-    """Throw away what is still to be written; the interpreter would complain about it again at exit."""
+    """Discard unwritten output, which the interpreter would complain about again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_line(text: str) -> None:
-    """Print one line of text on standard output, without secrets; what of it could steer a terminal is escaped."""
+    """Print one line of text on standard output, without secrets and with control characters escaped."""
     echo(printable(redacted(text)))
 
 
@@ -128,7 +128,7 @@ def brief(time: datetime) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return the same JSON without what could steer a terminal; JSON itself allows U+009B, say, as it is."""
+    """Return the same JSON with control characters escaped; JSON itself allows U+009B, for example."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
@@ -148,7 +148,7 @@ def _text(cell: object, time: Callable[[datetime], str]) -> str:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far a long piece of work is, if standard error is a terminal; call what is given with each advance."""
+    """Show the progress of long work if standard error is a terminal; call the result with each advance."""
     if not sys.stderr.isatty():
         yield lambda _number: None
         return
@@ -163,7 +163,7 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def accounted(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show progress as `progress()` does; after an interrupt print how far it was."""
+    """Show progress as `progress()` does; print the count after an interrupt."""
     from asyncio import CancelledError
 
     done = 0
@@ -182,7 +182,7 @@ def accounted(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def _color_system() -> Literal["auto"] | None:
-    """Return what rich may style with: nothing at all under NO_COLOR, which for rich leaves bold and dim."""
+    """Return the color system for rich: none under NO_COLOR, where rich itself would keep bold and dim."""
     return None if os.environ.get("NO_COLOR") else "auto"
 
 

@@ -1,4 +1,4 @@
-"""The `runner` command: its verbs, loaded when asked for, and the one place that turns errors into exit codes."""
+"""The `runner` command: its verbs, imported on demand, and the mapping of errors to exit codes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order in which somebody meets them, not by alphabet."""
+        """Return the verbs in the order of use, not alphabetically."""
         return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is meant; for one that does not exist name those that are alike."""
+        """Return the command; for an unknown one, suggest similar names."""
         try:
             return super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:  # it knows of the commands that are loaded, none
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; say on standard error what went wrong."""
+    """Run one command line and return its exit code; print errors on standard error."""
     try:
         _check_encoding(arguments)
         code = PROGRAM.main(list(arguments), prog_name="runner", standalone_mode=False)
@@ -146,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _open_streams() -> None:
     """
-    Have something behind the three standard descriptors, whichever of them came closed.
+    Open the standard descriptors that were closed when the process started.
 
     Else the first file or connection that is opened takes the place of standard error, and gets what is meant for that.
     """
@@ -163,12 +163,12 @@ def _open_streams() -> None:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """Take SIGTERM for SIGINT: process 1 of a container has no end of its own for it."""
+    """Treat SIGTERM as SIGINT, because process 1 of a container has no default action for it."""
     signal.raise_signal(signal.SIGINT)
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:
-    """Raise `UsageError` for an argument that no event, no database and no terminal could take."""
+    """Raise `UsageError` for an argument that is not UTF-8."""
     for number, argument in enumerate(arguments, 1):
         try:
             argument.encode()
@@ -177,21 +177,21 @@ def _check_encoding(arguments: Sequence[str]) -> None:
 
 
 def _show(error: click.ClickException) -> None:
-    """Print what is wrong with the command line, and how it is used."""
+    """Print the fault of the command line, and its usage."""
     shown = io.StringIO()
     error.show(shown)
     tell(shown.getvalue().removesuffix("\n"))
 
 
 def _print_error(error: RunnerError) -> None:
-    """Print a failure we have a name for; the faults of a file already say where they are."""
+    """Print an expected failure; the faults of a file name their places themselves."""
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))
     tell(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}")
 
 
 def _print_unexpected(error: Exception) -> None:
-    """Print an unforeseen failure in one line, without its text, which could carry a payload or a DSN."""
+    """Print an unexpected failure in one line, without its text, which could contain a payload or a DSN."""
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))
         return

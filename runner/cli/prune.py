@@ -1,4 +1,4 @@
-"""`runner prune`: forget what is older than its retention, now."""
+"""`runner prune`: delete the events that are past retention, now."""
 
 from __future__ import annotations
 

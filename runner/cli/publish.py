@@ -32,14 +32,14 @@ _BATCH = 500  # events in one transaction
 
 @dataclass(frozen=True, slots=True)
 class _When:
-    """When the events are due; at most one of the two is given."""
+    """The due time of events; at most one of the two fields is set."""
 
     delay: timedelta | None
     deliver_at: datetime | None
 
     @property
     def given(self) -> bool:
-        """Whether that is another time than at once."""
+        """Whether the events are due later than at once."""
         return self.delay is not None or self.deliver_at is not None
 
     def moment(self) -> datetime:
@@ -113,7 +113,7 @@ def publish(
 def _event(
     type_: str, *, data: str | None, content_type: str | None, source: str | None, subject: str | None, id_: str | None
 ) -> Event:
-    """Return the event the options describe; its data keeps every byte it was given as."""
+    """Return the event described by the options, with its data byte for byte."""
     from ..event import Event, new_id
 
     content = None if data is None else _content(data)
@@ -143,7 +143,7 @@ def _content(data: str) -> bytes:
 
 
 def _limited(file: BinaryIO) -> bytes:
-    """Read to the end, but not beyond what an event may hold."""
+    """Read to the end, or up to the size limit of an event."""
     from ..event import MAX_DATA_BYTES
 
     content = file.read(MAX_DATA_BYTES + 1)
@@ -191,7 +191,7 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
 
 
 async def _matcher(config: Config, operations: Operations) -> Matcher[str] | None:
-    """Return who gets which events; None if the store does not tell, which is no failure of what was recorded."""
+    """Return the matcher of the active subscriptions; None if they cannot be read, which does not fail the publish."""
     from ..errors import RunnerError
 
     try:
@@ -202,7 +202,7 @@ async def _matcher(config: Config, operations: Operations) -> Matcher[str] | Non
 
 @contextmanager
 def _recorded() -> Iterator[None]:
-    """Print what was recorded; that nobody can read it does not undo it, and is no failure."""
+    """Print the receipt; a closed output does not undo the publish, and is no failure."""
     try:
         yield
     except OutputClosed:
@@ -240,7 +240,7 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
 
 
 def publish_file(path: Path, name: str, *, as_json: bool) -> None:
-    """Publish what was exported: what is recorded is left as it is, also where its time was the bus's own."""
+    """Publish exported events; those already recorded are left alone, even if the bus had set their time."""
     from ..operations.event_file import check, is_stream
 
     expected = None if is_stream(name) else check(name)

@@ -66,7 +66,7 @@ class _Voice:
         self._log = structlog.get_logger(__name__)
 
     def built(self, runner: Runner, config: Config) -> None:
-        """Say what was built."""
+        """Print the summary of the runner, and warnings about its configuration."""
         from ..config import advice
 
         if self.json:
@@ -78,14 +78,14 @@ class _Voice:
             tell(line, wait=False)
 
     def how_to_publish(self, path: Path) -> None:
-        """Say how to publish an event."""
+        """Print the command that publishes an event."""
         if self.json:
             self._log.info("publish one", command=_publish_command(path))
         else:
             tell(f"publish one:  {_publish_command(path)}", wait=False)
 
     def aborted(self) -> None:
-        """Say that the end came before the start."""
+        """Print that the process was stopped before it had started."""
         if self.json:
             self._log.warning("stopped before it had started")
         else:
@@ -99,7 +99,7 @@ class _Voice:
 
 class _Signals:
     """
-    What the outside asks for, from the first moment of the process on.
+    The signals that the process was sent, from its first moment on.
 
     The handlers are Python's own and not the event loop's, so that a second signal ends the process
     even when code of the user's blocks the loop.
@@ -113,7 +113,7 @@ class _Signals:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGHUP."""
+        """Install the handlers of SIGTERM, SIGINT and SIGHUP."""
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
@@ -179,14 +179,14 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -
 
 
 def _publish_command(path: Path) -> str:
-    """Return what to type in another shell, with the command as it was typed in this one."""
+    """Return the command that publishes an event from another shell, in the form this one was typed."""
     program = Path(sys.argv[0])
     command = "python -m runner" if program.name == "__main__.py" else sys.argv[0]
     return f"{command} publish -c {shlex.quote(str(path))} hello.world --data '{{\"n\": 1}}'"
 
 
 def _reread(path: Path, running: Config) -> tuple[Runner, Config] | None:
-    """Return what the file describes now; None, with its faults in the log, when that cannot take over."""
+    """Return the configuration as the file has it now; log its faults and return None if it cannot be used."""
     import structlog
 
     from ..builder import build
@@ -212,7 +212,7 @@ def _reread(path: Path, running: Config) -> tuple[Runner, Config] | None:
 async def _replace(
     old: Runner, old_config: Config, new: Runner, new_config: Config, signals: _Signals
 ) -> tuple[Runner, Config]:
-    """Stop the old runner, start the new one; when that fails, start the old configuration again."""
+    """Stop the old runner and start the new one; if that fails, start the old configuration again."""
     import structlog
 
     from ..builder import build
@@ -236,7 +236,7 @@ async def _replace(
 
 
 def _reasons(error: Exception) -> list[str]:
-    """Return what may be shown of an error: the text of our own, the type of others, whose text may hold a secret."""
+    """Return the safe part of an error: the text of our own, else the type, since a text may hold a secret."""
     return str(error).splitlines() if isinstance(error, RunnerError) else [f"it raised {type(error).__name__}"]
 
 

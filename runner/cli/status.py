@@ -21,7 +21,7 @@ __all__ = ["status"]
 @config_option
 @json_option
 def status(path: Path, as_json: bool) -> int:
-    """Say in one screen how the deployment is, and end with 0 if it is well.
+    """Show the state of the deployment on one screen; exit with 0 if it is healthy.
 
     \b
     0  healthy

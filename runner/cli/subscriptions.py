@@ -1,4 +1,4 @@
-"""`runner subscriptions`: look at who wants which events; pause, resume or remove it."""
+"""`runner subscriptions`: look at subscriptions, and pause, resume or remove them."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _read(file: BinaryIO) -> Event:
 
 
 def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
-    """Take a policy out of `fields`, and return it as a field for each of its own."""
+    """Remove a policy from `fields`, and return its own fields under prefixed names."""
     keys = fields.pop(name)
     return {name: "off"} if keys is None else {f"{name}.{key}": getattr(policy, key) for key in keys}
 
@@ -256,7 +256,7 @@ async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json
 
 
 def _who() -> str:
-    """Return who types: the user and the host, as far as the system knows them."""
+    """Return the user and the host of this process, as far as the system knows them."""
     import getpass
     import socket
 

@@ -1,4 +1,4 @@
-"""`runner why`: what keeps one event from one subscription."""
+"""`runner why`: explain why one event is not delivered to one subscription."""
 
 from __future__ import annotations
 

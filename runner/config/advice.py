@@ -1,4 +1,4 @@
-"""Advice on a valid configuration: warnings of what its author hardly meant."""
+"""Warnings about valid settings that their author probably did not intend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_PROMISE = ("disable", "allow", "prefer")  # the modes in which anything is s
 
 
 def advice(config: Config) -> list[str]:
-    """Return the warnings for the author of `config`: its place in the file, what is odd, and the cure."""
+    """Return the warnings about `config`: the place in the file, the oddity, and the cure."""
     return [*_storage_in_clear(config), *_unused_sinks(config), *_polling_only(config), *_advised_by_options(config)]
 
 

@@ -18,7 +18,7 @@ _DEFAULTS = BreakerPolicy()
 
 
 class Breaker(Model):
-    """When nothing more is tried for a subscription that only fails, and for how long."""
+    """When deliveries of a failing subscription are suspended, and for how long."""
 
     failures: Number = Field(
         default=_DEFAULTS.failures, ge=1, le=10_000, description="Failures in a row before nothing is tried."
@@ -30,7 +30,7 @@ class Breaker(Model):
 
 
 class BreakerOverride(optional(Breaker)):  # type: ignore[misc]  # its fields are those of `Breaker`
-    """The same for one subscription; what is left out comes from the defaults."""
+    """The same for one subscription; missing fields come from the defaults."""
 
     def over(self, defaults: Breaker | None) -> BreakerPolicy | None:
         """Return the policy, each field from here or else from `defaults`; None if both are off or empty."""

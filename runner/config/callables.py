@@ -30,7 +30,7 @@ def is_reference(text: str) -> bool:
 
 def import_callable(reference: str) -> Callable[..., Any]:
     """
-    Return what `module:name` names; modules of the working directory are found too, after all others.
+    Import `module:name`; modules of the working directory are found after all others.
 
     Raises:
         ValueError: the reference has another form, does not import, is not there, or cannot be called.
@@ -52,7 +52,7 @@ def import_callable(reference: str) -> Callable[..., Any]:
 
 def import_exception(reference: str) -> type[Exception]:
     """
-    Return the exception of Python's own, or the one that `module:Class` names.
+    Return a built-in exception, or the one named by `module:Class`.
 
     Raises:
         ValueError: it does not import, or is no exception.

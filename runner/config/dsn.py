@@ -50,7 +50,7 @@ _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dsn:
     """
-    Where the store is, and how to get in.
+    The address of the store, and the login.
 
     PostgreSQL: `hosts` with ports, in the order they are tried; a host that starts with `/` is the
     directory of a socket. `connect_timeout` is in seconds, for each host; None is no limit from here.
@@ -75,7 +75,7 @@ class Dsn:
     @classmethod
     def parse(cls, text: str, base: Path) -> Dsn:
         """
-        Return what `text` says.
+        Parse a DSN.
 
         Understands libpq's URIs (several hosts, sockets, percent-encoding, its parameters) and SQLAlchemy's
         (`+asyncpg`, `+aiosqlite`, `?host=a:1&host=b:2`).
@@ -98,7 +98,7 @@ class Dsn:
 
     def completed(self, *, password: Secret | None, tls: str, environ: Mapping[str, str]) -> Dsn:
         """
-        Return the DSN with what stands beside it in the file, and then with what libpq takes from the environment.
+        Return the DSN completed by the options beside it in the file, then by libpq's environment variables.
 
         Args:
             password: the one that is kept apart.
@@ -121,7 +121,7 @@ class Dsn:
 
     @property
     def is_remote(self) -> bool:
-        """Whether a host is reached by a network, be it that of this machine; False for sockets and files."""
+        """Whether a host is reached by TCP, also on this machine; False for sockets and files."""
         return any(not host.startswith("/") for host, _ in self.hosts)
 
     @property
@@ -130,7 +130,7 @@ class Dsn:
         return self._url(MASK)
 
     def reveal(self) -> str:
-        """Return the DSN with its password, for a program that takes nothing else; never log it."""
+        """Return the DSN with its password, for programs that need it; never log it."""
         return self._url(quote(self.password.reveal(), safe="") if self.password else "")
 
     def __str__(self) -> str:
@@ -174,7 +174,7 @@ def _sqlite_path(rest: str, base: Path) -> Path:
 
 
 def _postgresql(rest: str, base: Path) -> dict[str, Any]:
-    """Return the fields of the DSN that `authority/database?parameters` gives."""
+    """Return the fields of a DSN from `authority/database?parameters`."""
     found = re.fullmatch(r"([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?", rest)
     if not found:
         raise ValueError(f"a '#' cannot be part of a DSN; {_ENCODE}")

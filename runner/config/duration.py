@@ -1,4 +1,4 @@
-"""Durations as people write them: `30s`, `25ms`, `1h30m`, `7d`."""
+"""Durations as text: `30s`, `25ms`, `1h30m`, `7d`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXAMPLES = "30s, 25ms, 1h30m or 7d"
 
 def parse_duration(text: object) -> timedelta:
     """
-    Return the duration `text` says.
+    Parse a duration.
 
     Not left to a library: those at hand take `1h, er, 30m` and read `5mm` as five months.
 

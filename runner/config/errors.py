@@ -1,4 +1,4 @@
-"""Faults of a configuration file: where they are, and how values are named in them."""
+"""Faults of a configuration file: their places, and the wording of values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:./-]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong; line and column count from 1, a position of None is the file as a whole."""
+    """One fault; line and column count from 1, a position of None means the whole file."""
 
     message: str
     path: KeyPath = ()
@@ -57,7 +57,7 @@ class Fault:
 
 
 def config_error(file: str, faults: Iterable[Fault], more: int = 0) -> ConfigError:
-    """Return the error that lists the first faults in the order of the file; `more` are not among them."""
+    """Return the error that lists `faults` in the order of the file; `more` is the number left out."""
     ordered = sorted(dict.fromkeys(faults), key=lambda fault: fault.position or (0, 0))
     lines = list(dict.fromkeys(redacted(fault.line(file)) for fault in ordered[:MOST_FAULTS]))
     more += max(0, len(ordered) - MOST_FAULTS)
@@ -65,7 +65,7 @@ def config_error(file: str, faults: Iterable[Fault], more: int = 0) -> ConfigErr
 
 
 def path_text(path: KeyPath) -> str:
-    """Return the path as people write it: `subscriptions[1].retry`; anything odd in a key is escaped."""
+    """Return the path as text, `subscriptions[1].retry`; unusual characters of keys are escaped."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -80,18 +80,18 @@ def _is_simple(key: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Return the text in quotes, in one line, printable, cut when long, and without what may be a credential."""
+    """Return the text quoted: one line, printable, shortened, without possible credentials."""
     text = _harmless(text[: 10 * _LONGEST_ECHO])
     return repr(text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…")
 
 
 def shape(value: object) -> str:
-    """Return what kind of thing a value is, where it may be a secret in the wrong place."""
+    """Return the kind of a value, for messages where the value may be a misplaced secret."""
     return "text" if isinstance(value, str) else got(value)
 
 
 def _harmless(text: str) -> str:
-    """Return the text with `***` in place of what a URL, a login or a header may have of a secret, or a token is."""
+    """Return the text with `***` in place of possible secrets: parts of URLs, logins, headers, tokens."""
     scheme, separator, _ = text.partition("://")
     if separator:
         return f"{scheme if _SCHEME.fullmatch(scheme) else ''}://{MASK}"
@@ -104,7 +104,7 @@ def _harmless(text: str) -> str:
 
 
 def got(value: object) -> str:
-    """Return how a wrong value is named in a message."""
+    """Return the wording of a wrong value for a message."""
     match value:
         case None:
             return "nothing"
@@ -132,7 +132,7 @@ def complaint(word: str, expected: Collection[str], *, what: str) -> str:
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """Return `; did you mean '…'?`, or nothing where no word is close, or where enough have been compared."""
+    """Return `; did you mean '…'?`; empty if no word is close or the effort is used up."""
     if not spend(len(known)):
         return ""
     close = difflib.get_close_matches(word[:_LONGEST_ECHO], sorted(known), n=1, cutoff=0.6)
@@ -140,7 +140,7 @@ def suggestion(word: str, known: Collection[str]) -> str:
 
 
 def spend(effort: int) -> bool:
-    """Take `effort`, in comparisons of words, from what one file may cost. Return False when it is used up."""
+    """Spend `effort`, in word comparisons, from the budget of one file; return False when it is used up."""
     left = _efforts.get()
     if left is None:
         return True
@@ -150,7 +150,7 @@ def spend(effort: int) -> bool:
 
 @contextlib.contextmanager
 def limited_effort() -> Iterator[None]:
-    """Bound what faults cost within: to compare every wrong word with every right one takes minutes."""
+    """Limit the word comparisons inside the block; comparing every wrong word with every right one takes minutes."""
     token = _efforts.set([_EFFORT])
     try:
         yield

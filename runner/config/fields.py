@@ -1,4 +1,4 @@
-"""Field types of the schema, and what they are told about the file around them."""
+"""Field types of the schema, and the context of the file they are checked in."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Model(BaseModel):
 
 
 def optional(model: type[Model]) -> Any:
-    """Return `model` with every field as one that may be left out or null: for a section that overrides another."""
+    """Return `model` with every field optional and nullable, for a section that overrides another."""
     fields: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         annotation: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
@@ -63,7 +63,7 @@ def optional(model: type[Model]) -> Any:
 
 @dataclass(slots=True)
 class Context:
-    """Facts that one part of the file needs of the others, gathered before any of them is checked."""
+    """Facts that parts of the file need of each other, gathered before validation."""
 
     base: Path = field(default_factory=Path)
     dsn: Dsn | None = None
@@ -79,7 +79,7 @@ class Context:
 
     @classmethod
     def of(cls, document: object, base: Path, environ: Mapping[str, str], imports: bool = True) -> Context:
-        """Return what can be said of a document that nobody has checked yet."""
+        """Gather the facts of an unchecked document."""
         storage, sinks = _part(document, "storage", dict), _part(document, "sinks", dict)
         strategies, subscriptions = _part(document, "strategies", list), _part(document, "subscriptions", list)
         try:
@@ -106,7 +106,7 @@ class Context:
         )
 
     def claim(self, what: str, name: str) -> None:
-        """Take a name that only one may have. Raise `ValueError` for the second."""
+        """Reserve a unique name. Raise `ValueError` if it is taken."""
         if (what, name) in self.names:
             raise ValueError(f"a second {what} is called {quoted(name)}; names are unique")
         self.names.add((what, name))
@@ -122,12 +122,12 @@ def _kind(plugin: object) -> str:
 
 
 def context_of(info: ValidationInfo) -> Context:
-    """Return the context of the file; without one, the working directory is the base and nothing else is known."""
+    """Return the context of the file; the default has the working directory as its base and no facts."""
     return info.context if isinstance(info.context, Context) else Context()
 
 
 def is_near(host: str) -> bool:
-    """Return whether nobody else can listen on the way to `host`: a socket, or this machine itself."""
+    """Return whether the way to `host` is private: a socket, or this machine itself."""
     if host.startswith("/") or host == "localhost" or host.endswith(".localhost"):
         return True
     try:

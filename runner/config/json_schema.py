@@ -1,4 +1,4 @@
-"""The schema of the file in the form editors use to complete and check it."""
+"""The JSON Schema of the file, for editors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def json_schema() -> dict[str, Any]:
 
 
 class _Generator(GenerateJsonSchema):
-    """Writes durations as the file does, and lets `${…}` stand for numbers and bools."""
+    """Write durations in the form of the file, and accept `${…}` for numbers and bools."""
 
     def encode_default(self, dft: Any) -> Any:
         return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)

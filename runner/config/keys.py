@@ -1,4 +1,4 @@
-"""The keys of the schema, as a tree to look things up in."""
+"""The keys of the schema as a tree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANY_INDEX = "[]"
 
 
 def known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys that a mapping at `path` may have; none where the schema does not say."""
+    """Return the allowed keys of a mapping at `path`; empty where the schema has none."""
     node: Any = model
     for step in path:
         children = _children(node)
@@ -29,12 +29,12 @@ def known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
 
 
 def schema_keys(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every key, such as `sinks.<name>.nats.tls` or `subscriptions[].sink`, and what the schema says of it."""
+    """Yield every key, such as `sinks.<name>.nats.tls` or `subscriptions[].sink`, with its part of the schema."""
     yield from _walk(model, "")
 
 
 def given_keys(model: type[BaseModel], document: object) -> Iterator[tuple[KeyPath, FieldInfo, dict[str, Any]]]:
-    """Yield every key of the schema in `document`: its path, what the schema says of it, and the mapping it is in."""
+    """Yield every key of the schema in `document`: its path, its part of the schema, and the mapping that holds it."""
     yield from _given(model, document, ())
 
 
@@ -61,7 +61,7 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def _children(node: Any) -> Mapping[Any, Any]:
-    """Return what is one step further down, by key; `<name>` and `[]` stand for any."""
+    """Return the children by key; `<name>` and `[]` stand for any."""
     if isinstance(node, PluginField):
         return node.table
     if fields := _fields(node):
@@ -75,7 +75,7 @@ def _children(node: Any) -> Mapping[Any, Any]:
 
 
 def _fields(node: Any) -> dict[str, FieldInfo]:
-    """Return the fields of a model by the key they have in the file; none for anything else."""
+    """Return the fields of a model by their keys in the file; empty for anything else."""
     if not (isinstance(node, type) and issubclass(node, BaseModel)):
         return {}
     return {info.alias or name: info for name, info in node.model_fields.items()}

@@ -1,4 +1,4 @@
-"""The built-in kinds of strategy and sink: one line each, its options and its class together in a file of its own."""
+"""The built-in kinds of strategies and sinks, one line each: a reference to the options in the file of the kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a file to a configuration, or to the list of everything that is wrong with it."""
+"""Load a configuration from a file, or raise the list of its faults."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
 
 
 def _keep_kinds(source: Source) -> None:
-    """Leave the kind of a plug-in whose main option is left out: `polling: ${EVERY:-}` is `polling`."""
+    """Keep the kind of a plug-in whose main option is empty: `polling: ${EVERY:-}` is `polling`."""
     for path in source.left_out:
         if len(path) == 3 and path[0] in ("strategies", "sinks"):
             with contextlib.suppress(LookupError, TypeError):  # something around it is a fault, and said
@@ -77,7 +77,7 @@ def _keep_kinds(source: Source) -> None:
 
 
 def _refuse_inactive(source: Source) -> None:
-    """Take out of the document what this version does not act on: a promise that is not kept is a fault."""
+    """Remove the keys that this version does not act on, and report each as a fault."""
     for path, cure, mapping in _inactive(source.value):
         if mapping.pop(str(path[-1])) not in (None, False, []):
             message = f"this version does not act on it yet: {cure}"
@@ -85,7 +85,7 @@ def _refuse_inactive(source: Source) -> None:
 
 
 def _inactive(document: object) -> list[tuple[KeyPath, str, dict[str, Any]]]:
-    """Return the keys that this version does not act on: path, what to do instead, and the mapping each is in."""
+    """Return the keys that this version does not act on: the path, the cure, and the mapping that holds the key."""
     return [
         (path, str(info.json_schema_extra["inactive"]), mapping)
         for path, info, mapping in given_keys(Config, document)
@@ -105,7 +105,7 @@ def dump(config: Config) -> dict[str, Any]:
 
 
 def _shown(policy: RetryPolicy) -> dict[str, Any]:
-    """Return the policy as a file says it, which never says both a schedule and waits that double."""
+    """Return the policy in the form of the file: either a schedule or doubling waits."""
     fields = {name: getattr(policy, name) for name in Retry.model_fields} | {"schedule": policy.schedule or None}
     left_out = {"delay", "max_delay"} if policy.schedule else set[str]()
     return Retry.model_construct(**fields).model_dump(mode="json", exclude=left_out)
@@ -126,7 +126,7 @@ def _content(path: Path, file: str) -> bytes:
 
 
 def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
-    """Return the first faults in the order of the file, and how many more there are; to word all would take minutes."""
+    """Return the first faults in the order of the file, and how many more there are; wording all would take minutes."""
     items = []
     for item in error.errors(include_url=False):
         path: KeyPath = tuple(step for step in item["loc"] if step != "[key]")

@@ -1,4 +1,4 @@
-"""Messages for the author of the file, made of pydantic's errors."""
+"""Turn pydantic's errors into messages for the author of the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["describe"]
 
 def describe(error: Mapping[str, Any], known: Iterable[str]) -> str:
     """
-    Return what one of pydantic's errors means to the author of the file.
+    Return the message for one of pydantic's errors.
 
     Args:
         error: an item of `ValidationError.errors()`.
@@ -76,7 +76,7 @@ def _unknown_key(key: object, known: Iterable[str]) -> str:
 
 
 def _shape(value: object) -> str:
-    """Name the kind of a value that should have been text; its content might be a secret in the wrong place."""
+    """Return the kind of a value that should have been text; its content may be a misplaced secret."""
     match value:
         case bool():
             return "a yes/no value; quote it"
@@ -92,5 +92,5 @@ def _no_choice(value: object, choices: list[str]) -> str:
 
 
 def _written(value: object) -> str:
-    """Name a value whose bounds are checked; a duration is read by then."""
+    """Return the wording of a value out of bounds; durations are parsed by then."""
     return format_duration(value) if isinstance(value, timedelta) else got(value)

@@ -37,19 +37,19 @@ class Options(Model):
     uniform: ClassVar[bool] = False
 
     def check(self, context: Context) -> None:
-        """Raise `ValueError` when the rest of the file does not go with this plug-in."""
+        """Raise `ValueError` if the plug-in contradicts the rest of the file."""
 
     def advice(self) -> Iterator[tuple[str, str]]:
-        """Yield what the author is likely not to want: the option, and the warning."""
+        """Yield warnings about unlikely settings: the option, and the text."""
         return iter(())
 
     def build(self, context: Any) -> Any:
-        """Return the strategy or sink; `context` is what those of its seam are given. Nothing connects yet."""
+        """Build the strategy or sink with the context of its seam. Nothing connects yet."""
         raise NotImplementedError
 
 
 class Kinds(Mapping[str, type[Options]]):
-    """The built-in kinds by name; the module of one is imported when it is asked for."""
+    """The built-in kinds by name; each module is imported on demand."""
 
     def __init__(self, references: Mapping[str, str]) -> None:
         """Args: references name the options of each kind, as `module:class`."""

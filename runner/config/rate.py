@@ -1,4 +1,4 @@
-"""Rates in the configuration."""
+"""Rates in the configuration file."""
 
 from __future__ import annotations
 

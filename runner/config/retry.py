@@ -1,4 +1,4 @@
-"""Retries in the file: the section, and what one subscription has of its own."""
+"""Retries in the file: the section `retry`, and the override of a subscription."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULTS = RetryPolicy()
 
 
 class Retry(Model):
-    """When a failed delivery is tried again, and when no more."""
+    """When a failed delivery is retried, and when it is dead."""
 
     max_attempts: Number = Field(
         default=_DEFAULTS.max_attempts, ge=1, le=1000, description="Attempts before a delivery is dead."
@@ -44,7 +44,7 @@ class Retry(Model):
 
 
 class RetryOverride(optional(Retry)):  # type: ignore[misc]  # its fields are those of `Retry`
-    """The same for one subscription; what is left out comes from the defaults."""
+    """The same for one subscription; missing fields come from the defaults."""
 
     def over(self, defaults: Retry) -> RetryPolicy:
         """Return the policy, each field from here or else from `defaults`."""

@@ -190,7 +190,7 @@ class SubscriptionEntry(Model):
 
 
 class Worker(Model):
-    """How much one process takes on."""
+    """The limits of one process."""
 
     batch: Number = Field(default=_LIMITS.batch, ge=1, le=10_000, description="Events claimed at once.")
     concurrency: Number = Field(
@@ -300,17 +300,17 @@ class Config(Model):
         return data | {"strategies": default_strategies(context_of(info))}
 
     def attach(self, file: str, source: Source) -> Config:
-        """Remember where the values stand, for `locate()`; return the configuration."""
+        """Keep the places of the values for `locate()`; return the configuration."""
         self._file, self._source = file, source
         return self
 
     @property
     def file(self) -> str:
-        """The file as the user named it; empty for a configuration that was put together in a program."""
+        """The path of the file as the user gave it; empty for a configuration made in a program."""
         return self._file
 
     def locate(self, path: KeyPath, message: str) -> str:
-        """Return a fault that was found after reading, in one line that begins with its place in the file."""
+        """Return a fault found after loading as one line that begins with its place in the file."""
         return Fault(message, path, self._source.position(path) if self._file else None).line(self._file)
 
     @property
@@ -332,7 +332,7 @@ class Config(Model):
 
 
 def default_strategies(context: Context) -> list[str]:
-    """Return the stack that follows the DSN, in the form the file would have it."""
+    """Return the default strategies of a DSN, in the form of the file."""
     match context.dsn:
         case Dsn(scheme="sqlite"):
             return ["polling", "sqlite"]

@@ -1,4 +1,4 @@
-"""A secret: text that never shows itself."""
+"""A secret: text that is never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML read with care: plain values, and the place of each in the file."""
+"""Read untrusted YAML: plain values, and the place of each in the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEFT_OUT = object()
 @dataclass(slots=True)
 class Source:
     """
-    What a file says, before anybody asks whether it makes sense.
+    The content of a file before validation.
 
     `positions` holds the place of every key and list item. `templates` leads from a substituted value
     back to what the file says, for messages. The values at the `broken` paths are faults already. Those `left_out`
@@ -50,7 +50,7 @@ class Source:
     left_out: dict[KeyPath, str] = field(default_factory=dict)
 
     def position(self, path: KeyPath) -> Position:
-        """Return the place of `path`, or of the nearest thing around it that is in the file."""
+        """Return the place of `path`, or of its nearest ancestor in the file."""
         while path and path not in self.positions:
             path = path[:-1]
         return self.positions.get(path, (1, 1))
@@ -58,7 +58,7 @@ class Source:
 
 def parse_source(content: bytes, substitution: Substitution) -> Source:
     """
-    Return the document in `content`, with its faults; `value` is None when nothing can be said about it.
+    Parse `content` into a document with its faults; `value` is None if it cannot be read.
 
     Cuts early whatever is no configuration: more than 1 MiB, deeper than 32, anchors and aliases,
     merge keys, tags, a second document, more than 50,000 values or 1,000 faults.
@@ -89,11 +89,11 @@ def parse_source(content: bytes, substitution: Substitution) -> Source:
 
 
 class _NotWorthReading(Exception):
-    """The rest of the file is not worth reading."""
+    """Stop reading the rest of the file."""
 
 
 class _Walk:
-    """One pass over the parser's events, so that nothing is built before it is known to be harmless."""
+    """One pass over the parser's events, so that nothing is built before its size is checked."""
 
     def __init__(self, loader: Any, source: Source, substitution: Substitution) -> None:
         self._loader = loader

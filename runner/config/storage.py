@@ -1,4 +1,4 @@
-"""Where events and deliveries are kept: the `storage` section of the file."""
+"""The `storage` section of the file."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message} or ${file:/path}"
 
 
 class LeftOut(Exception):
-    """Nothing is left of a value, as its defaults say: its key may as well not be there."""
+    """Raised for a value that becomes empty: its key counts as missing."""
 
 
 class Substitution:
@@ -41,12 +41,12 @@ class Substitution:
         self._room = _MAX_CHARACTERS
 
     def apply(self, text: str) -> str:
-        """Return the text with every reference replaced. Raise `ValueError`: unset, unreadable, or no such form."""
+        """Return the text with every reference replaced. Raise `ValueError` for unset, unreadable or malformed ones."""
         return _TOKEN.sub(self._counted, text)
 
     def value(self, text: str) -> str | None:
         """
-        Return the text that a whole value becomes, or None for YAML's null as the default: `${VAR:-null}`.
+        Return the text of a whole value, or None for `${VAR:-null}`.
 
         Raises:
             LeftOut: nothing is left of it, as its defaults say: `${VAR:-}`.

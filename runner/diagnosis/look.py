@@ -1,4 +1,4 @@
-"""The look at the store that a verdict rests on."""
+"""Read the store for a verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNDISPATCHED = 1000  # events that are matched one by one; what else is queued 
 
 
 async def look(storage: Storage) -> Snapshot:
-    """Return what the store knows now, in a few statements whose cost has a bound."""
+    """Return a snapshot of the store, by a few statements of bounded cost."""
     overview, records = storage.overview, storage.records
     return snapshot(
         await overview.queue(),

@@ -1,4 +1,4 @@
-"""Why an event does not match a subscription: the first clause that fails, and on which value."""
+"""Explain why an event does not match a subscription: the failing clause and the value."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _failing(subscription: Subscription, event: Event) -> Iterator[Clause]:
 
 
 def _of_filter(spec: Mapping[str, Any], where: str, event: Event) -> Iterator[Clause]:
-    """Yield the clauses of a filter that fail; of those inside an `any` or a `not` none by itself."""
+    """Yield the failing clauses of a filter; an `any` or a `not` fails as a whole."""
     for name, operand in spec.items():
         place = f"{where}.{name}"
         match name:
@@ -75,7 +75,7 @@ def _of_filter(spec: Mapping[str, Any], where: str, event: Event) -> Iterator[Cl
 
 
 def _seen(operand: object, event: Event) -> str:
-    """Return the attributes that a filter looks at, as the event has them."""
+    """Return the attributes used by a filter, with the values of the event."""
     names = dict.fromkeys(_attributes(operand))
     return ", ".join(f"{name} {event.attribute(name)!r}" for name in names)
 

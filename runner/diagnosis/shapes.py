@@ -1,4 +1,4 @@
-"""The shapes of a diagnosis as JSON; `runner status --json` and `/status` share them."""
+"""The JSON forms of a diagnosis, shared by `runner status --json` and `/status`."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Verdict(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    One thing an operator is to know. With the verdict `HEALTHY` it is a note.
+    One finding for an operator. With the verdict `HEALTHY` it is a note.
 
     Attributes:
         kind: a stable name, such as `dead_letters`.
@@ -65,7 +65,7 @@ class Finding:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscribed:
     """
-    One subscription and what it has to do.
+    One subscription and its workload.
 
     Attributes:
         undispatched: how many events that are not dispatched yet it matches; an estimate unless `exact`.
@@ -94,7 +94,7 @@ class Subscribed:
 
     @property
     def failing_since(self) -> datetime | None:
-        """When the first failure was after which nothing succeeded; None if something did, or nothing waits failed."""
+        """The time of the first failure since the last success; None if no failed delivery waits."""
         start, success, failure = self.load.failing_from, self.recent.last_success, self.recent.last_failure
         if start is None or success is None or success < start:
             return start
@@ -102,7 +102,7 @@ class Subscribed:
 
     @property
     def state(self) -> str:
-        """In a few words."""
+        """The state in a few words."""
         if not self.active:
             return "inactive"
         if self.registered.paused:
@@ -215,7 +215,7 @@ def shares(undispatched: Iterable[Event], known: Iterable[Registered]) -> Mappin
 
 
 def judge(seen: Snapshot) -> Report:
-    """Return the verdict on what was seen."""
+    """Return the verdict on a snapshot."""
     found = [*_instances(seen), *_strategies(seen), *_queue(seen)]
     for each in seen.subscriptions:
         found += _subscription(each, seen.now)
@@ -224,12 +224,12 @@ def judge(seen: Snapshot) -> Report:
 
 
 def unreachable(reason: str, cure: str, kind: str = "store_away") -> Report:
-    """Return the verdict where the store cannot be asked."""
+    """Return the verdict for a store that cannot be reached."""
     return Report(Verdict.DOWN, [Finding(Verdict.DOWN, kind, "", reason, cure)], None)
 
 
 def age(since: datetime, now: datetime) -> str:
-    """Return how long ago something was, in whole seconds."""
+    """Return an age in whole seconds."""
     return format_duration(timedelta(seconds=max(0, round((now - since).total_seconds()))))
 
 

@@ -1,4 +1,4 @@
-"""Why a delivery is not made: whether the event matches, and what holds it now, until when, and how to let it go."""
+"""Explain why a delivery is not made: the match, what holds it, until when, and the cure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Answer", "Reason", "why"]
 @dataclass(frozen=True, slots=True)
 class Reason:
     """
-    One thing that holds a delivery, or ended it.
+    One reason that holds a delivery, or ended it.
 
     Attributes:
         kind: a stable name, such as `breaker`.
@@ -127,7 +127,7 @@ class _Question:
         return Reason("unrecorded", "it matches, and no delivery is recorded", cure=again)
 
     def _of_delivery(self) -> Iterator[Reason]:
-        """Yield what holds a delivery that waits or runs."""
+        """Yield the reasons that hold a delivery which waits or runs."""
         hold = self.hold
         later = hold.due_at is not None and hold.due_at > hold.now
         if hold.state is DeliveryState.LEASED and hold.token is None:
@@ -147,7 +147,7 @@ class _Question:
         yield from self._in_turn()
 
     def _of_subscription(self) -> Iterator[Reason]:
-        """Yield what holds all deliveries of the subscription."""
+        """Yield the reasons that hold all deliveries of the subscription."""
         hold, subscription = self.hold, self.hold.registered.subscription
         if not hold.active:
             cure = "put it back into the file, or call subscribe() again"
@@ -172,7 +172,7 @@ class _Question:
             yield Reason("stuck", "every live instance is stuck", cure="read their logs: runner instances")
 
     def _in_turn(self) -> Iterator[Reason]:
-        """Yield what the order and the rate of the subscription hold back."""
+        """Yield the reasons given by the order and the rate of the subscription."""
         hold, subscription = self.hold, self.hold.registered.subscription
         if hold.turn is not None and subscription.order_by is not None:
             key = f"{subscription.order_by} {hold.turn.key!r}"
@@ -189,7 +189,7 @@ class _Question:
                 yield Reason("rate", f"its rate of {rate} is used up", hold.now + rate.wait(ahead))
 
     def _holder(self, token: int) -> str:
-        """Return whose lease a token is."""
+        """Return the holder of a lease by its token."""
         for each in self.live:
             if each.holder == holder_of(token):
                 return f"instance {each.instance.id} ({each.instance.host}:{each.instance.pid})"

@@ -1,1 +1,1 @@
-"""What the process says: log lines, messages, and what is kept out of both."""
+"""Log lines and messages of the process, and the redaction of secrets."""

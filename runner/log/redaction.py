@@ -1,4 +1,4 @@
-"""The secrets this process knows, and how they are kept out of whatever is written down or printed."""
+"""Keep the secrets of this process out of everything that is written or printed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _spellings: tuple[str, ...] = ()  # the longest first, because one may be part o
 
 def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
     """
-    Remember a secret, to be hidden from now on in all its spellings.
+    Register a secret, to be hidden in all its encodings.
 
     Args:
         public: what stands in the open beside it. A password that is the name of its user hides nothing.
@@ -60,7 +60,7 @@ def redacted(text: str, *, cut: bool = False) -> str:
 
 
 def _begun(text: str, spelling: str) -> int:
-    """Return how many characters at the end of the text are the beginning of the spelling; 0 for very few."""
+    """Return how many characters at the end of the text begin `spelling`; 0 if very few."""
     beginning, tail = spelling[:_SHORTEST], text[max(0, len(text) - len(spelling) + 1) :]
     at = tail.find(beginning)
     while at >= 0:
@@ -71,7 +71,7 @@ def _begun(text: str, spelling: str) -> int:
 
 
 def _spelled(secret: str) -> Iterator[str]:
-    """Yield the secret as it is, and as it looks in a URL, in JSON, Python and HTML, and within Base64."""
+    """Yield the encodings of a secret: plain, URL, JSON, Python, HTML, Base64."""
     yield secret
     for encoded in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
         yield encoded
@@ -85,7 +85,7 @@ def _spelled(secret: str) -> Iterator[str]:
 
 
 def _within_base64(secret: bytes) -> Iterator[str]:
-    """Yield what of Base64 depends on the secret alone, wherever in it that begins: after a user, for instance."""
+    """Yield the part of Base64 that depends on the secret alone, at each of the three offsets."""
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret + bytes(-(before + len(secret)) % 3)).decode()
         begin = -(-before * 8 // 6)

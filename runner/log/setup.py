@@ -62,7 +62,7 @@ def configure(
 
 def configure_own(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> LogWriter:
     """
-    Send our own log events to `stream`, standard error unless given, and leave `logging` to the program we are in.
+    Send this package's log events to `stream`, standard error by default, and leave `logging` to the program.
 
     To log never raises and never waits, whatever the stream is or becomes; see `LogWriter`.
 
@@ -84,7 +84,7 @@ def configure_own(level: str = "info", format: str = "auto", stream: TextIO | No
 
 def tell(text: str, *, wait: bool = True) -> None:
     """
-    Print a message for people on standard error, after all that was logged before it; like the log, it never raises.
+    Print a message on standard error, after everything logged before it; never raise.
 
     Args:
         wait: until it is read, if somebody does; without, it goes out behind the caller, as the log does.
@@ -97,7 +97,7 @@ def tell(text: str, *, wait: bool = True) -> None:
 
 
 def flush() -> None:
-    """Give what was logged up to a second to go out."""
+    """Wait until logged lines are written, at most a second."""
     if _current is not None:
         _current.flush()
 
@@ -130,25 +130,25 @@ def _number(level: str) -> int:
 
 
 class _Logger:
-    """Where structlog leaves its lines."""
+    """Pass the lines of structlog to the log writer."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.msg = writer.write
 
     def __getattr__(self, name: str) -> Callable[[str], None]:
-        """Return what takes a line of any level."""
+        """Return the function that takes a line, for any level."""
         return self.msg
 
 
 class _Handler(logging.Handler):
-    """Where `logging` leaves its records."""
+    """Pass the records of `logging` to the log writer."""
 
     def __init__(self, writer: LogWriter) -> None:
         super().__init__()
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record; of one whose arguments do not fit its text, the text."""
+        """Write the record, or only its text if its arguments do not fit."""
         try:
             line = self.format(record)
         except KeyboardInterrupt:
@@ -161,7 +161,7 @@ class _Handler(logging.Handler):
 
 class _Rendering:
     """
-    Make a line of an event by a chain of processors, whatever the values of its fields do when they are shown.
+    Render an event as a line by a chain of processors, even if the `repr()` of a field fails.
 
     What raises is shown by its type, for the sake of the other fields.
     """

@@ -1,4 +1,4 @@
-"""Text that is fit for a terminal."""
+"""Make text safe for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["printable"]
 
 
 def printable(text: str) -> str:
-    """Return `text` with its control characters escaped, so that no stranger's text can steer a terminal."""
+    """Return `text` with its control characters escaped, so that it cannot control a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

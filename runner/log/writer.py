@@ -1,4 +1,4 @@
-"""The log writer: takes lines at once, and writes them behind the back of whoever logs."""
+"""The log writer: accepts lines at once, and writes them in a thread."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LogWriter:
         self._full = False  # whether the last try found no room
 
     def write(self, line: str) -> None:
-        """Take a line; it is written soon, without the secrets this process knows, or counted as dropped."""
+        """Accept a line; it is written soon, with secrets redacted, or counted as dropped."""
         line = redacted(line)
         if not self._threaded:
             self._write_in_place(line)
@@ -92,7 +92,7 @@ class LogWriter:
         self._queue.put(None)
 
     def forget(self) -> None:
-        """Begin anew in a forked child, which has no thread, and no claim to the lines of its parent."""
+        """Reset the writer in a forked child, which has no thread and must not write its parent's lines."""
         self._forget()
 
     def _running(self) -> bool:
@@ -127,14 +127,14 @@ class LogWriter:
             self._dropped += count
 
     def _report(self) -> None:
-        """Say how many lines are missing."""
+        """Write how many lines were dropped."""
         with self._lock:
             count, self._dropped = self._dropped, 0
         if not self._write(self.report(count).encode(self._encoding, "backslashreplace") + b"\n"):
             self._drop(count)
 
     def _write(self, data: bytes) -> bool:
-        """Write all of `data`, however long that takes; return False where nobody can ever read it."""
+        """Write all of `data`, however long that takes; return False if the stream is closed for good."""
         assert self.stream is not None
         pauses = doubling(0.02, _LONGEST)
         while data:
@@ -166,7 +166,7 @@ class LogWriter:
 
 
 def _is_file(stream: TextIO | None) -> bool:
-    """Return whether a stream is Python's own on a descriptor, so that what is written to one is seen in the other."""
+    """Return whether a stream is one of Python's own on a file descriptor."""
     try:
         buffer = getattr(stream, "buffer", None)
     except ValueError:  # it was detached

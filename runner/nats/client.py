@@ -1,4 +1,4 @@
-"""nats-py's client, which knows what became of every message, and says nothing before it is encrypted."""
+"""A client of nats-py that proves the fate of every message, and sends nothing before encryption."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Sent = tuple[str, "asyncio.Future[errors.Error | None] | None"]
 
 class GuardedClient(Client):
     """
-    A client whose messages are proven, one way or the other.
+    A client that reports for each message whether the server has taken it.
 
     A server handles what we say in order, and a PONG answers each PING. So whatever it complains about between two
     PONGs was sent between their PINGs: the messages there form a window, which the PONG proves but for those that
@@ -62,7 +62,7 @@ class GuardedClient(Client):
             transport._io_writer.transport.abort()
 
     async def send(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> None:
-        """Hand a message over. What becomes of it nobody learns."""
+        """Send a message without waiting for its fate."""
         self._window.append((_named(subject), None))
         with honest_cancellation():
             await self.publish(subject, payload, headers=dict(headers) if headers else None)
@@ -70,7 +70,7 @@ class GuardedClient(Client):
     async def prove(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, reply: str = "", timeout: float
     ) -> None:
-        """Hand a message over, and return when the server has taken it. Raise `errors.Error` when it has not."""
+        """Send a message and return when the server has taken it. Raise `errors.Error` if it has not."""
         proof: asyncio.Future[errors.Error | None] = asyncio.get_running_loop().create_future()
         self._window.append((_named(subject), proof))
         try:
@@ -89,7 +89,7 @@ class GuardedClient(Client):
 
     async def try_publish(self, subject: str, *, timeout: float) -> None:
         """
-        Raise `errors.Error` unless messages may be published to `subject`; nobody gets one.
+        Raise `errors.Error` unless publishing to `subject` is permitted; no message is sent.
 
         The server checks the right to publish first and refuses the reserved reply next, so the message goes nowhere.
         """
@@ -165,7 +165,7 @@ class GuardedClient(Client):
 
 
 class _BoundedParser(Parser):
-    """nats-py's parser, which would keep a line or a message without an end, and die of many kinds of nonsense."""
+    """A parser with limits; nats-py's own keeps lines without end, and fails on many malformed inputs."""
 
     @override
     async def parse(self, data: bytes = b"") -> None:
@@ -184,7 +184,7 @@ class _BoundedParser(Parser):
 
 @contextlib.contextmanager
 def honest_cancellation() -> Iterator[None]:
-    """Raise the cancellation that nats-py swallows while it waits for room in its buffers."""
+    """Raise the cancellation that nats-py swallows while it waits for buffer space."""
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
     yield
@@ -193,7 +193,7 @@ def honest_cancellation() -> Iterator[None]:
 
 
 def _named(subject: str) -> str:
-    """Return the subject as a refusal spells it; what Go would escape otherwise matches nothing, hence everything."""
+    """Return the subject as the server spells it in a refusal."""
     escaped = subject.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'.lower()
 

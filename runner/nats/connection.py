@@ -79,13 +79,13 @@ class Broker:
         return self._link.client.max_payload if self._link is not None else None
 
     async def start(self) -> None:
-        """Begin to connect, and return at once. A second call does nothing."""
+        """Begin to connect, and return at once. Idempotent."""
         if self._options.tls_insecure:
             log.warning("nats tls insecure", detail="nobody checks who the server is; remove tls.insecure")
         self._loop.start()
 
     async def stop(self) -> None:
-        """Send what was handed over, then close; takes at most three seconds."""
+        """Send pending messages, then close, within three seconds."""
         await self._loop.stop(timeout=1.0)
         link, self._link = self._link, None
         if link is not None:
@@ -112,7 +112,7 @@ class Broker:
         self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None, *, confirm: bool = False
     ) -> None:
         """
-        Hand a message to the server.
+        Send a message to the server.
 
         Args:
             confirm: return only when the server has it and has not refused it. A connection is never resumed, so the
@@ -132,13 +132,13 @@ class Broker:
         self.counts.published += 1
 
     async def try_publish(self, subject: str) -> None:
-        """Raise `BrokerError` unless we may publish to `subject` now. Nobody gets a message."""
+        """Raise `BrokerError` unless publishing to `subject` is permitted now. No message is sent."""
         with self._carrier() as link:
             await link.client.try_publish(subject, timeout=2 * ANSWER_TIMEOUT)
 
     @contextlib.contextmanager
     def _carrier(self) -> Iterator[Link]:
-        """Lend the connection for a message, and turn what nats-py raises into our own errors."""
+        """Use the connection for a message, and map the errors of nats-py."""
         link = self._link
         if link is None or not link.alive:
             raise BrokerError(f"not connected to NATS: {self.last_error}")
@@ -150,13 +150,13 @@ class Broker:
             raise BrokerError(f"{link.server.address}: {_reason(error)}") from error
 
     def _check(self) -> None:
-        """Let the supervisor look at the connection, and at the subscriptions, now."""
+        """Have the supervisor check the connection and the subscriptions now."""
         self._subscriptions = {each for each in self._subscriptions if not each.cancelled}
         if self._link is not None:
             self._link.attention.set()
 
     async def _session(self) -> None:
-        """Bring a new connection into use, retire the one before it, and watch it to its end."""
+        """Put a new connection into use, retire the one before it, and watch it until it ends."""
         link = await self._dial()
         retired, self._link, self._last = self._link, link, link.server
         self.counts.connects += 1
@@ -239,7 +239,7 @@ class Broker:
 
 
 def _check_message(subject: str, payload: bytes, headers: Mapping[str, str] | None, max_payload: int) -> None:
-    """Refuse what would make the server drop the message unsaid, or close the connection all share."""
+    """Refuse a message that the server would drop silently, or that would close the shared connection."""
     if not _PUBLISHABLE.fullmatch(subject):
         raise MessageRefused(
             f"subject {subject!r}: expected tokens separated by dots, none of them empty, without spaces, '*' or '>'"
@@ -252,7 +252,7 @@ def _check_message(subject: str, payload: bytes, headers: Mapping[str, str] | No
 
 
 def _reason(error: BaseException) -> str:
-    """Return an error's text where it is known to hold no secret, its name elsewhere."""
+    """Return the text of an error if it is known to hold no secret, else its type."""
     if isinstance(error, (*LOST, StrategyError)) and str(error):
         return readable(str(error))
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""Errors of a message on NATS, apart from the connection, so that they can be caught without nats-py."""
+"""Errors of a message on NATS, importable without nats-py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["BrokerError", "MessageRefused"]
 
 
 class BrokerError(StrategyError):
-    """The message did not reach NATS, or nobody knows whether it did; it may be sent again."""
+    """The message did not reach NATS, or its fate is unknown; it may be sent again."""
 
 
 class MessageRefused(BrokerError):
-    """The message can never be sent: its subject, its headers or its size are not what NATS takes."""
+    """NATS can never take the message, because of its subject, headers or size."""

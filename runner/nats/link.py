@@ -39,7 +39,7 @@ class Counts:
 
 
 class Subscription:
-    """A wish to hear a subject, fulfilled on every connection until `cancel()`."""
+    """A subscription to a subject, renewed on every connection until `cancel()`."""
 
     def __init__(
         self, subject: str, heard: Callable[[bytes], None], ready: Callable[[], None], changed: Callable[[], None]
@@ -52,7 +52,7 @@ class Subscription:
         self._changed = changed
 
     def renew(self) -> None:
-        """Ask the server again; a refusal is told once, and to nobody in particular."""
+        """Subscribe again; the server reports a refusal only once."""
         self.version += 1
         self._changed()
 
@@ -81,7 +81,7 @@ class Link:
         return self.client.is_connected
 
     async def open(self, options: BrokerOptions, name: str) -> None:
-        """Connect, or raise whatever stands in the way."""
+        """Connect, or raise the reason why not."""
         server = self.server
         material = Material()
         if options.credentials or options.needs_tls(server):
@@ -113,7 +113,7 @@ class Link:
             raise errors.Error("the server's greeting makes no sense")
 
     async def reconcile(self, wanted: set[Subscription]) -> None:
-        """Make the server send what is wanted and nothing else."""
+        """Bring the subscriptions of the server in line with the wanted ones."""
         for subscription, (version, interest) in list(self._interests.items()):
             if subscription not in wanted or subscription.version != version:
                 del self._interests[subscription]

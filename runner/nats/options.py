@@ -1,4 +1,4 @@
-"""Where NATS is and how to prove who we are: parsed and checked before nats-py sees any of it."""
+"""Addresses and credentials of NATS, parsed and checked before nats-py gets them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ ServerUrl = Annotated[str, AfterValidator(_server_url)]
 
 
 def _split_server(server: Any) -> tuple[Any, dict[str, str]]:
-    """Return the URL without user, password and token, and those."""
+    """Split user, password and token from the URL; return all of them."""
     if not isinstance(server, str) or "@" not in server:
         return server, {}
     scheme, separator, rest = server.partition("://")
@@ -133,7 +133,7 @@ class NatsConnection(Options):
     @model_validator(mode="before")
     @classmethod
     def _split_userinfo(cls, data: Any) -> Any:
-        """nats-py forgets what a URL says for the servers it discovers, and does not decode it."""
+        """Move the login of a URL to its own options; nats-py neither decodes it nor uses it for discovered servers."""
         if not isinstance(data, dict):
             return data
         servers = data.get("servers")
@@ -201,7 +201,7 @@ class BrokerOptions:
 
     @classmethod
     def of(cls, connection: NatsConnection) -> BrokerOptions:
-        """Return the options a configuration gives."""
+        """Return the options of a configuration."""
         tls = connection.tls
         return cls(
             servers=tuple(connection.servers or ()),
@@ -222,7 +222,7 @@ class BrokerOptions:
         return tuple(map(Server.parse, self.servers))
 
     def needs_tls(self, server: Server) -> bool:
-        """Return whether nothing may be said to `server` in clear."""
+        """Return whether the connection to `server` must be encrypted."""
         return bool(server.tls or self.tls or self.tls_ca or self.tls_cert or self.tls_handshake_first)
 
     def material(self, server: Server) -> Material:

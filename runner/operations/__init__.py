@@ -1,4 +1,4 @@
-"""Operations of a person on a bus beside publishing, the same behind every door: the rules, and who is told."""
+"""Operations on a bus other than publishing, the same for the command line, the library and HTTP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CANCELLABLE = (DeliveryState.PENDING, DeliveryState.LEASED)
 
 
 def hold_of(registered: Registered, active: bool) -> str | None:
-    """Return what keeps a subscription from being delivered to; None for nothing."""
+    """Return the reason why a subscription is not delivered to; None if it is."""
     if not active:
         return "inactive"
     if registered.paused:
@@ -112,7 +112,7 @@ class Operations:
         return await self._change(which, change, CANCELLABLE, "cancelled")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
-        """Acknowledge a delivery that its sink deferred; see `Records.ack()`."""
+        """Acknowledge a deferred delivery; see `Records.ack()`."""
         changed = await self.records.ack(reference, subscription, failure=failure)
         if changed and (failure is not None or self._in_order(subscription)):
             self._announce()  # a failure is claimed at once, and behind a success the next of its line
@@ -120,7 +120,7 @@ class Operations:
 
     async def cancel_event(self, reference: str) -> tuple[EventView, int]:
         """
-        Cancel what of an event is still to come; return the event as it was, and how many deliveries that are.
+        Cancel the open deliveries of an event; return the event as it was, and their number.
 
         Raises:
             NotFound: there is no such event.
@@ -146,7 +146,7 @@ class Operations:
         return await self.records.replay(query, every=every, dry_run=dry_run, advance=advance)
 
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
-        """Pause or resume a subscription; return whether that changed anything. Raise `NotFound`."""
+        """Pause or resume a subscription; return whether it changed. Raise `NotFound`."""
         changed = await self._storage.store.set_paused(name, paused, by)
         if changed:
             self._announce()
@@ -154,7 +154,7 @@ class Operations:
 
     async def remove(self, name: str, *, file: Collection[str] = (), force: bool = False, dry_run: bool = False) -> int:
         """
-        Forget a subscription; cancel what waits or runs for it, and return how many deliveries that are.
+        Remove a subscription; cancel its open deliveries, and return how many.
 
         What has ended stays on record until its retention is over, without the name.
 
@@ -183,11 +183,11 @@ class Operations:
     async def prune(
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
     ) -> int:
-        """Delete the events that are past their retention; return how many. Nobody has to hear of it."""
+        """Delete the events past retention; return how many. Workers need no signal."""
         return await Pruner(self._storage.archive, retention).run(dry_run=dry_run, report=report)
 
     async def matcher(self, file: Sequence[Subscription]) -> Matcher[str]:
-        """Return who gets which events: the active subscriptions, and those of a file that none may have read yet."""
+        """Return the matcher of the active subscriptions and those of a file, which may not be in the store yet."""
         _, known = await self._storage.store.subscriptions()
         wanted = [*(each.subscription for each in known), *file]
         return Matcher((each, each.name) for each in wanted)
@@ -202,7 +202,7 @@ class Operations:
             raise NotFound(f"{error}; the event is {event.state}") from error
 
     async def holds(self) -> Mapping[str, str]:
-        """Return what keeps each subscription from being delivered to; none of those that are."""
+        """Return, by name, the reason why each held subscription is not delivered to."""
         known = await self.records.registered()
         return {each.subscription.name: hold for each, active, _ in known if (hold := hold_of(each, active))}
 
@@ -244,7 +244,7 @@ class Operations:
         return number
 
     def _telling(self, advance: Callable[[int], object], *, dry_run: bool) -> Callable[[int], object]:
-        """Return an `advance` that tells the workers of each batch: the first one need not wait for the last."""
+        """Return an `advance` that signals the workers after each batch."""
 
         def tell(number: int) -> None:
             if number and not dry_run:

@@ -84,7 +84,7 @@ def _decode(place: str, line: bytes) -> Event:
 
 
 async def _arriving(name: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-    """Yield, after each read, the lines that are complete, with their places; of one that is too long its beginning."""
+    """Yield, after each read, the complete lines with their places; only the beginning of one that is too long."""
     descriptor = _open(name)
     try:
         rest, count = bytearray(), 0
@@ -108,7 +108,7 @@ async def _arriving(name: str) -> AsyncIterator[list[tuple[str, bytes]]]:
 
 
 async def _readable(descriptor: int) -> None:
-    """Wait for input without a thread, which could not be interrupted."""
+    """Wait for input without a thread, because a thread could not be interrupted."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     try:

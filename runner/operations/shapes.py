@@ -1,4 +1,4 @@
-"""The JSON objects in which records are shown: one for each kind, the same behind every door."""
+"""The JSON forms of records, the same for the command line and HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def event_json(view: EventView) -> dict[str, Any]:
-    """Return an event: what the store knows of it, and under `event` the CloudEvent in its JSON format."""
+    """Return an event: its record, and under `event` the CloudEvent in JSON format."""
     return {
         "seq": view.seq,
         "state": view.state,
@@ -80,7 +80,7 @@ def subscription_json(registered: Registered, active: bool, open_deliveries: Map
 
 
 def _breaker(trip: Trip | None) -> dict[str, Any]:
-    """Return how a breaker is; `breaker_left` is the seconds until a delivery may be tried."""
+    """Return the state of a breaker; `breaker_left` is the seconds until a delivery may be tried."""
     left = None if trip is None else max(0.0, trip.left.total_seconds())
     state = "closed" if left is None else "open" if left else "half-open"
     return {"breaker_state": state, "breaker_left": left, "breaker_trips": 0 if trip is None else trip.number}
@@ -106,5 +106,5 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
 
 
 def receipt_json(receipt: Receipt) -> dict[str, Any]:
-    """Return a receipt in the shape the HTTP API answers with, too."""
+    """Return a receipt."""
     return {"id": receipt.id, "source": receipt.source, "seq": receipt.seq, "duplicate": receipt.duplicate}

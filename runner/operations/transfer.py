@@ -1,4 +1,4 @@
-"""Publishing many events batch by batch, as from a file, with an account of what became of them."""
+"""Publish many events batch by batch, and count the results."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Transfer:
 
     async def publish(self, batch: Sequence[tuple[str, Event]]) -> Sequence[Receipt]:
         """
-        Publish events, each given with its place (`events.jsonl:17`); return the receipts of those that were.
+        Publish events, each with its place (`events.jsonl:17`); return the receipts of the recorded ones.
 
         An interrupted call counts what it had under way, too, because that is recorded all the same.
         """
@@ -91,7 +91,7 @@ class Transfer:
             self.unwanted += sum(not self._matcher.match(event) for _, event in batch)
 
     async def _publish(self, batch: Sequence[tuple[str, Event]], *, exported: bool) -> Sequence[Receipt]:
-        """Publish in order what is in no conflict; halving finds the few that are without a commit for each event."""
+        """Publish in order the events without a conflict; find the others by halving, not by one commit each."""
         try:
             return await self._bus.publish_many(
                 [Publication(event, self._delay, self._deliver_at) for _, event in batch]

@@ -1,4 +1,4 @@
-"""The pruner: forgets events for which nothing is left to do, once they are old enough."""
+"""The pruner: deletes events past retention."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHOLE = timedelta(days=1)  # after it, at the latest, a pass begins with the ol
 
 class Pruner:
     """
-    Walk the events from the oldest to the first that is too young, and remove those that are over.
+    Delete the events past retention, page by page from the oldest.
 
     After each page it rests as long as the page took. A pass goes on where the last one ended; what was
     not over then (a delivery that is dead, or still tried) is looked at again by a whole pass, which comes
@@ -46,18 +46,18 @@ class Pruner:
         self._passes = Background("prune", self._pass, nudge=self._ending.set, longest=60.0)
 
     async def start(self) -> None:
-        """Begin with a pass soon; with nothing to forget, ever, do nothing."""
+        """Begin with a pass soon; do nothing if events are kept for ever."""
         self._ending.clear()
         if self._retention.shortest is not None:
             self._passes.start()
 
     async def stop(self) -> None:
-        """Return once the page in hand is done."""
+        """Return once the current page is done."""
         await self._passes.stop()
 
     async def run(self, *, dry_run: bool = False, report: Callable[[int], object] = lambda _number: None) -> int:
         """
-        Walk from where the last pass ended, from the oldest event at first, and return how many events went.
+        Delete events from where the last pass ended; return how many.
 
         Args:
             dry_run: only count them.
@@ -76,7 +76,7 @@ class Pruner:
         return total
 
     async def _pass(self) -> None:
-        """Wait until the next pass is due, somewhat apart from those of other instances, and make it."""
+        """Wait for the next pass, with jitter, and run it."""
         await wait_for(self._ending, self._wait * random.uniform(0.5, 1.5))
         if monotonic() >= self._whole_at:
             self._after = 0

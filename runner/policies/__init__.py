@@ -1,1 +1,1 @@
-"""Decisions without I/O: what follows from an outcome, when a receiver is left alone, what matches."""
+"""Decisions without I/O: retries, rates, order, breakers, filters, limits."""

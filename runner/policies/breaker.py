@@ -1,4 +1,4 @@
-"""The circuit breaker: leave a receiver that only fails alone, and find out by single deliveries when it is back."""
+"""The circuit breaker: suspend deliveries to a failing receiver, and probe it with single ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Breaker", "BreakerPolicy", "Trip"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
     """
-    When nothing more is tried, and for how long.
+    When deliveries are suspended, and for how long.
 
     After `failures` failed deliveries in a row for `pause`; then twice as long each time the next one
     fails, too, at most `max_pause`.
@@ -29,7 +29,7 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """An open breaker: for which time in a row, and how long until a delivery may be tried (zero or less: now)."""
+    """An open breaker: the number of openings in a row, and the time until a probe (zero or less: now)."""
 
     number: int
     left: timedelta
@@ -56,7 +56,7 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether deliveries run as ever."""
+        """Whether deliveries run without restriction."""
         return self._until is None
 
     def left(self, now: float) -> float:
@@ -64,7 +64,7 @@ class Breaker:
         return 0.0 if self._until is None else max(0.0, self._until - now)
 
     def failed(self, now: float) -> bool:
-        """Take note of a failed delivery; return whether the breaker opened."""
+        """Count a failed delivery; return whether the breaker opened."""
         if self._policy is None or self.left(now) > 0:
             return False
         self.failures += 1
@@ -76,7 +76,7 @@ class Breaker:
         return True
 
     def answered(self, now: float) -> bool:
-        """Take note of a delivery that ended otherwise, be it rejected; return whether the breaker closed."""
+        """Count a delivery that did not fail, a rejected one included; return whether the breaker closed."""
         if self.left(now) > 0:
             return False
         self.failures = 0
@@ -86,11 +86,11 @@ class Breaker:
         return True
 
     def trip(self, now: float) -> Trip | None:
-        """Return what all instances are to know; None while closed."""
+        """Return the state to share with other instances; None while closed."""
         return None if self._until is None else Trip(self.trips, timedelta(seconds=self._until - now))
 
     def learn(self, trip: Trip | None, now: float) -> None:
-        """Take over what all instances know."""
+        """Apply the state shared by other instances."""
         if self._policy is None:
             return
         if trip is not None:

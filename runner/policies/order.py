@@ -1,4 +1,4 @@
-"""Order: by which key deliveries of a subscription stand in line."""
+"""Order: the key by which deliveries of a subscription wait for each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 500  # bytes of a key that are kept as they are; PostgreSQL takes an 
 
 
 def check_order_by(name: str) -> str:
-    """Return `name` if events can be put in order by the attribute of that name. Raise `ValueError` if not."""
+    """Return `name` if events can be ordered by that attribute. Raise `ValueError` if not."""
     if not _NAME.fullmatch(name) or name in ("data", "specversion"):
         raise ValueError("expected the name of an attribute, such as subject or an extension: 1-100 of a-z and 0-9")
     return name
@@ -22,7 +22,7 @@ def check_order_by(name: str) -> str:
 
 def order_key(order_by: str, event: Event, seq: int) -> str:
     """
-    Return the key of the line in which `event` stands, never empty.
+    Return the key of the line of `event`, never empty.
 
     An event without the attribute stands in a line of its own, which its place `seq` in the store names. The first
     character keeps the kinds of keys apart.

@@ -1,4 +1,4 @@
-"""Rates as people write them (`20/s`, `100/m`), and how a rate gives out permits."""
+"""Rates as text (`20/s`, `100/m`), and the permits of a rate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Return the rate `text` says. Raise `ValueError` unless it is a whole number above zero, `/` and s, m or h."""
+        """Parse a rate. Raise `ValueError` unless it is a whole number above zero, `/` and s, m or h."""
         found = _RATE.fullmatch(text)
         if not found:
             raise ValueError("expected a rate such as 20/s, 100/m or 1000/h")
@@ -58,11 +58,11 @@ class Rate:
 
     @property
     def furthest(self) -> timedelta:
-        """How far ahead the instant can be; further is of another rate, or of a clock that has been set back since."""
+        """How far ahead the instant can be; beyond it, the rate or the clock has been changed since."""
         return self.tolerance + self.interval
 
     def believed(self, ahead: timedelta) -> timedelta:
-        """Return `ahead`, or that nothing is used up where it cannot be."""
+        """Return `ahead`, or zero if it is out of range."""
         return ahead if ahead <= self.furthest else timedelta(0)
 
     def permits(self, ahead: timedelta) -> int:

@@ -1,4 +1,4 @@
-"""The retry policy: the only place that decides what follows an outcome."""
+"""The retry policy: decides the settlement of every outcome."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RetryPolicy:
         age: timedelta = timedelta(0),
     ) -> Settlement:
         """
-        Return what is to be written after `attempt` ended with `outcome`.
+        Return the settlement of `attempt` that ended with `outcome`.
 
         Args:
             attempt: the attempt that just ended, counted from 1.
@@ -85,7 +85,7 @@ class RetryPolicy:
         return self.max_age is not None and age > self.max_age
 
     def overdue(self, attempt: int) -> str:
-        """Return why a delivery is dead whose next attempt, after `attempt`, came too late to be made."""
+        """Return the reason of death of a delivery whose next attempt, after `attempt`, was due too late."""
         return f"not tried again after attempt {attempt}: it was due too late for {self._limit()}"
 
     def backoff(self, attempt: int, draw: Callable[[], float] = random.random) -> timedelta:

@@ -1,4 +1,4 @@
-"""The contract of everything that lives as long as the runner, and what runs behind it: loops and tasks."""
+"""The contract of long-lived parts, and their background loops and tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 class Service(Protocol):
     """
-    Something with a start and an end.
+    A part that is started and stopped.
 
     `start()` returns once the service is ready, which never depends on a peer that may be down.
     `stop()` may be called twice, and without `start()`.
@@ -37,7 +37,7 @@ class Service(Protocol):
 
 class Background:
     """
-    The one place that owns background tasks: run a step for ever, survive its errors, stop on request.
+    Run a step for ever in a background task, survive its errors, stop on request.
 
     `step` is awaited again and again. When it raises, whatever that is, the error is logged and the next try waits
     `pause`, doubled at each further error up to `longest`; one success resets it. A task that ends although nobody
@@ -97,11 +97,11 @@ class Background:
 
     @property
     def stalled(self) -> float:
-        """Seconds for which the step has hung, or failed again and again; zero between two steps and at rest."""
+        """Seconds for which the step has hung or kept failing; zero between two steps and at rest."""
         return 0.0 if self._began is None else monotonic() - self._began
 
     async def rest(self, wait: Awaitable[T]) -> T:
-        """Await what the step may wait for as long as it takes."""
+        """Await `wait` without counting as stalled."""
         self._began = None
         try:
             return await wait
@@ -109,7 +109,7 @@ class Background:
             self._began = monotonic()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Replace a task that was not to end."""
+        """Replace a task that ended without `stop()`."""
         if not self._ending.is_set():
             self._began = self._began or monotonic()
             # Not at once: who cancels everything, as `asyncio.run()` does at its end, must not find yet another task.
@@ -149,7 +149,7 @@ class Background:
 
 
 def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Run `work` behind the caller; whatever it raises is in the log, and in the task for whoever asks."""
+    """Run `work` in the background; its error is logged, and kept in the task."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_tell)
     return task
@@ -162,7 +162,7 @@ def _tell(task: asyncio.Task[None]) -> None:
 
 
 def meant_for_task(error: BaseException) -> bool:
-    """Return whether `error` is to end the task that runs, and not only what it did."""
+    """Return whether `error` must end the current task, and not only its current step."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # the loop is gone, and its coroutines are being closed

@@ -1,4 +1,4 @@
-"""The waits between the tries of something that fails."""
+"""Back-off: the waits between retries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEW = 3  # failures in a row
 
 
 def doubling(first: float, longest: float) -> Iterator[float]:
-    """Yield the waits between tries, each twice the one before, at most `longest`."""
+    """Yield the waits between retries, each twice the one before, at most `longest`."""
     wait = first
     while True:
         yield wait
@@ -25,7 +25,7 @@ def doubling(first: float, longest: float) -> Iterator[float]:
 
 class Backoff:
     """
-    The waits between the tries of something that fails, and what the log is told of that.
+    The waits between retries, and the rate-limited log of the failures.
 
     Each wait is twice the one before. The log hears of the first few failures in a row, then of every one whose number
     is a power of two. Of a store that is away it hears not at all if it was told of the outage, and else, since

@@ -1,4 +1,4 @@
-"""Time, as this process sees it. What is due is decided by the database's clock, never here."""
+"""The clock of this process. The database's clock decides what is due, never this one."""
 
 from __future__ import annotations
 

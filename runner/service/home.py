@@ -1,4 +1,4 @@
-"""The event loop of a thing that lives in one."""
+"""Bind an object to one event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Home"]
 
 
 class Home:
-    """The event loop of a thing whose locks, tasks and connections stay bound to the one it was first used in."""
+    """The event loop of an object whose locks, tasks and connections belong to the loop of its first use."""
 
     def __init__(self, what: str) -> None:
         """Args: what the thing is, for the error."""
@@ -18,7 +18,7 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def enter(self) -> None:
-        """Make the running loop its home. Raise `RunnerError` if it has another one."""
+        """Bind to the running loop. Raise `RunnerError` if it is bound to another one."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:

@@ -1,4 +1,4 @@
-"""The watchdog: notices that the event loop is blocked, and says by what."""
+"""The watchdog: detects a blocked event loop, and logs where it is stuck."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Watchdog:
         threading.Thread(target=self._watch, args=arguments, name="watchdog", daemon=True).start()
 
     async def stop(self) -> None:
-        """Watch no longer. Idempotent."""
+        """Stop watching. Idempotent."""
         self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def lag(self) -> timedelta:
-        """Return the longest the loop was held up since the last call, to a quarter of a second."""
+        """Return the longest block of the loop since the last call, to a quarter of a second."""
         lag, self._lag = self._lag, 0.0
         return timedelta(seconds=lag)
 
@@ -91,7 +91,7 @@ class Watchdog:
 
 
 def _stack(thread: int) -> str:
-    """Return where a thread is, the innermost call first."""
+    """Return the stack of a thread, the innermost call first."""
     frame = sys._current_frames().get(thread)
     calls = reversed(traceback.extract_stack(frame)[-_FRAMES:]) if frame else ()
     return " < ".join(f"{call.filename}:{call.lineno} in {call.name}" for call in calls)

@@ -1,4 +1,4 @@
-"""The seam of the places where deliveries go."""
+"""The contract of sinks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["BatchSink", "EventSink", "Sink", "SinkContext"]
 
 class Sink(Protocol):
     """
-    Where deliveries go.
+    A destination of deliveries.
 
     One instance serves every subscription that names it, many deliveries at once. Nothing here
     retries, limits or times out: the worker does, and cancels `deliver()` at the subscription's timeout.
     """
 
     async def start(self) -> None:
-        """Get ready; do not depend on a peer being up. Raise `SinkError` when it can never work."""
+        """Prepare; do not depend on a peer being up. Raise `SinkError` if it can never work."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """
-        Hand over one event; return what became of it.
+        Deliver one event; return its outcome.
 
         May be called twice with the same delivery. Return `ACCEPTED` for success, `Deferred` when
         the success is acknowledged later. An exception counts as `Failed`; return `Rejected` when no further
@@ -37,12 +37,12 @@ class Sink(Protocol):
         """
 
     async def stop(self) -> None:
-        """Release what is held, in bounded time. Idempotent, and safe without `start()`."""
+        """Release resources, in bounded time. Idempotent, and safe without `start()`."""
 
 
 class EventSink(Sink, Protocol):
     """
-    A sink that may need nothing but the event.
+    A sink that can deliver an event without its delivery.
 
     Where `deliver_event` is not None it is called in place of `deliver()`, with the same meaning: a delivery
     object less for each of what may be hundreds of thousands a second.
@@ -58,7 +58,7 @@ class BatchSink(Sink, Protocol):
 
     async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
         """
-        Hand over events of one subscription; return what became of each, in their order.
+        Deliver events of one subscription; return their outcomes in the same order.
 
         An exception, a timeout, or any other number of outcomes, counts as `Failed` for all of them. What
         failed comes again in a batch of its own: reject none for what another may be the cause of.
@@ -68,7 +68,7 @@ class BatchSink(Sink, Protocol):
 @dataclass(frozen=True, slots=True)
 class SinkContext:
     """
-    What a sink may need besides its options.
+    The surroundings of a sink, beside its options.
 
     Attributes:
         deployment_id: fills `{deployment_id}` in templates.

@@ -82,7 +82,7 @@ class NatsSink:
         """Do nothing: the broker connects on its own."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Publish the event and wait for the server's word that it has it."""
+        """Publish the event and wait for the server's confirmation."""
         try:
             headers, payload = to_nats(delivery.event)
             subject = self._subject.of(delivery.event)
@@ -97,12 +97,12 @@ class NatsSink:
         return ACCEPTED
 
     async def stop(self) -> None:
-        """Do nothing: the connection is not ours."""
+        """Do nothing: the broker belongs to the runner."""
 
 
 class Subject:
     """
-    A template such as `orders.{type}`, with places for type, source, subject, id and deployment_id.
+    A template such as `orders.{type}`, with placeholders for type, source, subject, id and deployment_id.
 
     What an event puts into a place can never change the structure of the subject: every character other
     than A-Z, a-z, 0-9, `-` and `_` becomes `_` and the two hexadecimal digits of each of its bytes, and
@@ -135,7 +135,7 @@ class Subject:
 
 
 def examples(template: str, deployment_id: str, types: Iterable[str]) -> list[str]:
-    """Return the subjects that events of these types would go to; a `*`, and what only an event says, is made up."""
+    """Return example subjects for events of these types; values that only an event has are invented."""
     subject = Subject(template, deployment_id)
     made = []
     for pattern in types:

@@ -72,7 +72,7 @@ class PythonSink:
 
     def __init__(self, target: str | Callable[..., Any], *, threads: int = 16, permanent: Sequence[str] = ()) -> None:
         """
-        Look the handler up and decide how it is called.
+        Import the handler and inspect its signature.
 
         Args:
             target: `module:function`, also from the working directory; or the function itself.
@@ -96,7 +96,7 @@ class PythonSink:
         """Do nothing: threads start as they are needed."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Call the handler; an exception it raises comes out as it is, unless it is permanent."""
+        """Call the handler; its exceptions propagate, unless they are permanent."""
         if self._wants_delivery:
             return await self._call(delivery.event, delivery)
         return await self._call(delivery.event)
@@ -146,7 +146,7 @@ def _exception(reference: str) -> type[Exception]:
 
 
 def _wants_delivery(handler: Callable[..., Any], name: str) -> bool:
-    """Return whether it takes the delivery too: a second parameter it needs, or one called so."""
+    """Return whether the handler takes the delivery: a required second parameter, or one of that name."""
     try:
         signature = inspect.signature(handler)
     except ValueError:  # some builtins have none

@@ -1,4 +1,4 @@
-"""The sink that prints: one line on standard output for every delivery."""
+"""The sink that prints one line on standard output for every delivery."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class StdoutSink:
 
 
 def text_line(event: Event) -> bytes:
-    """Return the event as a person reads it, on one line without control characters."""
+    """Return the event as one line of text without control characters."""
     parts = [event.type, event.source, event.id]
     if event.subject is not None:
         parts.append(event.subject)

@@ -52,7 +52,7 @@ class Threads:
         self._calls, self._idle = _Calls(), threading.Semaphore(0)
 
     def _start(self, future: Future[Any]) -> None:
-        """Start another thread. If there is none to be had, the call waits for one of the others, or fails."""
+        """Start another thread. If none can be started, the call waits for another one, or fails."""
         thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started + 1}", daemon=True)
         try:
             thread.start()
@@ -91,7 +91,7 @@ class _Calls:
             return self._waiting.popitem(last=False) if self._waiting else None
 
     def drop(self, future: Future[Any]) -> None:
-        """Forget a call that was cancelled, or do nothing: what it holds need not wait for a thread."""
+        """Remove a cancelled call, so that its arguments are freed at once."""
         with self._changed:
             self._waiting.pop(future, None)
 

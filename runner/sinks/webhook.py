@@ -1,5 +1,5 @@
 """
-The sink that posts: CloudEvents over HTTP, one in binary or structured mode, several in batched mode.
+The sink that posts CloudEvents over HTTP: one in binary or structured mode, several in batched mode.
 
 What an answer means is decided by its status alone, never by its text:
 
@@ -73,7 +73,7 @@ def _web_address(url: str) -> str:
 
 
 def _password_of(credentials: str) -> str:
-    """Return the password in those of HTTP's scheme Basic; nothing where there is none."""
+    """Return the password in the credentials of HTTP's scheme Basic; empty if there is none."""
     try:
         return b64decode(credentials, validate=True).decode().partition(":")[2]
     except ValueError:
@@ -126,7 +126,7 @@ class WebhookOptions(Options):
 
     @field_serializer("url", when_used="json")
     def _shown(self, url: str) -> str:
-        """Many receivers put their key in the query, some in the path."""
+        """Show only the host of the URL, because receivers put keys in the query or the path."""
         parts = urlsplit(redacted(url))
         return parts._replace(query=MASK if parts.query else "").geturl()
 
@@ -194,12 +194,12 @@ class WebhookSink:
         self._started = False
 
     async def start(self) -> None:
-        """Get ready; nothing is connected yet."""
+        """Prepare; nothing connects yet."""
         await self._client.start()
         self._started = True
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Post the event and read what the answer's status means."""
+        """Post the event and return the outcome of the answer's status."""
         try:
             headers, body = self._message(delivery)
         except EventError as error:
@@ -208,7 +208,7 @@ class WebhookSink:
         return answer if isinstance(answer, Failed) else self._outcome(answer.status, answer.headers, answer.body)
 
     async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
-        """Post the events as one JSON array; in halves, where the receiver says that it is too large."""
+        """Post the events as one JSON array; in halves if the receiver answers that it is too large."""
         count = len(deliveries)
         try:
             body = encode_batch(delivery.event for delivery in deliveries)
@@ -275,7 +275,7 @@ class WebhookSink:
 
     def _outcomes(self, answer: bytes, count: int, common: Outcome) -> list[Outcome]:
         """
-        Return what a JSON answer says of each event of a batch: nothing, which is `common`, or a status for each.
+        Return the outcomes of a batch by its JSON answer: `common` for all, or one status each.
 
         `{"outcomes": [200, 422, {"status": 503, "retry_after": 30, "reason": "busy"}]}`, in the order of the batch;
         each means what it would mean as the status of the answer to that event alone.
@@ -291,7 +291,7 @@ class WebhookSink:
         return outcomes
 
     def _told(self, given: object) -> Outcome:
-        """Return what a receiver says of one event, by a status or an object. Raise what says it is neither."""
+        """Return the outcome of one event by its status or object in the answer. Raise if it is neither."""
         fields = given if isinstance(given, dict) else {"status": given}
         status, wait = fields["status"], fields.get("retry_after")
         if type(status) is not int or not 100 <= status < 600:
@@ -301,7 +301,7 @@ class WebhookSink:
 
 
 def _shared(outcome: Outcome, count: int) -> list[Outcome]:
-    """Return the outcome of each event of a batch that got one answer: where one may be to blame, none is rejected."""
+    """Return the outcomes of a batch with a single answer; reject none of several, since one may be at fault."""
     if count > 1 and isinstance(outcome, Rejected):
         reason = f"{outcome.reason}, for a batch of {count}: each is tried alone"
         outcome = Failed(reason, None, outcome.status, outcome.excerpt)
@@ -313,7 +313,7 @@ def _is_json(answer: Answer) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """Return the wait asked for (RFC 9110 §10.2.3), not below zero; None when it makes no sense."""
+    """Return the wait of Retry-After (RFC 9110 §10.2.3), not below zero; None if it is invalid."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"-?[0-9]{1,20}", value):
         return timedelta(seconds=min(max(int(value), 0), _LONGEST_WAIT))
@@ -336,6 +336,6 @@ def _http_date(value: str) -> datetime | None:
 
 
 def _all_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of every request: these, and those that anybody would expect."""
+    """Return the headers of every request: these, and the defaults."""
     given = {name.lower() for name in headers}
     return {name: value for name, value in _DEFAULTS.items() if name.lower() not in given} | dict(headers)

@@ -1,4 +1,4 @@
-"""The wake-up paths: one file for each kind, its options and its class together; `config/kinds.py` lists them."""
+"""Strategies: one file for each kind, with its options and its class; `config/kinds.py` lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam of the wake-up paths."""
+"""The contract of strategies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class NotifyStrategy(Protocol):
 
 @runtime_checkable
 class PushStrategy(NotifyStrategy, Protocol):
-    """A strategy whose signals come from a peer, and that knows whether it hears them."""
+    """A strategy whose signals come from a peer, and which knows whether they arrive."""
 
     @property
     def hears(self) -> bool:
@@ -63,7 +63,7 @@ def _never() -> bool:
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
     """
-    What strategies need from outside.
+    The surroundings of a strategy, beside its options.
 
     Attributes:
         subject: of the deployment, with its places filled in.

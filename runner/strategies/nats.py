@@ -46,7 +46,7 @@ class NatsOptions(NatsConnection):
 
 class Nats:
     """
-    Signals every process that listens on `subject`, and knows whether it would hear one itself.
+    Signal every process that listens on `subject`; prove by probes that signals arrive.
 
     Being connected proves nothing: a subscription that is not permitted looks like any other. So a probe
     goes out on our own subject after every connect, and whenever nothing was heard for `probe_every`.
@@ -75,7 +75,7 @@ class Nats:
 
     @property
     def hears(self) -> bool:
-        """Whether a message on our subject reached us lately, over the connection there is now."""
+        """Whether a message on the subject arrived lately, over the current connection."""
         return self._proven and self._broker.connected
 
     @property
@@ -105,7 +105,7 @@ class Nats:
         return f"connected to {self._broker.server}"
 
     async def start(self, wake: Wake) -> None:
-        """Subscribe as soon as there is a connection. Starts the broker, unless somebody has."""
+        """Subscribe as soon as there is a connection. Start the broker, unless it is started."""
         if self._subscription is not None:
             return
         self._wake = wake
@@ -119,7 +119,7 @@ class Nats:
         self._signals.request(event_id)
 
     async def stop(self) -> None:
-        """Let a last signal out, then fall silent. The broker is stopped by whoever made it."""
+        """Send a last signal, then stop. The broker is stopped by its owner."""
         await self._signals.stop()
         await self._prober.stop(timeout=1.0)
         subscription, self._subscription = self._subscription, None
@@ -138,7 +138,7 @@ class Nats:
         self._wake()
 
     def _subscribed(self) -> None:
-        """Begin anew on a new connection: nothing is proven, and signals may have been missed."""
+        """Reset on a new connection: nothing is proven, and signals may have been missed."""
         self._proven = False
         self._ready.set()
         self._probe_now.set()
@@ -186,7 +186,7 @@ class Nats:
         self._hearing(lately or await self._echo())
 
     async def _echo(self) -> bool:
-        """Return whether anything, a probe for instance, comes in."""
+        """Send a probe, and return whether anything arrives."""
         self._heard.clear()
         try:
             async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""Polling: the wake-up path that cannot fail."""
+"""Polling: wakes this process at intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TICK = 0.25  # seconds between two looks at whether the push strategies still he
 
 
 class PollingOptions(Options):
-    """Look for work at regular times, whatever was or was not heard."""
+    """Look for work at intervals, independent of signals."""
 
     main = "every"
 
@@ -40,7 +40,7 @@ class PollingOptions(Options):
 
 class Polling:
     """
-    Wakes this process every `every`, and every `deaf_every` while `deaf()` says that nothing else does.
+    Wake this process every `every`, and every `deaf_every` while `deaf()` is true.
 
     Each interval is shortened by up to a tenth at random, so that the processes of a deployment do not
     ask the database in step.

@@ -87,7 +87,7 @@ class PostgresOptions(Options):
 
 class Postgres:
     """
-    Signals every process that listens on the channel of `subject`.
+    Signal every process that listens on the channel of `subject`.
 
     A NOTIFY that commits holds a lock that every other one in the cluster waits for, so it never is part
     of a publish: it has its own transaction on the listening connection. A heartbeat there asks whether
@@ -154,7 +154,7 @@ class Postgres:
         self._signals.request(event_id)
 
     async def stop(self) -> None:
-        """Let a last signal out, then close the connection."""
+        """Send a last signal, then close the connection."""
         await self._signals.stop()
         await self._listener.stop(timeout=2.0)
         self._wake = None
@@ -265,7 +265,7 @@ async def _close(connection: asyncpg.Connection) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return our own errors' text; a driver's by name, because it may repeat what it was given."""
+    """Return the text of this package's errors, the type of a driver's, which may repeat its input."""
     if isinstance(error, RunnerError):
         return str(error)
     return type(error).__name__

@@ -21,7 +21,7 @@ FLUSH_TIMEOUT = 1.0  # seconds a last signal gets to go out when we stop
 
 class Signaller:
     """
-    Sends signals one at a time, behind the publishers' backs.
+    Send signals one at a time, in the background.
 
     Those that pile up while one is on its way become one, which leaves after the last of them. One that
     fails is kept and sent again, so that a peer that comes back gets one signal and no burst.
@@ -61,7 +61,7 @@ class Signaller:
         self._loop.start()
 
     async def stop(self) -> None:
-        """Give a signal that waits a moment to go out, unless its peer is away, then stop."""
+        """Give a waiting signal a moment to go out, unless its peer is away, then stop."""
         if not self._running:
             return
         self._running = False

@@ -1,4 +1,4 @@
-"""Signals through the database file itself: the embedded twin of LISTEN."""
+"""Signals through the database file: SQLite's equivalent of LISTEN."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SqliteOptions(Options):
 
 class Sqlite:
     """
-    Wakes this process when anybody, in whatever process, has committed to the database file.
+    Wake this process when any process has committed to the database file.
 
     SQLite keeps a number that changes with every commit of another connection (`PRAGMA data_version`);
     it is read through a connection of our own that never writes, never waits for a lock, and is quick
@@ -117,7 +117,7 @@ class Sqlite:
             self._wake()
 
     def _read(self) -> int:
-        """Return the number of the last commit, opening the file if it is not, or no longer, open."""
+        """Return the number of the last commit; open the file if it is not open."""
         now = time.monotonic()
         if self._connection is None or now - self._identified_at >= IDENTITY_EVERY:
             self._identified_at = now

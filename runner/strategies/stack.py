@@ -24,7 +24,7 @@ STOP_TIMEOUT = 4.0  # seconds
 
 @runtime_checkable
 class Described(Protocol):
-    """A strategy that can say in a few words how it is."""
+    """A strategy with a text about its state."""
 
     @property
     def detail(self) -> str:
@@ -42,7 +42,7 @@ class Signalling(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StrategyState:
-    """How one strategy is. `hears` is None where that is no question (polling)."""
+    """The state of one strategy. `hears` is None if it does not apply (polling)."""
 
     name: str
     hears: bool | None
@@ -51,7 +51,7 @@ class StrategyState:
 
 class StrategyStack:
     """
-    Fans out to every strategy; what one of them does wrong reaches neither the others nor the caller.
+    Call every strategy, and isolate the others and the caller from its faults.
 
     `failures` counts, for each name, the calls that raised or took too long.
     """
@@ -62,18 +62,18 @@ class StrategyStack:
 
     @property
     def deaf(self) -> bool:
-        """Whether there are push strategies and none is proven to hear: then polling must tighten."""
+        """Whether there are push strategies and none is proven to hear, so that polling must tighten."""
         push = [hears for strategy in self._strategies if (hears := self._hears(strategy)) is not None]
         return bool(push) and not any(push)
 
     def unsent(self) -> list[str]:
-        """Return the names of those that gave up a signal when they stopped; none if any other may have sent it."""
+        """Return the names of strategies that gave up a signal at their stop; empty if another may have sent it."""
         push = [each for each in self._strategies if self._hears(each) is not None]
         gave_up = [_name(each) for each in push if isinstance(each, Signalling) and each.unsent]
         return gave_up if len(gave_up) == len(push) else []
 
     def states(self) -> list[StrategyState]:
-        """Return how each strategy is, in the order of the configuration."""
+        """Return the state of each strategy, in the order of the configuration."""
         return [
             StrategyState(
                 _name(strategy),
@@ -84,7 +84,7 @@ class StrategyStack:
         ]
 
     async def start(self, wake: Wake) -> None:
-        """Start all at once; one that cannot start is reported and left out of nothing else."""
+        """Start all at once; log those that cannot start."""
         async with asyncio.TaskGroup() as group:
             for strategy in self._strategies:
                 group.create_task(self._guard(strategy, "start", partial(strategy.start, wake), START_TIMEOUT))

@@ -36,7 +36,7 @@ _SLOWED = 0.05  # seconds between looks from then on, at least
 
 class Backlog:
     """
-    Retries, and what a dispatch could not start: one loop claims them and feeds the outlets.
+    Claim deliveries that wait, retries and those a dispatch could not start, and feed the outlets.
 
     It sleeps until a wake, until something here makes room or adds to the backlog, or until the next due time.
     All deliveries of a subscription with an order or a rate come this way; for each of these it claims apart.
@@ -117,7 +117,7 @@ class Backlog:
             self._refill.set()
 
     def written(self, records: Sequence[DeliveryRecord]) -> bool:
-        """Note what was written; return whether some of it waits to be claimed."""
+        """Take account of written records; return whether some of them wait to be claimed."""
         waiting = any(each.state is DeliveryState.PENDING or each.dead_letter is not None for each in records)
         if self._looks:
             self._look_again(record.subscription_id for record in records)
@@ -177,7 +177,7 @@ class Backlog:
         await self._loop.rest(wait_for(self._refill, earlier(due, self._lease if self._looks else None)))
 
     def _asks(self, quotas: Mapping[int, int]) -> Iterator[Callable[[], Awaitable[DeliveryClaim]]]:
-        """Yield what claims for the outlets: one for all, then one for each that has an order or a rate."""
+        """Yield the claims to make: one for all outlets, then one for each that has an order or a rate."""
         others = {id: quota for id, quota in quotas.items() if id not in self._looks}
         if others:
             yield partial(self._intake.claim_deliveries, others)
@@ -204,7 +204,7 @@ class Backlog:
         return replace(claim, next_due=None if look.idle else timedelta(seconds=look.left(now)))
 
     def _slow_down(self, signalled: bool, found: bool) -> None:
-        """Put off the signals to come if the last ones, from others' work or from a flood, have brought nothing."""
+        """Delay further signals if the last ones have brought nothing."""
         if found:
             self._idle_wakes = 0
         elif signalled:
@@ -213,7 +213,7 @@ class Backlog:
         self._lull = now + max(_SLOWED, now - self._began) if self._idle_wakes > _IDLE_WAKES else 0.0
 
     async def _line_up(self) -> None:
-        """Mend the lines, once in a lease: of what others wrote that did not know of the order."""
+        """Repair the lines once per lease, for deliveries written by processes that did not know of the order."""
         for id, outlet in list(self._outlets.items()):
             order_by = outlet.subscription.order_by
             if order_by is not None:
@@ -229,7 +229,7 @@ class Backlog:
         self._line_up_at = monotonic() + self._lease.total_seconds()
 
     def _look_again(self, ids: Iterable[int] | None = None) -> None:
-        """Ask again for these outlets, by default for all, what could be claimed."""
+        """Claim again for these outlets, by default for all."""
         for id in self._looks if ids is None else ids:
             look = self._looks.get(id)
             if look is not None:
@@ -254,7 +254,7 @@ class Backlog:
         return quotas
 
     def _nudge(self) -> None:
-        """Let the loop see that it is to end."""
+        """Make the loop see that it must end."""
         self._stopping = self._starter.stopping = True
         self._refill.set()
         self._room_freed.set()

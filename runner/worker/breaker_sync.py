@@ -38,11 +38,11 @@ class BreakerSync:
         self._writing.start()
 
     async def stop(self) -> None:
-        """Stop writing; other instances detect for themselves what could not be written."""
+        """Stop writing; other instances detect for themselves a change that was not written."""
         await self._writing.stop()
 
     def changed(self, outlet: Outlet) -> None:
-        """Take note of a breaker that opened or closed."""
+        """Queue the change of a breaker to be written."""
         trip = outlet.breaker.trip(monotonic())
         name = outlet.subscription.name
         if trip is None:

@@ -18,7 +18,7 @@ SPENT = Event(type="runner.spent", source="/runner", id="spent")
 
 class Budget:
     """
-    How much the events weigh that this process holds.
+    The bytes of events that this process holds.
 
     Attributes:
         claimed: of claims on their way, and of dispatches.
@@ -39,17 +39,17 @@ class Budget:
 
     @property
     def full(self) -> bool:
-        """Whether nothing more may be claimed, but for one event where nothing would go on without it."""
+        """Whether nothing more may be claimed, except one event if nothing else would make progress."""
         return self.left <= 0
 
     @property
     def crowded(self) -> bool:
-        """Whether deliveries that wait for receivers take all of it."""
+        """Whether deliveries that wait for receivers use all of it."""
         return self.leased >= self.most
 
 
 def spend(works: Iterable[Any], but: Set[int]) -> None:
-    """Let go of the events of `works`, but for those with the seqs in `but`."""
+    """Release the events of `works`, except those with the seqs in `but`."""
     for work in works:
         if work.seq not in but:
             work.event = SPENT

@@ -1,4 +1,4 @@
-"""Calls of a sink: with one delivery after the other, or with batches."""
+"""Call a sink with one delivery after the other, or with batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SingleCalls:
         self._feedback = feedback
 
     async def __call__(self, lane: Lane, flight: Flight[Any]) -> None:
-        """Deliver what of `flight` has not started, until none is left or the lane is to end."""
+        """Deliver the unstarted part of `flight`, until none is left or the lane must end."""
         deliver, name, works, marks = self._sink.deliver, self._name, flight.works, flight.marks
         deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(self._sink, "deliver_event", None)
         cancelling = lane.task.cancelling
@@ -84,7 +84,7 @@ class BatchCalls:
         self._feedback = feedback
 
     async def __call__(self, lane: Lane, flight: Flight[Any]) -> None:
-        """Deliver what of `flight` has not started, several at a time, until none is left or the lane is to end."""
+        """Deliver the unstarted part of `flight` in batches, until none is left or the lane must end."""
         deliver_batch, name = self._deliver_batch, self._name
         while flight.next < flight.stop and not lane.tainted:
             lane.since = started = monotonic()
@@ -115,7 +115,7 @@ class BatchCalls:
             self._feedback.outcome(best, ended)
 
     def _size(self, flight: Flight[Any]) -> int:
-        """Return how many of `flight` go next: those that follow each other untried, or one that was tried before."""
+        """Return the size of the next batch: consecutive first attempts, or one retry."""
         first, stop = flight.next, min(flight.next + self._most, flight.stop)
         tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
         return max(next(tried, stop) - first, 1)

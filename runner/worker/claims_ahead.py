@@ -1,4 +1,4 @@
-"""Claims of events on their way: the one that is awaited, and those sent ahead of it."""
+"""Claims of events in flight: the one that is awaited, and those sent ahead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 class ClaimsAhead:
     """
-    Claim events, several times at once while that is worth it, and take the answers in the order of the claims.
+    Claim events, several times at once while that pays off, and return the answers in order.
 
     A claim counts as unanswered until its answer is taken: room is kept for what it may bring.
     """
@@ -42,7 +42,7 @@ class ClaimsAhead:
         return len(self._sent)
 
     def send(self, held: int) -> None:
-        """Send what claims there is room for beside `held` events."""
+        """Send as many claims as there is room for beside `held` events."""
         batch = self._limits.batch
         room = self._limits.ahead * batch - held - self.unanswered * batch
         for _ in range(room // batch):
@@ -62,11 +62,11 @@ class ClaimsAhead:
             self.unanswered -= 1
 
     def saw_everything(self, sent: float) -> bool:
-        """Whether a claim sent then has passed over nothing that one which failed since had locked."""
+        """Return whether a claim sent then has skipped no rows locked by a claim that failed since."""
         return sent > self._failed_at
 
     async def drain(self, timeout: float) -> AsyncIterator[tuple[float, Claim]]:
-        """Yield what comes of the claims on their way within `timeout` seconds; the lease of a later one ends."""
+        """Yield the answers of claims in flight that arrive within `timeout` seconds; later ones expire."""
         claims, self._sent = {claim: sent for sent, claim in self._sent}, deque()
         self.unanswered -= len(claims)
         if not claims:

@@ -1,4 +1,4 @@
-"""Dead letters: where what is dead goes next, and what the receiver is told of it."""
+"""Dead letters: their companion subscriptions, and the attributes that explain a death."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_REASON = 500  # characters; it may travel as a header, of which many server
 
 
 class DeadLetters:
-    """The subscriptions whose dead deliveries are delivered elsewhere. Without one, every method returns at once."""
+    """Address dead deliveries to the companions of their subscriptions; without any, return at once."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
@@ -27,7 +27,7 @@ class DeadLetters:
         self._of: dict[int, tuple[int, str]] = {}  # the other way round, with its name
 
     def learn(self, registered: Sequence[Registered]) -> None:
-        """Take note of the subscriptions there are."""
+        """Learn the subscriptions."""
         ids = {each.subscription.name: each.id for each in registered}
         self._of = {
             each.id: (ids[name], name)
@@ -37,7 +37,7 @@ class DeadLetters:
         self._to = {source: id for id, (source, _) in self._of.items()}
 
     def addressed(self, records: Sequence[DeliveryRecord]) -> Sequence[DeliveryRecord]:
-        """Return the records, each dead one with the subscription that is to be given it."""
+        """Return the records, each dead one addressed to the companion of its subscription."""
         if not self._to:
             return records
         dead = DeliveryState.DEAD
@@ -47,7 +47,7 @@ class DeadLetters:
         ]
 
     async def tell(self, claimed: Sequence[ClaimedDelivery]) -> None:
-        """Put into the events of dead letters how they died; ask the store once, and only if there are any."""
+        """Add the reasons of death to the events of dead letters, by one query if there are any."""
         letters = [(each, *self._of[each.subscription_id]) for each in claimed if each.subscription_id in self._of]
         if not letters:
             return

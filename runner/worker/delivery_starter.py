@@ -64,7 +64,7 @@ class DeliveryStarter:
         self.stopping = False
 
     async def start(self, claim: DeliveryClaim, until: float) -> bool:
-        """Start what is leased `until` then; return whether it was an ordinary round: nothing had to run alone."""
+        """Start a claim that is leased until `until`; return False if one delivery had to run alone."""
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
             self._writer.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
@@ -82,7 +82,7 @@ class DeliveryStarter:
         return True
 
     async def _fetched(self, claimed: Sequence[ClaimedDelivery], token: int) -> Sequence[ClaimedDelivery]:
-        """Return those whose data has come; the others go back untried, for nothing is known against them."""
+        """Return the deliveries whose data has arrived; give the others back without an attempt."""
         there: Sequence[ClaimedDelivery] = ()
         try:
             there = await self._intake.fetch(claimed)
@@ -92,7 +92,7 @@ class DeliveryStarter:
         return there
 
     def _return(self, claimed: Iterable[ClaimedDelivery], token: int) -> None:
-        """Give back what could not be asked about: at a stop for anybody, else to be claimed a little later."""
+        """Give back deliveries without data: due at once at a stop, else a little later."""
         due_in = timedelta(0) if self.stopping else _ASKED_AGAIN
         for each in claimed:
             self._writer.submit(replace(given_back(Lease.of(each, token), started=False), due_in=due_in), None)
@@ -118,7 +118,7 @@ class DeliveryStarter:
         self, suspect: ClaimedDelivery, claimed: Sequence[ClaimedDelivery], token: int, until: float
     ) -> None:
         """
-        Deliver one whose holders keep vanishing, and wait for its end: if it kills, it kills alone.
+        Deliver a suspect alone, and wait for its end: if it kills the process, nothing else is affected.
 
         The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
         attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
@@ -136,14 +136,14 @@ class DeliveryStarter:
             await self._rest(self._room_freed.wait())
 
     def _suspicious(self, claimed: ClaimedDelivery) -> bool:
-        """Whether the holders of the delivery keep vanishing, and it may be the cause."""
+        """Return whether the delivery may be what kills its holders."""
         outlet = self.outlets.get(claimed.subscription_id)
         if not claimed.suspect or outlet is None:
             return False
         return claimed.attempt >= min(_SUSPECTED, outlet.subscription.retry.attempts)
 
     def _over(self, claimed: ClaimedDelivery, token: int) -> bool:
-        """Whether no attempt is to be made now; then write down what follows."""
+        """Return whether no further attempt is allowed; then settle the delivery."""
         outlet = self.outlets.get(claimed.subscription_id)
         if outlet is None:
             return False

@@ -1,4 +1,4 @@
-"""A dispatch: one claim of events on its way to every subscription that matches, and what is written of it."""
+"""A dispatch: delivers one claim of events to every matching subscription, and settles it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 class Dispatch:
     """
-    One claim: start its deliveries, wait a short grace, say what is to be written.
+    One claim: start its deliveries, wait a short grace, return the settlement.
 
     What has finished by then is settled. What is still running is written as leased, and settles
     later under its own lease. What could not start, because its subscription is at its limit, paused,
@@ -64,7 +64,7 @@ class Dispatch:
             self._bury(each, matcher)
 
     def start(self) -> None:
-        """Hand every delivery to its outlet."""
+        """Give every delivery to its outlet."""
         self._flying = len(self.flights)
         for outlet, flight in self.flights.items():
             if outlet.open:
@@ -112,7 +112,7 @@ class Dispatch:
         return [(outlet, flight) for outlet, flight in self.flights.items() if flight.watched]
 
     def _assign(self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int) -> None:
-        """Match every event, and give each open outlet the works it is to deliver."""
+        """Match every event, and assign the works to the open outlets."""
         match = matcher.match
         last: tuple[Outlet, ...] = ()
         count = 0
@@ -146,7 +146,7 @@ class Dispatch:
             self.flights[outlet] = Flight(works, self._until, ended=self._ended)
 
     def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
-        """Return what each outlet is to deliver: of events in a row that go to the same ones, all at once."""
+        """Return the works of each outlet; consecutive events with equal targets are grouped."""
         works = self.claim.works
         if len(self._runs) == 1:
             return dict.fromkeys(self._runs[0][0], works)
@@ -166,7 +166,7 @@ class Dispatch:
             self._records.append(unreadable(lease, work.reason))
 
     def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:
-        """Return the outlets that may deliver `work` now; write down the others."""
+        """Return the outlets that may deliver `work` now; record pending deliveries for the others."""
         startable = []
         for outlet in matched:
             # The attempts are the event's: a delivery of it may never have started, and gets its own counter.
@@ -178,7 +178,7 @@ class Dispatch:
         return tuple(startable)
 
     def _write(self, outlet: Outlet, flight: Flight[Work], lease: timedelta) -> None:
-        """Write down the deliveries of an outlet of which not every one succeeded."""
+        """Record the deliveries of an outlet that did not all succeed."""
         outlet.withdraw(flight)
         running = set(outlet.in_flight(flight))
         troubles = {index: (outcome, seconds) for index, outcome, seconds in flight.troubles}

@@ -1,4 +1,4 @@
-"""Claim events, or take them from publishers of this process, and see their dispatches to the end."""
+"""Claim events, or take them from publishers of this process, and dispatch them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Dispatcher:
             await asyncio.wait(self._dispatches.values(), timeout=timeout)
 
     def lease_for(self, count: int, weight: int) -> timedelta | None:
-        """Return the lease under which events published here are taken without a claim; None for not now."""
+        """Return the lease for events published in this process; None if they must be claimed instead."""
         if not self._accepting or self._roster.stale or not self._queue_empty:
             return None
         if self._unsettled + count > self._limits.batch or weight > self._budget.left:
@@ -130,12 +130,12 @@ class Dispatcher:
         return self._handed_over
 
     def take(self, claim: Claim, until: float) -> None:
-        """Dispatch events that are leased to this worker `until` then."""
+        """Dispatch events that are leased to this worker until `until`."""
         self._budget.claimed += claim.weight
         self._accept(claim, until)
 
     def claim_ahead(self, taken: int = 0) -> None:
-        """Send what claims there is room for beside `taken` events, if the last one has left something."""
+        """Send as many claims as there is room for beside `taken` events, if the last one was full."""
         if self._more_waiting and not self._roster.stale and not self._stopping:
             self._claims.send(self._unsettled + taken)
 
@@ -179,7 +179,7 @@ class Dispatcher:
 
     @property
     def _unsettled(self) -> int:
-        """How many events are claimed and not settled, but for a batch of those that other sessions hold."""
+        """The number of events claimed and not settled, not counting a batch of those held by other sessions."""
         return self._held + max(0, self._writer.delayed - self._limits.batch)
 
     def _accept(self, claim: Claim, until: float) -> None:
@@ -191,7 +191,7 @@ class Dispatcher:
             task.add_done_callback(self._taking.discard)
 
     async def _take_late(self, claim: Claim, until: float) -> None:
-        """Dispatch what was taken once the subscriptions have been read again."""
+        """Read the subscriptions again, then dispatch the claim."""
         self._roster.stale = True
         try:
             await self._writer.patiently(self._roster.load)
@@ -237,7 +237,7 @@ class Dispatcher:
         await self._loop.rest(wait_for(self._woken, earlier(self._due, self._limits.lease)))
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
-        """See one dispatch to its end."""
+        """Wait for a dispatch, settle it, and keep what still runs under leases of its own."""
         try:
             await dispatch.wait(self._limits.grace.total_seconds())
             records = await self._writer.settle(dispatch.settled(self._limits.lease))
@@ -262,14 +262,14 @@ class Dispatcher:
         await self._on_written(records)
 
     def _nudge(self) -> None:
-        """Let the loop see that it is to end."""
+        """Make the loop see that it must end."""
         self._stopping = True
         self._woken.set()
         self._room_freed.set()
 
 
 def _expired(claim: Claim, until: float, budget: Budget) -> bool:
-    """Drop a claim whose lease is over, for others may have taken it over; return whether it is."""
+    """Drop a claim whose lease has ended, because others may own it now; return whether it has."""
     if monotonic() < until:
         return False
     log.warning("late claim dropped", events=len(claim.works))

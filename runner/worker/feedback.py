@@ -1,4 +1,4 @@
-"""Tell the breaker of a subscription what its receiver did."""
+"""Report outcomes to the breaker of a subscription."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Feedback"]
 
 
 class Feedback:
-    """Count outcomes towards the breaker; once it opens, start nothing more of what the outlet was given."""
+    """Report outcomes to the breaker, and halt the flights of the outlet when it opens."""
 
     __slots__ = ("_breaker", "_flights", "_on_change")
 

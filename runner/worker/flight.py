@@ -15,7 +15,7 @@ SUCCEEDED, REPORTED = 1, 2  # marks of a delivery that is accepted, and of one w
 
 
 class Startable(Protocol):
-    """Something claimed that can be delivered: a `Work` or a `ClaimedDelivery`."""
+    """A claimed item that can be delivered: a `Work` or a `ClaimedDelivery`."""
 
     seq: int
     event: Event
@@ -88,7 +88,7 @@ class Flight(Generic[W]):
         return self.succeeded == len(self.works)
 
     def unanswered(self) -> list[int]:
-        """Return the indexes of those of which no outcome is known."""
+        """Return the indexes of deliveries without an outcome."""
         return [index for index, mark in enumerate(self.marks) if not mark]
 
     def halt(self) -> None:
@@ -96,13 +96,13 @@ class Flight(Generic[W]):
         self.stop = self.next
 
     def cut(self) -> None:
-        """Start nothing more, and hold back what still comes in until `report_to()`."""
+        """Start nothing more, and hold back further outcomes until `report_to()`."""
         self.halt()
         self.watched = True
         self._held = []
 
     def report_to(self, report: Callable[[int, Outcome, float], None], ended: Callable[[], None] | None = None) -> None:
-        """From now on hand each outcome to `report`, beginning with those held back; and call `ended` at the end."""
+        """Pass each outcome to `report`, beginning with those held back; call `ended` at the end."""
         self._report = report
         self._ended = ended or self._ended
         self.watched = True

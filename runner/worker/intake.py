@@ -1,4 +1,4 @@
-"""The intake: claims within a budget of bytes, and the data that they leave out."""
+"""The intake: claims within a budget of bytes, and fetches large data afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PIECE = 4 * 1024 * 1024  # of data, in one statement: half a second on a link o
 
 class Intake:
     """
-    Claim from the queue, no more at once than the budget allows.
+    Claim from the queue, within the budget.
 
     A claim that failed (no answer in time, a connection that was lost, no memory) halves what the next one may bring,
     down to one event; one that succeeded doubles it again.
@@ -131,7 +131,7 @@ class Intake:
 
 
 def _first(missing: Sequence[C], most: int) -> Sequence[C]:
-    """Return as many of the first as weigh no more than `most`, but one in any case."""
+    """Return as many of the first as weigh at most `most`, but at least one."""
     weight = 0
     for number, each in enumerate(missing):
         weight += each.size

@@ -1,4 +1,4 @@
-"""A lane: the task of an outlet that delivers one after the other, and why what it runs was cancelled."""
+"""A lane: a task of an outlet that delivers one after the other, and the reason of its cancellation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Task(asyncio.Task[None]):
 
 
 class Lane:
-    """One of the deliveries, or batches of them, an outlet runs at a time."""
+    """One of the concurrent deliveries, or batches, of an outlet."""
 
     __slots__ = ("abandoned", "count", "ending", "flight", "index", "lost", "since", "task", "verdict")
 
@@ -47,7 +47,7 @@ class Lane:
         self.abandoned = False  # whether with the whole event loop: then there is nobody to tell of it
 
     def begin(self, run: Coroutine[Any, Any, None], name: str) -> None:
-        """Have `run` deliver."""
+        """Start the task that runs `run`."""
         self.task = _Task(run, name=name)
         self.task.lane = self
 
@@ -58,28 +58,28 @@ class Lane:
 
     @property
     def tainted(self) -> bool:
-        """Whether its task was cancelled, be it by a handler: that could still surface in another delivery."""
+        """Whether its task was cancelled, also by a handler; that could surface in another delivery."""
         return self.verdict is not None or self.task.cancelling() > 0
 
     def lose(self, index: int) -> None:
-        """Cancel what it runs, once nothing of it is ours: the others of a batch go on."""
+        """Give up one delivery; cancel the call once all of its batch are given up."""
         self.lost.add(index)
         if self.lost.issuperset(self.indexes):
             self.interrupt(LOST)
 
     def interrupt(self, verdict: Failed) -> None:
-        """Cancel what it runs; another lane goes on."""
+        """Cancel the current delivery; another lane continues."""
         if self.verdict is None:
             self.verdict = verdict
             self.task.cancel()
 
     def end(self) -> None:
-        """Cancel the lane with what it runs."""
+        """Cancel the lane and its current delivery."""
         self.ending = True
         self.task.cancel()
 
     def outcome_of(self, error: BaseException) -> Failed:
-        """Return what a delivery that raised amounts to; let go on what ends the lane: a stop, or the loop's end."""
+        """Return the outcome of a delivery that raised; re-raise what ends the lane itself."""
         if isinstance(error, GeneratorExit) and not self._current():  # no handler raised it: the task is thrown away
             self.ending = self.abandoned = True
         if self.ending and isinstance(error, asyncio.CancelledError | GeneratorExit):

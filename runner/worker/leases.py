@@ -39,7 +39,7 @@ class _Held:
 
 
 class Leases:
-    """Hold deliveries from their claim, or from the dispatch that left them running, until they are settled or lost."""
+    """Hold deliveries, from their claim or their dispatch on, until they are settled or lost."""
 
     def __init__(
         self, queue: WorkQueue, writer: SettlementWriter, lease: timedelta, room_freed: asyncio.Event, budget: Budget
@@ -110,7 +110,7 @@ class Leases:
                 self._room_freed.set()
 
     def give_back(self) -> None:
-        """Make everything that is held pending again, for any instance."""
+        """Make all held deliveries pending again, for any instance."""
         left = list(self._held)
         for key in left:
             self._give_back(key)
@@ -118,14 +118,14 @@ class Leases:
             log.info("deliveries given back", count=len(left))
 
     def hand_back(self, outlet: Outlet) -> None:
-        """Make pending again what is held for `outlet` and has not started, because it starts nothing now."""
+        """Make the unstarted deliveries of `outlet` pending again."""
         for key, each in list(self._held.items()):
             if each.outlet is outlet and each.index >= each.flight.next:
                 self._give_back(key)
         self._room_freed.set()
 
     def _ended(self, outlet: Outlet, flight: Flight[Any]) -> None:
-        """Make pending again what is still held of a flight that is over: it did not start, or had no outcome."""
+        """Make the deliveries of an ended flight that have no outcome pending again."""
         keys = [(flight.works[index].seq, outlet.id) for index in flight.unanswered()]
         left = [key for key in keys if key in self._held and self._held[key].flight is flight]
         for key in left:
@@ -145,7 +145,7 @@ class Leases:
             self._budget.leased -= held.weight
 
     def _reporter(self, outlet: Outlet, flight: Flight[Any], token: int) -> Callable[[int, Outcome, float], None]:
-        """Return what settles one delivery of `flight` when it lands."""
+        """Return the function that settles deliveries of `flight` as they land."""
 
         def report(index: int, outcome: Outcome, seconds: float) -> None:
             work = flight.works[index]

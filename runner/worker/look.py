@@ -1,4 +1,4 @@
-"""A look at the deliveries of one subscription that has an order or a rate: its findings, and the time of the next."""
+"""A scan of the waiting deliveries of an ordered or rated subscription, and the time of the next one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Look:
         self.at = 0.0 if claim.more else min(self.at, self._due, self._look_up(now))
 
     def _look_up(self, now: float) -> float:
-        """Return when to look again whether what holds others up has been dispatched: the longer it has, the later."""
+        """Return when to look again at an event that holds others up; the longer it has, the later."""
         if not self._held_up or self._found:
             self._held_since = None
         if not self._held_up:

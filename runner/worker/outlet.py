@@ -1,4 +1,4 @@
-"""An outlet: a subscription as this process serves it, running as many of its deliveries at once as it may."""
+"""An outlet: serves one subscription in this process, with limited concurrency."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 class Slots:
     """
-    How many deliveries run in this process, over all outlets. Each outlet may have one beyond the limit.
+    Count the running deliveries of all outlets. Each outlet may have one beyond the limit.
 
     None is left while what waits for receivers weighs too much.
     """
@@ -114,12 +114,12 @@ class Outlet:
 
     @property
     def serving(self) -> bool:
-        """Whether this process delivers for it now, be it a single delivery to see whether that is possible again."""
+        """Whether this process delivers for it now, a single probe of a half-open breaker included."""
         return self.sink is not None and not self.paused and self.breaker.left(monotonic()) <= 0
 
     @property
     def immediate(self) -> bool:
-        """Whether a dispatch may start its deliveries: no order and no rate, kept by all processes, has a say."""
+        """Whether a dispatch may start its deliveries, because it has neither order nor rate."""
         return self.open and not self.subscription.regulated
 
     @property
@@ -155,7 +155,7 @@ class Outlet:
         self._widen_soon()
 
     def withdraw(self, flight: Flight[Any]) -> None:
-        """Cut `flight`: what of it has not started is not ours to start any more."""
+        """Cut `flight`, so that nothing more of it starts."""
         flight.cut()
         with contextlib.suppress(ValueError):
             self._flights.remove(flight)
@@ -172,13 +172,13 @@ class Outlet:
         return [index for lane in self._lanes if lane.flight is flight for index in lane.indexes]
 
     def cancel(self, flight: Flight[Any], index: int) -> None:
-        """Stop one running delivery, which is no longer ours; in a batch, once none of the batch is."""
+        """Stop a running delivery whose lease is lost; in a batch, once all leases are."""
         for lane in self._lanes:
             if lane.flight is flight and index in lane.indexes:
                 lane.lose(index)
 
     async def stop(self) -> None:
-        """Start nothing more, cancel whatever runs and wait for it, at most a second."""
+        """Start nothing more, cancel running deliveries, and wait at most a second for them."""
         for flight in self._flights:
             flight.halt()
         for lane in self._lanes:
@@ -226,7 +226,7 @@ class Outlet:
             self._leave(lane)
 
     async def _take(self, lane: Lane, flight: Flight[Any], call: Calls) -> None:
-        """Take part in one flight; whatever comes out of it, no delivery is left without an outcome but by a stop."""
+        """Deliver from one flight; only a stop leaves a delivery without an outcome."""
         lane.flight = flight
         flight.running += 1
         first = flight.next
@@ -251,7 +251,7 @@ class Outlet:
                     self._feedback.successes(flight, monotonic())
 
     def _leave(self, lane: Lane) -> None:
-        """Let a lane go, and have another one take what it has left."""
+        """Remove a lane, and have another one continue its work."""
         if lane not in self._lanes:
             return
         self._lanes.remove(lane)

@@ -1,4 +1,4 @@
-"""The roster: the outlets of this process, one for each active subscription, and the match that leads to them."""
+"""The roster: the outlets of this process, one for each active subscription, and their matcher."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class Roster:
         self._on_load(registered)
 
     def note_breaker(self, outlet: Outlet) -> bool:
-        """Take note of a breaker that has opened or closed; return False if the outlet has been replaced."""
+        """Take account of a breaker that opened or closed; return False if the outlet has been replaced."""
         if self.outlets.get(outlet.id) is not outlet:
             return False
         self._note_closed()
         return True
 
     def name_of(self, id: int) -> str:
-        """Return the name of a subscription, or its id when it is not active any more."""
+        """Return the name of a subscription, or its id if it is not active any more."""
         outlet = self.outlets.get(id)
         return outlet.subscription.name if outlet else str(id)
 

@@ -1,4 +1,4 @@
-"""Turn outcomes into the records to write. Pure; the same for the first delivery of an event and for later ones."""
+"""Turn outcomes into records. Pure; the same for first deliveries and retries."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def unacknowledged(
 
 
 def dead_untried(lease: Lease, error: str) -> DeliveryRecord:
-    """Return the record of a delivery that was claimed and has died without this attempt."""
+    """Return the record of a claimed delivery that is dead without this attempt."""
     used = lease.attempt - 1
     return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.DEAD, used, lease.token, error=error)
 
@@ -103,7 +103,7 @@ def unreadable(lease: Lease, reason: str) -> DeliveryRecord:
 
 
 def part(settled: Settled, indexes: Sequence[int]) -> Settled:
-    """Return what `settled` says of the works at `indexes`."""
+    """Return the part of `settled` for the works at `indexes`."""
     works = [settled.works[index] for index in indexes]
     ids = [each for _, each in settled.each()]
     seqs = {work.seq for work in works}
@@ -119,7 +119,7 @@ def part(settled: Settled, indexes: Sequence[int]) -> Settled:
 
 def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
     """
-    Return the end of one event with each of its deliveries held under a lease of its own, and what became of these.
+    Return the settlement of one event with all of its deliveries leased, and their records to be written apart.
 
     What runs or waits untried stays as it is: nothing is known of it that could be refused.
     """
@@ -140,7 +140,7 @@ def milder(
     record: DeliveryRecord, attempts: Sequence[AttemptRecord], refusal: str
 ) -> Iterator[tuple[DeliveryRecord, Sequence[AttemptRecord]]]:
     """
-    Yield what may be written of a delivery whose settlement the store refused, one after the other until one is taken.
+    Yield milder forms of a settlement that the store refused, to be tried until one is accepted.
 
     First the same in plain ASCII, then without its attempt, at last that it is dead and why.
     """
@@ -186,5 +186,5 @@ def _attempt(lease: Lease, outcome: Accepted | Failed | Rejected, seconds: float
 
 
 def _kept(text: str, *, cut: bool = False) -> str:
-    """Return a text of the receiver as it is stored: cut, and without the secrets it may have repeated."""
+    """Return a text of the receiver in its stored form: shortened, and with secrets redacted."""
     return redacted(text, cut=cut)[:_MAX_ERROR]

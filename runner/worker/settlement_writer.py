@@ -88,7 +88,7 @@ class SettlementWriter:
 
     async def settle(self, settled: Settled) -> Sequence[DeliveryRecord]:
         """
-        Write down the end of a claim; return its records as they were written.
+        Settle a claim; return its records as they were written.
 
         While another session holds one of its events, this is done behind the caller, who goes on without records.
         """
@@ -110,16 +110,16 @@ class SettlementWriter:
         return complete.records
 
     def awaits(self, lease: Lease) -> bool:
-        """Whether the delivery is of an event whose dispatch is still to be written, and not yet on record itself."""
+        """Return whether the dispatch of the event is still unwritten, so that the delivery is not on record yet."""
         return (lease.seq, lease.token) in self._parked
 
     @property
     def delayed(self) -> int:
-        """How many events wait, claimed and dispatched, for another session to let go of them."""
+        """The number of dispatched events whose settlement waits for another session."""
         return len(self._parked)
 
     def _delay(self, settled: Settled) -> None:
-        """Write down the end of these events as soon as nobody else holds them, and of their deliveries after that."""
+        """Settle these events once no other session holds them, and their deliveries after that."""
         works = [replace(work, event=SPENT) if isinstance(work, Work) else work for work in settled.works]
         for work in works:
             self._parked.setdefault((work.seq, settled.token), [])
@@ -128,7 +128,7 @@ class SettlementWriter:
             self._insisting = spawn(self._insist(), "settle what is held")
 
     async def _insist(self) -> None:
-        """Try again what other sessions hold, one part after the other: together they take one connection at most."""
+        """Retry held settlements one after the other, so that together they use one connection at most."""
         try:
             while self._delayed and self._patient:
                 settled = self._delayed.popleft()
@@ -148,7 +148,7 @@ class SettlementWriter:
                 self._parked.clear()
 
     def _resume(self, settled: Settled, but: Set[int] = frozenset()) -> None:
-        """Write what has become meanwhile of the deliveries of these events, but for the seqs in `but`."""
+        """Write the parked records of the deliveries of these events, except those with the seqs in `but`."""
         for work in settled.works:
             if work.seq not in but:
                 for record, attempts in self._parked.pop((work.seq, settled.token), ()):
@@ -156,7 +156,7 @@ class SettlementWriter:
 
     async def _settle_in_parts(self, settled: Settled) -> tuple[Sequence[DeliveryRecord], Sequence[Settled]]:
         """
-        Write down the end of events apart from those that are refused or held by another session.
+        Settle the events that are neither refused nor held by another session.
 
         Returns:
             what was written, but for what is about to be; and the parts that are held.
@@ -184,7 +184,7 @@ class SettlementWriter:
 
     async def _settle_apart(self, settled: Settled) -> Sequence[DeliveryRecord]:
         """
-        Write down the end of one event that was refused: each of its deliveries is settled by itself.
+        Settle one refused event by settling each of its deliveries separately.
 
         Returns what was written, but for what is about to be.
         """
@@ -206,7 +206,7 @@ class SettlementWriter:
             await asyncio.wait({self._flushing})
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Write what is left, at most `timeout` seconds; what is not written by then returns when its lease ends."""
+        """Write the rest within `timeout` seconds; deliveries not written by then return when their leases end."""
         ends = monotonic() + timeout
         while (
             tasks := {task for task in (self._flushing, self._insisting) if task is not None}
@@ -250,7 +250,7 @@ class SettlementWriter:
             self._flushing = None
 
     async def _write(self, records: Sequence[DeliveryRecord], attempts: Mapping[Key, Sequence[AttemptRecord]]) -> None:
-        """Write records, and apart from the others each that is refused or held by another session."""
+        """Write records; separately those that are refused or held by another session."""
 
         async def write(some: Sequence[DeliveryRecord]) -> Sequence[Key]:
             theirs = [each for record in some for each in attempts.get((record.seq, record.subscription_id), ())]

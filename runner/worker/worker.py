@@ -1,4 +1,4 @@
-"""The worker: claims, dispatches, delivers, settles."""
+"""The worker: assembles, starts and stops the parts that claim, deliver and settle."""
 
 from __future__ import annotations
 
@@ -143,12 +143,12 @@ class Worker:
 
     @property
     def stalled(self) -> timedelta:
-        """For how long a loop that claims, or keeps what was claimed, has neither gone round nor slept as it should."""
+        """The longest time for which one of the loops has been stuck."""
         loops = (self.dispatcher, self._backlog, self._watch, self._renew)
         return timedelta(seconds=max(loop.stalled for loop in loops))
 
     def _on_load(self, registered: Sequence[Registered]) -> None:
-        """Tell every part that serves the subscriptions how they are now."""
+        """Pass the loaded subscriptions to the parts that serve them."""
         outlets = self._roster.outlets
         self._dead_letters.learn(registered)
         self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
@@ -159,13 +159,13 @@ class Worker:
             await self._notify()
 
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
-        """Note what was written; return whether some of it waits to be claimed."""
+        """Take account of written records; return whether some of them wait to be claimed."""
         for record in records:
             self._failure_log.note(self._roster.name_of(record.subscription_id), record)
         return self._backlog.written(records)
 
     def _written_late(self, records: Sequence[DeliveryRecord]) -> None:
-        """Note what was written of events that another session held."""
+        """Take account of records written late, after another session had held their events."""
         if self._written(records):
             spawn(self._tell_others(), "notify")
         self._room_freed.set()
@@ -183,7 +183,7 @@ class Worker:
             self._backlog.wake()
 
     async def _agreed(self) -> None:
-        """Have every instance read the breakers again, this one included: another may have written first."""
+        """Make every instance read the breakers again, this one included, because another may have written first."""
         self._roster.stale = True
         self.dispatcher.wake()
         await self._notify()

@@ -1,4 +1,4 @@
-"""Where a post goes: the parts of a URL, of which nothing is rewritten."""
+"""The address of a post: the parts of a URL, byte for byte."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Return the parts of `url`. Raise `ValueError`, whose text repeats nothing of the URL, for any other."""
+        """Parse `url`. Raise `ValueError`, whose text repeats nothing of the URL."""
         found = _URL.fullmatch(url)
         if found is None or re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
             raise ValueError("expected an absolute URL, such as https://crm.example.com/events")
@@ -58,7 +58,7 @@ class Address:
 
     @property
     def peer(self) -> str:
-        """Host and port: all of the URL that may be shown, since the rest can be secret."""
+        """Host and port, the only parts of the URL that may be shown; the rest can be secret."""
         return f"{self.host}:{self.port}"
 
 

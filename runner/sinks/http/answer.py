@@ -38,7 +38,7 @@ _BODILESS = frozenset({204, 304})
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What was read of an answer.
+    The part of an answer that was read.
 
     Attributes:
         headers: those that mean something to a client, named in lower case; repeated ones joined by commas.
@@ -134,7 +134,7 @@ class AnswerReader:
         return self._over
 
     def end(self) -> None:
-        """Take note that nothing more will come."""
+        """Handle the end of the input."""
         if self._step == self._read_fields:
             self._headers = _fields(self._buffer)
         self._complete = self._complete or self._step == self._read_until_end
@@ -176,7 +176,7 @@ class AnswerReader:
         return self._begin_body(head)
 
     def _begin_body(self, head: bytes) -> bool:
-        """Find out how long the body is (RFC 9112 §6.3), and whether that leaves any doubt."""
+        """Determine the length of the body (RFC 9112 §6.3), and whether it is unambiguous."""
         coding, length = self._headers.get("transfer-encoding"), self._headers.get("content-length")
         kept = self._version == b"1" and "close" not in self._headers.get("connection", "").lower()
         self.reusable = kept and _UNTIDY.search(head) is None
@@ -237,14 +237,14 @@ class AnswerReader:
     # --- parts of steps ---------------------------------------------------------------------------
 
     def _line(self) -> bytes | None:
-        """Return the next line of what frames a body, with its end; stop where it is too long."""
+        """Return the next line of the framing of a body, with its end; stop if it is too long."""
         line = self._received.line()
         if line == b"":
             self._stop()
         return line or None
 
     def _read_data(self) -> bool:
-        """Take what has come of a length that is known; return whether that is all."""
+        """Take received bytes of a body of known length; return whether it is complete."""
         assert self._left is not None
         self._left -= self._take(self._left)
         if self._left and len(self._body) == self._limit:
@@ -263,7 +263,7 @@ class AnswerReader:
         return False
 
     def _stop(self) -> bool:
-        """Give up reading: what follows is not wanted, or has no meaning."""
+        """Stop reading: the rest is not wanted, or has no meaning."""
         self._take(len(self._buffer))
         self.reusable, self._over = False, True
         return False
@@ -274,7 +274,7 @@ class AnswerReader:
 
 
 def _fields(head: bytes | bytearray) -> dict[str, str]:
-    """Return the fields of a head that mean something here."""
+    """Return the fields of a head that the client uses."""
     values: dict[str, list[str]] = {}
     for name, value in _FIELD.findall(head):
         values.setdefault(name.decode().lower(), []).append(value.decode("latin-1").strip(" \t"))

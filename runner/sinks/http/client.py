@@ -34,7 +34,7 @@ class Client:
 
     def __init__(self, address: Address, *, headers: Mapping[str, str], timeout: timedelta, connections: int) -> None:
         """
-        Write down the beginning of every request.
+        Prepare the head of every request.
 
         Args:
             headers: sent with every request.
@@ -127,7 +127,7 @@ class Client:
             self._sweeping = loop.call_later(_IDLE, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what has been idle for long."""
+        """Close connections that have been idle for long."""
         loop = asyncio.get_running_loop()
         for connection in self._idle:
             if connection.idle_since <= loop.time() - _IDLE:
@@ -149,7 +149,7 @@ class Client:
         return connection
 
     async def _dial(self) -> Connection:
-        """Connect to one of the addresses of the host. Nothing else here opens a connection."""
+        """Connect to one of the addresses of the host; the only place that opens connections."""
         from aiohappyeyeballs import start_connection  # of no use to one who only reads a configuration
 
         loop = asyncio.get_running_loop()
@@ -160,7 +160,7 @@ class Client:
         return connection
 
     async def _resolve(self) -> Sequence[AddrInfoType]:
-        """Return the addresses of the host; all who need them at the same time share one look-up."""
+        """Return the addresses of the host; concurrent callers share one look-up."""
         loop = asyncio.get_running_loop()
         if self._lookup is None or (self._lookup.done() and loop.time() - self._asked >= _REMEMBERED):
             # As bytes, since a text would pass through a codec of its own.
@@ -182,7 +182,7 @@ def _lines(headers: Mapping[str, str]) -> bytes:
 
 
 def _why(error: Exception) -> str:
-    """Return why there is no connection, in words of our own: the error's may repeat what the peer sent."""
+    """Return the reason of a failed connection in fixed words, since the error may repeat input of the peer."""
     match error:
         case socket.gaierror():
             return "the name does not resolve"

@@ -1,4 +1,4 @@
-"""One connection: a request, its answer, and watching in between that nobody speaks unasked."""
+"""One connection: requests, their answers, and the detection of unsolicited input in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JOINED = 64 * 1024  # bytes of a body that is copied, to be sent at once with i
 
 
 class NoAnswer(Exception):
-    """A post has no answer with a status. The text says why, and holds nothing of the URL or of what the peer sent."""
+    """A post got no answer with a status. The text holds nothing of the URL or of the peer's input."""
 
 
 class Connection(asyncio.Protocol):
@@ -83,11 +83,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has come since the last answer, not even what the event loop is still to read."""
+        """Whether no input has arrived since the last answer, unread input of the socket included."""
         return not self._input.poll(0)
 
     def abort(self) -> None:
-        """Close the connection without waiting for anything."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
