@@ -395,7 +395,7 @@ class TestSubscriptions(BusTests):
             await runner.publish(events(1, "late")[0])
             await eventually(lambda: bus.settled(pending=1))
             runner.subscribe("late", late, types=["late"])
-            await runner.worker.reload()
+            await runner.worker._roster.load()
             runner.worker.wake()
             await eventually(lambda: bus.settled(delivered=1))
         assert late.ids == ["late-0"]

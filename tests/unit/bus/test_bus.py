@@ -141,7 +141,7 @@ class TestGroupCommit:
         assert store.commits == [["first"], [str(n) for n in range(50)]]
 
     async def test_who_was_answered_together_is_shared_out_between_two_commits(
-        self, store: Store, strategy: Strategy
+        self, bus: EventBus, store: Store
     ) -> None:
         async def caller(name: str) -> None:
             for number in range(2):
@@ -150,7 +150,7 @@ class TestGroupCommit:
         store.open.clear()
         callers = [asyncio.create_task(caller(name)) for name in "abcdefgh"]
         await eventually(lambda: store.began == 1)
-        bus = two_at_once(store, strategy)
+        bus._commits._at_once = 2
         store.open.set()
         await asyncio.gather(*callers)
         assert [len(commit) for commit in store.commits] == [8, 4, 4]
