@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import RunnerError
 from ..event import Event, new_id
 from ..service.home import Home
-from ..storage.base import EventStore, Publication, Receipt
+from ..storage.contract.events import EventStore, Publication, Receipt
 from ..strategies.base import NotifyStrategy, Wake
 from .checks import check
 from .commits import Commits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from ..storage.base import Publication, Receipt
+from ..storage.contract.events import Publication, Receipt
 
 __all__ = ["Answer", "Caller", "fail", "halves", "keys"]
 

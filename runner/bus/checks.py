@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from ..errors import EventError
 from ..event import Event
 from ..service.clock import utcnow
-from ..storage.base import Publication
+from ..storage.contract.events import Publication
 
 __all__ = ["MAX_DELAY", "check"]
 

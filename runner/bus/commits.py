@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ..errors import StorageHeld, StorageUnavailable
 from ..service.background import spawn
-from ..storage.base import Publication, Receipt
+from ..storage.contract.events import Publication, Receipt
 from ..storage.halves import IN_A_ROW
 from .callers import Answer, Caller, fail
 from .held import Held

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
 from ..errors import StorageHeld, StorageUnavailable
-from ..storage.base import Publication
+from ..storage.contract.events import Publication
 from .callers import Caller, fail, halves, keys
 
 __all__ = ["Held"]

@@ -8,7 +8,8 @@ from time import monotonic
 from typing import Protocol
 
 from ..event import weigh
-from ..storage.base import Claim, EventStore, Publication, Receipt, due_at_once
+from ..storage.contract.claims import Claim
+from ..storage.contract.events import EventStore, Publication, Receipt, due_at_once
 from .callers import Caller
 
 __all__ = ["LocalWorker", "Recording"]

@@ -13,7 +13,7 @@ from ..config.duration import format_duration
 from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict
 from ..periodic.pruner import Pruner
-from ..storage.views import DeliveryQuery, nobody
+from ..storage.contract.records import DeliveryQuery, nobody
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import structlog
 
 from ..service.background import Background
 from ..service.clock import wait_for
-from ..storage.base import Archive, Retention
+from ..storage.contract.archive import Archive, Retention
 
 __all__ = ["Pruner"]
 

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
 from ..errors import StorageHeld
-from .base import Pruned, Retention
-from .engine import mapped_errors
+from .contract.archive import Pruned, Retention
+from .errors import mapped_errors
 from .halves import IN_A_ROW, in_halves
 from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
 

@@ -15,7 +15,9 @@ from ..delivery import DeliveryState
 from ..errors import StorageUnavailable
 from ..service.background import Background
 from ..service.clock import earlier, wait_for
-from ..storage.base import DeliveryClaim, DeliveryRecord, Demand, WorkQueue
+from ..storage.contract.claims import DeliveryClaim, RegulatedRequest
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.settlements import DeliveryRecord
 from ..subscription import Subscription
 from .dead_letters import DeadLetters
 from .delivery_starter import DeliveryStarter

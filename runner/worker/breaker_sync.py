@@ -10,7 +10,7 @@ import structlog
 
 from ..policies.breaker import Trip
 from ..service.background import Background
-from ..storage.base import Registry
+from ..storage.contract.registry import Registry
 from .outlet import Outlet
 
 __all__ = ["BreakerSync"]

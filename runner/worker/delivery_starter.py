@@ -10,7 +10,7 @@ from datetime import timedelta
 import structlog
 
 from ..delivery import Lease
-from ..storage.base import ClaimedDelivery, DeliveryClaim
+from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim
 from .dead_letters import DeadLetters
 from .flight import Flight
 from .intake import Intake
@@ -148,8 +148,8 @@ class DeliveryStarter:
         if outlet is None:
             return False
         policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
-        if claimed.unanswered is not None:
-            self._writer.submit(*unacknowledged(policy, lease, claimed.unanswered, claimed.age))
+        if claimed.expired is not None:
+            self._writer.submit(*unacknowledged(policy, lease, claimed.expired, claimed.age))
         elif policy.exhausted(claimed.attempt):
             self._writer.submit(*crashed(lease))
         elif policy.outlived(claimed.age):

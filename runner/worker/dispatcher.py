@@ -13,7 +13,8 @@ from ..errors import text_of
 from ..policies.limits import WorkerLimits
 from ..service.background import Background, spawn
 from ..service.clock import earlier, wait_for
-from ..storage.base import Claim, DeliveryRecord
+from ..storage.contract.claims import Claim
+from ..storage.contract.settlements import DeliveryRecord
 from .budget import Budget, spend
 from .claims_ahead import ClaimsAhead
 from .dispatch import Dispatch

@@ -14,7 +14,7 @@ import structlog
 
 from ..delivery import Lease, Outcome
 from ..event import weigh
-from ..storage.base import WorkQueue
+from ..storage.contract.queue import WorkQueue
 from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT, Budget
 from .flight import Flight

@@ -7,7 +7,9 @@ from time import monotonic
 
 from ..delivery import Lease
 from ..service.background import Background
-from ..storage.base import ClaimedDelivery, Registry, Stray, UnreadableDelivery, WorkQueue
+from ..storage.contract.claims import ClaimedDelivery, UnreadableDelivery
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.registry import Registry, Stray
 from .settlement import dead_untried
 from .settlement_writer import SettlementWriter
 

@@ -23,7 +23,8 @@ from ..delivery import (
 )
 from ..log.redaction import redacted
 from ..policies.retry import RetryPolicy
-from ..storage.base import AttemptRecord, DeliveryRecord, Run, Settled, Unanswered
+from ..storage.contract.claims import ExpiredDeferral
+from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 
 __all__ = [
     "apart",

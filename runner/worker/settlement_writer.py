@@ -16,7 +16,9 @@ from ..delivery import DeliveryState, Lease
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from ..service.background import spawn
 from ..service.backoff import Backoff
-from ..storage.base import AttemptRecord, DeliveryRecord, Settled, Work, WorkQueue
+from ..storage.contract.claims import Work
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Settled
 from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT
 from .dead_letters import DeadLetters

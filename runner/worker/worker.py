@@ -13,7 +13,9 @@ from ..policies.limits import WorkerLimits
 from ..service.background import Background, spawn
 from ..service.clock import wait_for
 from ..sinks.base import Sink
-from ..storage.base import DeliveryRecord, Registered, Registry, WorkQueue
+from ..storage.contract.queue import WorkQueue
+from ..storage.contract.registry import Registered, Registry
+from ..storage.contract.settlements import DeliveryRecord
 from .backlog import Backlog
 from .breaker_sync import BreakerSync
 from .budget import Budget

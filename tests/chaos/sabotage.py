@@ -291,8 +291,8 @@ def trust_what_was_said() -> None:
 def trust_own_clock() -> None:
     """Let the clock of the process say what is due."""
     from runner.service.clock import utcnow
-    from runner.storage.base import CLAIM, Claim
-    from runner.storage.postgres import PostgresStore
+    from runner.storage.contract.claims import CLAIM, Claim
+    from runner.storage.postgres.store import PostgresStore
 
     claim = PostgresStore.claim
     due = "UPDATE public.scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"

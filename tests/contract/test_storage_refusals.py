@@ -17,7 +17,9 @@ from structlog.testing import capture_logs
 from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
 from runner.errors import StorageHeld, StorageRefused
 from runner.policies.retry import RetryPolicy
-from runner.storage.base import AttemptRecord, DeliveryRecord, Registered, Run, Settled, Work
+from runner.storage.contract.claims import Work
+from runner.storage.contract.registry import Registered
+from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 from runner.storage.halves import in_halves
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ..log.terminal import printable
+from ...log.terminal import printable
 
 __all__ = ["MAX_ITERATIONS", "SuspiciousLoop"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from runner.periodic.pruner import Pruner
-from runner.storage.base import Pruned, Retention
+from runner.storage.contract.archive import Pruned, Retention
 from tests.support.eventually import eventually
 
 WEEK = Retention(delivered=timedelta(days=7), dead=timedelta(days=90))

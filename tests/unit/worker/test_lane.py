@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from runner.delivery import ACCEPTED, Delivery, Failed, Outcome
 from runner.sinks.python import PythonSink
-from runner.storage.base import Work
+from runner.storage.contract.claims import Work
 from runner.worker.feedback import Feedback
 from runner.worker.flight import SUCCEEDED, Flight
 from runner.worker.outlet import Outlet, Slots
