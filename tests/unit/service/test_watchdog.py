@@ -61,6 +61,7 @@ async def test_the_longest_lag_is_told_once() -> None:
 
 
 async def test_it_ends() -> None:
+    await eventually(lambda: all(thread.name != "watchdog" for thread in threading.enumerate()))  # those before it
     dog = Watchdog()
     await dog.start()
     await dog.start()
