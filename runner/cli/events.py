@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +15,12 @@ from .transfer import export_events, import_events
 if TYPE_CHECKING:
     from ..config import Config
     from ..event import Event
-    from ..storage.contract.records import EventQuery, EventView, Records, ReplayQuery
-    from .cursor import Cursor
+    from ..storage.contract.records import EventQuery, EventView, ReplayQuery
 
 __all__ = ["events"]
 
 _STATES = ("scheduled", "queued", "settled", "cancelled")
 _PAUSE = 0.5  # seconds between two looks of `tail`
-_BEFORE = 1000  # events before the first one it prints among which it looks for gaps
 
 
 @click.group()
@@ -253,48 +249,19 @@ async def _cancel(config: Config, reference: str, as_json: bool) -> None:
 
 async def _tail(config: Config, pattern: str | None, since: datetime | None, as_json: bool) -> None:
     from ..builder import open_storage
+    from ..operations.following import Follower
     from ..subscription import matches_pattern
     from .output import tell
 
     async with open_storage(config, writes=False) as storage:
-        cursor = await _beginning(storage.records, since)
+        follower = await Follower.beginning(storage.records, since)
         while True:
-            if cursor.gaps:
-                cursor.look(await storage.records.writers())
-            now = time.monotonic()
-            async for view in storage.records.events(_following(cursor)):
-                fresh = cursor.fresh(view.seq, now)
-                if fresh and (pattern is None or matches_pattern(pattern, view.event.type)):
+            async for view in follower.look():
+                if pattern is None or matches_pattern(pattern, view.event.type):
                     _print_line(view, as_json)
-            if given_up := cursor.settle(now):
+            if given_up := follower.given_up():
                 tell(f"waits no longer for what may fill {given_up} gaps in seq, and may have passed over events")
             await asyncio.sleep(_PAUSE)
-
-
-async def _beginning(records: Records, since: datetime | None) -> Cursor:
-    """
-    Return a cursor behind the last event there is, or before the first one since then.
-
-    It knows of the gaps before that: what is still being written there has not been seen either.
-    """
-    from ..storage.contract.records import EventQuery
-    from .cursor import Cursor
-
-    end = None
-    if since is not None:
-        async for view in records.events(EventQuery(since=since, newest_first=False, limit=1)):
-            end = view.seq - 1
-    seqs = await records.seqs(end, _BEFORE)
-    cursor = Cursor(0 if len(seqs) < _BEFORE else min(seqs) - 1)
-    for seq in sorted(seqs):
-        cursor.fresh(seq, 0.0)
-    return cursor
-
-
-def _following(cursor: Cursor) -> EventQuery:
-    from ..storage.contract.records import EventQuery
-
-    return EventQuery(after_seq=cursor.newest, gaps=cursor.gaps, newest_first=False, limit=sys.maxsize)
 
 
 def _print_line(view: EventView, as_json: bool) -> None:

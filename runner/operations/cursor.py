@@ -1,8 +1,8 @@
-"""The position of `events tail` in a sequence whose numbers do not become visible in order."""
+"""The position of a reader in a sequence whose numbers do not become visible in order."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 __all__ = ["Cursor"]
@@ -37,6 +37,11 @@ class Cursor:
         self._gaps: list[_Gap] = []
 
     @property
+    def safe(self) -> int:
+        """The number up to which nothing can appear any more that has not been seen."""
+        return self._gaps[0].first - 1 if self._gaps else self.newest
+
+    @property
     def gaps(self) -> list[tuple[int, int]]:
         """The first and the last number of each gap."""
         return [(gap.first, gap.last) for gap in self._gaps]
@@ -57,6 +62,11 @@ class Cursor:
                 return True
         return False
 
+    def expect(self, gaps: Iterable[tuple[int, int]], now: float) -> None:
+        """Watch further gaps, each a first and a last number, that another reader found."""
+        found = [_Gap(first, last, now) for gap in gaps for first, last in self._without_known(gap)]
+        self._gaps = sorted([*self._gaps, *found], key=lambda gap: gap.first)
+
     def look(self, writers: Collection[str]) -> None:
         """Record the current writers."""
         self._gaps = [_Gap(gap.first, gap.last, gap.since, _left(gap.waits, writers)) for gap in self._gaps]
@@ -67,6 +77,18 @@ class Cursor:
         given_up = max(0, len(self._gaps) - _MOST)
         del self._gaps[:given_up]
         return given_up
+
+    def _without_known(self, gap: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a gap that are in no other."""
+        first, last = gap
+        for known in self._gaps:
+            if known.last < first or known.first > last:
+                continue
+            if first < known.first:
+                yield first, known.first - 1
+            first = known.last + 1
+        if first <= last:
+            yield first, last
 
 
 def _left(waits: frozenset[str] | None, writers: Iterable[str]) -> frozenset[str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.cli.cursor import Cursor
+from runner.operations.cursor import Cursor
 
 
 def see(cursor: Cursor, *numbers: int, writers: str = "", now: float = 100.0) -> list[int]:
@@ -92,3 +92,38 @@ def test_each_number_is_fresh_exactly_once_however_late_it_comes(order: list[int
         printed += [number for number in found if cursor.fresh(number, start)]
         cursor.settle(start)
     assert sorted(printed) == sorted(order)
+
+
+def test_the_safe_number_lags_behind_the_first_gap() -> None:
+    cursor = Cursor(4)
+    assert cursor.safe == 4
+    see(cursor, 5, 7, 9, writers="ab")
+    assert cursor.safe == 5
+    see(cursor, 6, writers="b")
+    assert cursor.safe == 7
+    see(cursor, writers="", now=200.0)
+    assert cursor.safe == 9
+
+
+def test_gaps_that_others_found_are_watched_besides_the_known_ones() -> None:
+    cursor = Cursor(10)
+    see(cursor, 12, 15, writers="a")
+    cursor.expect([(3, 4), (8, 14), (13, 13)], 100.0)
+    assert cursor.gaps == [(3, 4), (8, 10), (11, 11), (12, 12), (13, 14)]
+    assert cursor.safe == 2
+    assert see(cursor, 3, 9, writers="a") == [3, 9]
+    see(cursor, writers="b", now=200.0)
+    see(cursor, writers="", now=200.0)
+    assert cursor.gaps == []
+    assert cursor.safe == 15
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9))), st.sets(st.integers(1, 60)))
+def test_no_gap_is_watched_twice(given: list[tuple[int, int]], visible: set[int]) -> None:
+    cursor = Cursor(0)
+    see(cursor, *sorted(visible), writers="a")
+    for first, size in given:
+        cursor.expect([(first, first + size)], 100.0)
+    watched = [number for first, last in cursor.gaps for number in range(first, last + 1)]
+    assert len(watched) == len(set(watched))
+    assert {number for first, size in given for number in range(first, first + size + 1)} <= set(watched)

@@ -1,0 +1,76 @@
+"""Following the events as they are recorded: nothing is passed over, although numbers become visible out of order."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ..storage.contract.records import EventQuery
+from .cursor import Cursor
+
+if TYPE_CHECKING:
+    from ..storage.contract.records import EventView, Records
+
+__all__ = ["Follower"]
+
+_BEFORE = 1000  # events before the first one that is given among which gaps are looked for
+
+
+class Follower:
+    """Give every event once, as soon as it can be seen."""
+
+    def __init__(self, records: Records, cursor: Cursor) -> None:
+        """Begin where `cursor` is."""
+        self._records = records
+        self._cursor = cursor
+        self._given_up = 0
+
+    @classmethod
+    async def beginning(cls, records: Records, since: datetime | None = None) -> Follower:
+        """
+        Return one that begins behind the last event there is, or before the first one since then.
+
+        It knows of the gaps before that: what is still being written there has not been seen either.
+        """
+        end = None
+        if since is not None:
+            async for view in records.events(EventQuery(since=since, newest_first=False, limit=1)):
+                end = view.seq - 1
+        seqs = await records.seqs(end, _BEFORE)
+        cursor = Cursor(0 if len(seqs) < _BEFORE else min(seqs) - 1)
+        for seq in sorted(seqs):
+            cursor.fresh(seq, 0.0)
+        return cls(records, cursor)
+
+    @property
+    def newest(self) -> int:
+        """The largest seq that was seen."""
+        return self._cursor.newest
+
+    @property
+    def safe(self) -> int:
+        """The seq up to which everything has been given that ever will be: before the first gap that may be filled."""
+        return self._cursor.safe
+
+    def given_up(self) -> int:
+        """Return how many gaps were given up since the last call, being too many; events in them may be missed."""
+        number, self._given_up = self._given_up, 0
+        return number
+
+    def expect(self, gaps: Iterable[tuple[int, int]]) -> None:
+        """Look at these gaps, too, each a first and a last seq, until nobody is left who may fill them."""
+        self._cursor.expect(gaps, time.monotonic())
+
+    async def look(self) -> AsyncIterator[EventView]:
+        """Yield what can be seen now, and has not been given yet."""
+        if self._cursor.gaps:
+            self._cursor.look(await self._records.writers())
+        now = time.monotonic()
+        query = EventQuery(after_seq=self._cursor.newest, gaps=self._cursor.gaps, newest_first=False, limit=sys.maxsize)
+        async for view in self._records.events(query):
+            if self._cursor.fresh(view.seq, now):
+                yield view
+        self._given_up += self._cursor.settle(now)
