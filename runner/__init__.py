@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .storage.contract.events import Publication, Receipt
     from .strategies.base import NotifyStrategy, PushStrategy
     from .strategies.stack import compose
+    from .tracing.causation import caused_by
 
 __all__ = [
     "ACCEPTED",
@@ -59,6 +60,7 @@ __all__ = [
     "StateConflict",
     "StorageUnavailable",
     "__version__",
+    "caused_by",
     "compose",
     "load",
 ]
@@ -75,6 +77,7 @@ _HOMES = {
     "Sink": "sinks.base",
     **dict.fromkeys(("Publication", "Receipt"), "storage.contract.events"),
     **dict.fromkeys(("NotifyStrategy", "PushStrategy"), "strategies.base"),
+    "caused_by": "tracing.causation",
     "compose": "strategies.stack",
 }
 

@@ -338,7 +338,9 @@ def _plan(config: Config) -> Plan:
         deployment_id=config.deployment_id,
         summary=_summary(config),
         subscriptions=config.to_subscriptions(),
-        limits=WorkerLimits(batch=worker.batch, concurrency=worker.concurrency, lease=worker.lease),
+        limits=WorkerLimits(
+            batch=worker.batch, concurrency=worker.concurrency, lease=worker.lease, max_hops=worker.max_hops
+        ),
         channel=_channel(config),
         start_timeout=config.storage.start_timeout,
         migrate=config.storage.migrate,

@@ -20,12 +20,14 @@ from msgspec.structs import replace
 from .errors import EventError, EventTooLarge
 
 __all__ = [
+    "CIRCUMSTANCES",
     "MAX_DATA_BYTES",
     "NO_EXTENSIONS",
     "Event",
     "ExtensionValue",
     "allowed_text",
     "check_type",
+    "lasting",
     "new_id",
     "weigh",
 ]
@@ -43,6 +45,11 @@ _DIGITS_OF_INTEGER = 11  # at most, and the sign
 _REPEATED = 4096  # characters of attributes that are the same in event after event, to be remembered as checked
 NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 """The extensions of most events: one empty object for all of them."""
+CIRCUMSTANCES = frozenset({"causationid", "correlationid", "expirytime", "runnerhops", "traceparent", "tracestate"})
+"""Extensions that tell how and for how long an event was published, and nothing of what happened.
+
+They differ when the same call is made again. So they are no part of what an event with the same source and id must
+have in common with it, and stay as they were recorded first."""
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,100}\Z")  # more than 20 are allowed, if not recommended (§3.1)
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
@@ -177,6 +184,13 @@ class Event(Struct, frozen=True, kw_only=True):
                 raise EventTooLarge(
                     f"data: {len(self.data)} bytes, at most {MAX_DATA_BYTES} are taken", attribute="data"
                 )
+
+
+def lasting(extensions: Mapping[str, ExtensionValue]) -> Mapping[str, ExtensionValue]:
+    """Return the extensions without circumstances: those that are the same whenever the event is published again."""
+    if CIRCUMSTANCES.isdisjoint(extensions):
+        return extensions
+    return {name: value for name, value in extensions.items() if name not in CIRCUMSTANCES}
 
 
 def weigh(events: Sequence[Event]) -> int:

@@ -11,7 +11,7 @@ from ..event import Event, new_id
 from ..service.home import Home
 from ..storage.contract.events import EventStore, Publication, Receipt
 from ..strategies.base import NotifyStrategy, Wake
-from .checks import check
+from .checks import check, linked
 from .commits import Commits
 from .recording import LocalWorker, Recording
 from .signals import SessionSignals, Signals
@@ -66,7 +66,8 @@ class EventBus:
         Record one event; return its receipt.
 
         Publishing the same (source, id) again changes nothing and returns the first receipt with
-        `duplicate` set, so that a publisher that got no answer may simply try again.
+        `duplicate` set, so that a publisher that got no answer may simply try again. While a handler runs, the event
+        is given `causationid` and `correlationid` of the event it handles, unless it has its own.
 
         Args:
             delay: from now, on the store's clock, until it is due.
@@ -87,7 +88,7 @@ class EventBus:
         else:
             self._check_running()
             check(publication)
-            receipts = await self._commits.add([publication])
+            receipts = await self._commits.add(linked([publication]))
         return receipts[0]
 
     async def publish_many(
@@ -106,6 +107,7 @@ class EventBus:
             check(publication)
         if not publications:
             return []
+        publications = linked(publications)
         if session is not None:
             receipts = await self._store.append_in(session, publications)
             self._session_signals.add(session.sync_session, publications[-1].event.id)

@@ -1,4 +1,4 @@
-"""Check publications before anything is recorded."""
+"""Check publications before anything is recorded, and link them to the event that led to them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from ..errors import EventError
 from ..event import Event
 from ..service.clock import utcnow
 from ..storage.contract.events import Publication
+from ..tracing.causation import HANDLED, caused
 
-__all__ = ["MAX_DELAY", "check"]
+__all__ = ["MAX_DELAY", "check", "linked"]
 
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 
@@ -21,6 +22,14 @@ def check(publication: Publication) -> None:
     publication.event.validate()
     if publication.delay is not None or publication.deliver_at is not None:
         _check_due(publication)
+
+
+def linked(publications: list[Publication]) -> list[Publication]:
+    """Return checked publications with the attributes that name their cause, where an event is being handled."""
+    cause = HANDLED.get()
+    if cause is None:
+        return publications
+    return [each._replace(event=caused(each.event, cause)) for each in publications]
 
 
 def _check_due(publication: Publication) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load, rate_option
+from .trace import trace_event
 from .transfer import export_events, import_events
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def events() -> None:
       runner events list --type 'order.*' --since 1h
       runner events show 12
       runner events tail
+      runner events trace 12
       runner events export > events.jsonl
       runner events replay --subscription crm --since 1d --dry-run
       runner events cancel 12
@@ -156,6 +158,7 @@ def cancel_event(path: Path, event: str, as_json: bool) -> None:
     asyncio.run(_cancel(load(path), event, as_json))
 
 
+events.add_command(trace_event)
 events.add_command(export_events)
 events.add_command(import_events)
 

@@ -27,6 +27,7 @@ __all__ = [
     "print_json",
     "print_line",
     "print_table",
+    "print_tree",
     "progress",
     "tell",
     "tell_unheard",
@@ -112,6 +113,30 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spa
     for row in ([name.upper() for name in columns], *cells):
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
         echo(line.rstrip())
+
+
+def print_tree(title: str, lines: Iterable[tuple[int, str]]) -> None:
+    """
+    Print lines as a tree under a title, none of them cut.
+
+    Args:
+        lines: each with its depth, which is at most one more than that of the line before; zero is below the title.
+    """
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    def shown(text: str) -> Text:
+        return Text(printable(redacted(text)), no_wrap=True, overflow="ignore")  # never read as markup
+
+    path = [root := Tree(shown(title))]
+    for depth, line in lines:
+        del path[depth + 1 :]
+        path.append(path[-1].add(shown(line)))
+    console = Console(color_system=_color_system(), soft_wrap=True)
+    with console.capture() as printed:
+        console.print(root)
+    echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

@@ -201,6 +201,12 @@ class Worker(Model):
         ge=timedelta(seconds=1),
         description="After this long without renewal others take over.",
     )
+    max_hops: Number = Field(
+        default=_LIMITS.max_hops,
+        ge=1,
+        le=1000,
+        description="Events that may follow from each other, each published by a handler of the one before.",
+    )
     shutdown_grace: Duration = Field(
         default=timedelta(seconds=25), description="How long a stop waits for deliveries that are running."
     )

@@ -20,6 +20,7 @@ class WorkerLimits:
         grace: how long a dispatch waits for its deliveries before it writes down what is unfinished.
         ahead: events claimed and not yet settled, as a multiple of `batch`.
         crash_limit: claims of an event before its deliveries are tried one by one.
+        max_hops: events that may follow from each other, each published by a handler of the one before.
     """
 
     batch: int = 500
@@ -28,3 +29,4 @@ class WorkerLimits:
     grace: timedelta = timedelta(milliseconds=100)
     ahead: int = 2
     crash_limit: int = 3
+    max_hops: int = 32

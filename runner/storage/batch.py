@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import EventConflict
+from ..event import Event, lasting
 from .contract.events import Publication, Receipt
 
 __all__ = ["Batch", "distinct"]
@@ -37,8 +38,13 @@ def distinct(publications: Sequence[Publication]) -> Batch:
     first: dict[tuple[str, str], Publication] = {}
     for each in publications:
         known = first.setdefault((each.event.source, each.event.id), each)
-        if known is not each and known.event != each.event:
+        if known is not each and _content(known.event) != _content(each.event):
             raise EventConflict(
                 f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content"
             )
     return Batch(publications, list(first.values()))
+
+
+def _content(event: Event) -> Event:
+    """Return the event without its circumstances."""
+    return event.replace(extensions=lasting(event.extensions))

@@ -28,7 +28,7 @@ from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..event import NO_EXTENSIONS
 from .acks import acknowledge
-from .contract.records import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView
+from .contract.records import AttemptView, DeliveryQuery, DeliveryView, EventQuery, EventView, InstanceView, TraceView
 from .contract.registry import Instance, Registered, StrategyHealth
 from .corrections import SqlCorrections
 from .errors import mapped_errors
@@ -36,6 +36,7 @@ from .identity import restored
 from .registry import ALIVE, compilable, named, readable
 from .selection import (
     NEWEST_FIRST,
+    OLDEST_FIRST,
     OPEN,
     SOONEST_FIRST,
     WITHOUT_DATA,
@@ -50,6 +51,7 @@ from .selection import (
     in_state,
 )
 from .tables import Now, attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
+from .traces import flow_of
 
 __all__ = ["SqlRecords"]
 
@@ -145,6 +147,19 @@ class SqlRecords(SqlCorrections):
             raise NotFound(f"no event has the seq or the id {reference!r}")
         choices = ", ".join(f"{row.seq} (source {event_of(row).source})" for row in rows)
         raise NotFound(f"the id {reference!r} is that of several events; give the seq of one of them: {choices}")
+
+    async def trace(self, reference: str, limit: int) -> TraceView:
+        """Return the events that led to an event, or that it led to, as far as they carry the same correlation."""
+        seq = (await self.event(reference)).seq
+        async with self._read() as connection:
+            correlation, rows, complete = await flow_of(connection, seq, limit)
+            views = await _event_views(connection, rows)
+            theirs = _delivery_views(deliveries.c.event_seq.in_([view.seq for view in views])).order_by(*OLDEST_FIRST)
+            found = [_delivery_view(row) for row in await fetch(connection, theirs.limit(limit + 1))]
+        by_event: dict[int, list[DeliveryView]] = {}
+        for view in found[:limit]:
+            by_event.setdefault(view.seq, []).append(view)
+        return TraceView(correlation, views, by_event, complete and len(found) <= limit)
 
     async def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
         """Yield the deliveries `query` describes, newest event first, read in pages."""

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..errors import EventConflict, EventError
-from ..event import Event
+from ..event import Event, lasting
 from .batch import distinct
 from .contract.events import Publication, Receipt
 from .identity import shortened
@@ -78,9 +78,14 @@ async def _known(execute: Execute, event: Event) -> int | None:
     row = (await execute(query)).one_or_none()
     if row is None:
         return None
-    if any(getattr(row, name) != value for name, value in values.items()):
+    if any(_lasting(getattr(row, name)) != _lasting(value) for name, value in values.items()):
         raise EventConflict(f"event {event.id!r} of source {event.source!r} is already recorded with other content")
     return int(row.seq)
+
+
+def _lasting(value: Any) -> Any:
+    """Return a value of an event as it is compared: extensions without circumstances."""
+    return lasting(value) or None if isinstance(value, dict) else value
 
 
 def _values(event: Event) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..event import Event
 from ..sinks.base import Sink
+from ..tracing.causation import HANDLED
 from .feedback import Feedback
 from .flight import SUCCEEDED, Flight
 from .lane import Lane
@@ -35,7 +36,7 @@ class SingleCalls:
         """Deliver the unstarted part of `flight`, until none is left or the lane must end."""
         deliver, name, works, marks = self._sink.deliver, self._name, flight.works, flight.marks
         deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(self._sink, "deliver_event", None)
-        cancelling = lane.task.cancelling
+        cancelling, handle = lane.task.cancelling, HANDLED.set
         while (index := flight.next) < flight.stop:
             lane.since = started = monotonic()
             if started >= flight.until:
@@ -44,6 +45,7 @@ class SingleCalls:
             flight.next = index + 1
             work = works[index]
             lane.index = index
+            handle(work.event)
             try:
                 if deliver_event is not None:
                     outcome = await deliver_event(work.event)
@@ -57,6 +59,7 @@ class SingleCalls:
             if outcome is ACCEPTED and not flight.watched:
                 marks[index] = SUCCEEDED
             else:
+                handle(None)  # what follows is not done for this event alone
                 outcome, ended = _checked(outcome), monotonic()
                 flight.landed(index, outcome, ended - started)
                 self._feedback.successes(flight, ended)
@@ -94,6 +97,7 @@ class BatchCalls:
             lane.index, lane.count = flight.next, self._size(flight)
             works = flight.works[lane.index : lane.index + lane.count]
             flight.next += len(works)
+            HANDLED.set(works[0].event if len(works) == 1 else None)
             answer: object
             try:
                 answer = await deliver_batch([Delivery(work.event, name, work.attempt) for work in works])
@@ -102,6 +106,7 @@ class BatchCalls:
                 if isinstance(error, KeyboardInterrupt):
                     raise
             lane.lost.clear()
+            HANDLED.set(None)
             ended = monotonic()
             outcomes = [_checked(each) for each in _answers(answer, len(works))]
             for index, outcome in zip(lane.indexes, outcomes, strict=True):

@@ -10,17 +10,21 @@ from math import inf
 import structlog
 
 from ..delivery import DeliveryState, Lease
+from ..policies.limits import WorkerLimits
 from ..policies.order import order_key
 from ..storage.contract.claims import Claim, UnreadableWork, Work
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..subscription import Matcher
+from .endings import endings
 from .flight import SUCCEEDED, Flight
 from .outlet import Outlet
-from .settlement import given_back, settle, unreadable
+from .settlement import dead_untried, given_back, settle, unreadable
 
 __all__ = ["Dispatch"]
 
 log = structlog.get_logger(__name__)
+
+_LIMITS = WorkerLimits()
 
 
 class Dispatch:
@@ -30,7 +34,7 @@ class Dispatch:
     What has finished by then is settled. What is still running is written as leased, and settles
     later under its own lease. What could not start, because its subscription is at its limit, paused,
     or not served here, is written as pending, free for any instance. What cannot be read is dead for
-    every subscription that may have wanted it.
+    every subscription that may have wanted it, and what is at the end of too long a chain for every one that matches.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Dispatch:
         closed: Set[Outlet],
         *,
         crash_limit: int,
+        max_hops: int = _LIMITS.max_hops,
         until: float = inf,
     ) -> None:
         """
@@ -48,6 +53,7 @@ class Dispatch:
         Args:
             closed: the outlets whose deliveries it may not start.
             crash_limit: how often an event may be claimed before its deliveries are tried one by one.
+            max_hops: how many events may have led to one that is delivered.
             until: when its lease ends, on the monotonic clock.
         """
         self.claim = claim
@@ -59,7 +65,7 @@ class Dispatch:
         self._until = until
         self._landed = asyncio.get_running_loop().create_future()
         self._flying = 0
-        self._assign(matcher, closed, crash_limit)
+        self._assign(matcher, closed, crash_limit, endings(claim, max_hops))
         for each in claim.unreadable:
             self._bury(each, matcher)
 
@@ -111,8 +117,10 @@ class Dispatch:
         """Return the flights that were running when they were cut."""
         return [(outlet, flight) for outlet, flight in self.flights.items() if flight.watched]
 
-    def _assign(self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int) -> None:
-        """Match every event, and assign the works to the open outlets."""
+    def _assign(
+        self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int, endings: Mapping[int, str]
+    ) -> None:
+        """Match every event, and assign the works to the open outlets, but for those that end here."""
         match = matcher.match
         last: tuple[Outlet, ...] = ()
         count = 0
@@ -124,7 +132,9 @@ class Dispatch:
                 fault = f"{type(error).__name__}: {error}"
                 self._bury(UnreadableWork(work.position, work.attempt, work.seq, work.event.type, fault), matcher)
                 matched = ()
-            if work.attempt > 1:
+            if endings and work.position in endings:
+                matched = self._end(work, matched, endings[work.position])
+            elif work.attempt > 1:
                 matched = self._startable(work, matched, crash_limit)
             elif closed and not closed.isdisjoint(matched):
                 # Equal matches are split into the same objects, so that events in a row stay one run.
@@ -164,6 +174,12 @@ class Dispatch:
         for outlet in matcher.concerned(work.type):
             lease = Lease(work.seq, outlet.id, work.attempt, self.claim.token)
             self._records.append(unreadable(lease, work.reason))
+
+    def _end(self, work: Work, matched: Sequence[Outlet], reason: str) -> tuple[Outlet, ...]:
+        """Record the event as dead for every subscription that matched; return those that may deliver it: none."""
+        leases = [Lease(work.seq, outlet.id, work.attempt, self.claim.token) for outlet in matched]
+        self._records += [dead_untried(lease, reason) for lease in leases]
+        return ()
 
     def _startable(self, work: Work, matched: Sequence[Outlet], crash_limit: int) -> tuple[Outlet, ...]:
         """Return the outlets that may deliver `work` now; record pending deliveries for the others."""

@@ -209,8 +209,15 @@ class Dispatcher:
             return
         if _expired(claim, until, self._budget):  # whatever was waited for in between
             return
-        roster, crash_limit = self._roster, self._limits.crash_limit
-        dispatch = Dispatch(claim, roster.matcher, roster.closed, crash_limit=crash_limit, until=until)
+        roster, limits = self._roster, self._limits
+        dispatch = Dispatch(
+            claim,
+            roster.matcher,
+            roster.closed,
+            crash_limit=limits.crash_limit,
+            max_hops=limits.max_hops,
+            until=until,
+        )
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
         self._held += len(claim.works)
         self._dispatches[dispatch] = spawn(self._dispatch(dispatch), "dispatch")

@@ -16,6 +16,7 @@ from ..errors import described
 from ..policies.breaker import Breaker
 from ..sinks.base import Sink
 from ..subscription import Subscription
+from ..tracing.causation import HANDLED
 from .budget import Budget
 from .calls import BatchCalls, Calls, SingleCalls
 from .feedback import Feedback
@@ -243,6 +244,7 @@ class Outlet:
                 raise
             log.error("delivering failed", subscription=self.subscription.name, error=type(error).__name__)
         finally:
+            HANDLED.set(None)
             lane.flight = None
             flight.running -= 1
             if flight.over and not lane.abandoned:

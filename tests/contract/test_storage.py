@@ -109,7 +109,7 @@ CHANGES: dict[str, Any] = {
     "time": datetime(2026, 1, 1, tzinfo=UTC),
     "datacontenttype": "text/plain",
     "dataschema": "urn:other",
-    "extensions": {"traceparent": "00-1"},
+    "extensions": {"tenant": "acme"},
     "data": b"{}",
     "data-gone": None,
 }
@@ -126,6 +126,36 @@ class TestConflict(StoreTests):
         with pytest.raises(EventConflict, match="'1'"):
             await store.append([publication(1), other, publication(2)])
         assert await database.count(events, dispatch) == [1, 1]
+
+    @pytest.mark.parametrize("size", [1, 20])
+    async def test_how_an_event_came_about_is_no_content_and_stays_as_it_was_first(
+        self, store: Store, database: Database, size: int
+    ) -> None:
+        """Who publishes again does so in another span, for another event; with nothing else different."""
+        first, second, lasting = {"causationid": "a", "traceparent": "00-1"}, {"runnerhops": 2}, {"tenant": "acme"}
+        for extensions in ({}, lasting):
+            made = [publication(number, id=f"{number} {sorted(extensions)}") for number in range(size)]
+
+            def with_(given: dict[str, Any], made: list[Publication] = made) -> list[Publication]:
+                return [Publication(each.event.replace(extensions=given)) for each in made]
+
+            await store.append(with_(extensions | first))
+            for again in (first, second, {}):
+                assert all(receipt.duplicate for receipt in await store.append(with_(extensions | again)))
+            mixed = [*with_(extensions | first), *with_(extensions | second)]
+            assert all(receipt.duplicate for receipt in await store.append(mixed))
+            async with AsyncSession(database.engine) as session:
+                assert all(each.duplicate for each in await store.append_in(session, with_(extensions | second)))
+            with pytest.raises(EventConflict):
+                await store.append(with_({"tenant": "other"} | second))
+        rows = await database.rows(events)
+        assert [row["extensions"] for row in rows] == [first] * size + [lasting | first] * size
+
+    async def test_nor_is_it_where_the_identity_is_long(self, store: Store) -> None:
+        long = Event(type="t", source="/s" * 2000, id="i" * 2000, extensions={"causationid": "a"})
+        await store.append([Publication(long)])
+        [receipt] = await store.append([Publication(long.replace(extensions={}))])
+        assert receipt.duplicate
 
     async def test_empty_data_and_no_data_are_not_the_same(self, store: Store) -> None:
         await store.append([Publication(Event(type="t", source="/s", id="1", data=b""))])

@@ -25,7 +25,7 @@ from runner.storage.tables import metadata
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 
 
 def engine_of(dsn: str, schema: str | None = None) -> AsyncEngine:
@@ -86,6 +86,7 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 async def test_alembic_sees_no_difference_to_the_tables(engine: AsyncEngine, schema: str | None) -> None:
     await migrate(engine)
     schema = home_of(engine).schema
@@ -99,6 +100,8 @@ async def test_alembic_sees_no_difference_to_the_tables(engine: AsyncEngine, sch
             "compare_server_default": connection.dialect.name == "postgresql",  # it takes AUTOINCREMENT for a default
             "include_schemas": schema is not None,
             "include_name": lambda name, kind, parents: kind != "schema" or name == schema,
+            # It reads no expressions in an index; the tests below compare what the databases say of them.
+            "include_object": lambda of, name, kind, *_: kind != "index" or name != "events_correlation",
             "version_table_schema": schema,
         }
         found: list[object] = compare_metadata(MigrationContext.configure(connection, opts=options), expected)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import EventError
-from runner.event import MAX_DATA_BYTES, Event, new_id
+from runner.event import CIRCUMSTANCES, MAX_DATA_BYTES, NO_EXTENSIONS, Event, lasting, new_id
 
 
 def event(**attributes: Any) -> Event:
@@ -246,3 +246,11 @@ class TestAttributesTogether:
     def test_no_more_than_that(self, extensions: dict[str, Any], error: str) -> None:
         with pytest.raises(EventError, match=error):
             Event.new("t", source="/s", extensions=extensions)
+
+
+def test_lasting_extensions_are_those_that_say_what_happened() -> None:
+    circumstances: dict[str, str | int] = {name: "x" for name in CIRCUMSTANCES}
+    assert lasting(circumstances | {"tenant": "a", "n": 1}) == {"tenant": "a", "n": 1}
+    assert lasting(circumstances) == {}
+    assert lasting({"tenant": "a"}) == {"tenant": "a"}
+    assert lasting(NO_EXTENSIONS) is NO_EXTENSIONS

@@ -20,6 +20,7 @@ __all__ = [
     "InstanceView",
     "Records",
     "ReplayQuery",
+    "TraceView",
     "nobody",
 ]
 
@@ -100,6 +101,24 @@ class InstanceView:
             return "silent"
         stuck = self.progress_at is not None and self.heartbeat_at - self.progress_at >= _STUCK
         return "stuck" if stuck else "working"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceView:
+    """
+    The events that share a correlation, and their deliveries.
+
+    Attributes:
+        correlation: what they share: a `correlationid`, which is the id of the first one where nobody gave another.
+        events: without data, in the order of their seqs.
+        deliveries: by the seq of the event, in the order of their subscriptions.
+        complete: whether that is all there is on record.
+    """
+
+    correlation: str
+    events: Sequence[EventView]
+    deliveries: Mapping[int, Sequence[DeliveryView]]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +202,15 @@ class Records(Protocol):
 
     async def event(self, reference: str) -> EventView:
         """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""
+
+    async def trace(self, reference: str, limit: int) -> TraceView:
+        """
+        Return the events that led to an event, or that it led to, as far as they carry the same correlation.
+
+        Args:
+            reference: the event, by its seq or its id, as for `event()`.
+            limit: events, and deliveries, that are read at most.
+        """
 
     def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
         """Yield the deliveries `query` describes, newest event first unless it says otherwise, read in pages."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+from ...event import CIRCUMSTANCES
 from ..contract.claims import AT_ONCE, LARGEST
 from ..tables import metadata
 
@@ -17,9 +18,18 @@ character (CloudEvents 1.0 §3.1)."""
 _SEPARATORS = f"E'\\x{ord(SEPARATOR):02x}', E'\\x{ord(NOTHING):02x}'"
 
 _COMPARED = ("type", "subject", "time", "datacontenttype", "dataschema", "data")
+# Extensions without circumstances (see `event.py`); what is no object was not written by the bus.
+_LASTING = (
+    "CASE jsonb_typeof({0}::jsonb) WHEN 'object' THEN nullif({0}::jsonb - '{{{1}}}'::text[], '{{}}') "
+    "ELSE {0}::jsonb END"
+)
+_CIRCUMSTANCES = ", ".join(sorted(CIRCUMSTANCES))
+_RECORDED, _NEW, _GIVEN = (
+    _LASTING.format(extensions, _CIRCUMSTANCES) for extensions in ("e.extensions", "excluded.extensions", "$8::text")
+)
 _SAME_CONTENT = " AND ".join(
     [f"e.{name} IS NOT DISTINCT FROM excluded.{name}" for name in _COMPARED]
-    + ["e.extensions::jsonb IS NOT DISTINCT FROM excluded.extensions::jsonb"]
+    + [f"{_RECORDED} IS NOT DISTINCT FROM {_NEW}"]
 )
 
 # What an event takes of memory, about: each extension becomes an object of its own. Bounded, so that no sum overflows.
@@ -52,6 +62,7 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     """
     texts = _read("texts").format(separators=_SEPARATORS, patience=_PATIENCE)
     words = {"same_content": _SAME_CONTENT, "texts": texts, "patience": _PATIENCE}
+    words |= {"recorded_extensions": _RECORDED, "given_extensions": _GIVEN}
     words |= {"weight": _WEIGHT, "content": _CONTENT, "largest": str(LARGEST)}
     return _read(name).format(limit=int(limit), **words, **_tables(schema))
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from ...delivery import DeliveryState
 from ...errors import EventConflict, StorageRefused
-from ...event import Event, weigh
+from ...event import Event, lasting, weigh
 from ..contract.claims import CLAIM, UNREADABLE, Claim, DeliveryClaim, RegulatedRequest, UnreadableWork, Work
 from ..contract.events import Publication, Receipt
 from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
@@ -233,6 +233,7 @@ def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
     source, id, *content = row = _row(event)
     inserted = db.execute(sql("insert_event"), (*row, now))
     if inserted.rowcount == 0:
+        content[-1] = write_extensions(lasting(shortened(event).extensions))
         return Receipt(event.source, event.id, _known_seq(db, source, id, content), True)
     return Receipt(event.source, event.id, inserted.lastrowid or 0, False)  # an INSERT that took a row has its rowid
 
@@ -240,7 +241,7 @@ def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
 def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:
     [(seq, *known, extensions)] = db.execute(sql("known_event"), (source, id)).fetchall()
     try:
-        stored = None if extensions is None else write_extensions(read_extensions(extensions))
+        stored = None if extensions is None else write_extensions(lasting(read_extensions(extensions)))
         same = [*known, stored] == content
     except UNREADABLE:
         same = False

@@ -65,6 +65,26 @@ def record_of(settled: Settled, seq: int, id: int = 1) -> DeliveryRecord:
     return record
 
 
+async def test_an_event_at_the_end_of_too_long_a_chain_is_dead_and_its_neighbours_are_delivered() -> None:
+    sink = FunctionSink(accept)
+    claimed = works(5)
+    for work, hops in zip(claimed, (None, 3, 4, "4", "x"), strict=True):
+        if hops is not None:
+            work.event = work.event.replace(extensions={"runnerhops": hops})
+    waits = outlet(FunctionSink(accept), id=2, paused=True)
+    one = outlet(sink)
+    dispatch = Dispatch(Claim(TOKEN, claimed, 1), Fixed(lambda _: (one, waits)), {waits}, crash_limit=3, max_hops=3)
+    settled = await settled_at_once(dispatch)
+    assert sink.taken == [0, 1, 4]
+    found = states(settled)
+    assert [found[seq, id] for seq in (2, 3) for id in (1, 2)] == [DeliveryState.DEAD] * 4
+    assert [found[seq, 2] for seq in (0, 1, 4)] == [DeliveryState.PENDING] * 3
+    record = record_of(settled, 2)
+    assert record.error is not None
+    assert record.error.startswith("4 events led to this one")
+    assert (record.attempts, list(settled.attempts)) == (0, [])
+
+
 def failing(*outcomes: Outcome) -> FunctionSink:
     """Return a sink that answers each event with the outcome at its number."""
 
