@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from .service.background import Service
+    from .storage.contract.records import Rescheduled
     from .strategies.stack import StrategyStack
 
 __all__ = ["Plan", "Runner"]
@@ -186,6 +187,21 @@ class Runner:
         """
         self._home.enter()
         return await self._operations.ack(reference, subscription, failure=failure)
+
+    async def reschedule(
+        self,
+        reference: str,
+        *,
+        delay: timedelta | None = None,
+        deliver_at: datetime | None = None,
+        subscription: str | None = None,
+    ) -> Rescheduled:
+        """Have an event, or what waits of it, be due at another time; see `Operations.reschedule()`."""
+        self._home.enter()
+        _, moved = await self._operations.reschedule(
+            reference, delay=delay, deliver_at=deliver_at, subscription=subscription
+        )
+        return moved
 
     async def start(self) -> None:
         """

@@ -10,7 +10,7 @@ from ..service.clock import utcnow
 from ..storage.contract.events import Publication
 from ..tracing.causation import HANDLED, caused
 
-__all__ = ["MAX_DELAY", "check", "linked"]
+__all__ = ["MAX_DELAY", "check", "check_due", "linked"]
 
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
 
@@ -21,7 +21,7 @@ def check(publication: Publication) -> None:
         raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
     publication.event.validate()
     if publication.delay is not None or publication.deliver_at is not None:
-        _check_due(publication)
+        check_due(publication.delay, publication.deliver_at)
 
 
 def linked(publications: list[Publication]) -> list[Publication]:
@@ -32,16 +32,17 @@ def linked(publications: list[Publication]) -> list[Publication]:
     return [each._replace(event=caused(each.event, cause)) for each in publications]
 
 
-def _check_due(publication: Publication) -> None:
-    if publication.delay is not None and publication.deliver_at is not None:
+def check_due(delay: timedelta | None, deliver_at: datetime | None) -> None:
+    """Raise `EventError` unless at most one of the two is given, and is a time that something can be due at."""
+    if delay is not None and deliver_at is not None:
         raise EventError("give either delay or deliver_at, not both")
-    if publication.deliver_at is not None:
-        if not isinstance(publication.deliver_at, datetime) or publication.deliver_at.utcoffset() is None:  # type: ignore[redundant-expr]  # callers need not check their types
-            raise EventError(f"deliver_at: expected a datetime with an offset, got {publication.deliver_at!r}")
-        if publication.deliver_at - utcnow() > MAX_DELAY:
-            raise EventError(f"deliver_at: at most {MAX_DELAY.days} days from now, got {publication.deliver_at}")
-    if publication.delay is not None:
-        if not isinstance(publication.delay, timedelta):
-            raise EventError(f"delay: expected a timedelta, got {publication.delay!r}")
-        if not timedelta(0) <= publication.delay <= MAX_DELAY:
-            raise EventError(f"delay: expected 0 to {MAX_DELAY.days} days, got {publication.delay}")
+    if deliver_at is not None:
+        if not isinstance(deliver_at, datetime) or deliver_at.utcoffset() is None:  # type: ignore[redundant-expr]  # callers need not check their types
+            raise EventError(f"deliver_at: expected a datetime with an offset, got {deliver_at!r}")
+        if deliver_at - utcnow() > MAX_DELAY:
+            raise EventError(f"deliver_at: at most {MAX_DELAY.days} days from now, got {deliver_at}")
+    if delay is not None:
+        if not isinstance(delay, timedelta):
+            raise EventError(f"delay: expected a timedelta, got {delay!r}")
+        if not timedelta(0) <= delay <= MAX_DELAY:
+            raise EventError(f"delay: expected 0 to {MAX_DELAY.days} days, got {delay}")

@@ -1,4 +1,4 @@
-"""`runner events`: look at what was published, replay it, cancel it."""
+"""`runner events`: look at what was published, replay it, reschedule it, cancel it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load, rate_option
+from .options import (
+    DURATION,
+    MOMENT,
+    SINCE,
+    config_option,
+    dry_run_option,
+    json_option,
+    limit_option,
+    load,
+    rate_option,
+)
 from .trace import trace_event
 from .transfer import export_events, import_events
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..config import Config
     from ..event import Event
     from ..storage.contract.records import EventQuery, EventView, ReplayQuery
@@ -26,7 +38,7 @@ _PAUSE = 0.5  # seconds between two looks of `tail`
 
 @click.group()
 def events() -> None:
-    """Look at what was published, replay it, cancel what is still to come.
+    """Look at what was published, replay it, reschedule or cancel what is still to come.
 
     \b
     Examples:
@@ -36,6 +48,7 @@ def events() -> None:
       runner events trace 12
       runner events export > events.jsonl
       runner events replay --subscription crm --since 1d --dry-run
+      runner events reschedule 12 --delay 2h
       runner events cancel 12
     """
 
@@ -158,6 +171,39 @@ def cancel_event(path: Path, event: str, as_json: bool) -> None:
     asyncio.run(_cancel(load(path), event, as_json))
 
 
+@events.command("reschedule")
+@config_option
+@click.argument("event")
+@click.option("--delay", type=DURATION, metavar="DURATION", help="Due after DURATION from now, such as 2s or 1h30m.")
+@click.option("--deliver-at", type=MOMENT, metavar="TIME", help="Due at TIME, such as 2026-01-31T12:00:00Z.")
+@click.option("--subscription", metavar="NAME", help="Only the delivery to this one.")
+@json_option
+def reschedule_event(
+    path: Path,
+    event: str,
+    delay: timedelta | None,
+    deliver_at: datetime | None,
+    subscription: str | None,
+    as_json: bool,
+) -> None:
+    """Have an EVENT, given by its seq or its id, be due at another time.
+
+    A scheduled event, or one that waits to be dispatched, moves as a whole. Of one that is dispatched those
+    deliveries move that wait: for their next attempt, a rate, an order, or because of a pause. What runs at this
+    moment is left alone.
+
+    
+    Examples:
+      runner events reschedule 12 --delay 2h
+      runner events reschedule 12 --delay 0s
+      runner events reschedule order-17 --deliver-at 2026-01-31T12:00:00Z --subscription crm --json
+    """
+    if (delay is None) == (deliver_at is None):
+        raise click.UsageError("give either --delay or --deliver-at")
+    when = {"delay": delay, "deliver_at": deliver_at}
+    asyncio.run(_reschedule(load(path), event, when, subscription, as_json))
+
+
 events.add_command(trace_event)
 events.add_command(export_events)
 events.add_command(import_events)
@@ -248,6 +294,24 @@ async def _cancel(config: Config, reference: str, as_json: bool) -> None:
         print_json({"seq": view.seq, "cancelled": number})
     else:
         print_line(f"event {view.seq} cancelled, {number} {'delivery' if number == 1 else 'deliveries'}")
+
+
+async def _reschedule(
+    config: Config, reference: str, when: Mapping[str, Any], subscription: str | None, as_json: bool
+) -> None:
+    from ..builder import open_operations
+    from ..operations.shapes import rescheduled_json
+    from .output import moment, print_json, print_line, tell, tell_unheard
+
+    async with open_operations(config, unheard=tell_unheard) as operations:
+        view, moved = await operations.reschedule(reference, **when, subscription=subscription)
+    if as_json:
+        print_json(rescheduled_json(view.seq, moved))
+        return
+    what = "" if moved.whole else f": {moved.deliveries} {'delivery' if moved.deliveries == 1 else 'deliveries'}"
+    print_line(f"event {view.seq}{what} due {moment(moved.due_at)}")
+    if moved.running:
+        tell(f"{moved.running} of its deliveries run at this moment, and were left alone")
 
 
 async def _tail(config: Config, pattern: str | None, since: datetime | None, as_json: bool) -> None:

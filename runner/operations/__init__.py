@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from ..bus.checks import check_due
 from ..config.duration import format_duration
 from ..delivery import DeliveryState
-from ..errors import NotFound, StateConflict
+from ..errors import EventError, NotFound, StateConflict
 from ..periodic.pruner import Pruner
 from ..storage.contract.records import DeliveryQuery, nobody
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..storage import Storage
     from ..storage.contract.archive import Retention
-    from ..storage.contract.records import AttemptView, DeliveryView, EventView, ReplayQuery
+    from ..storage.contract.records import AttemptView, DeliveryView, EventView, ReplayQuery, Rescheduled
     from ..storage.contract.registry import Registered
     from ..subscription import Subscription
 
@@ -132,6 +133,61 @@ class Operations:
             raise StateConflict(f"event {view.seq} is {view.state}; nothing of it is still to come")
         self._announce()  # what stood behind it in a line may go
         return view, number
+
+    async def reschedule(
+        self,
+        reference: str,
+        *,
+        delay: timedelta | None = None,
+        deliver_at: datetime | None = None,
+        subscription: str | None = None,
+    ) -> tuple[EventView, Rescheduled]:
+        """
+        Have an event be due at another time, or those of its deliveries that wait.
+
+        Args:
+            delay: from now, on the store's clock, until it is due.
+            deliver_at: the time at which it is due instead; aware. A past one is due at once.
+            subscription: only the delivery to this one.
+
+        Returns:
+            the event as it was, and what was moved.
+
+        Raises:
+            EventError: not one of the two is given, or it is no time, or too far away.
+            NotFound: there is no such event, subscription or delivery.
+            StateConflict: nothing of it waits: it is delivered, dead or cancelled, or runs at this moment.
+        """
+        check_due(delay, deliver_at)
+        due = delay if deliver_at is None else deliver_at
+        if due is None:
+            raise EventError("give delay or deliver_at")
+        view = await self.records.event(reference)
+        moved = await self.records.reschedule(view.seq, due, subscription=subscription)
+        if not moved.whole and not moved.deliveries:
+            await self._refuse_reschedule(DeliveryRef(str(view.seq), subscription or ""), running=moved.running)
+        self._announce()
+        return view, moved
+
+    async def _refuse_reschedule(self, which: DeliveryRef, *, running: int) -> NoReturn:
+        """Raise what says why nothing could be moved."""
+        if which.subscription:
+            delivery, _ = await self.delivery(which)
+            what, state = f"the delivery of event {delivery.seq} to {delivery.subscription}", delivery.state.value
+            ended = delivery.state not in CANCELLABLE
+            back = f"runner deliveries retry {delivery.seq} {delivery.subscription}"
+        else:
+            view = await self.records.event(which.event)
+            counted = ", ".join(f"{number} {state}" for state, number in view.deliveries.items())
+            what, state = f"event {view.seq}", view.state + (f" ({counted})" if counted else "")
+            ended = view.state in ("settled", "cancelled")
+            back = f"runner deliveries retry {view.seq} SUBSCRIPTION"
+        if ended:
+            raise StateConflict(
+                f"{what} is {state}; nothing of it waits. `{back}` brings back what is dead or cancelled, "
+                "`runner events replay` what was delivered"
+            )
+        raise StateConflict(f"{what} is being {'delivered' if running else 'dispatched'} at this moment; try again")
 
     async def replay(
         self,

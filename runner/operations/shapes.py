@@ -10,7 +10,7 @@ from orjson import Fragment
 from ..cloudevents import encode_json
 from ..policies.breaker import Trip
 from ..storage.contract.events import Receipt
-from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
+from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView, Rescheduled
 from ..storage.contract.registry import Registered
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "event_json",
     "instance_json",
     "receipt_json",
+    "rescheduled_json",
     "subscription_json",
 ]
 
@@ -102,6 +103,17 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
         "running": view.running,
         "sinks": view.sinks,
         "strategies": None if view.strategies is None else [each._asdict() for each in view.strategies],
+    }
+
+
+def rescheduled_json(seq: int, moved: Rescheduled) -> dict[str, Any]:
+    """Return what was moved to another time: the event as a whole, or so many of its deliveries."""
+    return {
+        "seq": seq,
+        "due_at": moved.due_at,
+        "event": moved.whole,
+        "deliveries": moved.deliveries,
+        "running": moved.running,
     }
 
 

@@ -15,10 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
 from ..subscription import Matcher
-from .contract.records import DeliveryQuery, EventQuery, ReplayQuery, nobody
+from .contract.records import DeliveryQuery, EventQuery, ReplayQuery, Rescheduled, nobody
 from .errors import mapped_errors
 from .lines import join_lines, leave_lines
 from .registry import named, readable, registered
+from .reschedule import reschedule
 from .selection import (
     OLDEST_FIRST,
     OPEN,
@@ -85,6 +86,10 @@ class SqlCorrections:
         if withdrawn is None:
             return None
         return withdrawn + await self.cancel(DeliveryQuery(seq=seq, limit=None))
+
+    async def reschedule(self, seq: int, due: timedelta | datetime, *, subscription: str | None = None) -> Rescheduled:
+        """Have an event be due at another time, or its deliveries that wait if it is dispatched already."""
+        return await reschedule(self._engine, seq, due, subscription)
 
     async def replay(
         self,

@@ -20,6 +20,7 @@ __all__ = [
     "InstanceView",
     "Records",
     "ReplayQuery",
+    "Rescheduled",
     "TraceView",
     "nobody",
 ]
@@ -101,6 +102,24 @@ class InstanceView:
             return "silent"
         stuck = self.progress_at is not None and self.heartbeat_at - self.progress_at >= _STUCK
         return "stuck" if stuck else "working"
+
+
+@dataclass(frozen=True, slots=True)
+class Rescheduled:
+    """
+    What became of an event that was to be due at another time.
+
+    Attributes:
+        due_at: when it is due now, on the clock of the store.
+        whole: whether the event itself was moved, before its dispatch.
+        deliveries: how many deliveries were moved instead.
+        running: how many more run at this moment, and were left alone.
+    """
+
+    due_at: datetime
+    whole: bool = False
+    deliveries: int = 0
+    running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +269,17 @@ class Records(Protocol):
         Its row of work goes, and every subscription that matches gets a cancelled delivery on record; deliveries that
         wait or run are cancelled. What a running dispatch has handed to its sinks has arrived, but its answers are
         not recorded.
+        """
+
+    async def reschedule(self, seq: int, due: timedelta | datetime, *, subscription: str | None = None) -> Rescheduled:
+        """
+        Have an event be due at another time, or its deliveries that wait if it is dispatched already.
+
+        What is leased is left alone.
+
+        Args:
+            due: from now on the clock of the store, or a time; one in the past is now.
+            subscription: only the delivery to this one.
         """
 
     async def replay(

@@ -1,4 +1,4 @@
-"""`runner events trace` as a person and a program read it."""
+"""`runner events trace` and `reschedule` as a person and a program read them."""
 
 from __future__ import annotations
 
@@ -59,3 +59,15 @@ def test_one_object_for_programs(deployment: Deployment) -> None:
 
 def test_of_an_event_that_is_not_there(deployment: Deployment) -> None:
     assert deployment.cli("events", "trace", "nope", code=1)[1] == "Error: no event has the seq or the id 'nope'\n"
+
+
+def test_an_event_is_due_at_another_time(deployment: Deployment) -> None:
+    deployment.cli("publish", "later", "--id", "z", "--source", "/t", "--delay", "1h")
+    output, _ = deployment.cli("events", "reschedule", "z", "--deliver-at", "2027-01-31T12:00:00Z")
+    assert output == "event 5 due 2027-01-31T12:00:00.000Z\n"
+    [shown] = deployment.json("events", "show", "z")
+    assert (shown["state"], shown["due_at"]) == ("scheduled", "2027-01-31T12:00:00Z")
+    [moved] = deployment.json("events", "reschedule", "5", "--delay", "0s")
+    assert {**moved, "due_at": None} == {"seq": 5, "due_at": None, "event": True, "deliveries": 0, "running": 0}
+    assert "give either --delay or --deliver-at" in deployment.cli("events", "reschedule", "5", code=2)[1]
+    assert "no event has the seq" in deployment.cli("events", "reschedule", "no", "--delay", "1s", code=1)[1]

@@ -1,0 +1,64 @@
+"""Another due time for what is still to come of an event, on both databases."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, delete, func, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..delivery import DeliveryState
+from .contract.records import Rescheduled
+from .errors import mapped_errors
+from .selection import OPEN, in_state
+from .tables import Instant, Later, Now, deliveries, dispatch, scheduled, subscriptions
+
+__all__ = ["reschedule"]
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+async def reschedule(engine: AsyncEngine, seq: int, due: timedelta | datetime, subscription: str | None) -> Rescheduled:
+    """Move the event while it waits to be dispatched, or else its deliveries that wait; in one transaction."""
+    with mapped_errors():
+        async with engine.begin() as connection:
+            at = await _due_at(connection, due)
+            # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is met wherever it is.
+            if subscription is None and await _move_event(connection, seq, at):
+                return Rescheduled(at, whole=True)
+            conditions = _theirs(seq, subscription)
+            pending = update(deliveries).where(*conditions, in_state(OPEN), in_state((DeliveryState.PENDING,)))
+            moved = (await connection.execute(pending.values(due_at=at, updated_at=Now()))).rowcount
+            running = select(func.count()).select_from(deliveries)
+            running = running.where(*conditions, in_state(OPEN), in_state((DeliveryState.LEASED,)))
+            return Rescheduled(at, deliveries=moved, running=await connection.scalar(running) or 0)
+
+
+async def _due_at(connection: AsyncConnection, due: timedelta | datetime) -> datetime:
+    """Return the due time, which counts from now on the clock of the store and lies no earlier."""
+    later = Later(literal(max(due, timedelta(0)) // _MICROSECOND if isinstance(due, timedelta) else 0, BigInteger))
+    at: datetime = (await connection.execute(select(later))).scalar_one()
+    return max(at, due) if isinstance(due, datetime) else at
+
+
+async def _move_event(connection: AsyncConnection, seq: int, at: datetime) -> bool:
+    """Return whether the event was waiting to be dispatched, and is now scheduled for then."""
+    later = update(scheduled).where(scheduled.c.event_seq == seq).values(due_at=at)
+    if (await connection.execute(later)).rowcount:
+        return True
+    # What is leased, or was, may have reached somebody.
+    untried = (dispatch.c.lease_until.is_(None), dispatch.c.attempts == 0)
+    queued = delete(dispatch).where(dispatch.c.event_seq == seq, *untried)
+    if not (await connection.execute(queued)).rowcount:
+        return False
+    await connection.execute(insert(scheduled).values(event_seq=seq, due_at=literal(at, Instant)))
+    return True
+
+
+def _theirs(seq: int, subscription: str | None) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[Any]] = [deliveries.c.event_seq == seq]
+    if subscription is not None:
+        named = select(subscriptions.c.id).where(subscriptions.c.name == subscription)
+        conditions.append(deliveries.c.subscription_id == named.scalar_subquery())
+    return conditions
