@@ -27,6 +27,7 @@ from .strategies.base import NotifyStrategy, StrategyContext
 from .strategies.stack import StrategyStack, compose
 
 if TYPE_CHECKING:
+    from .bus.type_schemas import TypeSchemas
     from .nats.connection import Broker
     from .runtime import Plan, Runner
     from .strategies.base import Connect
@@ -40,6 +41,7 @@ __all__ = [
     "open_publishing",
     "open_storage",
     "retention_of",
+    "type_schemas",
 ]
 
 
@@ -138,7 +140,7 @@ async def open_publishing(
     """Open the bus and its operations; call `unheard` with the reason if no signal could be sent at the end."""
     outgoing = _outgoing(config, unheard)
     async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
-        bus = EventBus(storage.store, strategies)
+        bus = EventBus(storage.store, strategies, schemas=type_schemas(config))
         try:
             yield bus, Operations(storage, bus.announce)
         finally:
@@ -346,7 +348,18 @@ def _plan(config: Config) -> Plan:
         migrate=config.storage.migrate,
         shutdown_grace=worker.shutdown_grace,
         retention=retention_of(config),
+        schemas=type_schemas(config),
     )
+
+
+def type_schemas(config: Config) -> TypeSchemas | None:
+    """Return the schemas that the data of events has to fit; None without any."""
+    if not config.types:
+        return None
+    from .bus.type_schemas import TypeSchemas
+    from .policies.data_schema import DataSchema
+
+    return TypeSchemas({pattern: DataSchema.load(entry.schema_file) for pattern, entry in config.types.items()})
 
 
 def retention_of(config: Config) -> Retention:

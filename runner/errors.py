@@ -5,7 +5,8 @@
     ├── EventError           an event breaks CloudEvents 1.0 or a limit of the bus
     │   ├── EventConflict        same source and id, other content
     │   ├── EventTooLarge        it is larger than the bus takes, or there are more of them
-    │   └── FormatUnsupported    a message is in an event format, or in a mode, that is not read here
+    │   ├── FormatUnsupported    a message is in an event format, or in a mode, that is not read here
+    │   └── SchemaViolation      its data does not fit the schema of its type
     ├── StorageError         the store refused, or holds something unexpected
     │   ├── StorageRefused       it refuses one row for what is in it; trying again does not help
     │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import os
 import re
+from copy import copy
 from typing import Self
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "NotFound",
     "RunnerError",
     "SchemaMismatch",
+    "SchemaViolation",
     "SinkError",
     "StateConflict",
     "StorageError",
@@ -83,7 +86,10 @@ class EventError(RunnerError, ValueError):
 
     def in_batch(self, index: int, count: int) -> Self:
         """Return the same error as that of one event of several."""
-        return type(self)(f"event {index + 1} of {count}: {self}", attribute=self.attribute, index=index)
+        error = copy(self)
+        error.args = (f"event {index + 1} of {count}: {self}",)
+        error.index = index
+        return error
 
 
 class EventConflict(EventError):
@@ -96,6 +102,19 @@ class EventTooLarge(EventError):
 
 class FormatUnsupported(EventError):
     """A message is in an event format, or in a mode, that is not read here."""
+
+
+class SchemaViolation(EventError):
+    """
+    The data of an event does not fit the schema of its type.
+
+    Attributes:
+        pointer: to the part that does not (RFC 6901); empty for the whole.
+    """
+
+    def __init__(self, message: str, *, pointer: str = "", attribute: str = "data") -> None:
+        super().__init__(message, attribute=attribute)
+        self.pointer = pointer
 
 
 class StorageError(RunnerError):

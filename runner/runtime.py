@@ -42,6 +42,7 @@ from .worker.worker import Worker
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from .bus.type_schemas import TypeSchemas
     from .service.background import Service
     from .storage.contract.records import Rescheduled
     from .strategies.stack import StrategyStack
@@ -67,6 +68,7 @@ class Plan:
         migrate: whether `start()` brings the tables up to date.
         shutdown_grace: how long `stop()` waits for running deliveries.
         retention: how long events are kept.
+        schemas: what the data of events has to fit.
     """
 
     deployment_id: str
@@ -78,6 +80,7 @@ class Plan:
     migrate: bool = True
     shutdown_grace: timedelta = timedelta(seconds=25)
     retention: Retention = field(default_factory=Retention)
+    schemas: TypeSchemas | None = None
 
 
 class Runner:
@@ -108,7 +111,9 @@ class Runner:
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
-        self._bus = EventBus(store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher)
+        self._bus = EventBus(
+            store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher, schemas=plan.schemas
+        )
         self._operations = Operations(storage, self._announce, in_order=self.worker.in_order)
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)

@@ -19,6 +19,8 @@ from .signals import SessionSignals, Signals
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from .type_schemas import TypeSchemas
+
 __all__ = ["EventBus"]
 
 
@@ -38,6 +40,7 @@ class EventBus:
         *,
         wake: Wake | None = None,
         local_worker: LocalWorker | None = None,
+        schemas: TypeSchemas | None = None,
     ) -> None:
         """
         Publish into `store`, and signal through `strategy`.
@@ -45,9 +48,11 @@ class EventBus:
         Args:
             wake: called for work in this process, without a detour over the strategy.
             local_worker: takes events straight from the publisher while it has room for them.
+            schemas: what the data of events has to fit.
         """
         self._store = store
         self._wake = wake
+        self._schemas = schemas
         self._home = Home("bus")
         self._stopped = False
         self._commits = Commits(Recording(store, self.announce, local_worker), at_once=store.appends_at_once)
@@ -77,6 +82,7 @@ class EventBus:
 
         Raises:
             EventError: the event breaks CloudEvents 1.0 or a limit.
+            SchemaViolation: its data does not fit the schema of its type.
             EventConflict: the same (source, id) is recorded with other content.
             StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
             StorageHeld: of these, one that is certain: it was not recorded, because for 5 s another session had the
@@ -87,7 +93,7 @@ class EventBus:
             receipts = await self.publish_many([publication], session=session)
         else:
             self._check_running()
-            check(publication)
+            self.check([publication])
             receipts = await self._commits.add(linked([publication]))
         return receipts[0]
 
@@ -103,8 +109,7 @@ class EventBus:
         """
         self._check_running()
         publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
-        for publication in publications:
-            check(publication)
+        self.check(publications)
         if not publications:
             return []
         publications = linked(publications)
@@ -113,6 +118,13 @@ class EventBus:
             self._session_signals.add(session.sync_session, publications[-1].event.id)
             return receipts
         return await self._commits.add(publications)
+
+    def check(self, publications: Sequence[Publication]) -> None:
+        """Raise the `EventError` for which `publish_many()` would refuse them; the store is not asked."""
+        for publication in publications:
+            check(publication)
+        if self._schemas is not None:
+            self._schemas.check(publications)
 
     def announce(self, event_id: str | None = None) -> None:
         """Wake the worker of this process and notify the others: there may be work."""

@@ -16,12 +16,13 @@ from .options import DURATION, MOMENT, config_option, dry_run_option, json_optio
 from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell, tell_unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..config import Config
     from ..event import Event
     from ..operations import Operations
     from ..operations.transfer import Transfer
+    from ..storage.contract.registry import Registered
     from ..subscription import Matcher
 
 __all__ = ["publish", "publish_file"]
@@ -81,7 +82,8 @@ def publish(
 
     A file is read to its end before anything is published, so that a bad line loses nothing; standard
     input is published as it comes, up to the first bad line. Publishing a file again is safe. An event whose
-    source and id are taken by another is left out and reported; the rest is published.
+    source and id are taken by another is left out and reported; the rest is published. With --dry-run nothing is
+    published: it says for each subscription whether it would get the event, and if not, which clause fails.
 
     \b
     Examples:
@@ -89,6 +91,7 @@ def publish(
       runner publish order.created --data @order.json --source /shop --subject order/17
       runner publish reminder.due --delay 2s
       runner publish reminder.due --deliver-at 2026-01-31T12:00:00Z --json
+      runner publish order.created --source /shop --dry-run
       runner publish --file events.jsonl --dry-run
       tail -f events.jsonl | runner publish --file -
     """
@@ -167,9 +170,7 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
     from ..operations.shapes import receipt_json
 
     if dry_run:
-        _print_event(event)
-        if when.given:
-            tell(f"due {moment(when.moment())}")
+        await _try_one(config, event, when, as_json)
         return
     from ..builder import open_publishing
 
@@ -222,29 +223,74 @@ async def _due(operations: Operations, seq: int) -> datetime | None:
         return None
 
 
-def _print_event(event: Event) -> None:
-    from ..cloudevents import encode_json
+async def _try_one(config: Config, event: Event, when: _When, as_json: bool) -> None:
+    """Check an event as a publish does, and print who would get it."""
+    from orjson import Fragment
 
+    from ..builder import type_schemas
+    from ..bus.checks import check
+    from ..cloudevents import encode_json
+    from ..diagnosis.prospects import prospects, prospects_json
+    from ..storage.contract.events import Publication
+
+    publication = Publication(event, when.delay, when.deliver_at)
+    check(publication)
+    if (schemas := type_schemas(config)) is not None:
+        schemas.check([publication])
+    found = prospects(event, await _registered(config), config.to_subscriptions())
+    due = when.moment() if when.given else None
+    if as_json:
+        print_json(prospects_json(event, found, due) | {"event": Fragment(encode_json(event))})
+        return
     print_json(encode_json(event))
+    if due is not None:
+        tell(f"due {moment(due)}")
+    for each in found:
+        print_line(f"{each.subscription}: {each}")
+
+
+async def _registered(config: Config) -> list[tuple[Registered, bool]]:
+    """Return the subscriptions in the store, as far as it can be asked: a dry run needs none."""
+    from ..builder import open_storage
+    from ..errors import SchemaMismatch, StorageUnavailable
+
+    try:
+        async with open_storage(config, writes=False) as storage:
+            return [(each, active) for each, active, _ in await storage.records.registered()]
+    except SchemaMismatch:
+        return []
+    except StorageUnavailable as error:
+        tell(f"only the subscriptions of the file are known: {error}")
+        return []
 
 
 def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bool) -> None:
     from ..operations.event_file import check, is_stream
 
     config = load(path)
-    expected = check(name) if dry_run or not is_stream(name) else None
+    expected = check(name, _accepted(config)) if dry_run or not is_stream(name) else None
     if dry_run:
         print_line(f"{expected} valid, nothing published")
     else:
         asyncio.run(_publish_lines(config, name, when, expected, as_json))
 
 
+def _accepted(config: Config) -> Callable[[Event], object]:
+    """Return what refuses an event that the bus would refuse."""
+    from ..builder import type_schemas
+    from ..storage.contract.events import Publication
+
+    schemas = type_schemas(config)
+    return lambda event: None if schemas is None else schemas.check([Publication(event)])
+
+
 def publish_file(path: Path, name: str, *, as_json: bool) -> None:
     """Publish exported events; those already recorded are left alone, even if the bus had set their time."""
     from ..operations.event_file import check, is_stream
 
-    expected = None if is_stream(name) else check(name)
-    asyncio.run(_publish_lines(load(path), name, _When(None, None), expected, as_json, exported=True))
+    config = load(path)
+    expected = None if is_stream(name) else check(name, _accepted(config))
+    asyncio.run(_publish_lines(config, name, _When(None, None), expected, as_json, exported=True))
 
 
 async def _publish_lines(
@@ -262,7 +308,7 @@ async def _publish_lines(
         ended = False
         try:
             with progress("publishing", expected) as advance:
-                async for batch in read_batches(name, _BATCH):
+                async for batch in read_batches(name, _BATCH, _accepted(config)):
                     receipts = await transfer.publish(batch)
                     advance(len(batch))
                     with _recorded():

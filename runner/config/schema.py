@@ -35,6 +35,7 @@ from .schedules import ScheduleEntry
 from .secret import Secret
 from .source import Source
 from .storage import Storage
+from .types import TypeEntry, TypePattern
 
 __all__ = [
     "Api",
@@ -280,6 +281,9 @@ class Config(Model):
     sinks: Mapping[Name, SinkField] = Field(default_factory=dict, description="Where deliveries go, by name.")
     subscriptions: tuple[SubscriptionEntry, ...] = Field(
         default=(), description="Who wants which events, in which sink."
+    )
+    types: Mapping[TypePattern, TypeEntry] = Field(
+        default_factory=dict, description="What is known of types of events; `*` stands for any characters."
     )
     schedules: tuple[ScheduleEntry, ...] = Field(
         default=(), description="Events at regular times.", json_schema_extra=_NO_SCHEDULES

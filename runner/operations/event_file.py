@@ -6,7 +6,7 @@ import asyncio
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from ..cloudevents import decode_json
 from ..errors import EventError
@@ -19,14 +19,21 @@ _LINE = 8 << 20  # bytes of a line: the largest event as JSON, each of its bytes
 _FAULTS = 20  # bad lines reported at once
 
 
+def _anything(event: Event) -> None:
+    """Accept every event."""
+
+
 def is_stream(name: str) -> bool:
     """Return whether `name` can be read only once: standard input (`-`), a pipe."""
     return name == "-" or not stat.S_ISREG(os.stat(name).st_mode)
 
 
-def check(name: str) -> int:
+def check(name: str, accept: Callable[[Event], object] = _anything) -> int:
     """
     Read all of `name` and return how many events it holds.
+
+    Args:
+        accept: raises `EventError` for an event that would not be taken.
 
     Raises:
         EventError: with a line for each bad line of the file.
@@ -36,7 +43,7 @@ def check(name: str) -> int:
     with open(_open(name), "rb", closefd=name != "-") as file:
         for place, line in _numbered(name, iter(lambda: file.readline(_LINE + 1), b"")):
             try:
-                _decode(place, line)
+                _decode(place, line, accept)
                 number += 1
             except EventError as error:
                 faults.append(str(error))
@@ -48,11 +55,13 @@ def check(name: str) -> int:
     return number
 
 
-async def read_batches(name: str, size: int) -> AsyncIterator[list[tuple[str, Event]]]:
+async def read_batches(
+    name: str, size: int, accept: Callable[[Event], object] = _anything
+) -> AsyncIterator[list[tuple[str, Event]]]:
     """
     Yield the events in the order of the lines, each with its place (`events.jsonl:17`).
 
-    At most `size` come at once, without waiting for a stream to fill a batch.
+    At most `size` come at once, without waiting for a stream to fill a batch; `accept` as in `check()`.
 
     Raises:
         EventError: at the first bad line, after all events before it.
@@ -61,7 +70,7 @@ async def read_batches(name: str, size: int) -> AsyncIterator[list[tuple[str, Ev
     try:
         async for lines in _arriving(name):
             for place, line in lines:
-                batch.append((place, _decode(place, line)))
+                batch.append((place, _decode(place, line, accept)))
                 if len(batch) == size:
                     yield batch
                     batch = []
@@ -74,11 +83,13 @@ async def read_batches(name: str, size: int) -> AsyncIterator[list[tuple[str, Ev
         raise
 
 
-def _decode(place: str, line: bytes) -> Event:
+def _decode(place: str, line: bytes, accept: Callable[[Event], object]) -> Event:
     if len(line) > _LINE:
         raise EventError(f"{place}: the line has more than {_LINE} bytes; expected one CloudEvent in JSON on each line")
     try:
-        return decode_json(line)
+        event = decode_json(line)
+        accept(event)
+        return event
     except EventError as error:
         raise EventError(f"{place}: {error}") from error
 

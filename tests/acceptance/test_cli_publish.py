@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.server import free_port
 
-from .deployment import Deployment
+from .deployment import Deployment, started
 
 UNWANTED = "matches no subscription, so nobody gets it"
 
@@ -41,6 +42,73 @@ class TestWhoGetsIt:
         output, said = deployment.cli("publish", "--file", "-", input="\n".join(lines))
         assert output == "3 new, 0 already there\n"
         assert said == "warning: 2 of them match no subscription, so nobody gets them\n"
+
+
+class TestDryRun:
+    def test_it_says_for_each_subscription_why_or_why_not(self, deployment: Deployment) -> None:
+        output, said = deployment.cli("publish", "hello.world", "--id", "1", "--dry-run")
+        event, *verdicts = output.splitlines()
+        assert json.loads(event)["id"] == "1"
+        assert verdicts == [
+            "broken: no: types: expected 'broken.*', the event has 'hello.world'",
+            "everything: no: types: expected 'order.*', the event has 'hello.world'",
+            "stuck: no: types: expected 'stuck.*', the event has 'hello.world'",
+        ]
+        assert said == ""
+        assert "everything: yes\n" in deployment.cli("publish", "order.created", "--dry-run")[0]
+
+    def test_what_the_store_knows_counts_too(self, deployment: Deployment) -> None:
+        with started(deployment):
+            deployment.cli("subscriptions", "pause", "everything")
+        wider = deployment.path.read_text().replace("name: everything", "name: other")
+        deployment.path.write_text(wider)
+        [outcome] = deployment.json("publish", "order.created", "--delay", "1h", "--dry-run")
+        assert outcome["dry_run"] is True
+        assert outcome["event"]["type"] == outcome["type"] == "order.created"
+        assert outcome["due_at"] > datetime.now(UTC).isoformat()
+        assert [each for each in outcome["subscriptions"] if each["matched"]] == [
+            {"name": "everything", "matched": True, "failing": None, "held": "the subscription is paused"},
+            {"name": "other", "matched": True, "failing": None, "held": None},
+        ]
+        assert deployment.json("events", "list") == []
+
+    def test_what_a_publish_would_refuse_is_refused(self, deployment: Deployment) -> None:
+        assert (
+            "delay: expected 0 to 366 days"
+            in deployment.cli("publish", "a.b", "--delay", "400d", "--dry-run", code=1)[1]
+        )
+
+
+class TestSchemas:
+    @pytest.fixture(autouse=True)
+    def with_schema(self, deployment: Deployment) -> None:
+        (deployment.directory / "order.json").write_text('{"required": ["id"]}')
+        types = 'types: {"order.*": {schema: order.json}}\n'
+        deployment.path.write_text(deployment.path.read_text() + types)
+
+    @pytest.mark.parametrize("more", [(), ("--dry-run",)])
+    def test_one_event(self, deployment: Deployment, more: tuple[str, ...]) -> None:
+        assert deployment.cli("publish", "order.created", "--data", '{"id": 1}', *more)[0]
+        _, said = deployment.cli("publish", "order.created", "--data", "{}", *more, code=1)
+        assert said.startswith("Error: data does not fit the schema of type 'order.created', at ''")
+
+    @pytest.mark.parametrize("more", [(), ("--dry-run",)])
+    def test_a_file(self, deployment: Deployment, more: tuple[str, ...]) -> None:
+        event = {"specversion": "1.0", "type": "order.a", "source": "/t"}
+        lines = [json.dumps(event | {"id": str(number), "data": {"id": 1} if number else {}}) for number in range(2)]
+        (deployment.directory / "events.jsonl").write_text("\n".join(lines))
+        refused = deployment.cli("publish", "--file", "events.jsonl", *more, code=1)[1]
+        assert "events.jsonl:1: data does not fit" in refused
+        refused = deployment.cli("publish", "--file", "-", code=1, input="\n".join(lines))[1]
+        assert "-:1: data does not fit" in refused
+        deployment.cli("migrate")
+        assert deployment.json("events", "list") == []
+
+    def test_a_schema_that_is_none_is_a_fault_of_the_file(self, deployment: Deployment) -> None:
+        (deployment.directory / "order.json").write_text('{"type": 5}')
+        assert "types.'order.*'.schema: no JSON Schema" in deployment.cli("check", code=78)[1]
+        (deployment.directory / "order.json").unlink()
+        assert "types.'order.*'.schema: cannot read" in deployment.cli("check", code=78)[1]
 
 
 class TestWhoHearsOfIt:

@@ -35,7 +35,7 @@ def normal(path: KeyPath) -> str:
     """Return a path of a file in the form the schema's keys have."""
     text = ""
     for index, step in enumerate(path):
-        step = "<name>" if index == 1 and path[0] == "sinks" else step
+        step = "<name>" if index == 1 and path[0] in ("sinks", "types") else step
         text += "[]" if isinstance(step, int) else f".{step}"
     return text.lstrip(".")
 
