@@ -24,7 +24,7 @@ TypePattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class TypeEntry(Model):
-    """What is known of a type of event."""
+    """The schema of a type of event."""
 
     model_config = ConfigDict(protected_namespaces=())
 

@@ -19,7 +19,7 @@ __all__ = ["Prospect", "prospects", "prospects_json"]
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """
-    What one subscription would get of an event.
+    The prospect of an event for one subscription.
 
     Attributes:
         failing: the clause that fails; None if the event matches.
