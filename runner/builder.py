@@ -76,10 +76,18 @@ def build(config: Config) -> Runner:
     """
     # The verbs that only publish or look have no use for a worker.
     from .runtime import Runner
+    from .sinks.http.hosts import Hosts
     from .sinks.python import PythonSink
 
     brokers = _Brokers(config)
-    context = SinkContext(deployment_id=config.deployment_id, broker=brokers, concurrency=config.worker.concurrency)
+    concurrency = config.worker.concurrency
+    context = SinkContext(
+        deployment_id=config.deployment_id,
+        broker=brokers,
+        concurrency=concurrency,
+        pause=lambda name, reason: runner.pause(name, reason),
+        hosts=Hosts(concurrency),
+    )
     sinks: dict[str, Sink] = {}
     with _Faults(config) as faults:
         with faults.at():
@@ -91,7 +99,7 @@ def build(config: Config) -> Runner:
                 sinks[name] = build_sink(plugin, context)
         with faults.at():
             _check_batches(config, sinks)
-    return Runner(
+    runner = Runner(
         _plan(config),
         storage,
         strategies,
@@ -99,6 +107,7 @@ def build(config: Config) -> Runner:
         function_sink=PythonSink,
         brokers=brokers.made.values(),
     )
+    return runner
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,7 @@ from .policies.filter import compile_filter
 from .policies.limits import WorkerLimits
 from .policies.order import check_order_by
 from .policies.rate import Rate
-from .service.background import Background, meant_for_task
+from .service.background import Background, meant_for_task, spawn
 from .service.backoff import doubling
 from .service.home import Home
 from .service.watchdog import Watchdog
@@ -208,6 +208,10 @@ class Runner:
         )
         return moved
 
+    def pause(self, name: str, reason: str) -> None:
+        """Pause a subscription soon, because its sink asks for it; `runner subscriptions resume` ends that."""
+        spawn(self._pause(name, reason), "pause")
+
     async def start(self) -> None:
         """
         Join the deployment and begin to work.
@@ -337,6 +341,10 @@ class Runner:
         if back:
             log.warning("clock of the store set back", by=back.total_seconds())
             self.worker.wake()
+
+    async def _pause(self, name: str, reason: str) -> None:
+        if await self._operations.set_paused(name, True, reason):
+            log.warning("subscription paused", subscription=name, reason=reason)
 
     def _announce(self) -> None:
         self._bus.announce(self._instance.id)

@@ -89,6 +89,6 @@ def _plain(annotation: Any, metadata: typing.Sequence[Any] = ()) -> Any:
         if isinstance(item, PluginField):
             return item
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        [annotation] = [part for part in typing.get_args(annotation) if part is not type(None)]
-        return _plain(annotation)
+        parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return _plain(parts[0]) if len(parts) == 1 else annotation
     return annotation

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
-__all__ = ["MASK", "know", "looks_secret", "redacted"]
+__all__ = ["MASK", "forget", "know", "looks_secret", "redacted"]
 
 MASK = "***"
 """The text in place of a secret, whatever its length."""
@@ -36,6 +36,13 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
     if len(secret) < _SHORTEST or secret in _WORDS or secret in public or secret in _spellings:
         return
     _spellings = tuple(sorted({*_spelled(secret), *_spellings}, key=len, reverse=True))
+
+
+def forget(secret: str) -> None:
+    """Hide a secret no more, because it is none any longer: of tokens that are renewed there is no end."""
+    global _spellings
+    gone = set(_spelled(secret.strip()))
+    _spellings = tuple(each for each in _spellings if each not in gone)
 
 
 def looks_secret(word: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..delivery import Delivery, Outcome
@@ -12,6 +12,7 @@ from ..event import Event
 if TYPE_CHECKING:  # nats-py is loaded by those who use it
     from ..nats.connection import Broker
     from ..nats.options import NatsConnection
+    from .http.hosts import Hosts
 
 __all__ = ["BatchSink", "EventSink", "Sink", "SinkContext"]
 
@@ -65,6 +66,16 @@ class BatchSink(Sink, Protocol):
         """
 
 
+def _unpaused(name: str, reason: str) -> None:
+    """Pause nothing, where nobody could resume it."""
+
+
+def _hosts() -> Hosts:
+    from .http.hosts import Hosts  # not imported by those who build no webhook
+
+    return Hosts()
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
     """
@@ -74,8 +85,12 @@ class SinkContext:
         deployment_id: fills `{deployment_id}` in templates.
         broker: returns the connection to NATS that the options of a sink ask for; equal ones share it.
         concurrency: how many deliveries run at once in this process.
+        pause: pauses the subscription of this name, for this reason, soon.
+        hosts: what the webhooks of this process share; made by the first of them.
     """
 
     deployment_id: str
     broker: Callable[[NatsConnection], Broker]
     concurrency: int
+    pause: Callable[[str, str], None] = _unpaused
+    hosts: Hosts = field(default_factory=_hosts)

@@ -30,9 +30,9 @@ from runner.sinks.base import BatchSink, Sink
 from runner.sinks.nats import NatsSink
 from runner.sinks.python import PythonSink
 from runner.sinks.stdout import StdoutSink
-from runner.sinks.webhook import WebhookSink
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
+from tests.support.receivers import webhook
 from tests.support.server import HOST, free_port
 
 
@@ -365,7 +365,9 @@ class Receiver:
         self.events: list[Event] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.sink: Sink = WebhookSink(f"http://{HOST}:{self.port}/events?key=secret", structured=structured)
+        self.sink: Sink = webhook(
+            f"http://{HOST}:{self.port}/events?key=secret", mode="structured" if structured else "binary"
+        )
         self._runner: web.AppRunner | None = None
 
     async def _take(self, request: web.Request) -> web.Response:

@@ -19,9 +19,9 @@ from runner.storage.contract.settlements import Run, Settled
 from tests.contract.storage_contract import LEASE, SHORT, record
 from tests.support.eventually import eventually
 from tests.support.process import RunnerProcess
+from tests.support.receivers import receiver
 
 from .buses import Bus, BusTests, Gate, Handler, events, ids
-from .test_webhook import receiver
 
 ONCE = RetryPolicy(max_attempts=1)
 

@@ -10,7 +10,7 @@ import ssl
 import sys
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,77 +24,21 @@ from runner.cloudevents import from_http
 from runner.delivery import ACCEPTED, Deferred, Delivery, Failed, Outcome, Rejected
 from runner.errors import SinkError
 from runner.event import Event
-from runner.sinks.http import client
+from runner.sinks.http import pool
 from runner.sinks.http.address import Address
-from runner.sinks.webhook import WebhookOptions, WebhookSink
+from runner.sinks.webhook import WebhookOptions
 from tests.support.eventually import eventually
+from tests.support.receivers import Answer, Talk, answering, raw_receiver, receiver, sink, webhook
 from tests.support.server import HOST, free_port
 
 DELIVERY = Delivery(
     Event(type="order.created", source="/shop", id="1", data=b"{}", datacontenttype="application/json"), "crm", 4
 )
 TLS = Path(__file__).parent / "tls"
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def receiver(answer: Answer) -> AsyncIterator[str]:
-    """Run an HTTP server that answers every request so."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, HOST, port).start()
-    try:
-        yield f"http://{HOST}:{port}"
-    finally:
-        await runner.cleanup()
-
-
-@contextlib.asynccontextmanager
-async def raw_receiver(talk: Talk) -> AsyncIterator[str]:
-    """Run a server that does with each connection what `talk` does."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            await talk(reader, writer)
-        writer.transport.abort()
-
-    server = await asyncio.start_server(accept, HOST, 0)
-    try:
-        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def sink(url: str, **options: Any) -> AsyncIterator[WebhookSink]:
-    made = WebhookSink(url, **options)
-    await made.start()
-    try:
-        yield made
-    finally:
-        await made.stop()
 
 
 async def request_head(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
-
-
-def answering(status: int, headers: dict[str, str] | None = None, text: str = "") -> Answer:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, headers=headers, text=text)
-
-    return answer
 
 
 async def outcome(status: int, headers: dict[str, str] | None = None, text: str = "") -> Outcome:
@@ -183,7 +127,7 @@ async def test_structured_by_choice() -> None:
         seen.append((request.headers["Content-Type"], await request.read()))
         return web.Response()
 
-    async with receiver(answer) as url, sink(url, structured=True) as webhook:
+    async with receiver(answer) as url, sink(url, mode="structured") as webhook:
         assert await webhook.deliver(DELIVERY) is ACCEPTED
         assert await webhook.deliver_batch([DELIVERY]) == [ACCEPTED]
         forged = Event(type="a", source="/", datacontenttype="text/plain\r\nX-Evil: 1")
@@ -720,7 +664,7 @@ async def test_waiting_for_a_connection_is_part_of_the_time() -> None:
 
 
 async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_IDLE", 0.05)
+    monkeypatch.setattr(pool, "_IDLE", 0.05)
     steps: list[str] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -911,7 +855,7 @@ def test_headers_that_are_refused(name: str, value: str) -> None:
 
 async def test_deliver_before_start_is_an_error() -> None:
     with pytest.raises(SinkError, match="before start"):
-        await WebhookSink("https://crm.example/").deliver(DELIVERY)
+        await webhook("https://crm.example/").deliver(DELIVERY)
 
 
 # --- batches ---------------------------------------------------------------------------------------

@@ -316,8 +316,13 @@ TABLE = [
     ),
     (
         HEAD + "sinks: {a: {webhook: {url: 'https://h', secret: hunter2}}}",
-        "3:41: sinks.a.webhook.secret: this version does not act on it yet: requests would go out unsigned; remove it,"
-        " and let the receiver check headers: {Authorization: …}",
+        "3:41: sinks.a.webhook.secret: expected whsec_ and the base64 of 24 to 64 random bytes, or whsk_ and that of an"
+        " ed25519 key of 32 or 64",
+    ),
+    (
+        HEAD + "sinks: {a: {webhook: {url: 'https://h', previous_until: 2026-01-31T12:00:00}}}",
+        "3:41: sinks.a.webhook.previous_until: expected a time with its offset, such as 2026-01-31T12:00:00Z, got"
+        " '2026-01-31T12:00:00'",
     ),
     (
         HEAD + "strategies: [{nats: 'nats://h'}]\nsinks: {a: {nats: {subject: a, jetstream: yes}}}",

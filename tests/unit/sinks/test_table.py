@@ -70,7 +70,7 @@ class Kafka:
                 "permanent": (404,),
                 "deferred": timedelta(minutes=1),
                 "mode": "structured",
-                "secret": None,
+                "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             },
             WebhookSink,
         ),

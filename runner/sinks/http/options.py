@@ -1,0 +1,261 @@
+"""Options of a post that have parts of their own: who we are, TLS, where it may go, and what signs it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    field_serializer,
+    model_validator,
+)
+
+from ...config.errors import got
+from ...config.fields import FilePath, Model
+from ...config.secret import Secret
+from ...errors import SinkError
+from ...log.redaction import MASK, know, looks_secret, redacted
+from .address import Address
+from .client import Client
+from .guard import Guard, Network
+from .hosts import Hosts
+from .signatures import Signer, parse_key
+from .tokens import TokenSource, token_request
+
+__all__ = [
+    "Allow",
+    "Auth",
+    "Basic",
+    "MomentField",
+    "OAuth2",
+    "SigningSecret",
+    "Tls",
+    "WebAddress",
+    "shown_url",
+    "signer",
+]
+
+_HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?", re.ASCII)
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+def _web_address(url: str) -> str:
+    for part in re.split("[/?&=]", Address.parse(url).target):
+        if looks_secret(unquote(part)):
+            know(part)
+            know(unquote(part))
+    return url
+
+
+def shown_url(url: str) -> str:
+    """Return the URL as it may be shown: many receivers put their key in the query, some in the path."""
+    parts = urlsplit(redacted(url))
+    return parts._replace(query=MASK if parts.query else "").geturl()
+
+
+def _signing_secret(secret: Secret) -> Secret:
+    parse_key(secret.reveal())
+    return secret
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError(f"expected a host name, or *.example.com for all below it, got {got(value)}")
+    return value
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    try:
+        return ipaddress.ip_network(str(value))
+    except ValueError:
+        raise ValueError(f"expected a network such as 10.0.0.0/8 or fd00::/8, got {got(value)}") from None
+
+
+def _moment(value: object) -> datetime:
+    moment = value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(value)
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValueError(f"expected a time with its offset, such as 2026-01-31T12:00:00Z, got {got(value)}")
+    return moment
+
+
+MomentField = Annotated[
+    datetime,
+    PlainValidator(_moment),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A point in time by RFC 3339."""
+
+NetworkField = Annotated[
+    Network,
+    PlainValidator(_network),
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8"]}),
+]
+"""A network of IP addresses."""
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+"""The URL of something to post to; what looks like a secret in it is known as one from then on."""
+
+SigningSecret = Annotated[Secret, AfterValidator(_signing_secret)]
+"""A secret of Standard Webhooks: `whsec_…`, or `whsk_…` for ed25519."""
+
+
+class Tls(Model):
+    """TLS towards a receiver."""
+
+    ca: FilePath | None = Field(default=None, description="File of the authorities to trust; the system's by default.")
+    cert: FilePath | None = Field(default=None, description="File of the client certificate.")
+    key: FilePath | None = Field(default=None, description="File of the key to `cert`, without a password.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Tls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together; give both or none")
+        return self
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context. Raise `SinkError`, which names the file that cannot be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["http/1.1"])
+        name, path = "ca", self.ca
+        try:
+            if self.ca is None:
+                context.load_default_certs()
+            else:
+                context.load_verify_locations(self.ca)
+            if self.cert is not None and self.key is not None:
+                name, path = "cert", self.cert
+                self.cert.read_bytes()
+                name, path = "key", self.key
+                self.key.read_bytes()
+                context.load_cert_chain(self.cert, self.key, password=lambda: "")  # never a question on the terminal
+        except ssl.SSLError as error:
+            reason = (error.reason or "it is no PEM file of that kind").lower().replace("_", " ")
+            raise SinkError(f"tls.{name}: {path} cannot be used: {reason}") from error
+        except OSError as error:
+            raise SinkError(f"tls.{name}: {path} cannot be read; correct the path or its rights") from error
+        return context
+
+
+class Basic(Model):
+    """A user and a password, as HTTP's scheme Basic sends them (RFC 7617)."""
+
+    user: str = Field(description="User name, without a colon.")
+    password: Secret = Field(description="Password.")
+
+    @model_validator(mode="after")
+    def _check_user(self) -> Basic:
+        if ":" in self.user:
+            raise ValueError("user: a colon would end it (RFC 7617)")
+        return self
+
+
+class OAuth2(Model):
+    """OAuth 2.0 by client credentials (RFC 6749 §4.4)."""
+
+    token_url: WebAddress = Field(repr=False, description="Where tokens are given out.")
+    client_id: str = Field(min_length=1, description="Id of the client.")
+    client_secret: Secret = Field(description="Secret of the client.")
+    scopes: tuple[Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")], ...] = Field(
+        default=(), description="Scopes to ask for."
+    )
+    parameters: Mapping[str, str] = Field(
+        default_factory=dict, description="Further parameters of the request, such as `audience`."
+    )
+    send: Literal["header", "body"] = Field(
+        default="header", description="How id and secret are sent: HTTP Basic, or as parameters of the body."
+    )
+    tls: Tls | None = Field(default=None, description="TLS towards `token_url`.")
+
+    @field_serializer("token_url", when_used="json")
+    def _shown(self, url: str) -> str:
+        return shown_url(url)
+
+    def source(self, hosts: Hosts, guard: Guard, timeout: timedelta) -> TokenSource:
+        """Return the source of the tokens: one for all sinks with the same options."""
+        return hosts.tokens(self, lambda: self._make(hosts, guard, timeout))
+
+    def _make(self, hosts: Hosts, guard: Guard, timeout: timedelta) -> TokenSource:
+        headers, body = token_request(
+            self.client_id,
+            self.client_secret.reveal(),
+            scopes=self.scopes,
+            parameters=self.parameters,
+            send=self.send,
+        )
+        address = Address.parse(self.token_url)
+        pool = hosts.pool(address, tls=self.tls, guard=guard)
+        return TokenSource(
+            Client(address, pool, headers={"User-Agent": "eventbus-runner"}, timeout=timeout), headers, body
+        )
+
+
+class Auth(Model):
+    """How the receiver knows us; exactly one of them."""
+
+    bearer: Secret | None = Field(default=None, description="A token that is sent as it is.")
+    basic: Basic | None = Field(default=None, description="User and password.")
+    oauth2: OAuth2 | None = Field(default=None, description="A token that is fetched and renewed.")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Auth:
+        given = [name for name in ("bearer", "basic", "oauth2") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of bearer, basic and oauth2, got {' and '.join(given) or 'none'}")
+        if self.bearer is not None and not _TOKEN.fullmatch(self.bearer.reveal()):
+            raise ValueError(
+                "bearer: a token has neither spaces nor characters outside ASCII; leave out the word Bearer"
+            )
+        return self
+
+    @property
+    def header(self) -> str | None:
+        """The value of `Authorization` where it is always the same."""
+        if self.bearer is not None:
+            return f"Bearer {self.bearer.reveal()}"
+        if self.basic is not None:
+            credentials = f"{self.basic.user}:{self.basic.password.reveal()}".encode()
+            return f"Basic {b64encode(credentials).decode()}"
+        return None
+
+
+class Allow(Model):
+    """Limits to where posts go: https, and public addresses, but for what is named here."""
+
+    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+        default=(), description="Host names that may be at any address; `*.example.com` for all below it."
+    )
+    cidrs: tuple[NetworkField, ...] = Field(
+        default=(), description="Networks that are allowed besides the public ones, such as 10.1.0.0/16."
+    )
+    http: bool = Field(default=False, description="Allow http:// as well.")
+
+    @property
+    def guard(self) -> Guard:
+        """The policy."""
+        return Guard(http=self.http, hosts=self.hosts, cidrs=self.cidrs)
+
+
+def signer(secret: Secret | None, previous: Secret | None, until: datetime | None) -> Signer | None:
+    """Return what signs with these secrets."""
+    if secret is None:
+        return None
+    return Signer(parse_key(secret.reveal()), None if previous is None else parse_key(previous.reveal()), until)
