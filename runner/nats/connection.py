@@ -207,7 +207,7 @@ class Broker:
                 await link.reconcile(self._subscriptions)
             except LOST as error:
                 return _reason(error)
-            link.announce(self._subscriptions)
+            link.confirm(self._subscriptions)
             if not silent:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PROBE_EVERY):

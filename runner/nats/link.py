@@ -129,7 +129,7 @@ class Link:
             await self.client.rtt(ANSWER_TIMEOUT)  # by its answer the server has taken them
             self._unannounced |= fresh
 
-    def announce(self, wanted: set[Subscription]) -> None:
+    def confirm(self, wanted: set[Subscription]) -> None:
         """Tell the subscriptions the server has taken since the last call."""
         fresh, self._unannounced = self._unannounced & wanted, set()
         for subscription in fresh:

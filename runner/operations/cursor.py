@@ -27,7 +27,7 @@ class Cursor:
 
     Numbers are given out before the commit that makes them visible, so a gap may fill; after a rollback it never
     does. Each gap is looked at again for as long as any writer is left that was at work after it was seen: call
-    `look()` with the writers of this moment, read what is in `gaps` and behind `newest`, then `settle()`.
+    `look()` with the writers of this moment, read what is in `gaps` and behind `newest`, then `forget_gaps()`.
     """
 
     def __init__(self, newest: int, *, patience: float = 2.0) -> None:
@@ -71,7 +71,7 @@ class Cursor:
         """Record the current writers."""
         self._gaps = [_Gap(gap.first, gap.last, gap.since, _left(gap.waits, writers)) for gap in self._gaps]
 
-    def settle(self, now: float) -> int:
+    def forget_gaps(self, now: float) -> int:
         """Forget the gaps that were read after their last writer had ended; return how many had to be given up."""
         self._gaps = [gap for gap in self._gaps if gap.waits != frozenset() or now - gap.since < self._patience]
         given_up = max(0, len(self._gaps) - _MOST)

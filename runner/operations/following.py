@@ -73,4 +73,4 @@ class Follower:
         async for view in self._records.events(query):
             if self._cursor.fresh(view.seq, now):
                 yield view
-        self._given_up += self._cursor.settle(now)
+        self._given_up += self._cursor.forget_gaps(now)

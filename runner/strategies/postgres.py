@@ -110,7 +110,7 @@ class Postgres:
         self._reason = "not connected yet"
         self._failures = 0
         self._logged_at = float("-inf")
-        self._turn = asyncio.Lock()  # a connection takes one statement at a time
+        self._one_at_a_time = asyncio.Lock()  # statements of the connection
         self._echo = asyncio.Event()
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
@@ -198,7 +198,7 @@ class Postgres:
     async def _beat(self, connection: asyncpg.Connection) -> None:
         """Prove that this connection listens and that its notifications come back; raise otherwise."""
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            async with self._turn:
+            async with self._one_at_a_time:
                 channels = await connection.fetch("SELECT pg_listening_channels()", timeout=ANSWER_TIMEOUT)
                 if self._channel not in (row[0] for row in channels):
                     raise StrategyError("the server forgot the LISTEN; is a pooler in transaction mode in between?")
@@ -222,7 +222,7 @@ class Postgres:
             self._ready.clear()
             await self._ready.wait()
         try:
-            async with self._turn:
+            async with self._one_at_a_time:
                 await self._notify(connection, "")
         except Exception as error:
             raise StrategyError(f"NOTIFY failed: {_reason(error)}") from error

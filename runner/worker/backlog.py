@@ -70,7 +70,7 @@ class Backlog:
         self._lull = 0.0  # until then signals are put off
         self._put_off: asyncio.TimerHandle | None = None
         self._waiting = False  # whether the store may have deliveries that wait
-        self._turn = 0
+        self._served_first = 0
         self._looks: dict[int, Look] = {}  # of the outlets that have an order or a rate
         self._line_up_at = 0.0
         self._stopping = False
@@ -247,10 +247,10 @@ class Backlog:
     def _quotas(self) -> dict[int, int]:
         """Return how many deliveries of each outlet that serves could start now, another one first each time."""
         outlets = [outlet for outlet in self._outlets.values() if outlet.serving]
-        self._turn = (self._turn + 1) % (len(outlets) or 1)
+        self._served_first = (self._served_first + 1) % (len(outlets) or 1)
         shared = self._slots.left
         quotas = {}
-        for outlet in outlets[self._turn :] + outlets[: self._turn]:
+        for outlet in outlets[self._served_first :] + outlets[: self._served_first]:
             quotas[outlet.id] = quota = outlet.free(max(shared, 0))
             shared -= outlet.lanes_for(quota)
         return quotas

@@ -12,7 +12,7 @@ def see(cursor: Cursor, *numbers: int, writers: str = "", now: float = 100.0) ->
     wanted = [*cursor.gaps, (cursor.newest + 1, 10**9)]
     visible = [number for number in numbers if any(first <= number <= last for first, last in wanted)]
     fresh = [number for number in visible if cursor.fresh(number, now)]
-    cursor.settle(now)
+    cursor.forget_gaps(now)
     return fresh
 
 
@@ -62,10 +62,10 @@ def test_a_prepared_transaction_has_another_id_than_before() -> None:
     cursor.fresh(2, 100.0)
     for writers in (["3/17"], ["-1/745"], ["-1/745", "4/2"]):
         cursor.look(writers)
-        cursor.settle(200.0)
+        cursor.forget_gaps(200.0)
         assert cursor.gaps == [(1, 1)]
     cursor.look(["4/2"])
-    cursor.settle(200.0)
+    cursor.forget_gaps(200.0)
     assert cursor.gaps == []
 
 
@@ -73,7 +73,7 @@ def test_too_many_gaps_are_given_up_from_the_oldest_on_and_counted() -> None:
     cursor = Cursor(0)
     for number in range(2, 2 * 510 + 1, 2):
         cursor.fresh(number, 100.0)
-    assert cursor.settle(100.0) == 10
+    assert cursor.forget_gaps(100.0) == 10
     assert cursor.gaps[0] == (21, 21)
 
 
@@ -90,7 +90,7 @@ def test_each_number_is_fresh_exactly_once_however_late_it_comes(order: list[int
         wanted = [*cursor.gaps, (cursor.newest + 1, 10**9)]
         found = [number for number in sorted(visible) if any(first <= number <= last for first, last in wanted)]
         printed += [number for number in found if cursor.fresh(number, start)]
-        cursor.settle(start)
+        cursor.forget_gaps(start)
     assert sorted(printed) == sorted(order)
 
 
