@@ -59,11 +59,9 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     """
     import structlog
 
-    from .log.setup import configure_own
-
     config = load_config(path, environ)
     if not structlog.is_configured():
-        configure_own(config.log.level, config.log.format)
+        config.log.apply(own=True)
     return build(config)
 
 

@@ -150,10 +150,9 @@ def _say_at_last(words: str) -> None:
 
 def _load(path: Path) -> Config:
     from ..config import load_config
-    from ..log.setup import configure
 
     config = load_config(path)
-    configure(config.log.level, config.log.format, patience=_PATIENCE)
+    config.log.apply(patience=_PATIENCE)
     return config
 
 
@@ -216,17 +215,16 @@ async def _replace(
     import structlog
 
     from ..builder import build
-    from ..log.setup import configure
 
     log = structlog.get_logger(__name__)
     await old.stop()
     try:
-        configure(new_config.log.level, new_config.log.format, patience=_PATIENCE)
+        new_config.log.apply(patience=_PATIENCE)
         if await _first(new.__aenter__(), signals.stop.wait()) == 0:
             log.info("configuration reloaded", plan=new.describe()[0])
         return new, new_config
     except Exception as error:
-        configure(old_config.log.level, old_config.log.format, patience=_PATIENCE)
+        old_config.log.apply(patience=_PATIENCE)
         for reason in _reasons(error):
             log.error("new configuration does not start, going back", error=reason)
     back = build(old_config)

@@ -258,6 +258,21 @@ class Log(Model):
         default="auto", description="`auto` is console on a terminal, else json."
     )
 
+    def apply(self, *, own: bool = False, patience: float | None = None) -> None:
+        """
+        Log as this section says from now on; see `log.setup`.
+
+        Args:
+            own: only this package's events, and leave the rest to the program.
+            patience: seconds that messages for people wait for a reader at most; None for as long as it takes.
+        """
+        from ..log.setup import configure, configure_own
+
+        if own:
+            configure_own(self.level, self.format)
+        else:
+            configure(self.level, self.format, patience=patience)
+
 
 class Config(Model):
     """The whole file."""
