@@ -98,7 +98,7 @@ async def test_forgotten_listen_is_noticed_by_the_heartbeat(
 ) -> None:
     monkeypatch.setattr(postgres, "ANSWER_TIMEOUT", 60.0)  # so that it is not an echo that does not come
     station = await start(postgres_dsn, heartbeat=0.2)
-    async with station.postgres._turn:
+    async with station.postgres._one_at_a_time:
         await station.connections[-1].execute("UNLISTEN *")  # as a pooler in transaction mode does
     await eventually(lambda: station.postgres.connects == 2)
     await eventually(lambda: station.postgres.hears)
