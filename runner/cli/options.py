@@ -20,6 +20,7 @@ __all__ = [
     "MOMENT",
     "SINCE",
     "config_option",
+    "count_option",
     "dry_run_option",
     "json_option",
     "limit_option",
@@ -72,6 +73,13 @@ def limit_option(command: Command) -> Command:
     """Add `--limit N`."""
     return click.option(
         "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Print at most this many."
+    )(command)
+
+
+def count_option(command: Command) -> Command:
+    """Add `-n N` as the argument `count`."""
+    return click.option(
+        "-n", "count", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Print so many."
     )(command)
 
 
