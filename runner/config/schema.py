@@ -21,6 +21,7 @@ from pydantic import (
 from ..policies.filter import FilterError, compile_filter
 from ..policies.limits import WorkerLimits
 from ..policies.order import check_order_by
+from ..policies.schedule import Schedule
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
 from .dsn import Dsn
@@ -51,9 +52,6 @@ __all__ = [
 
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 # What this version does not act on, and what to do instead; a file that sets it is refused.
-_NO_SCHEDULES: dict[str, JsonValue] = {
-    "inactive": "nothing would be published; remove it, and let cron call runner publish"
-}
 _NO_API: dict[str, JsonValue] = {
     "inactive": "nothing would listen; remove it, and use runner events, deliveries, subscriptions and instances"
 }
@@ -300,9 +298,7 @@ class Config(Model):
     types: Mapping[TypePattern, TypeEntry] = Field(
         default_factory=dict, description="What is known of types of events; `*` stands for any characters."
     )
-    schedules: tuple[ScheduleEntry, ...] = Field(
-        default=(), description="Events at regular times.", json_schema_extra=_NO_SCHEDULES
-    )
+    schedules: tuple[ScheduleEntry, ...] = Field(default=(), description="Events at regular times.")
     worker: Worker = Field(default=Worker(), description="How much one process takes on.")
     retry: Retry = Field(default=Retry(), description="Defaults for every subscription.")
     breaker: BreakerField = Field(
@@ -346,6 +342,10 @@ class Config(Model):
     def to_subscriptions(self) -> tuple[Subscription, ...]:
         """Return the subscriptions, each with its policies complete."""
         return tuple(entry.to_subscription(self.retry, self.breaker) for entry in self.subscriptions)
+
+    def to_schedules(self) -> tuple[Schedule, ...]:
+        """Return the schedules."""
+        return tuple(entry.to_schedule() for entry in self.schedules)
 
     def dsns(self) -> Iterator[tuple[KeyPath, Dsn]]:
         """Yield every DSN with its place: the store's, and those that strategies listen on."""

@@ -304,11 +304,6 @@ TABLE = [
     ),
     # what this version does not act on
     (
-        HEAD + "schedules: [{name: n, crn: no}]",
-        "3:1: schedules: this version does not act on it yet: nothing would be published; remove it, and let cron call"
-        " runner publish",
-    ),
-    (
         HEAD + "api: {listen: '127.0.0.1:80', tokens: [x]}",
         "3:1: api: this version does not act on it yet: nothing would listen; remove it, and use runner events,"
         " deliveries, subscriptions and instances",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_every_key_is_in_the_reference() -> None:
     text = re.sub(r"^  # - sqlite:\n  #  ", "  - sqlite:\n   ", text, flags=re.MULTILINE)
     text = re.sub(r"^( +)# (bearer|basic|jetstream): ", r"\1\2: ", text, flags=re.MULTILINE)
     text = re.sub(
-        r"^# (?:schedules|api):.*\n(?:#  .*\n)+",
+        r"^# api:.*\n(?:#  .*\n)+",
         lambda found: found[0].replace("# ", "", 1).replace("\n# ", "\n"),
         text,
         flags=re.MULTILINE,
@@ -110,6 +110,8 @@ def default_text(key: str, info: FieldInfo) -> str:
             return "`null`"
         case bool() as value:
             return f"`{str(value).lower()}`"
+        case datetime() as moment:
+            return f"`{moment.isoformat().replace('+00:00', 'Z')}`"
         case ():
             return "`[]`"
         case value:

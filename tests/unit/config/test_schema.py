@@ -16,7 +16,6 @@ from runner.config import Config, Secret, advice, dump, load_config
 from runner.config.dsn import Dsn
 from runner.config.json_schema import json_schema
 from runner.config.plugin import Plugin
-from runner.config.schedules import ScheduleEntry
 from runner.config.schema import Api
 from runner.errors import ConfigError
 from runner.policies.breaker import BreakerPolicy
@@ -330,16 +329,6 @@ api: {listen: "127.0.0.1:80"}
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        (
-            ScheduleEntry,
-            {"name": "n", "cron": "0 2 * *", "event": {"type": "t"}},
-            "got '0 2 . .': wrong number of fields",
-        ),
-        (
-            ScheduleEntry,
-            {"name": "n", "cron": "0 2 * * *", "timezone": "Europe/Pariss", "event": {"type": "t"}},
-            "expected an IANA time zone such as Europe/Paris, got 'Europe/Pariss'; did you mean 'Europe/Paris'",
-        ),
         (Api, {"listen": "0.0.0.0:80"}, "tokens: expected at least one, because listen is not a loopback address"),
         (Api, {"listen": "80"}, "expected address:port, such as 127.0.0.1:8080 or .::1.:8080, got '80'"),
     ],
