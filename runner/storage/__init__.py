@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .contract.archive import Archive
     from .contract.overview import Overview
     from .contract.records import Records
+    from .contract.schedules import Schedules
     from .postgres.store import PostgresStore
     from .sqlite.store import SqliteStore
 
@@ -33,6 +34,7 @@ class Storage:
         records: what people look at.
         archive: forgets what is over.
         overview: what sums a deployment up.
+        schedules: what is published at regular times.
     """
 
     engine: AsyncEngine
@@ -40,6 +42,7 @@ class Storage:
     records: Records
     archive: Archive
     overview: Overview
+    schedules: Schedules
 
     @property
     def schema(self) -> str | None:
@@ -102,6 +105,7 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
     from .engine import open_engine
     from .overview import SqlOverview
     from .records import SqlRecords
+    from .schedules import SqlSchedules
 
     engine = open_engine(dsn, schema=schema, pool=max(pool, 2), pgbouncer=pgbouncer)
     store: PostgresStore | SqliteStore
@@ -113,4 +117,4 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
         from .postgres.store import PostgresStore
 
         store = PostgresStore(engine, connections=max(1, pool - 1), pgbouncer=pgbouncer)
-    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine))
+    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine), SqlSchedules(engine))

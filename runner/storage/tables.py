@@ -217,6 +217,15 @@ _QUEUE = {
     "autovacuum_vacuum_cost_delay": 0,
 }
 
+# A schedule's row is written at every tick, and found by the time of the next one.
+_TICKING = {
+    "autovacuum_vacuum_scale_factor": 0.0,
+    "autovacuum_vacuum_threshold": 1000,
+    "autovacuum_analyze_scale_factor": 0.0,
+    "autovacuum_analyze_threshold": 10000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+
 metadata = MetaData()
 
 events = Table(
@@ -349,12 +358,14 @@ subscriptions = Table(
     sqlite_autoincrement=True,
 )
 
+# `tick` is the first nominal time that is not done with, `next_at` when the schedule is to be looked at; both are null
+# while nothing of it will come. `revision` changes with everything but the ticks.
 schedules = Table(
     "schedules",
     metadata,
     Column("id", Integer, Identity(), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("cron", Text, nullable=False),
+    Column("cron", Text, nullable=False),  # this and the next one for those who look: `spec` has all
     Column("timezone", Text, nullable=False),
     Column("spec", JSON, nullable=False),
     Column("origin", Text, nullable=False),
@@ -362,7 +373,19 @@ schedules = Table(
     Column("paused", Boolean, nullable=False),
     Column("next_at", Instant),
     Column("updated_at", Instant, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("tick", Instant),
+    Column("last_tick", Instant),  # that was published, its event, and where that was queued
+    Column("last_seq", BigInteger),
+    Column("last_position", BigInteger),
+    Column("queued_until", Instant),
+    Column("missed", BigInteger, nullable=False, server_default=text("0")),
+    Column("skipped", BigInteger, nullable=False, server_default=text("0")),
+    Column("paused_at", Instant),
+    Column("paused_by", Text),
+    Index("schedules_next_at", "next_at"),
     sqlite_autoincrement=True,
+    postgresql_with=_TICKING,
 )
 
 occurrences = Table(

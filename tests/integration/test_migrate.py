@@ -25,7 +25,7 @@ from runner.storage.tables import metadata
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 
 
 def engine_of(dsn: str, schema: str | None = None) -> AsyncEngine:

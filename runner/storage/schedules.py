@@ -1,0 +1,264 @@
+"""Schedules, for both databases: who made them, how far they are; what runs at every tick is each database's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..errors import NotFound, StateConflict, described
+from ..policies.schedule import Schedule
+from .contract.schedules import Due, Fired, Firing, ScheduleView
+from .errors import mapped_errors
+from .home import home_of
+from .tables import Now, bus, occurrences, schedules
+
+if TYPE_CHECKING:
+    import aiosqlite
+    import asyncpg
+
+__all__ = ["SqlSchedules"]
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+_STOPPED = {"tick": None, "next_at": None, "queued_until": None}
+
+
+class SqlSchedules:
+    """The `Schedules` of `contract/schedules.py`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+
+    async def due(self, limit: int) -> Due:
+        """Return at most `limit` schedules that are due."""
+        from .postgres.schedules import due_schedules
+        from .sqlite.schedules import due_schedules as due_in_file
+
+        return await self._run(
+            lambda driver: due_schedules(driver, home_of(self._engine).schema, limit), due_in_file, limit
+        )
+
+    async def fire(self, firings: Sequence[Firing]) -> Fired:
+        """Record the occurrences of the schedules that are as they were seen, and what follows."""
+        from .postgres.schedules import fire_schedules
+        from .sqlite.schedules import fire_schedules as fire_in_file
+
+        return await self._run(
+            lambda driver: fire_schedules(driver, home_of(self._engine).schema, firings), fire_in_file, firings
+        )
+
+    async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
+        """Make the active schedules of `origin` be exactly these."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await _alone(connection)  # instances that start together do not race
+                known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
+                now = await _clock(connection)
+                changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
+                names = {each.name for each in wanted}
+                ours = [row for row in known.values() if row.origin == origin and row.active]
+                gone = [row.id for row in ours if row.name not in names]
+                for id in gone:
+                    await _change(connection, id, active=False, **_STOPPED)
+                if gone or any(changed):
+                    await _bump(connection)
+
+    async def put(self, schedule: Schedule, origin: str) -> bool:
+        """Make or replace one schedule; return whether that changed anything."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await _alone(connection)
+                one = _all().where(schedules.c.name == schedule.name)
+                known = (await connection.execute(one.with_for_update(of=schedules))).one_or_none()
+                if known is not None and known.active and known.origin != origin:
+                    raise _belongs(known)
+                changed = await _put(connection, known, schedule, origin, await _clock(connection))
+                if changed:
+                    await _bump(connection)
+                return changed
+
+    async def all(self) -> Sequence[ScheduleView]:
+        """Return every schedule on record, by name."""
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                rows = (await connection.execute(_all().order_by(schedules.c.name))).all()
+        return [view for row in rows if (view := _view(row)) is not None]
+
+    async def one(self, name: str) -> ScheduleView:
+        """Return one of them."""
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                return _readable(await _named(connection, name))
+
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
+        """Pause or resume; return whether that changed anything."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await _alone(connection)
+                row = await _named(connection, name, lock=True)
+                if row.paused == paused:
+                    return False
+                said: dict[str, Any] = {"paused_at": None, "paused_by": None, "queued_until": None}
+                if paused:
+                    said = {"paused_at": Now(), "paused_by": by, **_STOPPED}
+                elif row.active:
+                    schedule = _readable(row).schedule
+                    said |= _begin(schedule, schedule.after(await _clock(connection)))
+                await _change(connection, row.id, paused=paused, **said)
+                await _bump(connection)
+                return True
+
+    async def remove(self, name: str) -> None:
+        """Forget a schedule and its occurrences."""
+        with mapped_errors():
+            async with self._engine.begin() as connection:
+                await _alone(connection)
+                row = await _named(connection, name, lock=True)
+                await connection.execute(delete(occurrences).where(occurrences.c.schedule_id == row.id))
+                await connection.execute(delete(schedules).where(schedules.c.id == row.id))
+                await _bump(connection)
+
+    async def now(self) -> datetime:
+        """Return the store's clock."""
+        with mapped_errors():
+            async with self._reading.connect() as connection:
+                return await _clock(connection)
+
+    async def _run(
+        self,
+        on_postgres: Callable[[asyncpg.Connection], Awaitable[R]],
+        in_file: Callable[..., R],
+        *arguments: object,
+    ) -> R:
+        """Run one transaction on the driver's connection: past SQLAlchemy, and in one hop on SQLite."""
+        with mapped_errors():
+            async with self._engine.connect() as connection:
+                try:
+                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                    if self._engine.dialect.name == "postgresql":
+                        return await on_postgres(driver)
+                    return await in_thread(driver, in_file, *arguments)
+                except BaseException:
+                    await connection.invalidate()  # what it is doing is unknown
+                    raise
+
+
+async def in_thread(driver: aiosqlite.Connection, function: Callable[..., R], *arguments: object) -> R:
+    """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
+    hop = driver._execute(function, driver._conn, *arguments)  # type: ignore[no-untyped-call]  # as in sqlite/store.py
+    result: R = await asyncio.shield(hop)
+    return result
+
+
+async def _alone(connection: AsyncConnection) -> None:
+    """Take the row of the bus, as whoever changes subscriptions does."""
+    await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
+
+
+async def _bump(connection: AsyncConnection) -> None:
+    """Let every instance see, at its next claim, that there is something to read again."""
+    await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
+
+
+def _all() -> Select[Any]:
+    return select(schedules)
+
+
+async def _clock(connection: AsyncConnection) -> datetime:
+    now: datetime = await connection.scalar(select(Now()))  # type: ignore[assignment]  # it always has one
+    return now
+
+
+async def _put(
+    connection: AsyncConnection, known: Row[Any] | None, schedule: Schedule, origin: str, now: datetime
+) -> bool:
+    """Write one schedule if it differs from what is known; return whether it did."""
+    spec = schedule.to_json()
+    shown = {"cron": schedule.cron or "", "timezone": schedule.timezone}
+    if known is None:
+        begin = _begin(schedule, schedule.after(now))
+        who = {"name": schedule.name, "origin": origin, "active": True, "paused": False}
+        await connection.execute(insert(schedules).values(spec=spec, updated_at=Now(), **shown, **who, **begin))
+        return True
+    if known.spec == spec and known.active and known.origin == origin:
+        return False
+    said: dict[str, Any] = shown
+    if not known.paused:
+        said |= _begin(schedule, _first(known, schedule, now))
+    await _change(connection, known.id, spec=spec, origin=origin, active=True, **said)
+    return True
+
+
+def _first(known: Row[Any], schedule: Schedule, now: datetime) -> datetime | None:
+    """Return the first tick of a schedule that takes the place of a known one."""
+    view = _view(known)
+    if view is None or not view.active or view.tick is None:
+        return schedule.after(now)
+    return schedule.in_place_of(view.schedule, view.tick, now, view.last_tick)
+
+
+def _begin(schedule: Schedule, tick: datetime | None) -> dict[str, Any]:
+    return {"tick": tick, "next_at": None if tick is None else schedule.due_at(tick)}
+
+
+async def _change(connection: AsyncConnection, id: int, **values: Any) -> None:
+    """Write what has changed, so that nobody fires what was seen before."""
+    change = update(schedules).where(schedules.c.id == id)
+    await connection.execute(change.values(revision=schedules.c.revision + 1, updated_at=Now(), **values))
+
+
+async def _named(connection: AsyncConnection, name: str, *, lock: bool = False) -> Row[Any]:
+    one = _all().where(schedules.c.name == name)
+    row: Row[Any] | None = (await connection.execute(one.with_for_update() if lock else one)).one_or_none()
+    if row is None:
+        names = await connection.scalars(select(schedules.c.name).order_by(schedules.c.name))
+        raise NotFound(f"no schedule {name!r}; there are: {', '.join(names) or 'none'}")
+    return row
+
+
+def _belongs(known: Row[Any]) -> StateConflict:
+    if known.origin == "file":
+        return StateConflict(f"schedule {known.name} is in the file; change it there, and reload or start a runner")
+    return StateConflict(f"schedule {known.name} was made by {known.origin}; remove it first")
+
+
+def _view(row: Row[Any]) -> ScheduleView | None:
+    """Return the schedule in a row of the table; None, and a line in the log, for one that cannot be read."""
+    try:
+        return _readable(row)
+    except StateConflict as error:
+        log.error("schedule left out", detail=str(error))
+        return None
+
+
+def _readable(row: Row[Any]) -> ScheduleView:
+    try:
+        schedule = Schedule.from_json(row.name, row.spec)
+    except Exception as error:
+        raise StateConflict(
+            f"schedule {row.name!r} cannot be read: {described(error)}; "
+            "start a runner whose file has it, which writes it anew, or the version that wrote it"
+        ) from error
+    return ScheduleView(
+        id=row.id,
+        schedule=schedule,
+        origin=row.origin,
+        active=row.active,
+        paused=row.paused,
+        tick=row.tick,
+        due_at=row.next_at,
+        last_tick=row.last_tick,
+        missed=row.missed,
+        skipped=row.skipped,
+        paused_at=row.paused_at if row.paused else None,
+        paused_by=row.paused_by if row.paused else None,
+        updated_at=row.updated_at,
+    )
