@@ -347,6 +347,7 @@ def _plan(config: Config) -> Plan:
         deployment_id=config.deployment_id,
         summary=_summary(config),
         subscriptions=config.to_subscriptions(),
+        schedules=config.to_schedules(),
         limits=WorkerLimits(
             batch=worker.batch, concurrency=worker.concurrency, lease=worker.lease, max_hops=worker.max_hops
         ),
@@ -386,8 +387,9 @@ def _channel(config: Config) -> str | None:
 def _summary(config: Config) -> str:
     strategies = ", ".join(plugin.kind for plugin in config.strategies)
     sinks = ", ".join(f"{name} ({plugin.kind})" for name, plugin in config.sinks.items()) or "none"
-    count = len(config.subscriptions)
+    count, times = len(config.subscriptions), len(config.schedules)
     return (
         f"bus {config.deployment_id}: {config.storage.dsn} · wakes by {strategies} · sinks {sinks} · "
         f"{count} subscription{'' if count == 1 else 's'}"
+        + (f" · {times} schedule{'' if times == 1 else 's'}" if times else "")
     )

@@ -20,11 +20,14 @@ from .bus.bus import EventBus
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .operations import Operations
+from .operations.schedules import ScheduleOperations
 from .periodic.pruner import Pruner
+from .periodic.scheduler import Scheduler
 from .policies.filter import compile_filter
 from .policies.limits import WorkerLimits
 from .policies.order import check_order_by
 from .policies.rate import Rate
+from .policies.schedule import Schedule
 from .service.background import Background, meant_for_task, spawn
 from .service.backoff import doubling
 from .service.home import Home
@@ -63,6 +66,7 @@ class Plan:
     Attributes:
         summary: one line that says what was built.
         subscriptions: those of the file.
+        schedules: those of the file.
         channel: NOTIFY channel to tell SQL publishers about; None if nobody listens.
         start_timeout: how long `start()` waits for a store that is away.
         migrate: whether `start()` brings the tables up to date.
@@ -75,6 +79,7 @@ class Plan:
     summary: str
     subscriptions: Sequence[Subscription]
     limits: WorkerLimits
+    schedules: Sequence[Schedule] = ()
     channel: str | None = None
     start_timeout: timedelta = timedelta(seconds=30)
     migrate: bool = True
@@ -110,7 +115,8 @@ class Runner:
         self._functions: dict[str, Subscription] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
-        self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify)
+        self._scheduler = Scheduler(storage.schedules, announce=self._announce)
+        self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake)
         self._bus = EventBus(
             store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher, schemas=plan.schemas
         )
@@ -238,6 +244,7 @@ class Runner:
         self._bus.start()
         await self._strategies.start(self.worker.wake)
         await self.worker.start()
+        await self._scheduler.start()
         await self._pruner.start()
         self._heart.start()
         self._started = True
@@ -255,6 +262,7 @@ class Runner:
         if self._started:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.stop_accepting()
+            await _end("scheduler", self._scheduler.stop)
             await _end("pruner", self._pruner.stop)
             await _end("publishing", self._bus.commits_done)  # what the commit in flight hands over is still taken
             await _end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
@@ -326,12 +334,13 @@ class Runner:
         await store.put_subscriptions(plan.subscriptions, "file")
         for name, subscription in self._functions.items():
             await store.put_subscriptions([subscription], f"function:{name}")
+        await self._storage.schedules.put_all(plan.schedules, "file")
         await store.set_channel(plan.channel)
         await self._beat()
 
     async def _beat(self) -> None:
         health = Health(
-            stalled=self.worker.stalled,
+            stalled=max(self.worker.stalled, timedelta(seconds=self._scheduler.stalled)),
             lag=self._watchdog.lag(),
             running=self.worker.busy,
             sinks=sorted(self._sinks),

@@ -55,9 +55,17 @@ class Worker:
         limits: WorkerLimits,
         *,
         notify: Callable[[], Awaitable[None]],
+        on_load: Callable[[], object] = lambda: None,
     ) -> None:
-        """Args: notify tells other instances that there are deliveries anyone may take."""
+        """
+        Work off `queue`.
+
+        Args:
+            notify: tells other instances that there are deliveries anyone may take.
+            on_load: called whenever the subscriptions have been read.
+        """
         self._notify = notify
+        self._loaded = on_load
         budget, lease = Budget(), limits.lease
         intake = Intake(queue, budget, lease, crash_limit=limits.crash_limit)
         letters = DeadLetters(queue)
@@ -155,6 +163,7 @@ class Worker:
         self._dead_letters.learn(registered)
         self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
         self._backlog.serve(outlets)
+        self._loaded()
 
     async def _dispatched(self, records: Sequence[DeliveryRecord]) -> None:
         if self._written(records):
