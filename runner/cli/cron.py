@@ -37,9 +37,9 @@ def cron() -> None:
 def next_times(expression: str, zone: str, since: datetime | None, count: int, as_json: bool) -> None:
     """Print the next times that EXPRESSION names.
 
-    Five fields, or six with seconds first; @hourly, @daily, @weekly, @monthly and @yearly. Where the clock is changed it
-    does as Debian's cron: what falls into the hour that is skipped comes right after it, what falls into the hour that
-    comes twice comes once; but where minutes or hours are *, or there are six fields, it follows the clock on the wall.
+    Five fields, or six with seconds first; @hourly, @daily, @weekly, @monthly and @yearly. Daylight saving is as in
+    Debian's cron: a time in the hour that is skipped comes right after it, one in the hour that comes twice comes once.
+    But where the minute or the hour is *, and with six fields, it follows the clock on the wall.
 
     \b
     Examples:

@@ -37,6 +37,7 @@ VERBS = {
     "events": "events",
     "deliveries": "deliveries",
     "subscriptions": "subscriptions",
+    "schedules": "schedules",
     "cron": "cron",
     "instances": "instances",
     "prune": "prune",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..event import Event
     from ..subscription import Subscription
 
-__all__ = ["subscriptions"]
+__all__ = ["subscriptions", "who"]
 
 _LARGEST = 8 << 20  # bytes of an event as JSON, each of its bytes as `\u0000`, and room
 
@@ -234,7 +234,7 @@ async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) ->
     from .output import print_json, print_line, tell_unheard
 
     async with open_operations(config, unheard=tell_unheard) as operations:
-        changed = await operations.set_paused(name, paused, _who())
+        changed = await operations.set_paused(name, paused, who())
     if as_json:
         print_json({"name": name, "paused": paused, "changed": changed})
     else:
@@ -255,7 +255,7 @@ async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json
     print_line(f"{name} {would} removed, {number} {'delivery' if number == 1 else 'deliveries'} cancelled")
 
 
-def _who() -> str:
+def who() -> str:
     """Return the user and the host of this process, as far as the system knows them."""
     import getpass
     import socket

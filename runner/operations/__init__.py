@@ -16,6 +16,7 @@ from ..errors import EventError, NotFound, StateConflict
 from ..periodic.pruner import Pruner
 from ..storage.contract.records import DeliveryQuery, nobody
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
+from .schedules import ScheduleOperations
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -59,6 +60,7 @@ class Operations:
 
     Attributes:
         records: what can be looked at.
+        schedules: the same of what is published at regular times.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Operations:
             in_order: whether deliveries of a subscription may wait for each other.
         """
         self._storage = storage
+        self.schedules = ScheduleOperations(storage, announce)
         self.records = storage.records
         self._announce = announce
         self._in_order = in_order

@@ -12,6 +12,7 @@ from ..policies.breaker import Trip
 from ..storage.contract.events import Receipt
 from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView, Rescheduled
 from ..storage.contract.registry import Registered
+from ..storage.contract.schedules import ScheduleView
 
 __all__ = [
     "attempt_json",
@@ -20,6 +21,7 @@ __all__ = [
     "instance_json",
     "receipt_json",
     "rescheduled_json",
+    "schedule_json",
     "subscription_json",
 ]
 
@@ -114,6 +116,30 @@ def rescheduled_json(seq: int, moved: Rescheduled) -> dict[str, Any]:
         "event": moved.whole,
         "deliveries": moved.deliveries,
         "running": moved.running,
+    }
+
+
+def schedule_json(view: ScheduleView) -> dict[str, Any]:
+    """Return a schedule; durations are in seconds. `next_at` is the time of its next event, due at `due_at`."""
+    stored = view.schedule.to_json()
+    event = stored.pop("event")
+    data = event.pop("data")
+    return {
+        "name": view.schedule.name,
+        "state": view.state,
+        "active": view.active,
+        "paused": view.paused,
+        "paused_at": view.paused_at,
+        "paused_by": view.paused_by,
+        "origin": view.origin,
+        **stored,
+        "event": {**event, "data": None if data is None else Fragment(data)},
+        "next_at": view.tick,
+        "due_at": view.due_at,
+        "last_at": view.last_tick,
+        "missed": view.missed,
+        "skipped": view.skipped,
+        "updated_at": view.updated_at,
     }
 
 

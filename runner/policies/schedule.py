@@ -174,9 +174,9 @@ class Schedule:
             "cron": self.cron,
             "timezone": self.timezone,
             "every": None if self.every is None else self.every.total_seconds(),
-            "anchor": self.anchor.isoformat(),
-            "start_at": self.start_at and self.start_at.isoformat(),
-            "end_at": self.end_at and self.end_at.isoformat(),
+            "anchor": _written(self.anchor),
+            "start_at": self.start_at and _written(self.start_at),
+            "end_at": self.end_at and _written(self.end_at),
             "jitter": self.jitter.total_seconds(),
             "catch_up": self.catch_up,
             "window": self.window.total_seconds(),
@@ -188,3 +188,7 @@ class Schedule:
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Schedule:
         """Return what `to_json()` wrote, in this version or an earlier one."""
         return msgspec.convert({**stored, "name": name}, cls, strict=False)
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,107 @@
+"""Operations of a person on schedules, the same behind every door: the rules, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ..errors import StateConflict
+from ..event import new_id
+from ..storage.contract.events import Publication, Receipt
+
+if TYPE_CHECKING:
+    from ..policies.schedule import Schedule
+    from ..storage import Storage
+    from ..storage.contract.schedules import ScheduleView
+
+__all__ = ["ScheduleOperations"]
+
+
+class ScheduleOperations:
+    """
+    Look at schedules, make, pause, run and remove them.
+
+    Schedulers, here and elsewhere, hear of every change.
+    """
+
+    def __init__(self, storage: Storage, announce: Callable[[], object]) -> None:
+        """
+        Work on `storage`.
+
+        Args:
+            announce: wakes the worker of this process and notifies the others.
+        """
+        self._storage = storage
+        self._announce = announce
+
+    async def all(self) -> Sequence[ScheduleView]:
+        """Return every schedule on record, by name."""
+        return await self._storage.schedules.all()
+
+    async def one(self, name: str) -> ScheduleView:
+        """Return one of them. Raise `NotFound`."""
+        return await self._storage.schedules.one(name)
+
+    async def upcoming(self, name: str, count: int) -> Sequence[datetime]:
+        """Return the next `count` times of a schedule, whether it is paused or not. Raise `NotFound`."""
+        view = await self.one(name)
+        return list(islice(view.schedule.ticks(await self._storage.schedules.now()), count))
+
+    async def run(self, name: str) -> Receipt:
+        """
+        Publish the event of a schedule now, beside its times, and return the receipt.
+
+        Its id is `NAME/run/` and a UUID, so that it takes the place of no tick. Also while the schedule is paused.
+
+        Raises:
+            NotFound: there is none of that name.
+            StateConflict: it is in no file any more.
+        """
+        view = await self.one(name)
+        if not view.active:
+            raise StateConflict(f"schedule {name} is in no file any more; put it, or publish its event: runner publish")
+        event = view.schedule.event_at(await self._storage.schedules.now(), f"{name}/run/{new_id()}")
+        [receipt] = await self._storage.store.append([Publication(event)])
+        self._announce()
+        return receipt
+
+    async def put(self, schedule: Schedule) -> bool:
+        """
+        Make or replace a schedule; return whether that changed anything.
+
+        Raises:
+            StateConflict: it is in the file.
+        """
+        changed = await self._storage.schedules.put(schedule, "api")
+        if changed:
+            self._announce()
+        return changed
+
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
+        """Pause or resume a schedule; return whether that changed anything. Raise `NotFound`."""
+        changed = await self._storage.schedules.set_paused(name, paused, by)
+        if changed:
+            self._announce()
+        return changed
+
+    async def remove(self, name: str, *, file: Collection[str] = ()) -> None:
+        """
+        Forget a schedule. Its events stay until their retention is over.
+
+        Args:
+            file: names of the schedules in the file at hand.
+
+        Raises:
+            NotFound: there is none of that name.
+            StateConflict: it is in the file, and would come back.
+        """
+        view = await self.one(name)
+        if name in file or (view.origin == "file" and view.active):
+            raise StateConflict(
+                f"{name} is in the file, and would come back with it; take it out there, and reload or start a runner; "
+                f"until then: runner schedules pause {name}"
+            )
+        await self._storage.schedules.remove(name)
+        self._announce()
