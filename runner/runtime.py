@@ -20,7 +20,6 @@ from .bus.bus import EventBus
 from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
 from .event import Event, new_id
 from .operations import Operations
-from .operations.schedules import ScheduleOperations
 from .periodic.pruner import Pruner
 from .periodic.scheduler import Scheduler
 from .policies.filter import compile_filter
@@ -93,6 +92,9 @@ class Runner:
     A bus built from a file: publish into it, subscribe functions to it, run it.
 
     `async with runner:` starts and stops it. Publishing works from `start()` on.
+
+    Attributes:
+        schedules: look at, put, pause and run schedules, once it has started (`ScheduleOperations`).
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Runner:
             store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher, schemas=plan.schemas
         )
         self._operations = Operations(storage, self._announce, in_order=self.worker.in_order)
+        self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
         self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)

@@ -1,4 +1,4 @@
-"""What becomes of the ticks of a schedule that are due: published, missed, skipped or put off."""
+"""Ticks of a schedule that are due: which are published, missed, skipped or put off."""
 
 from __future__ import annotations
 
