@@ -39,7 +39,7 @@ class Standing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """
-    What is to be done about a schedule that is due.
+    The decision about a schedule that is due.
 
     Attributes:
         fire: ticks whose events are published, in order.

@@ -57,7 +57,7 @@ class Occurrence(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firing:
     """
-    What is to be written about a schedule, unless somebody else was first.
+    One write about a schedule, unless somebody else was first.
 
     Attributes:
         seen: what was read; it must still be so.
@@ -80,7 +80,7 @@ class Firing:
 
 
 class Fired(NamedTuple):
-    """What one write came to: the ids of the schedules it was about, and how many events it published."""
+    """The result of one write: the ids of the schedules it was about, and how many events it published."""
 
     ids: frozenset[int]
     events: int
