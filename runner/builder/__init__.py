@@ -9,28 +9,28 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from .bus.bus import EventBus
-from .config import Config, load_config
-from .config.dsn import Dsn
-from .errors import ConfigError, RunnerError, SchemaMismatch, SinkError
-from .event import new_id
-from .nats.options import BrokerOptions, NatsConnection
-from .operations import Operations
-from .policies.limits import WorkerLimits
-from .sinks import build_sink
-from .sinks.base import Sink, SinkContext
-from .storage import Storage
-from .storage import open_storage as open_store
-from .storage.contract.archive import Retention
-from .strategies import build_strategy
-from .strategies.base import NotifyStrategy, StrategyContext
-from .strategies.stack import StrategyStack, compose
+from ..bus.bus import EventBus
+from ..config import Config, load_config
+from ..config.dsn import Dsn
+from ..errors import ConfigError, RunnerError, SchemaMismatch, SinkError
+from ..event import new_id
+from ..nats.options import BrokerOptions, NatsConnection
+from ..operations import Operations
+from ..policies.limits import WorkerLimits
+from ..sinks import build_sink
+from ..sinks.base import Sink, SinkContext
+from ..storage import Storage
+from ..storage import open_storage as open_store
+from ..storage.contract.archive import Retention
+from ..strategies import build_strategy
+from ..strategies.base import NotifyStrategy, StrategyContext
+from ..strategies.stack import StrategyStack, compose
 
 if TYPE_CHECKING:
-    from .bus.type_schemas import TypeSchemas
-    from .nats.connection import Broker
-    from .runtime import Plan, Runner
-    from .strategies.base import Connect
+    from ..bus.type_schemas import TypeSchemas
+    from ..nats.connection import Broker
+    from ..runtime import Plan, Runner
+    from ..strategies.base import Connect
 
 __all__ = [
     "build",
@@ -73,9 +73,9 @@ def build(config: Config) -> Runner:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
     """
     # The verbs that only publish or look have no use for a worker.
-    from .runtime import Runner
-    from .sinks.http.hosts import Hosts
-    from .sinks.python import PythonSink
+    from ..runtime import Runner
+    from ..sinks.http.hosts import Hosts
+    from ..sinks.python import PythonSink
 
     brokers = _Brokers(config)
     concurrency = config.worker.concurrency
@@ -194,7 +194,7 @@ async def _signalling(
 
 
 async def _take_tables(config: Config, storage: Storage, *, create: bool, writes: bool) -> None:
-    from .storage.migrate import status
+    from ..storage.migrate import status
 
     found = await status(storage.engine)
     if found.current is None and create:
@@ -234,7 +234,7 @@ class _Faults:
 
 def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
     """Return the subjects published to on each connection; placeholders of a sink are filled with examples."""
-    from .sinks.nats import NatsSinkOptions, examples
+    from ..sinks.nats import NatsSinkOptions, examples
 
     subjects: dict[BrokerOptions, list[str]] = {}
     for plugin in config.strategies:
@@ -265,7 +265,7 @@ class _Brokers:
         self._config = config
 
     def __call__(self, connection: NatsConnection) -> Broker:
-        from .nats.connection import Broker
+        from ..nats.connection import Broker
 
         options = BrokerOptions.of(_connection(self._config, connection))
         if options not in self.made:
@@ -292,7 +292,7 @@ def _unusable_file(dsn: Dsn, writes: bool) -> str | None:
         if writes and not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
             return f"{dsn.path} or its directory is not writable; SQLite writes to both"
         return None
-    from .storage.postgres.tls import encryptions
+    from ..storage.postgres.tls import encryptions
 
     try:
         encryptions(dsn)
@@ -320,7 +320,7 @@ def _stack(config: Config, brokers: _Brokers) -> StrategyStack:
 
 
 def _connector(dsn: Dsn) -> Connect:
-    from .storage.postgres.connector import PostgresConnector
+    from ..storage.postgres.connector import PostgresConnector
 
     return PostgresConnector(dsn).connect
 
@@ -340,7 +340,7 @@ def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
 
 
 def _plan(config: Config) -> Plan:
-    from .runtime import Plan
+    from ..runtime import Plan
 
     worker = config.worker
     return Plan(
@@ -364,8 +364,8 @@ def type_schemas(config: Config) -> TypeSchemas | None:
     """Return the schemas that the data of events has to fit; None without any."""
     if not config.types:
         return None
-    from .bus.type_schemas import TypeSchemas
-    from .policies.data_schema import DataSchema
+    from ..bus.type_schemas import TypeSchemas
+    from ..policies.data_schema import DataSchema
 
     return TypeSchemas({pattern: DataSchema.load(entry.schema_file) for pattern, entry in config.types.items()})
 
@@ -379,7 +379,7 @@ def _channel(config: Config) -> str | None:
     """Return the channel that SQL publishers notify; None without a `postgres` strategy."""
     if not any(plugin.kind == "postgres" for plugin in config.strategies):
         return None
-    from .strategies.postgres import channel_for
+    from ..strategies.postgres import channel_for
 
     return channel_for(config.signal_subject)
 
