@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ..bus.bus import EventBus
 from ..config import Config, load_config
 from ..config.dsn import Dsn
-from ..errors import ConfigError, RunnerError, SchemaMismatch, SinkError
+from ..errors import ConfigError, SchemaMismatch
 from ..event import new_id
-from ..nats.options import BrokerOptions, NatsConnection
 from ..operations import Operations
-from ..policies.limits import WorkerLimits
 from ..sinks import build_sink
 from ..sinks.base import Sink, SinkContext
 from ..storage import Storage
 from ..storage import open_storage as open_store
-from ..storage.contract.archive import Retention
 from ..strategies import build_strategy
 from ..strategies.base import NotifyStrategy, StrategyContext
 from ..strategies.stack import StrategyStack, compose
+from .brokers import Brokers, nats_subjects
+from .faults import Faults
+from .files import unusable_file
+from .plan import plan_of, retention_of, type_schemas
 
 if TYPE_CHECKING:
-    from ..bus.type_schemas import TypeSchemas
-    from ..nats.connection import Broker
-    from ..runtime import Plan, Runner
+    from ..runtime import Runner
     from ..strategies.base import Connect
 
 __all__ = [
@@ -77,7 +75,7 @@ def build(config: Config) -> Runner:
     from ..sinks.http.hosts import Hosts
     from ..sinks.python import PythonSink
 
-    brokers = _Brokers(config)
+    brokers = Brokers(config)
     concurrency = config.worker.concurrency
     context = SinkContext(
         deployment_id=config.deployment_id,
@@ -87,7 +85,7 @@ def build(config: Config) -> Runner:
         hosts=Hosts(concurrency),
     )
     sinks: dict[str, Sink] = {}
-    with _Faults(config) as faults:
+    with Faults(config) as faults:
         with faults.at():
             storage = _storage(config)
         with faults.at():
@@ -98,7 +96,7 @@ def build(config: Config) -> Runner:
         with faults.at():
             _check_batches(config, sinks)
     runner = Runner(
-        _plan(config),
+        plan_of(config),
         storage,
         strategies,
         sinks,
@@ -174,13 +172,13 @@ def _outgoing(
     config: Config, unheard: Callable[[str], object] | None
 ) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
     """Return the strategies of `config` as a context manager; while it is open, signals can be sent."""
-    brokers = _Brokers(config)
+    brokers = Brokers(config)
     return _signalling(_stack(config, brokers), brokers, unheard)
 
 
 @contextlib.asynccontextmanager
 async def _signalling(
-    strategies: StrategyStack, brokers: _Brokers, unheard: Callable[[str], object] | None
+    strategies: StrategyStack, brokers: Brokers, unheard: Callable[[str], object] | None
 ) -> AsyncIterator[StrategyStack]:
     await strategies.start(lambda: None)  # no worker here to wake
     try:
@@ -206,102 +204,15 @@ async def _take_tables(config: Config, storage: Storage, *, create: bool, writes
     await (storage.store.adopt if writes else storage.store.owner)(config.deployment_id)
 
 
-class _Faults:
-    """Collect faults, and raise all of them at the end."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._errors: list[RunnerError] = []
-        self._lines: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._errors and raised[0] is None:
-            raise ConfigError(*self._lines) from self._errors[0]
-
-    @contextlib.contextmanager
-    def at(self, *path: str | int) -> Iterator[None]:
-        """Collect a fault at `path` and continue; without a path, the fault names its own place."""
-        try:
-            yield
-        except (ConfigError, SinkError) as error:
-            lines = error.faults if isinstance(error, ConfigError) else [str(error)]
-            self._errors.append(error)
-            self._lines += [self._config.locate(path, line) for line in lines] if path else lines
-
-
-def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
-    """Return the subjects published to on each connection; placeholders of a sink are filled with examples."""
-    from ..sinks.nats import NatsSinkOptions, examples
-
-    subjects: dict[BrokerOptions, list[str]] = {}
-    for plugin in config.strategies:
-        if isinstance(plugin.options, NatsConnection):
-            subjects.setdefault(BrokerOptions.of(plugin.options), []).append(config.signal_subject)
-    subscriptions = config.to_subscriptions()
-    for name, plugin in config.sinks.items():
-        if isinstance(plugin.options, NatsSinkOptions):
-            options = BrokerOptions.of(_connection(config, plugin.options))
-            types = [type for each in subscriptions if name in (each.sink, each.dead_letter) for type in each.types]
-            made = examples(plugin.options.subject, config.deployment_id, types or ["*"])
-            subjects.setdefault(options, []).extend(made)
-    return {options: list(dict.fromkeys(made)) for options, made in subjects.items()}
-
-
-def _connection(config: Config, options: NatsConnection) -> NatsConnection:
-    """Return the connection of `options`: their own, else that of the first nats strategy."""
-    if options.servers is not None:
-        return options
-    return next(plugin.options for plugin in config.strategies if isinstance(plugin.options, NatsConnection))
-
-
-class _Brokers:
-    """One connection to NATS for each distinct way to reach it."""
-
-    def __init__(self, config: Config) -> None:
-        self.made: dict[BrokerOptions, Broker] = {}
-        self._config = config
-
-    def __call__(self, connection: NatsConnection) -> Broker:
-        from ..nats.connection import Broker
-
-        options = BrokerOptions.of(_connection(self._config, connection))
-        if options not in self.made:
-            self.made[options] = Broker(options, name=f"runner {self._config.deployment_id}")
-        return self.made[options]
-
-
 def _storage(config: Config, *, writes: bool = True) -> Storage:
     storage = config.storage
-    faults = [config.locate(path, fault) for path, dsn in config.dsns() if (fault := _unusable_file(dsn, writes))]
+    faults = [config.locate(path, fault) for path, dsn in config.dsns() if (fault := unusable_file(dsn, writes))]
     if faults:
         raise ConfigError(*faults)
     return open_store(storage.dsn, schema=storage.schema_name, pool=storage.pool, pgbouncer=storage.pgbouncer)
 
 
-def _unusable_file(dsn: Dsn, writes: bool) -> str | None:
-    """Return the fault of a file named by the DSN, which would otherwise look like an unreachable database."""
-    if dsn.path is not None:
-        directory = dsn.path.parent
-        if not directory.is_dir():
-            return f"the directory {directory} does not exist; make it first"
-        if dsn.path.is_dir():
-            return f"{dsn.path} is a directory, expected a file"
-        if writes and not all(os.access(path, os.W_OK) for path in (directory, dsn.path) if path.exists()):
-            return f"{dsn.path} or its directory is not writable; SQLite writes to both"
-        return None
-    from ..storage.postgres.tls import encryptions
-
-    try:
-        encryptions(dsn)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _stack(config: Config, brokers: _Brokers) -> StrategyStack:
+def _stack(config: Config, brokers: Brokers) -> StrategyStack:
     # Polling has to know whether the others hear, and is one of them: it asks the finished stack.
     context = StrategyContext(
         subject=config.signal_subject,
@@ -311,7 +222,7 @@ def _stack(config: Config, brokers: _Brokers) -> StrategyStack:
         deaf=lambda: stack.deaf,
     )
     made: list[NotifyStrategy] = []
-    with _Faults(config) as faults:
+    with Faults(config) as faults:
         for index, plugin in enumerate(config.strategies):
             with faults.at("strategies", index):
                 made.append(build_strategy(plugin, context))
@@ -337,59 +248,3 @@ def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
     ]
     if faults:
         raise ConfigError(*faults)
-
-
-def _plan(config: Config) -> Plan:
-    from ..runtime import Plan
-
-    worker = config.worker
-    return Plan(
-        deployment_id=config.deployment_id,
-        summary=_summary(config),
-        subscriptions=config.to_subscriptions(),
-        schedules=config.to_schedules(),
-        limits=WorkerLimits(
-            batch=worker.batch, concurrency=worker.concurrency, lease=worker.lease, max_hops=worker.max_hops
-        ),
-        channel=_channel(config),
-        start_timeout=config.storage.start_timeout,
-        migrate=config.storage.migrate,
-        shutdown_grace=worker.shutdown_grace,
-        retention=retention_of(config),
-        schemas=type_schemas(config),
-    )
-
-
-def type_schemas(config: Config) -> TypeSchemas | None:
-    """Return the schemas that the data of events has to fit; None without any."""
-    if not config.types:
-        return None
-    from ..bus.type_schemas import TypeSchemas
-    from ..policies.data_schema import DataSchema
-
-    return TypeSchemas({pattern: DataSchema.load(entry.schema_file) for pattern, entry in config.types.items()})
-
-
-def retention_of(config: Config) -> Retention:
-    """Return how long the events of `config` are kept."""
-    return Retention(delivered=config.retention.delivered, dead=config.retention.dead)
-
-
-def _channel(config: Config) -> str | None:
-    """Return the channel that SQL publishers notify; None without a `postgres` strategy."""
-    if not any(plugin.kind == "postgres" for plugin in config.strategies):
-        return None
-    from ..strategies.postgres import channel_for
-
-    return channel_for(config.signal_subject)
-
-
-def _summary(config: Config) -> str:
-    strategies = ", ".join(plugin.kind for plugin in config.strategies)
-    sinks = ", ".join(f"{name} ({plugin.kind})" for name, plugin in config.sinks.items()) or "none"
-    count, times = len(config.subscriptions), len(config.schedules)
-    return (
-        f"bus {config.deployment_id}: {config.storage.dsn} · wakes by {strategies} · sinks {sinks} · "
-        f"{count} subscription{'' if count == 1 else 's'}"
-        + (f" · {times} schedule{'' if times == 1 else 's'}" if times else "")
-    )

@@ -1,0 +1,56 @@
+"""The connections to NATS that a configuration asks for, shared by strategies and sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..config import Config
+from ..nats.options import BrokerOptions, NatsConnection
+
+if TYPE_CHECKING:
+    from ..nats.connection import Broker
+
+__all__ = ["Brokers", "nats_subjects"]
+
+
+class Brokers:
+    """One connection to NATS for each distinct way to reach it."""
+
+    def __init__(self, config: Config) -> None:
+        self.made: dict[BrokerOptions, Broker] = {}
+        self._config = config
+
+    def __call__(self, connection: NatsConnection) -> Broker:
+        """Return the broker of a connection, made when it is first asked for."""
+        from ..nats.connection import Broker
+
+        options = BrokerOptions.of(_connection(self._config, connection))
+        if options not in self.made:
+            self.made[options] = Broker(options, name=f"runner {self._config.deployment_id}")
+        return self.made[options]
+
+
+def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
+    """Return the subjects published to on each connection; placeholders of a sink are filled with examples."""
+    from ..sinks.nats import NatsSinkOptions, examples
+
+    subjects: dict[BrokerOptions, list[str]] = {}
+    for plugin in config.strategies:
+        if isinstance(plugin.options, NatsConnection):
+            subjects.setdefault(BrokerOptions.of(plugin.options), []).append(config.signal_subject)
+    subscriptions = config.to_subscriptions()
+    for name, plugin in config.sinks.items():
+        if isinstance(plugin.options, NatsSinkOptions):
+            options = BrokerOptions.of(_connection(config, plugin.options))
+            types = [type for each in subscriptions if name in (each.sink, each.dead_letter) for type in each.types]
+            made = examples(plugin.options.subject, config.deployment_id, types or ["*"])
+            subjects.setdefault(options, []).extend(made)
+    return {options: list(dict.fromkeys(made)) for options, made in subjects.items()}
+
+
+def _connection(config: Config, options: NatsConnection) -> NatsConnection:
+    """Return the connection of `options`: their own, else that of the first nats strategy."""
+    if options.servers is not None:
+        return options
+    return next(plugin.options for plugin in config.strategies if isinstance(plugin.options, NatsConnection))
