@@ -13,6 +13,7 @@
     │   │   └── StorageHeld          another session holds what is to be written; nothing was
     │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78)
     │   └── SchemaMismatch       the tables are missing, older or newer than this version
+    ├── ListenError          the address of the HTTP interface is taken, or not to be had
     ├── StrategyError        a wake-up path failed; costs latency, never an event
     ├── SinkError            a sink cannot be built or started
     ├── NotFound             what was asked for by name or number does not exist
@@ -36,6 +37,7 @@ __all__ = [
     "EventTooLarge",
     "ForeignDeployment",
     "FormatUnsupported",
+    "ListenError",
     "NotFound",
     "RunnerError",
     "SchemaMismatch",
@@ -150,6 +152,10 @@ class ForeignDeployment(StorageError):
 
 class SchemaMismatch(StorageError):
     """The tables are missing, older or newer than this version of the runner."""
+
+
+class ListenError(RunnerError):
+    """The address of the HTTP interface is taken, or not to be had."""
 
 
 class StrategyError(RunnerError):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from .api.door import Door
+from .api.process import Process
 from .bus.bus import EventBus
-from .errors import ConfigError, RunnerError, SinkError, StorageUnavailable, text_of
+from .errors import StorageUnavailable
 from .event import Event, new_id
 from .operations import Operations
+from .periodic.heartbeat import Heartbeat
 from .periodic.pruner import Pruner
 from .periodic.scheduler import Scheduler
 from .policies.filter import compile_filter
@@ -27,24 +30,29 @@ from .policies.limits import WorkerLimits
 from .policies.order import check_order_by
 from .policies.rate import Rate
 from .policies.schedule import Schedule
-from .service.background import Background, meant_for_task, spawn
+from .service.background import spawn
 from .service.backoff import doubling
+from .service.ending import end
 from .service.home import Home
+from .service.tally import Tally
+from .service.vitals import Vitals
 from .service.watchdog import Watchdog
-from .sinks.base import Sink
+from .sinks.base import Sink, start_sink
 from .storage import Storage
 from .storage.contract.archive import Retention
 from .storage.contract.events import Publication, Receipt
 from .storage.contract.registry import Health, Instance, StrategyHealth
 from .strategies.stack import StrategyState
-from .subscription import Subscription
+from .subscription import Subscription, check_dead_letters
 from .version import __version__
 from .worker.worker import Worker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+    from starlette.types import ASGIApp
 
     from .bus.type_schemas import TypeSchemas
+    from .config.api import Api
     from .service.background import Service
     from .storage.contract.records import Rescheduled
     from .strategies.stack import StrategyStack
@@ -53,7 +61,6 @@ __all__ = ["Plan", "Runner"]
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT = 10.0  # seconds
 STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
 
 
@@ -72,6 +79,7 @@ class Plan:
         shutdown_grace: how long `stop()` waits for running deliveries.
         retention: how long events are kept.
         schemas: what the data of events has to fit.
+        api: the HTTP interface that `start()` serves; None for none.
     """
 
     deployment_id: str
@@ -85,6 +93,7 @@ class Plan:
     shutdown_grace: timedelta = timedelta(seconds=25)
     retention: Retention = field(default_factory=Retention)
     schemas: TypeSchemas | None = None
+    api: Api | None = None
 
 
 class Runner:
@@ -117,16 +126,24 @@ class Runner:
         self._functions: dict[str, Subscription] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
-        self._scheduler = Scheduler(storage.schedules, announce=self._announce)
+
+        def announce() -> None:
+            self._bus.announce(self._instance.id)
+
+        self._scheduler = Scheduler(storage.schedules, announce=announce)
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake)
         self._bus = EventBus(
             store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher, schemas=plan.schemas
         )
-        self._operations = Operations(storage, self._announce, in_order=self.worker.in_order)
+        self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
-        self._heart = Background("heartbeat", self._beat, every=HEARTBEAT)
+        self._vitals = Vitals()
+        self._tally = Tally()
+        self._heartbeat = Heartbeat(store, self._instance, self._health, vitals=self._vitals, set_back=self.worker.wake)
+        process = Process(self._vitals, self._tally, self.strategies, self.worker.breakers, self._watchdog)
+        self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
         self._started = False
         self._home = Home("runner")
 
@@ -219,40 +236,53 @@ class Runner:
 
     def pause(self, name: str, reason: str) -> None:
         """Pause a subscription soon, because its sink asks for it; `runner subscriptions resume` ends that."""
-        spawn(self._pause(name, reason), "pause")
+
+        async def pausing() -> None:
+            if await self._operations.set_paused(name, True, reason):
+                log.warning("subscription paused", subscription=name, reason=reason)
+
+        spawn(pausing(), "pause")
 
     async def start(self) -> None:
         """
         Join the deployment and begin to work.
 
-        Waits for the store, at most `start_timeout`; for nothing else.
+        Waits for the store, at most `start_timeout`; for nothing else. Until it ends `/readyz` says no.
 
         Raises:
+            ListenError: the address of the HTTP interface is taken, or not to be had.
             StorageUnavailable: the store did not come up in time.
             ForeignDeployment: its tables belong to another deployment.
             SinkError: a sink can never work.
             ConfigError: the `dead_letter` of a function names no sink.
             RunnerError: it was started before in another event loop; `load()` another one for each.
         """
+        from .diagnosis.look import unserved
+
         self._home.enter()
-        self._check_dead_letters()
+        check_dead_letters(self._functions.values(), self._sinks)
+        self._vitals.starting()
+        await self._watchdog.start()
+        await self._door.start()
         await self._prepare()
         for concern in await self._storage.concerns():
             log.warning("store", concern=concern)
-        await self._watchdog.start()
         for broker in self._brokers:
             await broker.start()
         for name, sink in self._sinks.items():
-            await _start(name, sink)
+            await start_sink(name, sink)
         self._bus.start()
         await self._strategies.start(self.worker.wake)
         await self.worker.start()
         await self._scheduler.start()
         await self._pruner.start()
-        self._heart.start()
+        self._heartbeat.start()
         self._started = True
+        self._vitals.running([*self.worker.loops, self._scheduler.loop, self._pruner.loop, self._heartbeat.loop])
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
-        await self._tell_unserved()
+        with contextlib.suppress(StorageUnavailable):  # the worker waits for it
+            for each in await unserved(self._storage):
+                log.warning("nobody serves it", subscription=each.name, sink=each.sink)
 
     async def stop(self) -> None:
         """
@@ -260,25 +290,29 @@ class Runner:
 
         Never raises for what a part does: whatever that is, for a store that refuses us, say, the others are stopped.
         """
+        ends = monotonic() + self._plan.shutdown_grace.total_seconds()
         if self._started:
             self._home.enter()
-        if self._started:
+            self._vitals.stopping()
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.stop_accepting()
-            await _end("scheduler", self._scheduler.stop)
-            await _end("pruner", self._pruner.stop)
-            await _end("publishing", self._bus.commits_done)  # what the commit in flight hands over is still taken
-            await _end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
-            await _end("publishing", self._bus.stop)  # not before: handlers that finish may publish
-            await _end("heartbeat", self._heart.stop)
-            await _end("place among the instances", partial(self._storage.store.leave, self._instance.id))
-        await _end("strategies", self._strategies.stop)
+            await end("scheduler", self._scheduler.stop)
+            await end("pruner", self._pruner.stop)
+            await end("publishing", self._bus.commits_done)  # what the commit in flight hands over is still taken
+            await end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
+        await end("http", lambda: self._door.stop(timedelta(seconds=max(1.0, ends - monotonic()))))
+        if self._started:
+            await end("publishing", self._bus.stop)  # not before: handlers and requests that finish may publish
+            await end("heartbeat", self._heartbeat.stop)
+            await end("place among the instances", partial(self._storage.store.leave, self._instance.id))
+        await end("strategies", self._strategies.stop)
         for name, sink in self._sinks.items():
-            await _end(f"sink {name}", sink.stop, STOP_TIMEOUT)
+            await end(f"sink {name}", sink.stop, STOP_TIMEOUT)
         for broker in self._brokers:
-            await _end("broker", broker.stop)
-        await _end("watchdog", self._watchdog.stop)
-        await _end("storage", self._storage.close)
+            await end("broker", broker.stop)
+        await end("watchdog", self._watchdog.stop)
+        await end("storage", self._storage.close)
+        self._vitals.stopped()
         if self._started:
             self._started = False
             log.info("stopped", instance=self._instance.id)
@@ -305,15 +339,18 @@ class Runner:
         """Return the state of each strategy."""
         return self._strategies.states()
 
-    def _check_dead_letters(self) -> None:
-        """Raise `ConfigError` if the `dead_letter` of a function names an unknown sink; the loader checks files."""
-        for each in self._functions.values():
-            if each.dead_letter is not None and each.dead_letter not in self._sinks:
-                known = ", ".join(sorted(self._sinks))
-                raise ConfigError(
-                    f"subscription {each.name!r}: unknown sink {each.dead_letter!r} for dead letters, "
-                    f"expected one of: {known}"
-                )
+    @property
+    def addresses(self) -> list[str]:
+        """Where the HTTP interface listens, such as `http://127.0.0.1:8080`; nothing unless it does."""
+        return self._door.addresses
+
+    def asgi(self) -> ASGIApp:
+        """
+        Return the HTTP interface as an ASGI application, to be mounted in a program of your own.
+
+        Call it before `start()`, which then does not listen. Served alone, it starts and stops the runner (lifespan).
+        """
+        return self._door.mount(self)
 
     async def _prepare(self) -> None:
         """Wait for the store, and take ownership of the tables."""
@@ -339,61 +376,17 @@ class Runner:
             await store.put_subscriptions([subscription], f"function:{name}")
         await self._storage.schedules.put_all(plan.schedules, "file")
         await store.set_channel(plan.channel)
-        await self._beat()
+        await self._heartbeat.beat()
 
-    async def _beat(self) -> None:
-        health = Health(
+    def _health(self) -> Health:
+        return Health(
             stalled=max(self.worker.stalled, timedelta(seconds=self._scheduler.stalled)),
             lag=self._watchdog.lag(),
             running=self.worker.busy,
             sinks=sorted(self._sinks),
             strategies=[StrategyHealth(*astuple(each)) for each in self.strategies()] if self._started else None,
         )
-        back = await self._storage.store.beat(self._instance, health)
-        if back:
-            log.warning("clock of the store set back", by=back.total_seconds())
-            self.worker.wake()
-
-    async def _pause(self, name: str, reason: str) -> None:
-        if await self._operations.set_paused(name, True, reason):
-            log.warning("subscription paused", subscription=name, reason=reason)
-
-    def _announce(self) -> None:
-        self._bus.announce(self._instance.id)
-
-    async def _tell_unserved(self) -> None:
-        """Log the subscriptions whose sink no live instance has, such as those left behind by a program."""
-        from .diagnosis.status import sinks_of
-
-        with contextlib.suppress(StorageUnavailable):  # the worker waits for it
-            there = sinks_of(await self._storage.records.instances())
-            _, known = await self._storage.store.subscriptions()
-            for each in known:
-                if there is not None and each.subscription.sink not in there:
-                    log.warning("nobody serves it", subscription=each.subscription.name, sink=each.subscription.sink)
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
         self._bus.notify(self._instance.id)
-
-
-async def _start(name: str, sink: Sink) -> None:
-    """Start a sink, and map errors of a third-party one."""
-    try:
-        await sink.start()
-    except RunnerError:
-        raise
-    except Exception as error:
-        raise SinkError(f"sinks.{name}: cannot be started, it raised {type(error).__name__}") from error
-
-
-async def _end(part: str, stop: Callable[[], Awaitable[None]], timeout: float | None = None) -> None:
-    """Stop one part, and log its errors."""
-    try:
-        async with asyncio.timeout(timeout):
-            await stop()
-    except BaseException as error:
-        if meant_for_task(error):
-            raise
-        detail = {"detail": text_of(error)} if isinstance(error, RunnerError) else {}
-        log.warning("did not stop as it should", part=part, error=type(error).__name__, **detail)

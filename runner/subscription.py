@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ from .policies.filter import Predicate, compile_filter
 from .policies.rate import Rate
 from .policies.retry import RetryPolicy
 
-__all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "matches_pattern"]
+__all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "check_dead_letters", "matches_pattern"]
 
 DEAD_LETTER_SUFFIX = ".dead-letter"
 """The end of the name of every subscription for dead letters, and of no other."""
@@ -212,3 +212,14 @@ def _predicate(subscription: Subscription) -> Predicate | None:
     if wanted is None:
         return lambda event: matches_pattern(pattern, event.source)
     return lambda event: matches_pattern(pattern, event.source) and wanted(event)
+
+
+def check_dead_letters(subscriptions: Iterable[Subscription], sinks: Collection[str]) -> None:
+    """Raise `ConfigError` if the `dead_letter` of a function names an unknown sink; the loader checks files."""
+    for each in subscriptions:
+        if each.dead_letter is not None and each.dead_letter not in sinks:
+            known = ", ".join(sorted(sinks))
+            raise ConfigError(
+                f"subscription {each.name!r}: unknown sink {each.dead_letter!r} for dead letters, "
+                f"expected one of: {known}"
+            )

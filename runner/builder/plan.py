@@ -34,6 +34,7 @@ def plan_of(config: Config) -> Plan:
         shutdown_grace=worker.shutdown_grace,
         retention=retention_of(config),
         schemas=type_schemas(config),
+        api=config.api,
     )
 
 

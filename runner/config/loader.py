@@ -98,6 +98,8 @@ def dump(config: Config) -> dict[str, Any]:
     document = config.model_dump(mode="json", by_alias=True)
     for path, _, mapping in _inactive(document):
         del mapping[str(path[-1])]
+    if document["api"] is None:
+        del document["api"]  # nothing in its place would look like one with the defaults
     document["retry"] = _shown(RetryOverride().over(config.retry))
     for entry, subscription in zip(document["subscriptions"], config.to_subscriptions(), strict=True):
         entry["retry"] = _shown(subscription.retry)

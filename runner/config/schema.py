@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    JsonValue,
     PrivateAttr,
     ValidationInfo,
     field_validator,
@@ -23,6 +22,7 @@ from ..policies.limits import WorkerLimits
 from ..policies.order import check_order_by
 from ..policies.schedule import Schedule
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
+from .api import Api
 from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
 from .dsn import Dsn
 from .duration import Duration, PositiveDuration
@@ -33,7 +33,6 @@ from .plugin import Options
 from .rate import RateField
 from .retry import Retry, RetryOverride
 from .schedules import ScheduleEntry
-from .secret import Secret
 from .source import Source
 from .storage import Storage
 from .types import TypeEntry, TypePattern
@@ -51,10 +50,6 @@ __all__ = [
 ]
 
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-# What this version does not act on, and what to do instead; a file that sets it is refused.
-_NO_API: dict[str, JsonValue] = {
-    "inactive": "nothing would listen; remove it, and use runner events, deliveries, subscriptions and instances"
-}
 
 
 def _deployment_id(value: str) -> str:
@@ -222,32 +217,6 @@ class Retention(Model):
     )
 
 
-class Api(Model):
-    """The HTTP interface."""
-
-    listen: str = Field(default="127.0.0.1:8080", description="Address and port.")
-    tokens: tuple[Secret, ...] = Field(
-        default=(), description="Bearer tokens; needed unless `listen` is a loopback address."
-    )
-
-    @field_validator("listen")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not re.fullmatch(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+", host) or not re.fullmatch(r"[0-9]{1,5}", port):
-            raise ValueError(f"expected address:port, such as 127.0.0.1:8080 or [::1]:8080, got {got(value)}")
-        if int(port) > 65535:
-            raise ValueError(f"expected a port from 0 to 65535, got {got(value)}")
-        return value
-
-    @model_validator(mode="after")
-    def _guarded(self) -> Api:
-        host = self.listen.rpartition(":")[0]
-        if not self.tokens and host not in ("localhost", "[::1]") and not host.startswith("127."):
-            raise ValueError("tokens: expected at least one, because listen is not a loopback address")
-        return self
-
-
 class Log(Model):
     """The log on stderr."""
 
@@ -307,7 +276,9 @@ class Config(Model):
     retention: Retention = Field(
         default=Retention(), description="How long events are kept once every delivery of theirs has ended."
     )
-    api: Api = Field(default=Api(), description="The HTTP interface.", json_schema_extra=_NO_API)
+    api: Api | None = Field(
+        default=None, description="The HTTP interface; left out: none. `{}` serves it with the defaults."
+    )
     log: Log = Field(default=Log(), description="What is logged, on stderr.")
 
     _file: str = PrivateAttr("")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .status import Snapshot, snapshot
+from .status import Snapshot, sinks_of, snapshot
 
 if TYPE_CHECKING:
     from ..storage import Storage
+    from ..subscription import Subscription
 
-__all__ = ["look"]
+__all__ = ["look", "unserved"]
 
 _UNDISPATCHED = 1000  # events that are matched one by one; what else is queued is taken to be alike
 
@@ -25,3 +27,12 @@ async def look(storage: Storage) -> Snapshot:
         await overview.loads(),
         await overview.recent(),
     )
+
+
+async def unserved(storage: Storage) -> Sequence[Subscription]:
+    """Return the active subscriptions whose sink no live instance has; none where that is not known."""
+    there = sinks_of(await storage.records.instances())
+    if there is None:
+        return ()
+    _, known = await storage.store.subscriptions()
+    return [each.subscription for each in known if each.subscription.sink not in there]

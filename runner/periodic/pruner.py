@@ -43,17 +43,17 @@ class Pruner:
         self._whole_at = 0.0
         self._wait = min(_FIRST, every)
         self._ending = asyncio.Event()
-        self._passes = Background("prune", self._pass, nudge=self._ending.set, longest=60.0)
+        self.loop = Background("prune", self._pass, nudge=self._ending.set, longest=60.0)
 
     async def start(self) -> None:
         """Begin with a pass soon; do nothing if events are kept for ever."""
         self._ending.clear()
         if self._retention.shortest is not None:
-            self._passes.start()
+            self.loop.start()
 
     async def stop(self) -> None:
         """Return once the current page is done."""
-        await self._passes.stop()
+        await self.loop.stop()
 
     async def run(self, *, dry_run: bool = False, report: Callable[[int], object] = lambda _number: None) -> int:
         """
@@ -77,7 +77,7 @@ class Pruner:
 
     async def _pass(self) -> None:
         """Wait for the next pass, with jitter, and run it."""
-        await wait_for(self._ending, self._wait * random.uniform(0.5, 1.5))
+        await self.loop.rest(wait_for(self._ending, self._wait * random.uniform(0.5, 1.5)))
         if monotonic() >= self._whole_at:
             self._after = 0
             self._whole_at = monotonic() + self._whole

@@ -74,7 +74,7 @@ class Scheduler:
         self._ending = False
         self._look_at = 0.0  # on the monotonic clock
         self._first = False  # whether this instance was, the last time
-        self._loop = Background("schedule", self._look, nudge=self._nudge)
+        self.loop = Background("schedule", self._look, nudge=self._nudge)
 
     def wake(self) -> None:
         """Look now: a schedule may have changed. Cheap, and safe to call at any time from the event loop."""
@@ -83,22 +83,22 @@ class Scheduler:
     async def start(self) -> None:
         """Begin; whatever is due is found without a wake."""
         self._ending, self._look_at = False, 0.0
-        self._loop.start()
+        self.loop.start()
 
     async def stop(self) -> None:
         """Return once the events in hand are on record."""
-        await self._loop.stop()
+        await self.loop.stop()
 
     @property
     def stalled(self) -> float:
         """Seconds for which the loop has been stuck in one step."""
-        return self._loop.stalled
+        return self.loop.stalled
 
     async def _look(self) -> None:
         """Sleep until a schedule is due, and publish what is."""
         wait = self._look_at - monotonic()
         if wait > 0:
-            await self._loop.rest(wait_for(self._woken, timedelta(seconds=wait)))
+            await self.loop.rest(wait_for(self._woken, timedelta(seconds=wait)))
         self._woken.clear()
         if self._ending:
             return

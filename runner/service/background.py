@@ -96,6 +96,16 @@ class Background:
         self._began = None
 
     @property
+    def name(self) -> str:
+        """Name of the loop, in the log and in metrics."""
+        return self._name
+
+    @property
+    def alive(self) -> bool:
+        """Whether its task runs."""
+        return self._task is not None and not self._task.done()
+
+    @property
     def stalled(self) -> float:
         """Seconds for which the step has hung or kept failing; zero between two steps and at rest."""
         return 0.0 if self._began is None else monotonic() - self._began

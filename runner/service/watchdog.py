@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic
 
@@ -18,6 +19,9 @@ log = structlog.get_logger(__name__)
 _TICK = 0.25  # seconds between two signs of life of the loop
 _LOOK = 1.0  # seconds between two looks of the thread
 _FRAMES = 20  # of the stack, the innermost ones
+_BLOCKED = 3 * _LOOK  # seconds without a sign of life after which others are told
+_OFTEN = 0.1  # seconds between two looks from then on
+_RECENT = 15.0  # seconds of each of the two stretches that `recent_lag` covers
 
 
 class Watchdog:
@@ -27,6 +31,9 @@ class Watchdog:
     While code blocks the loop nothing else happens in this process: no delivery, no renewal of a lease, no heartbeat.
     So the log says once where the loop is stuck, and once more when it goes on. Code that never lets go of the
     interpreter's lock stops the thread, too; then there is only the silence.
+
+    Attributes:
+        on_blocked: called in the thread again and again while the loop has been blocked for three looks or longer.
     """
 
     def __init__(self, limit: timedelta = timedelta(seconds=5)) -> None:
@@ -34,6 +41,8 @@ class Watchdog:
         self._limit = limit.total_seconds()
         self._due = 0.0  # when the loop is to give its next sign of life
         self._lag = 0.0
+        self._stretch = (0.0, 0.0, 0.0)  # when the present one ends, and the longest lag in it and in the last one
+        self.on_blocked: Callable[[], object] | None = None
         self._reported = False  # whether the log has been told of this blockage
         self._timer: asyncio.TimerHandle | None = None
         self._ended = threading.Event()
@@ -60,6 +69,12 @@ class Watchdog:
         lag, self._lag = self._lag, 0.0
         return timedelta(seconds=lag)
 
+    @property
+    def recent_lag(self) -> timedelta:
+        """The longest the loop was held up in the last 15 to 30 seconds, to a quarter of a second."""
+        ends, present, last = self._stretch
+        return timedelta(seconds=max(present, last) if monotonic() < ends + _RECENT else 0.0)
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = monotonic() + _TICK
         self._timer = loop.call_later(_TICK, self._tick, loop)
@@ -68,17 +83,25 @@ class Watchdog:
         late = monotonic() - self._due
         self._schedule(loop)
         self._lag = max(self._lag, late)
+        ends, present, last = self._stretch
+        now = self._due - _TICK
+        self._stretch = (ends, max(present, late), last) if now < ends else (now + _RECENT, late, present)
         if self._reported:
             self._reported = False
             log.warning("event loop goes on", blocked_for=round(late, 1))
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int, ended: threading.Event) -> None:
         looked = monotonic()
-        while not ended.wait(_LOOK):
+        wait = _LOOK
+        while not ended.wait(wait):
             before, looked = looked, monotonic()
             if looked - before > 2 * _LOOK:
                 continue  # we had no turn ourselves: the whole process was paused
             late = looked - self._due
+            wait = _LOOK
+            if late >= _BLOCKED and (tell := self.on_blocked) is not None:
+                tell()
+                wait = _OFTEN
             if late >= self._limit and not self._reported:
                 self._reported = True
                 task = asyncio.current_task(loop)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..delivery import Delivery, Outcome
+from ..errors import RunnerError, SinkError
 from ..event import Event
 
 if TYPE_CHECKING:  # nats-py is loaded by those who use it
@@ -14,7 +15,7 @@ if TYPE_CHECKING:  # nats-py is loaded by those who use it
     from ..nats.options import NatsConnection
     from .http.hosts import Hosts
 
-__all__ = ["BatchSink", "EventSink", "Sink", "SinkContext"]
+__all__ = ["BatchSink", "EventSink", "Sink", "SinkContext", "start_sink"]
 
 
 class Sink(Protocol):
@@ -94,3 +95,13 @@ class SinkContext:
     concurrency: int
     pause: Callable[[str, str], None] = _unpaused
     hosts: Hosts = field(default_factory=_hosts)
+
+
+async def start_sink(name: str, sink: Sink) -> None:
+    """Start a sink, and map errors of a third-party one."""
+    try:
+        await sink.start()
+    except RunnerError:
+        raise
+    except Exception as error:
+        raise SinkError(f"sinks.{name}: cannot be started, it raised {type(error).__name__}") from error

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..config.dsn import Dsn
     from .contract.archive import Archive
+    from .contract.depths import DepthReader
     from .contract.overview import Overview
     from .contract.records import Records
     from .contract.schedules import Schedules
@@ -35,6 +36,7 @@ class Storage:
         archive: forgets what is over.
         overview: what sums a deployment up.
         schedules: what is published at regular times.
+        depths: how much waits.
     """
 
     engine: AsyncEngine
@@ -43,6 +45,7 @@ class Storage:
     archive: Archive
     overview: Overview
     schedules: Schedules
+    depths: DepthReader
 
     @property
     def schema(self) -> str | None:
@@ -83,6 +86,20 @@ class Storage:
         await self.store.adopt(deployment_id)
         return applied
 
+    async def at_head(self) -> bool:
+        """
+        Return whether the tables are those of this version, or of a later one beside which it goes on.
+
+        Raises:
+            StorageError: the store cannot be reached, or the tables are nobody's.
+        """
+        from .migrate import status
+
+        try:
+            return not (await status(self.engine)).pending
+        except SchemaMismatch:
+            return True
+
     async def concerns(self) -> Sequence[str]:
         """Return what of the database lets the bus do less than it could, with the cure of each."""
         if self.engine.dialect.name == "sqlite":
@@ -102,6 +119,7 @@ class Storage:
 def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> Storage:
     """Return the store at `dsn`; nothing connects yet. The arguments are those of `open_engine()`."""
     from .archive import SqlArchive
+    from .depths import SqlDepths
     from .engine import open_engine
     from .overview import SqlOverview
     from .records import SqlRecords
@@ -117,4 +135,12 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
         from .postgres.store import PostgresStore
 
         store = PostgresStore(engine, connections=max(1, pool - 1), pgbouncer=pgbouncer)
-    return Storage(engine, store, SqlRecords(engine), SqlArchive(engine), SqlOverview(engine), SqlSchedules(engine))
+    return Storage(
+        engine,
+        store,
+        SqlRecords(engine),
+        SqlArchive(engine),
+        SqlOverview(engine),
+        SqlSchedules(engine),
+        SqlDepths(engine),
+    )

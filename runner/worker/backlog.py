@@ -74,30 +74,25 @@ class Backlog:
         self._looks: dict[int, Look] = {}  # of the outlets that have an order or a rate
         self._line_up_at = 0.0
         self._stopping = False
-        self._loop = Background("claim deliveries", self._claim, nudge=self._nudge)
-        self._starter = DeliveryStarter(intake, writer, leases, dead_letters, room_freed, self._loop.rest)
+        self.loop = Background("claim deliveries", self._claim, nudge=self._nudge)
+        self._starter = DeliveryStarter(intake, writer, leases, dead_letters, room_freed, self.loop.rest)
 
     @property
     def waiting(self) -> bool:
         """Whether the store may have deliveries that wait."""
         return self._waiting
 
-    @property
-    def stalled(self) -> float:
-        """Seconds for which the loop has been stuck in one step."""
-        return self._loop.stalled
-
     def start(self) -> None:
         """Begin to claim, once there are outlets."""
         self._stopping = self._starter.stopping = False
-        self._loop.start()
+        self.loop.start()
 
     async def stop(self) -> None:
         """Claim nothing more. Idempotent."""
         if self._put_off is not None:
             self._put_off.cancel()
             self._put_off = None
-        await self._loop.stop()
+        await self.loop.stop()
 
     def wake(self) -> None:
         """Look again, if anything waits; a little later while signals go on that bring nothing."""
@@ -153,14 +148,14 @@ class Backlog:
         if all(look.over for look in self._looks.values()):
             self._began = monotonic()
         if not self._waiting or not self._outlets or self._stopping:
-            await self._loop.rest(self._refill.wait())
+            await self.loop.rest(self._refill.wait())
             return
         if self._looks and monotonic() >= self._line_up_at:
             await self._line_up()
         # Where receivers take all of the budget, there are quotas for those alone that run nothing here: one each.
         while self._intake.full and len(self._leases) and not self._stopping:
             self._room_freed.clear()
-            await self._loop.rest(wait_for(self._room_freed, _CROWDED))
+            await self.loop.rest(wait_for(self._room_freed, _CROWDED))
         due = self._pause()  # looked at before the quotas: where it has just ended there is one
         quotas = self._quotas()
         found = False
@@ -176,7 +171,7 @@ class Backlog:
         self._slow_down(signalled, found)
         if not found and due is None and all(quotas.values()) and not self._refill.is_set():
             self._waiting = False  # and nothing was written while we asked
-        await self._loop.rest(wait_for(self._refill, earlier(due, self._lease if self._looks else None)))
+        await self.loop.rest(wait_for(self._refill, earlier(due, self._lease if self._looks else None)))
 
     def _asks(self, quotas: Mapping[int, int]) -> Iterator[Callable[[], Awaitable[DeliveryClaim]]]:
         """Yield the claims to make: one for all outlets, then one for each that has an order or a rate."""

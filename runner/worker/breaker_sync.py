@@ -31,15 +31,15 @@ class BreakerSync:
         self._written = written
         self._unwritten: dict[int, Outlet] = {}
         self._changed = asyncio.Event()
-        self._writing = Background("breakers", self._write, nudge=self._changed.set)
+        self.loop = Background("breakers", self._write, nudge=self._changed.set)
 
     def start(self) -> None:
         """Begin to write."""
-        self._writing.start()
+        self.loop.start()
 
     async def stop(self) -> None:
         """Stop writing; other instances detect for themselves a change that was not written."""
-        await self._writing.stop()
+        await self.loop.stop()
 
     def changed(self, outlet: Outlet) -> None:
         """Queue the change of a breaker to be written."""
@@ -62,7 +62,7 @@ class BreakerSync:
         """Write the breakers that have changed; sleep when none has."""
         if not self._unwritten:
             self._changed.clear()
-            await self._changed.wait()
+            await self.loop.rest(self._changed.wait())
             return
         for id, outlet in list(self._unwritten.items()):
             breaker, now = outlet.breaker, monotonic()

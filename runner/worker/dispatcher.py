@@ -82,12 +82,7 @@ class Dispatcher:
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
         self._stopping = False
         self._accepting = True  # from publishers in this process
-        self._loop = Background("claim", self._claim, nudge=self._nudge)
-
-    @property
-    def stalled(self) -> float:
-        """Seconds for which the loop has been stuck in one step."""
-        return self._loop.stalled
+        self.loop = Background("claim", self._claim, nudge=self._nudge)
 
     def wake(self) -> None:
         """Look for events now."""
@@ -96,7 +91,7 @@ class Dispatcher:
     def start(self) -> None:
         """Begin to claim; whatever is due is found without a wake."""
         self._stopping, self._accepting = False, True
-        self._loop.start()
+        self.loop.start()
 
     def stop_accepting(self) -> None:
         """Accept nothing more from publishers; `stop()` follows."""
@@ -105,7 +100,7 @@ class Dispatcher:
     async def stop(self) -> None:
         """Claim nothing more; `drain()` follows."""
         self._stopping, self._accepting = True, False
-        await self._loop.stop()
+        await self.loop.stop()
 
     async def drain(self, ends: float) -> None:
         """Dispatch what was claimed, and let dispatches end until `ends`, on the monotonic clock, or a second more."""
@@ -242,7 +237,7 @@ class Dispatcher:
             # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
             await asyncio.sleep(_SLOWED)
         # Look at least once in a lease, to learn when the lease of an instance that died will end.
-        await self._loop.rest(wait_for(self._woken, earlier(self._due, self._limits.lease)))
+        await self.loop.rest(wait_for(self._woken, earlier(self._due, self._limits.lease)))
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
         """Wait for a dispatch, settle it, and keep what still runs under leases of its own."""

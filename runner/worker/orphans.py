@@ -44,16 +44,16 @@ class Orphans:
         self._lease = lease
         self._patience = patience.total_seconds()
         self._since: dict[int, float] = {}  # id of the subscription -> when it was first seen to be one
-        self._loop = Background("orphans", self._look, every=every.total_seconds())
+        self.loop = Background("orphans", self._look, every=every.total_seconds())
 
     def start(self) -> None:
         """Start the loop."""
         self._since = {}
-        self._loop.start()
+        self.loop.start()
 
     async def stop(self) -> None:
         """Stop the loop. Idempotent."""
-        await self._loop.stop()
+        await self.loop.stop()
 
     async def _look(self) -> None:
         strays = await self._registry.strays()

@@ -99,6 +99,8 @@ class Worker:
         self._failure_log = FailureLog()
         self._watch = Background("watch", self._watch_once, every=_WATCH)
         self._renew = Background("renew", leases.renew, every=lease.total_seconds() / 3)
+        self._claiming = (self.dispatcher.loop, self._backlog.loop, self._watch, self._renew)
+        self.loops = (*self._claiming, self._breaker_sync.loop, self._orphans.loop)
 
     def wake(self) -> None:
         """Look for work now. Cheap, and safe to call at any time from the event loop."""
@@ -153,9 +155,12 @@ class Worker:
 
     @property
     def stalled(self) -> timedelta:
-        """The longest time for which one of the loops has been stuck."""
-        loops = (self.dispatcher, self._backlog, self._watch, self._renew)
-        return timedelta(seconds=max(loop.stalled for loop in loops))
+        """The longest time for which a loop that claims, or keeps what was claimed, has been stuck."""
+        return timedelta(seconds=max(loop.stalled for loop in self._claiming))
+
+    def breakers(self) -> Mapping[str, bool]:
+        """Return, for each subscription served here, whether its breaker is open or half-open."""
+        return {each.subscription.name: not each.breaker.closed for each in self._roster.outlets.values()}
 
     def _on_load(self, registered: Sequence[Registered]) -> None:
         """Pass the loaded subscriptions to the parts that serve them."""

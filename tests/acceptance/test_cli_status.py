@@ -14,6 +14,7 @@ import structlog
 
 from runner import Event, Runner, load, runtime
 from runner.config.dsn import Dsn
+from runner.periodic import heartbeat
 from runner.storage import Storage, open_storage
 from runner.storage.contract.events import Publication
 from runner.subscription import Subscription
@@ -114,7 +115,7 @@ class Shop:
 
 @pytest.fixture
 def shop(postgres_dsn: str, nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.setattr(runtime, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "status_handlers", raising=False)
     return Shop(tmp_path, postgres_dsn, nats.url)

@@ -364,14 +364,14 @@ def die_in_migration() -> None:
 
 def hang_in_claims() -> None:
     """Let no claim of this process come back, from the first on; it reports every second."""
-    from runner import runtime
+    from runner.periodic import heartbeat
     from runner.storage.postgres.store import PostgresStore
 
     async def hang(*_: Any) -> Any:
         await asyncio.sleep(3600)
 
     _replace(PostgresStore, "claim", hang)
-    _replace(runtime, "HEARTBEAT", 1.0)
+    _replace(heartbeat, "INTERVAL", 1.0)
 
 
 def wrong_clock() -> None:

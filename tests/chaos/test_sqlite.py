@@ -16,7 +16,7 @@ from time import monotonic
 import psutil
 import pytest
 
-from runner.runtime import HEARTBEAT
+from runner.service.vitals import INTERVAL
 from tests.support.eventually import eventually
 
 from .deployment import LEASE, Subscriber
@@ -169,7 +169,7 @@ async def clock_set_back(trial: Trial) -> None:
     trial.bite("retries after it", sum(each.attempt > 1 for each in seen))
     trial.bite("processes that say so", len(trial.deployment.logged("clock of the store set back")))
     _check_file(trial)
-    await trial.verify(duplicates=trial.held(), recovery=HEARTBEAT + LEASE + 1.0, timeout=1.0)
+    await trial.verify(duplicates=trial.held(), recovery=INTERVAL + LEASE + 1.0, timeout=1.0)
 
 
 def _set_clock(trial: Trial, seconds: int) -> None:

@@ -37,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Meaning:
-    """What the answers of one receiver mean."""
+    """Meaning of the answers of one receiver."""
 
     def __init__(
         self, *, permanent: Iterable[int] = (), deferred: timedelta | None = None, gone_rejects: bool = True

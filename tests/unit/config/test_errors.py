@@ -304,11 +304,6 @@ TABLE = [
     ),
     # what this version does not act on
     (
-        HEAD + "api: {listen: '127.0.0.1:80', tokens: [x]}",
-        "3:1: api: this version does not act on it yet: nothing would listen; remove it, and use runner events,"
-        " deliveries, subscriptions and instances",
-    ),
-    (
         HEAD + "sinks: {a: {webhook: {url: 'https://h', secret: hunter2}}}",
         "3:41: sinks.a.webhook.secret: expected whsec_ and the base64 of 24 to 64 random bytes, or whsk_ and that of an"
         " ed25519 key of 32 or 64",

@@ -68,5 +68,5 @@ async def test_what_is_kept_for_ever_is_not_looked_at() -> None:
     archive = Archive({1}, last=3)
     pruner = Pruner(archive, Retention(), every=SOON)
     await pruner.start()
-    assert pruner._passes._task is None
+    assert pruner.loop._task is None
     await pruner.stop()

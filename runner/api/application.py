@@ -1,0 +1,79 @@
+"""The application: every route behind the Host allow-list, and every error as a problem."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.requests import Request
+from starlette.routing import Router
+
+from . import health, metrics
+from .hosts import HostGuard
+from .problems import problem_of, problem_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from .surface import Surface
+
+__all__ = ["create"]
+
+log = structlog.get_logger(__name__)
+
+
+def create(surface: Surface) -> ASGIApp:
+    """Return the ASGI application of one runner."""
+    routes = [
+        *health.routes(surface),
+        *metrics.routes(surface),
+    ]
+    inner = ProblemAnswers(Router(routes, redirect_slashes=False))
+    return RootPath(HostGuard(inner, surface.options), surface.options.root_path)
+
+
+class ProblemAnswers:
+    """Answer every error as a problem; the text of what nobody foresaw may carry a payload, and goes nowhere."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        scope.setdefault("app", self)  # then the router raises for what it has not, and writes no plain text
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.status == 500 or started:
+                log.error("request failed", path=Request(scope).url.path, error=type(error).__name__)
+            if not started:  # else the server closes the connection in the middle of the answer
+                await problem_response(problem)(scope, receive, send)
+
+
+class RootPath:
+    """Take requests under the path of a proxy, whether it cuts that path off or not (`api.root_path`)."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        root = self._root_path
+        if root and scope["type"] == "http" and not scope.get("root_path"):  # else a program has mounted us
+            path = scope["path"]
+            if path != root and not path.startswith(f"{root}/"):
+                path = root + path
+            scope = {**scope, "root_path": root, "path": path}
+        await self._app(scope, receive, send)

@@ -1,0 +1,83 @@
+"""One connection of a client: uvicorn's, with a limit on the time and the size of what comes before the body."""
+
+from __future__ import annotations
+
+import asyncio
+
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .problems import MEDIA_TYPE, TYPE_PREFIX
+
+__all__ = ["Connection"]
+
+_HEAD_TIME = 10.0  # seconds from the connection, or the first byte of a request, to the end of its headers
+_HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete
+_HEADERS = 200
+
+
+class Connection(HttpToolsProtocol):
+    """
+    Give nobody a place who does not ask for anything.
+
+    A head that is not complete after ten seconds ends the connection with 408, one of more than 64 KiB or 200 headers
+    with 431. Between two requests it is uvicorn's keep-alive that counts; of a body, whoever reads it.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+    _head: int = 0  # bytes that have come of one that is not complete
+    _in_head = True
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(_HEAD_TIME, self._late)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head += len(data)
+            if self._head > _HEAD_SIZE or len(self.headers or ()) > _HEADERS:
+                self._refuse(b"431 Request Header Fields Too Large", "headers-too-large", 431)
+            elif self._timer is None:
+                self._timer = self.loop.call_later(_HEAD_TIME, self._late)
+
+    @override
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._rest()
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self._head:
+            self._refuse(b"408 Request Timeout", "request-timeout", 408)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: bytes, name: str, code: int) -> None:
+        title = name.replace("-", " ")
+        body = f'{{"type":"{TYPE_PREFIX}{name}","title":"{title}","status":{code}}}'.encode()
+        head = b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        before = getattr(self, "cycle", None)
+        if before is None or before.response_complete:  # else the answer before this one is on its way
+            self.transport.write(head % (status, MEDIA_TYPE.encode(), len(body)) + body)
+        self.transport.close()

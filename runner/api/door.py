@@ -1,0 +1,84 @@
+"""The door: the HTTP interface of one runner, of which nothing is imported before it is used."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from ..bus.bus import EventBus
+    from ..config.api import Api
+    from ..operations import Operations
+    from ..service.background import Service
+    from ..storage import Storage
+    from .listener import Listener
+    from .process import Process
+
+__all__ = ["Door"]
+
+
+class Door:
+    """Serves the HTTP interface where the file asks for it, unless a program has mounted it."""
+
+    def __init__(
+        self,
+        options: Api | None,
+        deployment_id: str,
+        bus: EventBus,
+        operations: Operations,
+        storage: Storage,
+        process: Process,
+    ) -> None:
+        """Args: options is the section `api` of the file; None without one."""
+        self._options = options
+        self._deployment_id = deployment_id
+        self._bus = bus
+        self._operations = operations
+        self._storage = storage
+        self._process = process
+        self._listener: Listener | None = None
+        self._mounted = False
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens."""
+        return [] if self._listener is None else list(self._listener.addresses)
+
+    def mount(self, runner: Service) -> ASGIApp:
+        """Return the application for a program to serve, which starts and stops `runner` if it is told to."""
+        from .lifespan import Lifespan
+
+        self._mounted = True
+        return Lifespan(self._application(), runner)
+
+    async def start(self) -> None:
+        """
+        Listen, if the file says so.
+
+        Raises:
+            ListenError: the address is taken, or not to be had.
+            ConfigError: a file of `api.tls` cannot be used.
+        """
+        if self._options is not None and not self._mounted and self._listener is None:
+            from .listener import Listener
+
+            self._listener = Listener(self._application(), self._options, self._process.watchdog)
+            await self._listener.start()
+
+    async def stop(self, grace: timedelta) -> None:
+        """Take no more requests, and give those that run up to `grace` to finish. Idempotent."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.stop(grace)
+
+    def _application(self) -> ASGIApp:
+        from ..config.api import Api
+        from .application import create
+        from .surface import Surface
+
+        options = self._options or Api()
+        return create(
+            Surface.of(options, self._deployment_id, self._bus, self._operations, self._storage, self._process)
+        )

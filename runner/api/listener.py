@@ -1,0 +1,115 @@
+"""The listener: serves the HTTP interface in the event loop of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+
+from ..errors import ConfigError
+from ..service.background import spawn
+from .connection import Connection
+from .sockets import address_of, listen, unlink
+from .stand_in import StandIn
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from ..config.api import Api
+    from ..service.watchdog import Watchdog
+
+__all__ = ["Listener"]
+
+log = structlog.get_logger(__name__)
+
+_KEEP_ALIVE = 75  # seconds between two requests of a connection
+
+
+class Listener:
+    """
+    Serve an ASGI application where the file says.
+
+    While the event loop is blocked, a thread answers in its place (`StandIn`).
+    """
+
+    def __init__(self, app: ASGIApp, options: Api, watchdog: Watchdog) -> None:
+        self._options = options
+        self._watchdog = watchdog
+        self._app = app
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._sockets: list[socket.socket] = []
+        self._stand_ins: list[StandIn] = []
+        self._inode = 0
+        self.addresses: list[str] = []
+
+    async def start(self) -> None:
+        """
+        Listen, and serve in the background from then on.
+
+        Raises:
+            ListenError: the address is taken, or not to be had.
+            ConfigError: a file of `api.tls` cannot be used.
+        """
+        options = self._options
+        server = uvicorn.Server(self._config())
+        self._sockets = await listen(options)
+        if options.place.path is not None:
+            self._inode = options.place.path.stat().st_ino
+        self._stand_ins = [StandIn(each, tls=options.tls is not None) for each in self._sockets]
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=self._sockets)
+        self._server = server
+        self._serving = spawn(server.main_loop(), "serve http")
+        self._watchdog.on_blocked = self._answer
+        self.addresses = [address_of(each, tls=options.tls is not None) for each in self._sockets]
+        log.info("listening", addresses=self.addresses)
+
+    async def stop(self, grace: timedelta = timedelta(seconds=5)) -> None:
+        """Take no more connections, and give the requests that run up to `grace` to finish. Idempotent."""
+        server, self._server = self._server, None
+        self._watchdog.on_blocked = None
+        for each in self._stand_ins:
+            each.close()
+        if server is None or self._serving is None:
+            return
+        server.should_exit = True
+        await asyncio.wait({self._serving})
+        server.config.timeout_graceful_shutdown = max(1, round(grace.total_seconds()))
+        await server.shutdown(sockets=self._sockets)
+        if self._options.place.path is not None:
+            unlink(self._options.place.path, self._inode)
+
+    def _config(self) -> uvicorn.Config:
+        # What it has to say at `info` is of no interest, and its traceback of an error may hold anything.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        tls = self._options.tls
+        config = uvicorn.Config(
+            self._app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            ssl_certfile=None if tls is None else str(tls.cert),
+            ssl_keyfile=None if tls is None else str(tls.key),
+        )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"api.tls: the certificate or its key cannot be used: {error}") from error
+        return config
+
+    def _answer(self) -> None:
+        for each in self._stand_ins:
+            each.answer()

@@ -1,0 +1,33 @@
+"""The process around the HTTP interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ..service.tally import Tally
+    from ..service.vitals import Vitals
+    from ..service.watchdog import Watchdog
+    from ..strategies.stack import StrategyState
+
+__all__ = ["Process"]
+
+
+class Process(NamedTuple):
+    """
+    The process around the HTTP interface, as far as it tells of it.
+
+    Attributes:
+        vitals: its health; `vitals.draining` ends what goes on for ever.
+        tally: its counts.
+        strategies: returns the state of each strategy.
+        breakers: returns for each subscription served here whether its breaker is open.
+        watchdog: watches its event loop.
+    """
+
+    vitals: Vitals
+    tally: Tally
+    strategies: Callable[[], Sequence[StrategyState]]
+    breakers: Callable[[], Mapping[str, bool]]
+    watchdog: Watchdog

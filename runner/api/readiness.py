@@ -1,0 +1,58 @@
+"""Readiness: whether the store answers with tables of our version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import structlog
+
+from ..errors import RunnerError, StorageUnavailable
+from ..service.background import spawn
+
+__all__ = ["Readiness"]
+
+log = structlog.get_logger(__name__)
+
+_FRESH = 1.0  # seconds for which an answer of the store holds, however many ask
+_PATIENCE = 2.0  # seconds that a probe waits for the store
+
+
+class Readiness:
+    """
+    Whether the store answers with tables of our version, asked at most once a second.
+
+    A look that hangs is never cancelled, for that would leave its statement behind; a probe does not wait for it.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[bool]]) -> None:
+        """Args: look asks the store whether its tables are at head; it raises when that does not answer."""
+        self._look = look
+        self._asked = 0.0
+        self._asking: asyncio.Task[None] | None = None
+        self.store = False  # whether it answered the last look
+        self.tables = False  # whether its tables were at head then
+
+    async def refresh(self) -> None:
+        """Ask the store, unless it was asked a moment ago; return without an answer after two seconds."""
+        if self._asking is None:
+            if self._asked and monotonic() - self._asked < _FRESH:
+                return
+            self._asking = spawn(self._ask(), "readiness")
+        done, _ = await asyncio.wait({self._asking}, timeout=_PATIENCE)
+        if not done:
+            self.store = False
+
+    async def _ask(self) -> None:
+        try:
+            self.tables = await self._look()
+            self.store = True
+        except StorageUnavailable:
+            self.store = False
+        except RunnerError as error:  # it answers, and with tables that are none of ours
+            self.store, self.tables = True, False
+            log.warning("not ready", detail=str(error))
+        finally:
+            self._asked = monotonic()
+            self._asking = None

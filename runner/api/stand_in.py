@@ -1,0 +1,49 @@
+"""The stand-in: answers in place of an event loop that is blocked."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+__all__ = ["StandIn"]
+
+_MOST = 64  # connections answered at one look
+_PATIENCE = 0.2  # seconds that one of them may take
+_BODY = b'{"status":"failing"}'
+_ANSWER = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
+    b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+
+
+class StandIn:
+    """
+    Take the connections that wait for a blocked event loop, and answer each with 503.
+
+    Without it a probe would learn nothing before its own timeout, and a publisher would wait for an answer that may be
+    minutes away. `answer()` is for another thread than that of the loop; code that never lets go of the interpreter's
+    lock stops that, too.
+    """
+
+    def __init__(self, listening: socket.socket, *, tls: bool) -> None:
+        """Args: tls says that the answer cannot be given in clear; then connections are closed."""
+        self._listening = listening.dup()
+        self._listening.setblocking(False)
+        self._tls = tls
+
+    def answer(self) -> None:
+        """Answer what waits."""
+        for _ in range(_MOST):
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:  # none waits, or the listener is closed
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(_PATIENCE)
+                if not self._tls:
+                    request = connection.recv(65536)
+                    connection.sendall(_ANSWER.removesuffix(_BODY) if request.startswith(b"HEAD ") else _ANSWER)
+
+    def close(self) -> None:
+        """Take no more connections. Idempotent."""
+        self._listening.close()

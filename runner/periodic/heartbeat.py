@@ -1,0 +1,63 @@
+"""The heartbeat: tells the store that this instance is alive, how it is, and what it has counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from ..service.background import Background
+from ..service.vitals import INTERVAL, Vitals
+from ..storage.contract.registry import Health, Instance, Registry
+
+__all__ = ["Heartbeat"]
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Beat every ten seconds, and once when somebody asks."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        instance: Instance,
+        health: Callable[[], Health],
+        *,
+        vitals: Vitals,
+        set_back: Callable[[], object],
+    ) -> None:
+        """
+        Prepare to beat.
+
+        Args:
+            health: says how the instance is.
+            vitals: are told whether the store answers.
+            set_back: called when the clock of the store has been set back, and work may be due that was not.
+        """
+        self._registry = registry
+        self._instance = instance
+        self._health = health
+        self._vitals = vitals
+        self._set_back = set_back
+        self.loop = Background("heartbeat", self.beat, every=INTERVAL)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self.loop.start()
+
+    async def stop(self) -> None:
+        """Beat no more. Idempotent."""
+        await self.loop.stop()
+
+    async def beat(self) -> None:
+        """Tell the store how we are."""
+        try:
+            back = await self._registry.beat(self._instance, self._health())
+        except Exception:
+            self._vitals.unanswered()
+            raise
+        self._vitals.answered()
+        if back:
+            log.warning("clock of the store set back", by=back.total_seconds())
+            self._set_back()

@@ -1,0 +1,106 @@
+"""Tally: what this process has counted since it began, in plain numbers that are read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .histogram import Histogram
+
+__all__ = ["Outcomes", "Tally", "Tries"]
+
+_MOST_SOURCES = 100
+OTHER = "other"
+"""The label of sources beyond the first hundred."""
+
+
+@dataclass(slots=True)
+class Tries:
+    """
+    The results of the attempts of one subscription.
+
+    Attributes:
+        results: how many were accepted, failed, rejected, deferred.
+        seconds: how long the sink took for each.
+    """
+
+    results: dict[str, int] = field(default_factory=dict)
+    seconds: Histogram = field(default_factory=Histogram)
+
+    def add(self, result: str, times: int = 1) -> None:
+        """Count attempts with one result."""
+        self.results[result] = self.results.get(result, 0) + times
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """
+    The ends of the deliveries of one subscription, as they were written.
+
+    Attributes:
+        delivered, dead: deliveries that have ended so.
+        failed: attempts of deliveries that go on.
+        latency: from the publish to the end, of those that were delivered.
+    """
+
+    delivered: int = 0
+    dead: int = 0
+    failed: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+
+
+class Tally:
+    """
+    The counts of one process.
+
+    Whoever does something adds to them, for a whole batch at once where there is one; nobody is told.
+
+    Attributes:
+        published: events recorded here, by their source: the first hundred, and `other`.
+        publish: how long publishers waited.
+        tries, outcomes: by the id of the subscription.
+        names: of the subscriptions, by their ids.
+        dispatched: events whose dispatch was written.
+        wakes: of the worker, by strategy.
+    """
+
+    def __init__(self) -> None:
+        self.published: dict[str, int] = {}
+        self.publish = Histogram()
+        self.tries: dict[int, Tries] = {}
+        self.outcomes: dict[int, Outcomes] = {}
+        self.names: dict[int, str] = {}
+        self.dispatched = 0
+        self.claims = 0
+        self.leases_lost = 0
+        self.wakes: dict[str, int] = {}
+        self.schedules_missed: dict[str, int] = {}
+
+    def add_published(self, sources: Iterable[str]) -> None:
+        """Count events that were recorded, by their sources."""
+        published = self.published
+        for source in sources:
+            if source in published:
+                published[source] += 1
+            elif len(published) < _MOST_SOURCES:
+                published[source] = 1
+            else:
+                published[OTHER] = published.get(OTHER, 0) + 1
+
+    def tries_of(self, id: int) -> Tries:
+        """Return the attempts of a subscription, to be added to."""
+        found = self.tries.get(id)
+        if found is None:
+            found = self.tries[id] = Tries()
+        return found
+
+    def outcomes_of(self, id: int) -> Outcomes:
+        """Return what became of the deliveries of a subscription, to be added to."""
+        found = self.outcomes.get(id)
+        if found is None:
+            found = self.outcomes[id] = Outcomes()
+        return found
+
+    def woken(self, strategy: str) -> None:
+        """Count a wake."""
+        self.wakes[strategy] = self.wakes.get(strategy, 0) + 1

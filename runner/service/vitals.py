@@ -1,0 +1,112 @@
+"""Vitals: in which phase this process is, and whether its loops go round."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from time import monotonic
+from typing import Protocol
+
+__all__ = ["INTERVAL", "INTERVALS", "Loop", "Phase", "Vitals", "faults"]
+
+INTERVAL = 10.0
+"""Seconds between two beats of an instance, the slowest rhythm of a loop that does not sleep for want of work."""
+
+INTERVALS = 3
+"""How many of them a loop may miss."""
+
+
+class Phase(StrEnum):
+    """The phases in the life of a process."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Loop(Protocol):
+    """A loop that is to go round while the process runs."""
+
+    @property
+    def name(self) -> str:
+        """The name, a word or two."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether its task runs."""
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which a step has hung, or failed again and again."""
+
+
+class Vitals:
+    """
+    How one process is.
+
+    A loop that fails because the store is away goes round, and a new process would not help; so a loop counts as stuck
+    only for the time in which the store has answered the heartbeat.
+
+    Attributes:
+        draining: set when a stop begins; what goes on for ever ends then.
+    """
+
+    def __init__(self) -> None:
+        self.phase = Phase.STOPPED
+        self.draining = asyncio.Event()
+        self._loops: Sequence[Loop] = ()
+        self._answering: float | None = None  # since when the store answers without a break
+
+    def starting(self) -> None:
+        """Note that the process starts."""
+        self.phase = Phase.STARTING
+        self.draining.clear()
+
+    def running(self, loops: Iterable[Loop]) -> None:
+        """Note that everything has started; these loops are to go round from now on."""
+        self._loops = tuple(loops)
+        self.phase = Phase.RUNNING
+
+    def stopping(self) -> None:
+        """Note that a stop has begun."""
+        self.phase = Phase.DRAINING
+        self.draining.set()
+
+    def stopped(self) -> None:
+        """Note that everything has stopped."""
+        self.phase = Phase.STOPPED
+        self._loops = ()
+
+    def answered(self) -> None:
+        """Note that the store has answered a beat."""
+        if self._answering is None:
+            self._answering = monotonic()
+
+    def unanswered(self) -> None:
+        """Note that it has not."""
+        self._answering = None
+
+    def stalls(self) -> dict[str, float]:
+        """Return for how many seconds each loop has hung or failed, by its name."""
+        return {loop.name: loop.stalled for loop in self._loops}
+
+    def faults(self) -> list[str]:
+        """Return the names of the loops that have ended or are stuck; none but of a process that runs."""
+        if self.phase is not Phase.RUNNING:
+            return []
+        answering = None if self._answering is None else monotonic() - self._answering
+        return faults(self._loops, answering)
+
+
+def faults(loops: Iterable[Loop], answering: float | None) -> list[str]:
+    """
+    Return the names of the loops that have ended, or hang although nothing keeps them from going round.
+
+    Args:
+        answering: seconds for which the store has answered without a break; None while it does not.
+    """
+    limit = INTERVAL * INTERVALS
+    patience = 0.0 if answering is None else answering
+    return [loop.name for loop in loops if not loop.alive or min(loop.stalled, patience) > limit]
