@@ -14,14 +14,15 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test test-all chaos bench bench-growth format lock clean
+.PHONY: help install start check test test-wheel test-all chaos bench bench-growth format lock clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
 	@echo 'make start      install, then run $(CONFIG) (another file: make start CONFIG=...)'
 	@echo 'make check      format, lint, types and import directions'
 	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
-	@echo 'make test-all   the same on both PostgreSQL versions, 18 and 16'
+	@echo 'make test-wheel every code block of the documents, run from the wheel in an empty environment'
+	@echo 'make test-all   both, the former on both PostgreSQL versions, 18 and 16'
 	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
 	@echo 'make bench      this bus against its peers and the floor (two minutes: QUICK=1; options: BENCH="--only drain")'
 	@echo 'make bench-growth  how its figures grow, as curves'
@@ -43,12 +44,15 @@ check: .venv/installed-dev
 # First what may run side by side, then what measures time. Exit code 5: the half has none of the tests asked for.
 # A debugger needs one process: PYTEST='-n0 --pdb'.
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest -m 'not chaos and not alone' --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST); \
+	@$(BIN)/python -m pytest -m 'not chaos and not alone and not wheel' --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST); \
 		first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
 		$(BIN)/python -m pytest -m 'alone or chaos_short' $(PYTEST); \
 		second=$$?; [ $$second -ne 5 ] || exit $$first; exit $$second
 
-test-all: test
+test-wheel: .venv/installed-dev
+	@$(BIN)/python -m pytest -m wheel $(PYTEST)
+
+test-all: test test-wheel
 	@$(MAKE) test PYTEST='$(subst ','\'',--postgres 16 $(PYTEST))'
 
 # Exit code 5: what was chosen has nothing to do with PostgreSQL, and is not run again on the other version.

@@ -18,11 +18,12 @@ from runner.periodic import heartbeat
 from runner.storage import Storage, open_storage
 from runner.storage.contract.events import Publication
 from runner.subscription import Subscription
+from tests.support.documents import ROOT, alike, commands, read
 from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.process import run_cli
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 
 CONFIG = """\
 deployment_id: shop
@@ -51,23 +52,10 @@ def fail(event):
 
 def shown(title: str) -> str:
     """Return the screen under a title of the manual."""
-    found = re.search(rf"^{re.escape(title)}:\n\n```\n\$ runner status\n(.*?)```", OPERATIONS.read_text(), re.M | re.S)
-    assert found is not None, title
-    return found[1]
-
-
-def plain(screen: str) -> str:
-    """Take out of a screen what is otherwise each time: places, lengths of time, rates, and how wide that makes it."""
-    for pattern, name in (
-        (r"(?:\d+(?:ms|[dhms]))+\b", "T"),
-        (r"\d+\.\d/s", "R"),
-        (r"(?:postgresql|sqlite)://\S+", "DSN"),
-        (r"[\w.-]+:\d+(?=[\s,);:])", "PLACE"),
-        (r" +\n", "\n"),
-        (r"(?<=\S) {2,}(?=\S)", "  "),
-    ):
-        screen = re.sub(pattern, name, screen)
-    return screen
+    [block] = [each for each in read(OPERATIONS) if each.above == f"{title}:" and "run by" in each.notes]
+    [command] = commands(block)
+    assert command.line == "runner status"
+    return command.shown
 
 
 class Shop:
@@ -107,7 +95,8 @@ class Shop:
 
         async def same() -> bool:
             found, screen = await self.status()
-            assert (found, plain(screen)) == (code, plain(shown(title))), screen
+            assert found == code, screen
+            assert alike(shown(title), screen), screen
             return True
 
         await eventually(same, every=0.2)
