@@ -33,7 +33,7 @@ from .policies.schedule import Schedule
 from .service.background import spawn
 from .service.backoff import doubling
 from .service.ending import end
-from .service.home import Home
+from .service.loop_guard import LoopGuard
 from .service.tally import Tally
 from .service.vitals import Vitals
 from .service.watchdog import Watchdog
@@ -145,7 +145,7 @@ class Runner:
         process = Process(self._vitals, self._tally, self.strategies, self.worker.breakers, self._watchdog)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
         self._started = False
-        self._home = Home("runner")
+        self._loop_guard = LoopGuard("runner")
 
     async def publish(
         self,
@@ -200,7 +200,7 @@ class Runner:
 
     async def unsubscribe(self, name: str) -> None:
         """End the subscription of a function; its open deliveries stay on record, undelivered."""
-        self._home.enter()
+        self._loop_guard.enter()
         self._functions.pop(name, None)
         await self._storage.store.put_subscriptions([], f"function:{name}")
 
@@ -216,7 +216,7 @@ class Runner:
             NotFound: there is no such event, subscription, or delivery.
             StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
         """
-        self._home.enter()
+        self._loop_guard.enter()
         return await self._operations.ack(reference, subscription, failure=failure)
 
     async def reschedule(
@@ -228,7 +228,7 @@ class Runner:
         subscription: str | None = None,
     ) -> Rescheduled:
         """Have an event, or what waits of it, be due at another time; see `Operations.reschedule()`."""
-        self._home.enter()
+        self._loop_guard.enter()
         _, moved = await self._operations.reschedule(
             reference, delay=delay, deliver_at=deliver_at, subscription=subscription
         )
@@ -259,7 +259,7 @@ class Runner:
         """
         from .diagnosis.look import unserved
 
-        self._home.enter()
+        self._loop_guard.enter()
         check_dead_letters(self._functions.values(), self._sinks)
         self._vitals.starting()
         await self._watchdog.start()
@@ -292,7 +292,7 @@ class Runner:
         """
         ends = monotonic() + self._plan.shutdown_grace.total_seconds()
         if self._started:
-            self._home.enter()
+            self._loop_guard.enter()
             self._vitals.stopping()
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.stop_accepting()
@@ -318,7 +318,7 @@ class Runner:
             log.info("stopped", instance=self._instance.id)
 
     async def __aenter__(self) -> Self:
-        self._home.enter()
+        self._loop_guard.enter()
         try:
             await self.start()
         except BaseException:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RunnerError
 from ..event import Event, new_id
-from ..service.home import Home
+from ..service.loop_guard import LoopGuard
 from ..storage.contract.events import EventStore, Publication, Receipt
 from ..strategies.base import NotifyStrategy, Wake
 from .checks import check, linked
@@ -53,7 +53,7 @@ class EventBus:
         self._store = store
         self._wake = wake
         self._schemas = schemas
-        self._home = Home("bus")
+        self._loop_guard = LoopGuard("bus")
         self._stopped = False
         self._commits = Commits(Recording(store, self.announce, local_worker), at_once=store.appends_at_once)
         self._signals = Signals(strategy)
@@ -157,6 +157,6 @@ class EventBus:
         await self._signals.stop()
 
     def _check_running(self) -> None:
-        self._home.enter()
+        self._loop_guard.enter()
         if self._stopped:
             raise RunnerError("the bus has stopped, nothing was recorded; publish before it does, or start it again")

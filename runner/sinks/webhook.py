@@ -31,10 +31,10 @@ from .http.answer import Answer
 from .http.client import Client
 from .http.connection import NoAnswer
 from .http.guard import ANYWHERE
+from .http.oauth import NoToken, TokenSource
 from .http.options import Allow, Auth, MomentField, SigningSecret, Tls, WebAddress, shown_url, signer
 from .http.outcomes import GONE, Meaning, shared
 from .http.signatures import Signer, message_id
-from .http.tokens import NoToken, TokenSource
 
 __all__ = ["WebhookOptions", "WebhookSink"]
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from .address import Address
 from .guard import ANYWHERE, Guard
+from .oauth import TokenSource
 from .pool import Pool
-from .tokens import TokenSource
 
 __all__ = ["Hosts", "TlsFiles"]
 

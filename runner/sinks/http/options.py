@@ -31,8 +31,8 @@ from .address import Address
 from .client import Client
 from .guard import Guard, Network
 from .hosts import Hosts
+from .oauth import TokenSource, token_request
 from .signatures import Signer, parse_key
-from .tokens import TokenSource, token_request
 
 __all__ = [
     "Allow",

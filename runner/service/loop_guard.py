@@ -1,4 +1,4 @@
-"""Bind an object to one event loop."""
+"""Keep an object to one event loop."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 
 from ..errors import RunnerError
 
-__all__ = ["Home"]
+__all__ = ["LoopGuard"]
 
 
-class Home:
-    """The event loop of an object whose locks, tasks and connections belong to the loop of its first use."""
+class LoopGuard:
+    """Keep an object to the event loop of its first use, which its locks, tasks and connections belong to."""
 
     def __init__(self, what: str) -> None:
         """Args: what the thing is, for the error."""
