@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ from .errors import EventError, EventTooLarge
 
 __all__ = [
     "CIRCUMSTANCES",
+    "EXPIRY",
     "MAX_DATA_BYTES",
     "NO_EXTENSIONS",
     "Event",
@@ -29,7 +30,10 @@ __all__ = [
     "check_type",
     "lasting",
     "new_id",
+    "read_timestamp",
+    "shown",
     "weigh",
+    "write_timestamp",
 ]
 
 ExtensionValue = str | int | bool
@@ -53,6 +57,14 @@ have in common with it, and stay as they were recorded first."""
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,100}\Z")  # more than 20 are allowed, if not recommended (§3.1)
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
+EXPIRY = "expirytime"
+"""The CloudEvents extension that says until when an event is of use."""
+
+_RFC3339 = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)[Tt](?P<minute>(?:[01]\d|2[0-3]):[0-5]\d):(?P<second>[0-5]\d|60)"
+    r"(?:\.(?P<fraction>\d+))?(?P<offset>[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)\Z",
+    re.ASCII,
+)
 _LONG_NUMBER = b"0" * 19
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _FIELDS = frozenset({"id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
@@ -142,7 +154,16 @@ class Event(Struct, frozen=True, kw_only=True):
             return "true" if value else "false"
         if isinstance(value, int):
             return str(value)
-        return self.time.astimezone(UTC).isoformat().replace("+00:00", "Z") if self.time else None
+        return write_timestamp(self.time) if self.time else None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the event is of no use any more, from its `expirytime`; None without one that can be read."""
+        expiry = self.extensions.get(EXPIRY)
+        try:
+            return None if expiry is None else read_timestamp(EXPIRY, expiry)
+        except EventError:  # others may have recorded it
+            return None
 
     def recorded_at(self, moment: datetime) -> Event:
         """Return the event as readers see it: `time` is `moment` if the publisher gave none."""
@@ -191,6 +212,57 @@ def lasting(extensions: Mapping[str, ExtensionValue]) -> Mapping[str, ExtensionV
     if CIRCUMSTANCES.isdisjoint(extensions):
         return extensions
     return {name: value for name, value in extensions.items() if name not in CIRCUMSTANCES}
+
+
+def read_timestamp(name: str, value: object) -> datetime:
+    """
+    Return a timestamp of RFC 3339 §5.6 in UTC; digits beyond microseconds are cut off.
+
+    A leap second is the first moment of the next day, as on every clock that has none.
+
+    Args:
+        name: of the attribute, for the error.
+
+    Raises:
+        EventError: it is none.
+    """
+    found = _RFC3339.match(value) if isinstance(value, str) else None
+    try:
+        if found is None:
+            raise ValueError("no match")
+        leap = found["second"] == "60"
+        fraction = "0" if leap else (found["fraction"] or "0")[:6]
+        offset = "+00:00" if found["offset"] in "Zz" else found["offset"]
+        second = "59" if leap else found["second"]
+        text = f"{found['day']}T{found['minute']}:{second}.{fraction.ljust(6, '0')}{offset}"
+        time = datetime.fromisoformat(text).astimezone(UTC)
+        return _after_leap_second(time) if leap else time
+    except (ValueError, OverflowError) as error:
+        raise EventError(
+            f"{name}: expected RFC 3339, such as '2026-01-31T12:00:00Z', got {shown(value)}", attribute=name
+        ) from error
+
+
+def _after_leap_second(last: datetime) -> datetime:
+    """Return the moment after `last`, the 60th second of a month's last minute (RFC 3339 §5.7)."""
+    following = last + timedelta(seconds=1)
+    if (following.day, following.hour, following.minute) != (1, 0, 0):
+        raise ValueError("no leap second")
+    return following
+
+
+def write_timestamp(time: datetime) -> str:
+    """Return the canonical text of a time: RFC 3339, in UTC (CloudEvents 1.0 §3.1)."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def shown(value: object) -> str:
+    """Return how an error shows a value: short, and with nothing in it that could drive a terminal."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    return ascii(value if not isinstance(value, str) or len(value) <= 40 else value[:40] + "...")
 
 
 def weigh(events: Sequence[Event]) -> int:
@@ -302,6 +374,8 @@ def _check_extension(name: object, value: object) -> None:
             f"extension {ascii(name)[:120]}: expected 1-100 of a-z and 0-9, other than the names CloudEvents defines",
             attribute=named,
         )
+    if name == EXPIRY:
+        read_timestamp(name, value)
     if isinstance(value, bool):
         return
     if isinstance(value, int):

@@ -153,10 +153,12 @@ class Runner:
         *,
         delay: timedelta | None = None,
         deliver_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         session: AsyncSession | None = None,
     ) -> Receipt:
         """Record one event; see `EventBus.publish()`."""
-        return await self._bus.publish(event, delay=delay, deliver_at=deliver_at, session=session)
+        when: dict[str, Any] = {"delay": delay, "deliver_at": deliver_at, "expires_in": expires_in}
+        return await self._bus.publish(event, **when, session=session)
 
     async def publish_many(
         self, events: Iterable[Event | Publication], *, session: AsyncSession | None = None
@@ -229,10 +231,8 @@ class Runner:
     ) -> Rescheduled:
         """Have an event, or what waits of it, be due at another time; see `Operations.reschedule()`."""
         self._loop_guard.enter()
-        _, moved = await self._operations.reschedule(
-            reference, delay=delay, deliver_at=deliver_at, subscription=subscription
-        )
-        return moved
+        when: dict[str, Any] = {"delay": delay, "deliver_at": deliver_at, "subscription": subscription}
+        return (await self._operations.reschedule(reference, **when))[1]
 
     def pause(self, name: str, reason: str) -> None:
         """Pause a subscription soon, because its sink asks for it; `runner subscriptions resume` ends that."""

@@ -11,7 +11,7 @@ from ..event import Event, new_id
 from ..service.loop_guard import LoopGuard
 from ..storage.contract.events import EventStore, Publication, Receipt
 from ..strategies.base import NotifyStrategy, Wake
-from .checks import check, linked
+from .checks import check, expiring, linked
 from .commits import Commits
 from .recording import LocalWorker, Recording
 from .signals import SessionSignals, Signals
@@ -65,6 +65,7 @@ class EventBus:
         *,
         delay: timedelta | None = None,
         deliver_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         session: AsyncSession | None = None,
     ) -> Receipt:
         """
@@ -77,6 +78,8 @@ class EventBus:
         Args:
             delay: from now, on the store's clock, until it is due.
             deliver_at: the time at which it is due instead; aware. A past one is due at once.
+            expires_in: from now, on the store's clock, until it is of no use: what has not been delivered by then is
+                dead. It becomes the extension `expirytime`, which may be given instead.
             session: record it inside this session's transaction: it exists if and when that commits, and
                 workers are signalled then.
 
@@ -88,12 +91,14 @@ class EventBus:
             StorageHeld: of these, one that is certain: it was not recorded, because for 5 s another session had the
                 same event in its transaction.
         """
-        publication = Publication(event, delay, deliver_at)
+        publication = Publication(event, delay, deliver_at, expires_in)
         if session is not None:
             receipts = await self.publish_many([publication], session=session)
         else:
             self._check_running()
             self.check([publication])
+            if expires_in is not None:
+                publication = expiring(publication, await self._store.now())
             receipts = await self._commits.add(linked([publication]))
         return receipts[0]
 
@@ -104,7 +109,7 @@ class EventBus:
         Record events, all or none, in one transaction; return their receipts in order.
 
         Args:
-            events: at most a few thousand at a time; a `Publication` carries its own due time.
+            events: at most a few thousand at a time; a `Publication` carries its own due time and expiry.
             session: as in `publish()`.
         """
         self._check_running()
@@ -113,6 +118,9 @@ class EventBus:
         if not publications:
             return []
         publications = linked(publications)
+        if any([each.expires_in is not None for each in publications]):
+            now = await self._store.now()
+            publications = [expiring(each, now) for each in publications]
         if session is not None:
             receipts = await self._store.append_in(session, publications)
             self._session_signals.add(session.sync_session, publications[-1].event.id)

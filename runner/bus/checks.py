@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from ..errors import EventError
-from ..event import Event
+from ..event import EXPIRY, Event, write_timestamp
 from ..service.clock import utcnow
 from ..storage.contract.events import Publication
 from ..tracing.causation import HANDLED, caused
 
-__all__ = ["MAX_DELAY", "check", "check_due", "linked"]
+__all__ = ["MAX_DELAY", "check", "check_due", "expiring", "linked"]
 
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
+MAX_LIFE = timedelta(days=3660)  # for how long one may say that it is of use
 
 
 def check(publication: Publication) -> None:
@@ -20,6 +21,8 @@ def check(publication: Publication) -> None:
     if not isinstance(publication.event, Event):
         raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
     publication.event.validate()
+    if publication.expires_in is not None:
+        _check_expiry(publication.event, publication.expires_in)
     if publication.delay is not None or publication.deliver_at is not None:
         check_due(publication.delay, publication.deliver_at)
 
@@ -30,6 +33,24 @@ def linked(publications: list[Publication]) -> list[Publication]:
     if cause is None:
         return publications
     return [each._replace(event=caused(each.event, cause)) for each in publications]
+
+
+def expiring(publication: Publication, now: datetime) -> Publication:
+    """Return a checked publication with its `expirytime` counted from `now`."""
+    if publication.expires_in is None:
+        return publication
+    expiry = {EXPIRY: write_timestamp(now + publication.expires_in)}
+    event = publication.event
+    return publication._replace(event=event.replace(extensions={**event.extensions, **expiry}), expires_in=None)
+
+
+def _check_expiry(event: Event, expires_in: timedelta) -> None:
+    if not isinstance(expires_in, timedelta):
+        raise EventError(f"expires_in: expected a timedelta, got {expires_in!r}")
+    if not timedelta(0) < expires_in <= MAX_LIFE:
+        raise EventError(f"expires_in: expected more than zero and at most {MAX_LIFE.days} days, got {expires_in}")
+    if EXPIRY in event.extensions:
+        raise EventError("give either expires_in or the extension expirytime, not both", attribute=EXPIRY)
 
 
 def check_due(delay: timedelta | None, deliver_at: datetime | None) -> None:

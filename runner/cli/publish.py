@@ -33,15 +33,21 @@ _BATCH = 500  # events in one transaction
 
 @dataclass(frozen=True, slots=True)
 class _When:
-    """The due time of events; at most one of the two fields is set."""
+    """The due time of events, of which at most one of the first two fields is set, and how long they are of use."""
 
-    delay: timedelta | None
-    deliver_at: datetime | None
+    delay: timedelta | None = None
+    deliver_at: datetime | None = None
+    expires_in: timedelta | None = None
 
     @property
     def given(self) -> bool:
         """Whether the events are due later than at once."""
         return self.delay is not None or self.deliver_at is not None
+
+    @property
+    def futile(self) -> bool:
+        """Whether the events expire before they are due."""
+        return self.given and self.expires_in is not None and datetime.now(UTC) + self.expires_in <= self.moment()
 
     def moment(self) -> datetime:
         """Return the time on this machine's clock."""
@@ -61,6 +67,12 @@ class _When:
 @click.option("--deliver-at", type=MOMENT, metavar="TIME", help="Deliver at TIME, such as 2026-01-31T12:00:00Z.")
 @click.option("--delay", type=DURATION, metavar="DURATION", help="Deliver after DURATION, such as 2s or 1h30m.")
 @click.option(
+    "--expires-in",
+    type=DURATION,
+    metavar="DURATION",
+    help="Deliver it within DURATION, such as 10m, or not at all: then it is dead.",
+)
+@click.option(
     "--file",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
@@ -74,6 +86,7 @@ def publish(
     file: str | None,
     deliver_at: datetime | None,
     delay: timedelta | None,
+    expires_in: timedelta | None,
     dry_run: bool,
     as_json: bool,
     **attributes: str | None,
@@ -90,6 +103,7 @@ def publish(
       runner publish hello.world --data '{"n": 1}'
       runner publish order.created --data @order.json --source /shop --subject order/17
       runner publish reminder.due --delay 2s
+      runner publish price.changed --data @price.json --expires-in 10m
       runner publish reminder.due --deliver-at 2026-01-31T12:00:00Z --json
       runner publish order.created --source /shop --dry-run
       runner publish --file events.jsonl --dry-run
@@ -98,9 +112,11 @@ def publish(
     for name, value in (("TYPE", type_), ("--source", attributes["source"]), ("--id", attributes["id_"])):
         if value == "":
             raise click.UsageError(f"{name} must not be empty")
-    when = _When(delay, deliver_at)
+    when = _When(delay, deliver_at, expires_in)
     if delay is not None and deliver_at is not None:
         raise click.UsageError("give either --delay or --deliver-at, not both")
+    if expires_in is not None and expires_in <= timedelta(0):
+        raise click.UsageError("--expires-in must be more than zero")
     if (type_ is None) == (file is None):
         raise click.UsageError("give either the TYPE of one event, or --file")
     if file is None:
@@ -109,7 +125,7 @@ def publish(
         asyncio.run(_publish_one(load(path), event, when, dry_run, as_json))
         return
     if any(value is not None for value in attributes.values()):
-        raise click.UsageError("--file brings its own attributes; only --delay and --deliver-at go with it")
+        raise click.UsageError("--file brings its own attributes; --delay, --deliver-at and --expires-in go with it")
     _publish_file(path, file, when, dry_run, as_json)
 
 
@@ -175,7 +191,7 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
     from ..builder import open_publishing
 
     async with open_publishing(config, unheard=tell_unheard) as (bus, operations):
-        receipt = await bus.publish(event, delay=when.delay, deliver_at=when.deliver_at)
+        receipt = await bus.publish(event, delay=when.delay, deliver_at=when.deliver_at, expires_in=when.expires_in)
         due = await _due(operations, receipt.seq) if when.given else None
         with _recorded():
             if as_json:
@@ -187,6 +203,8 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
                 )
                 print_line(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
         matcher = await _matcher(config, operations)
+    if when.futile:
+        tell("warning: it expires before it is due, so nobody gets it")
     if matcher is not None and not matcher.match(event):
         tell(f"warning: {event.type} matches no subscription, so nobody gets it; `runner subscriptions list` has them")
 
@@ -290,7 +308,7 @@ def publish_file(path: Path, name: str, *, as_json: bool) -> None:
 
     config = load(path)
     expected = None if is_stream(name) else check(name, _accepted(config))
-    asyncio.run(_publish_lines(config, name, _When(None, None), expected, as_json, exported=True))
+    asyncio.run(_publish_lines(config, name, _When(), expected, as_json, exported=True))
 
 
 async def _publish_lines(
@@ -304,7 +322,14 @@ async def _publish_lines(
 
     async with open_publishing(config, unheard=tell_unheard) as (bus, operations):
         matcher = await _matcher(config, operations)
-        transfer = Transfer(bus, delay=when.delay, deliver_at=when.deliver_at, exported=exported, matcher=matcher)
+        transfer = Transfer(
+            bus,
+            delay=when.delay,
+            deliver_at=when.deliver_at,
+            expires_in=when.expires_in,
+            exported=exported,
+            matcher=matcher,
+        )
         ended = False
         try:
             with progress("publishing", expected) as advance:

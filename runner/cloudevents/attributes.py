@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from ..errors import EventError
-from ..event import NO_EXTENSIONS, Event, ExtensionValue
+from ..event import NO_EXTENSIONS, Event, ExtensionValue, read_timestamp, shown
+from ..event import write_timestamp as timestamp
 
 __all__ = ["NAMES", "SPECVERSION", "check_version", "event_of", "shown", "time_of", "timestamp"]
 
@@ -16,11 +16,6 @@ NAMES = ("type", "source", "id", "subject", "time", "datacontenttype", "datasche
 """The attributes CloudEvents 1.0 defines, other than `specversion`, in the order in which they are written."""
 
 _REQUIRED = ("id", "source", "type")
-_RFC3339 = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)[Tt](?P<minute>(?:[01]\d|2[0-3]):[0-5]\d):(?P<second>[0-5]\d|60)"
-    r"(?:\.(?P<fraction>\d+))?(?P<offset>[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)\Z",
-    re.ASCII,
-)
 
 
 def check_version(version: object, name: str = "specversion") -> None:
@@ -70,48 +65,5 @@ def _extensions(given: dict[str, Any]) -> dict[str, ExtensionValue]:
 
 
 def time_of(value: object) -> datetime:
-    """
-    Return a timestamp of RFC 3339 §5.6 in UTC; digits beyond microseconds are cut off.
-
-    A leap second is the first moment of the next day, as on every clock that has none.
-
-    Raises:
-        EventError: it is none.
-    """
-    found = _RFC3339.match(value) if isinstance(value, str) else None
-    try:
-        if found is None:
-            raise ValueError("no match")
-        leap = found["second"] == "60"
-        fraction = "0" if leap else (found["fraction"] or "0")[:6]
-        offset = "+00:00" if found["offset"] in "Zz" else found["offset"]
-        second = "59" if leap else found["second"]
-        text = f"{found['day']}T{found['minute']}:{second}.{fraction.ljust(6, '0')}{offset}"
-        time = datetime.fromisoformat(text).astimezone(UTC)
-        return _after_leap_second(time) if leap else time
-    except (ValueError, OverflowError) as error:
-        raise EventError(
-            f"time: expected RFC 3339, such as '2026-01-31T12:00:00Z', got {shown(value)}", attribute="time"
-        ) from error
-
-
-def _after_leap_second(last: datetime) -> datetime:
-    """Return the moment after `last`, the 60th second of a month's last minute (RFC 3339 §5.7)."""
-    following = last + timedelta(seconds=1)
-    if (following.day, following.hour, following.minute) != (1, 0, 0):
-        raise ValueError("no leap second")
-    return following
-
-
-def timestamp(time: datetime) -> str:
-    """Return the canonical text of a time: RFC 3339, in UTC (CloudEvents 1.0 §3.1)."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def shown(value: object) -> str:
-    """Return how an error shows a value: short, and with nothing in it that could drive a terminal."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "an array"
-    return ascii(value if not isinstance(value, str) or len(value) <= 40 else value[:40] + "...")
+    """Return the `time` of an event; see `read_timestamp()`."""
+    return read_timestamp("time", value)

@@ -159,14 +159,16 @@ class Operations:
         Raises:
             EventError: not one of the two is given, or it is no time, or too far away.
             NotFound: there is no such event, subscription or delivery.
-            StateConflict: nothing of it waits: it is delivered, dead or cancelled, or runs at this moment.
+            StateConflict: nothing of it waits (it is delivered, dead or cancelled, or runs at this moment), or it would
+                expire before it is due.
         """
         check_due(delay, deliver_at)
         due = delay if deliver_at is None else deliver_at
         if due is None:
             raise EventError("give delay or deliver_at")
         view = await self.records.event(reference)
-        moved = await self.records.reschedule(view.seq, due, subscription=subscription)
+        expiry = view.event.expires_at
+        moved = await self.records.reschedule(view.seq, due, subscription=subscription, before=expiry)
         if not moved.whole and not moved.deliveries:
             await self._refuse_reschedule(DeliveryRef(str(view.seq), subscription or ""), running=moved.running)
         self._announce()

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..errors import EventConflict
+from ..event import EXPIRY
 from ..storage.contract.events import Publication
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Transfer:
         *,
         delay: timedelta | None = None,
         deliver_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         exported: bool = False,
         matcher: Matcher[str] | None = None,
     ) -> None:
@@ -50,12 +52,14 @@ class Transfer:
 
         Args:
             delay, deliver_at: when all of them are due, as for `EventBus.publish()`.
+            expires_in: how long they are of use, but for those that say it themselves.
             exported: what is recorded is left as it is, also where its time was the bus's own.
             matcher: tells who gets them.
         """
         self._bus = bus
         self._delay = delay
         self._deliver_at = deliver_at
+        self._expires_in = expires_in
         self._exported = exported
         self._matcher = matcher
         self.new = 0
@@ -94,7 +98,7 @@ class Transfer:
         """Publish in order the events without a conflict; find the others by halving, not by one commit each."""
         try:
             return await self._bus.publish_many(
-                [Publication(event, self._delay, self._deliver_at) for _, event in batch]
+                [Publication(event, self._delay, self._deliver_at, self._life(event)) for _, event in batch]
             )
         except EventConflict as error:
             if len(batch) == 1:
@@ -106,3 +110,6 @@ class Transfer:
         half = len(batch) // 2
         first = await self._publish(batch[:half], exported=exported)
         return [*first, *await self._publish(batch[half:], exported=exported)]
+
+    def _life(self, event: Event) -> timedelta | None:
+        return None if EXPIRY in event.extensions else self._expires_in

@@ -50,6 +50,7 @@ class RetryPolicy:
         draw: Callable[[], float] = random.random,
         *,
         age: timedelta = timedelta(0),
+        left: timedelta | None = None,
     ) -> Settlement:
         """
         Return the settlement of `attempt` that ended with `outcome`.
@@ -58,6 +59,7 @@ class RetryPolicy:
             attempt: the attempt that just ended, counted from 1.
             draw: returns a number in [0, 1).
             age: how long ago the first attempt began.
+            left: until the event expires; None if it never does.
         """
         match outcome:
             case Accepted():
@@ -72,6 +74,8 @@ class RetryPolicy:
                 wait = self.backoff(attempt, draw) if retry_after is None else _clamped(retry_after)
                 if self.outlived(age + wait):
                     return Dead(f"{reason} (attempt {attempt}; the next would come after {self._limit()})")
+                if left is not None and wait >= left:
+                    return Dead(f"{reason} (attempt {attempt}; the event expires before the next one)")
                 return RetryIn(wait, reason)
             case _:
                 assert_never(outcome)

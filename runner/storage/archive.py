@@ -16,7 +16,7 @@ from ..errors import StorageHeld
 from .contract.archive import Pruned, Retention
 from .errors import mapped_errors
 from .halves import IN_A_ROW, in_halves
-from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, scheduled, turns
+from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, expiries, scheduled, turns
 
 __all__ = ["SqlArchive"]
 
@@ -121,6 +121,7 @@ async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: R
     ours = select(events.c.seq).where(_among(events.c.seq, seqs)).with_for_update(skip_locked=True)
     over = await _over(connection, list(await connection.scalars(ours)), retention)
     gone = [seq for seq, number in over.items() if held[seq] == number]
-    for column in (attempts.c.event_seq, turns.c.event_seq, deliveries.c.event_seq, events.c.seq):
+    theirs = [table.c.event_seq for table in (attempts, turns, deliveries, expiries)]
+    for column in (*theirs, events.c.seq):
         await connection.execute(delete(column.table).where(_among(column, gone)))
     return gone

@@ -87,9 +87,16 @@ class SqlCorrections:
             return None
         return withdrawn + await self.cancel(DeliveryQuery(seq=seq, limit=None))
 
-    async def reschedule(self, seq: int, due: timedelta | datetime, *, subscription: str | None = None) -> Rescheduled:
+    async def reschedule(
+        self,
+        seq: int,
+        due: timedelta | datetime,
+        *,
+        subscription: str | None = None,
+        before: datetime | None = None,
+    ) -> Rescheduled:
         """Have an event be due at another time, or its deliveries that wait if it is dispatched already."""
-        return await reschedule(self._engine, seq, due, subscription)
+        return await reschedule(self._engine, seq, due, subscription, before)
 
     async def replay(
         self,

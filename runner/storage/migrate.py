@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "MigrationStatus", "migrate", "offline_sql", "scripts", "status"]
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision, written here so that a runner that is up to date need not load Alembic."""
 
 # Alembic tells of every plug-in and step; what `migrate()` returns is enough.

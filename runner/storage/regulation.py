@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from .contract.claims import ClaimedDelivery, DeliveryClaim, RegulatedRequest, UnreadableDelivery
 
@@ -26,6 +26,7 @@ class RegulatedScan:
         ahead: of the rate (see `Rate`), after the claim.
         next_due: until the first of a line it visited is due, or any delivery where there are no lines.
         cut: whether what it might have claimed weighed too much; `room` is then what it did claim.
+        now: the time on the clock of the store.
     """
 
     room: int
@@ -34,6 +35,7 @@ class RegulatedScan:
     ahead: timedelta | None
     next_due: timedelta | None
     cut: bool = False
+    now: datetime | None = None
 
     def claim(
         self,
@@ -54,7 +56,7 @@ class RegulatedScan:
         else:
             after, since, more = self._onward(request.after, request.since)
             held_up = self.held_up
-        return DeliveryClaim(token, deliveries, due, unreadable, paced, after, since, more, held_up)
+        return DeliveryClaim(token, deliveries, due, unreadable, paced, after, since, more, held_up, self.now)
 
     def _onward(self, after: str, since: str) -> tuple[str, str, bool]:
         """Return where to go on, where the round that `since` began is to end, and whether it goes on."""

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, delete, func, insert, literal,
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..delivery import DeliveryState
+from ..errors import StateConflict
 from .contract.records import Rescheduled
 from .errors import mapped_errors
 from .selection import OPEN, in_state
@@ -19,11 +20,15 @@ __all__ = ["reschedule"]
 _MICROSECOND = timedelta(microseconds=1)
 
 
-async def reschedule(engine: AsyncEngine, seq: int, due: timedelta | datetime, subscription: str | None) -> Rescheduled:
+async def reschedule(
+    engine: AsyncEngine, seq: int, due: timedelta | datetime, subscription: str | None, before: datetime | None = None
+) -> Rescheduled:
     """Move the event while it waits to be dispatched, or else its deliveries that wait; in one transaction."""
     with mapped_errors():
         async with engine.begin() as connection:
             at = await _due_at(connection, due)
+            if before is not None and at >= before:
+                raise StateConflict(f"event {seq} expires at {before}, which is not after {at}")
             # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is met wherever it is.
             if subscription is None and await _move_event(connection, seq, at):
                 return Rescheduled(at, whole=True)

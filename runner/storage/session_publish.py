@@ -16,7 +16,7 @@ from ..event import Event, lasting
 from .batch import distinct
 from .contract.events import Publication, Receipt
 from .identity import shortened
-from .tables import Later, Now, dispatch, events, scheduled
+from .tables import Later, Now, dispatch, events, expiries, scheduled
 
 __all__ = ["append_in"]
 
@@ -61,6 +61,8 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
     seq = (await execute(statement.returning(events.c.seq))).scalar()
     if seq is None:  # somebody else has recorded it since we looked
         return Receipt(event.source, event.id, await _known(execute, event) or 0, True)
+    if (expires_at := event.expires_at) is not None:
+        await execute(insert(expiries).values(event_seq=seq, expires_at=expires_at, look_at=expires_at))
     if publication.deliver_at is not None:
         await execute(insert(scheduled).values(event_seq=seq, due_at=publication.deliver_at))
     elif publication.delay is not None:

@@ -46,6 +46,7 @@ __all__ = [
     "deliveries",
     "dispatch",
     "events",
+    "expiries",
     "instances",
     "metadata",
     "occurrences",
@@ -273,6 +274,16 @@ scheduled = Table(
     Column("event_seq", BigInteger, primary_key=True, autoincrement=False),
     Column("due_at", Instant, nullable=False),
     Index("scheduled_due_at", "due_at"),
+)
+
+# Only events with an `expirytime`. From `look_at` on, what waits of the event is ended; without any left the row goes.
+expiries = Table(
+    "expiries",
+    metadata,
+    Column("event_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("look_at", Instant, nullable=False),
+    Index("expiries_look_at", "look_at"),
 )
 
 # `due_at` is when a pending delivery may be claimed, and when the lease of a leased one ends: in both

@@ -160,11 +160,11 @@ class Backlog:
         quotas = self._quotas()
         found = False
         for ask in self._asks(quotas):
-            until = monotonic() + self._lease.total_seconds()
+            sent = monotonic()
             claim = await ask()
             found = found or bool(claim.deliveries)
             due = earlier(due, claim.next_due)
-            if not await self._starter.start(claim, until):
+            if not await self._starter.start(claim, sent, sent + self._lease.total_seconds()):
                 return
         if not found:
             self._starter.suspects.clear()

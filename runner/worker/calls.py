@@ -11,6 +11,7 @@ from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, 
 from ..event import Event
 from ..sinks.base import Sink
 from ..tracing.causation import HANDLED
+from .endings import Expired, expired
 from .feedback import Feedback
 from .flight import SUCCEEDED, Flight
 from .lane import Lane
@@ -36,7 +37,7 @@ class SingleCalls:
         """Deliver the unstarted part of `flight`, until none is left or the lane must end."""
         deliver, name, works, marks = self._sink.deliver, self._name, flight.works, flight.marks
         deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(self._sink, "deliver_event", None)
-        cancelling, handle = lane.task.cancelling, HANDLED.set
+        cancelling, handle, expiring = lane.task.cancelling, HANDLED.set, flight.expiring
         while (index := flight.next) < flight.stop:
             lane.since = started = monotonic()
             if started >= flight.until:
@@ -45,6 +46,9 @@ class SingleCalls:
             flight.next = index + 1
             work = works[index]
             lane.index = index
+            if expiring and started >= work.deadline:
+                flight.landed(index, Expired(expired(work.event.expires_at)), 0.0)
+                continue
             handle(work.event)
             try:
                 if deliver_event is not None:
@@ -94,7 +98,12 @@ class BatchCalls:
             if started >= flight.until:
                 flight.halt()
                 return
-            lane.index, lane.count = flight.next, self._size(flight)
+            lane.index, lane.count = flight.next, self._size(flight, started)
+            first = flight.works[lane.index]
+            if first.deadline <= started:
+                flight.next += 1
+                flight.landed(lane.index, Expired(expired(first.event.expires_at)), 0.0)
+                continue
             works = flight.works[lane.index : lane.index + lane.count]
             flight.next += len(works)
             HANDLED.set(works[0].event if len(works) == 1 else None)
@@ -119,11 +128,12 @@ class BatchCalls:
             best = next((each for each in outcomes if not isinstance(each, Failed)), outcomes[0])
             self._feedback.outcome(best, ended)
 
-    def _size(self, flight: Flight[Any]) -> int:
-        """Return the size of the next batch: consecutive first attempts, or one retry."""
+    def _size(self, flight: Flight[Any], now: float) -> int:
+        """Return the size of the next batch: consecutive first attempts in time, one retry, or one that has expired."""
         first, stop = flight.next, min(flight.next + self._most, flight.stop)
-        tried = (index for index in range(first, stop) if flight.works[index].attempt > 1)
-        return max(next(tried, stop) - first, 1)
+        works = flight.works
+        single = (index for index in range(first, stop) if works[index].attempt > 1 or works[index].deadline <= now)
+        return max(next(single, stop) - first, 1)
 
 
 def _answers(answer: object, count: int) -> Sequence[object]:

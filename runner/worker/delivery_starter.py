@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
+from time import monotonic
 
 import structlog
 
 from ..delivery import Lease
 from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim
 from .dead_letters import DeadLetters
+from .endings import expired, set_deadlines, telling
 from .flight import Flight
 from .intake import Intake
 from .leases import Leases
 from .outlet import Outlet
-from .settlement import crashed, given_back, overdue, unacknowledged, unreadable
+from .settlement import crashed, dead_untried, given_back, overdue, unacknowledged, unreadable
 from .settlement_writer import SettlementWriter
 
 __all__ = ["DeliveryStarter"]
@@ -63,8 +66,14 @@ class DeliveryStarter:
         self.suspects: set[tuple[int, int]] = set()
         self.stopping = False
 
-    async def start(self, claim: DeliveryClaim, until: float) -> bool:
-        """Start a claim that is leased until `until`; return False if one delivery had to run alone."""
+    async def start(self, claim: DeliveryClaim, sent: float, until: float) -> bool:
+        """
+        Start a claim that was asked for at `sent` and is leased until `until`, both on the monotonic clock.
+
+        Returns:
+            False if one delivery had to run alone.
+        """
+        self._set_deadlines(claim, sent)
         left = [each for each in claim.deliveries if not self._over(each, claim.token)]
         for each in claim.unreadable:
             self._writer.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
@@ -80,6 +89,14 @@ class DeliveryStarter:
             return False
         self._start(await self._fetched(left, claim.token), claim.token, until)
         return True
+
+    def _set_deadlines(self, claim: DeliveryClaim, sent: float) -> None:
+        """Set when deliveries are not to begin any more, but for dead letters: those tell of what has expired, too."""
+        told = telling(claim.deliveries)
+        if not told:
+            return
+        letters = {id for id, outlet in self.outlets.items() if outlet.subscription.dead_letter_of is not None}
+        set_deadlines([each for each in told if each.subscription_id not in letters], claim.now, sent)
 
     async def _fetched(self, claimed: Sequence[ClaimedDelivery], token: int) -> Sequence[ClaimedDelivery]:
         """Return the deliveries whose data has arrived; give the others back without an attempt."""
@@ -110,7 +127,8 @@ class DeliveryStarter:
             if outlet is not None and startable:
                 if not outlet.breaker.closed:
                     log.info("breaker half-open", subscription=outlet.subscription.name)
-                flight = Flight(group[:startable], until)
+                expiring = any([each.deadline < inf for each in group])
+                flight = Flight(group[:startable], until, expiring=expiring)
                 self._leases.hold(outlet, flight, range(startable), token)
                 outlet.start(flight)
 
@@ -149,9 +167,12 @@ class DeliveryStarter:
             return False
         policy, lease = outlet.subscription.retry, Lease.of(claimed, token)
         if claimed.expired is not None:
-            self._writer.submit(*unacknowledged(policy, lease, claimed.expired, claimed.age))
+            left = claimed.deadline - monotonic()
+            self._writer.submit(*unacknowledged(policy, lease, claimed.expired, claimed.age, left=left))
         elif policy.exhausted(claimed.attempt):
             self._writer.submit(*crashed(lease))
+        elif claimed.deadline <= monotonic():
+            self._writer.submit(dead_untried(lease, expired(claimed.event.expires_at)), None)
         elif policy.outlived(claimed.age):
             self._writer.submit(overdue(policy, lease), None)
         else:

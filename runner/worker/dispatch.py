@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
 from math import inf
+from time import monotonic
 
 import structlog
 
@@ -15,7 +16,7 @@ from ..policies.order import order_key
 from ..storage.contract.claims import Claim, UnreadableWork, Work
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..subscription import Matcher
-from .endings import endings
+from .endings import endings, set_deadlines, telling
 from .flight import SUCCEEDED, Flight
 from .outlet import Outlet
 from .settlement import dead_untried, given_back, settle, unreadable
@@ -45,6 +46,7 @@ class Dispatch:
         *,
         crash_limit: int,
         max_hops: int = _LIMITS.max_hops,
+        sent: float = inf,
         until: float = inf,
     ) -> None:
         """
@@ -54,7 +56,7 @@ class Dispatch:
             closed: the outlets whose deliveries it may not start.
             crash_limit: how often an event may be claimed before its deliveries are tried one by one.
             max_hops: how many events may have led to one that is delivered.
-            until: when its lease ends, on the monotonic clock.
+            sent, until: when it was asked for, and when its lease ends, on the monotonic clock.
         """
         self.claim = claim
         self.flights: dict[Outlet, Flight[Work]] = {}
@@ -65,7 +67,9 @@ class Dispatch:
         self._until = until
         self._landed = asyncio.get_running_loop().create_future()
         self._flying = 0
-        self._assign(matcher, closed, crash_limit, endings(claim, max_hops))
+        told = telling(claim.works)
+        self._expiring = bool(told) and set_deadlines(told, claim.now, sent)
+        self._assign(matcher, closed, crash_limit, endings(told, max_hops))
         for each in claim.unreadable:
             self._bury(each, matcher)
 
@@ -153,7 +157,7 @@ class Dispatch:
         if count:
             self._runs.append((last, count))
         for outlet, works in self._shares().items():
-            self.flights[outlet] = Flight(works, self._until, ended=self._ended)
+            self.flights[outlet] = Flight(works, self._until, expiring=self._expiring, ended=self._ended)
 
     def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
         """Return the works of each outlet; consecutive events with equal targets are grouped."""
@@ -206,7 +210,8 @@ class Dispatch:
                 leased = DeliveryState.LEASED
                 self._records.append(DeliveryRecord(work.seq, outlet.id, leased, work.attempt, token, lease))
             elif index in troubles:
-                record, attempt = settle(policy, Lease(work.seq, outlet.id, work.attempt, token), *troubles[index])
+                held = Lease(work.seq, outlet.id, work.attempt, token)
+                record, attempt = settle(policy, held, *troubles[index], left=work.deadline - monotonic())
                 self._records.append(record)
                 if attempt is not None:
                     self._attempts.append(attempt)

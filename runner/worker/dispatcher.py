@@ -211,6 +211,7 @@ class Dispatcher:
             roster.closed,
             crash_limit=limits.crash_limit,
             max_hops=limits.max_hops,
+            sent=until - limits.lease.total_seconds(),
             until=until,
         )
         dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else

@@ -20,6 +20,7 @@ class Startable(Protocol):
     seq: int
     event: Event
     attempt: int
+    deadline: float
 
 
 W = TypeVar("W", bound=Startable)
@@ -39,6 +40,7 @@ class Flight(Generic[W]):
         "_held",
         "_report",
         "credited",
+        "expiring",
         "marks",
         "next",
         "running",
@@ -49,16 +51,25 @@ class Flight(Generic[W]):
         "works",
     )
 
-    def __init__(self, works: Sequence[W], until: float = inf, *, ended: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        works: Sequence[W],
+        until: float = inf,
+        *,
+        expiring: bool = False,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
         """
         Begin with nothing started.
 
         Args:
             until: when the lease ends under which they are held, on the monotonic clock: nothing starts after that.
+            expiring: whether any of them has a deadline of its own, after which it does not start.
             ended: called once, when nothing runs and nothing is left to start.
         """
         self.works = works
         self.until = until
+        self.expiring = expiring
         self.next = 0  # index of the first one that has not started
         self.stop = len(works)
         self.running = 0

@@ -150,7 +150,8 @@ class Leases:
         def report(index: int, outcome: Outcome, seconds: float) -> None:
             work = flight.works[index]
             lease = Lease(work.seq, outlet.id, work.attempt, token)
-            self._writer.submit(*settle(outlet.subscription.retry, lease, outcome, seconds, work.age))
+            retry = outlet.subscription.retry
+            self._writer.submit(*settle(retry, lease, outcome, seconds, work.age, left=work.deadline - monotonic()))
             held = self._held.get(lease.key)
             if held is not None and held.lease.token == token:  # else it was lost, and perhaps claimed anew
                 self._let_go(lease.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
 from typing import assert_never
 
 from ..delivery import (
@@ -25,6 +26,7 @@ from ..log.redaction import redacted
 from ..policies.retry import RetryPolicy
 from ..storage.contract.claims import ExpiredDeferral
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
+from .endings import Expired
 
 __all__ = [
     "apart",
@@ -44,7 +46,13 @@ _MAX_ERROR = 2000  # characters kept of a reason, and of an excerpt
 
 
 def settle(
-    policy: RetryPolicy, lease: Lease, outcome: Outcome, seconds: float, age: timedelta = timedelta(0)
+    policy: RetryPolicy,
+    lease: Lease,
+    outcome: Outcome,
+    seconds: float,
+    age: timedelta = timedelta(0),
+    *,
+    left: float = inf,
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
     """
     Return the delivery and the attempt to be written.
@@ -55,8 +63,12 @@ def settle(
     Args:
         seconds: how long the attempt took.
         age: how long before the attempt the first one began.
+        left: seconds until the event expires.
     """
-    settlement = policy.settle(outcome, lease.attempt, age=age + timedelta(seconds=seconds))
+    if isinstance(outcome, Expired):
+        return dead_untried(lease, outcome.reason), None
+    late = None if left == inf else timedelta(seconds=left)
+    settlement = policy.settle(outcome, lease.attempt, age=age + timedelta(seconds=seconds), left=late)
     record = _record(lease, settlement)
     if isinstance(outcome, Deferred) or (record.state is DeliveryState.DELIVERED and lease.attempt == 1):
         return record, None
@@ -64,14 +76,14 @@ def settle(
 
 
 def unacknowledged(
-    policy: RetryPolicy, lease: Lease, expired: ExpiredDeferral, age: timedelta
+    policy: RetryPolicy, lease: Lease, expired: ExpiredDeferral, age: timedelta, *, left: float = inf
 ) -> tuple[DeliveryRecord, AttemptRecord | None]:
     """Return the record of a delivery that was deferred, and claimed because no acknowledgement has come."""
     waited = expired.waited
     outcome = Failed(expired.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
     attempt = lease.attempt - 1  # its claim counted one that nobody is going to make
     deferred = Lease(lease.seq, lease.subscription_id, attempt, lease.token)
-    return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)))
+    return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)), left=left)
 
 
 def dead_untried(lease: Lease, error: str) -> DeliveryRecord:

@@ -21,6 +21,7 @@ from .breaker_sync import BreakerSync
 from .budget import Budget
 from .dead_letters import DeadLetters
 from .dispatcher import Dispatcher
+from .expiry import Expiry
 from .failure_log import FailureLog
 from .intake import Intake
 from .leases import Leases
@@ -96,6 +97,7 @@ class Worker:
             on_waiting=self._backlog.expect,
         )
         self._orphans = Orphans(queue, registry, writer, lease)
+        self._expiry = Expiry(queue, writer, lease, self.wake)
         self._failure_log = FailureLog()
         self._watch = Background("watch", self._watch_once, every=_WATCH)
         self._renew = Background("renew", leases.renew, every=lease.total_seconds() / 3)
@@ -114,7 +116,8 @@ class Worker:
     async def start(self) -> None:
         """Begin to work; whatever is due is found without a wake."""
         self._writer.start()
-        for part in (self.dispatcher, self._backlog, self._watch, self._renew, self._breaker_sync, self._orphans):
+        loops = (self._watch, self._renew, self._breaker_sync, self._orphans, self._expiry)
+        for part in (self.dispatcher, self._backlog, *loops):
             part.start()
 
     def stop_accepting(self) -> None:
@@ -136,6 +139,7 @@ class Worker:
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
         self._leases.give_back()  # without what has still answered
         await self._orphans.stop()
+        await self._expiry.stop()
         await self._watch.stop()
         await self._renew.stop()
         await self._breaker_sync.stop()

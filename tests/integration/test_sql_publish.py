@@ -365,3 +365,32 @@ class TestTwoPhases:
         bus(f"""UPDATE "{SCHEMA}".instances SET heartbeat_at = clock_timestamp() - interval '1 minute'""")
         bus(f"BEGIN; {publish} {prepare}")  # it has crashed
         assert len(rows(bus, "dispatch")) == 4
+
+
+def test_an_expiry_is_noted_and_one_that_is_no_time_is_refused(psql: Psql) -> None:
+    def publish(id: str, expiry: str) -> str:
+        return psql(f"""SELECT {PUBLISH}('t', id => '{id}', extensions => '{{"expirytime": {expiry}}}')""")
+
+    seq = publish("a", '"2030-01-31T12:00:00+01:00"')
+    assert publish("a", '"2031-01-31T12:00:00Z"') == seq
+    [row] = rows(psql, "expiries")
+    assert row["event_seq"] == int(seq)
+    assert str(row["expires_at"]).startswith("2030-01-31T11:00:00")
+    assert row["look_at"] == row["expires_at"]
+    for bad in ('"soon"', "5", '"2030-01-31"', '"2030-13-31T12:00:00Z"'):
+        with pytest.raises(Exception, match="expirytime"):
+            publish("b", bad)
+    assert len(rows(psql, "events")) == 1
+
+
+def test_how_an_event_came_about_is_no_content(psql: Psql) -> None:
+    def publish(extensions: str) -> str:
+        return psql(f"""SELECT {PUBLISH}('t', id => 'a', extensions => '{extensions}')""")
+
+    seq = publish('{"tenant": "acme", "causationid": "x"}')
+    assert publish('{"tenant": "acme", "traceparent": "00-1", "runnerhops": 3}') == seq
+    assert publish('{"tenant": "acme"}') == seq
+    with pytest.raises(Exception, match="other content"):
+        publish('{"tenant": "other"}')
+    with pytest.raises(Exception, match="other content"):
+        publish('{"causationid": "x"}')

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import ClassVar
+from datetime import datetime, timedelta
+from math import inf
+from typing import ClassVar, NamedTuple
 
 from msgspec import Struct
 
@@ -21,7 +22,9 @@ __all__ = [
     "Claim",
     "ClaimedDelivery",
     "DeliveryClaim",
+    "ExpiredClaim",
     "ExpiredDeferral",
+    "ExpiredDelivery",
     "RegulatedRequest",
     "UnreadableDelivery",
     "UnreadableWork",
@@ -45,13 +48,18 @@ UNREADABLE = (EventError, ValueError, TypeError, OverflowError)
 
 
 class Work(Struct):
-    """One claimed event. `attempt` counts its claims, this one included; `size` is not zero while data is missing."""
+    """
+    One claimed event. `attempt` counts its claims, this one included; `size` is not zero while data is missing.
+
+    `deadline` is for whoever claimed it: when the event expires, on the monotonic clock.
+    """
 
     position: int
     attempt: int
     seq: int
     event: Event
     size: int = 0
+    deadline: float = inf
 
     age: ClassVar[timedelta] = _NO_AGE  # since the first attempt: what is dispatched has none behind it
 
@@ -81,6 +89,7 @@ class Claim(Struct, frozen=True):
         waiting: whether any delivery is pending or leased.
         weight: what the events weigh together.
         more: whether some that are due were left for a later claim.
+        now: the time on the clock of the store; None for events that were leased as they were recorded.
     """
 
     token: int
@@ -92,6 +101,7 @@ class Claim(Struct, frozen=True):
     unreadable: Sequence[UnreadableWork] = ()
     weight: int = 0
     more: bool = False
+    now: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class ClaimedDelivery:
 
     `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
     long before the claim the first recorded attempt began. `expired`: it was deferred, and is claimed only
-    for what follows. `size`: above zero while the data of the event is missing.
+    for what follows. `size`: above zero while the data of the event is missing. `deadline`: as for `Work`.
     """
 
     seq: int
@@ -120,6 +130,7 @@ class ClaimedDelivery:
     age: timedelta = _NO_AGE
     expired: ExpiredDeferral | None = None
     size: int = 0
+    deadline: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +168,8 @@ class DeliveryClaim:
     `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
     another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
     the next `RegulatedRequest`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits
-    for an earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased.
+    for an earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased. `now`: the time
+    on the clock of the store; None if nothing was claimed.
     """
 
     token: int
@@ -169,3 +181,27 @@ class DeliveryClaim:
     since: str = ""
     more: bool = False
     held_up: bool = False
+    now: datetime | None = None
+
+
+class ExpiredDelivery(NamedTuple):
+    """One claimed delivery whose event has expired. `attempt` counts its claims, this one included."""
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    expired_at: datetime
+
+
+class ExpiredClaim(NamedTuple):
+    """
+    What waited of expired events, leased under `token`.
+
+    `due_now` is how many scheduled events were made due. `again_in` is until the next look is worth it: zero if there
+    is more, None if no event on record expires.
+    """
+
+    token: int
+    deliveries: Sequence[ExpiredDelivery]
+    due_now: int
+    again_in: timedelta | None

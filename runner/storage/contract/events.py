@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...event import Event
+from ...event import EXPIRY, NO_EXTENSIONS, Event
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,17 +17,24 @@ __all__ = ["EventStore", "Publication", "Receipt", "due_at_once"]
 
 
 class Publication(NamedTuple):
-    """An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`."""
+    """
+    An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`.
+
+    It is of no use `expires_in` from now, which the bus writes into the event as its `expirytime`.
+    """
 
     event: Event
     delay: timedelta | None = None
     deliver_at: datetime | None = None
+    expires_in: timedelta | None = None
 
 
 def due_at_once(publications: Sequence[Publication]) -> bool:
-    """Return whether none of them is to be delivered later."""
-    for _, delay, deliver_at in publications:  # noqa: SIM110  # a generator costs more than all the rest of it
+    """Return whether none of them is to be delivered later, or only until some time."""
+    for event, delay, deliver_at, _ in publications:
         if delay is not None or deliver_at is not None:
+            return False
+        if event.extensions is not NO_EXTENSIONS and EXPIRY in event.extensions:
             return False
     return True
 
@@ -72,6 +79,9 @@ class EventStore(Protocol):
         Whoever publishes and works, too, need not claim what it has in its hands. No claim comes back where some
         had been recorded before: a store may then leave the new ones to whoever claims them.
         """
+
+    async def now(self) -> datetime:
+        """Return the time on the clock of the store."""
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction: recorded if and when that commits."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from .claims import CLAIM
 
 if TYPE_CHECKING:
-    from .claims import Claim, DeliveryClaim, RegulatedRequest
+    from .claims import Claim, DeliveryClaim, ExpiredClaim, RegulatedRequest
     from .settlements import AttemptRecord, Death, DeliveryRecord, Settled
 
 __all__ = ["WorkQueue"]
@@ -63,6 +63,14 @@ class WorkQueue(Protocol):
         In order: only the first of each line, and only once no event before it waits to be dispatched, by
         anybody. One claim visits so many lines at most; who goes on until there are no `more` has seen each, and
         when the next first one is due. By rate: at most as many as there are permits, each of which is charged.
+        """
+
+    async def claim_expired(self, limit: int, lease: timedelta) -> ExpiredClaim:
+        """
+        Lease deliveries that wait for anything though their event has expired, of at most `limit` events.
+
+        A subscription need not be active, served or free for that; what is a dead letter is left alone. Events that
+        were to be dispatched later are due now, and end at their dispatch.
         """
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:

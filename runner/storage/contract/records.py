@@ -271,7 +271,14 @@ class Records(Protocol):
         not recorded.
         """
 
-    async def reschedule(self, seq: int, due: timedelta | datetime, *, subscription: str | None = None) -> Rescheduled:
+    async def reschedule(
+        self,
+        seq: int,
+        due: timedelta | datetime,
+        *,
+        subscription: str | None = None,
+        before: datetime | None = None,
+    ) -> Rescheduled:
         """
         Have an event be due at another time, or its deliveries that wait if it is dispatched already.
 
@@ -280,6 +287,7 @@ class Records(Protocol):
         Args:
             due: from now on the clock of the store, or a time; one in the past is now.
             subscription: only the delivery to this one.
+            before: raise `StateConflict` unless that is earlier.
         """
 
     async def replay(

@@ -21,6 +21,8 @@ from ..contract.claims import (
     Claim,
     ClaimedDelivery,
     DeliveryClaim,
+    ExpiredClaim,
+    ExpiredDelivery,
     RegulatedRequest,
     UnreadableDelivery,
     UnreadableWork,
@@ -166,8 +168,9 @@ class PostgresStore(SqlRegistry):
 
         events = [each.event for each in batch.unique]
         due = [each.deliver_at for each in batch.unique], [each.delay for each in batch.unique]
+        times = *due, [each.expires_at for each in events]
         try:
-            rows = await self._connections.fetch(self._sql("append_each"), *event_columns(events), len(events), *due)
+            rows = await self._connections.fetch(self._sql("append_each"), *event_columns(events), len(events), *times)
         except StorageError as error:
             if not isinstance(error.__cause__, asyncpg.DivisionByZeroError):
                 raise
@@ -179,6 +182,13 @@ class PostgresStore(SqlRegistry):
         return batch.receipts(
             [Receipt(each.source, each.id, *found[key]) for each, key in zip(events, keys, strict=True)]
         )
+
+    async def now(self) -> datetime:
+        """Return the time on the clock of the store."""
+        now: datetime
+        await self._find_home()
+        [(now,)] = await self._connections.fetch(self._sql("now"))
+        return now
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record the events inside the caller's own transaction."""
@@ -226,6 +236,7 @@ class PostgresStore(SqlRegistry):
             outlook["waiting"],
             weight=outlook["weight"] or 0,
             more=outlook["more"],
+            now=outlook["now"],
         )
 
     async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
@@ -318,7 +329,9 @@ class PostgresStore(SqlRegistry):
             return await self._each_delivery(token, list(quotas))
         claimed, unreadable = claimed_deliveries(rows)
         claimed.sort(key=lambda delivery: delivery.seq)
-        return DeliveryClaim(token, claimed, timedelta(0) if rows[0]["cut"] else rows[0]["next_due"], unreadable)
+        first = rows[0]
+        next_due = timedelta(0) if first["cut"] else first["next_due"]
+        return DeliveryClaim(token, claimed, next_due, unreadable, now=first["now"])
 
     async def _each_delivery(self, token: int, ids: Sequence[int]) -> DeliveryClaim:
         """
@@ -337,7 +350,7 @@ class PostgresStore(SqlRegistry):
                 claimed.append(ClaimedDelivery(seq, id, attempt, False, event))
             else:
                 unreadable.append(UnreadableDelivery(seq, id, attempt, event[1]))
-        return DeliveryClaim(token, claimed, timedelta(0), unreadable)
+        return DeliveryClaim(token, claimed, timedelta(0), unreadable, now=await self.now())
 
     async def claim_regulated(self, request: RegulatedRequest, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
@@ -358,9 +371,23 @@ class PostgresStore(SqlRegistry):
         claimed, unreadable = claimed_deliveries(rows)
         first = rows[0]
         scan = RegulatedScan(
-            first["room"], first["after"], first["held_up"], first["ahead"], first["next_due"], cut=first["cut"]
+            first["room"],
+            first["after"],
+            first["held_up"],
+            first["ahead"],
+            first["next_due"],
+            cut=first["cut"],
+            now=first["now"],
         )
         return scan.claim(request, token, claimed, unreadable)
+
+    async def claim_expired(self, limit: int, lease: timedelta) -> ExpiredClaim:
+        """Lease deliveries that wait for anything though their event has expired, of at most `limit` events."""
+        await self._find_home()
+        token = new_token()
+        rows = await self._connections.fetch(self._sql("claim_expired", limit), token, lease)
+        found = [ExpiredDelivery(*row[:4]) for row in rows if row[0] is not None]
+        return ExpiredClaim(token, found, rows[0]["due_now"], rows[0]["again_in"])
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""

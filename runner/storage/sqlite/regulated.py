@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contract.claims import DeliveryClaim, RegulatedRequest
 from ..regulation import LINES, RegulatedScan
-from .rows import LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
+from .rows import EPOCH, MICROSECOND, LeasedDeliveries, clock, lease_deliveries, microseconds, sql, transaction, until
 
 __all__ = ["claim_regulated"]
 
@@ -57,7 +57,7 @@ def _look(db: sqlite3.Connection, request: RegulatedRequest, moment: int) -> tup
     else:
         left_off, held_up = None, False
         [(next_at,)] = db.execute(sql("next_delivery"), (id, moment)).fetchall()
-    return due, RegulatedScan(room, left_off, held_up, ahead, until(next_at, moment))
+    return due, RegulatedScan(room, left_off, held_up, ahead, until(next_at, moment), now=EPOCH + moment * MICROSECOND)
 
 
 def _first_in_line(

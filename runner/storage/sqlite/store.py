@@ -13,7 +13,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
@@ -24,7 +24,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from ...delivery import DeliveryState
 from ...errors import EventConflict, StorageRefused
 from ...event import Event, lasting, weigh
-from ..contract.claims import CLAIM, UNREADABLE, Claim, DeliveryClaim, RegulatedRequest, UnreadableWork, Work
+from ..contract.claims import (
+    CLAIM,
+    UNREADABLE,
+    Claim,
+    DeliveryClaim,
+    ExpiredClaim,
+    RegulatedRequest,
+    UnreadableWork,
+    Work,
+)
 from ..contract.events import Publication, Receipt
 from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
 from ..encoding import storable
@@ -37,6 +46,7 @@ from ..runs import run_columns
 from ..session_publish import append_in
 from ..tokens import new_token
 from .connection import TidyConnection
+from .expiry import claim_expired
 from .regulated import claim_regulated
 from .rows import (
     EPOCH,
@@ -106,6 +116,10 @@ class SqliteStore(SqlRegistry):
         """Record the events, all or none, and lease the new ones to the caller."""
         return await self._run(transaction, _append_leased, publications, new_token(), lease)
 
+    async def now(self) -> datetime:
+        """Return the time on the clock of the store."""
+        return EPOCH + await self._run(clock) * MICROSECOND
+
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction."""
         with mapped_errors():
@@ -134,6 +148,10 @@ class SqliteStore(SqlRegistry):
     async def claim_regulated(self, request: RegulatedRequest, lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """Lease deliveries of one subscription that are due, and whose turn it is."""
         return await self._run(claim_regulated, new_token(), request, lease, weight)
+
+    async def claim_expired(self, limit: int, lease: timedelta) -> ExpiredClaim:
+        """Lease deliveries that wait for anything though their event has expired, of at most `limit` events."""
+        return await self._run(claim_expired, new_token(), limit, lease)
 
     async def line_up(self, subscription_id: int, order_by: str) -> int:
         """Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones."""
@@ -198,7 +216,7 @@ def _tidily(db: TidyConnection, function: Callable[..., R], *args: Any) -> R:
 
 def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequence[Receipt]:
     now = clock(db)
-    receipts, queued, scheduled = [], [], []
+    receipts, queued, scheduled, expiries = [], [], [], []
     for publication in publications:
         receipt = _record_event(db, publication.event, now)
         receipts.append(receipt)
@@ -208,8 +226,12 @@ def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequ
                 queued.append((receipt.seq,))
             else:
                 scheduled.append((receipt.seq, due_at))
+            if (expires_at := publication.event.expires_at) is not None:
+                ends = microseconds(expires_at - EPOCH)
+                expiries.append((receipt.seq, ends, ends))
     db.executemany(sql("queue"), queued)
     db.executemany(sql("schedule"), scheduled)
+    db.executemany(sql("expire"), expiries)
     return receipts
 
 
@@ -339,8 +361,8 @@ def _outlook(db: sqlite3.Connection, claim: Claim, limit: int, now: int) -> Clai
     if not claim.more and not claim.unreadable:  # whatever is left in the queue is leased, so this reads no backlog
         [(expiry,)] = db.execute(sql("next_expiry"), (now,)).fetchall()
         again_in = until(expiry, now)
-    scheduled_in = until(scheduled_at, now)
-    return replace(claim, version=version, scheduled_in=scheduled_in, again_in=again_in, waiting=bool(waiting))
+    changes = {"version": version, "scheduled_in": until(scheduled_at, now), "again_in": again_in}
+    return replace(claim, **changes, waiting=bool(waiting), now=EPOCH + now * MICROSECOND)
 
 
 def _settle(db: sqlite3.Connection, settled: Settled) -> int:
@@ -388,10 +410,12 @@ def _claim_deliveries(
     leased = LeasedDeliveries()
     if _due_deliveries(db, quotas, now):
         leased = transaction(db, _lease_deliveries, token, quotas, lease, weight)
+    at = EPOCH + now * MICROSECOND
     if leased.cut:
-        return DeliveryClaim(token, leased.claimed, timedelta(0), leased.unreadable)
+        return DeliveryClaim(token, leased.claimed, timedelta(0), leased.unreadable, now=at)
     nexts = [at for id in quotas for (at,) in db.execute(sql("next_delivery"), (id, now)).fetchall() if at is not None]
-    return DeliveryClaim(token, leased.claimed, until(min(nexts, default=None), now), leased.unreadable)
+    next_due = until(min(nexts, default=None), now)
+    return DeliveryClaim(token, leased.claimed, next_due, leased.unreadable, now=at)
 
 
 def _due_deliveries(db: sqlite3.Connection, quotas: Mapping[int, int], now: int) -> list[_Row]:

@@ -29,7 +29,7 @@ class Bus:
         await self.open.wait()
         if self.fails is not None:
             raise self.fails
-        return [Receipt(e.source, e.id, seq, seq > 2) for seq, (e, _, _) in enumerate(publications, 1)]
+        return [Receipt(e.source, e.id, seq, seq > 2) for seq, (e, *_) in enumerate(publications, 1)]
 
 
 def batch(*types: str) -> list[tuple[str, Event]]:

@@ -128,11 +128,11 @@ class TestTake:
         backlog = running(queue, slots)
         backlog.serve({1: outlet(sink, id=1, slots=slots)})
         claimed = [ClaimedDelivery(work.seq, 1, attempt, attempt == 3, work.event) for work in works(2)]
-        await backlog._starter.start(DeliveryClaim(1, claimed), monotonic())
+        await backlog._starter.start(DeliveryClaim(1, claimed), monotonic(), monotonic())
         await eventually(lambda: len(queue.written) == 2)
         assert sink.taken == []
         assert {(each.state, each.attempts) for each in queue.written} == {(DeliveryState.PENDING, attempt - 1)}
-        await backlog._starter.start(DeliveryClaim(1, claimed[:1]), monotonic() + 30)
+        await backlog._starter.start(DeliveryClaim(1, claimed[:1]), monotonic(), monotonic() + 30)
         await eventually(lambda: sink.taken == [0])
 
     @pytest.mark.parametrize("attempt", [2, 3], ids=["with others", "alone"])
@@ -144,7 +144,7 @@ class TestTake:
         backlog.serve({1: outlet(sink, slots=slots)})
         event = works(1)[0].event
         claim = DeliveryClaim(7, [ClaimedDelivery(5, 1, attempt, True, event, size=1000)])
-        taking = asyncio.create_task(backlog._starter.start(claim, monotonic() + 30))
+        taking = asyncio.create_task(backlog._starter.start(claim, monotonic(), monotonic() + 30))
         await eventually(lambda: queue.fetching)
         if stopped:
             taking.cancel()

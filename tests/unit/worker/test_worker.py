@@ -14,7 +14,7 @@ from runner.delivery import ACCEPTED, Delivery, Outcome
 from runner.errors import StorageUnavailable
 from runner.policies.filter import FilterError
 from runner.policies.limits import WorkerLimits
-from runner.storage.contract.claims import Claim, Work
+from runner.storage.contract.claims import Claim, ExpiredClaim, Work
 from runner.storage.contract.queue import WorkQueue
 from runner.storage.contract.registry import Registered, Registry
 from runner.storage.contract.settlements import Settled
@@ -58,6 +58,9 @@ class Store:
             raise StorageUnavailable("the connection was lost")
         taken, self.works = self.works[:limit], self.works[limit:]
         return Claim(1, taken, self.version, weight=len(taken))
+
+    async def claim_expired(self, limit: int, lease: timedelta) -> ExpiredClaim:
+        return ExpiredClaim(1, (), 0, None)
 
     async def settle(self, settled: Settled) -> int:
         await self.open.wait()

@@ -1,4 +1,4 @@
--- Record events of which some may be known already, or due later: those wait in `scheduled`.
+-- Record events of which some may be known already, due later (those wait in `scheduled`), or of use only until some time.
 -- One statement is one transaction.
 -- A known (source, id) with the same content is written again, so that the acknowledgement waits for the
 -- same durability as the first one's; with other content it is left out, the counts differ, and the
@@ -9,8 +9,8 @@ WITH clock AS MATERIALIZED (
 ), input AS MATERIALIZED (
     SELECT i.*, coalesce(i.deliver_at, clock.now + i.delay) AS due_at
     FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],
-                       $8::text[], $9::bytea[], $11::timestamptz[], $12::interval[])
-        AS i (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, deliver_at, delay)
+                       $8::text[], $9::bytea[], $11::timestamptz[], $12::interval[], $13::timestamptz[])
+        AS i (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, deliver_at, delay, expires_at)
 ), recorded AS (
     INSERT INTO {events} AS e
         (id, source, type, subject, time, datacontenttype, dataschema, extensions, data, created_at)
@@ -27,5 +27,9 @@ WITH clock AS MATERIALIZED (
     INSERT INTO {scheduled} (event_seq, due_at)
     SELECT r.seq, i.due_at FROM recorded r JOIN input i USING (source, id) CROSS JOIN clock
     WHERE r.fresh AND i.due_at > clock.now
+), expiring AS (
+    INSERT INTO {expiries} (event_seq, expires_at, look_at)
+    SELECT r.seq, i.expires_at, i.expires_at FROM recorded r JOIN input i USING (source, id)
+    WHERE r.fresh AND i.expires_at IS NOT NULL
 )
 SELECT seq, source, id, fresh, 1 / ((SELECT count(*) FROM recorded) = $10)::int AS complete FROM recorded

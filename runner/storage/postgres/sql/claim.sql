@@ -39,12 +39,13 @@ SELECT
         WHERE head.lease_until > (SELECT now FROM clock)
     ) END AS expires_in,
     (SELECT max(upto) FROM sized WHERE upto <= $4 OR upto = weight) AS weight,
-    (SELECT count(*) FROM due) = {limit} OR EXISTS (SELECT FROM sized WHERE upto > $4 AND upto > weight) AS more
+    (SELECT count(*) FROM due) = {limit} OR EXISTS (SELECT FROM sized WHERE upto > $4 AND upto > weight) AS more,
+    (SELECT now FROM clock) AS now
 FROM {bus} b
 CROSS JOIN unsynced
 UNION ALL
 SELECT
     c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)),
-    e.datacontenttype, e.dataschema, {content}, NULL, NULL, NULL, NULL, NULL, NULL
+    e.datacontenttype, e.dataschema, {content}, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM claimed c
 JOIN sized e ON e.position = c.position AND e.seq IS NOT NULL

@@ -56,6 +56,7 @@ SELECT
         SELECT due_at FROM {deliveries}
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)
         ORDER BY due_at LIMIT 1) next) AS next_due,
-    EXISTS (SELECT FROM sized WHERE upto > $5 AND upto > weight) AS cut
+    EXISTS (SELECT FROM sized WHERE upto > $5 AND upto > weight) AS cut,
+    (SELECT now FROM clock) AS now
 FROM unsynced
 LEFT JOIN claimed e ON e.seq IS NOT NULL

@@ -119,5 +119,6 @@ SELECT
         WHEN NOT outlook.full THEN (
         SELECT min(due_at) - clock_timestamp() FROM head WHERE due_at > (SELECT now FROM clock))
     END AS next_due,
-    outlook.cut
+    outlook.cut,
+    (SELECT now FROM clock) AS now
 FROM unsynced CROSS JOIN outlook LEFT JOIN claimed e ON e.seq IS NOT NULL

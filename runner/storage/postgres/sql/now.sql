@@ -1,0 +1,2 @@
+-- The clock of the store.
+SELECT clock_timestamp()
