@@ -142,7 +142,9 @@ class Runner:
         self._vitals = Vitals()
         self._tally = Tally()
         self._heartbeat = Heartbeat(store, self._instance, self._health, vitals=self._vitals, set_back=self.worker.wake)
-        process = Process(self._vitals, self._tally, self.strategies, self.worker.breakers, self._watchdog)
+        process = Process(
+            self._vitals, self._tally, self.strategies, self.worker.breakers, self._watchdog, plan.retention
+        )
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
         self._started = False
         self._loop_guard = LoopGuard("runner")

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from typing_extensions import override
 
-from .problems import Problem
-
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
-    from ..config.api import Api
     from ..event import Event
 
-__all__ = ["Access", "Anybody", "Caller", "Need", "Nobody", "access_of"]
+__all__ = ["Access", "Anybody", "Caller", "Need"]
 
 Need = Literal["publish", "read", "events", "subscribe", "admin"]
 """The need of a route; `events` is to read events, of which a caller may see only some."""
@@ -65,18 +62,3 @@ class Anybody(Access, Caller):
     @override
     def sees(self, event: Event) -> bool:
         return True
-
-
-class Nobody(Access):
-    """Admits no one."""
-
-    @override
-    def admit(self, request: HTTPConnection, need: Need) -> Caller:
-        raise Problem(
-            401, "unauthorized", "a bearer token is needed", headers={"www-authenticate": 'Bearer realm="runner"'}
-        )
-
-
-def access_of(options: Api) -> Access:
-    """Return who may call, after the file."""
-    return Nobody() if options.tokens else Anybody()

@@ -32,9 +32,9 @@ class DepthGauge:
         self._looked = -_FRESH
         self._looking: asyncio.Task[None] | None = None
 
-    async def look(self) -> Depths | None:
-        """Return the depths, at most five seconds old; None while the store does not answer."""
-        if self._looking is None and monotonic() - self._looked >= _FRESH:
+    async def look(self, fresh: float = _FRESH) -> Depths | None:
+        """Return the depths, at most `fresh` seconds old; None while the store does not answer."""
+        if self._looking is None and monotonic() - self._looked >= fresh:
             self._looking = spawn(self._look(), "depths")
         if self._looking is not None:
             # Never cancelled: that would leave its statement behind.
@@ -42,11 +42,6 @@ class DepthGauge:
             if not done:
                 return None
         return self._seen
-
-    async def queue_events(self) -> int | None:
-        """Return how many events wait to be dispatched, as it was up to five seconds ago; None if nobody knows."""
-        seen = await self.look()
-        return None if seen is None else seen.queued
 
     async def _look(self) -> None:
         try:

@@ -17,6 +17,7 @@ from ..errors import (
     FormatUnsupported,
     NotFound,
     RunnerError,
+    SchemaViolation,
     StateConflict,
     StorageError,
     StorageRefused,
@@ -36,6 +37,7 @@ _ERRORS: tuple[tuple[type[RunnerError], int, str, bool], ...] = (
     (NotFound, 404, "not-found", True),
     (StateConflict, 409, "state-conflict", True),
     (EventConflict, 409, "event-conflict", True),
+    (SchemaViolation, 422, "schema-violated", True),
     (EventTooLarge, 413, "too-large", True),
     (FormatUnsupported, 415, "unsupported-media-type", True),
     (EventError, 400, "invalid-event", True),
@@ -97,15 +99,15 @@ def problem_of(error: Exception) -> Problem:
     for kind, status, name, told in _ERRORS:
         if isinstance(error, kind):
             detail = readable(str(error)) if told else _DETAILS[name]
-            attribute = getattr(error, "attribute", None)
-            return Problem(
-                status,
-                name,
-                detail,
-                headers={"retry-after": _RETRY_AFTER} if status == 503 else None,
-                **({} if attribute is None else {"attribute": attribute}),
-            )
+            headers = {"retry-after": _RETRY_AFTER} if status == 503 else None
+            return Problem(status, name, detail, headers=headers, **_place_of(error))
     return Problem(500, "internal", _DETAILS["internal"])
+
+
+def _place_of(error: RunnerError) -> dict[str, Any]:
+    """Return where an error is: which attribute, which event of a batch, which part of the data."""
+    place = {name: getattr(error, name, None) for name in ("attribute", "index", "pointer")}
+    return {name: value for name, value in place.items() if value is not None}
 
 
 def problem_response(problem: Problem) -> Response:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ..service.tally import Tally
     from ..service.vitals import Vitals
     from ..service.watchdog import Watchdog
+    from ..storage.contract.archive import Retention
     from ..strategies.stack import StrategyState
 
 __all__ = ["Process"]
@@ -24,6 +25,7 @@ class Process(NamedTuple):
         strategies: returns the state of each strategy.
         breakers: returns for each subscription served here whether its breaker is open.
         watchdog: watches its event loop.
+        retention: how long events are kept, as far as it knows.
     """
 
     vitals: Vitals
@@ -31,3 +33,4 @@ class Process(NamedTuple):
     strategies: Callable[[], Sequence[StrategyState]]
     breakers: Callable[[], Mapping[str, bool]]
     watchdog: Watchdog
+    retention: Retention

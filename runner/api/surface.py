@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from .access import access_of
 from .depths import DepthGauge
 from .readiness import Readiness
+from .tokens import access_of
 
 if TYPE_CHECKING:
     from ..bus.bus import EventBus

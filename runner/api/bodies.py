@@ -1,0 +1,126 @@
+"""Bodies of requests, read within limits: of one, of all that are under way, and of the time it may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+    from starlette.types import Receive
+
+__all__ = ["Bodies", "ClientGone", "discard"]
+
+_TOGETHER = 64  # bodies of the largest size that may be under way at once
+_SILENCE = 10.0  # seconds without a byte
+_LONGEST = 60.0  # seconds for a whole body
+_LINGER = 5.0  # seconds for which the rest of a refused body is still taken from the network, and thrown away
+
+
+class ClientGone(Exception):
+    """The client went away in the middle of its request; there is nobody to answer."""
+
+
+class Bodies:
+    """
+    Read the bodies of requests.
+
+    Whatever is too large is refused before it is buffered: by its `Content-Length`, or once more has come than is
+    taken. All bodies under way hold a bounded amount of memory together.
+    """
+
+    def __init__(
+        self, limit: int, *, together: int | None = None, silence: float = _SILENCE, longest: float = _LONGEST
+    ) -> None:
+        """
+        Take bodies of up to `limit` bytes.
+
+        Args:
+            together: bytes of all that are under way at once.
+            silence: seconds that may pass without a byte.
+            longest: seconds that one body may take.
+        """
+        self._limit = limit
+        self._room = max(limit, limit * _TOGETHER if together is None else together)
+        self._silence = silence
+        self._longest = longest
+
+    async def read(self, headers: Headers, receive: Receive) -> bytes:
+        """
+        Return the whole body.
+
+        Raises:
+            Problem: 400 for a length that is none, 413 for too much, 408 for too slow, 503 for too many at once.
+            ClientGone: there is nobody any more.
+        """
+        self._check_length(headers)
+        try:
+            chunk, more = await self._next(receive)
+            self._check_size(len(chunk))
+            if not more:
+                return chunk  # it came in one piece, as most do
+            async with asyncio.timeout(self._longest):
+                return await self._rest(chunk, receive)
+        except TimeoutError:
+            raise Problem(408, "too-slow", "the body did not come in time", headers=_CLOSE) from None
+
+    async def _next(self, receive: Receive) -> tuple[bytes, bool]:
+        async with asyncio.timeout(self._silence):
+            message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message.get("body", b""), message.get("more_body", False)
+
+    async def _rest(self, chunk: bytes, receive: Receive) -> bytes:
+        """Return the body that begins with `chunk`."""
+        body, held, more = bytearray(), 0, True
+        try:
+            while True:
+                self._check_size(len(body) + len(chunk))
+                held += self._hold(len(chunk))
+                body += chunk
+                if not more:
+                    return bytes(body)
+                chunk, more = await self._next(receive)
+        finally:
+            self._room += held
+
+    def _check_length(self, headers: Headers) -> None:
+        length = headers.get("content-length")
+        if length is None:
+            return
+        if not (length.isascii() and length.isdigit()):
+            raise Problem(400, "bad-request", "content-length: expected a number of bytes", headers=_CLOSE)
+        self._check_size(int(length[:20]))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            detail = f"the body has more than {self._limit} bytes, which api.limits.body allows"
+            raise Problem(413, "too-large", detail, headers=_CLOSE, limit=self._limit)
+
+    def _hold(self, size: int) -> int:
+        if size > self._room:
+            raise Problem(503, "busy", "too many requests at once; try again", headers={**_CLOSE, "retry-after": "1"})
+        self._room -= size
+        return size
+
+
+async def discard(receive: Receive) -> None:
+    """
+    Take what is left of a body, for some seconds, and throw it away.
+
+    A connection that is closed with unread input is reset, and the client never sees the answer.
+    """
+    try:
+        async with asyncio.timeout(_LINGER):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+_CLOSE = {"connection": "close"}  # what is left of the request is not read

@@ -1,0 +1,56 @@
+"""Parameters of a query: read strictly, because what is misspelt must not be left out in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import parse_qsl
+
+from .problems import Problem
+
+__all__ = ["bad_parameter", "boolean", "parameters"]
+
+_TOKENS = ("access_token", "token", "authorization", "api_key")
+_BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
+_MOST = 50
+
+
+def parameters(query: bytes, known: Collection[str], *, repeated: Collection[str] = ()) -> dict[str, list[str]]:
+    """
+    Return the values of each parameter that is given.
+
+    Args:
+        known: the names there are.
+        repeated: those of them that may be given several times.
+
+    Raises:
+        Problem: 400 for one that is not known, or given twice; for a token, which never stands in a URL.
+    """
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST, errors="strict")
+    except ValueError:
+        raise bad_parameter("", f"expected at most {_MOST} parameters, in UTF-8") from None
+    given: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name.lower() in _TOKENS:
+            raise bad_parameter(name.lower(), "a token never stands in a URL; send it as `Authorization: Bearer`")
+        if name not in known:
+            raise bad_parameter(name[:40], f"unknown; expected one of: {', '.join(known)}")
+        if name in given and name not in repeated:
+            raise bad_parameter(name, "given twice")
+        given.setdefault(name, []).append(value)
+    return given
+
+
+def boolean(name: str, text: str) -> bool:
+    """Return what `text` says: true or false. Raise a `Problem`."""
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise bad_parameter(name, "expected true or false") from None
+
+
+def bad_parameter(name: str, fault: str) -> Problem:
+    """Return the answer to a parameter that cannot be acted on."""
+    return Problem(400, "invalid-parameter", f"{ascii(name)[1:-1]}: {fault}", parameter=ascii(name)[1:-1])

@@ -1,0 +1,184 @@
+"""`POST /events`: publish CloudEvents, in binary, structured and batched mode (HTTP binding 1.0.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.routing import Route
+
+from ..cloudevents import decode_batch, from_http, http_mode
+from ..cloudevents.attributes import time_of
+from ..config.duration import parse_duration
+from ..errors import EventError
+from ..event import Event
+from ..operations.shapes import receipt_json
+from ..storage.contract.events import Publication
+from .bodies import Bodies, ClientGone, discard
+from .dry_run import dry_run
+from .parameters import bad_parameter, boolean, parameters
+from .problems import Problem, problem_of, problem_response
+from .room import Room
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+    from starlette.types import Receive, Scope, Send
+
+    from .surface import Surface
+
+__all__ = ["Publishing", "routes"]
+
+_PARAMETERS = ("delay", "deliver_at", "dry_run")
+_ORIGIN = re.compile(r"[A-Za-z0-9*._:-]{1,255}\Z", re.ASCII)
+_OFFSET = re.compile(r" (\d\d:\d\d)\Z", re.ASCII)  # `+` in a query is a blank
+_RETRY = {"retry-after": "1"}
+
+
+def routes(surface: Surface) -> list[BaseRoute]:
+    """Return the routes."""
+    return [Route("/events", Publishing(surface), methods=["POST", "OPTIONS"])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The parameters of a publish."""
+
+    delay: timedelta | None = None
+    deliver_at: datetime | None = None
+    dry_run: bool = False
+
+
+_NOTHING = _Asked()
+
+
+class Publishing:
+    """Answer `POST` and `OPTIONS` of `/events`, as an ASGI application."""
+
+    def __init__(self, surface: Surface) -> None:
+        """Publish into the bus of `surface`."""
+        self._surface = surface
+        self._bus = surface.bus
+        self._limits = surface.options.limits
+        self._bodies = Bodies(self._limits.body)
+        self._room = Room(self._limits.pending, surface.depths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["method"] == "OPTIONS":
+            await _answer(send, 200, b"", _handshake(Headers(scope=scope)))
+            return
+        try:
+            status, content = await self._publish(scope, receive)
+        except ClientGone:
+            return
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.headers.get("connection") != "close":
+                raise
+            await _refuse(problem, receive, send)
+            return
+        await _answer(send, status, orjson.dumps(content), {"content-type": "application/json"})
+
+    async def _publish(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
+        request = HTTPConnection(scope)
+        caller = self._surface.access.admit(request, "publish")
+        asked = _asked(scope["query_string"])
+        await self._check_room()
+        headers = request.headers
+        _check_encoding(headers)
+        body = await self._bodies.read(headers, receive)
+        batched, events = self._events(headers, body)
+        publications = [Publication(caller.admitted(each), asked.delay, asked.deliver_at) for each in events]
+        if asked.dry_run:
+            verdicts = await dry_run(self._surface, publications)
+            return 200, verdicts if batched else verdicts[0]
+        self._room.admitted(len(publications))
+        if batched:
+            return 202, [receipt_json(each) for each in await self._bus.publish_many(publications)]
+        only = publications[0]
+        receipt = await self._bus.publish(only.event, delay=only.delay, deliver_at=only.deliver_at)
+        return 202, receipt_json(receipt)
+
+    def _events(self, headers: Headers, body: bytes) -> tuple[bool, Sequence[Event]]:
+        """Return whether the message is a batch, and its events."""
+        lines = headers.items()
+        if http_mode(lines) == "batched":
+            return True, decode_batch(body, limit=self._limits.batch)
+        return False, [from_http(lines, body)]
+
+    async def _check_room(self) -> None:
+        """Raise a `Problem` of status 503 while no more events are taken."""
+        if self._surface.vitals.draining.is_set():
+            raise Problem(503, "stopping", "this process is stopping; try again", headers=_RETRY)
+        await self._room.check()
+
+
+def _asked(query: bytes) -> _Asked:
+    """Return the parameters of a query. Raise a `Problem` for one that is unknown or makes no sense."""
+    if not query:
+        return _NOTHING
+    given = {name: values[0] for name, values in parameters(query, _PARAMETERS).items()}
+    if "delay" in given and "deliver_at" in given:
+        raise bad_parameter("deliver_at", "give either delay or deliver_at, not both")
+    return _Asked(
+        delay=_delay(given["delay"]) if "delay" in given else None,
+        deliver_at=_deliver_at(given["deliver_at"]) if "deliver_at" in given else None,
+        dry_run=boolean("dry_run", given["dry_run"]) if "dry_run" in given else False,
+    )
+
+
+def _delay(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise bad_parameter("delay", str(error)) from None
+
+
+def _deliver_at(text: str) -> datetime:
+    try:
+        return time_of(_OFFSET.sub(r"+\1", text))
+    except EventError as error:
+        raise bad_parameter("deliver_at", str(error).removeprefix("time: ")) from None
+
+
+def _check_encoding(headers: Headers) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = "content-encoding: the body is taken as it is, without any compression"
+        raise Problem(415, "unsupported-media-type", detail, headers={"accept-encoding": "identity"})
+
+
+def _handshake(headers: Headers) -> dict[str, str]:
+    """
+    Return the headers of the answer to a validation request (Web Hooks for Event Delivery 1.0.2, §4).
+
+    Whoever may publish needs a token all the same: the handshake only says that this place expects events. A callback
+    that is asked for is never called.
+    """
+    allowed = {"allow": "OPTIONS, POST"}
+    origin = headers.get("webhook-request-origin")
+    if origin is not None and _ORIGIN.match(origin):
+        allowed |= {"webhook-allowed-origin": origin, "webhook-allowed-rate": "*"}
+    return allowed
+
+
+async def _answer(send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    lines.append((b"content-length", str(len(content)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _refuse(problem: Problem, receive: Receive, send: Send) -> None:
+    """Answer, and take the rest of the body from the network before the connection is closed."""
+    response = problem_response(problem)
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    await discard(receive)
+    await send({"type": "http.response.body", "body": b""})

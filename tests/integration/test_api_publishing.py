@@ -1,0 +1,484 @@
+"""`POST /events` of a runner that runs: every mode, every answer, and what is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from runner import Event, Runner, load
+from runner.cloudevents import to_http, to_http_batched, to_http_structured
+from runner.event import new_id
+from runner.storage.contract.records import EventQuery, EventView
+from tests.support.eventually import eventually
+from tests.support.http import Answer, ask
+from tests.unit.cloudevents.conformance import INVALID_BATCHES, INVALID_EVENTS, VALID_BATCHES, VALID_EVENTS
+
+from .buses import Bus
+
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+BATCHED = {"content-type": "application/cloudevents-batch+json"}
+BINARY = {"ce-specversion": "1.0", "ce-type": "order.created", "ce-source": "/shop", "ce-id": "1"}
+LIMIT = 1024 * 1024
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Bus:
+    return Bus(tmp_path, request.getfixturevalue("tables_file" if request.param == "sqlite" else "tables_dsn"))
+
+
+@pytest.fixture
+def lite(tables_file: str, tmp_path: Path) -> Bus:
+    return Bus(tmp_path, tables_file)
+
+
+class Door:
+    """A runner that listens, and a client of it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    @property
+    def address(self) -> str:
+        return self.runner.addresses[0]
+
+    async def post(self, headers: dict[str, str], body: bytes = b"", query: str = "", method: str = "POST") -> Answer:
+        return await asyncio.to_thread(
+            lambda: ask(self.address, f"/events{query}", method=method, headers=headers, body=body)
+        )
+
+    async def raw(self, *pieces: bytes) -> bytes:
+        """Send bytes as they are, and return all that comes until the connection is closed."""
+        reader, writer = await self.connect()
+        for piece in pieces:
+            writer.write(piece)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        try:
+            return await asyncio.wait_for(reader.read(), 30)
+        finally:
+            writer.close()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        parts = urlsplit(self.address)
+        return await asyncio.open_connection(parts.hostname, parts.port)
+
+    async def recorded(self) -> list[Event]:
+        """Return the events of the store, the oldest first."""
+        return [view.event for view in await self.views()]
+
+    async def views(self) -> list[EventView]:
+        query = EventQuery(newest_first=False, limit=10_000)
+        return [view async for view in self.runner._storage.records.events(query)]
+
+
+@contextlib.asynccontextmanager
+async def serving(bus: Bus, more: str = "") -> AsyncIterator[Door]:
+    api = f"api: {{listen: '127.0.0.1:0'{', ' if more else ''}{more}}}\n"
+    async with load(bus.write(api)) as runner:
+        yield Door(runner)
+
+
+def without_time(event: Event) -> Event:
+    return event.replace(time=None)
+
+
+# --- what is taken ---------------------------------------------------------------------------------
+
+
+class TestModes:
+    async def test_binary_mode(self, bus: Bus) -> None:
+        event = Event(
+            type="order.created",
+            source="/shop/é",
+            id="a 1",
+            subject='"x" 100%',
+            datacontenttype="image/png",
+            dataschema="urn:s",
+            data=bytes(range(256)),
+            extensions={"tenantid": "shop"},
+        )
+        async with serving(bus) as door:
+            answer = await door.post(*to_http(event))
+            assert answer.status == 202
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.json == {"id": "a 1", "source": "/shop/é", "seq": 1, "duplicate": False}
+            [recorded] = await door.recorded()
+            assert without_time(recorded) == event
+
+    async def test_structured_mode_keeps_types_and_bytes(self, bus: Bus) -> None:
+        data = b'{"big": 123456789012345678901234567890,\n  "esc": "\\u00e9"}'
+        event = Event(
+            type="a",
+            source="/",
+            datacontenttype="application/json",
+            data=data,
+            extensions={"number": -5, "truth": True, "text": "5"},
+        )
+        async with serving(bus) as door:
+            assert (await door.post(*to_http_structured(event))).status == 202
+            [recorded] = await door.recorded()
+            assert without_time(recorded) == event
+
+    async def test_batched_mode(self, bus: Bus) -> None:
+        events = [Event(type="a", source="/", data=b"%d" % number, datacontenttype="a/json") for number in range(50)]
+        async with serving(bus) as door:
+            answer = await door.post(*to_http_batched(events))
+            assert answer.status == 202
+            assert [each["id"] for each in answer.json] == [each.id for each in events]
+            assert [each["seq"] for each in answer.json] == sorted(each["seq"] for each in answer.json)
+            assert [without_time(each) for each in await door.recorded()] == events
+            answer = await door.post(BATCHED, b"[]")
+            assert (answer.status, answer.json) == (202, [])
+
+    async def test_the_official_cases(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            for name, document, sample in VALID_EVENTS:
+                document = document | {"id": name}
+                answer = await door.post(STRUCTURED, json.dumps(document).encode())
+                assert (answer.status, answer.json["id"]) == (202, name)
+                [recorded] = [each for each in await door.recorded() if each.id == name]
+                assert recorded.replace(time=sample.time) == sample.replace(id=name)
+                assert sample.time in (None, recorded.time)
+            for name, document, attribute in INVALID_EVENTS:
+                answer = await door.post(STRUCTURED, json.dumps(document).encode())
+                assert (answer.status, answer.json["attribute"]) == (400, attribute), name
+                assert answer.json["type"] == "urn:runner:problem:invalid-event"
+            for name, documents, samples in VALID_BATCHES:
+                answer = await door.post(BATCHED, json.dumps(documents).encode())
+                assert answer.status == 202, name
+                assert [each["id"] for each in answer.json] == [each.id for each in samples]
+            for name, documents, index, _ in INVALID_BATCHES:
+                answer = await door.post(BATCHED, json.dumps(documents).encode())
+                assert (answer.status, answer.json["index"]) == (400, index), name
+
+
+class TestReceipts:
+    async def test_the_same_again_is_a_duplicate_and_other_content_a_conflict(self, bus: Bus) -> None:
+        async with serving(bus) as door:
+            answers = await asyncio.gather(*[door.post(BINARY, b"x") for _ in range(30)])
+            assert {each.status for each in answers} == {202}
+            assert [each.json["duplicate"] for each in answers].count(False) == 1
+            assert len({each.json["seq"] for each in answers}) == 1
+            answer = await door.post(BINARY, b"y")
+            assert (answer.status, answer.json["type"]) == (409, "urn:runner:problem:event-conflict")
+            assert [each.data for each in await door.recorded()] == [b"x"]
+
+    async def test_a_batch_is_recorded_whole_or_not_at_all(self, bus: Bus) -> None:
+        async with serving(bus) as door:
+            await door.post(BINARY, b"x")
+            batch = [Event(type="a", source="/", id="new"), Event(type="other", source="/shop", id="1")]
+            assert (await door.post(*to_http_batched(batch))).status == 409
+            documents = [{"specversion": "1.0", "id": "2", "source": "/", "type": "a"}, {}]
+            assert (await door.post(BATCHED, json.dumps(documents).encode())).status == 400
+            assert [each.id for each in await door.recorded()] == ["1"]
+
+    async def test_nothing_is_made_up(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            answer = await door.post({name: BINARY[name] for name in BINARY if name != "ce-id"}, b"")
+            assert (answer.status, answer.json["attribute"]) == (400, "id")
+            assert await door.recorded() == []
+
+
+class TestTimes:
+    async def test_a_delay_and_a_time_are_kept_by_the_store(self, bus: Bus) -> None:
+        at = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+        there = at.astimezone(None).isoformat()  # its `+` means a blank in a query
+        async with serving(bus) as door:
+            assert (await door.post(BINARY, query="?delay=1h30m")).status == 202
+            assert (await door.post(BINARY | {"ce-id": "2"}, query=f"?deliver_at={there}")).status == 202
+            assert (await door.post(BINARY | {"ce-id": "3"}, query="?deliver_at=2001-01-01T00:00:00Z")).status == 202
+            first, second, third = await door.views()
+            assert (first.state, second.state) == ("scheduled", "scheduled")
+            assert second.due_at == at
+            assert first.due_at is not None
+            assert abs(first.due_at - datetime.now(UTC) - timedelta(minutes=90)) < timedelta(minutes=5)
+            assert third.due_at is None
+
+    @pytest.mark.parametrize(
+        ("query", "parameter", "detail"),
+        [
+            ("?delay=tomorrow", "delay", "expected a duration"),
+            ("?delay=-1s", "delay", "expected a duration"),
+            ("?delay=1h&delay=2h", "delay", "given twice"),
+            ("?deliver_at=tomorrow", "deliver_at", "expected RFC 3339"),
+            ("?deliver_at=2026-01-31", "deliver_at", "expected RFC 3339"),
+            ("?delay=1h&deliver_at=2026-01-31T00:00:00Z", "deliver_at", "not both"),
+            ("?delay_s=1h", "delay_s", "unknown; expected one of: delay, deliver_at, dry_run"),
+            ("?dry_run=perhaps", "dry_run", "expected true or false"),
+            ("?access_token=evb_canary", "access_token", "never stands in a URL"),
+            ("?%0d%0a=1", "\\r\\n", "unknown"),
+            ("?%ff=1", "", "in UTF-8"),
+        ],
+    )
+    async def test_parameters_that_cannot_be_acted_on(self, lite: Bus, query: str, parameter: str, detail: str) -> None:
+        async with serving(lite) as door:
+            answer = await door.post(BINARY, query=query)
+            assert (answer.status, answer.json["parameter"]) == (400, parameter)
+            assert detail in answer.json["detail"]
+            assert b"canary" not in answer.body
+            assert await door.recorded() == []
+
+    async def test_too_far_ahead(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            assert (
+                "at most 366 days" in (await door.post(BINARY, query="?deliver_at=9999-01-01T00:00:00Z")).json["detail"]
+            )
+
+
+# --- what is refused -------------------------------------------------------------------------------
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("headers", "body", "status", "name"),
+        [
+            ({}, b"{}", 400, "invalid-event"),
+            ({"content-type": "application/json"}, b"{}", 400, "invalid-event"),
+            (STRUCTURED, b"", 400, "invalid-event"),
+            (STRUCTURED, b"[]", 400, "invalid-event"),
+            (BATCHED, b"{}", 400, "invalid-event"),
+            ({"content-type": "application/cloudevents+avro"}, b"x", 415, "unsupported-media-type"),
+            ({"content-type": "application/cloudevents+json; charset=utf-16"}, b"x", 415, "unsupported-media-type"),
+            (BINARY | {"content-encoding": "gzip"}, b"x", 415, "unsupported-media-type"),
+            (BINARY | {"ce-id": "%C0%80"}, b"", 400, "invalid-event"),
+            (BINARY | {"ce-subject": "a%00b"}, b"", 400, "invalid-event"),
+            (BINARY | {"ce-datacontenttype": "a/b"}, b"", 400, "invalid-event"),
+        ],
+    )
+    async def test_messages(self, lite: Bus, headers: dict[str, str], body: bytes, status: int, name: str) -> None:
+        async with serving(lite) as door:
+            answer = await door.post(headers, body)
+            assert answer.status == status
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json["type"] == f"urn:runner:problem:{name}"
+            assert answer.json["status"] == status
+            assert await door.recorded() == []
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"a": NaN}',
+            b'{"a": Infinity}',
+            b'{"data": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+            b'{"id": "\\ud800"}',
+            b'{"id": "\\u0000", "source": "/", "type": "a", "specversion": "1.0"}',
+            b'{"id": "1", "id": "2", "source": "/", "type": "a", "specversion": "1.0"}',
+            b'\xef\xbb\xbf{"id": "1", "source": "/", "type": "a", "specversion": "1.0"}',
+            b'{"id": "\xff", "source": "/", "type": "a", "specversion": "1.0"}',
+            b'{"id": "1", "source": "/", "type": "a", "specversion": "1.0", "x": 9223372036854775808}',
+            json.dumps({"specversion": "1.0", "id": "1"} | {f"x{n}": "" for n in range(50_000)}).encode(),
+        ],
+        ids=lambda body: repr(body[:20]),
+    )
+    async def test_json_that_is_none_or_too_much(self, bus: Bus, body: bytes) -> None:
+        async with serving(bus) as door:
+            answer = await door.post(STRUCTURED, body)
+            assert answer.status in (400, 413)
+            assert len(answer.json["detail"]) < 300
+            assert await door.recorded() == []
+
+    async def test_other_methods(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            assert (await door.post(BINARY, method="PATCH")).status == 405
+
+    async def test_while_too_many_events_wait(self, lite: Bus) -> None:
+        path = lite.write("api: {listen: '127.0.0.1:0', limits: {pending: 3}}\n")
+        opened = asyncio.Event()
+
+        async def handle(event: Event) -> None:
+            await opened.wait()
+
+        runner = load(path)
+        runner.subscribe("slow", handle, concurrency=1)
+        async with runner:
+            door = Door(runner)
+
+            async def full() -> bool:
+                answer = await door.post(BINARY | {"ce-id": new_id()})
+                return answer.status == 503
+
+            await eventually(full)
+            answer = await door.post(BINARY | {"ce-id": "more"})
+            assert answer.json["type"] == "urn:runner:problem:too-many-waiting"
+            assert int(answer.headers["retry-after"]) >= 1
+            assert 3 <= len(await door.recorded()) < 20
+            opened.set()
+
+            async def free() -> bool:
+                return (await door.post(BINARY | {"ce-id": "more"})).status == 202
+
+            await eventually(free)
+
+
+class TestBodies:
+    async def test_up_to_the_limit(self, bus: Bus) -> None:
+        async with serving(bus) as door:
+            assert (await door.post(BINARY, b"x" * LIMIT)).status == 202
+            answer = await door.post(BINARY | {"ce-id": "2"}, b"x" * (LIMIT + 1))
+            assert (answer.status, answer.json["limit"]) == (413, LIMIT)
+            assert [len(each.data or b"") for each in await door.recorded()] == [LIMIT]
+
+    async def test_a_limit_of_the_file(self, lite: Bus) -> None:
+        async with serving(lite, "limits: {body: 1KiB, batch: 2}") as door:
+            assert (await door.post(BINARY, b"x" * 1025)).status == 413
+            batch = [Event(type="a", source="/", id=str(number)) for number in range(3)]
+            answer = await door.post(*to_http_batched(batch))
+            assert (answer.status, answer.json["detail"]) == (413, "batch: 3 events, at most 2 are taken")
+            assert (await door.post(*to_http_batched(batch[:2]))).status == 202
+
+    @pytest.mark.parametrize("chunked", [True, False])
+    async def test_a_client_that_sends_far_too_much_gets_its_answer(self, lite: Bus, chunked: bool) -> None:
+        async with serving(lite) as door:
+            piece = b"x" * 65_536
+            pieces = [b"10000\r\n" + piece + b"\r\n"] * 320 + [b"0\r\n\r\n"] if chunked else [piece] * 320
+            length = "transfer-encoding: chunked" if chunked else f"content-length: {len(piece) * 320}"
+            answer = await door.raw(self.head(length), *pieces)
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert b"connection: close" in answer
+            assert await door.recorded() == []
+
+    async def test_chunks(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            head = self.head("transfer-encoding: chunked", "connection: close")
+            answer = await door.raw(head, b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 202 ")
+            assert [each.data for each in await door.recorded()] == [b"abcde"]
+
+    async def test_a_client_that_leaves_has_published_nothing(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            for length in ("content-length: 100", "transfer-encoding: chunked"):
+                _, writer = await door.connect()
+                writer.write(self.head(length) + b"5\r\nabcde\r\n")
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+            assert (await door.post(BINARY | {"ce-id": "2"})).status == 202
+            assert [each.id for each in await door.recorded()] == ["2"]
+
+    @staticmethod
+    def head(*more: str) -> bytes:
+        lines = ["POST /events HTTP/1.1", "host: localhost", *(f"{name}: {value}" for name, value in BINARY.items())]
+        return "\r\n".join([*lines, *more, "", ""]).encode()
+
+
+class TestHandshake:
+    """Web Hooks for Event Delivery 1.0.2, §4."""
+
+    @pytest.mark.parametrize("rate", [{}, {"webhook-request-rate": "120"}])
+    async def test_events_are_expected_here(self, lite: Bus, rate: dict[str, str]) -> None:
+        async with serving(lite) as door:
+            asked = {"webhook-request-origin": "eventemitter.example.com", **rate}
+            answer = await door.post(asked, method="OPTIONS")
+            assert answer.status == 200
+            assert answer.headers["webhook-allowed-origin"] == "eventemitter.example.com"
+            assert answer.headers["webhook-allowed-rate"] == "*"
+            assert "POST" in answer.headers["allow"]
+
+    @pytest.mark.parametrize("asked", [{}, {"webhook-request-origin": "a b\x01"}, {"origin": "https://evil.example"}])
+    async def test_without_an_origin_nothing_is_granted(self, lite: Bus, asked: dict[str, str]) -> None:
+        async with serving(lite) as door:
+            answer = await door.post(asked, method="OPTIONS")
+            assert "webhook-allowed-origin" not in answer.headers
+            assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+class TestDocument:
+    async def test_the_command_of_docs_http_md(self, lite: Bus) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+        [command] = re.findall(r"```sh\n(curl -i .*?)```", text, re.DOTALL)
+        async with serving(lite) as door:
+            command = command.replace("http://127.0.0.1:8080", door.address)
+            done = await asyncio.to_thread(
+                lambda: subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+            )
+            assert done.stdout.startswith("HTTP/1.1 202 ")
+            answer = json.loads(re.findall(r"`(\{\"id\": \"17\".*?\})`", text)[0])
+            assert json.loads(done.stdout.splitlines()[-1]) == answer
+            [recorded] = await door.recorded()
+            assert recorded.json() == {"order": 17}
+
+
+class TestDryRun:
+    async def test_it_says_who_would_get_an_event_and_records_none(self, bus: Bus) -> None:
+        runner = load(bus.write("api: {listen: '127.0.0.1:0'}\n"))
+        runner.subscribe("orders", lambda event: None, types=("order.*",))
+        runner.subscribe("invoices", lambda event: None, types=("invoice.*",))
+        async with runner:
+            door = Door(runner)
+            answer = await door.post(BINARY, query="?dry_run=true&delay=1h")
+            assert answer.status == 200
+            assert answer.json["subscriptions"] == [
+                {
+                    "name": "invoices",
+                    "matched": False,
+                    "failing": {"clause": "types", "expected": "'invoice.*'", "actual": "'order.created'"},
+                    "held": None,
+                },
+                {"name": "orders", "matched": True, "failing": None, "held": None},
+            ]
+            assert answer.json["due_at"] > datetime.now(UTC).isoformat()
+            batch = [Event(type="a", source="/"), Event(type="invoice.paid", source="/")]
+            answer = await door.post(*to_http_batched(batch), query="?dry_run=1")
+            assert [[each["matched"] for each in one["subscriptions"]] for one in answer.json] == [
+                [False, False],
+                [True, False],
+            ]
+            assert (await door.post({}, query="?dry_run=true")).status == 400
+            assert await door.recorded() == []
+
+
+class TestSchemas:
+    async def test_data_that_breaks_its_schema(self, lite: Bus, tmp_path: Path) -> None:
+        (tmp_path / "order.json").write_text('{"properties": {"items": {"items": {"minimum": 1}}}}')
+        more = "types: {order.created: {schema: order.json}}\n"
+        async with load(lite.write("api: {listen: '127.0.0.1:0'}\n" + more)) as runner:
+            door = Door(runner)
+            headers = BINARY | {"content-type": "application/json"}
+            for query in ("", "?dry_run=true"):
+                answer = await door.post(headers, b'{"items": [1, 0]}', query=query)
+                assert (answer.status, answer.json["pointer"]) == (422, "/items/1")
+                assert answer.json["type"] == "urn:runner:problem:schema-violated"
+            batch = [Event.new("a", 1, source="/"), Event.new("order.created", {"items": [0]}, source="/")]
+            answer = await door.post(*to_http_batched(batch))
+            assert (answer.status, answer.json["index"], answer.json["pointer"]) == (422, 1, "/items/0")
+            assert (await door.post(headers, b'{"items": [1]}')).status == 202
+
+
+class TestTokens:
+    async def test_a_tenant_publishes_its_own_events_only(self, lite: Bus) -> None:
+        token = "evb_" + "s" * 43
+        entry = (
+            f"{{name: shop, secret: {token}, scopes: [publish], types: ['order.*'], attributes: {{tenantid: shop}}}}"
+        )
+        async with serving(lite, f"tokens: [{entry}]") as door:
+            assert (await door.post(BINARY)).status == 401
+            known = BINARY | {"authorization": f"Bearer {token}"}
+            assert (await door.post(known)).status == 202
+            assert (await door.post(known)).json["duplicate"] is True
+            answer = await door.post(known | {"ce-id": "2", "ce-tenantid": "other"})
+            assert (answer.status, answer.json["attribute"]) == (403, "tenantid")
+            assert (await door.post(known | {"ce-id": "3", "ce-type": "invoice"})).status == 403
+            batch = [Event(type="order.a", source="/"), Event(type="invoice", source="/")]
+            headers, body = to_http_batched(batch)
+            assert (await door.post(headers | {"authorization": f"Bearer {token}"}, body)).status == 403
+            [recorded] = await door.recorded()
+            assert recorded.extensions == {"tenantid": "shop"}
+            asked = {"webhook-request-origin": "a.example"}
+            assert (await door.post(asked, method="OPTIONS")).headers["webhook-allowed-origin"] == "a.example"
+
+    async def test_nothing_is_read_of_a_body_without_a_token(self, lite: Bus) -> None:
+        entry = f"{{name: shop, secret: {'evb_' + 's' * 43}, scopes: [publish]}}"
+        async with serving(lite, f"tokens: [{entry}]") as door:
+            reader, writer = await door.connect()
+            writer.write(TestBodies.head("content-length: 1000000"))
+            assert b" 401 " in await asyncio.wait_for(reader.readline(), 30)
+            writer.close()
