@@ -8,7 +8,7 @@ import structlog
 from starlette.requests import Request
 from starlette.routing import Router
 
-from . import health, metrics, publishing
+from . import health, metrics, publishing, stream
 from .hosts import HostGuard
 from .problems import problem_of, problem_response
 
@@ -28,6 +28,7 @@ def create(surface: Surface) -> ASGIApp:
         *health.routes(surface),
         *metrics.routes(surface),
         *publishing.routes(surface),
+        *stream.routes(surface),
     ]
     inner = ProblemAnswers(Router(routes, redirect_slashes=False))
     return RootPath(HostGuard(inner, surface.options), surface.options.root_path)

@@ -1,0 +1,191 @@
+"""`GET /events/stream`: events as they are recorded, as server-sent events (HTML Living Standard §9.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import orjson
+from starlette.requests import HTTPConnection
+from starlette.routing import Route
+
+from ..service.clock import utcnow, wait_for
+from ..storage.contract.records import EventQuery
+from ..subscription import matches_pattern
+from .feed import Entry, Feed, Mark, Reader
+from .parameters import parameters
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+    from starlette.types import Receive, Scope, Send
+
+    from .access import Caller
+    from .surface import Surface
+
+__all__ = ["Streaming", "routes"]
+
+_HEARTBEAT = timedelta(seconds=15)
+_BLOCKED = 30.0  # seconds for which a client may read nothing
+_PIECE = 64 * 1024  # bytes that are sent at once, about
+_HEADERS = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
+_RETRY = b"retry: 2000\n"  # milliseconds until a client that lost its connection comes back
+
+
+def routes(surface: Surface) -> list[BaseRoute]:
+    """Return the routes."""
+    return [Route("/events/stream", Streaming(surface), methods=["GET"])]
+
+
+class Streaming:
+    """Answer `GET /events/stream`, as an ASGI application."""
+
+    def __init__(self, surface: Surface) -> None:
+        """Give the events of `surface`."""
+        self._surface = surface
+        self._feed = Feed(surface.storage.records, surface.vitals.draining)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        request = HTTPConnection(scope)
+        caller = self._surface.access.admit(request, "events")
+        types = _types(scope["query_string"])
+        after = _last_event_id(request.headers.getlist("last-event-id"))
+        if self._feed.ended:
+            raise Problem(503, "stopping", "this process is stopping; try again", headers={"retry-after": "1"})
+        truncated = None if after is None else await self._truncated(after)
+        async with self._feed.reader() as reader:
+            gone = asyncio.ensure_future(_gone(receive))
+            gone.add_done_callback(lambda _: reader.woken.set())
+            stream = _Stream(self._feed, reader, caller, types, send)
+            try:
+                await stream.begin(after, truncated)
+                while not gone.done() and not self._feed.ended:
+                    await stream.go_on(_HEARTBEAT)
+                await stream.end()
+            except TimeoutError:
+                return  # it reads nothing, and loses its connection
+            finally:
+                gone.cancel()
+
+    async def _truncated(self, after: Mark) -> dict[str, int | None] | None:
+        """Return what to tell a client whose mark retention has passed; None if it has not."""
+        shortest = self._surface.process.retention.shortest
+        if shortest is None:
+            return None
+        if after.at is not None and utcnow().timestamp() - after.at < shortest.total_seconds():
+            return None
+        query = EventQuery(after_seq=after.seq, newest_first=False, limit=1, data=False)
+        first = [view.seq async for view in self._surface.storage.records.events(query)]
+        if first == [after.seq + 1]:
+            return None
+        return {"after": after.seq, "first": first[0] if first else None}
+
+
+class _Stream:
+    """One stream: what it is given, and where it has got to."""
+
+    def __init__(self, feed: Feed, reader: Reader, caller: Caller, types: Sequence[str], send: Send) -> None:
+        self._feed = feed
+        self._reader = reader
+        self._caller = caller
+        self._types = types
+        self._send = send
+        self._mark = feed.mark
+
+    async def begin(self, after: Mark | None, truncated: dict[str, int | None] | None) -> None:
+        """Send the head, and what was recorded after a mark."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        self._mark = after or self._mark
+        head = _RETRY + _id(self._mark)
+        if truncated is not None:
+            head += b"event: truncated\ndata: " + orjson.dumps(truncated) + b"\n"
+        await self._put(head + b"\n")
+        if after is not None:
+            await self._catch_up()
+
+    async def go_on(self, heartbeat: timedelta) -> None:
+        """Send what there is; without anything wait for it, and give a sign of life."""
+        entries = self._feed.take(self._reader)
+        if entries is None:
+            await self._catch_up()
+        elif entries:
+            await self._give(entries)
+        else:
+            self._reader.woken.clear()
+            await wait_for(self._reader.woken, heartbeat)
+            if not self._reader.woken.is_set():
+                self._mark = self._feed.mark
+                await self._put(b":\n" + _id(self._mark) + b"\n")
+
+    async def end(self) -> None:
+        """End the answer; a client comes back, and goes on behind what it has."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _catch_up(self) -> None:
+        """Send what the store has, from where this stream is."""
+        entries: list[Entry] = []
+        async with contextlib.aclosing(self._feed.history(self._reader, self._mark)) as history:
+            async for entry in history:
+                entries.append(entry)
+                if len(entries) == 100:
+                    await self._give(entries)
+                    entries = []
+                    if self._feed.ended:
+                        return
+        await self._give(entries)
+
+    async def _give(self, entries: Sequence[Entry]) -> None:
+        piece = bytearray()
+        for entry in entries:
+            self._mark = entry.mark
+            if self._wants(entry):
+                piece += _id(entry.mark) + entry.text + b"\n\n"
+                if len(piece) >= _PIECE:
+                    await self._put(bytes(piece))
+                    piece.clear()
+        if piece:
+            await self._put(bytes(piece))
+
+    def _wants(self, entry: Entry) -> bool:
+        types = self._types
+        return (not types or any(matches_pattern(each, entry.event.type) for each in types)) and self._caller.sees(
+            entry.event
+        )
+
+    async def _put(self, piece: bytes) -> None:
+        async with asyncio.timeout(_BLOCKED):
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _types(query: bytes) -> tuple[str, ...]:
+    """Return the patterns of `types`, which may be given several times, or with commas."""
+    given = parameters(query, ("types",), repeated=("types",))
+    return tuple(each for value in given.get("types", ()) for each in value.split(",") if each)
+
+
+def _last_event_id(values: Sequence[str]) -> Mark | None:
+    if not values:
+        return None
+    try:
+        if len(values) > 1:
+            raise ValueError
+        return Mark.parse(values[0])
+    except ValueError:
+        raise Problem(400, "invalid-parameter", "last-event-id: expected an id of this stream") from None
+
+
+def _id(mark: Mark) -> bytes:
+    return b"id: %s\n" % str(mark).encode()
