@@ -73,7 +73,7 @@ class Plan:
         summary: one line that says what was built.
         subscriptions: those of the file.
         schedules: those of the file.
-        channel: NOTIFY channel to tell SQL publishers about; None if nobody listens.
+        channel: NOTIFY channel for SQL publishers; None without a `postgres` strategy.
         start_timeout: how long `start()` waits for a store that is away.
         migrate: whether `start()` brings the tables up to date.
         shutdown_grace: how long `stop()` waits for running deliveries.
@@ -290,7 +290,7 @@ class Runner:
         """
         Drain and stop: no new claims, running deliveries get their grace, leases are released.
 
-        Never raises for what a part does: whatever that is, for a store that refuses us, say, the others are stopped.
+        Never raises because of a part: its error is logged, and the other parts are stopped.
         """
         ends = monotonic() + self._plan.shutdown_grace.total_seconds()
         if self._started:

@@ -35,7 +35,7 @@ def create(surface: Surface) -> ASGIApp:
 
 
 class ProblemAnswers:
-    """Answer every error as a problem; the text of what nobody foresaw may carry a payload, and goes nowhere."""
+    """Answer every error as a problem; the text of an unexpected one may carry a payload, and is not shown."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

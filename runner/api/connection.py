@@ -1,4 +1,4 @@
-"""One connection of a client: uvicorn's, with a limit on the time and the size of what comes before the body."""
+"""One connection of a client: uvicorn's, with limits on the time and the size of a request before its body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEADERS = 200
 
 class Connection(HttpToolsProtocol):
     """
-    Give nobody a place who does not ask for anything.
+    Limit how long a request head may take, and how large it may be.
 
     A head that is not complete after ten seconds ends the connection with 408, one of more than 64 KiB or 200 headers
     with 431. Between two requests it is uvicorn's keep-alive that counts; of a body, whoever reads it.

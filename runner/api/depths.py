@@ -1,4 +1,4 @@
-"""The depth gauge: how much waits in the store, looked up only when somebody asks."""
+"""The number of waiting events and deliveries, looked up on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Host allow-list: a page in somebody's browser must not reach the loopback under a name of its own."""
+"""The Host allow-list: a page in a browser must not reach the loopback under a name of its own."""
 
 from __future__ import annotations
 

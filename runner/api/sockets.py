@@ -57,7 +57,7 @@ def address_of(listening: socket.socket, *, tls: bool) -> str:
 
 
 def unlink(path: Path, inode: int) -> None:
-    """Remove a unix socket of ours; leave one that somebody else has put in its place since."""
+    """Remove our unix socket, unless another process has replaced it."""
     with contextlib.suppress(OSError):
         if path.stat().st_ino == inode:
             path.unlink()

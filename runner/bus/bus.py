@@ -145,7 +145,7 @@ class EventBus:
         """
         Signal the other processes.
 
-        Behind the back of whoever calls: a strategy may take its time. What piles up meanwhile is one signal.
+        Signals go out in the background, since a strategy may be slow. Those that pile up meanwhile become one.
         """
         self._signals.notify(event_id)
 

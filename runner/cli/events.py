@@ -158,7 +158,7 @@ def replay_events(
 @click.argument("event")
 @json_option
 def cancel_event(path: Path, event: str, as_json: bool) -> None:
-    """Cancel what of one EVENT, given by its seq or its id, is still to come.
+    """Cancel the open deliveries of one EVENT, given by its seq or its id.
 
     A scheduled or queued event is delivered to nobody; deliveries that wait or run are cancelled. What a sink has
     been given already has arrived.

@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
     @property
     def near(self) -> bool:
-        """Whether nobody on another machine can connect."""
+        """Whether only this machine can connect."""
         return self.path is not None or is_near(self.host)
 
 
@@ -111,7 +111,7 @@ def _type(value: str) -> str:
 
 
 class TokenEntry(Model):
-    """A bearer token: who has it, and what it allows."""
+    """A bearer token: its name, its secret, and its scopes."""
 
     name: Name = Field(description="Who has it; two tokens may have the same name, the old one and the new one.")
     secret: Secret | None = Field(default=None, description="The token, of 256 random bits; or its `sha256`.")

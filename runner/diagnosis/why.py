@@ -23,7 +23,7 @@ class Reason:
 
     Attributes:
         kind: a stable name, such as `breaker`.
-        until: when it ends by itself; None if it does not, or nobody knows.
+        until: when it ends by itself; None if it does not, or if that is unknown.
         cure: what ends it earlier; empty if nothing need be done.
     """
 

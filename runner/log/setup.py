@@ -87,7 +87,7 @@ def tell(text: str, *, wait: bool = True) -> None:
     Print a message on standard error, after everything logged before it; never raise.
 
     Args:
-        wait: until it is read, if somebody does; without, it goes out behind the caller, as the log does.
+        wait: for a reader; without, the message goes out in the background, as the log does.
     """
     writer = _writer(None)
     for line in text.split("\n"):

@@ -60,7 +60,7 @@ class Operations:
 
     Attributes:
         records: what can be looked at.
-        schedules: the same of what is published at regular times.
+        schedules: the operations on schedules.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Operations of a person on schedules, the same behind every door: the rules, and who is told."""
+"""Operations on schedules, the same for the command line, the library and HTTP."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Beat every ten seconds, and once when somebody asks."""
+    """Beat every ten seconds, and once on request."""
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class Scheduler:
         self._woken.set()
 
     async def start(self) -> None:
-        """Begin; whatever is due is found without a wake."""
+        """Begin; due schedules are found without a wake."""
         self._ending, self._look_at = False, 0.0
         self.loop.start()
 
@@ -164,7 +164,7 @@ class Scheduler:
         return known
 
     def _tell(self, name: str, decision: Decision) -> None:
-        """Tell of what was not published."""
+        """Report missed ticks."""
         if decision.skipped:
             log.info("ticks skipped, the last occurrence has not ended", schedule=name, ticks=decision.skipped)
         if decision.missed:

@@ -117,7 +117,7 @@ class Cron:
         return _wall(_change(instant - 2 * _DAY, instant + _DAY, self._zone, wall), self._zone)
 
     def _walls(self, after: datetime) -> Iterator[datetime]:
-        """Yield the times that the fields name, after this one, whatever the zone does."""
+        """Yield the times named by the fields after this one, without regard to the zone."""
         simulation = self._simulation
         simulation.dt = after
         while True:

@@ -64,7 +64,7 @@ class Schedule:
         anchor: a time that ticks of `every` are counted from, in both directions.
         start_at, end_at: the first and the last time a tick may have.
         jitter: ticks are put off by up to so much, each by its own share.
-        catch_up: which ticks are published that were missed because nobody was there: none, the last one, or all.
+        catch_up: which of the ticks missed during an outage are published: none, the last one, or all.
         window: how late a tick may be published.
         overlap: whether a tick whose predecessor's deliveries have not ended is published, skipped, or put off.
     """
@@ -100,7 +100,7 @@ class Schedule:
         return f"{self.name}/{tick_text(tick)}"
 
     def event_of(self, tick: datetime) -> Event:
-        """Return the event of a tick: the same whoever publishes it, so that a second one is a duplicate."""
+        """Return the event of a tick: the same in every process, so that a second one is a duplicate."""
         return self.event_at(tick, self.event_id(tick))
 
     def event_at(self, time: datetime, id: str) -> Event:

@@ -68,7 +68,7 @@ class BatchSink(Sink, Protocol):
 
 
 def _unpaused(name: str, reason: str) -> None:
-    """Pause nothing, where nobody could resume it."""
+    """Do nothing, outside of a runner."""
 
 
 def _hosts() -> Hosts:

@@ -29,7 +29,7 @@ class ClaimsAhead:
     """
 
     def __init__(self, intake: Intake, woken: asyncio.Event, budget: Budget, limits: WorkerLimits) -> None:
-        """Args: woken is cleared whenever a claim is sent, which finds whatever the wake was for."""
+        """Args: woken is cleared whenever a claim is sent, because the claim sees everything due."""
         self._intake = intake
         self._woken = woken
         self._budget = budget

@@ -37,7 +37,7 @@ class DeliveryStarter:
     Attributes:
         outlets: by the ids of their subscriptions.
         suspects: deliveries that are to run alone, because their holders keep vanishing.
-        stopping: what has not started is given back for anybody.
+        stopping: unstarted deliveries are given back, due at once.
     """
 
     def __init__(

@@ -89,7 +89,7 @@ class Dispatcher:
         self._woken.set()
 
     def start(self) -> None:
-        """Begin to claim; whatever is due is found without a wake."""
+        """Begin to claim; due events are found without a wake."""
         self._stopping, self._accepting = False, True
         self.loop.start()
 

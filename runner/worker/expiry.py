@@ -1,4 +1,4 @@
-"""Expiry: what waits of events that are of no use any more. It ends as dead with the reason, whatever it waits for."""
+"""Expiry: ends waiting deliveries of expired events as dead."""
 
 from __future__ import annotations
 

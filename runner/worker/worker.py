@@ -114,7 +114,7 @@ class Worker:
         self._roster.serve(name, sink)
 
     async def start(self) -> None:
-        """Begin to work; whatever is due is found without a wake."""
+        """Begin to work; due events and deliveries are found without a wake."""
         self._writer.start()
         loops = (self._watch, self._renew, self._breaker_sync, self._orphans, self._expiry)
         for part in (self.dispatcher, self._backlog, *loops):

@@ -42,7 +42,7 @@ class Client:
         await self._pool.start()
 
     async def stop(self) -> None:
-        """Close the connections, if nobody else uses them."""
+        """Close the connections, unless another sink uses them."""
         await self._pool.stop()
 
     def head_size(self, headers: Mapping[str, str]) -> int:
