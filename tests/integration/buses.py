@@ -18,6 +18,7 @@ from runner.builder import open_bus, open_storage
 from runner.config import load_config
 from runner.errors import StorageError
 from runner.event import new_id
+from runner.policies.schedule import Schedule
 from runner.sinks.python import PythonSink
 from runner.storage.tables import deliveries, dispatch
 from tests.contract.storage_contract import Database
@@ -48,6 +49,7 @@ class Bus:
         store: Callable[[Any], Any] | None = None,
         strategy: NotifyStrategy | None = None,
         patience: timedelta | None = None,
+        schedules: Sequence[Schedule] = (),
     ) -> Runner:
         """
         Return one more process of the deployment, as far as one process can be several.
@@ -56,9 +58,11 @@ class Bus:
             store: puts something around the store of this process.
             strategy: in place of those of the file.
             patience: how long a dispatch waits for its deliveries before it writes down what is unfinished.
+            schedules: those of its file.
         """
         runner = load(self.write(lease=lease, grace=grace, batch=batch))
         plan, storage, strategies = runner._plan, runner._storage, runner._strategies
+        plan = replace(plan, schedules=schedules)
         if store is not None:
             storage = replace(storage, store=store(storage.store))
         if strategy is not None:
