@@ -41,6 +41,7 @@ sinks:
 {sinks}
 subscriptions:
 {subscriptions}
+schedules: {schedules}
 worker: {{batch: {batch}, concurrency: {concurrency}, lease: {lease:g}s, shutdown_grace: {grace:g}s}}
 retry: {{delay: 200ms, max_delay: 1s, jitter: 0.2, max_attempts: 20}}
 log: {{level: {level}, format: json}}
@@ -103,6 +104,7 @@ class Deployment:
         publisher_dsn: str | None = None,
         storage: str = "",
         batch: int = BATCH,
+        schedules: str = "[]",
     ) -> None:
         """
         Write the configuration.
@@ -115,11 +117,13 @@ class Deployment:
             grace: seconds that a stop waits for deliveries.
             lease: seconds; a worker looks once in a lease, whatever it hears.
             level: of the log.
+            schedules: in the words of the file.
         """
         self.directory = directory
         self.dsn = dsn
         self.sabotage = sabotage
         self._batch = batch
+        self._schedules = schedules
         self.subscriptions = {each.name: each.prefix for each in subscribers if each.watched}
         self.runners: list[RunnerProcess] = []
         self.published = Journal(directory / "published.jsonl", Publishing)
@@ -249,6 +253,7 @@ class Deployment:
         return _REST.format(
             sinks="\n".join(sinks),
             subscriptions="\n".join(subscriptions),
+            schedules=self._schedules,
             batch=self._batch,
             concurrency=CONCURRENCY,
             lease=self._lease,

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -305,6 +306,55 @@ def trust_own_clock() -> None:
     _replace(PostgresStore, "claim", trusting)
 
 
+def tick_unfenced() -> None:
+    """Let every instance that sees a tick publish it: neither the store nor the id of the event tells them apart."""
+    from runner.policies.schedule import Schedule
+    from runner.storage.postgres import schedules
+    from runner.storage.postgres.statements import statement
+
+    event_id = Schedule.event_id
+    guards = (
+        ("WHERE s.revision = i.revision AND s.tick = i.seen AND s.next_at <= clock_timestamp()", "WHERE true"),
+        ("WHERE NOT EXISTS (SELECT FROM {occurrences} o WHERE o.schedule_id = t.schedule_id AND o.tick = t.tick)", ""),
+    )
+
+    def unfenced(name: str, schema: str | None, limit: int = 0) -> str:
+        text = statement(name, schema, limit)
+        for guard, instead in guards if name == "fire_schedules" else ():
+            guard = guard.replace("{occurrences}", f'"{schema}".occurrences')
+            if guard not in text:
+                sys.exit(f"fire_schedules has no {guard!r}")
+            text = text.replace(guard, instead)
+        return text.replace("FOR UPDATE OF s SKIP LOCKED", "")
+
+    _replace(schedules, "statement", unfenced)
+    _replace(Schedule, "event_id", lambda self, tick: f"{event_id(self, tick)}/{os.getpid()}")
+
+
+def tick_by_own_clock() -> None:
+    """Let the clock of the process say which ticks are due."""
+    from runner.periodic.scheduler import Scheduler
+    from runner.service.clock import utcnow
+
+    firings = Scheduler._firings
+    _replace(Scheduler, "_firings", lambda self, due: firings(self, due._replace(now=utcnow())))
+
+
+def tick_from_now() -> None:
+    """Compute the next tick from the clock, and not from the schedule."""
+    from runner.periodic import scheduler
+    from runner.policies.ticking import decide
+
+    def forgetful(schedule: Any, standing: Any, now: Any, most: int = 1000) -> Any:
+        from dataclasses import replace
+
+        decision = decide(schedule, standing, now, most)
+        tick = schedule.after(now)
+        return replace(decision, fire=decision.fire[:1], tick=tick, look_at=tick)
+
+    _replace(scheduler, "decide", forgetful)
+
+
 def commit_bit_by_bit() -> None:
     """Commit each statement by itself in SQLite."""
     from runner.storage.sqlite import store as sqlite
@@ -453,6 +503,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
         settle_together,
         read_without_limits,
         take_a_pong_for_a_yes,
+        tick_by_own_clock,
+        tick_from_now,
+        tick_unfenced,
         trust_own_clock,
         trust_the_connection,
         trust_what_was_said,
