@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StorageUnavailable,
     )
     from .event import Event
+    from .policies.schedule import EventTemplate, Schedule
     from .runtime import Runner
     from .sinks.base import Sink
     from .storage.contract.events import Publication, Receipt
@@ -46,6 +47,7 @@ __all__ = [
     "EventBus",
     "EventConflict",
     "EventError",
+    "EventTemplate",
     "Failed",
     "NotFound",
     "NotifyStrategy",
@@ -56,6 +58,7 @@ __all__ = [
     "Rejected",
     "Runner",
     "RunnerError",
+    "Schedule",
     "Sink",
     "StateConflict",
     "StorageUnavailable",
@@ -74,6 +77,7 @@ _HOMES = {
     **dict.fromkeys(("StateConflict", "StorageUnavailable"), "errors"),
     "Event": "event",
     "Runner": "runtime",
+    **dict.fromkeys(("EventTemplate", "Schedule"), "policies.schedule"),
     "Sink": "sinks.base",
     **dict.fromkeys(("Publication", "Receipt"), "storage.contract.events"),
     **dict.fromkeys(("NotifyStrategy", "PushStrategy"), "strategies.base"),

@@ -16,6 +16,7 @@ from . import test_nats as nats
 from . import test_outcomes as outcomes
 from . import test_sinks as sinks
 from . import test_sqlite as sqlite
+from . import test_time as ticks
 from . import test_workers as workers
 from .trial import Trial, Violation
 
@@ -31,6 +32,9 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "infer-success": ("FI-58", outcomes.tasks_ended),
     "settle-together": ("FI-59", outcomes.refused_at_the_commit),
     "claim-without-bounds": ("FI-61", partial(memory.heavy_backlog, patience=30.0)),
+    "tick-by-own-clock": ("FI-37", partial(ticks.wrong_clocks, seconds=3.0)),
+    "tick-from-now": ("FI-37", partial(ticks.killed_while_it_ticks, seconds=12.0, runners=1, kills=1)),
+    "tick-unfenced": ("FI-37", partial(ticks.killed_while_it_ticks, seconds=1.0)),
     "trust-own-clock": ("FI-36", hosts.wrong_clocks),
     "trust-what-was-said": ("FI-60", sqlite.clock_set_back),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),
