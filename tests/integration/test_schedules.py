@@ -242,4 +242,5 @@ async def _recorded(bus: Bus, count: int) -> bool:
 
 
 async def _ticks_after(bus: Bus, moment: datetime, count: int) -> bool:
-    return sum(row["time"] > moment for row in await bus.database.rows(events)) >= count
+    times = [row["time"] for row in await bus.database.rows(events)]
+    return sum(1 for time in times if time > moment) >= count
