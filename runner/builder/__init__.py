@@ -21,7 +21,7 @@ from ..storage import open_storage as open_store
 from ..strategies import build_strategy
 from ..strategies.base import NotifyStrategy, StrategyContext
 from ..strategies.stack import StrategyStack, compose
-from .brokers import Brokers, nats_subjects
+from .brokers import Brokers, nats_sinks, nats_subjects
 from .faults import Faults
 from .files import unusable_file
 from .plan import plan_of, retention_of, type_schemas
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "build",
     "load",
+    "nats_sinks",
     "nats_subjects",
     "open_bus",
     "open_operations",

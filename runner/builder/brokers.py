@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..config import Config
@@ -10,8 +10,9 @@ from ..nats.options import BrokerOptions, NatsConnection
 
 if TYPE_CHECKING:
     from ..nats.connection import Broker
+    from ..sinks.nats import NatsSinkOptions
 
-__all__ = ["Brokers", "nats_subjects"]
+__all__ = ["Brokers", "nats_sinks", "nats_subjects"]
 
 
 class Brokers:
@@ -33,20 +34,29 @@ class Brokers:
 
 def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
     """Return the subjects published to on each connection; placeholders of a sink are filled with examples."""
-    from ..sinks.nats import NatsSinkOptions, examples
-
     subjects: dict[BrokerOptions, list[str]] = {}
     for plugin in config.strategies:
         if isinstance(plugin.options, NatsConnection):
             subjects.setdefault(BrokerOptions.of(plugin.options), []).append(config.signal_subject)
+    for _, sink, made in nats_sinks(config):
+        subjects.setdefault(BrokerOptions.of(_connection(config, sink)), []).extend(made)
+    return {options: list(dict.fromkeys(made)) for options, made in subjects.items()}
+
+
+def nats_sinks(
+    config: Config, connection: BrokerOptions | None = None
+) -> Iterator[tuple[str, NatsSinkOptions, Sequence[str]]]:
+    """Yield the name and options of each nats sink, on that connection if one is given, with example subjects."""
+    from ..sinks.nats import NatsSinkOptions, examples
+
     subscriptions = config.to_subscriptions()
     for name, plugin in config.sinks.items():
-        if isinstance(plugin.options, NatsSinkOptions):
-            options = BrokerOptions.of(_connection(config, plugin.options))
+        options = plugin.options
+        if not isinstance(options, NatsSinkOptions):
+            continue
+        if connection is None or connection == BrokerOptions.of(_connection(config, options)):
             types = [type for each in subscriptions if name in (each.sink, each.dead_letter) for type in each.types]
-            made = examples(plugin.options.subject, config.deployment_id, types or ["*"])
-            subjects.setdefault(options, []).extend(made)
-    return {options: list(dict.fromkeys(made)) for options, made in subjects.items()}
+            yield name, options, examples(options.subject, config.deployment_id, types or ["*"])
 
 
 def _connection(config: Config, options: NatsConnection) -> NatsConnection:

@@ -119,7 +119,7 @@ async def _connect(config: Config, found: _Online, show: Callable[[str], object]
         failure = error
     complaints: list[str] = []
     for options, subjects in nats_subjects(config).items():
-        server = await _nats(options, subjects)
+        server = await _nats(config, options, subjects)
         found.nats.append(server)
         if server["server"] is None:
             show(f"nats           {server['error']}")
@@ -129,6 +129,10 @@ async def _connect(config: Config, found: _Online, show: Callable[[str], object]
         for refusal in filter(None, server["subjects"].values()):
             show(f"nats           {refusal}")
             complaints.append("NATS would refuse what is to be sent there; see above")
+        for name, told in server["streams"].items():
+            for complaint in told:
+                show(f"nats           sink {name}: {complaint}")
+                complaints.append("no stream would store what is to be sent there as the file says; see above")
     if failure is not None:
         raise failure
     if complaints:
@@ -153,8 +157,14 @@ def _tables_line(*, current: str | None, pending: Sequence[str], owner: str | No
     return f"{tables}, {state}, owner: {owner or 'nobody yet'}"
 
 
-async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> dict[str, Any]:
-    """Return the state of a connection, and for each subject the reason why NATS would refuse messages to it."""
+async def _nats(config: Config, options: BrokerOptions, subjects: Sequence[str]) -> dict[str, Any]:
+    """
+    Return the state of a connection.
+
+    With it for each subject the reason why NATS would refuse messages to it, and for each sink of JetStream why no
+    stream would store them as the file says.
+    """
+    from ..builder import nats_sinks
     from ..errors import StrategyError
     from ..nats.connection import Broker
 
@@ -166,13 +176,18 @@ async def _nats(options: BrokerOptions, subjects: Sequence[str]) -> dict[str, An
                 break
             await asyncio.sleep(_PAUSE)
         else:
-            return {"server": None, "error": readable(broker.last_error), "subjects": {}}
+            return {"server": None, "error": readable(broker.last_error), "subjects": {}, "streams": {}}
         refusals: dict[str, str | None] = dict.fromkeys(subjects)
         for subject in subjects:
             try:
                 await broker.try_publish(subject)
             except StrategyError as error:
                 refusals[subject] = readable(str(error))
-        return {"server": broker.server, "error": None, "subjects": refusals}
+        streams = {
+            name: [readable(each) for each in await stream.complaints(examples)]
+            for name, sink, examples in nats_sinks(config, options)
+            if (stream := sink.streams(broker, config.deployment_id)) is not None
+        }
+        return {"server": broker.server, "error": None, "subjects": refusals, "streams": streams}
     finally:
         await broker.stop()

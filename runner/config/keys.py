@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from .errors import KeyPath
 from .plugin import PluginField
 
-__all__ = ["given_keys", "known_keys", "schema_keys"]
+__all__ = ["known_keys", "schema_keys"]
 
 _ANY_NAME = "<name>"
 _ANY_INDEX = "[]"
@@ -31,24 +31,6 @@ def known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
 def schema_keys(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key, such as `sinks.<name>.nats.tls` or `subscriptions[].sink`, with its part of the schema."""
     yield from _walk(model, "")
-
-
-def given_keys(model: type[BaseModel], document: object) -> Iterator[tuple[KeyPath, FieldInfo, dict[str, Any]]]:
-    """Yield every key of the schema in `document`: its path, its part of the schema, and the mapping that holds it."""
-    yield from _given(model, document, ())
-
-
-def _given(node: Any, content: object, path: KeyPath) -> Iterator[tuple[KeyPath, FieldInfo, dict[str, Any]]]:
-    if isinstance(content, list):
-        item = _children(node).get(_ANY_INDEX)
-        for index, each in enumerate(content):
-            yield from _given(item, each, (*path, index))
-    elif isinstance(content, dict):
-        fields, children = _fields(node), _children(node)
-        for key, each in content.items():
-            if key in fields:
-                yield (*path, key), fields[key], content
-            yield from _given(children.get(key, children.get(_ANY_NAME)), each, (*path, key))
 
 
 def _walk(node: Any, path: str) -> Iterator[tuple[str, FieldInfo]]:

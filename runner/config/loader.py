@@ -16,7 +16,7 @@ from ..log.redaction import MASK
 from ..policies.retry import RetryPolicy
 from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, quoted
 from .fields import Context
-from .keys import given_keys, known_keys
+from .keys import known_keys
 from .messages import describe
 from .retry import Retry, RetryOverride
 from .schema import Config
@@ -54,7 +54,6 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
         shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
         raise config_error(file, [*source.faults, shape])
     _keep_kinds(source)
-    _refuse_inactive(source)
     try:
         with limited_effort():
             config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
@@ -76,28 +75,9 @@ def _keep_kinds(source: Source) -> None:
                     plugin[path[2]] = None
 
 
-def _refuse_inactive(source: Source) -> None:
-    """Remove the keys that this version does not act on, and report each as a fault."""
-    for path, cure, mapping in _inactive(source.value):
-        if mapping.pop(str(path[-1])) not in (None, False, []):
-            message = f"this version does not act on it yet: {cure}"
-            source.faults.append(Fault(message, path, source.position(path)))
-
-
-def _inactive(document: object) -> list[tuple[KeyPath, str, dict[str, Any]]]:
-    """Return the keys that this version does not act on: the path, the cure, and the mapping that holds the key."""
-    return [
-        (path, str(info.json_schema_extra["inactive"]), mapping)
-        for path, info, mapping in given_keys(Config, document)
-        if isinstance(info.json_schema_extra, dict) and "inactive" in info.json_schema_extra
-    ]
-
-
 def dump(config: Config) -> dict[str, Any]:
     """Return the configuration with all defaults, as JSON types: durations as text, secrets as `***`."""
     document = config.model_dump(mode="json", by_alias=True)
-    for path, _, mapping in _inactive(document):
-        del mapping[str(path[-1])]
     if document["api"] is None:
         del document["api"]  # nothing in its place would look like one with the defaults
     document["retry"] = _shown(RetryOverride().over(config.retry))

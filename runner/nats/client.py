@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from nats import errors
 from nats.aio.client import PING_PROTO, Client
+from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from typing_extensions import override
@@ -28,8 +30,10 @@ _LONGEST_LINE = 256 * 1024  # bytes; a greeting names every node of a cluster
 _LARGEST_MESSAGE = 64 * 1024 * 1024  # bytes, the most that a server can be told to take
 _MOST_PINGS = 100  # a second; a server sends one in two minutes
 
-# A message: its subject as the server would name it, and who waits to know what became of it.
-_Sent = tuple[str, "asyncio.Future[errors.Error | None] | None"]
+# Told of a message that the server has taken (None), or why it has not.
+_Told = Callable[["errors.Error | None"], None]
+# A message: its subject as the server would name it, and who is told what became of it.
+_Sent = tuple[str, "_Told | None"]
 
 
 class GuardedClient(Client):
@@ -39,6 +43,8 @@ class GuardedClient(Client):
     A server handles what we say in order, and a PONG answers each PING. So whatever it complains about between two
     PONGs was sent between their PINGs: the messages there form a window, which the PONG proves but for those that
     were complained about. A complaint that names none of them is about all of them.
+
+    An answer comes to an inbox of its own, so that a late one is nobody else's.
     """
 
     def __init__(self) -> None:
@@ -46,6 +52,13 @@ class GuardedClient(Client):
         self._window: list[_Sent] = []  # after the last PING
         self._windows: deque[list[_Sent]] = deque()  # one for each of nats-py's `_pongs`
         self._asking: asyncio.Task[None] | None = None
+        self._inbox: str | None = None  # known to be heard
+        self._wanted_inbox: str | None = None
+        self._opening_inbox = asyncio.Lock()
+        self._answers: dict[
+            str, asyncio.Future[Msg | errors.Error]
+        ] = {}  # waited for, by the last token of their inbox
+        self._tokens = map(str, itertools.count())
         self._pinged = 0  # times since
         self._pinged_since = 0.0
         self._ps = _BoundedParser(self)
@@ -72,13 +85,17 @@ class GuardedClient(Client):
     ) -> None:
         """Send a message and return when the server has taken it. Raise `errors.Error` if it has not."""
         proof: asyncio.Future[errors.Error | None] = asyncio.get_running_loop().create_future()
-        self._window.append((_named(subject), proof))
+
+        def told(refusal: errors.Error | None) -> None:
+            if not proof.done():
+                proof.set_result(refusal)
+
+        self._window.append((_named(subject), told))
         try:
             async with asyncio.timeout(timeout):
                 with honest_cancellation():
                     await self.publish(subject, payload, reply, dict(headers) if headers else None)
-                # One PING proves all that was handed over in this turn of the loop.
-                self._asking = self._asking or asyncio.create_task(self._ask(), name="nats ping")
+                self._prove_soon()
                 refusal = await proof
         except TimeoutError:
             raise errors.TimeoutError from None
@@ -86,6 +103,62 @@ class GuardedClient(Client):
             proof.cancel()
         if refusal is not None:
             raise refusal
+
+    async def exchange(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, timeout: float) -> Msg:
+        """
+        Hand a message over, and return the answer to it.
+
+        Raises:
+            errors.NoRespondersError: nobody takes messages of the subject.
+            errors.Error: the server refused it, the connection was lost, or no answer came in time.
+        """
+        token = next(self._tokens)
+        answer: asyncio.Future[Msg | errors.Error] = asyncio.get_running_loop().create_future()
+
+        def told(refusal: errors.Error | None) -> None:
+            if refusal is not None and not answer.done():
+                answer.set_result(refusal)
+
+        self._answers[token] = answer
+        try:
+            async with asyncio.timeout(timeout):
+                inbox = self._inbox or await self._open_inbox()
+                self._window.append((_named(subject), told))
+                with honest_cancellation():
+                    await self.publish(subject, payload, f"{inbox}.{token}", dict(headers) if headers else None)
+                self._prove_soon()
+                said = await answer
+        except TimeoutError:
+            raise errors.TimeoutError from None
+        finally:
+            del self._answers[token]
+        if isinstance(said, errors.Error):
+            raise said
+        if said.headers and said.headers.get("Status") == "503":
+            raise errors.NoRespondersError
+        return said
+
+    async def _open_inbox(self) -> str:
+        """Return where answers go, once the server has agreed that we hear them: nothing is sent before."""
+        async with self._opening_inbox:
+            if self._inbox is None:
+                wanted = self._wanted_inbox = self.new_inbox()
+                with honest_cancellation():
+                    await self.subscribe(f"{wanted}.*", cb=self._answered)
+                    await self.rtt(1)
+                if self._wanted_inbox is None:
+                    raise errors.Error('no permission to subscribe to "_INBOX.>", where answers go')
+                self._inbox = wanted
+            return self._inbox
+
+    async def _answered(self, message: Msg) -> None:
+        answer = self._answers.get(message.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def _prove_soon(self) -> None:
+        """Let one PING prove all that is handed over in this turn of the loop."""
+        self._asking = self._asking or asyncio.create_task(self._ask(), name="nats ping")
 
     async def try_publish(self, subject: str, *, timeout: float) -> None:
         """
@@ -132,11 +205,14 @@ class GuardedClient(Client):
     @override
     async def _process_err(self, err_msg: str) -> None:
         if _REPLY_NOT_PERMITTED in err_msg:
-            return  # the answer that `try_publish()` hopes for; no other message of ours asks for a reply
+            return  # the answer that `try_publish()` hopes for; no other reply of ours is reserved
         window = self._windows[0] if self._windows else self._window
         if refused := _NOT_PERMITTED.search(err_msg):
             named = [sent for sent in window if sent[0] == refused[1]]
             _tell(named or window, errors.Error(f"no permission to publish to {refused[1][:_LONGEST]}"))
+            return
+        if _SUBSCRIPTION_NOT_PERMITTED in err_msg and self._wanted_inbox and self._wanted_inbox.lower() in err_msg:
+            self._inbox = self._wanted_inbox = None
             return
         if _SUBSCRIPTION_NOT_PERMITTED not in err_msg:
             _tell(window, errors.Error(f"the server refused: {err_msg.strip(chr(39))[:_LONGEST]}"))
@@ -147,8 +223,12 @@ class GuardedClient(Client):
         await super()._close(status, do_cbs)
         lost, self._window = [*self._windows, self._window], []
         self._windows.clear()
+        reason = self._err if isinstance(self._err, errors.Error) else errors.ConnectionClosedError()
         for window in lost:
-            _tell(window, self._err if isinstance(self._err, errors.Error) else errors.ConnectionClosedError())
+            _tell(window, reason)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(reason)
 
     @override
     def _connect_command(self) -> bytes:
@@ -199,6 +279,6 @@ def _named(subject: str) -> str:
 
 
 def _tell(window: list[_Sent], refusal: errors.Error | None) -> None:
-    for _, proof in window:
-        if proof is not None and not proof.done():
-            proof.set_result(refusal)
+    for _, told in window:
+        if told is not None:
+            told(refusal)

@@ -23,7 +23,7 @@ from nats import errors
 from ..errors import StrategyError, readable
 from ..policies.retry import RetryPolicy
 from ..service.background import Background
-from .errors import BrokerError, MessageRefused
+from .errors import BrokerError, MessageRefused, NoResponders
 from .link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
 from .options import BrokerOptions, Server
 
@@ -130,6 +130,31 @@ class Broker:
             else:
                 await link.client.send(subject, payload, headers)
         self.counts.published += 1
+
+    async def request(
+        self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None, *, timeout: float
+    ) -> bytes:
+        """
+        Hand a message to the server, and return the payload of the answer.
+
+        Args:
+            timeout: seconds to wait for it.
+
+        Raises:
+            NoResponders: nobody takes messages of the subject.
+            MessageRefused: it can never be sent.
+            BrokerError: as `publish()`, or no answer came in time; the message may have arrived all the same.
+        """
+        with self._carrier() as link:
+            _check_message(subject, payload, headers, link.client.max_payload)
+            try:
+                answer = await link.client.exchange(subject, payload, headers, timeout=timeout)
+            except errors.NoRespondersError as error:
+                raise NoResponders(f"{link.server.address}: nobody takes {subject!r}") from error
+            except errors.TimeoutError as error:
+                raise BrokerError(f"{link.server.address}: no answer within {timeout:g} s") from error
+        self.counts.published += 1
+        return answer.data
 
     async def try_publish(self, subject: str) -> None:
         """Raise `BrokerError` unless publishing to `subject` is permitted now. No message is sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import StrategyError
 
-__all__ = ["BrokerError", "MessageRefused"]
+__all__ = ["BrokerError", "MessageRefused", "NoResponders"]
 
 
 class BrokerError(StrategyError):
@@ -13,3 +13,7 @@ class BrokerError(StrategyError):
 
 class MessageRefused(BrokerError):
     """NATS can never take the message, because of its subject, headers or size."""
+
+
+class NoResponders(BrokerError):
+    """No subscriber and no stream takes messages of the subject, so that no answer will come."""

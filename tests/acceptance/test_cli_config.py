@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nats
 import pytest
 
 from tests.support.nats import NatsServer
@@ -148,7 +150,49 @@ def test_check_online_tells_of_every_server(tmp_path: Path) -> None:
     assert "Errno" not in output + complaint
     output, _ = deployment.cli("check", "--online", "--json", code=69)
     refused: dict[str, object] = {"server": None, "error": "127.0.0.1:1: connection refused", "subjects": {}}
+    refused["streams"] = {}
     assert json.loads(output)["online"] == {"tables": None, "nats": [refused]}
+
+
+def test_check_online_tells_which_events_no_stream_would_store(
+    tmp_path: Path, make_nats_server: Callable[..., NatsServer]
+) -> None:
+    server = make_nats_server(jetstream=True)
+
+    async def prepare() -> None:
+        client = await nats.connect(server.url)
+        await client.jetstream().add_stream(name="ORDERS", subjects=["orders.order.*"], max_msgs=5)
+        await client.close()
+
+    asyncio.run(prepare())
+    deployment = Deployment(tmp_path, "sqlite:///shop.db")
+    text = f"""
+deployment_id: shop
+storage: {{dsn: "sqlite:///shop.db"}}
+strategies: [polling: 30s, nats: "{server.url}"]
+sinks:
+  kept: {{nats: {{subject: "orders.{{type}}", jetstream: true, stream: {{name: ORDERS, max_messages: 9}}}}}}
+  free: {{nats: {{subject: "orders.{{type}}", jetstream: true}}}}
+  made: {{nats: {{subject: "bills.{{type}}", jetstream: true, stream: {{name: BILLS}}}}}}
+  other: {{nats: {{subject: "orders.{{type}}", jetstream: true, stream: {{name: OTHER}}}}}}
+subscriptions:
+  - {{name: one, types: [order.created], sink: kept}}
+  - {{name: two, types: [order.created, user.created], sink: free}}
+  - {{name: three, types: [order.created], sink: made}}
+  - {{name: four, types: [order.created], sink: other}}
+"""
+    deployment.path.write_text(text)
+    output, complaint = deployment.cli("check", "--online", code=1)
+    assert "no stream would store what is to be sent there as the file says; see above" in complaint
+    assert re.findall(r"^nats +(sink .*)$", output, re.MULTILINE) == [
+        "sink kept: stream 'ORDERS': it takes orders.order.*, and not orders.>",
+        "sink kept: stream 'ORDERS': its max_msgs is 5, the file says 9",
+        "sink free: no stream takes 'orders.user.created'",
+        "sink other: stream 'ORDERS' takes 'orders.order.created', the file says 'OTHER'",
+    ]
+    found = json.loads(deployment.cli("check", "--online", "--json", code=1)[0])["online"]["nats"][0]["streams"]
+    assert found["made"] == []
+    assert len(found["kept"]) == 2
 
 
 def test_check_online_tries_the_right_to_publish_and_sends_nothing(

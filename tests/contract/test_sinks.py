@@ -11,9 +11,9 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import nats
 import nats.aio.client
@@ -22,12 +22,13 @@ import psutil
 import pytest
 from aiohttp import web
 
-from runner.cloudevents import decode_json, from_http, from_nats, to_nats
+from runner.cloudevents import decode_json, from_http, from_nats, to_nats, to_nats_structured
 from runner.delivery import ACCEPTED, Delivery, Failed, Outcome, Rejected
 from runner.event import MAX_DATA_BYTES, Event
 from runner.nats.connection import Broker, BrokerOptions
+from runner.nats.jetstream import JetStream, Stream
 from runner.sinks.base import BatchSink, Sink
-from runner.sinks.nats import NatsSink
+from runner.sinks.nats import NatsSink, message_id
 from runner.sinks.python import PythonSink
 from runner.sinks.stdout import StdoutSink
 from tests.support.eventually import eventually
@@ -425,13 +426,24 @@ class TestStructuredWebhook(TestWebhook):
 # --- nats ------------------------------------------------------------------------------------------
 
 
+SUBJECT = "{deployment_id}.{type}.{id}"
+
+
 class Subscriber:
     """A real nats-server, and a client that hears what arrives there."""
 
-    def __init__(self, server: NatsServer, broker: Broker, login: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        server: NatsServer,
+        broker: Broker,
+        login: Mapping[str, str] | None = None,
+        *,
+        mode: Literal["binary", "structured"] = "binary",
+        streams: JetStream | None = None,
+    ) -> None:
         self.events: list[Event] = []
         self._login = login or {}
-        self.sink: Sink = NatsSink(broker, "{deployment_id}.{type}.{id}", deployment_id="prod")
+        self.sink: Sink = NatsSink(broker, SUBJECT, deployment_id="prod", mode=mode, streams=streams)
         self._server = server
         self._client: nats.aio.client.Client | None = None
 
@@ -467,13 +479,18 @@ class Subscriber:
         self._server.signal(signal.SIGCONT)
 
 
-class TestNats(HangingSinkContract):
+class NatsContract(HangingSinkContract):
+    mode: Literal["binary", "structured"] = "binary"
+    jetstream = False
+
     @pytest.fixture
     async def far(self, make_nats_server: Callable[..., NatsServer]) -> AsyncIterator[HangingFarSide]:
-        server = make_nats_server()
+        server = make_nats_server(jetstream=self.jetstream)
         broker = Broker(BrokerOptions(servers=(server.url,)))
         await broker.start()
-        subscriber = Subscriber(server, broker)
+        stream = Stream("EVENTS", ("prod.>",))
+        streams = JetStream(broker, timeout=timedelta(seconds=5), stream=stream) if self.jetstream else None
+        subscriber = Subscriber(server, broker, mode=self.mode, streams=streams)
         await subscriber.up()
         await eventually(lambda: broker.connected)
         yield subscriber
@@ -486,11 +503,32 @@ class TestNats(HangingSinkContract):
         """The client library measures the payload alone; the server closes the connection over headers as well."""
         largest = MAX_DATA_BYTES
         assert isinstance(await far.sink.deliver(delivery("1", data=b"x" * largest)), Rejected)
-        headers, _ = to_nats(delivery("1").event)
-        room = largest - len("NATS/1.0\r\n\r\n") - sum(len(f"{name}: {value}\r\n") for name, value in headers.items())
-        assert isinstance(await far.sink.deliver(delivery("1", data=b"x" * (room + 1))), Rejected)
-        assert await far.sink.deliver(delivery("1", data=b"x" * (room - 16))) is ACCEPTED
+        text: dict[str, Any] = {
+            "datacontenttype": "text/plain"
+        }  # in structured mode it is part of the document as it is
+        sent = delivery("1", data=b"x", **text)
+        headers, payload = (to_nats if self.mode == "binary" else to_nats_structured)(sent.event)
+        if self.jetstream:
+            headers = {**headers, "Nats-Msg-Id": message_id(sent), "Nats-Expected-Stream": "EVENTS"}
+        around = len("NATS/1.0\r\n\r\n") + sum(len(f"{name}: {value}\r\n") for name, value in headers.items())
+        room = largest - around - len(payload) + 1
+        assert isinstance(await far.sink.deliver(delivery("1", data=b"x" * (room + 1), **text)), Rejected)
+        assert await far.sink.deliver(delivery("1", data=b"x" * (room - 16), **text)) is ACCEPTED
 
+
+class TestStructuredNats(NatsContract):
+    mode = "structured"
+
+
+class TestJetStream(NatsContract):
+    jetstream = True
+
+
+class TestStructuredJetStream(TestJetStream):
+    mode = "structured"
+
+
+class TestNats(NatsContract):
     async def test_what_the_server_forbids_fails_and_nothing_else_does(
         self, make_nats_server: Callable[..., NatsServer]
     ) -> None:

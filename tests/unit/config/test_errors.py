@@ -14,6 +14,10 @@ from runner.config import Config, load_config
 from runner.errors import ConfigError
 
 HEAD = "deployment_id: d\nstorage: {dsn: 'sqlite:///x.db'}\n"
+STREAM = (
+    HEAD.replace("{", "{{").replace("}", "}}")
+    + "sinks: {{a: {{nats: {{servers: h, subject: '{subject}', jetstream: true, stream: {stream}}}}}}}"
+)
 POSTGRES = "deployment_id: d\nstorage: {dsn: 'postgresql://u@h/b'}\n"
 
 
@@ -256,6 +260,41 @@ TABLE = [
         HEAD + "sinks: {a: {nats: orders}}",
         "3:9: sinks.a: nats.servers: this key is required, because no nats strategy says where NATS is",
     ),
+    (
+        HEAD + "sinks: {a: {nats: {servers: h, subject: a, stream: {name: A}}}}",
+        "3:9: sinks.a: nats.stream: only a stream needs it; add jetstream: true, or remove it",
+    ),
+    (
+        HEAD + "sinks: {a: {nats: {servers: h, subject: a, timeout: 1s}}}",
+        "3:9: sinks.a: nats.timeout: only a stream needs it; add jetstream: true, or remove it",
+    ),
+    (
+        STREAM.format(subject="orders.{type}", stream="{name: A, subjects: [bills.>]}"),
+        "3:9: sinks.a: nats.stream.subjects: none of them takes 'orders.{type}', so that no event would be stored;"
+        " add 'orders.>'",
+    ),
+    (
+        STREAM.format(subject="{type}.x", stream="{name: A}"),
+        "3:9: sinks.a: nats.stream.subjects: this key is required, because '{type}.x' may become any subject",
+    ),
+    (
+        STREAM.format(subject="a", stream="{name: A.B}"),
+        "3:72: sinks.a.nats.stream.name: expected the name of a stream: up to 255 letters, digits, '_' and '-'",
+    ),
+    (
+        STREAM.format(subject="a", stream="{name: A, subjects: ['>']}"),
+        "3:92: sinks.a.nats.stream.subjects[0]: expected a subject such as orders.*, or orders.> with tokens below it,"
+        " got '>'",
+    ),
+    (
+        STREAM.format(subject="a", stream="{name: A, max_age: 1m}"),
+        "3:63: sinks.a.nats.stream: duplicate_window: longer than max_age, which NATS refuses; shorten it, or keep"
+        " longer",
+    ),
+    (
+        STREAM.format(subject="a", stream="{name: A, replicas: 6}"),
+        "3:81: sinks.a.nats.stream.replicas: expected at most 5, got 6",
+    ),
     # subscriptions
     (
         HEAD + "sinks: {crm: stdout}\nsubscriptions: [{name: a, sink: crmm}]",
@@ -312,11 +351,6 @@ TABLE = [
         HEAD + "sinks: {a: {webhook: {url: 'https://h', previous_until: 2026-01-31T12:00:00}}}",
         "3:41: sinks.a.webhook.previous_until: expected a time with its offset, such as 2026-01-31T12:00:00Z, got"
         " '2026-01-31T12:00:00'",
-    ),
-    (
-        HEAD + "strategies: [{nats: 'nats://h'}]\nsinks: {a: {nats: {subject: a, jetstream: yes}}}",
-        "4:32: sinks.a.nats.jetstream: this version does not act on it yet: nobody would wait for a stream; remove it:"
-        " a stream on the server that covers the subject stores what is published",
     ),
     # habits of other systems
     (

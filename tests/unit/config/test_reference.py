@@ -43,10 +43,9 @@ def normal(path: KeyPath) -> str:
 
 def test_every_key_is_in_the_reference() -> None:
     text = REFERENCE.read_text()
-    # The sqlite strategy goes with no PostgreSQL, one way of auth with no other, and what comes later is refused: all
-    # of these stand there as comments.
+    # The sqlite strategy goes with no PostgreSQL, and one way of auth with no other: these stand there as comments.
     text = re.sub(r"^  # - sqlite:\n  #  ", "  - sqlite:\n   ", text, flags=re.MULTILINE)
-    text = re.sub(r"^( +)# (bearer|basic|jetstream|tls): ", r"\1\2: ", text, flags=re.MULTILINE)
+    text = re.sub(r"^( +)# (bearer|basic|tls): ", r"\1\2: ", text, flags=re.MULTILINE)
     source = parse_source(text.encode(), Substitution({}, ROOT))
     assert source.faults == []
     assert set(KEYS) - {normal(path) for path in source.positions} == set()
@@ -87,8 +86,6 @@ def test_the_documentation_lists_every_key_with_its_default() -> None:
     )
     documented = {key: default for key, _, default in rows if key in KEYS}
     assert documented == {key: default_text(key, info) for key, info in KEYS.items()}
-    later = {key for key, meaning, _ in rows if meaning.endswith("*(later)*")}
-    assert later == {key for key, info in KEYS.items() if isinstance(info.json_schema_extra, dict)}
 
 
 def default_text(key: str, info: FieldInfo) -> str:

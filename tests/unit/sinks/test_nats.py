@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from runner.delivery import Delivery
 from runner.errors import EventError
 from runner.event import Event
-from runner.sinks.nats import NatsSinkOptions, Subject
+from runner.sinks.nats import NatsSinkOptions, Subject, message_id
 
 TEMPLATE = "orders.{type}.{source}.{subject}.{id}"
 
@@ -79,3 +80,11 @@ def test_a_subject_the_server_would_close_the_connection_over_is_refused() -> No
 def test_malformed_templates_are_refused(template: str, named: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(named)):
         NatsSinkOptions.model_validate({"subject": template})
+
+
+@given(*[st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=300)] * 6)
+def test_a_stream_takes_no_delivery_for_another(a: str, b: str, c: str, d: str, e: str, f: str) -> None:
+    one, other = Delivery(Event(type="t", id=a, source=b), c, 1), Delivery(Event(type="t", id=d, source=e), f, 2)
+    assert (message_id(one) == message_id(other)) is ((a, b, c) == (d, e, f))
+    assert message_id(one) == message_id(Delivery(one.event, c, 9))
+    assert re.fullmatch(r"[!-~]{1,256}", message_id(one))

@@ -74,7 +74,7 @@ class Kafka:
             },
             WebhookSink,
         ),
-        ("nats", {"subject": "orders.{type}", "jetstream": False}, NatsSink),
+        ("nats", {"subject": "orders.{type}", "jetstream": True}, NatsSink),
         (f"{__name__}:Kafka", {"topic": "orders"}, Kafka),
     ],
 )
