@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from .event import Event
     from .policies.schedule import EventTemplate, Schedule
-    from .runtime import Runner
+    from .runtime.runner import Runner
     from .sinks.base import Sink
     from .storage.contract.events import Publication, Receipt
     from .strategies.base import NotifyStrategy, PushStrategy
@@ -76,7 +76,7 @@ _HOMES = {
     **dict.fromkeys(("ConfigError", "EventConflict", "EventError", "NotFound", "RunnerError"), "errors"),
     **dict.fromkeys(("StateConflict", "StorageUnavailable"), "errors"),
     "Event": "event",
-    "Runner": "runtime",
+    "Runner": "runtime.runner",
     **dict.fromkeys(("EventTemplate", "Schedule"), "policies.schedule"),
     "Sink": "sinks.base",
     **dict.fromkeys(("Publication", "Receipt"), "storage.contract.events"),

@@ -16,7 +16,7 @@ from ..builder import build, open_bus, open_storage
 from ..config import Config
 from ..errors import RunnerError
 from ..event import Event, new_id
-from ..runtime import Runner
+from ..runtime.runner import Runner
 from ..service.background import Background
 from ..storage import Storage
 from ..storage.errors import mapped_errors

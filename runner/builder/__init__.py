@@ -27,7 +27,7 @@ from .files import unusable_file
 from .plan import plan_of, retention_of, type_schemas
 
 if TYPE_CHECKING:
-    from ..runtime import Runner
+    from ..runtime.runner import Runner
     from ..strategies.base import Connect
 
 __all__ = [
@@ -72,7 +72,7 @@ def build(config: Config) -> Runner:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
     """
     # The verbs that only publish or look have no use for a worker.
-    from ..runtime import Runner
+    from ..runtime.runner import Runner
     from ..sinks.http.hosts import Hosts
     from ..sinks.python import PythonSink
 

@@ -10,14 +10,14 @@ from ..storage.contract.archive import Retention
 
 if TYPE_CHECKING:
     from ..bus.type_schemas import TypeSchemas
-    from ..runtime import Plan
+    from ..runtime.plan import Plan
 
 __all__ = ["plan_of", "retention_of", "type_schemas"]
 
 
 def plan_of(config: Config) -> Plan:
     """Return the plan of a runner."""
-    from ..runtime import Plan
+    from ..runtime.plan import Plan
 
     worker = config.worker
     return Plan(

@@ -20,7 +20,7 @@ from .output import tell
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..runtime import Runner
+    from ..runtime.runner import Runner
 
 __all__ = ["start"]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from runner import Event, Runner, load, runtime
+from runner import Event, Runner, load
 from runner.config.dsn import Dsn
 from runner.periodic import heartbeat
+from runner.runtime import runner as runtime
 from runner.storage import Storage, open_storage
 from runner.storage.contract.events import Publication
 from runner.subscription import Subscription

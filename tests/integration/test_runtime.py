@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from runner import Delivery, Outcome, Runner, load
-from runner import runtime as runtime_module
 from runner.bus.bus import EventBus
 from runner.errors import ConfigError, ForeignDeployment, RunnerError, SinkError, StorageError, StorageUnavailable
 from runner.event import Event
 from runner.policies.filter import FilterError
+from runner.runtime import runner as runtime_module
 from runner.storage import tables
 from runner.storage.contract.claims import Claim
 from runner.storage.contract.events import Publication, Receipt

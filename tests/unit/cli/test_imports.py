@@ -39,7 +39,7 @@ FOREIGN = {
 OUR_OWN = {
     "runner.config.json_schema",
     "runner.nats.connection",
-    "runner.runtime",
+    "runner.runtime.runner",
     "runner.sinks.python",
     "runner.storage.postgres.store",
     "runner.strategies.nats",

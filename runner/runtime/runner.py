@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -16,84 +16,45 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from .api.door import Door
-from .api.process import Process
-from .bus.bus import EventBus
-from .errors import StorageUnavailable
-from .event import Event, new_id
-from .operations import Operations
-from .periodic.heartbeat import Heartbeat
-from .periodic.pruner import Pruner
-from .periodic.scheduler import Scheduler
-from .policies.filter import compile_filter
-from .policies.limits import WorkerLimits
-from .policies.order import check_order_by
-from .policies.rate import Rate
-from .policies.schedule import Schedule
-from .service.background import spawn
-from .service.backoff import doubling
-from .service.ending import end
-from .service.loop_guard import LoopGuard
-from .service.tally import Tally
-from .service.vitals import Vitals
-from .service.watchdog import Watchdog
-from .sinks.base import Sink, start_sink
-from .storage import Storage
-from .storage.contract.archive import Retention
-from .storage.contract.events import Publication, Receipt
-from .storage.contract.registry import Health, Instance, StrategyHealth
-from .strategies.stack import StrategyState
-from .subscription import Subscription, check_dead_letters
-from .version import __version__
-from .worker.worker import Worker
+from ..api.door import Door
+from ..api.process import Process
+from ..bus.bus import EventBus
+from ..errors import StorageUnavailable
+from ..event import Event, new_id
+from ..operations import Operations
+from ..periodic.heartbeat import Heartbeat
+from ..periodic.pruner import Pruner
+from ..periodic.scheduler import Scheduler
+from ..service.background import spawn
+from ..service.backoff import doubling
+from ..service.ending import end
+from ..service.loop_guard import LoopGuard
+from ..service.tally import Tally
+from ..service.vitals import Vitals
+from ..service.watchdog import Watchdog
+from ..sinks.base import Sink, start_sink
+from ..storage import Storage
+from ..storage.contract.events import Publication, Receipt
+from ..storage.contract.registry import Health, Instance, StrategyHealth
+from ..strategies.stack import StrategyState
+from ..subscription import Subscription, check_dead_letters
+from ..version import __version__
+from ..worker.worker import Worker
+from .plan import Plan, function_subscription
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from starlette.types import ASGIApp
 
-    from .bus.type_schemas import TypeSchemas
-    from .config.api import Api
-    from .service.background import Service
-    from .storage.contract.records import Rescheduled
-    from .strategies.stack import StrategyStack
+    from ..service.background import Service
+    from ..storage.contract.records import Rescheduled
+    from ..strategies.stack import StrategyStack
 
-__all__ = ["Plan", "Runner"]
+__all__ = ["Runner"]
 
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """
-    The settings of a runner.
-
-    Attributes:
-        summary: one line that says what was built.
-        subscriptions: those of the file.
-        schedules: those of the file.
-        channel: NOTIFY channel for SQL publishers; None without a `postgres` strategy.
-        start_timeout: how long `start()` waits for a store that is away.
-        migrate: whether `start()` brings the tables up to date.
-        shutdown_grace: how long `stop()` waits for running deliveries.
-        retention: how long events are kept.
-        schemas: what the data of events has to fit.
-        api: the HTTP interface that `start()` serves; None for none.
-    """
-
-    deployment_id: str
-    summary: str
-    subscriptions: Sequence[Subscription]
-    limits: WorkerLimits
-    schedules: Sequence[Schedule] = ()
-    channel: str | None = None
-    start_timeout: timedelta = timedelta(seconds=30)
-    migrate: bool = True
-    shutdown_grace: timedelta = timedelta(seconds=25)
-    retention: Retention = field(default_factory=Retention)
-    schemas: TypeSchemas | None = None
-    api: Api | None = None
 
 
 class Runner:
@@ -190,15 +151,7 @@ class Runner:
         if any(each.name == name for each in self._plan.subscriptions):
             raise ValueError(f"the file has a subscription {name!r}; a function needs a name of its own")
         sink = f"function:{name}"
-        types = options.get("types", ())
-        options["types"] = (types,) if isinstance(types, str) else tuple(types)
-        if options.get("filter"):
-            compile_filter(options["filter"])
-        if isinstance(options.get("rate"), str):
-            options["rate"] = Rate.parse(options["rate"])
-        if options.get("order_by") is not None:
-            check_order_by(options["order_by"])
-        self._functions[name] = Subscription(name=name, sink=sink, **options)
+        self._functions[name] = function_subscription(name, sink, options)
         self._sinks[sink] = self._function_sink(handler)
         self.worker.serve(sink, self._sinks[sink])
 
@@ -259,7 +212,7 @@ class Runner:
             ConfigError: the `dead_letter` of a function names no sink.
             RunnerError: it was started before in another event loop; `load()` another one for each.
         """
-        from .diagnosis.look import unserved
+        from ..diagnosis.look import unserved
 
         self._loop_guard.enter()
         check_dead_letters(self._functions.values(), self._sinks)

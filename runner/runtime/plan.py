@@ -1,0 +1,74 @@
+"""The settings of a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..policies.filter import compile_filter
+from ..policies.limits import WorkerLimits
+from ..policies.order import check_order_by
+from ..policies.rate import Rate
+from ..policies.schedule import Schedule
+from ..storage.contract.archive import Retention
+from ..subscription import Subscription
+
+if TYPE_CHECKING:
+    from ..bus.type_schemas import TypeSchemas
+    from ..config.api import Api
+
+__all__ = ["Plan", "function_subscription"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """
+    The settings of a runner.
+
+    Attributes:
+        summary: one line that says what was built.
+        subscriptions: those of the file.
+        schedules: those of the file.
+        channel: NOTIFY channel for SQL publishers; None without a `postgres` strategy.
+        start_timeout: how long `start()` waits for a store that is away.
+        migrate: whether `start()` brings the tables up to date.
+        shutdown_grace: how long `stop()` waits for running deliveries.
+        retention: how long events are kept.
+        schemas: what the data of events has to fit.
+        api: the HTTP interface that `start()` serves; None for none.
+    """
+
+    deployment_id: str
+    summary: str
+    subscriptions: Sequence[Subscription]
+    limits: WorkerLimits
+    schedules: Sequence[Schedule] = ()
+    channel: str | None = None
+    start_timeout: timedelta = timedelta(seconds=30)
+    migrate: bool = True
+    shutdown_grace: timedelta = timedelta(seconds=25)
+    retention: Retention = field(default_factory=Retention)
+    schemas: TypeSchemas | None = None
+    api: Api | None = None
+
+
+def function_subscription(name: str, sink: str, options: Mapping[str, Any]) -> Subscription:
+    """
+    Return the subscription of a function.
+
+    Raises:
+        FilterError: the filter does not compile.
+        ValueError: the rate, or the attribute to order by, is none.
+    """
+    options = dict(options)
+    types = options.get("types", ())
+    options["types"] = (types,) if isinstance(types, str) else tuple(types)
+    if options.get("filter"):
+        compile_filter(options["filter"])
+    if isinstance(options.get("rate"), str):
+        options["rate"] = Rate.parse(options["rate"])
+    if options.get("order_by") is not None:
+        check_order_by(options["order_by"])
+    return Subscription(name=name, sink=sink, **options)
