@@ -91,7 +91,7 @@ def build(config: Config) -> Runner:
             storage = _storage(config)
         with faults.at():
             strategies = _stack(config, brokers)
-        for name, plugin in config.sinks.items():
+        for name, plugin in config.sinks.items() if config.worker.enabled else ():
             with faults.at("sinks", name):
                 sinks[name] = build_sink(plugin, context)
         with faults.at():

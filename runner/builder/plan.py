@@ -28,6 +28,7 @@ def plan_of(config: Config) -> Plan:
         limits=WorkerLimits(
             batch=worker.batch, concurrency=worker.concurrency, lease=worker.lease, max_hops=worker.max_hops
         ),
+        works=worker.enabled,
         channel=_channel(config),
         start_timeout=config.storage.start_timeout,
         migrate=config.storage.migrate,
@@ -70,4 +71,5 @@ def _summary(config: Config) -> str:
         f"bus {config.deployment_id}: {config.storage.dsn} · wakes by {strategies} · sinks {sinks} · "
         f"{count} subscription{'' if count == 1 else 's'}"
         + (f" · {times} schedule{'' if times == 1 else 's'}" if times else "")
+        + ("" if config.worker.enabled else " · serves only")
     )

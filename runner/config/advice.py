@@ -16,7 +16,20 @@ _NO_PROMISE = ("disable", "allow", "prefer")  # the modes in which anything is s
 
 def advice(config: Config) -> list[str]:
     """Return the warnings about `config`: the place in the file, the oddity, and the cure."""
-    return [*_storage_in_clear(config), *_unused_sinks(config), *_polling_only(config), *_advised_by_options(config)]
+    return [
+        *_storage_in_clear(config),
+        *_unused_sinks(config),
+        *_polling_only(config),
+        *_idle(config),
+        *_advised_by_options(config),
+    ]
+
+
+def _idle(config: Config) -> Iterator[str]:
+    if not config.worker.enabled and config.api is None:
+        yield config.locate(
+            ("worker", "enabled"), "a process without a worker that serves nothing does nothing; add an api section"
+        )
 
 
 def _storage_in_clear(config: Config) -> Iterator[str]:

@@ -54,6 +54,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
         shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
         raise config_error(file, [*source.faults, shape])
     _keep_kinds(source)
+    imports = imports and not _serves_only(source.value)
     try:
         with limited_effort():
             config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
@@ -63,6 +64,12 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     if source.faults:
         raise config_error(file, source.faults)
     return config.attach(file, source)
+
+
+def _serves_only(document: dict[str, Any]) -> bool:
+    """Return whether the process calls no handler, because `worker.enabled` is false."""
+    worker = document.get("worker")
+    return isinstance(worker, dict) and worker.get("enabled") in (False, "false")
 
 
 def _keep_kinds(source: Source) -> None:

@@ -186,6 +186,9 @@ class SubscriptionEntry(Model):
 class Worker(Model):
     """The limits of one process."""
 
+    enabled: bool = Field(
+        default=True, description="Dispatch and deliver events; false makes a process that only serves HTTP."
+    )
     batch: Number = Field(default=_LIMITS.batch, ge=1, le=10_000, description="Events claimed at once.")
     concurrency: Number = Field(
         default=_LIMITS.concurrency, ge=1, le=10_000, description="Deliveries at once, over all subscriptions."

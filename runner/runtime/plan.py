@@ -31,6 +31,7 @@ class Plan:
         summary: one line that says what was built.
         subscriptions: those of the file.
         schedules: those of the file.
+        works: whether the process dispatches and delivers events, and publishes those of schedules.
         channel: NOTIFY channel for SQL publishers; None without a `postgres` strategy.
         start_timeout: how long `start()` waits for a store that is away.
         migrate: whether `start()` brings the tables up to date.
@@ -45,6 +46,7 @@ class Plan:
     subscriptions: Sequence[Subscription]
     limits: WorkerLimits
     schedules: Sequence[Schedule] = ()
+    works: bool = True
     channel: str | None = None
     start_timeout: timedelta = timedelta(seconds=30)
     migrate: bool = True

@@ -93,9 +93,8 @@ class Runner:
 
         self._scheduler = Scheduler(storage.schedules, announce=announce)
         self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake)
-        self._bus = EventBus(
-            store, strategies, wake=self.worker.wake, local_worker=self.worker.dispatcher, schemas=plan.schemas
-        )
+        local = self.worker.dispatcher if plan.works else None
+        self._bus = EventBus(store, strategies, wake=self.worker.wake, local_worker=local, schemas=plan.schemas)
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
@@ -146,8 +145,10 @@ class Runner:
 
         Raises:
             FilterError: the filter does not compile.
-            ValueError: the file has a subscription of that name; the rate, or the attribute to order by, is none.
+            ValueError: the file has a subscription of that name, or `worker.enabled: false`; an option is invalid.
         """
+        if not self._plan.works:
+            raise ValueError(f"subscribe({name!r}): worker.enabled is false, so nothing would call the handler")
         if any(each.name == name for each in self._plan.subscriptions):
             raise ValueError(f"the file has a subscription {name!r}; a function needs a name of its own")
         sink = f"function:{name}"
@@ -228,12 +229,15 @@ class Runner:
             await start_sink(name, sink)
         self._bus.start()
         await self._strategies.start(self.worker.wake)
-        await self.worker.start()
-        await self._scheduler.start()
-        await self._pruner.start()
+        loops = [self._heartbeat.loop]
+        if self._plan.works:
+            await self.worker.start()
+            await self._scheduler.start()
+            await self._pruner.start()
+            loops += [*self.worker.loops, self._scheduler.loop, self._pruner.loop]
         self._heartbeat.start()
         self._started = True
-        self._vitals.running([*self.worker.loops, self._scheduler.loop, self._pruner.loop, self._heartbeat.loop])
+        self._vitals.running(loops)
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
         with contextlib.suppress(StorageUnavailable):  # the worker waits for it
             for each in await unserved(self._storage):

@@ -482,3 +482,21 @@ class TestTokens:
             writer.write(TestBodies.head("content-length: 1000000"))
             assert b" 401 " in await asyncio.wait_for(reader.readline(), 30)
             writer.close()
+
+
+class TestServingOnly:
+    async def test_a_process_without_a_worker_takes_events_and_delivers_none(self, bus: Bus) -> None:
+        sinks = "sinks: {nowhere: {python: 'no_such_module:handle'}}\n"
+        subscriptions = "subscriptions: [{name: all, types: ['*'], sink: nowhere}]\n"
+        path = bus.write("api: {listen: '127.0.0.1:0'}\n" + sinks + subscriptions)
+        path.write_text(path.read_text().replace("worker: {", "worker: {enabled: false, "))
+        runner = load(path)
+        with pytest.raises(ValueError, match=r"worker\.enabled is false"):
+            runner.subscribe("mine", lambda event: None)
+        async with runner:
+            door = Door(runner)
+            assert (await door.post(BINARY)).status == 202
+            for probe in ("/healthz", "/readyz"):
+                assert (await asyncio.to_thread(lambda: ask(door.address, probe))).status == 200  # noqa: B023
+            [view] = await door.views()
+            assert view.state == "queued"
