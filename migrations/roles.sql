@@ -6,6 +6,7 @@
 --   {looker}: runs the verbs that only look, and queries of your own.
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning; -- nobody needs to hear that the schema is there already
 DO $do$
 DECLARE
     name text;

@@ -22,7 +22,7 @@ DOCUMENTS = ("README.md", *sorted(str(each.relative_to(ROOT)) for each in (ROOT 
 BLOCKS = [(name, block) for name in DOCUMENTS for block in read(ROOT / name)]
 PASTED = tuple(dict.fromkeys(name for name, _ in BLOCKS))
 
-MOST_NOT_RUN = 2
+MOST_NOT_RUN = 3
 """Blocks of all documents that may say `not run`."""
 
 HERE = Path(sysconfig.get_path("scripts"))

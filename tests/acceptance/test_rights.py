@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,21 @@ class TestStranger:
             postgres_dsn,
         )
         assert self.trapped(postgres, postgres_dsn) == "0|"
+
+
+def test_no_script_has_anything_to_say(postgres: PostgresServer, postgres_dsn: str, tmp_path: Path) -> None:
+    """What `psql` prints on standard error looks like a fault to whoever pipes a script into it."""
+    deployment = Deployment(tmp_path, postgres_dsn)
+    deployment.write()
+    schema = f"bus_{uuid.uuid4().hex[:8]}"
+    deployment.path.write_text(deployment.path.read_text().replace("start_timeout: 1s", f"schema: {schema}"))
+    psql = [str(postgres.programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", postgres_dsn]
+    for script in ("--sql", "--roles", "--roles"):
+        text = deployment.cli("migrate", script)[0]
+        done = subprocess.run(psql, input=text, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), script
+    for role in ("owner", "runner", "publisher", "looker"):
+        postgres.psql(f"DROP OWNED BY {schema}_{role} CASCADE; DROP ROLE {schema}_{role}", postgres_dsn)
 
 
 class TestRoles:

@@ -58,6 +58,11 @@ class PostgresServer(Server):
         self._bin = pgserver.POSTGRES_VERSIONS[version]
         self._user = _SYSTEM_USER if os.geteuid() == 0 else None
 
+    @property
+    def programs(self) -> Path:
+        """The directory of psql and the others of its version."""
+        return self._bin
+
     def dsn(self, database: str = "postgres") -> str:
         """The address of one of its databases, as an operator would write it."""
         return f"postgresql://postgres@{HOST}:{self.port}/{database}"
