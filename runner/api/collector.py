@@ -74,7 +74,9 @@ class Collector(Collecting):
         )
         hears = [((each.name,), float(each.hears)) for each in surface.process.strategies() if each.hears is not None]
         yield _gauge("strategy_hears", "Whether a strategy is proven to hear.", ("strategy",), hears)
-        yield _counter("wakes", "Wakes of the worker.", ("strategy",), [((k,), v) for k, v in tally.wakes.items()])
+        yield _counter(
+            "wakes", "Wakes of the worker.", ("strategy",), [((k,), v) for k, v in surface.process.wakes.items()]
+        )
         yield CounterMetricFamily("runner_claims", "Claims of events.", value=tally.claims)
         yield CounterMetricFamily(
             "runner_leases_lost", "Deliveries whose lease ended before they did.", value=tally.leases_lost

@@ -24,6 +24,7 @@ class Process(NamedTuple):
         tally: its counts.
         strategies: returns the state of each strategy.
         breakers: returns for each subscription served here whether its breaker is open.
+        wakes: how often each strategy has woken the worker.
         watchdog: watches its event loop.
         retention: how long events are kept, as far as it knows.
     """
@@ -32,5 +33,6 @@ class Process(NamedTuple):
     tally: Tally
     strategies: Callable[[], Sequence[StrategyState]]
     breakers: Callable[[], Mapping[str, bool]]
+    wakes: Mapping[str, int]
     watchdog: Watchdog
     retention: Retention

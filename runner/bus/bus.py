@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..errors import RunnerError
 from ..event import Event, new_id
 from ..service.loop_guard import LoopGuard
+from ..service.tally import Tally
 from ..storage.contract.events import EventStore, Publication, Receipt
 from ..strategies.base import NotifyStrategy, Wake
 from .checks import check, expiring, linked
@@ -41,6 +43,7 @@ class EventBus:
         wake: Wake | None = None,
         local_worker: LocalWorker | None = None,
         schemas: TypeSchemas | None = None,
+        tally: Tally | None = None,
     ) -> None:
         """
         Publish into `store`, and signal through `strategy`.
@@ -49,10 +52,12 @@ class EventBus:
             wake: called for work in this process, without a detour over the strategy.
             local_worker: takes events straight from the publisher while it has room for them.
             schemas: what the data of events has to fit.
+            tally: counts what is recorded; but not inside sessions of callers, which may still roll back.
         """
         self._store = store
         self._wake = wake
         self._schemas = schemas
+        self._tally = tally or Tally()
         self._loop_guard = LoopGuard("bus")
         self._stopped = False
         self._commits = Commits(Recording(store, self.announce, local_worker), at_once=store.appends_at_once)
@@ -99,7 +104,7 @@ class EventBus:
             self.check([publication])
             if expires_in is not None:
                 publication = expiring(publication, await self._store.now())
-            receipts = await self._commits.add(linked([publication]))
+            receipts = await self._committed(linked([publication]))
         return receipts[0]
 
     async def publish_many(
@@ -125,7 +130,14 @@ class EventBus:
             receipts = await self._store.append_in(session, publications)
             self._session_signals.add(session.sync_session, publications[-1].event.id)
             return receipts
-        return await self._commits.add(publications)
+        return await self._committed(publications)
+
+    async def _committed(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        started = monotonic()
+        receipts = await self._commits.add(publications)
+        new = [each.event.source for each, receipt in zip(publications, receipts, strict=True) if not receipt.duplicate]
+        self._tally.add_published(new, monotonic() - started)
+        return receipts
 
     def check(self, publications: Sequence[Publication]) -> None:
         """Raise the `EventError` for which `publish_many()` would refuse them; the store is not asked."""

@@ -87,24 +87,27 @@ class Runner:
         self._functions: dict[str, Subscription] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         store = storage.store
+        self._tally = tally = Tally()
 
         def announce() -> None:
             self._bus.announce(self._instance.id)
 
         self._scheduler = Scheduler(storage.schedules, announce=announce)
-        self.worker = Worker(store, store, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake)
+        self.worker = Worker(
+            store, store, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake, tally=tally
+        )
         local = self.worker.dispatcher if plan.works else None
-        self._bus = EventBus(store, strategies, wake=self.worker.wake, local_worker=local, schemas=plan.schemas)
+        self._bus = EventBus(
+            store, strategies, wake=self.worker.wake, local_worker=local, schemas=plan.schemas, tally=tally
+        )
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
         self._vitals = Vitals()
-        self._tally = Tally()
         self._heartbeat = Heartbeat(store, self._instance, self._health, vitals=self._vitals, set_back=self.worker.wake)
-        process = Process(
-            self._vitals, self._tally, self.strategies, self.worker.breakers, self._watchdog, plan.retention
-        )
+        breakers, wakes = self.worker.breakers, strategies.wakes
+        process = Process(self._vitals, tally, self.strategies, breakers, wakes, self._watchdog, plan.retention)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
         self._started = False
         self._loop_guard = LoopGuard("runner")

@@ -27,9 +27,16 @@ class Tries:
     results: dict[str, int] = field(default_factory=dict)
     seconds: Histogram = field(default_factory=Histogram)
 
-    def add(self, result: str, times: int = 1) -> None:
-        """Count attempts with one result."""
+    def add(self, result: str, seconds: float, times: int = 1) -> None:
+        """Count attempts with one result, each of which took `seconds`."""
         self.results[result] = self.results.get(result, 0) + times
+        self.seconds.add(seconds, times)
+
+    def add_quick(self, times: int, total: float) -> None:
+        """Count attempts that were accepted, each within `FIRST`, and which took `total` seconds together."""
+        if times:
+            self.results["accepted"] = self.results.get("accepted", 0) + times
+            self.seconds.add_quick(times, total)
 
 
 @dataclass(slots=True)
@@ -61,7 +68,7 @@ class Tally:
         tries, outcomes: by the id of the subscription.
         names: of the subscriptions, by their ids.
         dispatched: events whose dispatch was written.
-        wakes: of the worker, by strategy.
+        schedules_missed: ticks for which nothing was published, by schedule.
     """
 
     def __init__(self) -> None:
@@ -73,11 +80,11 @@ class Tally:
         self.dispatched = 0
         self.claims = 0
         self.leases_lost = 0
-        self.wakes: dict[str, int] = {}
         self.schedules_missed: dict[str, int] = {}
 
-    def add_published(self, sources: Iterable[str]) -> None:
-        """Count events that were recorded, by their sources."""
+    def add_published(self, sources: Iterable[str], seconds: float) -> None:
+        """Count events that a publisher had recorded, by their sources, and how long that took."""
+        self.publish.add(seconds)
         published = self.published
         for source in sources:
             if source in published:
@@ -100,7 +107,3 @@ class Tally:
         if found is None:
             found = self.outcomes[id] = Outcomes()
         return found
-
-    def woken(self, strategy: str) -> None:
-        """Count a wake."""
-        self.wakes[strategy] = self.wakes.get(strategy, 0) + 1

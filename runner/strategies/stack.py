@@ -58,6 +58,7 @@ class StrategyStack:
 
     def __init__(self, *strategies: NotifyStrategy) -> None:
         self.failures: dict[str, int] = {}
+        self.wakes: dict[str, int] = {}
         self._strategies = strategies
 
     @property
@@ -87,7 +88,8 @@ class StrategyStack:
         """Start all at once; log those that cannot start."""
         async with asyncio.TaskGroup() as group:
             for strategy in self._strategies:
-                group.create_task(self._guard(strategy, "start", partial(strategy.start, wake), START_TIMEOUT))
+                counting = partial(self._woken, _name(strategy), wake)
+                group.create_task(self._guard(strategy, "start", partial(strategy.start, counting), START_TIMEOUT))
 
     async def notify(self, event_id: str) -> None:
         """Signal through all."""
@@ -99,6 +101,10 @@ class StrategyStack:
         async with asyncio.TaskGroup() as group:
             for strategy in self._strategies:
                 group.create_task(self._guard(strategy, "stop", strategy.stop, STOP_TIMEOUT))
+
+    def _woken(self, name: str, wake: Wake) -> None:
+        self.wakes[name] = self.wakes.get(name, 0) + 1
+        wake()
 
     async def _guard(
         self, strategy: NotifyStrategy, action: str, call: Callable[[], Awaitable[None]], timeout: float

@@ -9,12 +9,14 @@ from typing import Any
 
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..event import Event
+from ..service.histogram import FIRST
+from ..service.tally import Tries
 from ..sinks.base import Sink
 from ..tracing.causation import HANDLED
 from .endings import Expired, expired
 from .feedback import Feedback
 from .flight import SUCCEEDED, Flight
-from .lane import Lane
+from .lane import LOST, Lane
 
 __all__ = ["BatchCalls", "Calls", "SingleCalls"]
 
@@ -25,57 +27,71 @@ Calls = Callable[[Lane, Flight[Any]], Awaitable[None]]
 class SingleCalls:
     """Call `deliver()`, or the sink's faster `deliver_event()`, once for each delivery."""
 
-    __slots__ = ("_feedback", "_name", "_sink")
+    __slots__ = ("_feedback", "_name", "_sink", "_tries")
 
-    def __init__(self, name: str, sink: Sink, feedback: Feedback) -> None:
+    def __init__(self, name: str, sink: Sink, feedback: Feedback, tries: Tries) -> None:
         """Args: name is that of the subscription."""
         self._name = name
         self._sink = sink
         self._feedback = feedback
+        self._tries = tries
 
     async def __call__(self, lane: Lane, flight: Flight[Any]) -> None:
         """Deliver the unstarted part of `flight`, until none is left or the lane must end."""
         deliver, name, works, marks = self._sink.deliver, self._name, flight.works, flight.marks
         deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(self._sink, "deliver_event", None)
         cancelling, handle, expiring = lane.task.cancelling, HANDLED.set, flight.expiring
-        while (index := flight.next) < flight.stop:
-            lane.since = started = monotonic()
-            if started >= flight.until:
-                flight.halt()
-                return
-            flight.next = index + 1
-            work = works[index]
-            lane.index = index
-            if expiring and started >= work.deadline:
-                flight.landed(index, Expired(expired(work.event.expires_at)), 0.0)
-                continue
-            handle(work.event)
-            try:
-                if deliver_event is not None:
-                    outcome = await deliver_event(work.event)
+        tries = self._tries
+        quick, total = 0, 0.0  # of the attempts that were accepted at once: counted when all are over
+        ended = monotonic()
+        try:
+            while (index := flight.next) < flight.stop:
+                lane.since = started = ended
+                if started >= flight.until:
+                    flight.halt()
+                    return
+                flight.next = index + 1
+                work = works[index]
+                lane.index = index
+                if expiring and started >= work.deadline:
+                    flight.landed(index, Expired(expired(work.event.expires_at)), 0.0)
+                    continue
+                handle(work.event)
+                try:
+                    if deliver_event is not None:
+                        outcome = await deliver_event(work.event)
+                    else:
+                        outcome = await deliver(Delivery(work.event, name, work.attempt))
+                except BaseException as error:
+                    # SystemExit from a handler, too: it must not take the process with it.
+                    outcome = lane.outcome_of(error)
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                ended = monotonic()
+                if outcome is ACCEPTED and not flight.watched:
+                    marks[index] = SUCCEEDED
+                    if ended - started <= FIRST:
+                        quick += 1
+                        total += ended - started
+                    else:
+                        tries.add("accepted", ended - started)
                 else:
-                    outcome = await deliver(Delivery(work.event, name, work.attempt))
-            except BaseException as error:
-                # SystemExit from a handler, too: it must not take the process with it.
-                outcome = lane.outcome_of(error)
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-            if outcome is ACCEPTED and not flight.watched:
-                marks[index] = SUCCEEDED
-            else:
-                handle(None)  # what follows is not done for this event alone
-                outcome, ended = _checked(outcome), monotonic()
-                flight.landed(index, outcome, ended - started)
-                self._feedback.successes(flight, ended)
-                self._feedback.outcome(outcome, ended)
-            if cancelling() or lane.verdict is not None:
-                return
+                    handle(None)  # what follows is not done for this event alone
+                    outcome = _checked(outcome)
+                    tries.add(_result(outcome), ended - started)
+                    flight.landed(index, outcome, ended - started)
+                    self._feedback.successes(flight, ended)
+                    self._feedback.outcome(outcome, ended)
+                if cancelling() or lane.verdict is not None:
+                    return
+        finally:
+            tries.add_quick(quick, total)
 
 
 class BatchCalls:
     """Call `deliver_batch()` with several deliveries; those that were tried before go alone."""
 
-    __slots__ = ("_deliver_batch", "_feedback", "_most", "_name")
+    __slots__ = ("_deliver_batch", "_feedback", "_most", "_name", "_tries")
 
     def __init__(
         self,
@@ -83,8 +99,10 @@ class BatchCalls:
         deliver_batch: Callable[[Sequence[Delivery]], Awaitable[object]],
         most: int,
         feedback: Feedback,
+        tries: Tries,
     ) -> None:
         """Args: most is how many deliveries a batch has at most."""
+        self._tries = tries
         self._name = name
         self._deliver_batch = deliver_batch
         self._most = most
@@ -119,6 +137,7 @@ class BatchCalls:
             ended = monotonic()
             outcomes = [_checked(each) for each in _answers(answer, len(works))]
             for index, outcome in zip(lane.indexes, outcomes, strict=True):
+                self._tries.add(_result(outcome), ended - started)
                 if outcome is ACCEPTED and not flight.watched:
                     flight.marks[index] = SUCCEEDED
                     flight.credited += 1
@@ -134,6 +153,11 @@ class BatchCalls:
         works = flight.works
         single = (index for index in range(first, stop) if works[index].attempt > 1 or works[index].deadline <= now)
         return max(next(single, stop) - first, 1)
+
+
+def _result(outcome: Outcome) -> str:
+    """Return the name of an outcome in metrics."""
+    return "lost" if outcome is LOST else type(outcome).__name__.lower()
 
 
 def _answers(answer: object, count: int) -> Sequence[object]:

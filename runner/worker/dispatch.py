@@ -115,7 +115,8 @@ class Dispatch:
         if self.claim.unreadable:
             works = [*works, *self.claim.unreadable]
             runs.append(Run((), len(self.claim.unreadable)))
-        return Settled(self.claim.token, works, runs, self._records, self._attempts, self._turns)
+        claim = self.claim
+        return Settled(claim.token, works, runs, self._records, self._attempts, self._turns, claim.recorded)
 
     def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
         """Return the flights that were running when they were cut."""
@@ -157,7 +158,9 @@ class Dispatch:
         if count:
             self._runs.append((last, count))
         for outlet, works in self._shares().items():
-            self.flights[outlet] = Flight(works, self._until, expiring=self._expiring, ended=self._ended)
+            self.flights[outlet] = Flight(
+                works, self._until, expiring=self._expiring, ended=self._ended, recorded=self.claim.recorded
+            )
 
     def _shares(self) -> Mapping[Outlet, Sequence[Work]]:
         """Return the works of each outlet; consecutive events with equal targets are grouped."""

@@ -43,6 +43,7 @@ class Flight(Generic[W]):
         "expiring",
         "marks",
         "next",
+        "recorded",
         "running",
         "stop",
         "troubles",
@@ -58,6 +59,7 @@ class Flight(Generic[W]):
         *,
         expiring: bool = False,
         ended: Callable[[], None] | None = None,
+        recorded: tuple[float, float] | None = None,
     ) -> None:
         """
         Begin with nothing started.
@@ -66,8 +68,10 @@ class Flight(Generic[W]):
             until: when the lease ends under which they are held, on the monotonic clock: nothing starts after that.
             expiring: whether any of them has a deadline of its own, after which it does not start.
             ended: called once, when nothing runs and nothing is left to start.
+            recorded: when the first and the last of their events were recorded; None if each says that itself.
         """
         self.works = works
+        self.recorded = recorded
         self.until = until
         self.expiring = expiring
         self.next = 0  # index of the first one that has not started
@@ -101,6 +105,13 @@ class Flight(Generic[W]):
     def unanswered(self) -> list[int]:
         """Return the indexes of deliveries without an outcome."""
         return [index for index, mark in enumerate(self.marks) if not mark]
+
+    def recorded_at(self, index: int) -> float | None:
+        """Return when the event at `index` was recorded, on the monotonic clock; an estimate between two others."""
+        if self.recorded is None:
+            return getattr(self.works[index], "recorded", None)
+        first, last = self.recorded
+        return first + (last - first) * index / max(len(self.works) - 1, 1)
 
     def halt(self) -> None:
         """Start nothing more."""

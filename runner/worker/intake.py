@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 from msgspec.structs import replace
 
+from ..service.tally import Tally
 from ..storage.contract.claims import CLAIM, Claim, ClaimedDelivery, DeliveryClaim, RegulatedRequest, Work
 from ..storage.contract.queue import WorkQueue
 from .budget import Budget
@@ -37,9 +38,12 @@ class Intake:
         budget: what the claims weigh counts towards it.
     """
 
-    def __init__(self, queue: WorkQueue, budget: Budget, lease: timedelta, *, crash_limit: int) -> None:
+    def __init__(
+        self, queue: WorkQueue, budget: Budget, lease: timedelta, *, crash_limit: int, tally: Tally | None = None
+    ) -> None:
         """Args: crash_limit is how often an event may be claimed before its deliveries are tried one by one."""
         self._queue = queue
+        self._tally = tally or Tally()
         self.budget = budget
         self._lease = lease
         self._crash_limit = crash_limit
@@ -57,6 +61,7 @@ class Intake:
         What has crashed too often comes without: nothing of it is delivered from here.
         """
         weight = self._ask()
+        self._tally.claims += 1
         self.budget.claimed += weight
         try:
             claim = await self._guarded(lambda: self._queue.claim(limit, self._lease, weight))

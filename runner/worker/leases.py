@@ -14,6 +14,7 @@ import structlog
 
 from ..delivery import Lease, Outcome
 from ..event import weigh
+from ..service.tally import Tally
 from ..storage.contract.queue import WorkQueue
 from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT, Budget
@@ -42,9 +43,16 @@ class Leases:
     """Hold deliveries, from their claim or their dispatch on, until they are settled or lost."""
 
     def __init__(
-        self, queue: WorkQueue, writer: SettlementWriter, lease: timedelta, room_freed: asyncio.Event, budget: Budget
+        self,
+        queue: WorkQueue,
+        writer: SettlementWriter,
+        lease: timedelta,
+        room_freed: asyncio.Event,
+        budget: Budget,
+        tally: Tally | None = None,
     ) -> None:
-        """Args: room_freed is set whenever one ends."""
+        """Args: room_freed is set whenever one ends; tally counts those that are lost."""
+        self._tally = tally or Tally()
         self._queue = queue
         self._writer = writer
         self._lease = lease
@@ -104,6 +112,7 @@ class Leases:
         for key, each in held.items():
             if key not in kept and self._held.get(key) is each:
                 self._let_go(key)
+                self._tally.leases_lost += 1
                 log.warning("lease lost", seq=key[0], subscription=each.outlet.subscription.name)
                 each.flight.halt()  # it may not have started: nor does anything else of it
                 each.outlet.cancel(each.flight, each.index)
@@ -151,7 +160,8 @@ class Leases:
             work = flight.works[index]
             lease = Lease(work.seq, outlet.id, work.attempt, token)
             retry = outlet.subscription.retry
-            self._writer.submit(*settle(retry, lease, outcome, seconds, work.age, left=work.deadline - monotonic()))
+            settlement = settle(retry, lease, outcome, seconds, work.age, left=work.deadline - monotonic())
+            self._writer.submit(*settlement, flight.recorded_at(index))
             held = self._held.get(lease.key)
             if held is not None and held.lease.token == token:  # else it was lost, and perhaps claimed anew
                 self._let_go(lease.key)

@@ -14,6 +14,7 @@ import structlog
 from ..delivery import Failed
 from ..errors import described
 from ..policies.breaker import Breaker
+from ..service.tally import Tries
 from ..sinks.base import Sink
 from ..subscription import Subscription
 from ..tracing.causation import HANDLED
@@ -76,6 +77,7 @@ class Outlet:
         slots: Slots,
         on_lane_end: Callable[[Outlet], None],
         on_breaker_change: Callable[[Outlet], None],
+        tries: Tries | None = None,
     ) -> None:
         """
         Serve `subscription`, known to the store as `id`.
@@ -86,6 +88,7 @@ class Outlet:
             slots: shared by all outlets of the process.
             on_lane_end: called when there is room for another delivery.
             on_breaker_change: called when the breaker opens or closes.
+            tries: counts its attempts.
         """
         self.id = id
         self.subscription = subscription
@@ -102,10 +105,11 @@ class Outlet:
         if sink is not None:
             deliver_batch = getattr(sink, "deliver_batch", None) if subscription.batch else None
             self._most = subscription.batch if subscription.batch and deliver_batch else 1
+            tries = tries or Tries()
             self._calls = (
-                SingleCalls(subscription.name, sink, self._feedback)
+                SingleCalls(subscription.name, sink, self._feedback, tries)
                 if deliver_batch is None
-                else BatchCalls(subscription.name, deliver_batch, self._most, self._feedback)
+                else BatchCalls(subscription.name, deliver_batch, self._most, self._feedback, tries)
             )
 
     @property

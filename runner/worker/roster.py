@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from ..service.tally import Tally
 from ..sinks.base import Sink
 from ..storage.contract.registry import Registered, Registry
 from ..subscription import Matcher
@@ -39,6 +40,7 @@ class Roster:
         on_load: Callable[[Sequence[Registered]], None],
         on_lane_end: Callable[[Outlet], None],
         on_breaker_change: Callable[[Outlet], None],
+        tally: Tally | None = None,
     ) -> None:
         """
         Serve the subscriptions of `registry` through `sinks`.
@@ -46,7 +48,9 @@ class Roster:
         Args:
             on_load: called with the subscriptions whenever they have been read.
             on_lane_end, on_breaker_change: given to each outlet.
+            tally: counts their attempts.
         """
+        self._tally = tally or Tally()
         self._registry = registry
         self._sinks = dict(sinks)
         self._slots = slots
@@ -112,6 +116,7 @@ class Roster:
                 slots=self._slots,
                 on_lane_end=self._on_lane_end,
                 on_breaker_change=self._on_breaker_change,
+                tries=self._tally.tries_of(registered.id),
             )
         self._breaker_sync.learn(outlet, registered.breaker)
         return outlet

@@ -16,10 +16,12 @@ from ..delivery import DeliveryState, Lease
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
 from ..service.background import spawn
 from ..service.backoff import Backoff
+from ..service.tally import Tally
 from ..storage.contract.claims import Work
 from ..storage.contract.queue import WorkQueue
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Settled
 from ..storage.halves import IN_A_ROW, in_halves
+from .accounts import Accounts
 from .budget import SPENT
 from .dead_letters import DeadLetters
 from .settlement import apart, milder, part
@@ -50,6 +52,8 @@ class SettlementWriter:
         dead_letters: DeadLetters,
         written: Callable[[Sequence[DeliveryRecord]], object],
         dispatched: Callable[[Sequence[DeliveryRecord]], object] | None = None,
+        *,
+        tally: Tally | None = None,
     ) -> None:
         """
         Write to `queue`.
@@ -57,11 +61,13 @@ class SettlementWriter:
         Args:
             written: called with the records of single deliveries once they are written.
             dispatched: called with those of claims that another session held; `written` by default.
+            tally: counts what is written.
         """
         self._queue = queue
         self._dead_letters = dead_letters
         self._written = written
         self._dispatched = dispatched or written
+        self._accounts = Accounts(tally or Tally())
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -75,8 +81,9 @@ class SettlementWriter:
         """Retry from now on while the store is unavailable."""
         self._patient = True
 
-    def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None) -> None:
+    def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None, recorded: float | None = None) -> None:
         """Write `record`, and `attempt` with it, soon."""
+        self._accounts.expect(record, recorded)
         self._submit(record, () if attempt is None else (attempt,))
 
     def _submit(self, record: DeliveryRecord, attempts: Sequence[AttemptRecord]) -> None:
@@ -108,7 +115,7 @@ class SettlementWriter:
             for each in held:
                 self._delay(each)
             return records
-        _tell_late(len(complete.works) - count)
+        self._accounts.ended(complete, count)
         return complete.records
 
     def awaits(self, lease: Lease) -> bool:
@@ -167,11 +174,11 @@ class SettlementWriter:
         async def write(indexes: Sequence[int]) -> Sequence[int]:
             some = settled if len(indexes) == len(settled.works) else part(settled, indexes)
             count = await self.patiently(lambda: self._queue.settle(some), wait=False)
+            self._accounts.ended(some, count)
             self._resume(some)
             return [count]
 
-        counts, refused = await in_halves(range(len(settled.works)), write)
-        _tell_late(len(settled.works) - len(refused) - sum(counts))
+        _, refused = await in_halves(range(len(settled.works)), write)
         seqs = {settled.works[index].seq for index, _ in refused}
         records = [each for each in settled.records if each.seq not in seqs]
         held = []
@@ -196,6 +203,7 @@ class SettlementWriter:
         except StorageRefused as error:  # its lease ends, and the event is dispatched again, a few times
             log.error("settlement refused", seq=settled.works[0].seq, detail=str(error))
             return ()
+        self._accounts.settled(held)
         self._resume(settled)
         for record in ended:
             key = (record.seq, record.subscription_id)
@@ -269,8 +277,13 @@ class SettlementWriter:
                 asyncio.get_running_loop().call_later(_HELD, self._again, record, theirs)
             else:
                 await self._write_milder(record, theirs, error)
-        self._written([each for each in records if id(each) not in apart])
-        _tell_late(late)
+        settled = [each for each in records if id(each) not in apart]
+        self._written(settled)
+        if late > 0:
+            keys = set(written)
+            settled = [each for each in settled if (each.seq, each.subscription_id) in keys]
+            self._accounts.late(late)
+        self._accounts.written(settled)
 
     def _again(self, record: DeliveryRecord, attempts: Sequence[AttemptRecord]) -> None:
         if self._patient:
@@ -289,6 +302,7 @@ class SettlementWriter:
                     refusal = error
                     continue
                 self._note(record, refusal, recorded_as=each.state.value)
+                self._accounts.written([each])
                 self._written([each])
                 return
         self._note(record, refusal)  # its lease ends; until its attempts are used up it is delivered again
@@ -297,8 +311,3 @@ class SettlementWriter:
     def _note(record: DeliveryRecord, refusal: StorageError, **more: str) -> None:
         place = {"seq": record.seq, "subscription_id": record.subscription_id, "state": record.state.value}
         log.error("settlement refused", **place, detail=str(refusal), **more)
-
-
-def _tell_late(count: int) -> None:
-    if count > 0:
-        log.warning("late settlements dropped", count=count)

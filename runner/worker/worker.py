@@ -12,6 +12,7 @@ import structlog
 from ..policies.limits import WorkerLimits
 from ..service.background import Background, spawn
 from ..service.clock import wait_for
+from ..service.tally import Tally
 from ..sinks.base import Sink
 from ..storage.contract.queue import WorkQueue
 from ..storage.contract.registry import Registered, Registry
@@ -57,6 +58,7 @@ class Worker:
         *,
         notify: Callable[[], Awaitable[None]],
         on_load: Callable[[], object] = lambda: None,
+        tally: Tally | None = None,
     ) -> None:
         """
         Work off `queue`.
@@ -64,17 +66,19 @@ class Worker:
         Args:
             notify: tells other instances that there are deliveries anyone may take.
             on_load: called whenever the subscriptions have been read.
+            tally: counts what is done.
         """
+        self._tally = tally = tally or Tally()
         self._notify = notify
         self._loaded = on_load
         budget, lease = Budget(), limits.lease
-        intake = Intake(queue, budget, lease, crash_limit=limits.crash_limit)
+        intake = Intake(queue, budget, lease, crash_limit=limits.crash_limit, tally=tally)
         letters = DeadLetters(queue)
         self._dead_letters = letters
         self._slots = slots = Slots(limits.concurrency, budget)
         self._room_freed = freed = asyncio.Event()
-        self._writer = writer = SettlementWriter(queue, letters, self._written, self._written_late)
-        self._leases = leases = Leases(queue, writer, lease, freed, budget)
+        self._writer = writer = SettlementWriter(queue, letters, self._written, self._written_late, tally=tally)
+        self._leases = leases = Leases(queue, writer, lease, freed, budget, tally)
         self._backlog = Backlog(queue, intake, writer, leases, letters, slots, lease, freed)
         self._breaker_sync = BreakerSync(registry, self._agreed)
         self._roster = Roster(
@@ -85,6 +89,7 @@ class Worker:
             on_load=self._on_load,
             on_lane_end=self._on_lane_end,
             on_breaker_change=self._on_breaker_change,
+            tally=tally,
         )
         self.dispatcher = Dispatcher(
             intake,
@@ -169,6 +174,7 @@ class Worker:
     def _on_load(self, registered: Sequence[Registered]) -> None:
         """Pass the loaded subscriptions to the parts that serve them."""
         outlets = self._roster.outlets
+        self._tally.names |= {each.id: each.subscription.name for each in registered}
         self._dead_letters.learn(registered)
         self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
         self._backlog.serve(outlets)

@@ -90,6 +90,7 @@ class Claim(Struct, frozen=True):
         weight: what the events weigh together.
         more: whether some that are due were left for a later claim.
         now: the time on the clock of the store; None for events that were leased as they were recorded.
+        recorded: when the first and the last of the events were recorded, on the monotonic clock; None if unknown.
     """
 
     token: int
@@ -102,6 +103,7 @@ class Claim(Struct, frozen=True):
     weight: int = 0
     more: bool = False
     now: datetime | None = None
+    recorded: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class ClaimedDelivery:
 
     `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
     long before the claim the first recorded attempt began. `expired`: it was deferred, and is claimed only
-    for what follows. `size`: above zero while the data of the event is missing. `deadline`: as for `Work`.
+    for what follows. `size`: above zero while the data of the event is missing. `deadline`: as for `Work`. `recorded`:
+    when the event was recorded, on the monotonic clock.
     """
 
     seq: int
@@ -131,6 +134,7 @@ class ClaimedDelivery:
     expired: ExpiredDeferral | None = None
     size: int = 0
     deadline: float = inf
+    recorded: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

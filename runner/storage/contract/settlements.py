@@ -82,6 +82,7 @@ class Settled(Struct, frozen=True):
         records: every other delivery, row by row.
         attempts: their failed attempts.
         turns: of those `records` that wait in a line.
+        recorded: when the first and the last of the events were recorded, on the monotonic clock; None if unknown.
     """
 
     token: int
@@ -90,6 +91,7 @@ class Settled(Struct, frozen=True):
     records: Sequence[DeliveryRecord] = ()
     attempts: Sequence[AttemptRecord] = ()
     turns: Sequence[Turn] = ()
+    recorded: tuple[float, float] | None = None
 
     def each(self) -> Iterator[tuple[Work | UnreadableWork, tuple[int, ...]]]:
         """Yield every work with the ids of the subscriptions it was delivered to."""

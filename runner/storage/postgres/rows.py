@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -164,6 +165,7 @@ def claimed_deliveries(
     """Return the deliveries in the rows of a claim of them, and apart those of which the event cannot be read."""
     claimed: list[ClaimedDelivery] = []
     unreadable: list[UnreadableDelivery] = []
+    now = monotonic()
     for row in rows:
         seq, id, attempt, suspect = row[:4]
         if seq is None:
@@ -174,7 +176,10 @@ def claimed_deliveries(
             unreadable.append(UnreadableDelivery(seq, id, attempt, f"{type(error).__name__}: {error}"))
             continue
         age, size = row["age"] or timedelta(0), row["size"] or 0
-        claimed.append(ClaimedDelivery(seq, id, attempt, suspect, event, age, _expired_deferral(row), size))
+        recorded = now - row["recorded_ago"]
+        claimed.append(
+            ClaimedDelivery(seq, id, attempt, suspect, event, age, _expired_deferral(row), size, recorded=recorded)
+        )
     return claimed, unreadable
 
 

@@ -117,7 +117,7 @@ class PostgresStore(SqlRegistry):
         await self._find_home(publications)
         batch = distinct(publications)
         events = [each.event for each in batch.unique]
-        token = new_token()
+        token, started = new_token(), time.monotonic()
         added = await self._append_new(events, lease, token)
         if added is None:
             return await self._append_each(batch), None
@@ -126,7 +126,9 @@ class PostgresStore(SqlRegistry):
             Work(position, 1, receipt.seq, event.recorded_at(added.created_at))
             for position, receipt, event in zip(added.positions, added.receipts, events, strict=True)
         ]
-        return batch.receipts(added.receipts), Claim(token, works, added.version, weight=weigh(events))
+        return batch.receipts(added.receipts), Claim(
+            token, works, added.version, weight=weigh(events), recorded=(started, started)
+        )
 
     async def _append_new(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added | None:
         """
@@ -237,6 +239,7 @@ class PostgresStore(SqlRegistry):
             weight=outlook["weight"] or 0,
             more=outlook["more"],
             now=outlook["now"],
+            recorded=_recorded(outlook["seq"], outlook["size"]),
         )
 
     async def contents(self, seqs: Sequence[int]) -> Mapping[int, bytes | None]:
@@ -463,3 +466,9 @@ class _Added(NamedTuple):
 
 def _receipts(events: Sequence[Event], seqs: Sequence[int]) -> list[Receipt]:
     return [Receipt(event.source, event.id, seq, False) for event, seq in zip(events, seqs, strict=True)]
+
+
+def _recorded(oldest: int | None, newest: int | None) -> tuple[float, float] | None:
+    """Return when events were recorded on the monotonic clock, given for how many microseconds they have been."""
+    now = time.monotonic()
+    return None if oldest is None or newest is None else (now - oldest / 1_000_000, now - newest / 1_000_000)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from importlib.resources import files
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from ..contract.claims import UNREADABLE, ClaimedDelivery, ExpiredDeferral, UnreadableDelivery
@@ -104,14 +105,17 @@ def lease_deliveries(
     for seq, id, suspect, waited in due:
         try:
             rows = db.execute(sql("claimed_delivery"), (waited, moment, seq, id)).fetchall()
-            for attempt, refusal, age, size, missing, type, source, event_id, subject, time, *rest in rows:
+            for attempt, refusal, age, size, missing, recorded, type, source, event_id, subject, time, *rest in rows:
                 cut = bool(claimed or unreadable) and taken + size > weight
                 if not cut:
                     check_size(size)
                     event = read_event(type, source, event_id, subject, time_of(time), *rest)
                     late, answer = (age or 0) * MICROSECOND, _expired_deferral(waited, refusal)
                     left = size if missing else 0
-                    claimed.append(ClaimedDelivery(seq, id, attempt, bool(suspect), event, late, answer, left))
+                    since = monotonic() - (moment - recorded) / 1_000_000
+                    claimed.append(
+                        ClaimedDelivery(seq, id, attempt, bool(suspect), event, late, answer, left, recorded=since)
+                    )
                     taken += size
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
@@ -248,7 +249,14 @@ def _append_leased(
             event = publication.event.recorded_at(EPOCH + now * MICROSECOND)
             works.append(Work(queued.lastrowid or 0, 1, receipt.seq, event))
     [(version, _, _)] = db.execute(sql("outlook")).fetchall()
-    return receipts, Claim(token, works, version, weight=weigh([work.event for work in works]))
+    started = _ago(now, now)
+    weight = weigh([work.event for work in works])
+    return receipts, Claim(token, works, version, weight=weight, recorded=(started, started))
+
+
+def _ago(instant: int, now: int) -> float:
+    """Return on the monotonic clock what was at `instant` on the file's clock, which says `now`."""
+    return monotonic() - (now - instant) / 1_000_000
 
 
 def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
@@ -296,7 +304,11 @@ def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelt
             read.one_by_one(db, positions)
         if read.cut:
             db.execute(sql("unclaim"), (read.last, token))
-    claim = Claim(token, read.readable, 0, unreadable=read.unreadable, weight=read.weight)
+    recorded = None
+    if read.readable:
+        ends = db.execute(sql("recorded"), (read.readable[0].seq, read.readable[-1].seq)).fetchall()
+        recorded = _ago(ends[0][0], now), _ago(ends[0][1], now)
+    claim = Claim(token, read.readable, 0, unreadable=read.unreadable, weight=read.weight, recorded=recorded)
     return _outlook(db, replace(claim, more=read.cut or len(positions) >= limit), limit, now)
 
 

@@ -55,7 +55,7 @@ class Written(list[DeliveryRecord]):
     def awaits(self, lease: Lease) -> bool:
         return lease.seq in self.waiting
 
-    def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None) -> None:
+    def submit(self, record: DeliveryRecord, attempt: AttemptRecord | None, recorded: float | None = None) -> None:
         self.append(record)
 
     @property

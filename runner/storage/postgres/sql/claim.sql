@@ -25,10 +25,15 @@ WITH unsynced AS MATERIALIZED (
     RETURNING d.position, d.attempts
 )
 -- One row for what else there is to know, and one for each event: what stands in every row is sent and decoded in every row.
+-- Here `seq` and `size` are for how many microseconds the oldest and the newest of them have been on record.
 SELECT
-    NULL::bigint AS position, NULL::int AS attempts, NULL::bigint AS seq, NULL::text AS type, NULL::text AS source,
+    NULL::bigint AS position, NULL::int AS attempts,
+    (SELECT extract(epoch FROM (SELECT now FROM clock) - min(created_at)) * 1000000 FROM sized
+        WHERE upto <= $4 OR upto = weight)::bigint AS seq, NULL::text AS type, NULL::text AS source,
     NULL::text AS id, NULL::text AS subject, NULL::bytea AS time, NULL::text AS datacontenttype, NULL::text AS dataschema,
-    NULL::text AS extensions, NULL::bytea AS data, NULL::bigint AS size,
+    NULL::text AS extensions, NULL::bytea AS data,
+    (SELECT extract(epoch FROM (SELECT now FROM clock) - max(created_at)) * 1000000 FROM sized
+        WHERE upto <= $4 OR upto = weight)::bigint AS size,
     b.subscriptions_version AS version,
     (SELECT min(s.due_at) - clock_timestamp() FROM {scheduled} s) AS scheduled_in,
     EXISTS (SELECT FROM {deliveries} w WHERE w.state IN ('pending', 'leased')) AS waiting,

@@ -52,6 +52,7 @@ SELECT
         WHERE first.event_seq = e.event_seq AND first.subscription_id = e.subscription_id
         ORDER BY first.number, first.serial DESC LIMIT 1
     ) END AS age,
+    extract(epoch FROM clock_timestamp() - e.created_at)::float8 AS recorded_ago,
     (SELECT min(next.due_at) - clock_timestamp() FROM mine CROSS JOIN LATERAL (
         SELECT due_at FROM {deliveries}
         WHERE subscription_id = mine.id AND state IN ('pending', 'leased') AND due_at > (SELECT now FROM clock)

@@ -104,6 +104,7 @@ SELECT
         WHERE first.event_seq = e.event_seq AND first.subscription_id = $3
         ORDER BY first.number, first.serial DESC LIMIT 1
     ) END AS age,
+    extract(epoch FROM clock_timestamp() - e.created_at)::float8 AS recorded_ago,
     outlook.room,
     coalesce((SELECT next_at FROM charged), (SELECT next_at FROM pace)) - (SELECT now FROM clock) AS ahead,
     -- Where the next claim is to go on; nothing at the end of the lines.
