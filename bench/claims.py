@@ -74,17 +74,17 @@ async def horizon(subject: Contender, place: Place, *, hold: int, after: int, pa
 async def _publish(storage: Storage, number: int) -> None:
     data = b"x" * 100
     events = (Event(type="bench.event", source=f"/claims/{number}", data=data) for _ in range(BATCH))
-    await storage.store.append([Publication(event) for event in events])
+    await storage.events.append([Publication(event) for event in events])
 
 
 async def _claim(storage: Storage) -> float:
     """Claim 500, settle them, and return the milliseconds of the claim."""
     began = time.perf_counter()
-    claim = await storage.store.claim(BATCH, LEASE)
+    claim = await storage.queue.claim(BATCH, LEASE)
     taken = (time.perf_counter() - began) * 1000
     if len(claim.works) != BATCH:
         raise SystemExit(f"expected a claim of {BATCH} events, got {len(claim.works)}")
-    settled = await storage.store.settle(Settled(claim.token, claim.works, [Run((1,), BATCH)]))
+    settled = await storage.queue.settle(Settled(claim.token, claim.works, [Run((1,), BATCH)]))
     if settled != BATCH:
         raise SystemExit(f"expected {BATCH} settled events, got {settled}")
     return taken

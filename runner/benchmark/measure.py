@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import structlog
-from sqlalchemy import select, text
 
 from ..builder import build, open_bus, open_storage
 from ..config import Config
@@ -18,9 +17,7 @@ from ..errors import RunnerError
 from ..event import Event, new_id
 from ..runtime.runner import Runner
 from ..service.background import Background
-from ..storage import Storage
-from ..storage.errors import mapped_errors
-from ..storage.tables import dispatch
+from ..storage.scratch import bare_insert, work_is_queued
 
 __all__ = ["Benchmark", "Measure", "Progress"]
 
@@ -131,22 +128,18 @@ class Benchmark:
     async def _measure_floor(self, count: int) -> None:
         """Time one row and its commit, through the driver and nothing else."""
         title = "one INSERT and its commit"
-        async with open_storage(self._config) as storage, self._tally(title, count) as tally:
-            table = "floor" if storage.schema is None else f"{storage.schema}.floor"
-            insert = f"INSERT INTO {table} (data) VALUES ('{_DATA.decode()}')"
-            with mapped_errors():
-                async with storage.engine.begin() as connection:
-                    await connection.execute(text(f"CREATE TABLE {table} (data text)"))
-                async with storage.engine.connect() as connection:
-                    driver = (await connection.get_raw_connection()).driver_connection
-                    assert driver is not None
-                    seconds: list[float] = []
-                    ends = perf_counter() + _LONGEST
-                    while len(seconds) < count and perf_counter() < ends:
-                        began = perf_counter()
-                        await driver.execute(insert)
-                        seconds.append(perf_counter() - began)
-                        tally.done += 1
+        async with (
+            open_storage(self._config) as storage,
+            self._tally(title, count) as tally,
+            bare_insert(storage.engine, storage.schema, _DATA.decode()) as insert,
+        ):
+            seconds: list[float] = []
+            ends = perf_counter() + _LONGEST
+            while len(seconds) < count and perf_counter() < ends:
+                began = perf_counter()
+                await insert()
+                seconds.append(perf_counter() - began)
+                tally.done += 1
         self._floor = _percentile(seconds, 50)
         self._time("floor", title, self._floor)
 
@@ -195,7 +188,7 @@ class Benchmark:
             async with runner:
                 began = perf_counter()
                 # The worker waits for a store that is gone; this look at it does not.
-                while await _queued(storage) or not delivered.is_set():
+                while await work_is_queued(storage.engine) or not delivered.is_set():
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(1):
                             await delivered.wait()
@@ -266,13 +259,6 @@ async def _hears(runner: Runner) -> bool:
     deaf = {state.name: state.detail for state in runner.strategies() if state.hears is False}
     log.warning("no strategy hears, what it would bring is not measured", **deaf)
     return False
-
-
-async def _queued(storage: Storage) -> bool:
-    """Return whether an event is not settled yet."""
-    with mapped_errors():
-        async with storage.engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
-            return await connection.scalar(select(dispatch.c.position).limit(1)) is not None
 
 
 def _event(type: str) -> Event:

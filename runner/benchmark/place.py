@@ -13,13 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
 from ..builder import open_storage
 from ..config import Config
 from ..errors import StorageError
 from ..storage import Storage
 from ..storage.errors import mapped_errors
+from ..storage.scratch import drop_schema, drop_statement, missing_right
 
 __all__ = ["removal", "throwaway"]
 
@@ -57,7 +56,7 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
                 yield place
             finally:
                 if not keep and storage.schema is not None:
-                    await _to_its_end(_drop_schema(storage))
+                    await _to_its_end(_drop(storage, storage.schema))
     finally:
         if not keep and file is not None:
             _remove_directory(file.parent)
@@ -65,8 +64,8 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
 
 def removal(place: Config) -> str:
     """Return the command that removes a place that was kept."""
-    path = place.storage.dsn.path
-    return f"rm -r {shlex.quote(str(path.parent))}" if path is not None else _drop(place.storage.schema_name)
+    path, schema = place.storage.dsn.path, place.storage.schema_name
+    return f"rm -r {shlex.quote(str(path.parent))}" if path is not None else drop_statement(schema or "")
 
 
 def _placed(config: Config, token: str) -> Config:
@@ -90,28 +89,20 @@ def _placed(config: Config, token: str) -> Config:
 
 async def _check_rights(storage: Storage) -> None:
     """Raise `StorageError`, with the cure, if PostgreSQL would refuse to create the schema."""
-    if storage.schema is None:
+    if storage.schema is None or (missing := await missing_right(storage.engine)) is None:
         return
-    may = "SELECT has_database_privilege(current_database(), 'CREATE')"
-    who = "SELECT quote_ident(current_database()), quote_ident(current_user)"
-    with mapped_errors():
-        async with storage.engine.connect() as connection:
-            if await connection.scalar(text(may)):
-                return
-            database, role = (await connection.execute(text(who))).one()
+    database, role = missing
     raise StorageError(
         f"a throw-away schema is needed, and the role {role} may not create one in the database {database}; "
         f"allow it with: GRANT CREATE ON DATABASE {database} TO {role}"
     )
 
 
-async def _drop_schema(storage: Storage) -> None:
+async def _drop(storage: Storage, schema: str) -> None:
     try:
-        with mapped_errors():
-            async with storage.engine.begin() as connection:
-                await connection.execute(text(_drop(storage.schema)))
+        await drop_schema(storage.engine, schema)
     except StorageError as error:
-        raise type(error)(f"a schema is left behind: {error}; remove it with: {_drop(storage.schema)}") from error
+        raise type(error)(f"a schema is left behind: {error}; remove it with: {drop_statement(schema)}") from error
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -122,10 +113,6 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-def _drop(schema: str | None) -> str:
-    return f"DROP SCHEMA IF EXISTS {schema} CASCADE"
 
 
 def _remove_directory(directory: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..bus.bus import EventBus
 from ..config import Config, load_config
 from ..config.dsn import Dsn
-from ..errors import ConfigError, SchemaMismatch
+from ..errors import ConfigError
 from ..event import new_id
 from ..operations import Operations
 from ..sinks import build_sink
@@ -126,7 +126,8 @@ async def open_storage(
     storage = _storage(config, writes=writes)
     try:
         if adopt:
-            await _take_tables(config, storage, create=create, writes=writes)
+            cure = f"run `runner migrate{f' -c {config.file}' if config.file else ''}` (or start a runner) first"
+            await storage.take(config.deployment_id, create=create, upgrade=False, cure=cure, writes=writes)
         yield storage
     finally:
         await storage.close()
@@ -146,7 +147,7 @@ async def open_publishing(
     """Open the bus and its operations; call `unheard` with the reason if no signal could be sent at the end."""
     outgoing = _outgoing(config, unheard)
     async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
-        bus = EventBus(storage.store, strategies, schemas=type_schemas(config))
+        bus = EventBus(storage.events, strategies, schemas=type_schemas(config))
         try:
             yield bus, Operations(storage, bus.announce)
         finally:
@@ -190,19 +191,6 @@ async def _signalling(
             unheard("; ".join(f"{each.name}: {each.detail}" for each in strategies.states() if each.name in unsent))
         for broker in brokers.made.values():
             await broker.stop()
-
-
-async def _take_tables(config: Config, storage: Storage, *, create: bool, writes: bool) -> None:
-    from ..storage.migrate import status
-
-    found = await status(storage.engine)
-    if found.current is None and create:
-        await storage.migrate()
-    elif found.pending:
-        standing = "not there" if found.current is None else f"at revision {found.current}, expected {found.head}"
-        cure = f"run `runner migrate{f' -c {config.file}' if config.file else ''}` (or start a runner) first"
-        raise SchemaMismatch(f"the tables are {standing}; {cure}")
-    await (storage.store.adopt if writes else storage.store.owner)(config.deployment_id)
 
 
 def _storage(config: Config, *, writes: bool = True) -> Storage:

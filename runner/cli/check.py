@@ -141,10 +141,9 @@ async def _connect(config: Config, found: _Online, show: Callable[[str], object]
 
 async def _tables(config: Config) -> dict[str, Any]:
     from ..builder import open_storage
-    from .migrate import standing
 
     async with open_storage(config, adopt=False, writes=False) as storage:
-        status, owner = await standing(config, storage)
+        status, owner = await storage.standing(config.deployment_id)
         concerns = await storage.concerns()
     for concern in concerns:
         tell(f"warning: {concern}")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from ..config import Config
     from ..event import Event
-    from ..storage.contract.records import EventQuery, EventView, ReplayQuery
+    from ..storage.contract.corrections import ReplayQuery
+    from ..storage.contract.records import EventQuery, EventView
 
 __all__ = ["events"]
 
@@ -147,7 +148,7 @@ def replay_events(
       runner events replay --subscription search --missing --rate 100/s
       runner events replay --subscription crm --type 'order.*' --since 2026-01-31T00:00:00Z --until 1h
     """
-    from ..storage.contract.records import ReplayQuery
+    from ..storage.contract.corrections import ReplayQuery
 
     query = ReplayQuery(subscription=subscription, type=type_, source=source, since=since, until=until, missing=missing)
     asyncio.run(_replay(load(path), query, every, dry_run, as_json))

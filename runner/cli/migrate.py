@@ -13,10 +13,8 @@ from .output import echo, print_line
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..storage import Storage
-    from ..storage.migrate import MigrationStatus
 
-__all__ = ["migrate", "standing"]
+__all__ = ["migrate"]
 
 
 @click.command()
@@ -48,20 +46,6 @@ def migrate(path: Path, only_status: bool, only_sql: bool, only_roles: bool, as_
         asyncio.run(_migrate(config, as_json))
 
 
-async def standing(config: Config, storage: Storage) -> tuple[MigrationStatus, str | None]:
-    """
-    Return the status of the tables, and the deployment that owns them; None if they have no owner.
-
-    Raises:
-        ForeignDeployment: another deployment does.
-    """
-    from ..storage.migrate import status
-
-    found = await status(storage.engine)
-    owner = None if found.current is None else await storage.store.owner(config.deployment_id)
-    return found, owner
-
-
 def _print_sql(config: Config) -> None:
     from ..storage.migrate import offline_sql
 
@@ -83,7 +67,7 @@ async def _status(config: Config, as_json: bool) -> None:
     from .output import print_fields, print_json
 
     async with open_storage(config, adopt=False, writes=False) as storage:
-        status, owner = await standing(config, storage)
+        status, owner = await storage.standing(config.deployment_id)
     if as_json:
         print_json({**asdict(status), "owner": owner})
         return
@@ -102,9 +86,7 @@ async def _migrate(config: Config, as_json: bool) -> None:
     from .output import print_json
 
     async with open_storage(config, adopt=False) as storage:
-        await standing(config, storage)  # refuses the tables of others
-        applied = await storage.migrate()
-        await storage.store.adopt(config.deployment_id)
+        applied = await storage.take(config.deployment_id, create=True, upgrade=True)
     if as_json:
         print_json({"applied": list(applied)})
     else:

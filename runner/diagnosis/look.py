@@ -34,5 +34,5 @@ async def unserved(storage: Storage) -> Sequence[Subscription]:
     there = sinks_of(await storage.records.instances())
     if there is None:
         return ()
-    _, known = await storage.store.subscriptions()
+    _, known = await storage.registry.subscriptions()
     return [each.subscription for each in known if each.subscription.sink not in there]

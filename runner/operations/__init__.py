@@ -14,7 +14,8 @@ from ..config.duration import format_duration
 from ..delivery import DeliveryState
 from ..errors import EventError, NotFound, StateConflict
 from ..periodic.pruner import Pruner
-from ..storage.contract.records import DeliveryQuery, nobody
+from ..storage.contract.corrections import nobody
+from ..storage.contract.records import DeliveryQuery
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
 from .schedules import ScheduleOperations
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from ..storage import Storage
     from ..storage.contract.archive import Retention
-    from ..storage.contract.records import AttemptView, DeliveryView, EventView, ReplayQuery, Rescheduled
+    from ..storage.contract.corrections import ReplayQuery, Rescheduled
+    from ..storage.contract.records import AttemptView, DeliveryView, EventView, Records
     from ..storage.contract.registry import Registered
     from ..subscription import Subscription
 
@@ -59,7 +61,6 @@ class Operations:
     Workers, here and elsewhere, hear of every change that gives them something to do.
 
     Attributes:
-        records: what can be looked at.
         schedules: the operations on schedules.
     """
 
@@ -75,9 +76,13 @@ class Operations:
         """
         self._storage = storage
         self.schedules = ScheduleOperations(storage, announce)
-        self.records = storage.records
         self._announce = announce
         self._in_order = in_order
+
+    @property
+    def records(self) -> Records:
+        """What can be looked at."""
+        return self._storage.records
 
     async def retry(
         self,
@@ -88,14 +93,14 @@ class Operations:
         advance: Callable[[int], object] = nobody,
     ) -> int:
         """
-        Make dead or cancelled deliveries pending, with fresh attempts; return how many. See `Records.retry()`.
+        Make dead or cancelled deliveries pending, with fresh attempts; return how many. See `Corrections.retry()`.
 
         Raises:
             NotFound: there is no such event, subscription or delivery.
             StateConflict: the one that was asked for is neither dead nor cancelled.
         """
         advance = self._telling(advance, dry_run=dry_run)
-        change = partial(self.records.retry, every=every, dry_run=dry_run, advance=advance)
+        change = partial(self._storage.corrections.retry, every=every, dry_run=dry_run, advance=advance)
         return await self._change(which, change, RETRYABLE, "retried")
 
     async def cancel(
@@ -106,18 +111,20 @@ class Operations:
         advance: Callable[[int], object] = nobody,
     ) -> int:
         """
-        Cancel deliveries that wait or run; return how many. See `Records.cancel()`.
+        Cancel deliveries that wait or run; return how many. See `Corrections.cancel()`.
 
         Raises:
             NotFound: there is no such event, subscription or delivery.
             StateConflict: the one that was asked for has ended.
         """
-        change = partial(self.records.cancel, dry_run=dry_run, advance=self._telling(advance, dry_run=dry_run))
+        change = partial(
+            self._storage.corrections.cancel, dry_run=dry_run, advance=self._telling(advance, dry_run=dry_run)
+        )
         return await self._change(which, change, CANCELLABLE, "cancelled")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
-        """Acknowledge a deferred delivery; see `Records.ack()`."""
-        changed = await self.records.ack(reference, subscription, failure=failure)
+        """Acknowledge a deferred delivery; see `Corrections.ack()`."""
+        changed = await self._storage.corrections.ack(reference, subscription, failure=failure)
         if changed and (failure is not None or self._in_order(subscription)):
             self._announce()  # a failure is claimed at once, and behind a success the next of its line
         return changed
@@ -131,7 +138,7 @@ class Operations:
             StateConflict: nothing of it is still to come.
         """
         view = await self.records.event(reference)
-        number = await self.records.cancel_event(view.seq)
+        number = await self._storage.corrections.cancel_event(view.seq)
         if number is None:
             raise StateConflict(f"event {view.seq} is {view.state}; nothing of it is still to come")
         self._announce()  # what stood behind it in a line may go
@@ -168,7 +175,7 @@ class Operations:
             raise EventError("give delay or deliver_at")
         view = await self.records.event(reference)
         expiry = view.event.expires_at
-        moved = await self.records.reschedule(view.seq, due, subscription=subscription, before=expiry)
+        moved = await self._storage.corrections.reschedule(view.seq, due, subscription=subscription, before=expiry)
         if not moved.whole and not moved.deliveries:
             await self._refuse_reschedule(DeliveryRef(str(view.seq), subscription or ""), running=moved.running)
         self._announce()
@@ -202,13 +209,13 @@ class Operations:
         dry_run: bool = False,
         advance: Callable[[int], object] = nobody,
     ) -> int:
-        """Make recorded events pending for a subscription; return how many. See `Records.replay()`."""
+        """Make recorded events pending for a subscription; return how many. See `Corrections.replay()`."""
         advance = self._telling(advance, dry_run=dry_run)
-        return await self.records.replay(query, every=every, dry_run=dry_run, advance=advance)
+        return await self._storage.corrections.replay(query, every=every, dry_run=dry_run, advance=advance)
 
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """Pause or resume a subscription; return whether it changed. Raise `NotFound`."""
-        changed = await self._storage.store.set_paused(name, paused, by)
+        changed = await self._storage.registry.set_paused(name, paused, by)
         if changed:
             self._announce()
         return changed
@@ -235,9 +242,9 @@ class Operations:
                 raise StateConflict(f"{name} is in the file, and would come back with it; take it out there first")
             await self._refuse_served(registered.subscription, active=active)
         theirs = [DeliveryQuery(subscription=each, limit=None) for each in (name, name + DEAD_LETTER_SUFFIX)]
-        number = sum([await self.records.cancel(each, dry_run=dry_run) for each in theirs])
+        number = sum([await self._storage.corrections.cancel(each, dry_run=dry_run) for each in theirs])
         if not dry_run:
-            await self._storage.store.remove(name)
+            await self._storage.registry.remove(name)
             self._announce()
         return number
 
@@ -249,7 +256,7 @@ class Operations:
 
     async def matcher(self, file: Sequence[Subscription]) -> Matcher[str]:
         """Return the matcher of the active subscriptions and those of a file, which may not be in the store yet."""
-        _, known = await self._storage.store.subscriptions()
+        _, known = await self._storage.registry.subscriptions()
         wanted = [*(each.subscription for each in known), *file]
         return Matcher((each, each.name) for each in wanted)
 

@@ -63,7 +63,7 @@ class ScheduleOperations:
         if not view.active:
             raise StateConflict(f"schedule {name} is in no file any more; put it, or publish its event: runner publish")
         event = view.schedule.event_at(await self._storage.schedules.now(), f"{name}/run/{new_id()}")
-        [receipt] = await self._storage.store.append([Publication(event)])
+        [receipt] = await self._storage.events.append([Publication(event)])
         self._announce()
         return receipt
 

@@ -9,8 +9,9 @@ from orjson import Fragment
 
 from ..cloudevents import encode_json
 from ..policies.breaker import Trip
+from ..storage.contract.corrections import Rescheduled
 from ..storage.contract.events import Receipt
-from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView, Rescheduled
+from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
 from ..storage.contract.registry import Registered
 from ..storage.contract.schedules import ScheduleView
 

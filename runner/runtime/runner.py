@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from ..service.background import Service
-    from ..storage.contract.records import Rescheduled
+    from ..storage.contract.corrections import Rescheduled
     from ..strategies.stack import StrategyStack
 
 __all__ = ["Runner"]
@@ -86,26 +86,24 @@ class Runner:
         self._brokers = tuple(brokers)
         self._functions: dict[str, Subscription] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
-        store = storage.store
         self._tally = tally = Tally()
 
         def announce() -> None:
             self._bus.announce(self._instance.id)
 
         self._scheduler = Scheduler(storage.schedules, announce=announce)
+        events, queue, registry = storage.events, storage.queue, storage.registry
         self.worker = Worker(
-            store, store, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake, tally=tally
+            queue, registry, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake, tally=tally
         )
-        local = self.worker.dispatcher if plan.works else None
-        self._bus = EventBus(
-            store, strategies, wake=self.worker.wake, local_worker=local, schemas=plan.schemas, tally=tally
-        )
+        woken, local = self.worker.wake, self.worker.dispatcher if plan.works else None
+        self._bus = EventBus(events, strategies, wake=woken, local_worker=local, schemas=plan.schemas, tally=tally)
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
         self._vitals = Vitals()
-        self._heartbeat = Heartbeat(store, self._instance, self._health, vitals=self._vitals, set_back=self.worker.wake)
+        self._heartbeat = Heartbeat(registry, self._instance, self._health, vitals=self._vitals, set_back=woken)
         breakers, wakes = self.worker.breakers, strategies.wakes
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, self._watchdog, plan.retention)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
@@ -163,7 +161,7 @@ class Runner:
         """End the subscription of a function; its open deliveries stay on record, undelivered."""
         self._loop_guard.enter()
         self._functions.pop(name, None)
-        await self._storage.store.put_subscriptions([], f"function:{name}")
+        await self._storage.registry.put_subscriptions([], f"function:{name}")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
         """
@@ -266,7 +264,7 @@ class Runner:
         if self._started:
             await end("publishing", self._bus.stop)  # not before: handlers and requests that finish may publish
             await end("heartbeat", self._heartbeat.stop)
-            await end("place among the instances", partial(self._storage.store.leave, self._instance.id))
+            await end("place among the instances", partial(self._storage.registry.leave, self._instance.id))
         await end("strategies", self._strategies.stop)
         for name, sink in self._sinks.items():
             await end(f"sink {name}", sink.stop, STOP_TIMEOUT)
@@ -328,16 +326,17 @@ class Runner:
             await asyncio.sleep(pause)
 
     async def _take_place(self) -> None:
-        store, plan = self._storage.store, self._plan
-        applied = await self._storage.take(plan.deployment_id, migrate=plan.migrate)
+        storage, plan = self._storage, self._plan
+        cure = "run `runner migrate`, or set storage.migrate: true"
+        applied = await storage.take(plan.deployment_id, create=plan.migrate, upgrade=plan.migrate, cure=cure)
         if applied:
             log.info("tables brought up to date", revisions=list(applied))
-        await store.open()
-        await store.put_subscriptions(plan.subscriptions, "file")
+        await storage.open()
+        await storage.registry.put_subscriptions(plan.subscriptions, "file")
         for name, subscription in self._functions.items():
-            await store.put_subscriptions([subscription], f"function:{name}")
-        await self._storage.schedules.put_all(plan.schedules, "file")
-        await store.set_channel(plan.channel)
+            await storage.registry.put_subscriptions([subscription], f"function:{name}")
+        await storage.schedules.put_all(plan.schedules, "file")
+        await storage.registry.set_channel(plan.channel)
         await self._heartbeat.beat()
 
     def _health(self) -> Health:

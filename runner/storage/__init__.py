@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import SchemaMismatch
 
@@ -15,76 +15,163 @@ if TYPE_CHECKING:
 
     from ..config.dsn import Dsn
     from .contract.archive import Archive
+    from .contract.corrections import Corrections
     from .contract.depths import DepthReader
+    from .contract.events import EventStore
     from .contract.overview import Overview
+    from .contract.queue import WorkQueue
     from .contract.records import Records
+    from .contract.registry import Registry
     from .contract.schedules import Schedules
-    from .postgres.store import PostgresStore
-    from .sqlite.store import SqliteStore
+    from .home import Home
+    from .migrate import MigrationStatus
 
-__all__ = ["Storage", "open_storage"]
+__all__ = ["Database", "Storage", "open_storage"]
 
 
-@dataclass(frozen=True, slots=True)
+class Database(Protocol):
+    """The connections of one process to one database: some that it holds, for what is hot, and an engine."""
+
+    home: Home
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine, made when somebody asks for it."""
+
+    async def open(self) -> None:
+        """Open what a worker uses at once. A database that is away is none of its business."""
+
+    async def close(self) -> None:
+        """End the connections that are held. Idempotent; a later call opens others."""
+
+
 class Storage:
     """
     One store, by what is asked of it.
 
+    What publishes and works is there from the start. The rest is made at its first use, and SQLAlchemy loaded then.
+
     Attributes:
-        store: takes events, gives out work, knows the subscriptions.
-        records: what people look at.
-        archive: forgets what is over.
-        overview: what sums a deployment up.
-        schedules: what is published at regular times.
-        depths: how much waits.
+        events: takes events.
+        queue: gives out work, and takes what became of it.
     """
 
-    engine: AsyncEngine
-    store: PostgresStore | SqliteStore
-    records: Records
-    archive: Archive
-    overview: Overview
-    schedules: Schedules
-    depths: DepthReader
+    def __init__(self, database: Database, events: EventStore, queue: WorkQueue) -> None:
+        self.events = events
+        self.queue = queue
+        self._database = database
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The owner of the tables, the subscriptions and the instances."""
+        from .registry import SqlRegistry
+
+        return SqlRegistry(self.engine)
+
+    @cached_property
+    def records(self) -> Records:
+        """Everything recorded, for people to look at."""
+        from .records import SqlRecords
+
+        return SqlRecords(self.engine)
+
+    @cached_property
+    def corrections(self) -> Corrections:
+        """The ways in which people change what is recorded."""
+        from .corrections import SqlCorrections
+
+        return SqlCorrections(self.engine)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """The sums of a deployment."""
+        from .overview import SqlOverview
+
+        return SqlOverview(self.engine)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The events that are over."""
+        from .archive import SqlArchive
+
+        return SqlArchive(self.engine)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What is published at regular times."""
+        from .schedules import SqlSchedules
+
+        return SqlSchedules(self.engine)
+
+    @cached_property
+    def depths(self) -> DepthReader:
+        """How much waits."""
+        from .depths import SqlDepths
+
+        return SqlDepths(self.engine)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine of the store, for tools that work beside it."""
+        return self._database.engine
 
     @property
     def schema(self) -> str | None:
         """PostgreSQL schema of the tables; None until the first connection has found it, and on SQLite."""
-        from .home import home_of
+        return self._database.home.schema
 
-        return home_of(self.engine).schema
+    async def open(self) -> None:
+        """Open what a worker uses at once, so that its first claims wait for no connection."""
+        await self._database.open()
 
-    async def migrate(self) -> Sequence[str]:
-        """Bring the tables up to date; return the revisions that were applied."""
-        from .migrate import migrate
+    async def standing(self, deployment_id: str) -> tuple[MigrationStatus, str | None]:
+        """
+        Return where the tables stand, and the deployment that owns them, None if nobody does yet. Only read.
 
-        return await migrate(self.engine)
+        Raises:
+            ForeignDeployment: another deployment owns them.
+            SchemaMismatch: they are at a revision that this version does not know.
+        """
+        from .migrate import status
 
-    async def take(self, deployment_id: str, *, migrate: bool) -> Sequence[str]:
+        found = await status(self.engine)
+        owner = None if found.current is None else await self.registry.owner(deployment_id)
+        return found, owner
+
+    async def take(
+        self, deployment_id: str, *, create: bool, upgrade: bool, cure: str = "", writes: bool = True
+    ) -> Sequence[str]:
         """
         Make sure that the tables are there and belong to `deployment_id`; return the revisions that were applied.
 
         Nobody else's tables are touched: the owner is asked first.
 
+        Args:
+            create: make the tables where there are none.
+            upgrade: bring older ones up to date.
+            cure: what to do about tables that are not up to date, where neither is allowed.
+            writes: whether the caller will write; one that only looks leaves tables without an owner alone.
+
         Raises:
             ForeignDeployment: they belong to another.
-            SchemaMismatch: they are not of this version, and `migrate` is false.
+            SchemaMismatch: they are not of this version, and stay so.
         """
-        from .migrate import status
-
-        state = await status(self.engine)
-        if state.current is not None:
-            await self.store.adopt(deployment_id)
-        if not state.pending:
-            return ()
-        if not migrate:
-            raise SchemaMismatch(
-                f"the tables are at revision {state.current or 'none'}, this version needs {state.head}; "
-                "run `runner migrate`, or set storage.migrate: true"
-            )
-        applied = await self.migrate()
-        await self.store.adopt(deployment_id)
+        found, owner = await self.standing(deployment_id)
+        applied: Sequence[str] = ()
+        if found.pending:
+            if not (create if found.current is None else upgrade):
+                stand = "not there" if found.current is None else f"at revision {found.current}, expected {found.head}"
+                raise SchemaMismatch(f"the tables are {stand}; {cure}")
+            applied = await self.migrate()
+        if writes and owner is None:
+            await self.registry.adopt(deployment_id)
         return applied
+
+    async def migrate(self) -> Sequence[str]:
+        """Bring the tables up to date, whosever they are; return the revisions that were applied."""
+        from .migrate import migrate
+
+        return await migrate(self.engine)
 
     async def at_head(self) -> bool:
         """
@@ -110,37 +197,37 @@ class Storage:
 
     async def close(self) -> None:
         """Close every connection, at most in five seconds: one to a dead peer would take its time."""
-        await self.store.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await self.engine.dispose()
+        await self._database.close()
+        if "engine" in vars(self._database):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await self.engine.dispose()
 
 
 def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> Storage:
-    """Return the store at `dsn`; nothing connects yet. The arguments are those of `open_engine()`."""
-    from .archive import SqlArchive
-    from .depths import SqlDepths
-    from .engine import open_engine
-    from .overview import SqlOverview
-    from .records import SqlRecords
-    from .schedules import SqlSchedules
+    """
+    Return the store at `dsn`; nothing connects yet.
 
-    engine = open_engine(dsn, schema=schema, pool=max(pool, 2), pgbouncer=pgbouncer)
-    store: PostgresStore | SqliteStore
-    if dsn.scheme == "sqlite":
-        from .sqlite.store import SqliteStore
+    Args:
+        schema: PostgreSQL schema of the tables; None is found by the first connection.
+        pool: connections it may hold at most, but two in any case.
+        pgbouncer: the DSN leads to a pooler in transaction mode: no session state, no prepared statements.
 
-        store = SqliteStore(engine)
-    else:
-        from .postgres.store import PostgresStore
+    Raises:
+        ConfigError: neither the DSN nor the system says who we are to the database.
+    """
+    if dsn.path is not None:
+        from .sqlite.database import SqliteDatabase
+        from .sqlite.events import SqliteEvents
+        from .sqlite.queue import SqliteQueue
 
-        store = PostgresStore(engine, connections=max(1, pool - 1), pgbouncer=pgbouncer)
-    return Storage(
-        engine,
-        store,
-        SqlRecords(engine),
-        SqlArchive(engine),
-        SqlOverview(engine),
-        SqlSchedules(engine),
-        SqlDepths(engine),
-    )
+        file = SqliteDatabase(dsn.path, pool=max(1, pool - 1))
+        return Storage(file, SqliteEvents(file), SqliteQueue(file))
+    from .postgres.database import PostgresDatabase
+    from .postgres.events import PostgresEvents
+    from .postgres.queue import PostgresQueue
+
+    unhurried = max(1, pool // 4)
+    held = max(1, pool - unhurried)
+    server = PostgresDatabase(dsn, schema=schema, held=held, pool=unhurried, pgbouncer=pgbouncer)
+    return Storage(server, PostgresEvents(server), PostgresQueue(server))

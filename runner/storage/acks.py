@@ -7,37 +7,42 @@ from typing import Any
 
 from sqlalchemy import Row, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
-from ..errors import NotFound, StateConflict
+from ..errors import NotFound, StateConflict, StorageRefused
 from ..subscription import Matcher
 from .contract.records import EventView
 from .encoding import storable
-from .errors import mapped_errors
-from .home import home_of
+from .event_views import find_event
 from .lines import leave_lines
 from .registry import named, registered
 from .tables import Now, attempts, deliveries, dispatch
+from .transactions import Transactions
 
 __all__ = ["acknowledge"]
 
 _MAX_REASON = 2000  # characters
 
 
-async def acknowledge(engine: AsyncEngine, event: EventView, subscription: str, failure: str | None) -> bool:
-    """Write the answer down; see `Records.ack()`."""
+async def acknowledge(
+    transactions: Transactions, encoding: str, reference: str, subscription: str, failure: str | None
+) -> bool:
+    """Write the answer down; see `Corrections.ack()`."""
     if failure is not None:
-        failure = storable(failure[:_MAX_REASON], home_of(engine).encoding)
-    with mapped_errors():
-        for _ in range(3):  # whoever settles the event meanwhile leaves a record, or leaves no work
-            try:
-                async with engine.begin() as connection:
-                    answered = await _answer(connection, event, subscription, failure)
-            except IntegrityError:
-                continue
-            if answered is not None:
-                return answered
+        failure = storable(failure[:_MAX_REASON], encoding)
+    async with transactions.read() as connection:
+        event = await find_event(connection, reference)
+    for _ in range(3):  # whoever settles the event meanwhile leaves a record, or leaves no work
+        try:
+            async with transactions.write() as connection:
+                answered = await _answer(connection, event, subscription, failure)
+        except StorageRefused as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+            continue
+        if answered is not None:
+            return answered
     raise NotFound(f"no delivery of event {event.seq} to subscription {subscription!r} is recorded")
 
 

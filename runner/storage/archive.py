@@ -10,13 +10,14 @@ from functools import partial
 import structlog
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, false, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import override
 
 from ..delivery import DeliveryState
 from ..errors import StorageHeld
-from .contract.archive import Pruned, Retention
-from .errors import mapped_errors
+from .contract.archive import Archive, Pruned, Retention
 from .halves import IN_A_ROW, in_halves
 from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, expiries, scheduled, turns
+from .transactions import Transactions
 
 __all__ = ["SqlArchive"]
 
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 _DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
 
-class SqlArchive:
+class SqlArchive(Archive):
     """
     `Archive` on SQLAlchemy Core.
 
@@ -34,20 +35,18 @@ class SqlArchive:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+        self._transactions = Transactions(engine)
 
+    @override
     async def prune(self, retention: Retention, after: int, limit: int, *, dry_run: bool = False) -> Pruned:
-        """Remove, of the next `limit` events after the seq `after`, those that are over."""
         if retention.shortest is None:
             return Pruned(0, after, True)
         old = _older(events.c.created_at, retention.shortest).label("old")
         page = select(events.c.seq, old).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                rows = (await connection.execute(page)).all()
-                seqs = [row.seq for row in rows if row.old]
-                over = list(await _over(connection, seqs, retention))
+        async with self._transactions.read() as connection:
+            rows = (await connection.execute(page)).all()
+            seqs = [row.seq for row in rows if row.old]
+            over = list(await _over(connection, seqs, retention))
         if over and not dry_run:
             over, refused = await in_halves(over, partial(self._remove, retention))
             if not over and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
@@ -57,9 +56,8 @@ class SqlArchive:
         return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)
 
     async def _remove(self, retention: Retention, seqs: Sequence[int]) -> list[int]:
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                return await _remove(connection, seqs, retention)
+        async with self._transactions.write() as connection:
+            return await _remove(connection, seqs, retention)
 
 
 async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> dict[int, int]:

@@ -12,11 +12,14 @@ from typing import Any
 from sqlalchemy import BigInteger, Select, bindparam, delete, func, literal, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import override
 
 from ..delivery import DeliveryState
 from ..subscription import Matcher
-from .contract.records import DeliveryQuery, EventQuery, ReplayQuery, Rescheduled, nobody
-from .errors import mapped_errors
+from .acks import acknowledge
+from .contract.corrections import Corrections, ReplayQuery, Rescheduled, nobody
+from .contract.records import DeliveryQuery, EventQuery
+from .home import home_of
 from .lines import join_lines, leave_lines
 from .registry import named, readable, registered
 from .reschedule import reschedule
@@ -34,6 +37,7 @@ from .selection import (
     in_state,
 )
 from .tables import After, Instant, Now, deliveries, dispatch, events, scheduled, subscriptions
+from .transactions import Transactions
 
 __all__ = ["SqlCorrections"]
 
@@ -50,13 +54,14 @@ _CANCELLED = {"state": DeliveryState.CANCELLED, "due_at": None, "lease_token": N
 Write = Callable[[AsyncConnection, Sequence[Key], int], Awaitable[None]]
 
 
-class SqlCorrections:
-    """The correcting half of `Records`: in bounded batches, each a transaction of its own."""
+class SqlCorrections(Corrections):
+    """`Corrections` on SQLAlchemy Core."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+        self._transactions = Transactions(engine)
+        self._home = home_of(engine)
 
+    @override
     async def retry(
         self,
         query: DeliveryQuery,
@@ -65,28 +70,27 @@ class SqlCorrections:
         dry_run: bool = False,
         advance: Callable[[int], object] = nobody,
     ) -> int:
-        """Make the matching dead or cancelled deliveries pending with fresh attempts, oldest first; return how many."""
         write = _retry_now if every is None else partial(_retry_from, await self._now(), every)
         return await self._change(query, _ENDED, write, ((_BATCH, False),), dry_run=dry_run, advance=advance)
 
+    @override
     async def cancel(
         self, query: DeliveryQuery, *, dry_run: bool = False, advance: Callable[[int], object] = nobody
     ) -> int:
-        """Cancel the matching pending or leased deliveries, leases and all; return how many."""
         # A worker that settles locks several rows, and so does a batch here: each could wait for the other. So the
         # batches pass over what is locked, and what they left is then waited for, one by one, with nothing held.
         passes = ((_BATCH, True), (1, False))
         return await self._change(query, OPEN, _cancel, passes, dry_run=dry_run, advance=advance)
 
+    @override
     async def cancel_event(self, seq: int) -> int | None:
-        """Cancel what of an event is still to come; return how many deliveries, None if nothing was to come."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                withdrawn = await _withdraw(connection, seq)
+        async with self._transactions.write() as connection:
+            withdrawn = await _withdraw(connection, seq)
         if withdrawn is None:
             return None
         return withdrawn + await self.cancel(DeliveryQuery(seq=seq, limit=None))
 
+    @override
     async def reschedule(
         self,
         seq: int,
@@ -95,9 +99,9 @@ class SqlCorrections:
         subscription: str | None = None,
         before: datetime | None = None,
     ) -> Rescheduled:
-        """Have an event be due at another time, or its deliveries that wait if it is dispatched already."""
-        return await reschedule(self._engine, seq, due, subscription, before)
+        return await reschedule(self._transactions, seq, due, subscription, before)
 
+    @override
     async def replay(
         self,
         query: ReplayQuery,
@@ -106,37 +110,37 @@ class SqlCorrections:
         dry_run: bool = False,
         advance: Callable[[int], object] = nobody,
     ) -> int:
-        """Make recorded events pending for a subscription that matches them, oldest first; return how many."""
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                wanted = registered(await named(connection, query.subscription, active=True))
-                conditions = await event_conditions(connection, _events_of(query))
-                last = await connection.scalar(select(func.max(events.c.seq))) or 0
+        async with self._transactions.read() as connection:
+            wanted = registered(await named(connection, query.subscription, active=True))
+            conditions = await event_conditions(connection, _events_of(query))
+            last = await connection.scalar(select(func.max(events.c.seq))) or 0
         start, step = await self._now(), _STEP if every is None else max(every, _STEP)
         matcher = Matcher([(wanted.subscription, True)])
         after, made = 0, 0
         while after < last:
             page = _replay_page(*conditions, events.c.seq > after, events.c.seq <= last)
-            with mapped_errors():
-                async with self._reading.connect() as connection:
-                    rows = await fetch(connection, page)
-                    matching = [row.seq for row in rows if matcher.match(event_of(row))]
-                    seqs = await _replayable(connection, matching, wanted.id, missing=query.missing)
-                if seqs and not dry_run:
-                    async with self._engine.begin() as connection:
-                        due_at, missing = start + made * step, query.missing
-                        number = await _put_pending(connection, wanted.id, seqs, due_at, step, missing=missing)
-                else:
-                    number = len(seqs)
+            async with self._transactions.read() as connection:
+                rows = await fetch(connection, page)
+                matching = [row.seq for row in rows if matcher.match(event_of(row))]
+                seqs = await _replayable(connection, matching, wanted.id, missing=query.missing)
+            if seqs and not dry_run:
+                async with self._transactions.write() as connection:
+                    due_at, missing = start + made * step, query.missing
+                    number = await _put_pending(connection, wanted.id, seqs, due_at, step, missing=missing)
+            else:
+                number = len(seqs)
             made += number
             advance(number)
             after = rows[-1].seq if rows else last
         return made
 
+    @override
+    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
+        return await acknowledge(self._transactions, self._home.encoding, reference, subscription, failure)
+
     async def _now(self) -> datetime:
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                now: datetime = (await connection.scalars(select(Now()))).one()
+        async with self._transactions.read() as connection:
+            now: datetime = (await connection.scalars(select(Now()))).one()
         return now
 
     async def _change(
@@ -161,21 +165,19 @@ class SqlCorrections:
             return 0
         conditions = delivery_conditions(query, states)
         if dry_run:
-            with mapped_errors():
-                async with self._reading.connect() as connection:
-                    found = _keys(conditions).limit(query.limit).subquery()
-                    return await connection.scalar(select(func.count()).select_from(found)) or 0
+            async with self._transactions.read() as connection:
+                found = _keys(conditions).limit(query.limit).subquery()
+                return await connection.scalar(select(func.count()).select_from(found)) or 0
         changed = 0
         for size, skip_locked in passes:
             last: Key | None = None
             while room := size if query.limit is None else min(size, query.limit - changed):
                 page = _keys([*conditions, *_after(last)]).limit(room)
                 page = page.with_for_update(skip_locked=skip_locked, of=deliveries)
-                with mapped_errors():
-                    async with self._engine.begin() as connection:
-                        keys = [(row.event_seq, row.subscription_id) for row in await connection.execute(page)]
-                        if keys:
-                            await write(connection, keys, changed)
+                async with self._transactions.write() as connection:
+                    keys = [(row.event_seq, row.subscription_id) for row in await connection.execute(page)]
+                    if keys:
+                        await write(connection, keys, changed)
                 changed += len(keys)
                 advance(len(keys))
                 if len(keys) < room:

@@ -12,9 +12,9 @@ from typing_extensions import override
 from ..delivery import DeliveryState
 from .contract.depths import Depth, DepthReader, Depths
 from .contract.overview import MOST
-from .errors import mapped_errors
 from .selection import OPEN, in_state
 from .tables import Now, deliveries, dispatch, events, scheduled, subscriptions
+from .transactions import Transactions
 
 __all__ = ["SqlDepths"]
 
@@ -25,13 +25,12 @@ class SqlDepths(DepthReader):
     """`DepthReader` on SQLAlchemy Core."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+        self._transactions = Transactions(engine)
 
     @override
     async def read(self) -> Depths:
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                rows = (await connection.execute(_depths())).all()
+        async with self._transactions.read() as connection:
+            rows = (await connection.execute(_depths())).all()
         first = rows[0]
         counted = first.queued if first.queued <= MOST else max(first.width, first.queued)
         return Depths(

@@ -7,9 +7,6 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
 from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable, readable
 
 __all__ = ["is_pooled", "is_unavailable", "mapped_errors", "reason_of", "storage_error"]
@@ -67,20 +64,24 @@ def mapped_errors() -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except (SQLAlchemyError, OSError, TimeoutError, sqlite3.Error) as error:
+    except (OSError, TimeoutError, sqlite3.Error) as error:
         raise storage_error(error) from error
     except Exception as error:
-        if type(error).__module__.startswith("asyncpg"):
+        if _library(error) in ("asyncpg", "sqlalchemy"):
             raise storage_error(error) from error
         raise
 
 
 def is_unavailable(error: BaseException | None) -> bool:
     """Return whether `error` says that the store cannot be reached or used now, so that trying again helps."""
-    if isinstance(error, StorageUnavailable | PoolTimeoutError | OSError | TimeoutError | asyncio.IncompleteReadError):
+    if isinstance(error, StorageUnavailable | OSError | TimeoutError | asyncio.IncompleteReadError):
         return True
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or is_unavailable(error.orig) or is_unavailable(error.__cause__)
+    if _library(error) == "sqlalchemy" and type(error).__name__ == "TimeoutError":
+        return True  # no connection of the pool became free
+    if getattr(error, "connection_invalidated", False):
+        return True
+    if error is not None and (original := _original(error)) is not None:
+        return is_unavailable(original) or is_unavailable(error.__cause__)
     if type(error).__name__ == _STALE_PLAN:
         return True  # of this connection; another one prepares its statements for the tables as they are now
     state = getattr(error, "sqlstate", None)
@@ -91,7 +92,7 @@ def is_unavailable(error: BaseException | None) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         text = str(error)
         return any(sign in text for sign in ("locked", "busy", "disk", "unable to open", "readonly"))
-    return type(error).__module__.startswith("asyncpg") and type(error).__name__ in (
+    return _library(error) == "asyncpg" and type(error).__name__ in (
         "InterfaceError",
         "InternalClientError",
         "ConnectionDoesNotExistError",
@@ -110,25 +111,21 @@ def storage_error(error: BaseException) -> StorageError:
 
 def _is_about_rows(error: BaseException) -> bool:
     """Return whether what was to be written is refused for what is in it, by a constraint, a trigger or a type."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
     state = _sqlstate(error)
     if state:
         return not state.startswith(_ABOUT_STATEMENTS)
-    return isinstance(error, sqlite3.IntegrityError | sqlite3.DataError)
+    return isinstance(_original(error) or error, sqlite3.IntegrityError | sqlite3.DataError)
 
 
 def _sqlstate(error: BaseException | None) -> str:
     """Return the code PostgreSQL gave the error; empty for any other."""
-    if isinstance(error, DBAPIError):
-        error = error.orig
-    return str(getattr(error, "sqlstate", None) or "")
+    return str(getattr(_original(error) or error, "sqlstate", None) or "")
 
 
 def reason_of(error: BaseException) -> str:
     """Return the server's or driver's own first line; SQLAlchemy's text would carry the statement."""
-    if isinstance(error, DBAPIError | InterfaceError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
+    if (original := _original(error)) is not None:
+        error = original.__cause__ or original
     if isinstance(error, TimeoutError) and not str(error):
         return "timed out"
     reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -142,3 +139,14 @@ def reason_of(error: BaseException) -> str:
 def is_pooled(error: BaseException | None) -> bool:
     """Return whether it is what a pooler in transaction mode answers to someone who takes it for a server."""
     return getattr(error, "sqlstate", None) in _POOLED or _NO_SETTINGS in str(error)
+
+
+def _library(error: BaseException | None) -> str:
+    """Return the name of the package that the class of the error is of."""
+    return type(error).__module__.partition(".")[0]
+
+
+def _original(error: BaseException | None) -> BaseException | None:
+    """Return the driver's own error where a `DBAPIError` stands for it; known by its attributes, without an import."""
+    original: BaseException | None = getattr(error, "orig", None) if hasattr(error, "connection_invalidated") else None
+    return original

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ..errors import StorageError
 
 if TYPE_CHECKING:
     import asyncpg
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["SEARCH_PATH", "Home", "home_of"]
+__all__ = ["SEARCH_PATH", "TABLES", "Home", "home_of"]
+
+TABLES = (
+    "attempts",
+    "bus",
+    "deliveries",
+    "dispatch",
+    "events",
+    "expiries",
+    "instances",
+    "occurrences",
+    "paces",
+    "scheduled",
+    "schedules",
+    "subscriptions",
+    "turns",
+)
+"""The names of the tables in `tables.py`, for statements that do without it."""
 
 SEARCH_PATH = "pg_catalog, pg_temp"
 """The search path of every connection. Tables are named with their schema, so that nothing a stranger may create, such
@@ -69,6 +85,6 @@ class Home:
 
 
 def home_of(engine: AsyncEngine) -> Home:
-    """Return the home that `open_engine()` gave to the engine."""
+    """Return the home that the engine was made with."""
     home: Home = engine.sync_engine.get_execution_options()["home"]
     return home

@@ -15,7 +15,6 @@ from ..event import Event
 from .contract.claims import UNREADABLE
 from .contract.overview import MOST, RECENT, SAMPLE, Hold, Load, Overview, Queue, Recent, Turned
 from .contract.registry import Registered
-from .errors import mapped_errors
 from .registry import compilable, named, readable
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .tables import (
@@ -33,6 +32,7 @@ from .tables import (
     subscriptions,
     turns,
 )
+from .transactions import Transactions
 
 __all__ = ["SqlOverview"]
 
@@ -45,7 +45,7 @@ class SqlOverview(Overview):
     """`Overview` on SQLAlchemy Core."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+        self._transactions = Transactions(engine)
 
     @override
     async def queue(self) -> Queue:
@@ -110,9 +110,8 @@ class SqlOverview(Overview):
     async def hold(self, seq: int, subscription: str) -> Hold:
         rows = await self._rows(_hold(seq, subscription))
         if not rows:
-            with mapped_errors():
-                async with self._reading.connect() as connection:
-                    rows = [await named(connection, subscription)]  # which raises, with the names there are
+            async with self._transactions.read() as connection:
+                rows = [await named(connection, subscription)]  # which raises, with the names there are
         row = rows[0]
         turn = None
         if row.order_key is not None:
@@ -140,9 +139,8 @@ class SqlOverview(Overview):
         )
 
     async def _rows(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                return (await connection.execute(statement)).all()
+        async with self._transactions.read() as connection:
+            return (await connection.execute(statement)).all()
 
 
 def _ago(age: timedelta) -> ColumnElement[datetime]:

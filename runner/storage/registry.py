@@ -10,17 +10,18 @@ import structlog
 from sqlalchemy import BigInteger, Row, Select, delete, func, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import override
 
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
-from .contract.registry import Health, Instance, Registered, Stray
-from .errors import mapped_errors
+from .contract.registry import Health, Instance, Registered, Registry, Stray
 from .lines import leave_lines
 from .selection import OPEN, in_state
 from .set_back import set_back
 from .tables import Later, Now, bus, deliveries, instances, paces, subscriptions, turns
 from .tokens import HOLDER
+from .transactions import Transactions
 
 __all__ = ["ALIVE", "SqlRegistry", "compilable", "named", "readable", "registered"]
 
@@ -32,32 +33,29 @@ _SILENCE = timedelta(days=1)  # after it an instance is taken for gone without a
 _CLOSED = {"breaker_until": None, "breaker_trips": 0}
 
 
-class SqlRegistry:
+class SqlRegistry(Registry):
     """`Registry` on SQLAlchemy Core."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+        self._transactions = Transactions(engine)
 
+    @override
     async def adopt(self, deployment_id: str) -> None:
-        """Make `deployment_id` the owner of the tables, unless they have one."""
         if await self.owner(deployment_id) is None:
             free = update(bus).where(bus.c.one == 1, bus.c.deployment_id.is_(None))
-            with mapped_errors():
-                async with self._engine.begin() as connection:
-                    await connection.execute(free.values(deployment_id=deployment_id))
+            async with self._transactions.write() as connection:
+                await connection.execute(free.values(deployment_id=deployment_id))
             await self.owner(deployment_id)
 
+    @override
     async def owner(self, deployment_id: str) -> str | None:
-        """Return the owner of the tables, which is `deployment_id` or nobody."""
-        with mapped_errors():
-            try:
-                async with self._reading.connect() as connection:
-                    owner = await connection.scalar(select(bus.c.deployment_id).where(bus.c.one == 1))
-            except DBAPIError as error:
-                if _is_missing_table(error):
-                    raise SchemaMismatch("the tables are not there; run `runner migrate` first") from error
-                raise
+        try:
+            async with self._transactions.read() as connection:
+                owner = await connection.scalar(select(bus.c.deployment_id).where(bus.c.one == 1))
+        except StorageError as error:
+            if isinstance(error.__cause__, DBAPIError) and _is_missing_table(error.__cause__):
+                raise SchemaMismatch("the tables are not there; run `runner migrate` first") from error
+            raise
         if owner not in (None, deployment_id):
             raise ForeignDeployment(
                 f"the tables belong to deployment {owner!r}, not {deployment_id!r}; "
@@ -65,81 +63,71 @@ class SqlRegistry:
             )
         return owner
 
+    @override
     async def set_channel(self, channel: str | None) -> None:
-        """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                changed = bus.c.channel.is_distinct_from(channel)
-                await connection.execute(update(bus).where(bus.c.one == 1, changed).values(channel=channel))
+        async with self._transactions.write() as connection:
+            changed = bus.c.channel.is_distinct_from(channel)
+            await connection.execute(update(bus).where(bus.c.one == 1, changed).values(channel=channel))
 
+    @override
     async def put_subscriptions(self, wanted: Sequence[Subscription], origin: str) -> None:
-        """Make the active subscriptions of `origin` be exactly these, and those for their dead letters."""
         wanted = [*wanted, *filter(None, (each.for_dead_letters() for each in wanted))]
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)  # instances that start together do not race
-                known = {row.name: row for row in await connection.execute(select(subscriptions))}
-                changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
-                names = {each.name for each in wanted}
-                ours = [row for row in known.values() if row.origin == origin and row.active]
-                gone = [row.id for row in ours if row.name not in names]
-                if gone:
-                    await connection.execute(
-                        update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
-                    )
-                if gone or any(changed):
-                    await _bump(connection)
+        async with self._transactions.write() as connection:
+            await _alone(connection)  # instances that start together do not race
+            known = {row.name: row for row in await connection.execute(select(subscriptions))}
+            changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
+            names = {each.name for each in wanted}
+            ours = [row for row in known.values() if row.origin == origin and row.active]
+            gone = [row.id for row in ours if row.name not in names]
+            if gone:
+                await connection.execute(
+                    update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
+                )
+            if gone or any(changed):
+                await _bump(connection)
 
+    @override
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
-        """
-        Return the version of the set, and the active subscriptions in the order of their ids.
-
-        Raises:
-            StorageError: one cannot be read or compiled here. Who served the others would dispatch events past it.
-        """
         query = (
             select(bus.c.subscriptions_version, Now().label("now"), subscriptions)
             .select_from(bus)
             .outerjoin(subscriptions, subscriptions.c.active)
             .order_by(subscriptions.c.id)
         )
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                rows = (await connection.execute(query)).all()
+        async with self._transactions.read() as connection:
+            rows = (await connection.execute(query)).all()
         return rows[0].subscriptions_version, [compilable(row) for row in rows if row.id is not None]
 
+    @override
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
-        """Pause or resume; return whether that changed anything. Raise `NotFound` for an unknown name."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)
-                row = await named(connection, name)
-                closes = not paused and row.breaker_until is not None
-                if row.paused == paused and not closes:
-                    return False
-                said = {"paused_at": Now(), "paused_by": by} if paused else {"paused_at": None, "paused_by": None}
-                change = update(subscriptions).where(subscriptions.c.id == row.id)
-                await connection.execute(
-                    change.values(paused=paused, updated_at=Now(), **said, **(_CLOSED if closes else {}))
-                )
-                await _bump(connection)
-                return True
+        async with self._transactions.write() as connection:
+            await _alone(connection)
+            row = await named(connection, name)
+            closes = not paused and row.breaker_until is not None
+            if row.paused == paused and not closes:
+                return False
+            said = {"paused_at": Now(), "paused_by": by} if paused else {"paused_at": None, "paused_by": None}
+            change = update(subscriptions).where(subscriptions.c.id == row.id)
+            await connection.execute(
+                change.values(paused=paused, updated_at=Now(), **said, **(_CLOSED if closes else {}))
+            )
+            await _bump(connection)
+            return True
 
+    @override
     async def remove(self, name: str) -> None:
-        """Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)
-                await named(connection, name)
-                both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
-                ids = (await connection.scalars(select(subscriptions.c.id).where(both))).all()
-                for table in (turns, paces):
-                    await connection.execute(delete(table).where(table.c.subscription_id.in_(ids)))
-                await connection.execute(delete(subscriptions).where(subscriptions.c.id.in_(ids)))
-                await _bump(connection)
+        async with self._transactions.write() as connection:
+            await _alone(connection)
+            await named(connection, name)
+            both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
+            ids = (await connection.scalars(select(subscriptions.c.id).where(both))).all()
+            for table in (turns, paces):
+                await connection.execute(delete(table).where(table.c.subscription_id.in_(ids)))
+            await connection.execute(delete(subscriptions).where(subscriptions.c.id.in_(ids)))
+            await _bump(connection)
 
+    @override
     async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
-        """Tell all instances that a breaker opened, or (None) closed; return whether that changed anything."""
         change = update(subscriptions).where(subscriptions.c.id == subscription_id)
         if trip is None:
             change = change.where(subscriptions.c.breaker_until.is_not(None)).values(**_CLOSED)
@@ -147,26 +135,24 @@ class SqlRegistry:
             until = Later(literal(trip.left // _MICROSECOND, BigInteger))
             change = change.where(subscriptions.c.breaker_trips == known)
             change = change.values(breaker_until=until, breaker_trips=trip.number)
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)
-                changed = (await connection.execute(change)).rowcount > 0
-                if changed:
-                    await _bump(connection)
-                return changed
+        async with self._transactions.write() as connection:
+            await _alone(connection)
+            changed = (await connection.execute(change)).rowcount > 0
+            if changed:
+                await _bump(connection)
+            return changed
 
+    @override
     async def strays(self) -> Sequence[Stray]:
-        """Return the subscriptions with deliveries that nobody can make as things are."""
         known = select(subscriptions, Now().label("now")).where(
             subscriptions.c.active, ~subscriptions.c.paused, subscriptions.c.origin == "file"
         )
         alive = select(instances.c.sinks).where(instances.c.heartbeat_at > _ago(ALIVE))
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                gone = await connection.scalars(_deleted())
-                strays = [Stray(id, True, "its subscription was deleted") for id in gone]
-                said = (await connection.scalars(alive)).all()
-                rows = (await connection.execute(known)).all()
+        async with self._transactions.read() as connection:
+            gone = await connection.scalars(_deleted())
+            strays = [Stray(id, True, "its subscription was deleted") for id in gone]
+            said = (await connection.scalars(alive)).all()
+            rows = (await connection.execute(known)).all()
         if said and all(sinks is not None for sinks in said):
             there = {sink for sinks in said for sink in sinks}
             for _, each in readable(rows):
@@ -175,12 +161,8 @@ class SqlRegistry:
                     strays.append(Stray(each.id, False, reason))
         return strays
 
+    @override
     async def beat(self, instance: Instance, health: Health) -> timedelta:
-        """
-        Record that the instance is alive; return by how much the clock has been set back since the last beat.
-
-        With the first beat, forget those that were silent for a day.
-        """
         said = {
             "heartbeat_at": Now(),
             "progress_at": _ago(health.stalled),
@@ -190,22 +172,21 @@ class SqlRegistry:
             "strategies": None if health.strategies is None else [each._asdict() for each in health.strategies],
             "holder": HOLDER,
         }
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                back = await set_back(connection, instance.id)
-                known = await connection.execute(update(instances).where(instances.c.id == instance.id).values(**said))
-                if known.rowcount == 0:
-                    await connection.execute(delete(instances).where(instances.c.heartbeat_at < _ago(_SILENCE)))
-                    who = {"host": instance.host, "pid": instance.pid, "version": instance.version}
-                    new = insert(instances).values(id=instance.id, **who, started_at=Now(), **said)
-                    await connection.execute(new)
+        async with self._transactions.write() as connection:
+            back = await set_back(connection, instance.id)
+            known = await connection.execute(update(instances).where(instances.c.id == instance.id).values(**said))
+            if known.rowcount == 0:
+                # The first one of this instance: time to forget those that have gone without a word.
+                await connection.execute(delete(instances).where(instances.c.heartbeat_at < _ago(_SILENCE)))
+                who = {"host": instance.host, "pid": instance.pid, "version": instance.version}
+                new = insert(instances).values(id=instance.id, **who, started_at=Now(), **said)
+                await connection.execute(new)
         return back
 
+    @override
     async def leave(self, instance_id: str) -> None:
-        """Record that the instance has ended."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await connection.execute(instances.delete().where(instances.c.id == instance_id))
+        async with self._transactions.write() as connection:
+            await connection.execute(instances.delete().where(instances.c.id == instance_id))
 
 
 async def named(connection: AsyncConnection, name: str, *, active: bool = False) -> Row[Any]:

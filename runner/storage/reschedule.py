@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, delete, func, insert, literal, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
 from ..errors import StateConflict
-from .contract.records import Rescheduled
-from .errors import mapped_errors
+from .contract.corrections import Rescheduled
 from .selection import OPEN, in_state
 from .tables import Instant, Later, Now, deliveries, dispatch, scheduled, subscriptions
+from .transactions import Transactions
 
 __all__ = ["reschedule"]
 
@@ -21,23 +21,26 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 async def reschedule(
-    engine: AsyncEngine, seq: int, due: timedelta | datetime, subscription: str | None, before: datetime | None = None
+    transactions: Transactions,
+    seq: int,
+    due: timedelta | datetime,
+    subscription: str | None,
+    before: datetime | None = None,
 ) -> Rescheduled:
     """Move the event while it waits to be dispatched, or else its deliveries that wait; in one transaction."""
-    with mapped_errors():
-        async with engine.begin() as connection:
-            at = await _due_at(connection, due)
-            if before is not None and at >= before:
-                raise StateConflict(f"event {seq} expires at {before}, which is not after {at}")
-            # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is met wherever it is.
-            if subscription is None and await _move_event(connection, seq, at):
-                return Rescheduled(at, whole=True)
-            conditions = _theirs(seq, subscription)
-            pending = update(deliveries).where(*conditions, in_state(OPEN), in_state((DeliveryState.PENDING,)))
-            moved = (await connection.execute(pending.values(due_at=at, updated_at=Now()))).rowcount
-            running = select(func.count()).select_from(deliveries)
-            running = running.where(*conditions, in_state(OPEN), in_state((DeliveryState.LEASED,)))
-            return Rescheduled(at, deliveries=moved, running=await connection.scalar(running) or 0)
+    async with transactions.write() as connection:
+        at = await _due_at(connection, due)
+        if before is not None and at >= before:
+            raise StateConflict(f"event {seq} expires at {before}, which is not after {at}")
+        # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is met wherever it is.
+        if subscription is None and await _move_event(connection, seq, at):
+            return Rescheduled(at, whole=True)
+        conditions = _theirs(seq, subscription)
+        pending = update(deliveries).where(*conditions, in_state(OPEN), in_state((DeliveryState.PENDING,)))
+        moved = (await connection.execute(pending.values(due_at=at, updated_at=Now()))).rowcount
+        running = select(func.count()).select_from(deliveries)
+        running = running.where(*conditions, in_state(OPEN), in_state((DeliveryState.LEASED,)))
+        return Rescheduled(at, deliveries=moved, running=await connection.scalar(running) or 0)
 
 
 async def _due_at(connection: AsyncConnection, due: timedelta | datetime) -> datetime:

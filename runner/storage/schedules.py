@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from sqlalchemy import Row, Select, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import override
 
 from ..errors import NotFound, StateConflict, described
 from ..policies.schedule import Schedule
-from .contract.schedules import Due, Fired, Firing, ScheduleView
+from .contract.schedules import Due, Fired, Firing, Schedules, ScheduleView
 from .errors import mapped_errors
 from .home import home_of
 from .tables import Now, bus, occurrences, schedules
+from .transactions import Transactions
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -30,15 +32,15 @@ R = TypeVar("R")
 _STOPPED = {"tick": None, "next_at": None, "queued_until": None}
 
 
-class SqlSchedules:
-    """The `Schedules` of `contract/schedules.py`."""
+class SqlSchedules(Schedules):
+    """`Schedules` on SQLAlchemy Core; what runs at every tick is each database's own."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._reading = engine.execution_options(sqlite_begin="DEFERRED")
+        self._transactions = Transactions(engine)
 
+    @override
     async def due(self, limit: int) -> Due:
-        """Return at most `limit` schedules that are due."""
         from .postgres.schedules import due_schedules
         from .sqlite.schedules import due_schedules as due_in_file
 
@@ -46,8 +48,8 @@ class SqlSchedules:
             lambda driver: due_schedules(driver, home_of(self._engine).schema, limit), due_in_file, limit
         )
 
+    @override
     async def fire(self, firings: Sequence[Firing]) -> Fired:
-        """Record the occurrences of the schedules that are as they were seen, and what follows."""
         from .postgres.schedules import fire_schedules
         from .sqlite.schedules import fire_schedules as fire_in_file
 
@@ -55,82 +57,75 @@ class SqlSchedules:
             lambda driver: fire_schedules(driver, home_of(self._engine).schema, firings), fire_in_file, firings
         )
 
+    @override
     async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
-        """Make the active schedules of `origin` be exactly these."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)  # instances that start together do not race
-                known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
-                now = await _clock(connection)
-                changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
-                names = {each.name for each in wanted}
-                ours = [row for row in known.values() if row.origin == origin and row.active]
-                gone = [row.id for row in ours if row.name not in names]
-                for id in gone:
-                    await _change(connection, id, active=False, **_STOPPED)
-                if gone or any(changed):
-                    await _bump(connection)
+        async with self._transactions.write() as connection:
+            await _alone(connection)  # instances that start together do not race
+            known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
+            now = await _clock(connection)
+            changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
+            names = {each.name for each in wanted}
+            ours = [row for row in known.values() if row.origin == origin and row.active]
+            gone = [row.id for row in ours if row.name not in names]
+            for id in gone:
+                await _change(connection, id, active=False, **_STOPPED)
+            if gone or any(changed):
+                await _bump(connection)
 
+    @override
     async def put(self, schedule: Schedule, origin: str) -> bool:
-        """Make or replace one schedule; return whether that changed anything."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)
-                one = _all().where(schedules.c.name == schedule.name)
-                known = (await connection.execute(one.with_for_update(of=schedules))).one_or_none()
-                if known is not None and known.active and known.origin != origin:
-                    raise _belongs(known)
-                changed = await _put(connection, known, schedule, origin, await _clock(connection))
-                if changed:
-                    await _bump(connection)
-                return changed
+        async with self._transactions.write() as connection:
+            await _alone(connection)
+            one = _all().where(schedules.c.name == schedule.name)
+            known = (await connection.execute(one.with_for_update(of=schedules))).one_or_none()
+            if known is not None and known.active and known.origin != origin:
+                raise _belongs(known)
+            changed = await _put(connection, known, schedule, origin, await _clock(connection))
+            if changed:
+                await _bump(connection)
+            return changed
 
+    @override
     async def all(self) -> Sequence[ScheduleView]:
-        """Return every schedule on record, by name."""
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                rows = (await connection.execute(_all().order_by(schedules.c.name))).all()
+        async with self._transactions.read() as connection:
+            rows = (await connection.execute(_all().order_by(schedules.c.name))).all()
         return [view for row in rows if (view := _view(row)) is not None]
 
+    @override
     async def one(self, name: str) -> ScheduleView:
-        """Return one of them."""
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                return _readable(await _named(connection, name))
+        async with self._transactions.read() as connection:
+            return _readable(await _named(connection, name))
 
+    @override
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
-        """Pause or resume; return whether that changed anything."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)
-                row = await _named(connection, name, lock=True)
-                if row.paused == paused:
-                    return False
-                said: dict[str, Any] = {"paused_at": None, "paused_by": None, "queued_until": None}
-                if paused:
-                    said = {"paused_at": Now(), "paused_by": by, **_STOPPED}
-                elif row.active:
-                    schedule = _readable(row).schedule
-                    said |= _begin(schedule, schedule.after(await _clock(connection)))
-                await _change(connection, row.id, paused=paused, **said)
-                await _bump(connection)
-                return True
+        async with self._transactions.write() as connection:
+            await _alone(connection)
+            row = await _named(connection, name, lock=True)
+            if row.paused == paused:
+                return False
+            said: dict[str, Any] = {"paused_at": None, "paused_by": None, "queued_until": None}
+            if paused:
+                said = {"paused_at": Now(), "paused_by": by, **_STOPPED}
+            elif row.active:
+                schedule = _readable(row).schedule
+                said |= _begin(schedule, schedule.after(await _clock(connection)))
+            await _change(connection, row.id, paused=paused, **said)
+            await _bump(connection)
+            return True
 
+    @override
     async def remove(self, name: str) -> None:
-        """Forget a schedule and its occurrences."""
-        with mapped_errors():
-            async with self._engine.begin() as connection:
-                await _alone(connection)
-                row = await _named(connection, name, lock=True)
-                await connection.execute(delete(occurrences).where(occurrences.c.schedule_id == row.id))
-                await connection.execute(delete(schedules).where(schedules.c.id == row.id))
-                await _bump(connection)
+        async with self._transactions.write() as connection:
+            await _alone(connection)
+            row = await _named(connection, name, lock=True)
+            await connection.execute(delete(occurrences).where(occurrences.c.schedule_id == row.id))
+            await connection.execute(delete(schedules).where(schedules.c.id == row.id))
+            await _bump(connection)
 
+    @override
     async def now(self) -> datetime:
-        """Return the store's clock."""
-        with mapped_errors():
-            async with self._reading.connect() as connection:
-                return await _clock(connection)
+        async with self._transactions.read() as connection:
+            return await _clock(connection)
 
     async def _run(
         self,
@@ -153,7 +148,7 @@ class SqlSchedules:
 
 async def in_thread(driver: aiosqlite.Connection, function: Callable[..., R], *arguments: object) -> R:
     """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
-    hop = driver._execute(function, driver._conn, *arguments)  # type: ignore[no-untyped-call]  # as in sqlite/store.py
+    hop = driver._execute(function, driver._conn, *arguments)  # type: ignore[no-untyped-call]  # as in sqlite/database.py
     result: R = await asyncio.shield(hop)
     return result
 

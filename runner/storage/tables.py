@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,6 +52,7 @@ __all__ = [
     "metadata",
     "occurrences",
     "paces",
+    "parse_json",
     "scheduled",
     "schedules",
     "subscriptions",
@@ -200,6 +202,15 @@ def _correlation_key(element: CorrelationKey, compiler: SQLCompiler, **options: 
 
 
 CORRELATION_KEY = 128
+
+
+def parse_json(text: str) -> Any:
+    """Return what a column of JSON holds; None where it holds none, so that one such row does not spoil a query."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
 
 # SQLite numbers rows by itself only where the key's type is INTEGER, which holds 64 bits there.
 _Serial = BigInteger().with_variant(Integer, "sqlite")

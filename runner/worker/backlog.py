@@ -16,7 +16,7 @@ from ..errors import StorageUnavailable
 from ..service.background import Background
 from ..service.clock import earlier, wait_for
 from ..storage.contract.claims import DeliveryClaim, RegulatedRequest
-from ..storage.contract.queue import WorkQueue
+from ..storage.contract.queue import DeliveryQueue
 from ..storage.contract.settlements import DeliveryRecord
 from ..subscription import Subscription
 from .dead_letters import DeadLetters
@@ -46,7 +46,7 @@ class Backlog:
 
     def __init__(
         self,
-        queue: WorkQueue,
+        queue: DeliveryQueue,
         intake: Intake,
         writer: SettlementWriter,
         leases: Leases,

@@ -9,7 +9,7 @@ from ..delivery import DeliveryState
 from ..errors import EventError
 from ..event import Event, ExtensionValue, allowed_text
 from ..storage.contract.claims import ClaimedDelivery
-from ..storage.contract.queue import WorkQueue
+from ..storage.contract.queue import DeliveryQueue
 from ..storage.contract.registry import Registered
 from ..storage.contract.settlements import Death, DeliveryRecord
 
@@ -21,7 +21,7 @@ _MAX_REASON = 500  # characters; it may travel as a header, of which many server
 class DeadLetters:
     """Address dead deliveries to the companions of their subscriptions; without any, return at once."""
 
-    def __init__(self, queue: WorkQueue) -> None:
+    def __init__(self, queue: DeliveryQueue) -> None:
         self._queue = queue
         self._to: dict[int, int] = {}  # id of a subscription -> id of the one for its dead letters
         self._of: dict[int, tuple[int, str]] = {}  # the other way round, with its name

@@ -15,7 +15,7 @@ import structlog
 from ..delivery import Lease, Outcome
 from ..event import weigh
 from ..service.tally import Tally
-from ..storage.contract.queue import WorkQueue
+from ..storage.contract.queue import DeliveryQueue
 from ..storage.halves import IN_A_ROW, in_halves
 from .budget import SPENT, Budget
 from .flight import Flight
@@ -44,7 +44,7 @@ class Leases:
 
     def __init__(
         self,
-        queue: WorkQueue,
+        queue: DeliveryQueue,
         writer: SettlementWriter,
         lease: timedelta,
         room_freed: asyncio.Event,

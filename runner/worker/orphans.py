@@ -8,7 +8,7 @@ from time import monotonic
 from ..delivery import Lease
 from ..service.background import Background
 from ..storage.contract.claims import ClaimedDelivery, UnreadableDelivery
-from ..storage.contract.queue import WorkQueue
+from ..storage.contract.queue import DeliveryQueue
 from ..storage.contract.registry import Registry, Stray
 from .settlement import dead_untried
 from .settlement_writer import SettlementWriter
@@ -30,7 +30,7 @@ class Orphans:
 
     def __init__(
         self,
-        queue: WorkQueue,
+        queue: DeliveryQueue,
         registry: Registry,
         writer: SettlementWriter,
         lease: timedelta,

@@ -131,7 +131,7 @@ async def test_all_runners_stopped(shop: Shop) -> None:
         await publish(runner, 5)
         await eventually(lambda: _delivered(shop, 10))
     async with shop.storage() as storage:
-        await storage.store.append([Publication(Event.new("order.created", source="/shop")) for _ in range(1000)])
+        await storage.events.append([Publication(Event.new("order.created", source="/shop")) for _ in range(1000)])
     await shop.is_as_shown("All runners are stopped", 2)
     listed = await asyncio.to_thread(run_cli, "subscriptions", "list", "-c", shop.path)
     assert re.search(r"^crm .* 1000 queued$", listed.stdout, re.MULTILINE)
@@ -163,7 +163,7 @@ async def test_nobody_serves_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> 
     async with shop.running() as runner:
         report = Subscription(name="report", sink="function:report", types=("order.*",))
         async with shop.storage() as storage:
-            await storage.store.put_subscriptions([report], "function:report")
+            await storage.registry.put_subscriptions([report], "function:report")
         await publish(runner, 5)
         await shop.is_as_shown("Nobody serves a subscription", 1)
         listed = await asyncio.to_thread(run_cli, "subscriptions", "list", "-c", shop.path)

@@ -37,12 +37,12 @@ def apply(names: str) -> None:
 def acknowledge_early() -> None:
     """Answer a publisher before the commit."""
     from runner.storage.contract.events import Publication, Receipt
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.events import PostgresEvents
 
-    append = PostgresStore.append
+    append = PostgresEvents.append
     behind: set[asyncio.Task[Any]] = set()
 
-    async def early(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
+    async def early(self: PostgresEvents, publications: Sequence[Publication]) -> Sequence[Receipt]:
         async def later() -> None:
             await asyncio.sleep(0.1)
             await append(self, publications)
@@ -50,34 +50,34 @@ def acknowledge_early() -> None:
         behind.add(asyncio.create_task(later()))
         return [Receipt(each.event.source, each.event.id, 0, False) for each in publications]
 
-    PostgresStore.append = early  # type: ignore[method-assign]
+    PostgresEvents.append = early  # type: ignore[method-assign]
 
 
 def acknowledge_unknown() -> None:
     """Answer a publisher although the store did not."""
     from runner.errors import StorageUnavailable
     from runner.storage.contract.events import Publication, Receipt
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.events import PostgresEvents
 
-    append = PostgresStore.append
+    append = PostgresEvents.append
 
-    async def hopeful(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
+    async def hopeful(self: PostgresEvents, publications: Sequence[Publication]) -> Sequence[Receipt]:
         try:
             return await append(self, publications)
         except StorageUnavailable:
             return [Receipt(each.event.source, each.event.id, 0, False) for each in publications]
 
-    PostgresStore.append = hopeful  # type: ignore[method-assign]
+    PostgresEvents.append = hopeful  # type: ignore[method-assign]
 
 
 def believe_duplicates() -> None:
     """Answer a publisher from what is there already, without writing it again (DO NOTHING)."""
     from runner.storage.contract.events import Publication, Receipt
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.events import PostgresEvents
 
-    append = PostgresStore.append
+    append = PostgresEvents.append
 
-    async def believing(self: PostgresStore, publications: Sequence[Publication]) -> Sequence[Receipt]:
+    async def believing(self: PostgresEvents, publications: Sequence[Publication]) -> Sequence[Receipt]:
         known = []
         async with self._connections.take() as connection:
             for each in publications:
@@ -87,7 +87,7 @@ def believe_duplicates() -> None:
                     known.append(Receipt(*identity, seq, True))
         return known if len(known) == len(publications) else await append(self, publications)
 
-    PostgresStore.append = believing  # type: ignore[method-assign]
+    PostgresEvents.append = believing  # type: ignore[method-assign]
 
 
 def claim_by_subquery() -> None:
@@ -103,17 +103,17 @@ def claim_by_subquery() -> None:
 def forget_at_claim() -> None:
     """Give work up when it is claimed (at most once)."""
     from runner.storage.contract.claims import CLAIM, Claim
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.queue import PostgresQueue
 
-    claim = PostgresStore.claim
+    claim = PostgresQueue.claim
 
-    async def forgetful(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
+    async def forgetful(self: PostgresQueue, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         claimed = await claim(self, limit, lease, weight)
         async with self._connections.take() as connection:
             await connection.execute("DELETE FROM public.dispatch WHERE lease_token = $1", claimed.token)
         return claimed
 
-    PostgresStore.claim = forgetful  # type: ignore[method-assign]
+    PostgresQueue.claim = forgetful  # type: ignore[method-assign]
 
 
 def claim_without_bounds() -> None:
@@ -293,17 +293,17 @@ def trust_own_clock() -> None:
     """Let the clock of the process say what is due."""
     from runner.service.clock import utcnow
     from runner.storage.contract.claims import CLAIM, Claim
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.queue import PostgresQueue
 
-    claim = PostgresStore.claim
+    claim = PostgresQueue.claim
     due = "UPDATE public.scheduled SET due_at = clock_timestamp() WHERE due_at <= $1"
 
-    async def trusting(self: PostgresStore, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
+    async def trusting(self: PostgresQueue, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         async with self._connections.take() as connection:
             await connection.execute(due, utcnow())
         return await claim(self, limit, lease, weight)
 
-    _replace(PostgresStore, "claim", trusting)
+    _replace(PostgresQueue, "claim", trusting)
 
 
 def tick_unfenced() -> None:
@@ -357,12 +357,13 @@ def tick_from_now() -> None:
 
 def commit_bit_by_bit() -> None:
     """Commit each statement by itself in SQLite."""
-    from runner.storage.sqlite import store as sqlite
+    from runner.storage.sqlite import claims, events, queue, regulated
 
     def apart(db: Any, function: Callable[..., Any], *args: Any) -> Any:
         return function(db, *args)
 
-    _replace(sqlite, "transaction", apart)
+    for module in (claims, events, queue, regulated):
+        _replace(module, "transaction", apart)
 
 
 def die_before_settle() -> None:
@@ -377,10 +378,9 @@ def stop_in_settle() -> None:
 
 def slow_settle() -> None:
     """Let the first settlement in SQLite take `SLOW` seconds inside its transaction."""
-    from runner.storage.sqlite import rows as sqlite_rows
-    from runner.storage.sqlite import store as sqlite
-
-    transaction, settle = sqlite_rows.transaction, sqlite._settle
+    from runner.storage.sqlite import queue
+    from runner.storage.sqlite.rows import transaction
+    from runner.storage.sqlite.settlements import settle
 
     def slow(db: Any, function: Callable[..., Any], *args: Any) -> Any:
         if function is settle and _first():
@@ -392,7 +392,7 @@ def slow_settle() -> None:
             return transaction(db, slowly, *args)
         return transaction(db, function, *args)
 
-    _replace(sqlite, "transaction", slow)
+    _replace(queue, "transaction", slow)
 
 
 def die_in_migration() -> None:
@@ -415,12 +415,12 @@ def die_in_migration() -> None:
 def hang_in_claims() -> None:
     """Let no claim of this process come back, from the first on; it reports every second."""
     from runner.periodic import heartbeat
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.queue import PostgresQueue
 
     async def hang(*_: Any) -> Any:
         await asyncio.sleep(3600)
 
-    _replace(PostgresStore, "claim", hang)
+    _replace(PostgresQueue, "claim", hang)
     _replace(heartbeat, "INTERVAL", 1.0)
 
 
@@ -531,16 +531,16 @@ FAULT_POINTS: dict[str, Callable[[], None]] = {
 
 def _before(method: str, number: signal.Signals) -> None:
     """Have this process send itself a signal when a method of the store is called for the first time anywhere."""
-    from runner.storage.postgres.store import PostgresStore
+    from runner.storage.postgres.queue import PostgresQueue
 
-    original = getattr(PostgresStore, method)
+    original = getattr(PostgresQueue, method)
 
-    async def struck(self: PostgresStore, *args: Any) -> Any:
+    async def struck(self: PostgresQueue, *args: Any) -> Any:
         if _first():
             os.kill(os.getpid(), number)
         return await original(self, *args)
 
-    setattr(PostgresStore, method, struck)
+    setattr(PostgresQueue, method, struck)
 
 
 def _first() -> bool:
@@ -555,7 +555,7 @@ def _first() -> bool:
 
 def _change(name: str, text: str, replacement: str) -> None:
     """Replace a piece of a hot statement of PostgreSQL."""
-    from runner.storage.postgres import store as postgres
+    from runner.storage.postgres import database
     from runner.storage.postgres.statements import statement
 
     if text not in statement(name, None, 1):
@@ -568,7 +568,7 @@ def _change(name: str, text: str, replacement: str) -> None:
             sql = sql.replace(old, new)
         return sql
 
-    _replace(postgres, "statement", changed)
+    _replace(database, "statement", changed)
 
 
 def _replace(owner: Any, name: str, replacement: object) -> None:

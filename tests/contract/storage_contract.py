@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 from sqlalchemy import Executable, Table, select
@@ -16,15 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.event import Event
+from runner.storage import Storage, open_storage
 from runner.storage.contract.claims import Claim, DeliveryClaim, Work
-from runner.storage.contract.events import EventStore, Publication, Receipt
-from runner.storage.contract.queue import WorkQueue
-from runner.storage.contract.registry import Registry
+from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
-from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
-from runner.storage.postgres.store import PostgresStore
-from runner.storage.sqlite.store import SqliteStore
+from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 
 T = TypeVar("T")
@@ -33,11 +30,7 @@ LEASE = timedelta(seconds=30)
 SHORT = timedelta(milliseconds=150)
 NOTHING = timedelta(0)
 
-
-class Store(EventStore, WorkQueue, Registry, Protocol):
-    """What a store is."""
-
-    async def close(self) -> None: ...
+Store = Storage
 
 
 class Database:
@@ -63,8 +56,7 @@ class Database:
 
     def open(self) -> Store:
         """Return another store, with its own connections, as another process would have it."""
-        engine = self.new_engine()
-        store: Store = SqliteStore(engine) if self.dsn.scheme == "sqlite" else PostgresStore(engine)
+        store = open_storage(self.dsn)
         self._stores.append(store)
         return store
 
@@ -139,10 +131,10 @@ def publication(number: int = 0, **attributes: Any) -> Publication:
     return Publication(Event.new("order.created", {"number": number}, source="/tests", **attributes))
 
 
-async def publish(store: EventStore, count: int, **timing: Any) -> list[int]:
+async def publish(store: Store, count: int, **timing: Any) -> list[int]:
     """Publish `count` events and return their numbers in the store."""
     events = [publication(number).event for number in range(count)]
-    return [receipt.seq for receipt in await store.append([Publication(event, **timing) for event in events])]
+    return [receipt.seq for receipt in await store.events.append([Publication(event, **timing) for event in events])]
 
 
 def settled(claim: Claim, ids: tuple[int, ...] = (1,), works: Sequence[Work] | None = None) -> Settled:
@@ -156,12 +148,12 @@ async def wait(
 ) -> list[int]:
     """Leave `count` pending deliveries of new events to `subscription`, and return the events' numbers."""
     seqs = await publish(store, count)
-    claim = await store.claim(count, LEASE)
+    claim = await store.queue.claim(count, LEASE)
     assert [work.seq for work in claim.works] == seqs
     records = [
         record(seq, subscription, DeliveryState.PENDING, claim.token, due_in=due_in, error=error) for seq in seqs
     ]
-    assert await store.settle(Settled(claim.token, claim.works, [Run((), count)], records)) == count
+    assert await store.queue.settle(Settled(claim.token, claim.works, [Run((), count)], records)) == count
     return seqs
 
 
@@ -185,22 +177,22 @@ async def soon(check: Callable[[], Awaitable[T]]) -> T:
     return found
 
 
-async def claim_soon(store: WorkQueue, limit: int = 100, lease: timedelta = LEASE) -> Claim:
+async def claim_soon(store: Store, limit: int = 100, lease: timedelta = LEASE) -> Claim:
     """Claim as soon as something is there: when the lease of another has ended."""
 
     async def claimed() -> Claim:
-        claim = await store.claim(limit, lease)
+        claim = await store.queue.claim(limit, lease)
         assert claim.works
         return claim
 
     return await soon(claimed)
 
 
-async def claim_delivery_soon(store: WorkQueue, subscription: int = 1, lease: timedelta = LEASE) -> DeliveryClaim:
+async def claim_delivery_soon(store: Store, subscription: int = 1, lease: timedelta = LEASE) -> DeliveryClaim:
     """Claim one delivery as soon as one is due: when its wait, or the lease of another, has ended."""
 
     async def claimed() -> DeliveryClaim:
-        claim = await store.claim_deliveries({subscription: 1}, lease)
+        claim = await store.queue.claim_deliveries({subscription: 1}, lease)
         assert claim.deliveries
         return claim
 

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from runner.delivery import DeliveryState
 from runner.errors import NotFound, StateConflict
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
+from runner.storage.corrections import SqlCorrections
 from runner.storage.records import SqlRecords
 from runner.storage.tables import attempts, deliveries, dispatch, subscriptions
 from runner.subscription import Subscription
@@ -30,17 +31,23 @@ class AckTests(StoreTests):
     """Subscription 1 is `crm` and takes every order, 2 is `audit` and takes invoices alone."""
 
     @pytest.fixture
-    async def records(self, database: Database, store: Store) -> SqlRecords:
+    async def corrections(self, database: Database, store: Store) -> SqlCorrections:
         crm = Subscription(name="crm", sink="s", types=("order.*",))
-        await store.put_subscriptions([crm, Subscription(name="audit", sink="s", types=("invoice.*",))], "file")
+        await store.registry.put_subscriptions(
+            [crm, Subscription(name="audit", sink="s", types=("invoice.*",))], "file"
+        )
         assert [row["id"] for row in await database.rows(subscriptions)] == [1, 2]
+        return SqlCorrections(database.engine)
+
+    @pytest.fixture
+    def records(self, corrections: SqlCorrections, database: Database) -> SqlRecords:
         return SqlRecords(database.engine)
 
     async def defer(self, store: Store, within: timedelta = MINUTE) -> int:
         """Publish one event, and settle it with its delivery deferred."""
         [seq] = await publish(store, 1)
-        claim = await store.claim(1, LEASE)
-        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [deferred(seq, claim.token, within)]))
+        claim = await store.queue.claim(1, LEASE)
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((), 1)], [deferred(seq, claim.token, within)]))
         return seq
 
     async def state(self, database: Database) -> str:
@@ -55,7 +62,7 @@ class TestDeferred(AckTests):
         await self.defer(store)
         [row] = await database.rows(deliveries)
         assert (row["state"], row["attempts"], row["lease_token"]) == ("leased", 1, None)
-        claim = await store.claim_deliveries({1: 5}, LEASE)
+        claim = await store.queue.claim_deliveries({1: 5}, LEASE)
         assert not claim.deliveries
         assert claim.next_due is not None
         assert MINUTE / 2 < claim.next_due <= MINUTE
@@ -65,8 +72,8 @@ class TestDeferred(AckTests):
     ) -> None:
         seq = await self.defer(store, timedelta(0))
         claim = await claim_delivery_soon(store)
-        assert await store.settle_deliveries([deferred(seq, claim.token, SHORT, attempts=2)])
-        assert not await store.renew([(seq, 1, claim.token)], LEASE)
+        assert await store.queue.settle_deliveries([deferred(seq, claim.token, SHORT, attempts=2)])
+        assert not await store.queue.renew([(seq, 1, claim.token)], LEASE)
         [again] = (await claim_delivery_soon(store)).deliveries
         assert again.expired is not None
         assert (again.attempt, again.suspect) == (3, False)
@@ -92,46 +99,46 @@ class TestDeferred(AckTests):
         seq = await self.defer(store)
         claim = await self.expired(store, database)
         again = record(seq, 1, DeliveryState.PENDING, claim, attempts=1)
-        assert await store.settle_deliveries([again], [AttemptRecord(seq, 1, 1, timedelta(hours=1), "no")])
-        [second] = (claimed := await store.claim_deliveries({1: 1}, LEASE)).deliveries
+        assert await store.queue.settle_deliveries([again], [AttemptRecord(seq, 1, 1, timedelta(hours=1), "no")])
+        [second] = (claimed := await store.queue.claim_deliveries({1: 1}, LEASE)).deliveries
         assert second.age >= timedelta(hours=1)
         # Retried by hand, and deferred in its first attempt.
-        assert await store.settle_deliveries([deferred(seq, claimed.token)])
+        assert await store.queue.settle_deliveries([deferred(seq, claimed.token)])
         await database.execute(update(deliveries).values(due_at=deliveries.c.updated_at))
-        [expired] = (await store.claim_deliveries({1: 1}, LEASE)).deliveries
+        [expired] = (await store.queue.claim_deliveries({1: 1}, LEASE)).deliveries
         assert (expired.attempt, expired.age) == (2, timedelta(0))
 
     async def expired(self, store: Store, database: Database) -> int:
         await database.execute(update(deliveries).values(due_at=deliveries.c.updated_at))
-        return (await store.claim_deliveries({1: 1}, LEASE)).token
+        return (await store.queue.claim_deliveries({1: 1}, LEASE)).token
 
 
 class TestAck(AckTests):
     async def test_a_deferred_one_is_delivered_once_it_is_acknowledged(
-        self, store: Store, records: SqlRecords, database: Database
+        self, store: Store, corrections: SqlCorrections, database: Database
     ) -> None:
         seq = await self.defer(store)
-        assert await records.ack(str(seq), "crm")
+        assert await corrections.ack(str(seq), "crm")
         [row] = await database.rows(deliveries)
         assert (row["state"], row["due_at"], row["attempts"]) == ("delivered", None, 1)
-        assert not await records.ack(str(seq), "crm")  # and again is no error
+        assert not await corrections.ack(str(seq), "crm")  # and again is no error
         assert await database.rows(deliveries) == [row]
         assert await database.count(attempts) == [0]
 
     async def test_it_is_found_by_the_id_of_the_event(
-        self, store: Store, records: SqlRecords, database: Database
+        self, store: Store, records: SqlRecords, corrections: SqlCorrections, database: Database
     ) -> None:
         seq = await self.defer(store)
-        assert await records.ack((await records.event(str(seq))).event.id, "crm")
+        assert await corrections.ack((await records.event(str(seq))).event.id, "crm")
         assert await self.state(database) == "delivered"
 
     @pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.LEASED])
     async def test_after_failures_the_attempt_that_ended_it_is_recorded(
-        self, store: Store, records: SqlRecords, database: Database, state: DeliveryState
+        self, store: Store, corrections: SqlCorrections, database: Database, state: DeliveryState
     ) -> None:
         seq = await self.defer(store)
         await database.execute(update(deliveries).values(state=state, attempts=3, last_error="no"))
-        assert await records.ack(str(seq), "crm")
+        assert await corrections.ack(str(seq), "crm")
         [row] = await database.rows(deliveries)
         assert (row["state"], row["last_error"]) == ("delivered", None)
         [attempt] = await database.rows(attempts)
@@ -140,60 +147,60 @@ class TestAck(AckTests):
 
     @pytest.mark.parametrize("state", ["dead", "cancelled"])
     async def test_what_has_ended_otherwise_refuses_with_its_state(
-        self, store: Store, records: SqlRecords, database: Database, state: str
+        self, store: Store, corrections: SqlCorrections, database: Database, state: str
     ) -> None:
         seq = await self.defer(store)
         await database.execute(update(deliveries).values(state=state, due_at=None))
         with pytest.raises(StateConflict, match=f"event {seq} is {state}"):
-            await records.ack(str(seq), "crm")
+            await corrections.ack(str(seq), "crm")
         assert await self.state(database) == state
 
-    async def test_what_is_not_there_is_named(self, store: Store, records: SqlRecords) -> None:
+    async def test_what_is_not_there_is_named(self, store: Store, corrections: SqlCorrections) -> None:
         seq = await self.defer(store)
         with pytest.raises(NotFound, match="'nobody'"):
-            await records.ack(str(seq), "nobody")
+            await corrections.ack(str(seq), "nobody")
         with pytest.raises(NotFound, match=f"event {seq} to subscription 'audit'"):
-            await records.ack(str(seq), "audit")
+            await corrections.ack(str(seq), "audit")
         with pytest.raises(NotFound, match="'999'"):
-            await records.ack("999", "crm")
+            await corrections.ack("999", "crm")
         [later] = await publish(store, 1, delay=MINUTE)
         with pytest.raises(NotFound, match=f"event {later} "):
-            await records.ack(str(later), "crm")
+            await corrections.ack(str(later), "crm")
 
     async def test_a_running_one_is_delivered_and_its_late_answer_dropped(
-        self, store: Store, records: SqlRecords, database: Database
+        self, store: Store, corrections: SqlCorrections, database: Database
     ) -> None:
         seq = await self.defer(store, timedelta(0))
         claim = await claim_delivery_soon(store)
-        assert await records.ack(str(seq), "crm")
+        assert await corrections.ack(str(seq), "crm")
         for late in (DeliveryState.DEAD, DeliveryState.PENDING, DeliveryState.LEASED):
-            assert not await store.settle_deliveries([record(seq, 1, late, claim.token)])
-        assert not await store.renew([(seq, 1, claim.token)], LEASE)
+            assert not await store.queue.settle_deliveries([record(seq, 1, late, claim.token)])
+        assert not await store.queue.renew([(seq, 1, claim.token)], LEASE)
         assert await self.state(database) == "delivered"
 
 
 class TestFailure(AckTests):
-    async def test_it_is_claimed_at_once_with_the_reason(self, store: Store, records: SqlRecords) -> None:
+    async def test_it_is_claimed_at_once_with_the_reason(self, store: Store, corrections: SqlCorrections) -> None:
         seq = await self.defer(store)
-        assert await records.ack(str(seq), "crm", failure="no such\0 customer")
+        assert await corrections.ack(str(seq), "crm", failure="no such\0 customer")
         [expired] = (await claim_delivery_soon(store)).deliveries
         assert expired.expired is not None
         assert expired.expired.refusal == "no such\ufffd customer"
         assert timedelta(0) <= expired.expired.waited < MINUTE
 
     async def test_only_what_waits_for_its_acknowledgement_can_fail(
-        self, store: Store, records: SqlRecords, database: Database
+        self, store: Store, corrections: SqlCorrections, database: Database
     ) -> None:
         seq = await self.defer(store, timedelta(0))
         await claim_delivery_soon(store)
         with pytest.raises(StateConflict, match="is running"):
-            await records.ack(str(seq), "crm", failure="no")
-        assert await records.ack(str(seq), "crm")
+            await corrections.ack(str(seq), "crm", failure="no")
+        assert await corrections.ack(str(seq), "crm")
         with pytest.raises(StateConflict, match="is delivered"):
-            await records.ack(str(seq), "crm", failure="no")
+            await corrections.ack(str(seq), "crm", failure="no")
         [early] = await publish(store, 1)
         with pytest.raises(NotFound):
-            await records.ack(str(early), "crm", failure="no")
+            await corrections.ack(str(early), "crm", failure="no")
 
 
 class TestEarlyAck(AckTests):
@@ -211,12 +218,12 @@ class TestEarlyAck(AckTests):
         ids=["deferred", "dead", "pending", "running", "delivered"],
     )
     async def test_it_stands_whatever_the_dispatch_writes(
-        self, store: Store, records: SqlRecords, database: Database, late: DeliveryRecord | None
+        self, store: Store, corrections: SqlCorrections, database: Database, late: DeliveryRecord | None
     ) -> None:
         seqs = await publish(store, 3)
-        claim = await store.claim(3, LEASE)
-        assert await records.ack(str(seqs[1]), "crm")
-        assert not await records.ack(str(seqs[1]), "crm")
+        claim = await store.queue.claim(3, LEASE)
+        assert await corrections.ack(str(seqs[1]), "crm")
+        assert not await corrections.ack(str(seqs[1]), "crm")
         delivered: Sequence[Run] = [Run((1, 2), 3)]
         written: list[DeliveryRecord] = []
         if late is not None:
@@ -235,7 +242,7 @@ class TestEarlyAck(AckTests):
                 )
             ]
         tried = [AttemptRecord(seqs[1], 1, 1, SHORT, "no")] if late is not None and late.error else []
-        assert await store.settle(Settled(claim.token, claim.works, delivered, written, tried)) == 3
+        assert await store.queue.settle(Settled(claim.token, claim.works, delivered, written, tried)) == 3
         rows = await database.rows(deliveries)
         assert [(row["event_seq"], row["subscription_id"], row["state"]) for row in rows] == [
             (seq, id, "delivered") for seq in seqs for id in (1, 2)
@@ -243,30 +250,32 @@ class TestEarlyAck(AckTests):
         assert await database.count(dispatch, attempts) == [0, 0]
 
     async def test_only_a_subscription_that_wants_the_event_can_acknowledge_it(
-        self, store: Store, records: SqlRecords, database: Database
+        self, store: Store, corrections: SqlCorrections, database: Database
     ) -> None:
         [seq] = await publish(store, 1)
         with pytest.raises(NotFound, match="'audit'"):
-            await records.ack(str(seq), "audit")
+            await corrections.ack(str(seq), "audit")
         assert await database.count(deliveries) == [0]
 
-    async def test_it_wins_whenever_it_comes(self, store: Store, records: SqlRecords, database: Database) -> None:
+    async def test_it_wins_whenever_it_comes(
+        self, store: Store, corrections: SqlCorrections, database: Database
+    ) -> None:
         for _ in range(25):
             [seq] = await publish(store, 1)
-            claim = await store.claim(1, LEASE)
+            claim = await store.queue.claim(1, LEASE)
             end = Settled(claim.token, claim.works, [Run((2,), 1)], [deferred(seq, claim.token)])
-            answered, held = await asyncio.gather(records.ack(str(seq), "crm"), store.settle(end))
+            answered, held = await asyncio.gather(corrections.ack(str(seq), "crm"), store.queue.settle(end))
             assert (answered, held) == (True, 1)
         assert {row["state"] for row in await database.rows(deliveries)} == {"delivered"}
         assert await database.count(deliveries, dispatch) == [50, 0]
 
     async def test_and_when_everything_succeeded_at_once(
-        self, store: Store, records: SqlRecords, database: Database
+        self, store: Store, corrections: SqlCorrections, database: Database
     ) -> None:
         for _ in range(25):
             [seq] = await publish(store, 1)
-            claim = await store.claim(1, LEASE)
-            _, held = await asyncio.gather(records.ack(str(seq), "crm"), store.settle(settled(claim, (1, 2))))
+            claim = await store.queue.claim(1, LEASE)
+            _, held = await asyncio.gather(corrections.ack(str(seq), "crm"), store.queue.settle(settled(claim, (1, 2))))
             assert held == 1
         assert {row["state"] for row in await database.rows(deliveries)} == {"delivered"}
         assert await database.count(deliveries, dispatch) == [50, 0]

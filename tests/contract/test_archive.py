@@ -16,7 +16,7 @@ from runner.storage.archive import SqlArchive
 from runner.storage.contract.archive import Pruned, Retention
 from runner.storage.contract.events import Publication
 from runner.storage.contract.records import DeliveryQuery
-from runner.storage.records import SqlRecords
+from runner.storage.corrections import SqlCorrections
 from runner.storage.tables import attempts, deliveries, events, scheduled, turns
 
 from .storage_contract import LEASE, Database, Store, StoreTests, migrated, publication, publish, settled
@@ -38,8 +38,8 @@ class TestPrune(StoreTests):
     async def put(self, database: Database, store: Store, record: Record, age: timedelta = timedelta(days=100)) -> int:
         """Record an event of some age whose dispatch is over, with these deliveries."""
         [seq] = await publish(store, 1)
-        claim = await store.claim(1, LEASE)
-        await store.settle(settled(claim, tuple(record)))
+        claim = await store.queue.claim(1, LEASE)
+        await store.queue.settle(settled(claim, tuple(record)))
         now = datetime.now(UTC)
         await database.execute(update(events).where(events.c.seq == seq).values(created_at=now - age))
         for id, (state, settled_ago) in record.items():
@@ -112,8 +112,8 @@ class TestPrune(StoreTests):
     ) -> None:
         await self.put(database, store, {1: ("delivered", timedelta(days=8))})
         leased, queued = await publish(store, 2)
-        await store.claim(1, LEASE)
-        [receipt] = await store.append([Publication(publication().event, delay=timedelta(days=1))])
+        await store.queue.claim(1, LEASE)
+        [receipt] = await store.events.append([Publication(publication().event, delay=timedelta(days=1))])
         await database.execute(update(events).values(created_at=datetime.now(UTC) - timedelta(days=100)))
         assert await archive.prune(WEEK, 0, EVER) == Pruned(1, receipt.seq, False)
         assert await self.seqs(database) == [leased, queued, receipt.seq]
@@ -150,10 +150,10 @@ class TestPrune(StoreTests):
     ) -> None:
         record = {1: ("delivered", timedelta(days=99)), 2: ("dead", timedelta(days=99))}
         retried, gone = [await self.put(database, store, record) for _ in range(2)]
-        records = SqlRecords(database.new_engine())
+        corrections = SqlCorrections(database.new_engine())
 
         async def retry() -> None:
-            assert await records.retry(DeliveryQuery(seq=retried, limit=None)) == 1
+            assert await corrections.retry(DeliveryQuery(seq=retried, limit=None)) == 1
 
         archive = SqlArchive(cast("AsyncEngine", Interrupted(database.new_engine(), retry)))
         assert await archive.prune(WEEK, 0, EVER) == Pruned(1, gone, False)
@@ -165,7 +165,7 @@ async def test_what_somebody_holds_is_passed_over_and_not_waited_for(postgres_ds
     async with migrated(postgres_dsn) as database:
         store, archive = database.open(), SqlArchive(database.new_engine())
         first, second, third = await publish(store, 3)
-        await store.settle(settled(await store.claim(3, LEASE), (1, 2)))
+        await store.queue.settle(settled(await store.queue.claim(3, LEASE), (1, 2)))
         past = datetime.now(UTC) - timedelta(days=100)
         await database.execute(update(events).values(created_at=past))
         await database.execute(update(deliveries).values(updated_at=past))
@@ -186,8 +186,8 @@ class Interrupted:
         self._engine = engine
         self._action = action
 
-    def execution_options(self, **options: Any) -> AsyncEngine:
-        return self._engine.execution_options(**options)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:

@@ -31,7 +31,7 @@ class TestFollowing(StoreTests):
         await publish(store, 1)
         assert list(await records.writers()) == []
         async with AsyncSession(database.engine) as session:
-            await store.append_in(session, [publication(1)])
+            await store.events.append_in(session, [publication(1)])
             writing = await records.writers()
             await session.commit()
         assert len(writing) == (0 if database.dsn.scheme == "sqlite" else 1)  # whose seqs come in order

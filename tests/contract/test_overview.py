@@ -31,8 +31,8 @@ class OverviewTests(StoreTests):
         return SqlOverview(database.engine)
 
     async def subscribed(self, store: Store, *wanted: Subscription) -> list[int]:
-        await store.put_subscriptions(wanted, "file")
-        _, known = await store.subscriptions()
+        await store.registry.put_subscriptions(wanted, "file")
+        _, known = await store.registry.subscriptions()
         return [each.id for each in known]
 
 
@@ -46,7 +46,7 @@ class TestQueue(OverviewTests):
     async def test_what_waits_and_what_is_to_come(self, store: Store, seen: Overview) -> None:
         await publish(store, 3)
         await publish(store, 2, delay=HOUR)
-        await store.claim(1, LEASE)  # what is leased has not been dispatched either
+        await store.queue.claim(1, LEASE)  # what is leased has not been dispatched either
         queue = await seen.queue()
         assert (queue.queued, queue.scheduled, queue.recorded) == (3, 2, 5)
         assert queue.oldest_at is not None
@@ -79,7 +79,7 @@ class TestQueue(OverviewTests):
 class TestLoads(OverviewTests):
     async def test_of_a_subscription_with_nothing_to_do(self, store: Store, seen: Overview) -> None:
         [crm] = await self.subscribed(store, CRM)
-        await store.put_subscriptions([], "file")
+        await store.registry.put_subscriptions([], "file")
         assert [(each.id, each.subscription, active) for each, active in await seen.subscribed()] == [(crm, CRM, False)]
         assert await seen.loads() == {crm: Load()}
         assert await seen.recent() == {}
@@ -89,7 +89,7 @@ class TestLoads(OverviewTests):
     ) -> None:
         crm, log = await self.subscribed(store, CRM, replace(CRM, name="log"))
         seqs = await publish(store, 5)
-        claim = await store.claim(5, LEASE)
+        claim = await store.queue.claim(5, LEASE)
         states = [DeliveryState.PENDING, DeliveryState.PENDING, DeliveryState.LEASED, DeliveryState.DEAD]
         records = [
             record(seq, crm, state, claim.token, due_in=HOUR, error="refused" if number else None)
@@ -97,7 +97,7 @@ class TestLoads(OverviewTests):
         ]
         attempts = [AttemptRecord(seqs[1], crm, number, timedelta(0), f"refused {number}") for number in (1, 2)]
         delivered = [Run((log,), 4), Run((crm, log), 1)]
-        await store.settle(Settled(claim.token, claim.works, delivered, records, attempts))
+        await store.queue.settle(Settled(claim.token, claim.works, delivered, records, attempts))
         loads, recent = await seen.loads(), await seen.recent()
         [first, *_] = await database.rows(events)
         assert (loads[crm].pending, loads[crm].leased, loads[crm].dead) == (2, 1, 1)
@@ -143,7 +143,7 @@ class TestHold(OverviewTests):
         assert (hold.queued, hold.dispatch_token, hold.state, hold.active) == (True, None, None, True)
         assert hold.version > 0
         assert hold.created_at <= hold.updated_at <= hold.now
-        claim = await store.claim(1, LEASE)
+        claim = await store.queue.claim(1, LEASE)
         hold = await seen.hold(seq, "crm")
         assert hold.dispatch_token == claim.token
         assert hold.dispatch_until is not None
@@ -155,12 +155,12 @@ class TestHold(OverviewTests):
     async def test_a_delivery_that_waits_in_its_line(self, store: Store, seen: Overview) -> None:
         [crm] = await self.subscribed(store, replace(CRM, order_by="subject", rate=Rate.parse("1/h")))
         events_ = [publication(number, subject="a") for number in range(2)]
-        one, two = (receipt.seq for receipt in await store.append(events_))
-        claim = await store.claim(2, LEASE)
+        one, two = (receipt.seq for receipt in await store.events.append(events_))
+        claim = await store.queue.claim(2, LEASE)
         records = [record(seq, crm, DeliveryState.PENDING, claim.token, error="no") for seq in (one, two)]
         turns = [Turn(work.seq, crm, "a", work.position) for work in claim.works]
-        await store.settle(Settled(claim.token, claim.works, [Run((), 2)], records, turns=turns))
-        held = await store.claim_regulated(RegulatedRequest(crm, 1, True, Rate.parse("1/h")), LEASE)
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((), 2)], records, turns=turns))
+        held = await store.queue.claim_regulated(RegulatedRequest(crm, 1, True, Rate.parse("1/h")), LEASE)
         assert [each.seq for each in held.deliveries] == [one]
         hold = await seen.hold(two, "crm")
         assert hold.turn is not None

@@ -15,8 +15,9 @@ from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.errors import NotFound
 from runner.policies.retry import RetryPolicy
-from runner.storage.contract.records import DeliveryQuery, EventQuery, EventView, Records, ReplayQuery
-from runner.storage.engine import open_engine
+from runner.storage.contract.corrections import Corrections, ReplayQuery
+from runner.storage.contract.records import DeliveryQuery, EventQuery, EventView, Records
+from runner.storage.corrections import SqlCorrections
 from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords
 from runner.storage.tables import (
@@ -30,6 +31,7 @@ from runner.storage.tables import (
     subscriptions,
 )
 from runner.subscription import Subscription
+from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 
 PENDING, LEASED, DELIVERED, DEAD, CANCELLED = DeliveryState
@@ -51,6 +53,11 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 @pytest.fixture
 def records(engine: AsyncEngine) -> Records:
     return SqlRecords(engine)
+
+
+@pytest.fixture
+def corrections(engine: AsyncEngine) -> Corrections:
+    return SqlCorrections(engine)
 
 
 async def put(engine: AsyncEngine, table: Any, *rows: dict[str, Any]) -> None:
@@ -360,8 +367,10 @@ class TestRetry:
             rows = (delivery_row(seq, number, state, last_error="no") for seq, state in enumerate(DeliveryState, 1))
             await put(engine, deliveries, *rows)
 
-    async def test_makes_the_dead_and_the_cancelled_due_now(self, records: Records, engine: AsyncEngine) -> None:
-        assert await records.retry(DeliveryQuery(subscription="crm")) == 2
+    async def test_makes_the_dead_and_the_cancelled_due_now(
+        self, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
+        assert await corrections.retry(DeliveryQuery(subscription="crm")) == 2
         for seq in (4, 5):
             row = await stored(engine, seq, 1)
             assert (row.state, row.attempts, row.lease_token, row.last_error) == (PENDING, 0, None, "no")
@@ -370,41 +379,43 @@ class TestRetry:
         assert [(await stored(engine, seq, 1)).state for seq in (1, 2, 3)] == [PENDING, LEASED, DELIVERED]
         assert [(await stored(engine, seq, 2)).state for seq in (4, 5)] == [DEAD, CANCELLED]
 
-    async def test_a_rehearsal_counts_and_changes_nothing(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_a_rehearsal_counts_and_changes_nothing(self, corrections: Corrections, engine: AsyncEngine) -> None:
         for query, count in (
             (DeliveryQuery(), 4),
             (DeliveryQuery(limit=3), 3),
             (DeliveryQuery(limit=None, state=DEAD), 2),
             (DeliveryQuery(state=DELIVERED), 0),
         ):
-            assert await records.retry(query, dry_run=True) == count
+            assert await corrections.retry(query, dry_run=True) == count
         assert [(await stored(engine, seq, 1)).state for seq in (4, 5)] == [DEAD, CANCELLED]
 
-    async def test_only_what_ended_without_success(self, records: Records) -> None:
+    async def test_only_what_ended_without_success(self, corrections: Corrections) -> None:
         for state in (PENDING, LEASED, DELIVERED):
-            assert await records.retry(DeliveryQuery(state=state)) == 0
-        assert await records.retry(DeliveryQuery(state=DEAD)) == 2
-        assert await records.retry(DeliveryQuery(state=DEAD)) == 0
+            assert await corrections.retry(DeliveryQuery(state=state)) == 0
+        assert await corrections.retry(DeliveryQuery(state=DEAD)) == 2
+        assert await corrections.retry(DeliveryQuery(state=DEAD)) == 0
 
-    async def test_the_limit_is_kept_oldest_first(self, records: Records, engine: AsyncEngine) -> None:
-        assert await records.retry(DeliveryQuery(limit=1, state=DEAD)) == 1
+    async def test_the_limit_is_kept_oldest_first(self, corrections: Corrections, engine: AsyncEngine) -> None:
+        assert await corrections.retry(DeliveryQuery(limit=1, state=DEAD)) == 1
         assert [(await stored(engine, 4, number)).state for number in (1, 2)] == [PENDING, DEAD]
-        assert await records.retry(DeliveryQuery(limit=0)) == 0
+        assert await corrections.retry(DeliveryQuery(limit=0)) == 0
 
-    async def test_many_go_in_batches(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_many_go_in_batches(self, corrections: Corrections, engine: AsyncEngine) -> None:
         rows = (delivery_row(seq, number, DEAD) for seq in range(10, 1260) for number in (1, 2))
         await put(engine, deliveries, *rows)
-        assert await records.retry(DeliveryQuery(limit=1001, state=DEAD)) == 1001
+        assert await corrections.retry(DeliveryQuery(limit=1001, state=DEAD)) == 1001
         batches = list[int]()
-        assert await records.retry(DeliveryQuery(limit=None, state=DEAD), advance=batches.append) == 2502 - 1001
+        assert await corrections.retry(DeliveryQuery(limit=None, state=DEAD), advance=batches.append) == 2502 - 1001
         assert max(batches) == 1000
-        assert await records.retry(DeliveryQuery(limit=None, state=DEAD), dry_run=True) == 0
+        assert await corrections.retry(DeliveryQuery(limit=None, state=DEAD), dry_run=True) == 0
 
-    async def test_at_a_rate_they_fall_due_one_after_the_other(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_at_a_rate_they_fall_due_one_after_the_other(
+        self, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         rows = (delivery_row(seq, 1, DEAD) for seq in range(10, 1510))
         await put(engine, deliveries, *rows)
         query = DeliveryQuery(limit=None, state=DEAD, subscription="crm")
-        assert await records.retry(query, every=timedelta(milliseconds=100)) == 1501
+        assert await corrections.retry(query, every=timedelta(milliseconds=100)) == 1501
         due = [(await stored(engine, seq, 1)).due_at for seq in (4, 10, 11, 1008, 1009, 1010, 1509)]
         assert [at - due[0] for at in due] == [
             timedelta(milliseconds=100 * n) for n in (0, 1, 2, 999, 1000, 1001, 1500)
@@ -413,19 +424,19 @@ class TestRetry:
         row = await stored(engine, 1509, 1)
         assert (row.state, row.attempts, row.lease_token) == (PENDING, 0, None)
 
-    async def test_of_a_type(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_of_a_type(self, corrections: Corrections, engine: AsyncEngine) -> None:
         await put(engine, events, event_row(6, type="Order.created"), event_row(7, type="order[1]?"))
         await put(engine, deliveries, delivery_row(6, 1, DEAD), delivery_row(7, 1, DEAD))
-        assert await records.retry(DeliveryQuery(type="Order.*")) == 1
-        assert await records.retry(DeliveryQuery(type="order[1]*"), dry_run=True) == 1
-        assert await records.retry(DeliveryQuery(type="order[1]?")) == 1
-        assert await records.retry(DeliveryQuery(type="*.created", state=DEAD)) == 2
-        assert await records.retry(DeliveryQuery(type="*e*e*")) == 2
+        assert await corrections.retry(DeliveryQuery(type="Order.*")) == 1
+        assert await corrections.retry(DeliveryQuery(type="order[1]*"), dry_run=True) == 1
+        assert await corrections.retry(DeliveryQuery(type="order[1]?")) == 1
+        assert await corrections.retry(DeliveryQuery(type="*.created", state=DEAD)) == 2
+        assert await corrections.retry(DeliveryQuery(type="*e*e*")) == 2
 
     async def test_two_at_once_retry_each_delivery_once(self, engine: AsyncEngine) -> None:
         rows = (delivery_row(seq, number, DEAD) for seq in range(10, 1010) for number in (1, 2))
         await put(engine, deliveries, *rows)
-        both = (SqlRecords(engine).retry(DeliveryQuery(limit=None, state=DEAD)) for _ in range(2))
+        both = (SqlCorrections(engine).retry(DeliveryQuery(limit=None, state=DEAD)) for _ in range(2))
         assert sum(await asyncio.gather(*both)) == 2002
 
 
@@ -440,22 +451,24 @@ class TestCancel:
         )
         await put(engine, deliveries, *rows)
 
-    async def test_ends_what_is_open_and_takes_the_lease_away(self, records: Records, engine: AsyncEngine) -> None:
-        assert await records.cancel(DeliveryQuery(), dry_run=True) == 2
-        assert await records.cancel(DeliveryQuery()) == 2
-        assert await records.cancel(DeliveryQuery()) == 0
+    async def test_ends_what_is_open_and_takes_the_lease_away(
+        self, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
+        assert await corrections.cancel(DeliveryQuery(), dry_run=True) == 2
+        assert await corrections.cancel(DeliveryQuery()) == 2
+        assert await corrections.cancel(DeliveryQuery()) == 0
         for seq in (1, 2):
             row = await stored(engine, seq, 1)
             assert (row.state, row.lease_token, row.due_at, row.attempts) == (CANCELLED, None, None, 3)
         assert [(await stored(engine, seq, 1)).state for seq in (3, 4, 5)] == [DELIVERED, DEAD, CANCELLED]
 
-    async def test_a_late_answer_finds_no_lease(self, records: Records, engine: AsyncEngine) -> None:
-        await records.cancel(DeliveryQuery(seq=2))
+    async def test_a_late_answer_finds_no_lease(self, corrections: Corrections, engine: AsyncEngine) -> None:
+        await corrections.cancel(DeliveryQuery(seq=2))
         fenced = update(deliveries).where(deliveries.c.event_seq == 2, deliveries.c.lease_token == 42)
         async with engine.begin() as connection:
             assert (await connection.execute(fenced.values(state=DELIVERED))).rowcount == 0
 
-    async def test_what_is_being_settled_is_waited_for(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_what_is_being_settled_is_waited_for(self, corrections: Corrections, engine: AsyncEngine) -> None:
         """Whoever settles has the row locked: cancelling waits, and then goes by what was settled."""
         if engine.dialect.name == "sqlite":
             pytest.skip("a database with one writer at a time")
@@ -466,7 +479,7 @@ class TestCancel:
             await connection.execute(settle.values(state=DELIVERED))
             renew = update(deliveries).where(deliveries.c.event_seq == 6)
             await connection.execute(renew.values(due_at=Now()))
-            cancelling = asyncio.create_task(records.cancel(DeliveryQuery(limit=None)))
+            cancelling = asyncio.create_task(corrections.cancel(DeliveryQuery(limit=None)))
 
             async def waiting() -> int:
                 async with engine.connect() as other:
@@ -499,55 +512,65 @@ class TestCancelEvent:
             rows = await connection.execute(select(deliveries).order_by("event_seq", "subscription_id"))
             return [(row.event_seq, row.subscription_id, row.state) for row in rows]
 
-    async def test_a_scheduled_one_never_comes(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_a_scheduled_one_never_comes(
+        self, records: Records, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         await put(engine, scheduled, {"event_seq": 1, "due_at": START}, {"event_seq": 2, "due_at": START})
-        assert await records.cancel_event(1) == 2
+        assert await corrections.cancel_event(1) == 2
         assert await self.recorded(engine) == [(1, 1, CANCELLED), (1, 2, CANCELLED)]
         view = await records.event("1")
         assert (view.state, view.due_at, view.deliveries) == ("cancelled", None, {"cancelled": 2})
         assert (await records.event("2")).state == "scheduled"
-        assert await records.cancel_event(1) is None
+        assert await corrections.cancel_event(1) is None
 
-    async def test_a_queued_one_leaves_the_queue(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_a_queued_one_leaves_the_queue(self, corrections: Corrections, engine: AsyncEngine) -> None:
         await put(engine, dispatch, {"event_seq": 1}, {"event_seq": 2})
-        assert await records.cancel_event(1) == 2
+        assert await corrections.cancel_event(1) == 2
         async with engine.connect() as connection:
             assert (await connection.scalars(select(dispatch.c.event_seq))).all() == [2]
         assert ((await stored(engine, 1, 1)).attempts, (await stored(engine, 1, 1)).last_error) == (0, None)
 
     async def test_of_one_in_flight_it_is_said_that_it_may_have_arrived(
-        self, records: Records, engine: AsyncEngine
+        self, corrections: Corrections, engine: AsyncEngine
     ) -> None:
         later = START + timedelta(days=36500)
         await put(engine, dispatch, {"event_seq": 1, "lease_until": later, "lease_token": 7, "attempts": 2})
-        assert await records.cancel_event(1) == 2
+        assert await corrections.cancel_event(1) == 2
         row = await stored(engine, 1, 2)
         assert (row.state, row.attempts, row.lease_token, row.due_at) == (CANCELLED, 2, None, None)
         assert "may have arrived" in row.last_error
 
-    async def test_of_one_that_was_dispatched_what_is_open_ends(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_of_one_that_was_dispatched_what_is_open_ends(
+        self, records: Records, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         await put(engine, deliveries, *(delivery_row(1, number, state) for number, state in enumerate(DeliveryState)))
-        assert await records.cancel_event(1) == 2
+        assert await corrections.cancel_event(1) == 2
         states = [DELIVERED, DEAD, CANCELLED]
         assert [state for _, _, state in await self.recorded(engine)] == [CANCELLED, CANCELLED, *states]
         assert (await records.event("1")).state == "cancelled"
 
-    async def test_one_that_nobody_wants_is_cancelled_all_the_same(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_one_that_nobody_wants_is_cancelled_all_the_same(
+        self, records: Records, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         async with engine.begin() as connection:
             await connection.execute(update(subscriptions).values(active=False))
         await put(engine, scheduled, {"event_seq": 1, "due_at": START})
-        assert await records.cancel_event(1) == 0
+        assert await corrections.cancel_event(1) == 0
         assert (await records.event("1")).state == "cancelled"
 
-    async def test_one_that_is_settled_stays_so(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_one_that_is_settled_stays_so(
+        self, records: Records, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         await put(engine, deliveries, delivery_row(1, 1, DELIVERED), delivery_row(1, 2, DEAD))
-        assert await records.cancel_event(1) is None
+        assert await corrections.cancel_event(1) is None
         assert (await records.event("1")).state == "settled"
 
-    async def test_a_retry_afterwards_is_somebodys_wish(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_a_retry_afterwards_is_somebodys_wish(
+        self, records: Records, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         await put(engine, dispatch, {"event_seq": 1})
-        await records.cancel_event(1)
-        assert await records.retry(DeliveryQuery(seq=1, subscription="crm")) == 1
+        await corrections.cancel_event(1)
+        assert await corrections.retry(DeliveryQuery(seq=1, subscription="crm")) == 1
         assert (await records.event("1")).state == "queued"
 
 
@@ -566,77 +589,79 @@ class TestReplay:
         async with engine.connect() as connection:
             return list((await connection.scalars(fresh.order_by(deliveries.c.due_at))).all())
 
-    async def test_what_the_subscription_matches_is_due_in_order(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_what_the_subscription_matches_is_due_in_order(
+        self, corrections: Corrections, engine: AsyncEngine
+    ) -> None:
         query = ReplayQuery(subscription="orders")
-        assert await records.replay(query, dry_run=True) == 5
+        assert await corrections.replay(query, dry_run=True) == 5
         assert await self.waiting(engine) == []
-        assert await records.replay(query) == 5
+        assert await corrections.replay(query) == 5
         assert await self.waiting(engine) == [1, 3, 5, 7, 9]
         row = await stored(engine, 9, 1)
         assert timedelta(0) <= row.now - row.due_at < timedelta(seconds=60)
         assert (row.lease_token, row.last_error) == (None, None)
-        assert await records.replay(query) == 0  # they wait
+        assert await corrections.replay(query) == 0  # they wait
 
-    async def test_conditions_hold_together(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_conditions_hold_together(self, corrections: Corrections, engine: AsyncEngine) -> None:
         third, ninth = START + timedelta(minutes=3), START + timedelta(minutes=9)
         query = ReplayQuery(subscription="orders", since=third, until=ninth)
-        assert await records.replay(query) == 3
+        assert await corrections.replay(query) == 3
         assert await self.waiting(engine) == [3, 5, 7]
-        assert await records.replay(ReplayQuery(subscription="orders", type="user.*")) == 0
-        assert await records.replay(ReplayQuery(subscription="orders", source="/x*")) == 0
-        assert await records.replay(ReplayQuery(subscription="orders", type="*.created", source="/s")) == 2
+        assert await corrections.replay(ReplayQuery(subscription="orders", type="user.*")) == 0
+        assert await corrections.replay(ReplayQuery(subscription="orders", source="/x*")) == 0
+        assert await corrections.replay(ReplayQuery(subscription="orders", type="*.created", source="/s")) == 2
 
     async def test_what_ended_comes_again_and_what_is_open_or_cancelled_is_left_alone(
-        self, records: Records, engine: AsyncEngine
+        self, corrections: Corrections, engine: AsyncEngine
     ) -> None:
         states = {1: DELIVERED, 3: DEAD, 5: CANCELLED, 7: LEASED, 9: PENDING}
         rows = [delivery_row(seq, 1, state, lease_token=7) for seq, state in states.items()]
         await put(engine, deliveries, *rows)
-        assert await records.replay(ReplayQuery(subscription="orders", missing=True)) == 0
-        assert await records.replay(ReplayQuery(subscription="orders"), dry_run=True) == 2
-        assert await records.replay(ReplayQuery(subscription="orders")) == 2
+        assert await corrections.replay(ReplayQuery(subscription="orders", missing=True)) == 0
+        assert await corrections.replay(ReplayQuery(subscription="orders"), dry_run=True) == 2
+        assert await corrections.replay(ReplayQuery(subscription="orders")) == 2
         assert await self.waiting(engine) == [1, 3]
         assert [(await stored(engine, seq, 1)).lease_token for seq in states] == [None, None, 7, 7, 7]
         assert (await stored(engine, 9, 1)).attempts == 3
 
-    async def test_only_what_is_missing(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_only_what_is_missing(self, corrections: Corrections, engine: AsyncEngine) -> None:
         await put(engine, deliveries, delivery_row(1, 1, DELIVERED), delivery_row(3, 1, DEAD))
-        assert await records.replay(ReplayQuery(subscription="orders", missing=True)) == 3
+        assert await corrections.replay(ReplayQuery(subscription="orders", missing=True)) == 3
         assert await self.waiting(engine) == [5, 7, 9]
 
     async def test_what_is_still_to_be_dispatched_or_was_cancelled_is_left_to_that(
-        self, records: Records, engine: AsyncEngine
+        self, corrections: Corrections, engine: AsyncEngine
     ) -> None:
         await put(engine, dispatch, {"event_seq": 1}, {"event_seq": 9})
         await put(engine, scheduled, {"event_seq": 3, "due_at": START})
-        await records.cancel_event(9)
+        await corrections.cancel_event(9)
         async with engine.begin() as connection:
             await connection.execute(deliveries.delete())
-        assert await records.replay(ReplayQuery(subscription="orders")) == 2
+        assert await corrections.replay(ReplayQuery(subscription="orders")) == 2
         assert await self.waiting(engine) == [5, 7]
 
-    async def test_many_at_a_rate(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_many_at_a_rate(self, corrections: Corrections, engine: AsyncEngine) -> None:
         await put(engine, events, *(event_row(seq) for seq in range(13, 1213)))
         pages = list[int]()
         second = timedelta(seconds=1)
         query = ReplayQuery(subscription="orders")
-        assert await records.replay(query, every=second, advance=pages.append) == sum(pages) == 1205
+        assert await corrections.replay(query, every=second, advance=pages.append) == sum(pages) == 1205
         assert max(pages) <= 500
         due = [(await stored(engine, seq, 1)).due_at for seq in (1, 3, 13, 1212)]
         assert [at - due[0] for at in due] == [0 * second, second, 5 * second, 1204 * second]
 
     async def test_nobody_is_served_twice_by_two_at_once(self, engine: AsyncEngine) -> None:
         await put(engine, events, *(event_row(seq) for seq in range(13, 1213)))
-        both = (SqlRecords(engine).replay(ReplayQuery(subscription="orders")) for _ in range(2))
+        both = (SqlCorrections(engine).replay(ReplayQuery(subscription="orders")) for _ in range(2))
         assert sum(await asyncio.gather(*both)) == 1205
 
-    async def test_only_for_a_subscription_that_is_served(self, records: Records, engine: AsyncEngine) -> None:
+    async def test_only_for_a_subscription_that_is_served(self, corrections: Corrections, engine: AsyncEngine) -> None:
         with pytest.raises(NotFound, match="no active subscription 'order'; there are: orders"):
-            await records.replay(ReplayQuery(subscription="order"))
+            await corrections.replay(ReplayQuery(subscription="order"))
         async with engine.begin() as connection:
             await connection.execute(update(subscriptions).values(active=False))
         with pytest.raises(NotFound, match="no active subscription 'orders'; there are: none"):
-            await records.replay(ReplayQuery(subscription="orders"))
+            await corrections.replay(ReplayQuery(subscription="orders"))
 
 
 class TestParticipants:
@@ -762,13 +787,18 @@ class TestPlans:
 
     @pytest.mark.parametrize(("state", "index"), [(DEAD, "deliveries_dead"), (PENDING, "deliveries_due")])
     async def test_deliveries_by_state(
-        self, records: Records, plans: Callable[[], Awaitable[str]], state: DeliveryState, index: str
+        self,
+        records: Records,
+        corrections: Corrections,
+        plans: Callable[[], Awaitable[str]],
+        state: DeliveryState,
+        index: str,
     ) -> None:
         query = DeliveryQuery(state=state, limit=None)
         count = self.COUNT // (401 if state == DEAD else 403)
         assert len(await keys(records, state=state, limit=None)) == count
         assert len(await keys(records, state=state, limit=None, subscription="crm")) == count // 2
-        change = records.retry if state == DEAD else records.cancel
+        change = corrections.retry if state == DEAD else corrections.cancel
         assert await change(query, dry_run=True) == await change(query) == count
         await records.registered()
         plan = await plans()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from runner.delivery import DeliveryState
 from runner.errors import EventError, NotFound, StateConflict
 from runner.operations import Operations
-from runner.storage import Storage
-from runner.storage.records import SqlRecords
 from runner.storage.tables import deliveries, dispatch, scheduled
 from runner.subscription import Subscription
 
@@ -22,28 +20,19 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
 
 
-class Rooms:
-    """What operations need of a storage here."""
-
-    def __init__(self, records: SqlRecords, store: Store) -> None:
-        self.records = records
-        self.store = store
-
-
 class TestReschedule(StoreTests):
     @pytest.fixture
     def announced(self) -> list[None]:
         return []
 
     @pytest.fixture
-    def operations(self, database: Database, store: Store, announced: list[None]) -> Operations:
-        rooms = cast("Storage", Rooms(SqlRecords(database.engine), store))
-        return Operations(rooms, lambda: announced.append(None))
+    def operations(self, store: Store, announced: list[None]) -> Operations:
+        return Operations(store, lambda: announced.append(None))
 
     @pytest.fixture
     async def ids(self, store: Store) -> Sequence[int]:
-        await store.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
-        return [each.id for each in (await store.subscriptions())[1]]
+        await store.registry.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
+        return [each.id for each in (await store.registry.subscriptions())[1]]
 
     async def test_a_scheduled_event_is_due_then(
         self, operations: Operations, store: Store, database: Database, announced: list[None]
@@ -68,15 +57,15 @@ class TestReschedule(StoreTests):
         [seq] = await publish(store, 1, delay=HOUR)
         _, moved = await operations.reschedule(str(seq), **when)
         assert moved.due_at > datetime(2026, 1, 1, tzinfo=UTC) - HOUR
-        assert await store.promote(10) == 1
-        assert [work.seq for work in (await store.claim(10, LEASE)).works] == [seq]
+        assert await store.queue.promote(10) == 1
+        assert [work.seq for work in (await store.queue.claim(10, LEASE)).works] == [seq]
 
     async def test_a_queued_event_waits_again(self, operations: Operations, store: Store, database: Database) -> None:
         first, second = await publish(store, 2)
         _, moved = await operations.reschedule(str(first), delay=HOUR)
         assert moved.whole
         assert await database.count(dispatch, scheduled) == [1, 1]
-        claim = await store.claim(10, LEASE)
+        claim = await store.queue.claim(10, LEASE)
         assert [work.seq for work in claim.works] == [second]
         assert claim.scheduled_in is not None
         assert HOUR - MINUTE < claim.scheduled_in <= HOUR
@@ -85,18 +74,18 @@ class TestReschedule(StoreTests):
         self, operations: Operations, store: Store, database: Database, announced: list[None]
     ) -> None:
         [seq] = await publish(store, 1)
-        claim = await store.claim(10, LEASE)
+        claim = await store.queue.claim(10, LEASE)
         before = await database.rows(dispatch)
         with pytest.raises(StateConflict, match=f"event {seq} is queued.* being dispatched|being dispatched"):
             await operations.reschedule(str(seq), delay=HOUR)
         assert await database.rows(dispatch) == before
         assert announced == []
-        assert await store.settle(settled(claim)) == 1
+        assert await store.queue.settle(settled(claim)) == 1
 
     async def test_nor_is_one_whose_dispatch_has_crashed(self, operations: Operations, store: Store) -> None:
         """It counts how often it was tried, and may have arrived."""
         [seq] = await publish(store, 1)
-        await store.claim(10, timedelta(0))
+        await store.queue.claim(10, timedelta(0))
         with pytest.raises(StateConflict, match="being dispatched"):
             await operations.reschedule(str(seq), delay=HOUR)
 
@@ -106,7 +95,7 @@ class TestReschedule(StoreTests):
         [seq], [other] = await wait(store, ids[0], due_in=MINUTE), await wait(store, ids[0], due_in=MINUTE)
         _, moved = await operations.reschedule(str(seq), delay=timedelta(0))
         assert (moved.whole, moved.deliveries, moved.running) == (False, 1, 0)
-        assert taken(await store.claim_deliveries({ids[0]: 10}, LEASE)) == [(seq, ids[0])]
+        assert taken(await store.queue.claim_deliveries({ids[0]: 10}, LEASE)) == [(seq, ids[0])]
         assert other != seq
 
     async def test_only_that_of_one_subscription(
@@ -115,12 +104,12 @@ class TestReschedule(StoreTests):
         from runner.storage.contract.settlements import Run, Settled
 
         [seq] = await publish(store, 1)
-        claim = await store.claim(1, LEASE)
+        claim = await store.queue.claim(1, LEASE)
         records = [record(seq, id, DeliveryState.PENDING, claim.token) for id in ids]
-        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], records))
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((), 1)], records))
         _, moved = await operations.reschedule(str(seq), delay=HOUR, subscription="two")
         assert moved.deliveries == 1
-        assert taken(await store.claim_deliveries(dict.fromkeys(ids, 10), LEASE)) == [(seq, ids[0])]
+        assert taken(await store.queue.claim_deliveries(dict.fromkeys(ids, 10), LEASE)) == [(seq, ids[0])]
         _, moved = await operations.reschedule(str(seq), delay=MINUTE)
         assert (moved.deliveries, moved.running) == (1, 1)
         with pytest.raises(StateConflict, match=r"to one is being delivered at this moment"):
@@ -130,20 +119,20 @@ class TestReschedule(StoreTests):
         self, operations: Operations, store: Store, database: Database, ids: Sequence[int]
     ) -> None:
         [seq] = await wait(store, ids[0])
-        claim = await store.claim_deliveries({ids[0]: 1}, LEASE)
+        claim = await store.queue.claim_deliveries({ids[0]: 1}, LEASE)
         before = await database.rows(deliveries)
         with pytest.raises(StateConflict, match="being delivered"):
             await operations.reschedule(str(seq), delay=HOUR)
         assert await database.rows(deliveries) == before
-        assert await store.settle_deliveries([record(seq, ids[0], DeliveryState.DELIVERED, claim.token)])
+        assert await store.queue.settle_deliveries([record(seq, ids[0], DeliveryState.DELIVERED, claim.token)])
 
     @pytest.mark.parametrize("state", [DeliveryState.DELIVERED, DeliveryState.DEAD])
     async def test_what_has_ended_is_told(
         self, operations: Operations, store: Store, ids: Sequence[int], state: DeliveryState
     ) -> None:
         [seq] = await wait(store, ids[0])
-        claim = await store.claim_deliveries({ids[0]: 1}, LEASE)
-        await store.settle_deliveries([record(seq, ids[0], state, claim.token)])
+        claim = await store.queue.claim_deliveries({ids[0]: 1}, LEASE)
+        await store.queue.settle_deliveries([record(seq, ids[0], state, claim.token)])
         with pytest.raises(StateConflict, match=rf"event {seq} is settled \(1 {state}\).*runner deliveries retry"):
             await operations.reschedule(str(seq), delay=HOUR)
         with pytest.raises(StateConflict, match=rf"event {seq} to one is {state}; .*retry {seq} one"):

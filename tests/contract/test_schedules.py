@@ -146,7 +146,7 @@ class TestFire(SchedulesTests):
         tick = each.standing.tick
         fired = await book.fire([firing(each, missed=3, skipped=2)])
         assert fired == Fired(frozenset({each.id}), 1)
-        [claimed] = (await store.claim(10, LEASE)).works
+        [claimed] = (await store.queue.claim(10, LEASE)).works
         assert claimed.event == hourly().event_of(tick)
         [occurrence] = await database.rows(occurrences)
         assert (occurrence["schedule_id"], occurrence["tick"], occurrence["event_seq"]) == (each.id, tick, claimed.seq)
@@ -211,7 +211,9 @@ class TestFire(SchedulesTests):
         await book.put_all([hourly()], "file")
         await let_pass(database, HOUR)
         each = await seen(book)
-        await store.append([Publication(hourly().event_of(each.standing.tick).replace(data=b"other", subject="x"))])
+        await store.events.append(
+            [Publication(hourly().event_of(each.standing.tick).replace(data=b"other", subject="x"))]
+        )
         assert await book.fire([firing(each)]) == Fired(frozenset({each.id}), 0)
         assert await database.count(events, occurrences, dispatch) == [1, 1, 1]
 
@@ -250,7 +252,7 @@ class TestFire(SchedulesTests):
         await let_pass(database, 5 * HOUR)
         fired = await fire_due(book)
         assert fired.events == 5
-        works = (await store.claim(10, LEASE)).works
+        works = (await store.queue.claim(10, LEASE)).works
         times = [work.event.time for work in works]
         assert times == sorted(times)  # type: ignore[type-var]  # each has one
         assert (await book.one("hourly")).last_tick == times[-1]
@@ -308,30 +310,30 @@ class TestBusy(SchedulesTests):
     ) -> None:
         await self.fired(book, database, overlap)
         assert await self.busy(book)  # it waits to be dispatched
-        claim = await store.claim(1, LEASE)
+        claim = await store.queue.claim(1, LEASE)
         assert await self.busy(book)  # it is
         [work] = claim.works
         waiting = record(work.seq, 2, DeliveryState.PENDING, claim.token)
-        await store.settle(Settled(claim.token, claim.works, [Run((1,), 1)], [waiting]))
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((1,), 1)], [waiting]))
         assert await self.busy(book)  # one of two waits
-        retry = await store.claim_deliveries({2: 1}, LEASE)
+        retry = await store.queue.claim_deliveries({2: 1}, LEASE)
         assert await self.busy(book)  # it runs
-        await store.settle_deliveries([record(work.seq, 2, DeliveryState.DEAD, retry.token, attempts=2)])
+        await store.queue.settle_deliveries([record(work.seq, 2, DeliveryState.DEAD, retry.token, attempts=2)])
         assert not await self.busy(book)
 
     async def test_one_that_nobody_wants_has_ended_when_it_is_dispatched(
         self, book: Schedules, database: Database, store: Store
     ) -> None:
         await self.fired(book, database, "skip")
-        claim = await store.claim(1, LEASE)
-        await store.settle(settled(claim, ()))
+        claim = await store.queue.claim(1, LEASE)
+        await store.queue.settle(settled(claim, ()))
         assert not await self.busy(book)
 
     async def test_other_events_do_not_count(self, book: Schedules, database: Database, store: Store) -> None:
         await self.fired(book, database, "skip")
-        claim = await store.claim(1, LEASE)
-        await store.settle(settled(claim))
-        await store.append([Publication(hourly().event_at(datetime(2026, 1, 1, tzinfo=UTC), "by hand"))])
+        claim = await store.queue.claim(1, LEASE)
+        await store.queue.settle(settled(claim))
+        await store.events.append([Publication(hourly().event_at(datetime(2026, 1, 1, tzinfo=UTC), "by hand"))])
         assert not await self.busy(book)
 
     async def test_nobody_asks_where_it_does_not_matter(self, book: Schedules, database: Database) -> None:
@@ -433,7 +435,7 @@ class TestPutAll(SchedulesTests):
 
     async def test_every_change_is_seen_in_the_version(self, book: Schedules, store: Store) -> None:
         async def version() -> int:
-            return (await store.subscriptions())[0]
+            return (await store.registry.subscriptions())[0]
 
         versions: list[int] = [await version()]
 

@@ -35,7 +35,7 @@ async def set_clock_back(database: Database, by: timedelta = HOUR) -> None:
 
 
 async def beat(store: Store, instance: Instance = FIRST) -> timedelta:
-    return await store.beat(instance, Health())
+    return await store.registry.beat(instance, Health())
 
 
 class TestRate(StoreTests):
@@ -45,29 +45,29 @@ class TestRate(StoreTests):
     ) -> None:
         asked = RegulatedRequest(1, 100, ordered=False, rate=Rate.parse(rate))
         await wait(store, 1, 30)
-        assert (await store.claim_regulated(asked, LEASE)).deliveries
-        assert (await store.claim_regulated(asked, LEASE)).paced
+        assert (await store.queue.claim_regulated(asked, LEASE)).deliveries
+        assert (await store.queue.claim_regulated(asked, LEASE)).paced
         await set_clock_back(database)
         await wait(store, 1, 30)
-        claim = await store.claim_regulated(asked, LEASE)
+        claim = await store.queue.claim_regulated(asked, LEASE)
         assert len(claim.deliveries) == asked.rate.burst  # type: ignore[union-attr]  # it has one
-        assert (await store.claim_regulated(asked, LEASE)).paced  # and counts again from then on
+        assert (await store.queue.claim_regulated(asked, LEASE)).paced  # and counts again from then on
 
     async def test_what_another_rate_left_behind_counts_for_nothing(self, store: Store) -> None:
         await wait(store, 1, 2)
         for rate in ("1/h", "100/s"):
             asked = RegulatedRequest(1, 100, ordered=False, rate=Rate.parse(rate))
-            assert len((await store.claim_regulated(asked, LEASE)).deliveries) == 1
+            assert len((await store.queue.claim_regulated(asked, LEASE)).deliveries) == 1
 
 
 class TestBreaker(StoreTests):
     async def test_it_stays_open_no_longer_than_its_policy_says(self, store: Store, database: Database) -> None:
         policy = BreakerPolicy(pause=timedelta(seconds=10))
-        await store.put_subscriptions([Subscription(name="crm", sink="log", breaker=policy)], "file")
-        _, [registered] = await store.subscriptions()
-        assert await store.set_breaker(registered.id, Trip(2, timedelta(seconds=20)), known=0)
+        await store.registry.put_subscriptions([Subscription(name="crm", sink="log", breaker=policy)], "file")
+        _, [registered] = await store.registry.subscriptions()
+        assert await store.registry.set_breaker(registered.id, Trip(2, timedelta(seconds=20)), known=0)
         await set_clock_back(database)
-        _, [registered] = await store.subscriptions()
+        _, [registered] = await store.registry.subscriptions()
         assert registered.breaker == Trip(2, timedelta(seconds=20))
 
 
@@ -99,17 +99,17 @@ class TestBeat(StoreTests):
         """What was claimed, and what was running, by a process that died before the clock was set back."""
         await beat(store, FIRST)
         await publish(store, 3)
-        claim = await store.claim(2, SLOW)
+        claim = await store.queue.claim(2, SLOW)
         running = record(claim.works[0].seq, 1, DeliveryState.LEASED, claim.token, due_in=SLOW)
-        await store.settle(Settled(claim.token, claim.works[:1], [Run((), 1)], [running]))
+        await store.queue.settle(Settled(claim.token, claim.works[:1], [Run((), 1)], [running]))
         await set_clock_back(database)
         assert await beat(other, SECOND) > timedelta(0)
-        left = await other.claim(1, LEASE)  # of what is queued, one was free
+        left = await other.queue.claim(1, LEASE)  # of what is queued, one was free
         assert len(left.works) == 1
-        outlook = await other.claim(1, LEASE)
+        outlook = await other.queue.claim(1, LEASE)
         assert outlook.again_in is not None
         assert outlook.again_in <= SLOW + timedelta(seconds=1)
-        claimed = await other.claim_deliveries({1: 10}, LEASE)
+        claimed = await other.queue.claim_deliveries({1: 10}, LEASE)
         assert taken(claimed) == []
         assert claimed.next_due is not None
         assert claimed.next_due <= SLOW + timedelta(seconds=1)
@@ -120,21 +120,21 @@ class TestBeat(StoreTests):
         await beat(store, FIRST)
         await set_clock_back(database)
         await publish(store, 1)
-        claim = await store.claim(1, LEASE)
+        claim = await store.queue.claim(1, LEASE)
         assert await beat(other, SECOND) > timedelta(0)
-        assert not (await other.claim(1, LEASE)).works
-        assert await store.settle(settled(claim)) == 1
+        assert not (await other.queue.claim(1, LEASE)).works
+        assert await store.queue.settle(settled(claim)) == 1
 
     async def test_what_is_renewed_stays_with_its_holder(self, store: Store, other: Store, database: Database) -> None:
         await beat(store, FIRST)
         [seq] = await publish(store, 1)
-        claim = await store.claim(1, LEASE)
+        claim = await store.queue.claim(1, LEASE)
         running = record(seq, 1, DeliveryState.LEASED, claim.token, due_in=LEASE)
-        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [running]))
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((), 1)], [running]))
         await set_clock_back(database)
-        assert await store.renew([(seq, 1, claim.token)], LEASE)
+        assert await store.queue.renew([(seq, 1, claim.token)], LEASE)
         assert await beat(other, SECOND) > timedelta(0)
-        assert taken(await other.claim_deliveries({1: 10}, LEASE)) == []
+        assert taken(await other.queue.claim_deliveries({1: 10}, LEASE)) == []
 
     @pytest.mark.parametrize("beats", [True, False])
     async def test_a_retry_waits_as_long_as_it_was_to(self, store: Store, database: Database, beats: bool) -> None:
@@ -144,19 +144,19 @@ class TestBeat(StoreTests):
         await wait(store, 1, due_in=SLOW)
         await set_clock_back(database)
         assert await beat(store, SECOND) > timedelta(0)
-        claim = await store.claim_deliveries({1: 10}, LEASE)
+        claim = await store.queue.claim_deliveries({1: 10}, LEASE)
         assert claim.next_due is not None
         assert SLOW - timedelta(minutes=1) < claim.next_due <= SLOW
 
     async def test_a_deferral_waits_as_long_as_it_was_to(self, store: Store, database: Database) -> None:
         await beat(store, FIRST)
         [seq] = await wait(store)
-        claim = await store.claim_deliveries({1: 1}, LEASE)
+        claim = await store.queue.claim_deliveries({1: 1}, LEASE)
         deferred = replace(record(seq, 1, DeliveryState.LEASED, claim.token, due_in=SLOW), deferred=True)
-        assert await store.settle_deliveries([deferred])
+        assert await store.queue.settle_deliveries([deferred])
         await set_clock_back(database)
         await beat(store, FIRST)
-        claim = await store.claim_deliveries({1: 1}, LEASE)
+        claim = await store.queue.claim_deliveries({1: 1}, LEASE)
         assert claim.next_due is not None
         assert SLOW - timedelta(minutes=1) < claim.next_due <= SLOW
 
@@ -165,6 +165,6 @@ class TestBeat(StoreTests):
         await set_clock_back(database)
         await wait(store, 1, due_in=2 * HOUR)
         assert await beat(store, FIRST) > timedelta(0)
-        claim = await store.claim_deliveries({1: 10}, LEASE)
+        claim = await store.queue.claim_deliveries({1: 10}, LEASE)
         assert claim.next_due is not None
         assert claim.next_due > HOUR

@@ -29,8 +29,8 @@ HOUR = timedelta(hours=1)
 
 async def claimed_event(store: Store, limit: int = 100) -> Event:
     """Return the one event that is due."""
-    [work] = (await store.claim(limit, LEASE)).works
-    return work.event if not work.size else work.event.replace(data=(await store.contents([work.seq]))[work.seq])
+    [work] = (await store.queue.claim(limit, LEASE)).works
+    return work.event if not work.size else work.event.replace(data=(await store.queue.contents([work.seq]))[work.seq])
 
 
 SIZES = [1, 2, 16, 17, 40]  # of calls: a store may write a few events in another way than many
@@ -42,7 +42,7 @@ class TestAppend(StoreTests):
         self, store: Store, database: Database, size: int
     ) -> None:
         publications = [publication(number) for number in range(size)]
-        receipts = await store.append(publications)
+        receipts = await store.events.append(publications)
         assert [identity(each) for each in receipts] == [(each.event.source, each.event.id) for each in publications]
         recorded = {row["seq"]: (row["source"], row["id"], row["data"]) for row in await database.rows(events)}
         assert recorded == {
@@ -57,7 +57,7 @@ class TestAppend(StoreTests):
         assert max(await publish(store, 3)) < min(await publish(other, 3))
 
     async def test_nothing_to_append_is_no_error(self, store: Store, database: Database) -> None:
-        assert list(await store.append([])) == []
+        assert list(await store.events.append([])) == []
         assert await database.count(events, dispatch) == [0, 0]
 
     async def test_each_event_has_one_row_of_work(self, store: Store, database: Database) -> None:
@@ -67,28 +67,30 @@ class TestAppend(StoreTests):
 
     async def test_the_same_event_again_is_a_duplicate_of_the_first(self, store: Store, database: Database) -> None:
         again, new = publication(), publication()
-        [first] = await store.append([again])
-        second, third = await store.append([again, new])
+        [first] = await store.events.append([again])
+        second, third = await store.events.append([again, new])
         assert (second.seq, second.duplicate, third.duplicate) == (first.seq, True, False)
         assert await database.count(events, dispatch) == [2, 2]
 
     async def test_the_same_event_twice_in_one_call_is_recorded_once(self, store: Store, database: Database) -> None:
         twice, between = publication(), publication()
-        first, middle, second = await store.append([twice, between, twice])
+        first, middle, second = await store.events.append([twice, between, twice])
         assert (first.duplicate, middle.duplicate, second.duplicate) == (False, False, True)
         assert first.seq == second.seq != middle.seq
         assert await database.count(events, dispatch) == [2, 2]
 
     async def test_a_duplicate_changes_neither_the_work_nor_its_time(self, store: Store, database: Database) -> None:
         one = publication()
-        await store.append([one])
-        [receipt] = await store.append([Publication(one.event, delay=HOUR)])
+        await store.events.append([one])
+        [receipt] = await store.events.append([Publication(one.event, delay=HOUR)])
         assert receipt.duplicate
         assert await database.count(dispatch, scheduled) == [1, 0]
 
     async def test_the_same_id_from_another_source_is_another_event(self, store: Store) -> None:
         event = Event.new("t", source="/a", id="1")
-        first, second = await store.append([Publication(event), Publication(Event.new("t", source="/b", id="1"))])
+        first, second = await store.events.append(
+            [Publication(event), Publication(Event.new("t", source="/b", id="1"))]
+        )
         assert first.seq != second.seq
         assert not second.duplicate
 
@@ -96,7 +98,7 @@ class TestAppend(StoreTests):
         self, store: Store, other: Store, database: Database
     ) -> None:
         one = publication()
-        calls = [(store if number % 2 else other).append([one]) for number in range(50)]
+        calls = [(store if number % 2 else other).events.append([one]) for number in range(50)]
         receipts = [receipt for [receipt] in await asyncio.gather(*calls)]
         assert len({receipt.seq for receipt in receipts}) == 1
         assert sum(not receipt.duplicate for receipt in receipts) == 1
@@ -121,10 +123,10 @@ class TestConflict(StoreTests):
         self, store: Store, database: Database, changed: str
     ) -> None:
         attributes: dict[str, Any] = {"type": "order.created", "source": "/tests", "id": "1", "data": b"[1]"}
-        await store.append([Publication(Event(**attributes))])
+        await store.events.append([Publication(Event(**attributes))])
         other = Publication(Event(**{**attributes, changed.partition("-")[0]: CHANGES[changed]}))
         with pytest.raises(EventConflict, match="'1'"):
-            await store.append([publication(1), other, publication(2)])
+            await store.events.append([publication(1), other, publication(2)])
         assert await database.count(events, dispatch) == [1, 1]
 
     @pytest.mark.parametrize("size", [1, 20])
@@ -139,47 +141,47 @@ class TestConflict(StoreTests):
             def with_(given: dict[str, Any], made: list[Publication] = made) -> list[Publication]:
                 return [Publication(each.event.replace(extensions=given)) for each in made]
 
-            await store.append(with_(extensions | first))
+            await store.events.append(with_(extensions | first))
             for again in (first, second, {}):
-                assert all(receipt.duplicate for receipt in await store.append(with_(extensions | again)))
+                assert all(receipt.duplicate for receipt in await store.events.append(with_(extensions | again)))
             mixed = [*with_(extensions | first), *with_(extensions | second)]
-            assert all(receipt.duplicate for receipt in await store.append(mixed))
+            assert all(receipt.duplicate for receipt in await store.events.append(mixed))
             async with AsyncSession(database.engine) as session:
-                assert all(each.duplicate for each in await store.append_in(session, with_(extensions | second)))
+                assert all(each.duplicate for each in await store.events.append_in(session, with_(extensions | second)))
             with pytest.raises(EventConflict):
-                await store.append(with_({"tenant": "other"} | second))
+                await store.events.append(with_({"tenant": "other"} | second))
         rows = await database.rows(events)
         assert [row["extensions"] for row in rows] == [first] * size + [lasting | first] * size
 
     async def test_nor_is_it_where_the_identity_is_long(self, store: Store) -> None:
         long = Event(type="t", source="/s" * 2000, id="i" * 2000, extensions={"causationid": "a"})
-        await store.append([Publication(long)])
-        [receipt] = await store.append([Publication(long.replace(extensions={}))])
+        await store.events.append([Publication(long)])
+        [receipt] = await store.events.append([Publication(long.replace(extensions={}))])
         assert receipt.duplicate
 
     async def test_empty_data_and_no_data_are_not_the_same(self, store: Store) -> None:
-        await store.append([Publication(Event(type="t", source="/s", id="1", data=b""))])
+        await store.events.append([Publication(Event(type="t", source="/s", id="1", data=b""))])
         with pytest.raises(EventConflict):
-            await store.append([Publication(Event(type="t", source="/s", id="1", data=None))])
+            await store.events.append([Publication(Event(type="t", source="/s", id="1", data=None))])
 
     async def test_two_contents_for_one_identity_in_one_call_are_refused(
         self, store: Store, database: Database
     ) -> None:
         first, second = (Publication(Event(type="t", source="/s", id="1", data=data)) for data in (b"1", b"2"))
         with pytest.raises(EventConflict):
-            await store.append([first, second])
+            await store.events.append([first, second])
         assert await database.count(events, dispatch) == [0, 0]
 
     async def test_the_error_does_not_show_the_data(self, store: Store) -> None:
-        await store.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter2"))])
+        await store.events.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter2"))])
         with pytest.raises(EventConflict) as caught:
-            await store.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter3"))])
+            await store.events.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter3"))])
         assert "hunter" not in str(caught.value)
 
     async def test_extensions_in_another_order_are_the_same_content(self, store: Store) -> None:
         attributes: dict[str, Any] = {"type": "t", "source": "/s", "id": "1"}
-        await store.append([Publication(Event(**attributes, extensions={"a": 1, "b": "2"}))])
-        [receipt] = await store.append([Publication(Event(**attributes, extensions={"b": "2", "a": 1}))])
+        await store.events.append([Publication(Event(**attributes, extensions={"a": 1, "b": "2"}))])
+        [receipt] = await store.events.append([Publication(Event(**attributes, extensions={"b": "2", "a": 1}))])
         assert receipt.duplicate
 
 
@@ -207,16 +209,16 @@ class TestContent(StoreTests):
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_what_is_claimed_is_what_was_published(self, store: Store, event: Event) -> None:
         event.validate()
-        await store.append([Publication(event)])
-        claim = await store.claim(100, LEASE)
+        await store.events.append([Publication(event)])
+        claim = await store.queue.claim(100, LEASE)
         [found] = [work.event for work in claim.works if work.event.id == event.id]
         self.check_same(found, event)
 
     @given(events=st.lists(EVENTS, min_size=17, max_size=25, unique_by=lambda event: event.id))
     @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
     async def test_so_it_is_with_many_in_one_call(self, store: Store, events: list[Event]) -> None:
-        await store.append([Publication(event) for event in events])
-        found = {(work.event.source, work.event.id): work.event for work in (await store.claim(100, LEASE)).works}
+        await store.events.append([Publication(event) for event in events])
+        found = {(work.event.source, work.event.id): work.event for work in (await store.queue.claim(100, LEASE)).works}
         assert len(found) == len(events)
         for event in events:
             self.check_same(found[event.source, event.id], event)
@@ -230,7 +232,7 @@ class TestContent(StoreTests):
         many = [publication(number, id=str(number)) for number in range(len(subjects))]
         odd = [Publication(each.event.replace(subject=subject)) for each, subject in zip(many, subjects, strict=True)]
         with contextlib.suppress(EventError):
-            await store.append(odd)
+            await store.events.append(odd)
         for row in await database.rows(events):
             assert row["subject"] == subjects[int(row["id"])]
 
@@ -246,14 +248,14 @@ class TestContent(StoreTests):
 
     @pytest.mark.parametrize("data", [None, b"", b"null", b"0", bytes(range(256)), b"\0" * (1024 * 1024)])
     async def test_data_is_kept_to_the_byte(self, store: Store, data: bytes | None) -> None:
-        await store.append([Publication(Event(type="t", source="/s", data=data))])
+        await store.events.append([Publication(Event(type="t", source="/s", data=data))])
         found = (await claimed_event(store)).data
         assert found == data
         assert data is None or type(found) is bytes
 
     async def test_a_time_with_an_offset_is_the_same_moment_to_the_microsecond(self, store: Store) -> None:
         time = datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-5, minutes=-30)))
-        await store.append([Publication(Event(type="t", source="/s", time=time))])
+        await store.events.append([Publication(Event(type="t", source="/s", time=time))])
         found = (await claimed_event(store)).time
         assert found == time
         assert found is not None
@@ -263,10 +265,10 @@ class TestContent(StoreTests):
         self, store: Store, database: Database
     ) -> None:
         one = publication()
-        await store.append([one])
+        await store.events.append([one])
         [row] = await database.rows(events)
         assert (await claimed_event(store)).time == row["created_at"]
-        [receipt] = await store.append([one])
+        [receipt] = await store.events.append([one])
         assert receipt.duplicate
 
 
@@ -277,8 +279,8 @@ class TestDue(StoreTests):
     ) -> None:
         timing: dict[str, Any] = {"delay": HOUR} if given == "delay" else {"deliver_at": datetime.now(UTC) + HOUR}
         await publish(store, 1, **timing)
-        assert await store.promote(10) == 0
-        claim = await store.claim(10, LEASE)
+        assert await store.queue.promote(10) == 0
+        claim = await store.queue.claim(10, LEASE)
         assert not claim.works
         assert claim.scheduled_in is not None
         assert HOUR - timedelta(seconds=10) < claim.scheduled_in <= HOUR + timedelta(seconds=1)
@@ -296,13 +298,13 @@ class TestDue(StoreTests):
     )
     async def test_a_time_that_has_passed_is_now(self, store: Store, timing: dict[str, Any]) -> None:
         seqs = await publish(store, 2, **timing)
-        await store.promote(10)
-        assert [work.seq for work in (await store.claim(10, LEASE)).works] == seqs
+        await store.queue.promote(10)
+        assert [work.seq for work in (await store.queue.claim(10, LEASE)).works] == seqs
 
     async def test_one_call_may_mix_what_is_due_now_and_later(self, store: Store) -> None:
         now, later = publication(1), publication(2)
-        first, second = await store.append([now, Publication(later.event, delay=HOUR)])
-        claim = await store.claim(10, LEASE)
+        first, second = await store.events.append([now, Publication(later.event, delay=HOUR)])
+        claim = await store.queue.claim(10, LEASE)
         assert [work.seq for work in claim.works] == [first.seq]
         assert not second.duplicate
 
@@ -334,22 +336,22 @@ class TestInvariant1PublishIsOneTransaction(StoreTests):
 class TestAppendLeased(StoreTests):
     async def test_what_is_recorded_is_leased_to_the_publisher(self, store: Store, other: Store) -> None:
         publications = [publication(number) for number in range(5)]
-        receipts, claim = await store.append_leased(publications, LEASE)
+        receipts, claim = await store.events.append_leased(publications, LEASE)
         assert claim
         assert [identity(each) for each in receipts] == [(each.event.source, each.event.id) for each in publications]
         assert [(work.seq, work.attempt) for work in claim.works] == [(each.seq, 1) for each in receipts]
-        assert not (await other.claim(100, LEASE)).works
-        assert await store.settle(Settled(claim.token, claim.works, [Run((), 5)])) == 5
+        assert not (await other.queue.claim(100, LEASE)).works
+        assert await store.queue.settle(Settled(claim.token, claim.works, [Run((), 5)])) == 5
 
     @pytest.mark.parametrize("size", SIZES)
     async def test_the_events_are_those_a_claim_would_bring(self, store: Store, other: Store, size: int) -> None:
-        _, claim = await store.append_leased([publication(n) for n in range(size)], timedelta(milliseconds=50))
+        _, claim = await store.events.append_leased([publication(n) for n in range(size)], timedelta(milliseconds=50))
         assert claim
 
         works: list[Work] = []
 
         async def all_again() -> bool:
-            works.extend((await other.claim(100, LEASE)).works)
+            works.extend((await other.queue.claim(100, LEASE)).works)
             return len(works) == size
 
         await eventually(all_again)
@@ -359,29 +361,29 @@ class TestAppendLeased(StoreTests):
         assert all(work.event.time is not None and work.attempt == 2 for work in works)
 
     async def test_the_version_of_the_subscriptions_comes_with_it(self, store: Store) -> None:
-        await store.put_subscriptions([Subscription(name="a", sink="s")], "file")
-        _, claim = await store.append_leased([publication()], LEASE)
+        await store.registry.put_subscriptions([Subscription(name="a", sink="s")], "file")
+        _, claim = await store.events.append_leased([publication()], LEASE)
         assert claim
-        assert claim.version == (await store.subscriptions())[0] > 0
+        assert claim.version == (await store.registry.subscriptions())[0] > 0
 
     async def test_a_known_event_is_not_handed_out_again(self, store: Store, other: Store, database: Database) -> None:
         """Whether the new one beside it is, or is left to a claim, is the store's business."""
         known, new = publication(), publication()
-        await store.append([known])
-        receipts, claim = await store.append_leased([known, new, new], LEASE)
+        await store.events.append([known])
+        receipts, claim = await store.events.append_leased([known, new, new], LEASE)
         assert [each.duplicate for each in receipts] == [True, False, True]
         handed_out = [work.seq for work in claim.works] if claim else []
         assert receipts[0].seq not in handed_out
-        claimed = [work.seq for work in (await other.claim(100, LEASE)).works]
+        claimed = [work.seq for work in (await other.queue.claim(100, LEASE)).works]
         assert sorted(handed_out + claimed) == [receipts[0].seq, receipts[1].seq]
         assert await database.count(events, dispatch) == [2, 2]
 
     async def test_a_conflict_leaves_nothing(self, store: Store, database: Database) -> None:
-        await store.append([Publication(Event(type="t", source="/s", id="1", data=b"1"))])
+        await store.events.append([Publication(Event(type="t", source="/s", id="1", data=b"1"))])
         changed = Publication(Event(type="t", source="/s", id="1", data=b"2"))
         for call in ([changed], [publication(), changed], [changed, publication()]):
             with pytest.raises(EventConflict):
-                await store.append_leased(call, LEASE)
+                await store.events.append_leased(call, LEASE)
         assert await database.count(events, dispatch) == [1, 1]
 
 
@@ -400,25 +402,25 @@ class TestAppendIn(StoreTests):
     ) -> None:
         async with AsyncSession(database.client) as session, session.begin():
             await session.execute(text("INSERT INTO orders VALUES (1)"))
-            first, second = await store.append_in(session, [publication(1), publication(2)])
-            assert not (await other.claim(10, LEASE)).works
+            first, second = await store.events.append_in(session, [publication(1), publication(2)])
+            assert not (await other.queue.claim(10, LEASE)).works
         assert first.seq < second.seq
-        assert [work.seq for work in (await other.claim(10, LEASE)).works] == [first.seq, second.seq]
+        assert [work.seq for work in (await other.queue.claim(10, LEASE)).works] == [first.seq, second.seq]
         assert await self.count_orders(database) == 1
 
     async def test_a_rollback_leaves_nothing(self, store: Store, database: Database) -> None:
         async with AsyncSession(database.client) as session:
             await session.execute(text("INSERT INTO orders VALUES (1)"))
-            await store.append_in(session, [publication(1), Publication(publication(2).event, delay=HOUR)])
+            await store.events.append_in(session, [publication(1), Publication(publication(2).event, delay=HOUR)])
             await session.rollback()
         assert await database.count(events, dispatch, scheduled) == [0, 0, 0]
         assert await self.count_orders(database) == 0
 
     async def test_duplicates_and_times_are_those_of_append(self, store: Store, database: Database) -> None:
         known, later = publication(1), Publication(publication(2).event, delay=HOUR)
-        [first] = await store.append([known])
+        [first] = await store.events.append([known])
         async with AsyncSession(database.client) as session, session.begin():
-            again, scheduled_one, twice = await store.append_in(session, [known, later, later])
+            again, scheduled_one, twice = await store.events.append_in(session, [known, later, later])
         assert (again.seq, again.duplicate) == (first.seq, True)
         assert (scheduled_one.duplicate, twice.duplicate, twice.seq) == (False, True, scheduled_one.seq)
         assert await database.count(events, dispatch, scheduled) == [2, 1, 1]
@@ -426,25 +428,25 @@ class TestAppendIn(StoreTests):
     async def test_append_knows_what_a_session_recorded(self, store: Store, database: Database) -> None:
         one = publication(1, extensions={"tenant": "näh", "priority": 3, "urgent": True}, time=datetime.now(UTC))
         async with AsyncSession(database.client) as session, session.begin():
-            [first] = await store.append_in(session, [one])
-        [again] = await store.append([one])
+            [first] = await store.events.append_in(session, [one])
+        [again] = await store.events.append([one])
         assert (again.seq, again.duplicate) == (first.seq, True)
 
     async def test_a_session_knows_what_append_recorded(self, store: Store, database: Database) -> None:
         one = publication(1, extensions={"tenant": "näh", "priority": 3, "urgent": True}, time=datetime.now(UTC))
-        [first] = await store.append([one])
+        [first] = await store.events.append([one])
         async with AsyncSession(database.client) as session, session.begin():
-            [again] = await store.append_in(session, [one])
+            [again] = await store.events.append_in(session, [one])
         assert (again.seq, again.duplicate) == (first.seq, True)
 
     async def test_a_conflict_leaves_nothing_of_the_call_in_a_transaction_that_goes_on(
         self, store: Store, database: Database
     ) -> None:
-        await store.append([Publication(Event(type="t", source="/s", id="1", data=b"1"))])
+        await store.events.append([Publication(Event(type="t", source="/s", id="1", data=b"1"))])
         changed = Publication(Event(type="t", source="/s", id="1", data=b"2"))
         async with AsyncSession(database.client) as session, session.begin():
             await session.execute(text("INSERT INTO orders VALUES (1)"))
             with pytest.raises(EventError):
-                await store.append_in(session, [publication(1), changed, publication(2)])
+                await store.events.append_in(session, [publication(1), changed, publication(2)])
         assert await database.count(events, dispatch) == [1, 1]
         assert await self.count_orders(database) == 1

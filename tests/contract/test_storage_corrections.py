@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import delete, insert
 
 from runner.delivery import DeliveryState
+from runner.storage.contract.corrections import ReplayQuery
 from runner.storage.contract.events import Publication
-from runner.storage.contract.records import ReplayQuery
 from runner.storage.contract.settlements import Run, Settled
-from runner.storage.records import SqlRecords
+from runner.storage.corrections import SqlCorrections
 from runner.storage.tables import Now, deliveries, dispatch, events, scheduled
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
@@ -30,57 +30,59 @@ LEASED, CANCELLED, DELIVERED, PENDING = (
 
 class TestCancelledEvents(StoreTests):
     @pytest.fixture
-    async def records(self, store: Store, database: Database) -> SqlRecords:
-        await store.adopt("tests")
-        await store.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
-        return SqlRecords(database.engine)
+    async def corrections(self, store: Store, database: Database) -> SqlCorrections:
+        await store.registry.adopt("tests")
+        await store.registry.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
+        return SqlCorrections(database.engine)
 
     async def states(self, database: Database) -> list[tuple[int, int, str]]:
         rows = await database.rows(deliveries)
         return [(row["event_seq"], row["subscription_id"], row["state"]) for row in rows]
 
     async def test_a_running_dispatch_writes_nothing_of_it(
-        self, records: SqlRecords, store: Store, database: Database
+        self, corrections: SqlCorrections, store: Store, database: Database
     ) -> None:
         [seq, other] = await publish(store, 2)
-        claim = await store.claim(10, LEASE)
-        assert await records.cancel_event(seq) == 2
+        claim = await store.queue.claim(10, LEASE)
+        assert await corrections.cancel_event(seq) == 2
         held = [record(each, 2, LEASED, claim.token, due_in=LEASE) for each in (seq, other)]
-        assert await store.settle(Settled(claim.token, claim.works, [Run((1,), 2)], held)) == 1
+        assert await store.queue.settle(Settled(claim.token, claim.works, [Run((1,), 2)], held)) == 1
         cancelled = [(seq, 1, CANCELLED), (seq, 2, CANCELLED)]
         assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
         # What of it still ran belongs to nobody: it is not renewed, and its answer not taken.
-        assert await store.renew([(seq, 2, claim.token), (other, 2, claim.token)], LEASE) == [(other, 2)]
-        assert await store.settle_deliveries([record(seq, 2, DELIVERED, claim.token)]) == []
+        assert await store.queue.renew([(seq, 2, claim.token), (other, 2, claim.token)], LEASE) == [(other, 2)]
+        assert await store.queue.settle_deliveries([record(seq, 2, DELIVERED, claim.token)]) == []
         assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
         assert await database.count(dispatch) == [0]
 
     async def test_a_late_answer_of_a_delivery_is_not_taken(
-        self, records: SqlRecords, store: Store, database: Database
+        self, corrections: SqlCorrections, store: Store, database: Database
     ) -> None:
         [seq] = await wait(store)
-        claim = await store.claim_deliveries({1: 1}, LEASE)
-        assert await records.cancel_event(seq) == 1
-        assert await store.settle_deliveries([record(seq, 1, DELIVERED, claim.token)]) == []
-        assert await store.settle_deliveries([record(seq, 1, PENDING, claim.token)]) == []
+        claim = await store.queue.claim_deliveries({1: 1}, LEASE)
+        assert await corrections.cancel_event(seq) == 1
+        assert await store.queue.settle_deliveries([record(seq, 1, DELIVERED, claim.token)]) == []
+        assert await store.queue.settle_deliveries([record(seq, 1, PENDING, claim.token)]) == []
         assert await self.states(database) == [(seq, 1, CANCELLED)]
-        assert not (await store.claim_deliveries({1: 1}, LEASE)).deliveries
+        assert not (await store.queue.claim_deliveries({1: 1}, LEASE)).deliveries
 
-    async def test_publishing_it_again_does_not_bring_it_back(self, records: SqlRecords, store: Store) -> None:
+    async def test_publishing_it_again_does_not_bring_it_back(self, corrections: SqlCorrections, store: Store) -> None:
         again = publication()
-        [first] = await store.append([Publication(again.event, delay=timedelta(hours=1))])
-        assert await records.cancel_event(first.seq) == 2
-        [second] = await store.append([again])
+        [first] = await store.events.append([Publication(again.event, delay=timedelta(hours=1))])
+        assert await corrections.cancel_event(first.seq) == 2
+        [second] = await store.events.append([again])
         assert (second.seq, second.duplicate) == (first.seq, True)
-        claim = await store.claim(10, LEASE)
+        claim = await store.queue.claim(10, LEASE)
         assert not claim.works
         assert claim.scheduled_in is None
 
-    async def test_cancelling_races_with_settling(self, records: SqlRecords, store: Store, database: Database) -> None:
+    async def test_cancelling_races_with_settling(
+        self, corrections: SqlCorrections, store: Store, database: Database
+    ) -> None:
         seqs = await publish(store, 40)
-        claims = [await store.claim(10, LEASE) for _ in range(4)]
-        cancels = [records.cancel_event(seq) for seq in seqs]
-        settles = [store.settle(settled(claim, (1, 2))) for claim in claims]
+        claims = [await store.queue.claim(10, LEASE) for _ in range(4)]
+        cancels = [corrections.cancel_event(seq) for seq in seqs]
+        settles = [store.queue.settle(settled(claim, (1, 2))) for claim in claims]
         done = await asyncio.gather(*cancels[:20], *settles, *cancels[20:])
         withdrawn = {seq for seq, number in zip(seqs, [*done[:20], *done[24:]], strict=True) if number is not None}
         assert sum(number or 0 for number in done[20:24]) == 40 - len(withdrawn)
@@ -92,7 +94,7 @@ class TestCancelledEvents(StoreTests):
 
     @pytest.mark.parametrize("moves", ["falls due", "is settled"])
     async def test_work_that_moves_on_meanwhile_is_met_where_it_goes(
-        self, records: SqlRecords, store: Store, database: Database, moves: str
+        self, corrections: SqlCorrections, store: Store, database: Database, moves: str
     ) -> None:
         if database.dsn.scheme == "sqlite":
             pytest.skip("a database with one writer at a time")
@@ -103,7 +105,7 @@ class TestCancelledEvents(StoreTests):
         async with database.engine.connect() as connection:
             await connection.execute(delete(work))
             await connection.execute(following.values(event_seq=seq, **({} if falls_due else values)))
-            cancelling = asyncio.create_task(records.cancel_event(seq))
+            cancelling = asyncio.create_task(corrections.cancel_event(seq))
             await eventually(database.waits_for_lock)
             await connection.commit()
         assert await cancelling == (2 if falls_due else 1)
@@ -111,14 +113,15 @@ class TestCancelledEvents(StoreTests):
         assert await database.count(scheduled, dispatch) == [0, 0]
 
     async def test_replaying_races_with_dispatching(
-        self, records: SqlRecords, store: Store, database: Database
+        self, corrections: SqlCorrections, store: Store, database: Database
     ) -> None:
         seqs = await publish(store, 200)
-        claims = [await store.claim(50, LEASE) for _ in range(4)]
+        claims = [await store.queue.claim(50, LEASE) for _ in range(4)]
         query = ReplayQuery(subscription="one")
-        assert await records.replay(query) == 0  # all of it is still to be delivered for the first time
+        assert await corrections.replay(query) == 0  # all of it is still to be delivered for the first time
         done = await asyncio.gather(
-            *(store.settle(settled(claim, (1, 2))) for claim in claims), *(records.replay(query) for _ in range(4))
+            *(store.queue.settle(settled(claim, (1, 2))) for claim in claims),
+            *(corrections.replay(query) for _ in range(4)),
         )
         assert done[:4] == [50] * 4
         states = Counter(state for _, subscription, state in await self.states(database) if subscription == 1)

@@ -27,7 +27,7 @@ PENDING, LEASED, DELIVERED, DEAD, CANCELLED = DeliveryState
 
 
 async def perishable(store: Store, expires_in: timedelta = -MINUTE, count: int = 1) -> list[Publication]:
-    expiry = write_timestamp(await store.now() + expires_in)
+    expiry = write_timestamp(await store.events.now() + expires_in)
     made = [publication(number).event for number in range(count)]
     return [Publication(each.replace(extensions={"expirytime": expiry})) for each in made]
 
@@ -51,14 +51,14 @@ class TestAppend(StoreTests):
         assert due_at_once(plain)
         assert due_at_once([Publication(publication().event.replace(extensions={"tenant": "a"}))])
         assert not due_at_once([*plain, *await perishable(store)])
-        await store.append(plain)
+        await store.events.append(plain)
         assert await database.count(expiries) == [0]
 
     @pytest.mark.parametrize("count", [1, 40])
     async def test_when_it_expires_is_recorded_once(self, store: Store, database: Database, count: int) -> None:
         made = await perishable(store, HOUR, count)
-        assert all(receipt.duplicate is False for receipt in await store.append([*made, publication()]))
-        assert all(receipt.duplicate for receipt in await store.append(made))
+        assert all(receipt.duplicate is False for receipt in await store.events.append([*made, publication()]))
+        assert all(receipt.duplicate for receipt in await store.events.append(made))
         rows = await database.rows(expiries)
         found = {row["seq"]: row["extensions"] for row in await database.rows(events) if row["extensions"]}
         assert [row["event_seq"] for row in rows] == list(found)
@@ -70,13 +70,13 @@ class TestAppend(StoreTests):
     async def test_also_inside_a_session_and_later(self, store: Store, database: Database) -> None:
         [one], [other] = await perishable(store, HOUR), await perishable(store, HOUR)
         async with AsyncSession(database.engine) as session, session.begin():
-            await store.append_in(session, [one])
-        await store.append([other._replace(delay=MINUTE)])
+            await store.events.append_in(session, [one])
+        await store.events.append([other._replace(delay=MINUTE)])
         assert await database.count(expiries, dispatch, scheduled) == [2, 1, 1]
 
     async def test_it_goes_with_its_event(self, store: Store, database: Database) -> None:
-        await store.append(await perishable(store, HOUR))
-        await store.settle(settled(await store.claim(10, LEASE), ()))
+        await store.events.append(await perishable(store, HOUR))
+        await store.queue.settle(settled(await store.queue.claim(10, LEASE), ()))
         pruned = await SqlArchive(database.engine).prune(Retention(delivered=timedelta(microseconds=1)), 0, 10)
         assert pruned.events == 1
         assert await database.count(expiries, events) == [0, 0]
@@ -84,14 +84,17 @@ class TestAppend(StoreTests):
 
 class TestClock(StoreTests):
     async def test_every_claim_tells_the_time_of_the_store(self, store: Store) -> None:
-        before = await store.now()
+        before = await store.events.now()
         await wait(store, 1)
         await publish(store, 1)
-        told: list[datetime | None] = [(await store.claim(10, LEASE)).now, (await store.claim(0, LEASE)).now]
-        told.append((await store.claim_deliveries({1: 1}, LEASE)).now)
-        told.append((await store.claim_deliveries({1: 1}, LEASE)).now)
-        told.append((await store.claim_regulated(RegulatedRequest(1, 5, True, None), LEASE)).now)
-        after = await store.now()
+        told: list[datetime | None] = [
+            (await store.queue.claim(10, LEASE)).now,
+            (await store.queue.claim(0, LEASE)).now,
+        ]
+        told.append((await store.queue.claim_deliveries({1: 1}, LEASE)).now)
+        told.append((await store.queue.claim_deliveries({1: 1}, LEASE)).now)
+        told.append((await store.queue.claim_regulated(RegulatedRequest(1, 5, True, None), LEASE)).now)
+        after = await store.events.now()
         assert all(moment is not None and before <= moment <= after for moment in told), (before, told, after)
 
 
@@ -100,56 +103,58 @@ class TestClaimExpired(StoreTests):
     async def ids(self, store: Store) -> Sequence[int]:
         """The ids of three subscriptions; the last one is for the dead letters of the first."""
         made = [Subscription(name="one", sink="log", dead_letter="log"), Subscription(name="two", sink="log")]
-        await store.put_subscriptions(made, "file")
-        known = {each.subscription.name: each.id for each in (await store.subscriptions())[1]}
+        await store.registry.put_subscriptions(made, "file")
+        known = {each.subscription.name: each.id for each in (await store.registry.subscriptions())[1]}
         return [known[name] for name in ("one", "two", "one.dead-letter")]
 
     async def left(self, store: Store, ids: Sequence[int], expires_in: timedelta = -MINUTE, **record_: Any) -> int:
         """Leave deliveries of one event that wait for each of `ids`; return its seq."""
-        [receipt] = await store.append(await perishable(store, expires_in))
-        claim = await store.claim(1, LEASE)
+        [receipt] = await store.events.append(await perishable(store, expires_in))
+        claim = await store.queue.claim(1, LEASE)
         records = [record(receipt.seq, id, PENDING, claim.token, due_in=HOUR) for id in ids]
-        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], records))
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((), 1)], records))
         return receipt.seq
 
     async def test_what_waits_whatever_for_but_no_dead_letter(
         self, store: Store, database: Database, ids: Sequence[int]
     ) -> None:
-        await store.set_paused("two", True)
+        await store.registry.set_paused("two", True)
         seq = await self.left(store, ids)
         await self.left(store, ids, HOUR)
-        claim = await store.claim_expired(10, LEASE)
+        claim = await store.queue.claim_expired(10, LEASE)
         assert keys(claim) == [(seq, ids[0]), (seq, ids[1])]
         rows = {(row["event_seq"], row["subscription_id"]): row for row in await database.rows(deliveries)}
         assert {rows[key]["state"] for key in keys(claim)} == {"leased"}
         assert rows[seq, ids[2]]["state"] == "pending"
         [one, _] = claim.deliveries
         assert one.attempt == rows[one.seq, one.subscription_id]["attempts"]
-        assert timedelta(0) < (await store.now() - one.expired_at) < HOUR
+        assert timedelta(0) < (await store.events.now() - one.expired_at) < HOUR
         dead = [record(each.seq, each.subscription_id, DEAD, claim.token) for each in claim.deliveries]
-        assert len(await store.settle_deliveries(dead)) == 2
-        assert keys(await store.claim_expired(10, LEASE)) == []
+        assert len(await store.queue.settle_deliveries(dead)) == 2
+        assert keys(await store.queue.claim_expired(10, LEASE)) == []
 
     async def test_what_runs_is_left_to_its_holder_until_its_lease_is_over(
         self, store: Store, database: Database, ids: Sequence[int]
     ) -> None:
         [seq] = await wait(store, ids[0])
-        await store.append(await perishable(store, HOUR))
-        moved = update(expiries).values(event_seq=seq, expires_at=await store.now(), look_at=await store.now())
+        await store.events.append(await perishable(store, HOUR))
+        moved = update(expiries).values(
+            event_seq=seq, expires_at=await store.events.now(), look_at=await store.events.now()
+        )
         await database.execute(moved)
-        held = await store.claim_deliveries({ids[0]: 1}, LEASE)
-        assert keys(await store.claim_expired(10, LEASE)) == []
-        await database.execute(update(deliveries).values(due_at=await store.now()))
+        held = await store.queue.claim_deliveries({ids[0]: 1}, LEASE)
+        assert keys(await store.queue.claim_expired(10, LEASE)) == []
+        await database.execute(update(deliveries).values(due_at=await store.events.now()))
         await age(database, 2 * MINUTE)
-        claim = await store.claim_expired(10, LEASE)
+        claim = await store.queue.claim_expired(10, LEASE)
         assert keys(claim) == [(seq, ids[0])]
-        assert not await store.settle_deliveries([record(seq, ids[0], DELIVERED, held.token)])
+        assert not await store.queue.settle_deliveries([record(seq, ids[0], DELIVERED, held.token)])
 
     async def test_two_never_take_the_same(
         self, store: Store, other: Store, database: Database, ids: Sequence[int]
     ) -> None:
         seqs = {await self.left(store, ids[:1]) for _ in range(6)}
-        first, second = await store.claim_expired(4, LEASE), await other.claim_expired(4, LEASE)
+        first, second = await store.queue.claim_expired(4, LEASE), await other.queue.claim_expired(4, LEASE)
         assert {seq for seq, _ in keys(first)}.isdisjoint(seq for seq, _ in keys(second))
         assert {seq for seq, _ in keys(first) + keys(second)} == seqs
         assert (first.again_in, len(first.deliveries)) == (timedelta(0), 4)
@@ -157,15 +162,15 @@ class TestClaimExpired(StoreTests):
 
     async def test_what_was_to_be_dispatched_later_is_due_now(self, store: Store, database: Database) -> None:
         [one] = await perishable(store)
-        await store.append([one._replace(delay=HOUR)])
-        claim = await store.claim_expired(10, LEASE)
+        await store.events.append([one._replace(delay=HOUR)])
+        claim = await store.queue.claim_expired(10, LEASE)
         assert (claim.due_now, list(claim.deliveries)) == (1, [])
-        assert await store.promote(10) == 1
+        assert await store.queue.promote(10) == 1
 
     async def test_it_says_when_to_look_again(self, store: Store) -> None:
-        assert (await store.claim_expired(10, LEASE)).again_in is None
-        await store.append(await perishable(store, HOUR))
-        again_in = (await store.claim_expired(10, LEASE)).again_in
+        assert (await store.queue.claim_expired(10, LEASE)).again_in is None
+        await store.events.append(await perishable(store, HOUR))
+        again_in = (await store.queue.claim_expired(10, LEASE)).again_in
         assert again_in is not None
         assert HOUR - MINUTE < again_in <= HOUR
 
@@ -173,11 +178,11 @@ class TestClaimExpired(StoreTests):
         self, store: Store, database: Database, ids: Sequence[int]
     ) -> None:
         """A dispatch that began before may write deliveries a little later."""
-        await store.append(await perishable(store, timedelta(0)))
-        assert (await store.claim_expired(10, LEASE)).deliveries == []
+        await store.events.append(await perishable(store, timedelta(0)))
+        assert (await store.queue.claim_expired(10, LEASE)).deliveries == []
         assert await database.count(expiries) == [1]
         await age(database, 2 * MINUTE)
-        await store.claim_expired(10, LEASE)
+        await store.queue.claim_expired(10, LEASE)
         assert await database.count(expiries) == [0]
 
     async def test_a_row_stays_while_something_waits_or_is_scheduled(
@@ -185,16 +190,16 @@ class TestClaimExpired(StoreTests):
     ) -> None:
         seq = await self.left(store, ids[:1])
         [one] = await perishable(store)
-        await store.append([one._replace(delay=HOUR)])
+        await store.events.append([one._replace(delay=HOUR)])
         for _ in range(2):
             await age(database, 2 * MINUTE)
-            await store.claim_expired(10, LEASE)
+            await store.queue.claim_expired(10, LEASE)
             assert await database.count(expiries) == [2]
-        await store.promote(10)
+        await store.queue.promote(10)
         claimed = [row for row in await database.rows(deliveries) if row["event_seq"] == seq]
-        await store.settle_deliveries([record(seq, ids[0], DEAD, row["lease_token"]) for row in claimed])
+        await store.queue.settle_deliveries([record(seq, ids[0], DEAD, row["lease_token"]) for row in claimed])
         await age(database, 2 * MINUTE)
-        await store.claim_expired(10, LEASE)
+        await store.queue.claim_expired(10, LEASE)
         assert await database.count(expiries) == [0]
 
 

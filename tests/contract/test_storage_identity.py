@@ -36,21 +36,21 @@ class TestLongIdentity(StoreTests):
     async def test_it_comes_out_as_it_went_in_and_only_once(self, store: Store, database: Database, pair: str) -> None:
         event = self.event(pair)
         short = [Publication(Event.new("t", source="/s", id=f"short {number}")) for number in range(20)]
-        [first] = await store.append([Publication(event)])
+        [first] = await store.events.append([Publication(event)])
         assert (first.source, first.id, first.duplicate) == (event.source, event.id, False)
         for call in ([Publication(event)], [*short, Publication(event)]):  # one by one, and as columns
-            *_, again = await store.append(call)
+            *_, again = await store.events.append(call)
             assert (again.source, again.id, again.seq, again.duplicate) == (event.source, event.id, first.seq, True)
         async with AsyncSession(database.client) as session, session.begin():
-            [again] = await store.append_in(session, [Publication(event)])
+            [again] = await store.events.append_in(session, [Publication(event)])
         assert (again.seq, again.duplicate) == (first.seq, True)
         assert await database.count(events) == [21]
-        [work, *_] = (await store.claim(100, LEASE)).works
+        [work, *_] = (await store.queue.claim(100, LEASE)).works
         assert work.event == event.recorded_at(work.event.time or pytest.fail("no time"))
 
     async def test_it_is_found_by_its_own_names(self, store: Store, database: Database, pair: str) -> None:
         event = self.event(pair)
-        receipts, claim = await store.append_leased([Publication(event)], LEASE)
+        receipts, claim = await store.events.append_leased([Publication(event)], LEASE)
         records = SqlRecords(database.engine)
         for query in (EventQuery(id=event.id), EventQuery(source=event.source)):
             [view] = [each async for each in records.events(query)]
@@ -61,14 +61,14 @@ class TestLongIdentity(StoreTests):
         assert claim.works[0].event.id == event.id
 
     async def test_the_same_with_other_content_is_refused(self, store: Store, database: Database, pair: str) -> None:
-        await store.append([Publication(self.event(pair))])
+        await store.events.append([Publication(self.event(pair))])
         for changed in (self.event(pair, datacontenttype="text/plain"), self.event(pair, extensions={"n": 2})):
             with pytest.raises(EventConflict):
-                await store.append([Publication(changed)])
+                await store.events.append([Publication(changed)])
 
     async def test_a_session_records_what_append_knows(self, store: Store, database: Database, pair: str) -> None:
         event = self.event(pair)
         async with AsyncSession(database.client) as session, session.begin():
-            [first] = await store.append_in(session, [Publication(event)])
-        [again] = await store.append([Publication(event)])
+            [first] = await store.events.append_in(session, [Publication(event)])
+        [again] = await store.events.append([Publication(event)])
         assert (again.seq, again.duplicate) == (first.seq, True)

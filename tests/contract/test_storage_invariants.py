@@ -24,6 +24,7 @@ from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, R
 from runner.storage.errors import mapped_errors
 from runner.storage.tables import Now, attempts, deliveries, dispatch, scheduled
 from runner.subscription import Subscription
+from tests.support.faulty import Faulty
 from tests.support.postgres import PostgresServer
 
 from .storage_contract import (
@@ -47,15 +48,12 @@ ONE_RUN: Sequence[Run] = [Run((1,), 3)]
 RUNS: Sequence[Run] = [Run((1,), 1), Run((1, 3), 1), Run((), 1)]
 
 
-class Broken:
+class Broken(Faulty):
     """A store with one fault, which a subclass puts around a sound one."""
 
     def __init__(self, store: Store, database: Database) -> None:
-        self.store = store
+        super().__init__(store)
         self.database = database
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
 
 
 # --- 2 ---------------------------------------------------------------------------------------------
@@ -64,15 +62,15 @@ class Broken:
 async def check_settle_is_atomic(store: Any, database: Database, runs: Sequence[Run]) -> None:
     """Let a settlement fail at the last table it writes: nothing of it may remain."""
     [seq, *_] = await publish(store, 3)
-    claim = await store.claim(10, LEASE)
+    claim = await store.queue.claim(10, LEASE)
     failed = record(seq, 2, DeliveryState.DEAD, 0)
     answer = Settled(claim.token, claim.works, runs, [failed], [AttemptRecord(seq, 2, 1, LEASE, "no")])
     await database.rename("attempts", "elsewhere")
     with pytest.raises(StorageError):
-        await store.settle(answer)
+        await store.queue.settle(answer)
     await database.rename("elsewhere", "attempts")
     assert await database.count(dispatch, deliveries, attempts) == [3, 0, 0]
-    assert await store.settle(answer) == 3
+    assert await store.queue.settle(answer) == 3
     assert await database.count(dispatch, deliveries, attempts) == [0, 4, 1]
 
 
@@ -81,7 +79,7 @@ class RecordsLater(Broken):
 
     async def settle(self, answer: Settled) -> int:
         await self.database.rename("elsewhere", "attempts")  # nothing is amiss yet
-        held = await self.store.settle(replace(answer, attempts=()))
+        held: int = await self.store.queue.settle(replace(answer, attempts=()))
         await self.database.rename("attempts", "elsewhere")
         for each in answer.attempts:
             values = {"event_seq": each.seq, "subscription_id": each.subscription_id, "number": each.number}
@@ -121,13 +119,13 @@ class CountsAtFailure(Broken):
     """Leaves counting to whoever settles, so that a crash does not count."""
 
     async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
-        claim = await self.store.claim(limit, lease)
+        claim: Claim = await self.store.queue.claim(limit, lease)
         held = dispatch.c.lease_token == claim.token
         await self.database.execute(update(dispatch).where(held).values(attempts=dispatch.c.attempts - 1))
         return claim
 
     async def claim_deliveries(self, quotas: dict[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
-        claim = await self.store.claim_deliveries(quotas, lease)
+        claim: DeliveryClaim = await self.store.queue.claim_deliveries(quotas, lease)
         held = deliveries.c.lease_token == claim.token
         await self.database.execute(update(deliveries).where(held).values(attempts=deliveries.c.attempts - 1))
         return claim
@@ -156,30 +154,30 @@ class TestInvariant3AttemptsAreCountedAtTheClaim(StoreTests):
 async def check_settle_is_fenced(paused: Any, other: Store, database: Database, runs: Sequence[Run]) -> None:
     """Let an instance sleep through its lease, and answer when another has the work."""
     [seq, *_] = await publish(paused, 3)
-    late = await paused.claim(10, SHORT)
+    late = await paused.queue.claim(10, SHORT)
     claim = await claim_soon(other)
     failed = record(seq, 2, DeliveryState.DEAD, 0)
     for answer in (
         Settled(late.token, late.works, runs, [failed], [AttemptRecord(seq, 2, 1, LEASE, "no")]),
         Settled(late.token, late.works, runs),
     ):
-        assert await paused.settle(answer) == 0
+        assert await paused.queue.settle(answer) == 0
         assert await database.count(dispatch, deliveries, attempts) == [3, 0, 0]
-    assert await other.settle(settled(claim)) == 3
+    assert await other.queue.settle(settled(claim)) == 3
     assert await database.count(dispatch, deliveries, attempts) == [0, 3, 0]
 
 
 async def check_settling_deliveries_is_fenced(paused: Any, other: Store, database: Database) -> None:
     """Do the same with one delivery, once while another has it and once when that one has settled it."""
     [seq] = await wait(paused)
-    late = await paused.claim_deliveries({1: 1}, SHORT)
+    late = await paused.queue.claim_deliveries({1: 1}, SHORT)
     claim = await claim_delivery_soon(other)
     answer = [record(seq, 1, DeliveryState.DEAD, late.token, error="late")]
-    assert list(await paused.settle_deliveries(answer)) == []
-    assert list(await paused.renew([(seq, 1, late.token)], LEASE)) == []
+    assert list(await paused.queue.settle_deliveries(answer)) == []
+    assert list(await paused.queue.renew([(seq, 1, late.token)], LEASE)) == []
     done = [record(seq, 1, DeliveryState.DELIVERED, claim.token)]
-    assert list(await other.settle_deliveries(done)) == [(seq, 1)]
-    assert list(await paused.settle_deliveries(answer)) == []
+    assert list(await other.queue.settle_deliveries(done)) == [(seq, 1)]
+    assert list(await paused.queue.settle_deliveries(answer)) == []
     assert [row["state"] for row in await database.rows(deliveries)] == ["delivered"]
 
 
@@ -189,13 +187,14 @@ class Unfenced(Broken):
     async def settle(self, answer: Settled) -> int:
         mine = dispatch.c.position.in_([work.position for work in answer.works])
         await self.database.execute(update(dispatch).where(mine).values(lease_token=answer.token))
-        return await self.store.settle(answer)
+        held: int = await self.store.queue.settle(answer)
+        return held
 
     async def settle_deliveries(self, records: list[DeliveryRecord]) -> Any:
         for each in records:
             mine = (deliveries.c.event_seq == each.seq) & (deliveries.c.subscription_id == each.subscription_id)
             await self.database.execute(update(deliveries).where(mine).values(lease_token=each.token))
-        return await self.store.settle_deliveries(records)
+        return await self.store.queue.settle_deliveries(records)
 
 
 class TestInvariant4EverySettlementIsFenced(StoreTests):
@@ -225,7 +224,7 @@ class TestInvariant4EverySettlementIsFenced(StoreTests):
 async def check_claims_are_bounded(store: Any, database: Database, waiting: int) -> None:
     """Claim five of many."""
     published = await publish(store, waiting)
-    claim = await store.claim(5, LEASE)
+    claim = await store.queue.claim(5, LEASE)
     assert [work.seq for work in claim.works] == published[:5]
     leased = [row["event_seq"] for row in await database.rows(dispatch) if row["lease_token"] is not None]
     assert leased == published[:5]
@@ -245,7 +244,7 @@ class ClaimsBySubselect(Broken):
             WHERE position IN (SELECT position FROM dispatch WHERE lease_until IS NULL
                                ORDER BY position LIMIT 5 FOR UPDATE SKIP LOCKED)"""
         await self.database.execute(text(statement))
-        return Claim(1, (await self.store.claim(0, lease)).works, 0)
+        return Claim(1, (await self.store.queue.claim(0, lease)).works, 0)
 
 
 PLANS = (
@@ -275,14 +274,14 @@ class TestInvariant5UnderAnyPlan:
         store = database.open()
         await wait(store, 1, 500)
         await wait(store, 2, 500)
-        assert len((await store.claim_deliveries({1: 5, 2: 3}, LEASE)).deliveries) == 8
+        assert len((await store.queue.claim_deliveries({1: 5, 2: 3}, LEASE)).deliveries) == 8
         leased = [row for row in await database.rows(deliveries) if row["state"] == "leased"]
         assert len(leased) == 8
         await publish(store, 500, delay=timedelta(milliseconds=300))
         [before, _] = await database.count(dispatch, scheduled)
 
         async def promoted() -> int:
-            return await store.promote(5)
+            return await store.queue.promote(5)
 
         moved = await soon(promoted)
         assert moved <= 5
@@ -303,14 +302,14 @@ async def check_the_process_clock_has_no_say(store: Any) -> None:
     """Work with a clock that is a day ahead, then a day behind."""
     [first] = await publish(store, 1)
     await publish(store, 1, delay=timedelta(hours=1))
-    assert len((await store.claim(10, LEASE)).works) == 1
+    assert len((await store.queue.claim(10, LEASE)).works) == 1
     for days in (1, -1):
         with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
             await publish(store, 1, delay=timedelta(hours=1))
-            assert await store.promote(10) == 0
-            assert [work.seq for work in (await store.claim(10, LEASE)).works] == []
+            assert await store.queue.promote(10) == 0
+            assert [work.seq for work in (await store.queue.claim(10, LEASE)).works] == []
             [seq] = await publish(store, 1)
-            assert [work.seq for work in (await store.claim(10, LEASE)).works] == [seq]
+            assert [work.seq for work in (await store.queue.claim(10, LEASE)).works] == [seq]
     assert first < seq
 
 
@@ -320,7 +319,8 @@ class TrustsItself(Broken):
     async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
         ended = dispatch.c.lease_until <= datetime.now(UTC)
         await self.database.execute(update(dispatch).where(ended).values(lease_until=None))
-        return await self.store.claim(limit, lease)
+        claim: Claim = await self.store.queue.claim(limit, lease)
+        return claim
 
 
 class TestInvariant6TheDatabaseClockDecides(StoreTests):
@@ -339,8 +339,8 @@ class TestInvariant7NoTransactionIsHeldAcrossADelivery(StoreTests):
     async def test_what_is_claimed_is_not_locked(self, store: Store, database: Database) -> None:
         await wait(store)
         await publish(store, 3)
-        await store.claim(10, LEASE)
-        await store.claim_deliveries({1: 1}, LEASE)
+        await store.queue.claim(10, LEASE)
+        await store.queue.claim_deliveries({1: 1}, LEASE)
         async with asyncio.timeout(2):  # a lock held would make this wait
             await database.execute(update(dispatch).values(attempts=dispatch.c.attempts))
             await database.execute(update(deliveries).values(attempts=deliveries.c.attempts))
@@ -350,16 +350,16 @@ class TestInvariant8NobodyResetsAnothersWork(StoreTests):
     async def test_starting_and_leaving_touch_no_lease(self, store: Store, other: Store, database: Database) -> None:
         [seq] = await wait(store)
         published = await publish(store, 5)
-        claim, single = await store.claim(10, LEASE), await store.claim_deliveries({1: 1}, LEASE)
+        claim, single = await store.queue.claim(10, LEASE), await store.queue.claim_deliveries({1: 1}, LEASE)
         before = [await database.rows(dispatch), await database.rows(deliveries)]
-        await other.adopt("prod")
-        await other.put_subscriptions([Subscription(name="s", sink="log")], "file")
-        await other.beat(Instance("new", "host", 1, "0.1"), Health())
-        await other.promote(10)
-        assert not (await other.claim(10, LEASE)).works
-        assert not (await other.claim_deliveries({1: 5}, LEASE)).deliveries
-        await other.leave("new")
+        await other.registry.adopt("prod")
+        await other.registry.put_subscriptions([Subscription(name="s", sink="log")], "file")
+        await other.registry.beat(Instance("new", "host", 1, "0.1"), Health())
+        await other.queue.promote(10)
+        assert not (await other.queue.claim(10, LEASE)).works
+        assert not (await other.queue.claim_deliveries({1: 5}, LEASE)).deliveries
+        await other.registry.leave("new")
         await other.close()
         assert [await database.rows(dispatch), await database.rows(deliveries)] == before
-        assert await store.settle(settled(claim)) == len(published)
-        assert len(await store.settle_deliveries([record(seq, 1, DeliveryState.DELIVERED, single.token)])) == 1
+        assert await store.queue.settle(settled(claim)) == len(published)
+        assert len(await store.queue.settle_deliveries([record(seq, 1, DeliveryState.DELIVERED, single.token)])) == 1

@@ -76,13 +76,13 @@ class Bench(StoreTests):
 
     @pytest.fixture
     def letters(self, store: Store) -> DeadLetters:
-        return DeadLetters(store)
+        return DeadLetters(store.queue)
 
     @pytest.fixture
     async def writer(
         self, store: Store, letters: DeadLetters, written: list[DeliveryRecord]
     ) -> AsyncIterator[SettlementWriter]:
-        writer = SettlementWriter(store, letters, written.extend)
+        writer = SettlementWriter(store.queue, letters, written.extend)
         writer.start()
         yield writer
         await writer.stop()
@@ -100,14 +100,14 @@ class TestOfAClaim(Bench):
 
     async def claimed(self, store: Store) -> tuple[list[int], int, Sequence[Work]]:
         seqs = await publish(store, COUNT)
-        claim = await store.claim(COUNT, LEASE)
+        claim = await store.queue.claim(COUNT, LEASE)
         return seqs, claim.token, claim.works
 
     async def test_the_store_refuses_all_of_it_and_writes_nothing(self, store: Store, database: Database) -> None:
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[7]}")
         with pytest.raises(StorageRefused):
-            await store.settle(Settled(token, works, [Run((1, 2), COUNT)]))
+            await store.queue.settle(Settled(token, works, [Run((1, 2), COUNT)]))
         assert await database.count(deliveries, dispatch) == [0, COUNT]
 
     @pytest.mark.parametrize("at_commit", [False, True])
@@ -185,7 +185,7 @@ class TestOfDeliveries(Bench):
 
     async def held(self, store: Store) -> tuple[list[int], int]:
         seqs = await wait(store, 1, COUNT)
-        claim = await store.claim_deliveries({1: COUNT}, LEASE)
+        claim = await store.queue.claim_deliveries({1: COUNT}, LEASE)
         return seqs, claim.token
 
     @staticmethod
@@ -200,7 +200,12 @@ class TestOfDeliveries(Bench):
 
     @pytest.mark.parametrize("at_commit", [False, True])
     async def test_the_others_are_settled_and_the_one_is_dead_with_its_reason(
-        self, store: Store, database: Database, writer: SettlementWriter, written: list[DeliveryRecord], at_commit: bool
+        self,
+        store: Store,
+        database: Database,
+        writer: SettlementWriter,
+        written: list[DeliveryRecord],
+        at_commit: bool,
     ) -> None:
         if at_commit and database.dsn.scheme == "sqlite":
             pytest.skip("SQLite has no triggers that wait for the commit")
@@ -278,8 +283,8 @@ class TestOfDeliveries(Bench):
         seqs, token = await self.held(store)
         await refuse(database, f"NEW.event_seq = {seqs[0]}")
         with pytest.raises(StorageRefused):
-            await store.renew([(seq, 1, token) for seq in seqs], LEASE)
-        assert await store.renew([(seq, 1, token) for seq in seqs[1:]], LEASE)
+            await store.queue.renew([(seq, 1, token) for seq in seqs], LEASE)
+        assert await store.queue.renew([(seq, 1, token) for seq in seqs[1:]], LEASE)
 
 
 class TestHeld:
@@ -298,9 +303,9 @@ class TestHeld:
         monkeypatch.setattr("runner.worker.settlement_writer._HELD", 0.05)
         store = database.open()
         seqs = await wait(store, 1, COUNT)
-        token = (await store.claim_deliveries({1: COUNT}, LEASE)).token
+        token = (await store.queue.claim_deliveries({1: COUNT}, LEASE)).token
         written: list[Any] = []
-        writer = SettlementWriter(store, DeadLetters(store), written.extend)
+        writer = SettlementWriter(store.queue, DeadLetters(store.queue), written.extend)
         writer.start()
         await shorten_lock_waits(store)
         async with database.engine.connect() as other:
@@ -309,7 +314,7 @@ class TestHeld:
                 writer.submit(each, None)
             await eventually(lambda: len(written) == COUNT - 1, timeout=15)
             with pytest.raises(StorageHeld):
-                await store.renew([(seq, 1, token) for seq in seqs], LEASE)
+                await store.queue.renew([(seq, 1, token) for seq in seqs], LEASE)
             await other.rollback()
         await eventually(lambda: len(written) == COUNT)
         assert await Bench.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))
@@ -319,8 +324,8 @@ class TestHeld:
     async def test_an_event_that_another_session_holds_is_settled_alone(self, database: Database) -> None:
         store = database.open()
         seqs = await publish(store, COUNT)
-        claim = await store.claim(COUNT, LEASE, 2**30)
-        writer = SettlementWriter(store, DeadLetters(store), lambda _: None)
+        claim = await store.queue.claim(COUNT, LEASE, 2**30)
+        writer = SettlementWriter(store.queue, DeadLetters(store.queue), lambda _: None)
         writer.start()
         await shorten_lock_waits(store)
         async with database.engine.connect() as other:
@@ -345,8 +350,8 @@ class TestHeld:
     ) -> None:
         store = database.open()
         seqs = await publish(store, COUNT)
-        claim = await store.claim(COUNT, LEASE, 2**30)
-        writer = SettlementWriter(store, DeadLetters(store), lambda _: None)
+        claim = await store.queue.claim(COUNT, LEASE, 2**30)
+        writer = SettlementWriter(store.queue, DeadLetters(store.queue), lambda _: None)
         writer.start()
         await shorten_lock_waits(store)
         waits = 0
@@ -354,7 +359,7 @@ class TestHeld:
         async def write(some: Sequence[int]) -> Sequence[Any]:
             nonlocal waits
             waits += 1
-            return await store.settle_deliveries([record(seq, 1, DELIVERED, claim.token) for seq in some])
+            return await store.queue.settle_deliveries([record(seq, 1, DELIVERED, claim.token) for seq in some])
 
         async with database.engine.connect() as other:
             await other.execute(text("LOCK TABLE public.deliveries IN SHARE MODE"))
@@ -393,7 +398,7 @@ class TestOutcomes(Bench):
 
         draw()
         seqs = await wait(store, 1, len(outcomes))
-        token = (await store.claim_deliveries({1: len(outcomes)}, LEASE, 2**30)).token
+        token = (await store.queue.claim_deliveries({1: len(outcomes)}, LEASE, 2**30)).token
         for seq, outcome in zip(seqs, outcomes, strict=True):
             writer.submit(*settle(RetryPolicy(), Lease(seq, 1, 2, token), outcome, 1e6))
         with capture_logs() as lines:
@@ -407,6 +412,6 @@ class TestOutcomes(Bench):
 
 async def shorten_lock_waits(store: Any) -> None:
     """Have a store wait for a lock for a moment only, on each of its connections."""
-    async with store._connections.take() as one, store._connections.take() as two:
+    async with store.queue._connections.take() as one, store.queue._connections.take() as two:
         for each in (one, two):
             await each.execute("SET lock_timeout = '100ms'")

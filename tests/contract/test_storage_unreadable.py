@@ -48,41 +48,41 @@ class TestUnreadable(StoreTests):
     ) -> None:
         first, bad, last = await publish(store, 3)
         typed = await self.plant(database, fault, bad)
-        claim = await store.claim(100, LEASE)
+        claim = await store.queue.claim(100, LEASE)
         assert [(work.seq, work.attempt) for work in claim.works] == [(first, 1), (last, 1)]
         [unreadable] = claim.unreadable
         assert (unreadable.seq, unreadable.attempt) == (bad, 1)
         assert unreadable.type == ("order.created" if typed else None)
         assert unreadable.reason
-        version, _ = await store.subscriptions()
+        version, _ = await store.registry.subscriptions()
         assert claim.version == version
-        assert (await other.claim(100, LEASE)).unreadable == ()  # it is leased like the others
+        assert (await other.queue.claim(100, LEASE)).unreadable == ()  # it is leased like the others
 
         works: list[Work | UnreadableWork] = [*claim.works, *claim.unreadable]
         dead = record(bad, 1, DeliveryState.DEAD, claim.token, error=unreadable.reason)
-        assert await store.settle(Settled(claim.token, works, [Run((1,), 2), Run((), 1)], [dead])) == 3
+        assert await store.queue.settle(Settled(claim.token, works, [Run((1,), 2), Run((), 1)], [dead])) == 3
         assert await database.rows(dispatch) == []
         states = [row["state"] for row in await database.rows(deliveries)]
         assert states == ["delivered", "dead", "delivered"]
 
     async def test_publishing_it_again_is_refused(self, store: Store, database: Database, fault: str) -> None:
         again = publication()
-        [receipt] = await store.append([again])
+        [receipt] = await store.events.append([again])
         await self.plant(database, fault, receipt.seq)
         with pytest.raises((EventConflict, StorageError)):  # and not: that what is published is no event
-            await store.append([again])
+            await store.events.append([again])
 
     async def test_the_rest_of_the_deliveries_goes_on(self, store: Store, database: Database, fault: str) -> None:
         first, bad, last = await wait(store, count=3)
         await self.plant(database, fault, bad)
-        claim = await store.claim_deliveries({1: 10}, LEASE)
+        claim = await store.queue.claim_deliveries({1: 10}, LEASE)
         assert taken(claim) == [(first, 1), (last, 1)]
         assert [each.attempt for each in claim.deliveries] == [2, 2]
         [unreadable] = claim.unreadable
         assert (unreadable.seq, unreadable.subscription_id, unreadable.attempt) == (bad, 1, 2)
         dead = record(bad, 1, DeliveryState.DEAD, claim.token, error=unreadable.reason)
-        assert await store.settle_deliveries([dead]) == [(bad, 1)]
-        assert not (await store.claim_deliveries({1: 10}, LEASE)).unreadable
+        assert await store.queue.settle_deliveries([dead]) == [(bad, 1)]
+        assert not (await store.queue.claim_deliveries({1: 10}, LEASE)).unreadable
 
     @pytest.mark.parametrize("regulated", [False, True], ids=["together", "regulated"])
     async def test_what_is_known_of_the_other_deliveries_is_not_lost(
@@ -90,14 +90,14 @@ class TestUnreadable(StoreTests):
     ) -> None:
         """Or a delivery that waits for its acknowledgement would be made again, and one that kills would look new."""
         deferred, bad, left = await wait(store, count=3)
-        token = (await store.claim_deliveries({1: 3}, timedelta(0))).token
+        token = (await store.queue.claim_deliveries({1: 3}, timedelta(0))).token
         at_once = replace(record(deferred, 1, DeliveryState.LEASED, token), deferred=True)
-        assert await store.settle_deliveries([at_once]) == [(deferred, 1)]
+        assert await store.queue.settle_deliveries([at_once]) == [(deferred, 1)]
         await self.plant(database, fault, bad)
         if regulated:
-            claim = await store.claim_regulated(RegulatedRequest(1, 10, False, None), LEASE)
+            claim = await store.queue.claim_regulated(RegulatedRequest(1, 10, False, None), LEASE)
         else:
-            claim = await store.claim_deliveries({1: 10}, LEASE)
+            claim = await store.queue.claim_deliveries({1: 10}, LEASE)
         known = {each.seq: (each.expired is not None, each.suspect) for each in claim.deliveries}
         assert known == {deferred: (True, False), left: (False, True)}
         assert [each.seq for each in claim.unreadable] == [bad]
@@ -114,7 +114,7 @@ class TestUnreadableSubscription(StoreTests):
         if spec == "{" and database.dsn.scheme != "sqlite":
             pytest.skip("PostgreSQL takes no such value")
         known = [Subscription(name=name, sink="s") for name in ("a", "b", "c")]
-        await store.put_subscriptions(known, "file")
+        await store.registry.put_subscriptions(known, "file")
         whole = spec
         if len(spec) > 2:  # the rest of it is sound
             whole = json.dumps(known[1].to_json() | json.loads(spec))
@@ -127,10 +127,10 @@ class TestUnreadableSubscription(StoreTests):
         with pytest.raises(
             StorageError, match=r"subscription 'b' cannot be read: .*; start a runner whose file has it"
         ):
-            await store.subscriptions()
+            await store.registry.subscriptions()
         with capture_logs() as logged:
             listed = await records.registered()
         assert [each.subscription.name for each, _, _ in listed] == ["a", "c"]
         assert {line["event"] for line in logged} == {"subscription left out"}
-        await store.put_subscriptions(known, "file")  # the next start mends it
-        assert len((await store.subscriptions())[1]) == 3
+        await store.registry.put_subscriptions(known, "file")  # the next start mends it
+        assert len((await store.registry.subscriptions())[1]) == 3

@@ -19,7 +19,7 @@ from .storage_contract import LEASE, Database, Store, StoreTests, settled
 
 
 async def put(store: Store, *made: Event) -> list[int]:
-    return [receipt.seq for receipt in await store.append([Publication(each) for each in made])]
+    return [receipt.seq for receipt in await store.events.append([Publication(each) for each in made])]
 
 
 def event(id: str, cause: str | None = None, flow: str | None = None, source: str = "/s") -> Event:
@@ -75,10 +75,10 @@ class TestTrace(StoreTests):
     async def test_with_their_deliveries(self, store: Store, database: Database, records: Records) -> None:
         from runner.subscription import Subscription
 
-        await store.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
-        _, known = await store.subscriptions()
+        await store.registry.put_subscriptions([Subscription(name=name, sink="log") for name in ("one", "two")], "file")
+        _, known = await store.registry.subscriptions()
         first, second = await put(store, event("a"), event("b", "a", "a"))
-        await store.settle(settled(await store.claim(10, LEASE), tuple(each.id for each in known)))
+        await store.queue.settle(settled(await store.queue.claim(10, LEASE), tuple(each.id for each in known)))
         trace = await records.trace("a", 4)
         assert {seq: [each.subscription for each in views] for seq, views in trace.deliveries.items()} == {
             first: ["one", "two"],

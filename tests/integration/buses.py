@@ -64,7 +64,7 @@ class Bus:
         plan, storage, strategies = runner._plan, runner._storage, runner._strategies
         plan = replace(plan, schedules=schedules)
         if store is not None:
-            storage = replace(storage, store=store(storage.store))
+            storage = store(storage)
         if strategy is not None:
             strategies = compose(strategy)
         if patience is not None:
@@ -92,7 +92,7 @@ class Bus:
     async def pause(self, name: str, paused: bool) -> None:
         """Pause or resume a subscription, as the command line does."""
         async with open_storage(load_config(self.write())) as storage:
-            assert await storage.store.set_paused(name, paused)
+            assert await storage.registry.set_paused(name, paused)
         await self.wake()
 
     async def deliveries(self) -> Sequence[Mapping[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from time import monotonic
-from typing import Any
 
 from structlog.testing import capture_logs
 
@@ -14,6 +13,7 @@ from runner.policies.breaker import BreakerPolicy
 from runner.policies.retry import RetryPolicy
 from runner.storage.tables import subscriptions
 from tests.support.eventually import eventually
+from tests.support.faulty import Faulty
 
 from .buses import Bus, BusTests, Handler, events, ids
 
@@ -160,14 +160,8 @@ class TestOutage(BusTests):
         assert await trips(bus) == 0
 
 
-class Deaf:
+class Deaf(Faulty):
     """A store to which no breaker can be told."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
 
     async def set_breaker(self, *_: object, **__: object) -> bool:
         raise StorageUnavailable("deaf")

@@ -11,10 +11,9 @@ import pytest
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
-from runner.storage.engine import open_engine
 from runner.storage.postgres import connector as module
-from runner.storage.postgres.connections import DriverConnections
 from runner.storage.postgres.connector import PostgresConnector
+from runner.storage.postgres.database import PostgresDatabase
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy
@@ -111,8 +110,7 @@ async def test_a_silent_server_is_found_out_once_and_not_by_each_connection(
 ) -> None:
     monkeypatch.setattr(module, "COMMAND_TIMEOUT", 0.5)
     async with Proxy(postgres_dsn) as proxy:
-        reached = open_engine(Dsn.parse(proxy.url, base=Path()))
-        connections = DriverConnections(reached, 3)
+        connections = PostgresDatabase(Dsn.parse(proxy.url, base=Path()), held=3).connections
         async with connections.take() as one, connections.take() as two:
             before = {one.get_server_pid(), two.get_server_pid()}
         await proxy.set_mode("blackhole")
@@ -121,4 +119,3 @@ async def test_a_silent_server_is_found_out_once_and_not_by_each_connection(
         await proxy.set_mode("pass")
         assert (await connections.fetch("SELECT pg_backend_pid()"))[0][0] not in before
         await connections.close()
-        await reached.dispose()

@@ -79,11 +79,11 @@ class TestDeaths(BusTests):
         async with runner:  # makes the subscriptions known
             pass
         store = bus.database.open()
-        _, registered = await store.subscriptions()
+        _, registered = await store.registry.subscriptions()
         await bus.publish(events(1))
-        claim = await store.claim(1, LEASE)
+        claim = await store.queue.claim(1, LEASE)
         held = record(claim.works[0].seq, registered[0].id, DeliveryState.LEASED, claim.token, due_in=SHORT)
-        await store.settle(Settled(claim.token, claim.works, [Run((), 1)], [held]))
+        await store.queue.settle(Settled(claim.token, claim.works, [Run((), 1)], [held]))
         async with runner:
             await eventually(lambda: bus.settled(dead=1, delivered=1))
         assert gate.seen == []
@@ -113,12 +113,12 @@ class TestDeaths(BusTests):
             await runner.publish(events(1)[0])
             await eventually(lambda: bus.settled(pending=1))
             query = DeliveryQuery(subscription="orders")
-            assert await storage.records.cancel(query) == 1
+            assert await storage.corrections.cancel(query) == 1
             assert await bus.settled(cancelled=1)
         subscribe(runner, lambda event: Rejected("no"), undertaker)
         async with runner, open_storage(load_config(bus.write())) as storage:
             for letters in (1, 2):
-                assert await storage.records.retry(query) == 1
+                assert await storage.corrections.retry(query) == 1
                 runner.worker.wake()
                 await eventually(lambda: bus.settled(dead=1, delivered=1))
                 await eventually(lambda: len(undertaker.letters) == letters)  # noqa: B023  # awaited before it changes

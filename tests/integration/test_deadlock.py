@@ -40,7 +40,7 @@ async def test_the_one_that_is_ended_finds_what_the_other_has_recorded(
     transaction = other.transaction()
     await transaction.start()
     await other.execute(RECORD, "two")
-    bus = EventBus(storage.store, Silent())
+    bus = EventBus(storage.events, Silent())
     publishing = asyncio.create_task(bus.publish_many([one, two]))
     await other.execute("SET deadlock_timeout = '10s'")  # so that it is the publisher who is ended
     await eventually(lambda: postgres.psql(WAITING, tables_dsn) == "1")

@@ -53,7 +53,7 @@ async def database(tables_dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(params=[False, True], ids=["queued", "handed over"])
 async def bus(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[EventBus]:
-    bus = EventBus(database.open(), Silent(), local_worker=LocalWorker() if request.param else None)
+    bus = EventBus(database.open().events, Silent(), local_worker=LocalWorker() if request.param else None)
     yield bus
     await bus.stop()
 
@@ -81,7 +81,7 @@ class TestHeld:
     ) -> None:
         data = b"2" if ends == "other content" else b"1"
         async with AsyncSession(database.engine) as session:
-            await database.open().append_in(session, [Publication(order(3, data))])
+            await database.open().events.append_in(session, [Publication(order(3, data))])
             tasks = await published(bus, *range(count))
             held = tasks.pop(3)
             await eventually(lambda: done(list(tasks.values())))
@@ -105,7 +105,7 @@ class TestHeld:
     ) -> None:
         monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
         async with AsyncSession(database.engine) as session:
-            await database.open().append_in(session, [Publication(order(3)), Publication(order(4))])
+            await database.open().events.append_in(session, [Publication(order(3)), Publication(order(4))])
             tasks = await published(bus, *range(20))
             held = [tasks.pop(3), tasks.pop(4)]
             for task in held:
@@ -119,7 +119,7 @@ class TestHeld:
 
     async def test_a_stop_waits_for_what_waits(self, database: Database, bus: EventBus) -> None:
         async with AsyncSession(database.engine) as session:
-            await database.open().append_in(session, [Publication(order(3))])
+            await database.open().events.append_in(session, [Publication(order(3))])
             tasks = await published(bus, 1, 2, 3)
             await eventually(lambda: done([tasks[1], tasks[2]]))
             stopping = asyncio.create_task(bus.stop())
@@ -130,9 +130,9 @@ class TestHeld:
     async def test_the_connections_wait_no_longer_than_they_were_told_to(self, database: Database) -> None:
         """The limit is the statement's own."""
         store = database.open()
-        await store.append([Publication(order(1))])
-        await store.append([Publication(order(number)) for number in range(2, 30)])
-        async with store._connections.take() as connection:  # type: ignore[attr-defined]  # of PostgreSQL
+        await store.events.append([Publication(order(1))])
+        await store.events.append([Publication(order(number)) for number in range(2, 30)])
+        async with store.events._connections.take() as connection:  # type: ignore[attr-defined]  # of PostgreSQL
             assert await connection.fetchval("SHOW lock_timeout") == "5s"
 
 
@@ -161,7 +161,7 @@ async def test_a_lock_on_the_whole_table_is_not_waited_for_once_for_each(
 ) -> None:
     monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
     monkeypatch.setitem(_SERVER_SETTINGS, "lock_timeout", "200ms")
-    bus = EventBus(database.open(), Silent())
+    bus = EventBus(database.open().events, Silent())
     async with database.client.connect() as session:
         await session.execute(text("LOCK TABLE public.events IN SHARE MODE"))
         tasks = list((await published(bus, *range(300))).values())

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runner.config.dsn import Dsn
 from runner.errors import SchemaMismatch, StorageError, StorageUnavailable
-from runner.storage.engine import open_engine
 from runner.storage.home import home_of
 from runner.storage.migrate import HEAD, MigrationStatus, migrate, offline_sql, scripts, status
 from runner.storage.tables import metadata
+from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
@@ -176,7 +176,7 @@ _MIGRATE = """
 import asyncio, sys
 from pathlib import Path
 from runner.config.dsn import Dsn
-from runner.storage.engine import open_engine
+from tests.support.engines import open_engine
 from runner.storage.migrate import migrate
 
 async def main():

@@ -22,6 +22,7 @@ from runner.policies.retry import RetryPolicy
 from runner.storage.contract.records import DeliveryQuery
 from runner.storage.tables import turns
 from tests.support.eventually import eventually
+from tests.support.faulty import Faulty
 from tests.support.load import slowness
 from tests.support.process import RunnerProcess
 
@@ -112,7 +113,7 @@ class TestOrder(BusTests):
             await runner.publish_many(line(2, "a"))
             await eventually(lambda: bus.settled(leased=1, pending=1))
             [first, _] = [row["event_seq"] for row in await bus.deliveries()]
-            assert await storage.records.cancel(DeliveryQuery(seq=first)) == 1
+            assert await storage.corrections.cancel(DeliveryQuery(seq=first)) == 1
             gate.opened.set()
             await bus.wake()
             await eventually(lambda: bus.settled(cancelled=1, delivered=1))
@@ -156,24 +157,32 @@ class TestOrder(BusTests):
             await eventually(lambda: bus.settled(pending=1, delivered=4))
 
 
-class Counted:
+class Counted(Faulty):
     """A store that counts the claims it is asked for."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
+        super().__init__(store)
         self.claims: Counter[str] = Counter()
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("claim"):
-            self.claims[name] += 1
-        return getattr(self._store, name)
+    def claim(self, *args: Any) -> Any:
+        return self._counted("claim", args)
+
+    def claim_deliveries(self, *args: Any) -> Any:
+        return self._counted("claim_deliveries", args)
+
+    def claim_regulated(self, *args: Any) -> Any:
+        return self._counted("claim_regulated", args)
+
+    def _counted(self, name: str, args: tuple[Any, ...]) -> Any:
+        self.claims[name] += 1
+        return getattr(self.store.queue, name)(*args)
 
 
 class TestAtRest(BusTests):
     """What waits costs next to nothing, however much it is."""
 
     async def test_more_keys_that_wait_than_one_claim_visits(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("postgres.store", "sqlite.regulated"):
+        for module in ("postgres.queue", "sqlite.regulated"):
             monkeypatch.setattr(f"runner.storage.{module}.LINES", 10)
         counted: list[Counted] = []
 

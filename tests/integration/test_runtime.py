@@ -30,6 +30,7 @@ from runner.storage.contract.settlements import Settled
 from runner.storage.tables import Now, deliveries, dispatch
 from runner.strategies.stack import compose
 from tests.support.eventually import eventually
+from tests.support.faulty import Faulty
 from tests.support.postgres import PostgresServer
 
 from .buses import Bus, BusTests, Gate, Handler, events, ids, running
@@ -233,15 +234,16 @@ class TestStopInSpiteOfErrors:
     async def test_whatever_the_store_says_the_stop_goes_on_to_its_end(
         self, tmp_path: Path, method: str, error: BaseException
     ) -> None:
-        class Refusing(Around):
+        class Refusing(Faulty):
             refuses = False
 
-            def __getattr__(self, name: str) -> Any:
-                return self.refuse if name == method and Refusing.refuses else super().__getattr__(name)
-
-            async def refuse(self, *_: object, **__: object) -> None:
+        async def refuse(self: Refusing, *args: Any) -> Any:
+            if Refusing.refuses:
                 raise error
+            owner = {"leave": self.store.registry, "close": self.store}.get(method, self.store.queue)
+            return await getattr(owner, method)(*args)
 
+        setattr(Refusing, method, refuse)
         async with running(tmp_path, f"sqlite:///{tmp_path / 'runner.db'}") as bus:
             runner, gate, sink = bus.runner(store=Refusing, grace="1s", patience=timedelta(0)), Gate(), Counting()
             runner._sinks["crm"] = sink
@@ -325,7 +327,7 @@ class TestBadSinks:
         """Start and stop with `sink`; the store must be closed at the end."""
         closed = []
 
-        class Closing(Around):
+        class Closing(Faulty):
             async def close(self) -> None:
                 closed.append(True)
                 await self.store.close()
@@ -410,19 +412,9 @@ class TestStart:
 # --- invariants ------------------------------------------------------------------------------------
 
 
-class Around:
-    """A store with one fault, which a subclass puts around a sound one."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
-
 async def check_publish_is_one_transaction(bus: Bus, store: Any) -> None:
     """Let publishing fail at the row of work: the event must not remain."""
-    publisher = EventBus(store, compose())
+    publisher = EventBus(store.events, compose())
     await bus.database.rename("dispatch", "elsewhere")
     with pytest.raises(StorageError):
         await publisher.publish(events(1)[0])
@@ -430,15 +422,15 @@ async def check_publish_is_one_transaction(bus: Bus, store: Any) -> None:
     assert await bus.database.count(tables.events, dispatch) == [0, 0]
 
 
-class EventFirst(Around):
+class EventFirst(Faulty):
     """Records the event, and its row of work in the next transaction."""
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
-        async with self.store._engine.begin() as connection:
+        async with self.store.engine.begin() as connection:
             for event in (each.event for each in publications):
                 values = {"id": event.id, "source": event.source, "type": event.type, "created_at": Now()}
                 await connection.execute(insert(tables.events).values(values))
-        receipts: Sequence[Receipt] = await self.store.append(publications)
+        receipts: Sequence[Receipt] = await self.store.events.append(publications)
         return receipts
 
 
@@ -493,22 +485,22 @@ async def check_no_transaction_during_a_delivery(bus: Bus, store: Callable[[Any]
     assert found == [True, True]
 
 
-class HoldsOn(Around):
+class HoldsOn(Faulty):
     """Keeps what it claims locked in a transaction until it is settled."""
 
     held: AsyncConnection | None = None
 
     async def claim(self, limit: int, lease: timedelta, weight: int = 0) -> Claim:
-        claim: Claim = await self.store.claim(limit, lease)
+        claim: Claim = await self.store.queue.claim(limit, lease)
         if claim.works:
-            self.held = await self.store._engine.connect()
+            self.held = await self.store.engine.connect()
             await self.held.execute(select(dispatch).with_for_update())
         return claim
 
     async def settle(self, answer: Settled) -> int:
         if self.held is not None:
             await self.held.close()
-        count: int = await self.store.settle(answer)
+        count: int = await self.store.queue.settle(answer)
         return count
 
 
@@ -543,14 +535,14 @@ async def check_nobody_resets_anothers_work(bus: Bus, store: Callable[[Any], Any
     assert [row["attempts"] for row in kept] == [row["attempts"] for row in before]
 
 
-class ResetsAtStart(Around):
+class ResetsAtStart(Faulty):
     """Makes what is leased pending again when it starts, whoever has it."""
 
     async def beat(self, instance: object, health: object) -> None:
-        async with self.store._engine.begin() as connection:
+        async with self.store.engine.begin() as connection:
             leased = update(deliveries).where(deliveries.c.state == "leased")
             await connection.execute(leased.values(state="pending", due_at=Now(), lease_token=None))
-        await self.store.beat(instance, health)
+        await self.store.registry.beat(instance, health)
 
 
 class TestInvariant8(BusTests):

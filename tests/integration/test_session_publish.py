@@ -42,7 +42,7 @@ class TestSession(StoreTests):
 
     @pytest.fixture
     async def bus(self, store: Store, strategy: Strategy) -> AsyncIterator[EventBus]:
-        bus = EventBus(store, strategy)
+        bus = EventBus(store.events, strategy)
         yield bus
         await bus.stop()
 
@@ -113,7 +113,7 @@ class TestSession(StoreTests):
         self, bus: EventBus, store: Store, session: AsyncSession, database: Database, strategy: Strategy
     ) -> None:
         other = Strategy(database)
-        second = EventBus(store, other)
+        second = EventBus(store.events, other)
         await bus.publish(events(1)[0], session=session)
         await second.publish(events(2)[1], session=session)
         await session.commit()

@@ -64,11 +64,13 @@ async def test_what_a_role_says_changes_nothing(strict_dsn: str) -> None:
         stores = [database.open() for _ in range(2)]
         wanted = [Publication(Event.new("t", {"n": n}, source="/s", extensions={"k": "\\x"})) for n in range(200)]
         # At once, so that a stricter isolation would have something to refuse.
-        await asyncio.gather(*(store.append(wanted[at : at + 50]) for at in range(0, 200, 50) for store in stores))
-        claims = await asyncio.gather(*(store.claim(40, LEASE) for store in stores * 3))
+        await asyncio.gather(
+            *(store.events.append(wanted[at : at + 50]) for at in range(0, 200, 50) for store in stores)
+        )
+        claims = await asyncio.gather(*(store.queue.claim(40, LEASE) for store in stores * 3))
         for store, claim in zip(stores * 3, claims, strict=True):
             done = [Run((1,), len(claim.works))] if claim.works else []
-            assert await store.settle(Settled(claim.token, claim.works, done)) == len(claim.works)
+            assert await store.queue.settle(Settled(claim.token, claim.works, done)) == len(claim.works)
         events = [work.event for claim in claims for work in claim.works]
         assert {event.id for event in events} == {each.event.id for each in wanted}
         assert {event.extensions["k"] for event in events} == {"\\x"}
@@ -79,7 +81,7 @@ async def test_what_a_role_says_changes_nothing(strict_dsn: str) -> None:
 async def test_runners_that_start_together_all_start(strict_dsn: str) -> None:
     storages = [open_storage(Dsn.parse(strict_dsn, base=Path())) for _ in range(3)]
     try:
-        applied = await asyncio.gather(*(storage.take("one", migrate=True) for storage in storages))
+        applied = await asyncio.gather(*(storage.take("one", create=True, upgrade=True) for storage in storages))
         assert sorted(map(len, applied))[:2] == [0, 0]
         assert max(applied, key=len)[-1] == HEAD
     finally:
@@ -98,7 +100,7 @@ async def test_a_role_behind_a_pooler_has_to_carry_the_search_path(
     async def concerns(schema: str | None) -> Sequence[str]:
         storage = open_storage(dsn, schema=schema, pgbouncer=True)
         try:
-            await storage.take("one", migrate=True)
+            await storage.take("one", create=True, upgrade=True)
             return await storage.concerns()
         finally:
             await storage.close()

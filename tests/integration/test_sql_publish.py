@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from runner.config.dsn import Dsn
 from runner.errors import EventConflict, EventError
 from runner.event import Event
+from runner.storage import open_storage
 from runner.storage.contract.events import Publication
-from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
-from runner.storage.postgres.store import PostgresStore
+from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
@@ -230,8 +230,7 @@ def test_what_python_takes_is_taken(psql: Psql, attributes: dict[str, Any]) -> N
 
 
 async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: str) -> None:
-    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
-    store = PostgresStore(engine, connections=1)
+    store = open_storage(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
     for id, extensions, written in (
         ("one", {"b": 1, "a": "x"}, '{ "a":"x",  "b":1 }'),
         ("two", {}, "{ }"),
@@ -239,30 +238,27 @@ async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: 
         event = Event.new("t", b"1", source="/s", id=id, extensions=extensions, datacontenttype="application/json")
         publish = f"SELECT {PUBLISH}('t', '1', '/s', '{id}', extensions => '{written}')"
         seq = await asyncio.to_thread(psql, publish)
-        [receipt] = await store.append([Publication(event)])
+        [receipt] = await store.events.append([Publication(event)])
         assert (receipt.seq, receipt.duplicate) == (int(seq), True)
         assert await asyncio.to_thread(psql, publish) == seq
     with pytest.raises(EventConflict):
-        await store.append([Publication(Event.new("t", b"1", source="/s", id="one", extensions={"b": 2}))])
+        await store.events.append([Publication(Event.new("t", b"1", source="/s", id="one", extensions={"b": 2}))])
     await store.close()
-    await engine.dispose()
 
 
 async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgres_dsn: str) -> None:
     """The caller's own table of the name of one of ours: what it writes there lands there."""
     psql("CREATE TABLE public.events (seq bigint PRIMARY KEY)")
-    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
-    store = PostgresStore(engine, connections=1)
+    store = open_storage(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
     callers = create_async_engine(postgres_dsn.replace("postgresql:", "postgresql+asyncpg:"))
     theirs = Table("events", MetaData(), Column("seq", BigInteger, primary_key=True))
     async with AsyncSession(callers) as session, session.begin():
         await session.execute(insert(theirs).values(seq=1))
-        [receipt] = await store.append_in(session, [Publication(Event.new("t", {"n": 1}, source="/s"))])
+        [receipt] = await store.events.append_in(session, [Publication(Event.new("t", {"n": 1}, source="/s"))])
         await session.execute(insert(theirs).values(seq=2))
         assert (await session.scalars(select(theirs.c.seq))).all() == [1, 2]
     await callers.dispose()
     await store.close()
-    await engine.dispose()
     assert [event["seq"] for event in rows(psql, "events")] == [receipt.seq]
     assert [work["event_seq"] for work in rows(psql, "dispatch")] == [receipt.seq]
 
@@ -324,17 +320,15 @@ async def test_listeners_hear_of_it_when_it_commits(psql: Psql, postgres_dsn: st
 async def test_what_is_too_long_for_the_index_is_one_from_either_side(
     psql: Psql, postgres_dsn: str, source: str, id: str
 ) -> None:
-    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
-    store = PostgresStore(engine, connections=1)
+    store = open_storage(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
     for extensions in ({}, {"b": 1}):
         name = f"{id}{len(extensions)}"
         event = Event.new("t", b"", source=source, id=name, extensions=extensions, datacontenttype="application/json")
         publish = call({"source": source, "id": name, **({"extensions": extensions} if extensions else {})})
         seq = await asyncio.to_thread(psql, publish)
-        [receipt] = await store.append([Publication(event)])
+        [receipt] = await store.events.append([Publication(event)])
         assert (receipt.seq, receipt.id, receipt.duplicate) == (int(seq), name, True)
     await store.close()
-    await engine.dispose()
 
 
 class TestTwoPhases:

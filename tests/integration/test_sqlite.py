@@ -20,14 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from runner.config.dsn import Dsn
 from runner.errors import StorageError, StorageUnavailable
 from runner.event import Event
-from runner.storage import engine as engines
+from runner.storage import Storage, open_storage
 from runner.storage.contract.events import Publication
 from runner.storage.contract.registry import Health, Instance
 from runner.storage.contract.settlements import Run, Settled
-from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
 from runner.storage.sqlite import connection as sqlite_connection
-from runner.storage.sqlite.store import SqliteStore
+from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 
 LEASE = timedelta(seconds=30)
@@ -39,25 +38,23 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[SqliteStore]:
-    engine = open_engine(Dsn.parse(f"sqlite:///{path}", base=path.parent), schema=None, pool=5)
-    await migrate(engine)
-    store = SqliteStore(engine)
+async def opened(path: Path) -> AsyncIterator[Storage]:
+    store = open_storage(Dsn.parse(f"sqlite:///{path}", base=path.parent))
+    await store.migrate()
     try:
         yield store
     finally:
         await store.close()
-        await engine.dispose()
 
 
 @pytest.fixture
-async def store(path: Path) -> AsyncIterator[SqliteStore]:
+async def store(path: Path) -> AsyncIterator[Storage]:
     async with opened(path) as store:
         yield store
 
 
 @pytest.fixture
-def outside(path: Path, store: SqliteStore) -> Iterator[sqlite3.Connection]:
+def outside(path: Path, store: Storage) -> Iterator[sqlite3.Connection]:
     """A connection of somebody else, who waits for nothing."""
     connection = sqlite3.connect(path, timeout=0, isolation_level=None)
     yield connection
@@ -68,7 +65,9 @@ def outside(path: Path, store: SqliteStore) -> Iterator[sqlite3.Connection]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up waiting for a lock after 50 ms."""
     usual = sqlite_connection.pragmas
-    monkeypatch.setattr(engines, "pragmas", lambda version: [each.replace("5000", "50") for each in usual(version)])
+    monkeypatch.setattr(
+        sqlite_connection, "pragmas", lambda version: [each.replace("5000", "50") for each in usual(version)]
+    )
 
 
 def publications(count: int, size: int = 10) -> list[Publication]:
@@ -84,9 +83,9 @@ def recorded(path: Path) -> set[str]:
 
 
 class TestPragmas:
-    async def test_every_connection_is_durable_and_checks(self, store: SqliteStore) -> None:
-        await store.append(publications(1))
-        async with store._engine.connect() as connection:
+    async def test_every_connection_is_durable_and_checks(self, store: Storage) -> None:
+        await store.events.append(publications(1))
+        async with store.engine.connect() as connection:
             found = {}
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
                 found[name] = (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
@@ -96,23 +95,23 @@ class TestPragmas:
 
 
 class TestIdle:
-    async def test_idle_polls_write_nothing(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
-        await store.append([Publication(each.event, delay=LEASE) for each in publications(3)])
+    async def test_idle_polls_write_nothing(self, store: Storage, outside: sqlite3.Connection) -> None:
+        await store.events.append([Publication(each.event, delay=LEASE) for each in publications(3)])
         before = outside.execute("PRAGMA data_version").fetchall()
         for _ in range(5):
-            assert not (await store.claim(10, LEASE)).works
-            assert await store.promote(10) == 0
-            assert not (await store.claim_deliveries({1: 5}, LEASE)).deliveries
+            assert not (await store.queue.claim(10, LEASE)).works
+            assert await store.queue.promote(10) == 0
+            assert not (await store.queue.claim_deliveries({1: 5}, LEASE)).deliveries
         assert outside.execute("PRAGMA data_version").fetchall() == before
-        await store.append(publications(1))
+        await store.events.append(publications(1))
         assert outside.execute("PRAGMA data_version").fetchall() != before
 
-    async def test_idle_polls_do_not_wait_for_a_writer(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
-        await store.claim(10, LEASE)
+    async def test_idle_polls_do_not_wait_for_a_writer(self, store: Storage, outside: sqlite3.Connection) -> None:
+        await store.queue.claim(10, LEASE)
         outside.execute("BEGIN IMMEDIATE")
         async with asyncio.timeout(4):
-            assert not (await store.claim(10, LEASE)).works
-            assert await store.promote(10) == 0
+            assert not (await store.queue.claim(10, LEASE)).works
+            assert await store.queue.promote(10) == 0
         outside.execute("ROLLBACK")
 
 
@@ -120,32 +119,39 @@ class TestLocks:
     @pytest.mark.usefixtures("impatient")
     async def test_a_locked_file_is_unavailable_until_it_is_released(self, path: Path) -> None:
         async with opened(path) as store:
-            await store.append(publications(1))
+            await store.events.append(publications(1))
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as blocker:
                 blocker.execute("BEGIN EXCLUSIVE")
-                for call in (store.append(publications(1)), store.claim(1, LEASE), store.settle(Settled(1, (), ()))):
+                for call in (
+                    store.events.append(publications(1)),
+                    store.queue.claim(1, LEASE),
+                    store.queue.settle(Settled(1, (), ())),
+                ):
                     with pytest.raises(StorageUnavailable, match="locked"):
                         await call
                 blocker.execute("ROLLBACK")
-            assert len(await store.append(publications(1))) == 1
-            assert len((await store.claim(10, LEASE)).works) == 2
+            assert len(await store.events.append(publications(1))) == 1
+            assert len((await store.queue.claim(10, LEASE)).works) == 2
 
-    async def test_a_short_lock_is_waited_for(self, store: SqliteStore, outside: sqlite3.Connection) -> None:
-        await store.claim(1, LEASE)
+    async def test_a_short_lock_is_waited_for(self, store: Storage, outside: sqlite3.Connection) -> None:
+        await store.queue.claim(1, LEASE)
         outside.execute("BEGIN IMMEDIATE")
-        call = asyncio.create_task(store.append(publications(1)))
+        call = asyncio.create_task(store.events.append(publications(1)))
         done, _ = await asyncio.wait({call}, timeout=0.1)
         assert not done
         outside.execute("COMMIT")
         assert len(await call) == 1
 
     async def test_no_cancelled_call_leaves_a_lock(
-        self, store: SqliteStore, outside: sqlite3.Connection, path: Path
+        self, store: Storage, outside: sqlite3.Connection, path: Path
     ) -> None:
         acknowledged: set[str] = set()
         for number in range(60):
             batch = publications(50)
-            appending, claiming = asyncio.create_task(store.append(batch)), asyncio.create_task(store.claim(5, LEASE))
+            appending, claiming = (
+                asyncio.create_task(store.events.append(batch)),
+                asyncio.create_task(store.queue.claim(5, LEASE)),
+            )
             for _ in range(number % 12):
                 await asyncio.sleep(0)
             appending.cancel()
@@ -163,28 +169,28 @@ class TestLocks:
                 return True
 
             await eventually(free, timeout=4.0)  # a lock that is left waits for the collector
-        await store.append(publications(1))
+        await store.events.append(publications(1))
         assert acknowledged <= recorded(path)
 
-    async def test_no_cancelled_session_leaves_a_lock(self, store: SqliteStore, path: Path) -> None:
+    async def test_no_cancelled_session_leaves_a_lock(self, store: Storage, path: Path) -> None:
         """Here SQLAlchemy closes the connection, while the cancelled call's cursor lives on in its traceback."""
 
         async def publish() -> None:
-            async with AsyncSession(store._engine) as session, session.begin():
-                await store.append_in(session, publications(3))
+            async with AsyncSession(store.engine) as session, session.begin():
+                await store.events.append_in(session, publications(3))
 
         kept = []  # the tracebacks
         for number in range(60):
             calls = [
                 asyncio.create_task(publish()),
-                asyncio.create_task(store.beat(Instance("i", "h", number, "v"), Health())),
+                asyncio.create_task(store.registry.beat(Instance("i", "h", number, "v"), Health())),
             ]
             await asyncio.wait(calls, timeout=0.0004 * (number % 15))
             for call in calls:
                 call.cancel()
             kept += await asyncio.gather(*calls, return_exceptions=True)
             async with asyncio.timeout(4.0):
-                await store.append(publications(1))
+                await store.events.append(publications(1))
         assert any(isinstance(each, asyncio.CancelledError) for each in kept)
         assert len(recorded(path)) >= 60
 
@@ -194,20 +200,20 @@ class TestFullDisk:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usual, room = sqlite_connection.pragmas, ["PRAGMA max_page_count = 200"]
-        monkeypatch.setattr(engines, "pragmas", lambda version: [*usual(version), *room])
+        monkeypatch.setattr(sqlite_connection, "pragmas", lambda version: [*usual(version), *room])
         async with opened(path) as store:
             acknowledged: set[str] = set()
 
             async def fill() -> None:
                 while True:
-                    acknowledged.update([receipt.id for receipt in await store.append(publications(10, 10_000))])
+                    acknowledged.update([receipt.id for receipt in await store.events.append(publications(10, 10_000))])
 
             with pytest.raises(StorageUnavailable, match="full"):
                 await fill()
             assert recorded(path) == acknowledged
             assert acknowledged
             room[:] = []  # somebody made room; no restart is needed
-            acknowledged |= {receipt.id for receipt in await store.append(publications(10, 10_000))}
+            acknowledged |= {receipt.id for receipt in await store.events.append(publications(10, 10_000))}
             assert recorded(path) == acknowledged
 
 
@@ -218,9 +224,9 @@ class TestTwoJournals:
     ) -> None:
         monkeypatch.setattr(sqlite_connection, "wal_is_safe", lambda version: safe)
         async with opened(path) as store:
-            await store.append(publications(20))
-            claim = await store.claim(20, LEASE)
-            assert await store.settle(Settled(claim.token, claim.works, [Run((1, 2), 20)])) == 20
+            await store.events.append(publications(20))
+            claim = await store.queue.claim(20, LEASE)
+            assert await store.queue.settle(Settled(claim.token, claim.works, [Run((1, 2), 20)])) == 20
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("SELECT count(*) FROM deliveries").fetchall() == [(40,)]
                 [(found,)] = connection.execute("PRAGMA journal_mode").fetchall()
@@ -236,7 +242,7 @@ from tests.integration.test_sqlite import opened, publications
 async def main():
     async with opened(Path(sys.argv[1])) as store:
         while True:
-            receipts = await store.append(publications(5, 2000))
+            receipts = await store.events.append(publications(5, 2000))
             print(json.dumps([receipt.id for receipt in receipts]), flush=True)
 
 asyncio.run(main())
@@ -244,7 +250,7 @@ asyncio.run(main())
 
 
 class TestKill:
-    async def test_what_was_acknowledged_outlives_the_process(self, path: Path, store: SqliteStore) -> None:
+    async def test_what_was_acknowledged_outlives_the_process(self, path: Path, store: Storage) -> None:
         acknowledged: set[str] = set()
         for round in range(4):
             process = subprocess.Popen(
@@ -263,7 +269,7 @@ class TestKill:
                     acknowledged |= set(json.loads(line))
             assert acknowledged <= recorded(path)
             assert acknowledged
-        assert len(await store.append(publications(1))) == 1
+        assert len(await store.events.append(publications(1))) == 1
 
 
 class TestForeignJournal:
@@ -286,67 +292,67 @@ class TestForeignJournal:
 
     async def test_it_is_used_as_it_is(self, path: Path, holder: sqlite3.Connection, safe: bool) -> None:
         async with opened(path) as store:
-            await store.append(publications(1))
+            await store.events.append(publications(1))
         self.hold(holder)
         async with opened(path) as store:
-            await store.append(publications(1))
+            await store.events.append(publications(1))
             holder.execute("INSERT INTO theirs VALUES (1)")
-            assert len((await store.claim(10, LEASE)).works) == 2
+            assert len((await store.queue.claim(10, LEASE)).works) == 2
         assert holder.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
         assert len(recorded(path)) == 2
 
     async def test_turned_on_while_we_run(
-        self, path: Path, store: SqliteStore, holder: sqlite3.Connection, safe: bool
+        self, path: Path, store: Storage, holder: sqlite3.Connection, safe: bool
     ) -> None:
-        await store.append(publications(1))
+        await store.events.append(publications(1))
         self.hold(holder)
-        await store.append(publications(1))
+        await store.events.append(publications(1))
         async with opened(path) as another:  # as the command line is
-            await another.append(publications(1))
-        assert len((await store.claim(10, LEASE)).works) == 3
+            await another.events.append(publications(1))
+        assert len((await store.queue.claim(10, LEASE)).works) == 3
         assert len(recorded(path)) == 3
 
     async def test_the_mode_is_ours_again_once_it_is_gone(self, path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
             self.hold(holder)
         async with opened(path) as store:
-            await store.append(publications(1))
-            async with store._engine.connect() as connection:
+            await store.events.append(publications(1))
+            async with store.engine.connect() as connection:
                 mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
         assert mode == ("wal" if sqlite_connection.wal_is_safe(sqlite3.sqlite_version_info) else "truncate")
 
     async def test_a_large_wal_is_copied_back_though_nobody_else_does_it(
-        self, path: Path, store: SqliteStore, holder: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, store: Storage, holder: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sqlite_connection, "wal_is_safe", lambda version: False)
         monkeypatch.setattr(sqlite_connection, "_LARGE", 200_000)
         holder.execute("PRAGMA wal_autocheckpoint = 0")
         await store.close()
-        await store._engine.dispose()
+        await store.engine.dispose()
         self.hold(holder)
         largest = 0
         for _ in range(60):
-            await store.append(publications(1, size=50_000))
+            await store.events.append(publications(1, size=50_000))
             largest = max(largest, path.with_name("runner.db-wal").stat().st_size)
         assert 200_000 < largest < 1_000_000
         assert len(recorded(path)) == 60
 
     @pytest.mark.parametrize("mode", ["PERSIST", "MEMORY", "OFF", "DELETE"])
     async def test_rollback_modes_are_everybodys_own(
-        self, path: Path, store: SqliteStore, holder: sqlite3.Connection, mode: str
+        self, path: Path, store: Storage, holder: sqlite3.Connection, mode: str
     ) -> None:
         holder.execute(f"PRAGMA journal_mode = {mode}")
         holder.execute("CREATE TABLE theirs (n)")
-        await store.append(publications(1))
+        await store.events.append(publications(1))
         holder.execute("INSERT INTO theirs VALUES (1)")
-        await store.append(publications(1))
+        await store.events.append(publications(1))
         assert len(recorded(path)) == 2
 
     async def test_a_file_that_somebody_has_for_himself_is_away_and_the_error_says_why(
         self, path: Path, impatient: None
     ) -> None:
         async with opened(path) as store:
-            await store.append(publications(1))
+            await store.events.append(publications(1))
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
             holder.execute("PRAGMA locking_mode = EXCLUSIVE")
             holder.execute("CREATE TABLE theirs (n)")

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from runner.config.dsn import Dsn
-from runner.storage.engine import open_engine
 from runner.storage.sqlite import connection as sqlite_connection
+from tests.support.engines import open_engine
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from runner.storage.postgres.connector import _SERVER_SETTINGS
 from runner.storage.tables import Now, attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
+from tests.support.faulty import Faulty
 from tests.support.postgres import PostgresServer
 from tests.support.process import RunnerProcess
 
@@ -198,19 +199,16 @@ class TestOutcomes(BusTests):
             await eventually(lambda: bus.settled(delivered=2))
 
 
-class HoldsEmptyClaim:
+class HoldsEmptyClaim(Faulty):
     """A store that keeps to itself, until it is told, that no delivery waits any more."""
 
     def __init__(self, store: Any) -> None:
-        self.store = store
+        super().__init__(store)
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = 0) -> DeliveryClaim:
-        claim: DeliveryClaim = await self.store.claim_deliveries(quotas, lease)
+        claim: DeliveryClaim = await self.store.queue.claim_deliveries(quotas, lease)
         if not claim.deliveries and claim.next_due is None:
             self.asked.set()
             await self.answer.wait()
@@ -296,11 +294,11 @@ class TestSlowSubscription(BusTests):
         async with runner, open_storage(load_config(bus.write())) as storage:
             await runner.publish(events(1)[0])
             await eventually(lambda: bus.settled(leased=1))
-            assert await storage.records.cancel(DeliveryQuery(subscription="slow")) == 1
+            assert await storage.corrections.cancel(DeliveryQuery(subscription="slow")) == 1
             await eventually(lambda: runner.worker.busy == 0)
             assert await bus.settled(cancelled=1)
             slow.opened.set()
-            assert await storage.records.retry(DeliveryQuery(subscription="slow")) == 1
+            assert await storage.corrections.retry(DeliveryQuery(subscription="slow")) == 1
             runner.worker.wake()
             await eventually(lambda: bus.settled(delivered=1))
         assert slow.done == 1
@@ -341,10 +339,10 @@ class TestSubscriptions(BusTests):
             await runner.publish(events(1)[0])
             await eventually(lambda: bus.settled(delivered=1))
             store = bus.database.open()
-            await store.put_subscriptions([Subscription(name="two", sink="function:one")], "test")
+            await store.registry.put_subscriptions([Subscription(name="two", sink="function:one")], "test")
             await runner.publish(events(2)[1])
             await eventually(lambda: bus.settled(delivered=3))
-            await store.put_subscriptions([], "test")
+            await store.registry.put_subscriptions([], "test")
             await runner.publish(events(3)[2])
             await eventually(lambda: bus.settled(delivered=4))
 
@@ -377,12 +375,12 @@ class TestSubscriptions(BusTests):
             store = bus.database.open()
             bad = Subscription(name="bad", sink="function:one", filter={"sql": "x"})
             with capture_logs() as lines:
-                await store.put_subscriptions([bad], "test")
+                await store.registry.put_subscriptions([bad], "test")
                 await bus.publish(published)
                 await eventually(lambda: sum(line["event"] == "loop failed" for line in lines) >= 4)
             assert await claimed() <= 1  # the one that was claimed before the subscriptions were read
             assert one.seen == []
-            await store.put_subscriptions([], "test")
+            await store.registry.put_subscriptions([], "test")
             await eventually(lambda: bus.settled(delivered=5))
         assert one.ids == ids(published)
 
@@ -391,7 +389,9 @@ class TestSubscriptions(BusTests):
         runner.subscribe("one", one, types=["one"])
         async with runner:
             store = bus.database.open()
-            await store.put_subscriptions([Subscription(name="late", sink="function:late", types=("late",))], "test")
+            await store.registry.put_subscriptions(
+                [Subscription(name="late", sink="function:late", types=("late",))], "test"
+            )
             await runner.publish(events(1, "late")[0])
             await eventually(lambda: bus.settled(pending=1))
             runner.subscribe("late", late, types=["late"])
@@ -497,7 +497,7 @@ class TestCrash(BusTests):
         handler, runner = Handler(), bus.runner(lease="1s")
         runner.subscribe("s", handler)
         await bus.publish(events(4))
-        claim = await bus.database.open().claim(10, timedelta(seconds=1))
+        claim = await bus.database.open().queue.claim(10, timedelta(seconds=1))
         assert len(claim.works) == 4  # and the process that has them dies
         async with runner:
             await eventually(lambda: bus.settled(delivered=4))

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from runner.config.dsn import Dsn
-from runner.storage.engine import open_engine
 from runner.storage.migrate import migrate
+from tests.support.engines import open_engine
 
 __all__ = ["migrate_now"]
 

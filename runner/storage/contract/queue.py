@@ -1,4 +1,4 @@
-"""The seam of the worker: work is claimed and settled."""
+"""The seam of the worker: work is claimed and settled, as whole events first, and by delivery later."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ if TYPE_CHECKING:
     from .claims import Claim, DeliveryClaim, ExpiredClaim, RegulatedRequest
     from .settlements import AttemptRecord, Death, DeliveryRecord, Settled
 
-__all__ = ["WorkQueue"]
+__all__ = ["DeliveryQueue", "EventQueue", "WorkQueue"]
 
 
-class WorkQueue(Protocol):
-    """
-    What the worker needs. Every method is one transaction; every time is the database's.
-
-    All raise `StorageUnavailable` when the store cannot be reached; all may be repeated then.
-    """
+class EventQueue(Protocol):
+    """Events that wait to be dispatched."""
 
     async def claim(self, limit: int, lease: timedelta, weight: int = CLAIM) -> Claim:
         """
@@ -45,6 +41,10 @@ class WorkQueue(Protocol):
 
     async def promote(self, limit: int) -> int:
         """Move at most `limit` scheduled events that have fallen due into the queue; return how many."""
+
+
+class DeliveryQueue(Protocol):
+    """Single deliveries: those that wait, run for long, or have failed."""
 
     async def claim_deliveries(self, quotas: Mapping[int, int], lease: timedelta, weight: int = CLAIM) -> DeliveryClaim:
         """
@@ -109,3 +109,11 @@ class WorkQueue(Protocol):
 
     async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
         """Return how these deliveries, given as (seq, subscription id), died; those that are dead."""
+
+
+class WorkQueue(EventQueue, DeliveryQueue, Protocol):
+    """
+    The work of a deployment. Every method is one transaction; every time is the database's.
+
+    All raise `StorageUnavailable` when the store cannot be reached; all may be repeated then.
+    """

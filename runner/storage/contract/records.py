@@ -1,8 +1,8 @@
-"""The seam through which people look at the store and correct it, and what they see."""
+"""The seam through which people look at what is recorded, and what they see."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -19,10 +19,7 @@ __all__ = [
     "EventView",
     "InstanceView",
     "Records",
-    "ReplayQuery",
-    "Rescheduled",
     "TraceView",
-    "nobody",
 ]
 
 _STUCK = timedelta(seconds=30)  # without progress; a step asks the database at most a few times, ten seconds each
@@ -105,24 +102,6 @@ class InstanceView:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescheduled:
-    """
-    What became of an event that was to be due at another time.
-
-    Attributes:
-        due_at: when it is due now, on the clock of the store.
-        whole: whether the event itself was moved, before its dispatch.
-        deliveries: how many deliveries were moved instead.
-        running: how many more run at this moment, and were left alone.
-    """
-
-    due_at: datetime
-    whole: bool = False
-    deliveries: int = 0
-    running: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class TraceView:
     """
     The events that share a correlation, and their deliveries.
@@ -182,29 +161,8 @@ class DeliveryQuery:
     soonest_first: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayQuery:
-    """
-    Which recorded events a subscription is to get again: those it matches, and for which all conditions hold.
-
-    `type` and `source` are patterns (`*`), `since` and `until` bound the time of recording. With `missing` only those
-    of which it has no delivery yet.
-    """
-
-    subscription: str
-    type: str | None = None
-    source: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    missing: bool = False
-
-
-def nobody(_: int) -> None:
-    """Take note of progress for nobody."""
-
-
 class Records(Protocol):
-    """The seam of the command line and the API: read and correct records. Not on the hot path."""
+    """Read records. Not on the hot path."""
 
     def events(self, query: EventQuery) -> AsyncIterator[EventView]:
         """Yield the events `query` describes, read in pages."""
@@ -237,92 +195,12 @@ class Records(Protocol):
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts in order. Raise `NotFound`."""
 
-    async def retry(
-        self,
-        query: DeliveryQuery,
-        *,
-        every: timedelta | None = None,
-        dry_run: bool = False,
-        advance: Callable[[int], object] = nobody,
-    ) -> int:
-        """
-        Make the matching dead or cancelled deliveries pending, with fresh attempts, oldest first; return how many.
-
-        Args:
-            every: makes them due one after the other, so far apart; otherwise all are due now.
-            advance: is told after each batch how many it had.
-        """
-
-    async def cancel(
-        self, query: DeliveryQuery, *, dry_run: bool = False, advance: Callable[[int], object] = nobody
-    ) -> int:
-        """
-        Cancel the matching pending or leased deliveries; return how many.
-
-        A leased one's token is taken away, so that a late answer cannot undo it.
-        """
-
-    async def cancel_event(self, seq: int) -> int | None:
-        """
-        Cancel what of an event is still to come; return how many deliveries that are, None if nothing was to come.
-
-        Its row of work goes, and every subscription that matches gets a cancelled delivery on record; deliveries that
-        wait or run are cancelled. What a running dispatch has handed to its sinks has arrived, but its answers are
-        not recorded.
-        """
-
-    async def reschedule(
-        self,
-        seq: int,
-        due: timedelta | datetime,
-        *,
-        subscription: str | None = None,
-        before: datetime | None = None,
-    ) -> Rescheduled:
-        """
-        Have an event be due at another time, or its deliveries that wait if it is dispatched already.
-
-        What is leased is left alone.
-
-        Args:
-            due: from now on the clock of the store, or a time; one in the past is now.
-            subscription: only the delivery to this one.
-            before: raise `StateConflict` unless that is earlier.
-        """
-
-    async def replay(
-        self,
-        query: ReplayQuery,
-        *,
-        every: timedelta | None = None,
-        dry_run: bool = False,
-        advance: Callable[[int], object] = nobody,
-    ) -> int:
-        """
-        Make recorded events pending for a subscription, with fresh attempts, oldest first; return how many.
-
-        Also what was delivered or is dead. Left alone is what waits, runs or was cancelled, and what is still to be
-        dispatched. For `every` and `advance` see `retry()`. Raise `NotFound` unless the subscription is active.
-        """
-
-    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
-        """
-        Acknowledge the delivery of an event, given by its seq or its id; return whether that changed anything.
-
-        It may come before the sink has returned, and stands whatever the sink says then. A delivered one stays
-        delivered, which is no error.
-
-        Args:
-            failure: the reason why it failed instead; the retry policy decides what follows. Only for one that was
-                deferred.
-
-        Raises:
-            NotFound: there is no such event, subscription, or delivery.
-            StateConflict: the delivery is dead or cancelled, or not deferred when it is to fail.
-        """
-
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
-        """Return every subscription ever known, whether it is active, and its deliveries not delivered, by state."""
+        """
+        Return every subscription ever known, whether it is active, and its open and dead deliveries, by state.
+
+        Cancelled ones are not counted: no index finds them, and this is asked every few seconds.
+        """
 
     async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
         """Return the same of one. Raise `NotFound`, with the names there are."""

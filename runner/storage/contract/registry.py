@@ -101,7 +101,12 @@ class Registry(Protocol):
         """
 
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
-        """Return the version of the set, and the active subscriptions in the order of their ids."""
+        """
+        Return the version of the set, and the active subscriptions in the order of their ids.
+
+        Raises:
+            StorageError: one cannot be read or compiled here. Who served the others would dispatch events past it.
+        """
 
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
 from ...errors import StorageError, StorageHeld, StorageUnavailable
 from ..errors import mapped_errors
 
@@ -24,28 +22,34 @@ _Run = Callable[..., Awaitable["list[asyncpg.Record]"]]
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    connection: AsyncConnection
     driver: asyncpg.Connection
     known: dict[str, _Run] = field(default_factory=dict)  # what runs a statement, without a search for it in the driver
 
 
 class DriverConnections:
     """
-    A few asyncpg connections, taken from the engine's pool and kept.
+    A few asyncpg connections, kept for the statements that run all the time.
 
     A statement on a held driver connection costs nothing beyond the driver, where one through
     SQLAlchemy's connection costs 0.2 to 0.6 ms. One that broke is thrown away; the next use opens another.
     """
 
-    def __init__(self, engine: AsyncEngine, size: int, settings: str = "", *, pgbouncer: bool = False) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        size: int,
+        settings: str = "",
+        *,
+        pgbouncer: bool = False,
+    ) -> None:
         """
-        Hold up to `size` connections of `engine`; none is opened yet.
+        Hold up to `size` connections that `connect` makes; none is opened yet.
 
         Args:
             settings: what to run on each new connection.
             pgbouncer: the server process behind a connection changes, so that none knows a statement.
         """
-        self._engine = engine
+        self._new = connect
         self._settings = settings
         self._prepares = not pgbouncer
         self._size = size
@@ -100,31 +104,27 @@ class DriverConnections:
             self._idle.append(held)
 
     async def close(self) -> None:
-        """Give every idle connection back to the engine."""
+        """End every idle connection."""
         while self._idle:
-            await self._discard(self._idle.pop())
+            self._idle.pop().driver.terminate()
 
     async def _open(self) -> _Held:
         while self._idle:
             held = self._idle.pop()
             if not held.driver.is_closed():
                 return held
-            await self._discard(held)
         return await self._connect()
 
     async def _connect(self) -> _Held:
         with mapped_errors():
-            connection = await self._engine.connect()
+            driver = await self._new()
             try:
-                raw = await connection.get_raw_connection()
-                driver: asyncpg.Connection = raw.driver_connection
                 if self._settings:
                     await driver.execute(self._settings)
             except BaseException:
-                await connection.invalidate()
-                await connection.close()
+                driver.terminate()
                 raise
-            return _Held(connection, driver)
+            return _Held(driver)
 
     async def _learn(self, held: _Held, sql: str) -> _Run:
         """Return what runs `sql` on the connection."""
@@ -156,7 +156,7 @@ class DriverConnections:
             self._idle.append(held)
             raise
         except StorageUnavailable:
-            await self._discard(held)
+            held.driver.terminate()
             if isinstance(error, TimeoutError):
                 await self.close()  # the server is silent: each of these would take as long to find that out
             raise
@@ -165,11 +165,5 @@ class DriverConnections:
             raise
         except BaseException:
             # Cancelled, say: what the server is doing on this connection is unknown.
-            await self._discard(held)
+            held.driver.terminate()
             raise
-
-    async def _discard(self, held: _Held) -> None:
-        held.driver.terminate()
-        with contextlib.suppress(Exception):  # it is gone either way
-            await held.connection.invalidate()
-            await held.connection.close()

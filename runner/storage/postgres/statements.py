@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from ...event import CIRCUMSTANCES
 from ..contract.claims import AT_ONCE, LARGEST
-from ..tables import metadata
+from ..home import TABLES
 
 __all__ = ["NOTHING", "SEPARATOR", "statement", "statement_for"]
 
@@ -82,4 +82,4 @@ def _read(name: str) -> str:
 
 def _tables(schema: str | None) -> dict[str, str]:
     prefix = "" if schema is None else '"' + schema.replace('"', '""') + '".'
-    return {table: f"{prefix}{table}" for table in metadata.tables}
+    return {table: f"{prefix}{table}" for table in TABLES}

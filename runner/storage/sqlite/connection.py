@@ -45,12 +45,13 @@ def pragmas(version: tuple[int, ...]) -> Sequence[str]:
     )
 
 
-def prepare(cursor: sqlite3.Cursor, statements: Sequence[str]) -> None:
+def prepare(cursor: sqlite3.Cursor) -> None:
     """
     Execute `pragmas()` on a new connection, and take the file as it is where another program decides its mode.
 
     Who has it open keeps it in WAL mode, or out of it. Out of it our own journal is truncated all the same.
     """
+    statements = pragmas(sqlite3.sqlite_version_info)
     for statement in statements:
         if not statement.startswith("PRAGMA journal_mode"):
             cursor.execute(statement)

@@ -10,6 +10,8 @@ from importlib.resources import files
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
+
 from ..contract.claims import UNREADABLE, ClaimedDelivery, ExpiredDeferral, UnreadableDelivery
 from ..event_rows import check_size, read_event
 
@@ -17,6 +19,8 @@ __all__ = [
     "EPOCH",
     "MICROSECOND",
     "LeasedDeliveries",
+    "ago",
+    "as_json",
     "check_text",
     "clock",
     "fault",
@@ -71,6 +75,16 @@ def clock(db: sqlite3.Connection) -> int:
 def microseconds(duration: timedelta) -> int:
     """Return `duration` as it is stored."""
     return duration // MICROSECOND
+
+
+def ago(instant: int, now: int) -> float:
+    """Return on the monotonic clock what was at `instant` on the file's clock, which says `now`."""
+    return monotonic() - (now - instant) / 1_000_000
+
+
+def as_json(value: object) -> str:
+    """Return a parameter that a statement takes apart with `json_each()`."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def until(instant: int | None, moment: int) -> timedelta | None:

@@ -41,7 +41,7 @@ OUR_OWN = {
     "runner.nats.connection",
     "runner.runtime.runner",
     "runner.sinks.python",
-    "runner.storage.postgres.store",
+    "runner.storage.postgres.database",
     "runner.strategies.nats",
     "runner.strategies.postgres",
     "runner.worker.backlog",

@@ -15,7 +15,8 @@ from runner.errors import NotFound, StateConflict
 from runner.operations import DeliveryRef, Operations
 from runner.storage import Storage, corrections, open_storage
 from runner.storage.contract.archive import Retention
-from runner.storage.contract.records import DeliveryQuery, ReplayQuery
+from runner.storage.contract.corrections import ReplayQuery
+from runner.storage.contract.records import DeliveryQuery
 from runner.storage.tables import deliveries, events, instances, scheduled, subscriptions
 from runner.subscription import Subscription
 

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from runner.config.dsn import Dsn
 from runner.errors import ConfigError, StorageError, StorageUnavailable
-from runner.storage.engine import open_engine
 from runner.storage.errors import mapped_errors
+from tests.support.engines import open_engine
 
 
 @pytest.mark.parametrize("pgbouncer", [True, False])

@@ -1,0 +1,119 @@
+"""A PostgreSQL database as one process has it: where its tables are, the connections it holds, and an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ...errors import ConfigError, StorageUnavailable
+from ..errors import mapped_errors
+from ..home import Home
+from .connections import DriverConnections
+from .connector import PostgresConnector
+from .outage import Outage
+from .statements import statement
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import asyncpg
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from ...config.dsn import Dsn
+
+__all__ = ["PostgresDatabase"]
+
+_WORKING = 4  # connections: two claims and two settlements are under way at once
+
+# A cached plan made while a table of work was empty would scan all of it when it is full. And it is to be cached at
+# once: no value of a parameter changes it, and a new connection would plan each statement five times before.
+_PLAN_BY_INDEX = "SET enable_seqscan = off; SET enable_sort = off; SET plan_cache_mode = force_generic_plan"
+
+
+class PostgresDatabase:
+    """
+    The connections of one process to one PostgreSQL database.
+
+    Attributes:
+        home: the schema of the tables and the encoding of the database.
+        connections: driver connections, for the statements that run all the time.
+    """
+
+    def __init__(
+        self, dsn: Dsn, *, schema: str | None = None, held: int = 4, pool: int = 1, pgbouncer: bool = False
+    ) -> None:
+        """
+        Connect to `dsn` when something is asked for.
+
+        Args:
+            schema: PostgreSQL schema of the tables; None is found by the first connection (see `Home`).
+            held: driver connections it may have at most.
+            pool: connections of the engine beside them.
+            pgbouncer: the DSN leads to a pooler in transaction mode: no session state, no prepared statements.
+
+        Raises:
+            ConfigError: neither the DSN nor the system says who we are to the database.
+        """
+        _check_user(dsn)
+        self.home = Home(schema)
+        self._pool = pool
+        self._pgbouncer = pgbouncer
+        self._connector = PostgresConnector(dsn, pgbouncer=pgbouncer, home=self.home)
+        self._outage = Outage()
+        settings = "" if pgbouncer else _PLAN_BY_INDEX
+        self.connections = DriverConnections(self.connect, held, settings, pgbouncer=pgbouncer)
+
+    @cached_property
+    def engine(self) -> AsyncEngine:
+        """The engine, made when somebody asks for it: to publish, none is needed."""
+        from .engine import postgres_engine
+
+        return postgres_engine(self.connect, self.home, pool=self._pool, pgbouncer=self._pgbouncer)
+
+    async def connect(self) -> asyncpg.Connection:
+        """Return a new connection of the driver. Raise `StorageUnavailable` when no host takes one."""
+        with self._outage, mapped_errors():
+            return await self._connector.connect()
+
+    async def open(self) -> None:
+        """Open what a worker with a backlog uses at once, so that its first claims wait for no connection."""
+        with contextlib.suppress(StorageUnavailable), mapped_errors():
+            async with self.engine.connect():  # should the server have few left, one of them stays with the engine
+                await self.connections.open(_WORKING)
+
+    async def close(self) -> None:
+        """Let go of the held connections."""
+        await self.connections.close()
+
+    def sql(self, name: str, limit: int = 0) -> str:
+        """Return the statement in `sql/<name>.sql` for the tables of this database."""
+        return statement(name, self.home.schema, limit)
+
+    async def now(self) -> datetime:
+        """Return the time on the clock of the server."""
+        now: datetime
+        if not self.home.encoding:
+            await self.find()
+        [(now,)] = await self.connections.fetch(self.sql("now"))
+        return now
+
+    async def find(self) -> None:
+        """Have a connection find out where the tables are, and what text they can hold."""
+        async with self.connections.take():
+            pass
+
+
+def _check_user(dsn: Dsn) -> None:
+    """Raise `ConfigError` where neither the DSN nor the system says who we are to the database."""
+    if dsn.user or os.environ.get("PGUSER"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError(
+            f"storage.dsn: names no user, and the user id {os.getuid()} has no name on this machine; "
+            "write postgresql://USER@…, or set PGUSER"
+        ) from error

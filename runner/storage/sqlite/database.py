@@ -1,0 +1,125 @@
+"""
+An SQLite file as one process has it: the connection it holds, and an engine.
+
+A transaction is one plain function that runs on the connection's thread, in one hop: it cannot be cut
+in the middle by a cancelled coroutine, which would leave the file locked for everybody. SQLite has one
+writer at a time, so a claim needs no `SKIP LOCKED`: whoever has begun is alone. What finds nothing to do
+has only read, so that idle polls neither wait for a lock nor look like a change to those who watch the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from ...errors import StorageRefused
+from ..errors import is_unavailable, mapped_errors
+from ..home import Home
+from .connection import TidyConnection, connect, prepare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import aiosqlite
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["SqliteDatabase"]
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+
+_PATIENCE = 2.0  # seconds for which the end of a connection is waited for that is of no more use
+
+
+class SqliteDatabase:
+    """
+    The connections of one process to one SQLite file.
+
+    One is held from the first call of `run()` until `close()`.
+
+    Attributes:
+        home: what text the file can hold, which is any.
+    """
+
+    def __init__(self, path: Path, *, pool: int = 1) -> None:
+        """Args: pool is how many connections the engine may have beside the one that is held."""
+        self.home = Home(encoding="UTF8")
+        self._path = path
+        self._pool = pool
+        self._held: aiosqlite.Connection | None = None
+        self._opening = asyncio.Lock()
+
+    @cached_property
+    def engine(self) -> AsyncEngine:
+        """The engine, made when somebody asks for it: to publish, none is needed."""
+        from .engine import sqlite_engine
+
+        return sqlite_engine(self._path, self.home, pool=self._pool)
+
+    async def open(self) -> None:
+        """Open nothing: the first call does, and there is no second connection."""
+
+    async def close(self) -> None:
+        """End the connection that is held. Idempotent; a later call opens another one."""
+        held, self._held = self._held, None
+        if held is not None:
+            with contextlib.suppress(Exception):
+                await held.close()
+
+    async def run(self, function: Callable[..., R], *args: Any) -> R:
+        """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
+        with mapped_errors():
+            held = await self._open()
+            try:
+                # aiosqlite has no public way to run a function on its thread; it is pinned, and a test guards this.
+                hop = held._execute(_tidily, held._conn, function, *args)  # type: ignore[no-untyped-call]  # untyped there
+                result: R = await asyncio.shield(hop)
+                return result
+            except (OverflowError, UnicodeEncodeError) as error:  # the driver cannot bind it
+                raise StorageRefused(f"the store refused: {type(error).__name__}") from error
+            except sqlite3.OperationalError as error:
+                # Whatever is wrong with it (a rollback that failed, a file that was replaced), the next
+                # call is better off with a new connection; what waits in its thread's queue still runs.
+                if is_unavailable(error):
+                    log.warning("connection dropped", reason=str(error))
+                    await asyncio.shield(self._discard(held))
+                raise
+
+    async def _open(self) -> aiosqlite.Connection:
+        async with self._opening:
+            if self._held is None:
+                self._held = await _connection(self._path)
+            return self._held
+
+    async def _discard(self, held: aiosqlite.Connection) -> None:
+        if held is self._held:
+            await asyncio.wait({asyncio.ensure_future(self.close())}, timeout=_PATIENCE)
+
+
+async def _connection(path: Path) -> aiosqlite.Connection:
+    connection = await connect(str(path), factory=TidyConnection, check_same_thread=False, isolation_level=None)
+    try:
+        await connection._execute(_prepare, connection._conn)  # type: ignore[no-untyped-call]  # untyped there
+    except BaseException:
+        with contextlib.suppress(Exception):
+            await connection.close()
+        raise
+    return connection
+
+
+def _prepare(db: TidyConnection) -> None:
+    with contextlib.closing(db.cursor()) as cursor:
+        prepare(cursor)
+
+
+def _tidily(db: TidyConnection, function: Callable[..., R], *args: Any) -> R:
+    result = function(db, *args)
+    db.copy_back()
+    return result

@@ -1,0 +1,114 @@
+"""Settlements on SQLite: what the connection's thread runs, each in a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence, Set
+from datetime import timedelta
+from typing import Any
+
+from ...delivery import DeliveryState
+from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
+from ..encoding import storable
+from ..runs import run_columns
+from .rows import EPOCH, MICROSECOND, as_json, clock, microseconds, sql
+
+__all__ = ["deaths", "renew", "settle", "settle_deliveries"]
+
+_UNFINISHED = (DeliveryState.PENDING, DeliveryState.LEASED)
+
+
+def settle(db: sqlite3.Connection, settled: Settled) -> int:
+    """Remove the rows of work that are still held, and record their deliveries."""
+    now = clock(db)
+    if not settled.records:
+        firsts, lasts, _, _, delivered_to = run_columns(settled)
+        if len(firsts) == 1:  # the end of a claim as it mostly is
+            held_run = (firsts[0], lasts[0], settled.token)
+            db.execute(sql("deliver_run"), (now, as_json(delivered_to), *held_run))
+            return db.execute(sql("remove_run"), held_run).rowcount
+    positions = as_json([work.position for work in settled.works])
+    held: dict[int, int] = dict(db.execute(sql("remove"), (positions, settled.token)).fetchall())
+    groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    for work, ids in settled.each():
+        attempts = held.get(work.seq)
+        if ids and attempts is not None:
+            groups.setdefault((ids, attempts), []).append(work.seq)
+    for (ids, attempts), seqs in groups.items():
+        db.execute(sql("delivered"), (attempts, now, as_json(seqs), as_json(ids)))
+    records = [record for record in settled.records if record.seq in held]
+    written = [record for record in records if db.execute(sql("record"), _record(record, now)).rowcount]
+    theirs = {(record.seq, record.subscription_id) for record in written}
+    turns = [each for each in settled.turns if (each.seq, each.subscription_id) in theirs]
+    db.executemany(sql("record_turn"), [(each.subscription_id, each.key, each.position, each.seq) for each in turns])
+    _record_dead_letters(db, written, now)
+    _record_attempts(db, [each for each in settled.attempts if (each.seq, each.subscription_id) in theirs], now)
+    return len(held)
+
+
+def settle_deliveries(
+    db: sqlite3.Connection, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord], ordered: Set[int]
+) -> Sequence[tuple[int, int]]:
+    """Write each record whose delivery is still held, and the attempts of those."""
+    now = clock(db)
+    written = []
+    for record in records:
+        key = (record.seq, record.subscription_id)
+        values = (record.state.value, record.attempts, _waits_until(record, now), storable(record.error), now)
+        if db.execute(sql("settle_delivery"), (*values, *key, record.token)).rowcount:
+            written.append(key)
+            if record.subscription_id in ordered and record.state not in _UNFINISHED:
+                db.execute(sql("end_turn"), key)
+    theirs = set(written)
+    _record_dead_letters(db, [each for each in records if (each.seq, each.subscription_id) in theirs], now)
+    _record_attempts(db, [each for each in attempts if (each.seq, each.subscription_id) in theirs], now)
+    return written
+
+
+def renew(
+    db: sqlite3.Connection, leases: Sequence[tuple[int, int, int]], lease: timedelta
+) -> Sequence[tuple[int, int]]:
+    """Extend the leases that are still held."""
+    until = clock(db) + microseconds(lease)
+    return [(seq, id) for seq, id, token in leases if db.execute(sql("renew"), (until, seq, id, token)).rowcount]
+
+
+def deaths(db: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:
+    """Return how these deliveries died; those that are dead."""
+    return {
+        key: Death(reason, attempts, EPOCH + at * MICROSECOND)
+        for key in keys
+        for reason, attempts, at in db.execute(sql("death"), key).fetchall()
+    }
+
+
+def _record_dead_letters(db: sqlite3.Connection, records: Iterable[DeliveryRecord], now: int) -> None:
+    rows = [(each.seq, each.dead_letter, now, now) for each in records if each.dead_letter is not None]
+    db.executemany(sql("record_dead_letter"), rows)
+
+
+def _record_attempts(db: sqlite3.Connection, attempts: Iterable[AttemptRecord], now: int) -> None:
+    rows = [
+        (
+            a.seq,
+            a.subscription_id,
+            a.number,
+            now,
+            microseconds(a.duration),
+            a.status,
+            storable(a.error),
+            storable(a.excerpt),
+        )
+        for a in attempts
+    ]
+    db.executemany(sql("record_attempt"), rows)
+
+
+def _record(record: DeliveryRecord, now: int) -> tuple[Any, ...]:
+    token = record.token if record.state is DeliveryState.LEASED and not record.deferred else None
+    values = (record.state.value, record.attempts, _waits_until(record, now), token, storable(record.error), now)
+    return (record.seq, record.subscription_id, *values)
+
+
+def _waits_until(record: DeliveryRecord, now: int) -> int | None:
+    return now + microseconds(record.due_in) if record.state in _UNFINISHED else None
