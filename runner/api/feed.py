@@ -19,6 +19,7 @@ from ..operations.cursor import Cursor
 from ..operations.following import Follower
 from ..operations.shapes import event_json
 from ..service.background import Background
+from ..service.backoff import doubling
 from ..service.clock import utcnow, wait_for
 from ..storage.contract.records import EventQuery
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Feed", "Mark", "Reader"]
 
-_PAUSE = timedelta(milliseconds=500)  # between two looks, when nobody says that there is something
+_SHORTEST, _LONGEST = 0.05, 0.5  # seconds between two looks: after one that found something, and while none does
 _ENTRIES = 1000  # that are kept for readers that lag behind, and at most so many
 _BYTES = 4 * 1024 * 1024  # of them
 
@@ -85,17 +86,10 @@ class Feed:
     bounded amount of memory.
     """
 
-    def __init__(self, records: Records, draining: asyncio.Event, *, pause: timedelta = _PAUSE) -> None:
-        """
-        Read from `records`.
-
-        Args:
-            draining: is set when all streams are to end.
-            pause: between two looks, unless somebody calls `wake()`.
-        """
+    def __init__(self, records: Records, draining: asyncio.Event) -> None:
+        """Read from `records`, until `draining` is set, which ends all streams."""
         self._records = records
         self._draining = draining
-        self._pause = pause
         self._follower: Follower | None = None
         self._entries: deque[Entry] = deque()
         self._size = 0  # bytes of them
@@ -103,17 +97,14 @@ class Feed:
         self._readers: set[Reader] = set()
         self._woken = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._loop = Background("event stream", self._step, nudge=self.wake)
+        self._waits = doubling(_SHORTEST, _LONGEST)
+        self._loop = Background("event stream", self._step, nudge=self._woken.set)
         self.mark = Mark(0)
 
     @property
     def ended(self) -> bool:
         """Whether the streams are to end."""
         return self._draining.is_set()
-
-    def wake(self) -> None:
-        """Look at once: there may be something."""
-        self._woken.set()
 
     @contextlib.asynccontextmanager
     async def reader(self) -> AsyncIterator[Reader]:
@@ -177,8 +168,9 @@ class Feed:
             return
         async for view in self._follower.look():
             self._add(_entry(view, self._follower.safe))
+            self._waits = doubling(_SHORTEST, _LONGEST)
         self.mark = Mark(self._follower.safe, self.mark.at)
-        await wait_for(self._woken, self._pause)
+        await wait_for(self._woken, timedelta(seconds=next(self._waits)))
 
     async def _rest(self) -> None:
         """Stop following, unless somebody came meanwhile."""

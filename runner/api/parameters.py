@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Collection
+from datetime import datetime
 from urllib.parse import parse_qsl
 
+from ..cloudevents.attributes import time_of
+from ..config.duration import parse_duration
+from ..errors import EventError
+from ..service.clock import utcnow
 from .problems import Problem
 
-__all__ = ["bad_parameter", "boolean", "parameters"]
+__all__ = ["bad_parameter", "boolean", "moment", "parameters", "rfc3339"]
 
 _TOKENS = ("access_token", "token", "authorization", "api_key")
 _BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 _MOST = 50
+_OFFSET = re.compile(r" (\d\d:\d\d)\Z", re.ASCII)  # `+` in a query is a blank
 
 
 def parameters(query: bytes, known: Collection[str], *, repeated: Collection[str] = ()) -> dict[str, list[str]]:
@@ -49,6 +57,24 @@ def boolean(name: str, text: str) -> bool:
         return _BOOLEANS[text.lower()]
     except KeyError:
         raise bad_parameter(name, "expected true or false") from None
+
+
+def rfc3339(name: str, text: str) -> datetime:
+    """Return the time that `text` says (RFC 3339). Raise a `Problem`."""
+    try:
+        return time_of(_OFFSET.sub(r"+\1", text))
+    except EventError as error:
+        raise bad_parameter(name, str(error).removeprefix("time: ")) from None
+
+
+def moment(name: str, text: str) -> datetime:
+    """Return the time that `text` says: RFC 3339, or a duration ago. Raise a `Problem`."""
+    with contextlib.suppress(EventError):
+        return time_of(_OFFSET.sub(r"+\1", text))
+    try:
+        return utcnow() - parse_duration(text)
+    except ValueError:
+        raise bad_parameter(name, "expected a time such as 2026-01-31T12:00:00Z, or a duration ago: 10m") from None
 
 
 def bad_parameter(name: str, fault: str) -> Problem:

@@ -14,15 +14,13 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
 from ..cloudevents import decode_batch, from_http, http_mode
-from ..cloudevents.attributes import time_of
 from ..config.duration import parse_duration
-from ..errors import EventError
 from ..event import Event
 from ..operations.shapes import receipt_json
 from ..storage.contract.events import Publication
 from .bodies import Bodies, ClientGone, discard
 from .dry_run import dry_run
-from .parameters import bad_parameter, boolean, parameters
+from .parameters import bad_parameter, boolean, parameters, rfc3339
 from .problems import Problem, problem_of, problem_response
 from .room import Room
 
@@ -36,7 +34,6 @@ __all__ = ["Publishing", "routes"]
 
 _PARAMETERS = ("delay", "deliver_at", "dry_run")
 _ORIGIN = re.compile(r"[A-Za-z0-9*._:-]{1,255}\Z", re.ASCII)
-_OFFSET = re.compile(r" (\d\d:\d\d)\Z", re.ASCII)  # `+` in a query is a blank
 _RETRY = {"retry-after": "1"}
 
 
@@ -128,7 +125,7 @@ def _asked(query: bytes) -> _Asked:
         raise bad_parameter("deliver_at", "give either delay or deliver_at, not both")
     return _Asked(
         delay=_delay(given["delay"]) if "delay" in given else None,
-        deliver_at=_deliver_at(given["deliver_at"]) if "deliver_at" in given else None,
+        deliver_at=rfc3339("deliver_at", given["deliver_at"]) if "deliver_at" in given else None,
         dry_run=boolean("dry_run", given["dry_run"]) if "dry_run" in given else False,
     )
 
@@ -138,13 +135,6 @@ def _delay(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise bad_parameter("delay", str(error)) from None
-
-
-def _deliver_at(text: str) -> datetime:
-    try:
-        return time_of(_OFFSET.sub(r"+\1", text))
-    except EventError as error:
-        raise bad_parameter("deliver_at", str(error).removeprefix("time: ")) from None
 
 
 def _check_encoding(headers: Headers) -> None:

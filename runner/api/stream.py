@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import orjson
@@ -16,7 +16,7 @@ from ..service.clock import utcnow, wait_for
 from ..storage.contract.records import EventQuery
 from ..subscription import matches_pattern
 from .feed import Entry, Feed, Mark, Reader
-from .parameters import parameters
+from .parameters import moment, parameters
 from .problems import Problem
 
 if TYPE_CHECKING:
@@ -56,11 +56,13 @@ class Streaming:
         """Handle one request."""
         request = HTTPConnection(scope)
         caller = self._surface.access.admit(request, "events")
-        types = _types(scope["query_string"])
+        types, since = _asked(scope["query_string"])
         after = _last_event_id(request.headers.getlist("last-event-id"))
         if self._feed.ended:
             raise Problem(503, "stopping", "this process is stopping; try again", headers={"retry-after": "1"})
         truncated = None if after is None else await self._truncated(after)
+        if after is None and since is not None:
+            after = await self._before(since)
         async with self._feed.reader() as reader:
             gone = asyncio.ensure_future(_gone(receive))
             gone.add_done_callback(lambda _: reader.woken.set())
@@ -74,6 +76,13 @@ class Streaming:
                 return  # it reads nothing, and loses its connection
             finally:
                 gone.cancel()
+
+    async def _before(self, since: datetime) -> Mark | None:
+        """Return the mark before the first event since then; None if there is none."""
+        query = EventQuery(since=since, newest_first=False, limit=1, data=False)
+        async for view in self._surface.storage.records.events(query):
+            return Mark(view.seq - 1, int(view.created_at.timestamp()))
+        return None
 
     async def _truncated(self, after: Mark) -> dict[str, int | None] | None:
         """Return what to tell a client whose mark retention has passed; None if it has not."""
@@ -170,10 +179,11 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def _types(query: bytes) -> tuple[str, ...]:
-    """Return the patterns of `types`, which may be given several times, or with commas."""
-    given = parameters(query, ("types",), repeated=("types",))
-    return tuple(each for value in given.get("types", ()) for each in value.split(",") if each)
+def _asked(query: bytes) -> tuple[tuple[str, ...], datetime | None]:
+    """Return the patterns of `types`, which may be given several times or with commas, and the time of `since`."""
+    given = parameters(query, ("types", "since"), repeated=("types",))
+    types = tuple(each for value in given.get("types", ()) for each in value.split(",") if each)
+    return types, moment("since", given["since"][0]) if "since" in given else None
 
 
 def _last_event_id(values: Sequence[str]) -> Mark | None:

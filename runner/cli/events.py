@@ -101,16 +101,24 @@ def show_event(path: Path, event: str, as_json: bool) -> None:
 @config_option
 @click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
 @click.option("--since", type=SINCE, metavar="TIME", help="Begin at TIME, such as 10m (ago); otherwise now.")
+@click.option("--url", metavar="URL", is_eager=True, help="Of a bus over HTTP, with the token of $RUNNER_TOKEN.")
 @json_option
-def tail_events(path: Path, type_: str | None, since: datetime | None, as_json: bool) -> None:
+def tail_events(path: Path, type_: str | None, since: datetime | None, url: str | None, as_json: bool) -> None:
     """Print events as they are published, until interrupted.
+
+    With --url no file is needed: the events come from the stream of a runner with an api section. It goes on
+    where it was when a connection is lost.
 
     \b
     Examples:
       runner events tail
       runner events tail --type 'order.*' --since 10m --json
+      RUNNER_TOKEN=$(cat token) runner events tail --url https://bus.example.com
     """
-    asyncio.run(_tail(load(path), type_, since, as_json))
+    if url is not None:
+        _tail_remote(url, type_, since, as_json)
+    else:
+        asyncio.run(_tail(load(path), type_, since, as_json))
 
 
 @events.command("replay")
@@ -330,6 +338,17 @@ async def _tail(config: Config, pattern: str | None, since: datetime | None, as_
             if given_up := follower.given_up():
                 tell(f"waits no longer for what may fill {given_up} gaps in seq, and may have passed over events")
             await asyncio.sleep(_PAUSE)
+
+
+def _tail_remote(url: str, pattern: str | None, since: datetime | None, as_json: bool) -> None:
+    from .output import print_json
+    from .remote import RemoteTail
+
+    for view, text in RemoteTail(url, pattern, since).views():
+        if as_json:
+            print_json(text)
+        else:
+            _print_line(view, as_json=False)
 
 
 def _print_line(view: EventView, as_json: bool) -> None:

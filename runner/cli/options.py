@@ -37,9 +37,11 @@ _YEARS = range(1900, 9000)
 _DEFAULT = Path("runner.yaml")  # what `runner init` writes
 
 
-def _require(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path:
+def _require(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path:
     if path is not None:
         return path
+    if ctx.params.get("url"):  # what is asked is a server
+        return _DEFAULT
     if not _DEFAULT.exists():
         raise click.UsageError(
             f"no configuration: no ./{_DEFAULT} here, and none given with -c FILE or in $RUNNER_CONFIG; "
