@@ -1,20 +1,32 @@
-"""The route `/metrics`: what this process has counted, and how much waits, as Prometheus reads it."""
+"""The metrics: plain counts, and one look at the store, in the form that Prometheus reads; and their route."""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterable, Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector as Collecting
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import override
 
-from .collector import Collector
+from ..version import __version__
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
+    from ..service.histogram import Histogram
+    from ..storage.contract.depths import Depths
     from .surface import Surface
 
 __all__ = ["routes"]
@@ -25,7 +37,7 @@ def routes(surface: Surface) -> list[BaseRoute]:
     if not surface.options.metrics:
         return []
     registry = CollectorRegistry(auto_describe=False)
-    collector = Collector(surface)
+    collector = _Collector(surface)
     registry.register(collector)
     free = surface.options.place.near
 
@@ -38,3 +50,147 @@ def routes(surface: Surface) -> list[BaseRoute]:
         return Response(encode(registry), headers={"content-type": content_type, "cache-control": "no-store"})
 
     return [Route("/metrics", metrics)]
+
+
+class _Collector(Collecting):
+    """
+    Makes the metrics of one process at the moment of a scrape.
+
+    Labels hold names of subscriptions, strategies, loops and schedules, of which a deployment has so many, and the
+    first hundred sources.
+    """
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+        self._depths: Depths | None = None
+
+    async def refresh(self) -> None:
+        """Look at the store, unless that was done a moment ago."""
+        self._depths = await self._surface.depths.look()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: what there is to collect is found out at a scrape."""
+        return ()
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        yield from self._process()
+        yield from self._publishing()
+        yield from self._delivering()
+        yield from self._waiting()
+
+    def _process(self) -> Iterator[Metric]:
+        surface, tally = self._surface, self._surface.tally
+        yield _gauge(
+            "build_info",
+            "The version that runs.",
+            ("version", "python"),
+            [((__version__, platform.python_version()), 1.0)],
+        )
+        yield GaugeMetricFamily(
+            "runner_loop_lag_seconds",
+            "The longest the event loop was held up in the last half minute.",
+            value=surface.process.watchdog.recent_lag.total_seconds(),
+        )
+        yield _gauge(
+            "loop_stalled_seconds",
+            "For how long a loop has hung, or failed again and again.",
+            ("loop",),
+            [((name,), seconds) for name, seconds in surface.vitals.stalls().items()],
+        )
+        hears = [((each.name,), float(each.hears)) for each in surface.process.strategies() if each.hears is not None]
+        yield _gauge("strategy_hears", "Whether a strategy is proven to hear.", ("strategy",), hears)
+        yield _counter(
+            "wakes", "Wakes of the worker.", ("strategy",), [((k,), v) for k, v in surface.process.wakes.items()]
+        )
+        yield CounterMetricFamily("runner_claims", "Claims of events.", value=tally.claims)
+        yield CounterMetricFamily(
+            "runner_leases_lost", "Deliveries whose lease ended before they did.", value=tally.leases_lost
+        )
+        missed = [((name,), count) for name, count in tally.schedules_missed.items()]
+        yield _counter("schedule_missed", "Ticks of schedules for which nothing was published.", ("schedule",), missed)
+
+    def _publishing(self) -> Iterator[Metric]:
+        tally = self._surface.tally
+        published = [((source,), count) for source, count in tally.published.items()]
+        yield _counter("events_published", "Events recorded by this process.", ("source",), published)
+        waits = HistogramMetricFamily("runner_publish_seconds", "How long publishers waited until it was durable.")
+        _add(waits, (), tally.publish)
+        yield waits
+
+    def _delivering(self) -> Iterator[Metric]:
+        tally, name_of = self._surface.tally, self._name_of
+        ended = [
+            ((name_of(id), outcome), count)
+            for id, each in tally.outcomes.items()
+            for outcome, count in (("delivered", each.delivered), ("dead", each.dead))
+        ]
+        yield _counter("deliveries", "Deliveries that have ended.", ("subscription", "outcome"), ended)
+        tried = [
+            ((name_of(id), result), count) for id, each in tally.tries.items() for result, count in each.results.items()
+        ]
+        yield _counter("attempts", "Attempts to deliver.", ("subscription", "result"), tried)
+        spent = HistogramMetricFamily(
+            "runner_delivery_seconds", "How long the sink took for an attempt.", labels=("subscription",)
+        )
+        for id, tries in tally.tries.items():
+            _add(spent, (name_of(id),), tries.seconds)
+        yield spent
+        latency = HistogramMetricFamily(
+            "runner_latency_seconds", "From the publish to the end of a delivery.", labels=("subscription",)
+        )
+        for id, outcomes in tally.outcomes.items():
+            _add(latency, (name_of(id),), outcomes.latency)
+        yield latency
+        opened = [((name,), float(is_open)) for name, is_open in self._surface.process.breakers().items()]
+        yield _gauge("breaker_open", "Whether its breaker keeps deliveries back.", ("subscription",), opened)
+
+    def _waiting(self) -> Iterator[Metric]:
+        depths = self._depths
+        yield GaugeMetricFamily("runner_store_up", "Whether the store answers.", value=float(depths is not None))
+        if depths is None:
+            return
+        yield GaugeMetricFamily(
+            "runner_queue_events", "Events that are not dispatched; an estimate above 10,000.", value=depths.queued
+        )
+        yield GaugeMetricFamily(
+            "runner_oldest_queued_seconds", "Age of the oldest of them.", value=depths.oldest_queued.total_seconds()
+        )
+        yield GaugeMetricFamily(
+            "runner_scheduled_events", "Events that are due later, up to 10,001.", value=depths.scheduled
+        )
+        backlog = [
+            ((each.name, state), float(count))
+            for each in depths.subscriptions
+            for state, count in (("pending", each.pending), ("leased", each.leased), ("dead", each.dead))
+        ]
+        yield _gauge(
+            "backlog", "Deliveries that wait, run or are dead, each up to 10,001.", ("subscription", "state"), backlog
+        )
+        due = [((each.name,), each.oldest_due.total_seconds()) for each in depths.subscriptions]
+        yield _gauge("oldest_due_seconds", "For how long the first of them has been due.", ("subscription",), due)
+
+    def _name_of(self, id: int) -> str:
+        return self._surface.tally.names.get(id, str(id))
+
+
+Labelled = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _counter(name: str, what: str, labels: tuple[str, ...], values: Labelled) -> Metric:
+    family = CounterMetricFamily(f"runner_{name}", what, labels=labels)
+    for each, value in values:
+        family.add_metric(each, value)
+    return family
+
+
+def _gauge(name: str, what: str, labels: tuple[str, ...], values: Labelled) -> Metric:
+    family = GaugeMetricFamily(f"runner_{name}", what, labels=labels)
+    for each, value in values:
+        family.add_metric(each, value)
+    return family
+
+
+def _add(family: HistogramMetricFamily, labels: tuple[str, ...], histogram: Histogram) -> None:
+    buckets = [("+Inf" if bound == inf else f"{bound:g}", count) for bound, count in histogram.octaves()]
+    family.add_metric(labels, buckets, histogram.total)
