@@ -91,7 +91,11 @@ class Runner:
         def announce() -> None:
             self._bus.announce(self._instance.id)
 
-        self._scheduler = Scheduler(storage.schedules, announce=announce)
+        self._scheduler = Scheduler(
+            storage.schedules,
+            announce=announce,
+            on_missed=lambda missed: tally.add_missed(missed.schedule, missed.count),
+        )
         events, queue, registry = storage.events, storage.queue, storage.registry
         self.worker = Worker(
             queue, registry, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake, tally=tally

@@ -94,6 +94,10 @@ class Tally:
             else:
                 published[OTHER] = published.get(OTHER, 0) + 1
 
+    def add_missed(self, schedule: str, count: int) -> None:
+        """Count ticks of a schedule for which nothing was published."""
+        self.schedules_missed[schedule] = self.schedules_missed.get(schedule, 0) + count
+
     def tries_of(self, id: int) -> Tries:
         """Return the attempts of a subscription, to be added to."""
         found = self.tries.get(id)

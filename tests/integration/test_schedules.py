@@ -135,6 +135,7 @@ class TestAbsence(BusTests):
             await eventually(over)
             await eventually(lambda: len(clock.times) == published)
             view = await book.one("pulse")
+            assert runner._tally.schedules_missed.get("pulse", 0) == missed
         assert view.missed == missed
         assert len(await bus.database.rows(occurrences)) == published
         if published:
