@@ -96,10 +96,11 @@ class Publishing:
             verdicts = await dry_run(self._surface, publications)
             return 200, verdicts if batched else verdicts[0]
         self._room.admitted(len(publications))
-        if batched:
-            return 202, [receipt_json(each) for each in await self._bus.publish_many(publications)]
-        only = publications[0]
-        receipt = await self._bus.publish(only.event, delay=only.delay, deliver_at=only.deliver_at)
+        with self._bus.continuing(headers):
+            if batched:
+                return 202, [receipt_json(each) for each in await self._bus.publish_many(publications)]
+            only = publications[0]
+            receipt = await self._bus.publish(only.event, delay=only.delay, deliver_at=only.deliver_at)
         return 202, receipt_json(receipt)
 
     def _events(self, headers: Headers, body: bytes) -> tuple[bool, Sequence[Event]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bus.bus import EventBus
 from ..config import Config, load_config
@@ -24,11 +25,12 @@ from ..strategies.stack import StrategyStack, compose
 from .brokers import Brokers, nats_sinks, nats_subjects
 from .faults import Faults
 from .files import unusable_file
-from .plan import plan_of, retention_of, type_schemas
+from .plan import plan_of, retention_of, tracing_of, type_schemas
 
 if TYPE_CHECKING:
     from ..runtime.runner import Runner
     from ..strategies.base import Connect
+    from ..tracing.base import Tracing
 
 __all__ = [
     "build",
@@ -96,15 +98,29 @@ def build(config: Config) -> Runner:
                 sinks[name] = build_sink(plugin, context)
         with faults.at():
             _check_batches(config, sinks)
+        with faults.at("tracing"):
+            tracing = tracing_of(config)
+    function_sink: Callable[[Callable[..., Any]], Sink] = PythonSink
+    if tracing is not None:
+        sinks = {name: tracing.sink(sink) for name, sink in sinks.items()}
+        function_sink = partial(_traced_function, tracing)
     runner = Runner(
         plan_of(config),
         storage,
         strategies,
         sinks,
-        function_sink=PythonSink,
+        function_sink=function_sink,
         brokers=brokers.made.values(),
+        tracing=tracing,
     )
     return runner
+
+
+def _traced_function(tracing: Tracing, handler: Callable[..., Any]) -> Sink:
+    """Return the sink of a function with a span for each call."""
+    from ..sinks.python import PythonSink
+
+    return tracing.sink(PythonSink(handler))
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +163,7 @@ async def open_publishing(
     """Open the bus and its operations; call `unheard` with the reason if no signal could be sent at the end."""
     outgoing = _outgoing(config, unheard)
     async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
-        bus = EventBus(storage.events, strategies, schemas=type_schemas(config))
+        bus = EventBus(storage.events, strategies, schemas=type_schemas(config), tracing=tracing_of(config))
         try:
             yield bus, Operations(storage, bus.announce)
         finally:

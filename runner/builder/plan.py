@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..errors import ConfigError
 from ..policies.limits import WorkerLimits
 from ..storage.contract.archive import Retention
 
 if TYPE_CHECKING:
     from ..bus.type_schemas import TypeSchemas
     from ..runtime.plan import Plan
+    from ..tracing.base import Tracing
 
-__all__ = ["plan_of", "retention_of", "type_schemas"]
+__all__ = ["plan_of", "retention_of", "tracing_of", "type_schemas"]
 
 
 def plan_of(config: Config) -> Plan:
@@ -47,6 +49,18 @@ def type_schemas(config: Config) -> TypeSchemas | None:
     from ..policies.data_schema import DataSchema
 
     return TypeSchemas({pattern: DataSchema.load(entry.schema_file) for pattern, entry in config.types.items()})
+
+
+def tracing_of(config: Config) -> Tracing | None:
+    """Return what makes spans; None for none. Raise `ConfigError` where OpenTelemetry is not installed."""
+    if config.tracing is None:
+        return None
+    try:
+        from ..tracing.otel import OpenTelemetry
+    except ImportError as error:
+        cure = "pip install 'eventbus-runner[otel]', or leave tracing out"
+        raise ConfigError(f"OpenTelemetry is not installed ({error.name}): {cure}") from error
+    return OpenTelemetry()
 
 
 def retention_of(config: Config) -> Retention:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from ..service.loop_guard import LoopGuard
 from ..service.tally import Tally
 from ..storage.contract.events import EventStore, Publication, Receipt
 from ..strategies.base import NotifyStrategy, Wake
+from ..tracing.base import Tracing
 from .checks import check, expiring, linked
 from .commits import Commits
 from .recording import LocalWorker, Recording
@@ -44,6 +47,7 @@ class EventBus:
         local_worker: LocalWorker | None = None,
         schemas: TypeSchemas | None = None,
         tally: Tally | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         Publish into `store`, and signal through `strategy`.
@@ -53,8 +57,10 @@ class EventBus:
             local_worker: takes events straight from the publisher while it has room for them.
             schemas: what the data of events has to fit.
             tally: counts what is recorded; but not inside sessions of callers, which may still roll back.
+            tracing: makes spans; None for none.
         """
         self._store = store
+        self._tracing = tracing
         self._wake = wake
         self._schemas = schemas
         self._tally = tally or Tally()
@@ -104,7 +110,11 @@ class EventBus:
             self.check([publication])
             if expires_in is not None:
                 publication = expiring(publication, await self._store.now())
-            receipts = await self._committed(linked([publication]))
+            publications = linked([publication])
+            if self._tracing is None:
+                receipts = await self._committed(publications)
+            else:
+                receipts = await self._traced(self._tracing, publications, self._committed)
         return receipts[0]
 
     async def publish_many(
@@ -126,11 +136,35 @@ class EventBus:
         if any([each.expires_in is not None for each in publications]):
             now = await self._store.now()
             publications = [expiring(each, now) for each in publications]
-        if session is not None:
-            receipts = await self._store.append_in(session, publications)
-            self._session_signals.add(session.sync_session, publications[-1].event.id)
-            return receipts
-        return await self._committed(publications)
+        add = self._committed if session is None else partial(self._add_in, session)
+        if self._tracing is None:
+            return await add(publications)
+        return await self._traced(self._tracing, publications, add)
+
+    async def _add_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        """Record events in the transaction of a session, and signal after its commit."""
+        receipts = await self._store.append_in(session, publications)
+        self._session_signals.add(session.sync_session, publications[-1].event.id)
+        return receipts
+
+    async def _traced(
+        self,
+        tracing: Tracing,
+        publications: Sequence[Publication],
+        add: Callable[[Sequence[Publication]], Awaitable[Sequence[Receipt]]],
+    ) -> Sequence[Receipt]:
+        """Record events within a span, whose trace they carry from then on."""
+        with tracing.publishing([each.event for each in publications]) as events:
+            return await add([each._replace(event=event) for each, event in zip(publications, events, strict=True)])
+
+    def continuing(self, headers: Mapping[str, str]) -> AbstractContextManager[None]:
+        """
+        Continue the trace of a request: what is published in this block follows from it, if there is any tracing.
+
+        Args:
+            headers: of the request, with names in lower case.
+        """
+        return nullcontext() if self._tracing is None else self._tracing.incoming(headers)
 
     async def _committed(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         started = monotonic()

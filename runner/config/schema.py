@@ -282,6 +282,10 @@ class Config(Model):
     api: Api | None = Field(
         default=None, description="The HTTP interface; left out: none. `{}` serves it with the defaults."
     )
+    tracing: Literal["otel"] | None = Field(
+        default=None,
+        description="`otel`: spans for publish, dispatch and delivery by OpenTelemetry (extra `[otel]`). null: none.",
+    )
     log: Log = Field(default=Log(), description="What is logged, on stderr.")
 
     _file: str = PrivateAttr("")

@@ -38,6 +38,7 @@ from ..storage.contract.events import Publication, Receipt
 from ..storage.contract.registry import Health, Instance, StrategyHealth
 from ..strategies.stack import StrategyState
 from ..subscription import Subscription, check_dead_letters
+from ..tracing.base import Tracing
 from ..version import __version__
 from ..worker.worker import Worker
 from .plan import Plan, function_subscription
@@ -76,8 +77,9 @@ class Runner:
         *,
         function_sink: Callable[[Callable[..., Any]], Sink],
         brokers: Iterable[Service] = (),
+        tracing: Tracing | None = None,
     ) -> None:
-        """Args: function_sink makes the sink of a function that is subscribed."""
+        """Args: function_sink makes the sink of a function that is subscribed, tracing makes spans."""
         self._plan = plan
         self._storage = storage
         self._strategies = strategies
@@ -97,11 +99,14 @@ class Runner:
             on_missed=lambda missed: tally.add_missed(missed.schedule, missed.count),
         )
         events, queue, registry = storage.events, storage.queue, storage.registry
+        if tracing is not None:
+            events, queue = tracing.store(events), tracing.store(queue)
         self.worker = Worker(
             queue, registry, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake, tally=tally
         )
         woken, local = self.worker.wake, self.worker.dispatcher if plan.works else None
-        self._bus = EventBus(events, strategies, wake=woken, local_worker=local, schemas=plan.schemas, tally=tally)
+        bus = partial(EventBus, events, strategies, wake=woken, local_worker=local, schemas=plan.schemas)
+        self._bus = bus(tally=tally, tracing=tracing)
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()

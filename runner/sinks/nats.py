@@ -28,6 +28,7 @@ from ..event import Event
 from ..nats.errors import BrokerError, MessageRefused
 from ..nats.options import LOGIN, NatsConnection
 from ..nats.subjects import PLACE, covers, meets, shape
+from ..tracing.carrier import trace_headers
 from .base import SinkContext
 
 if TYPE_CHECKING:  # nats-py is loaded with the first connection
@@ -227,6 +228,7 @@ class NatsSink:
         """Publish the event and wait for the confirmation of the server, or of a stream."""
         try:
             headers, payload = self._encode(delivery.event)
+            headers |= trace_headers(delivery.event)
             subject = self._subject.of(delivery.event)
         except EventError as error:
             return Rejected(f"the event cannot be sent over NATS: {error}")

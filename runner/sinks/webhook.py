@@ -25,6 +25,7 @@ from ..config.secret import Secret
 from ..delivery import Delivery, Failed, Outcome, Rejected
 from ..errors import EventError, SinkError
 from ..log.redaction import know
+from ..tracing.carrier import OUTGOING, trace_headers
 from .base import SinkContext
 from .http.address import Address
 from .http.answer import Answer
@@ -269,6 +270,7 @@ class WebhookSink:
             return shared(Rejected(f"the event cannot be sent over HTTP: {error}"), count)
         attempt = max(each.attempt for each in deliveries)
         headers = {"content-type": BATCH_FORMAT} | self._own_headers(deliveries[0].subscription, attempt)
+        headers |= OUTGOING.get() or {}
         answer = await self._post(deliveries, headers, body, _READ_OUTCOMES)
         if isinstance(answer, Failed):
             return [answer] * count
@@ -306,7 +308,7 @@ class WebhookSink:
         return outcomes
 
     def _message(self, delivery: Delivery) -> tuple[dict[str, str], bytes]:
-        own = self._own_headers(delivery.subscription, delivery.attempt)
+        own = {**self._own_headers(delivery.subscription, delivery.attempt), **trace_headers(delivery.event)}
         if not self._structured:
             headers, body = to_http(delivery.event)
             headers |= own

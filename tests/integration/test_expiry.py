@@ -72,9 +72,11 @@ class TestExpiry(BusTests):
 
     async def test_retries_end_when_it_expires(self, bus: Bus) -> None:
         runner, handler = bus.runner(), Failing()
-        runner.subscribe("one", handler, retry=RetryPolicy(delay=timedelta(milliseconds=50), jitter=0, max_attempts=99))
+        runner.subscribe(
+            "one", handler, retry=RetryPolicy(delay=timedelta(milliseconds=200), jitter=0, max_attempts=99)
+        )
         async with runner:
-            await runner.publish_many(perishable(1, timedelta(seconds=1)))
+            await runner.publish_many(perishable(1, timedelta(seconds=3)))
             await eventually(lambda: bus.settled(dead=1))
         [row] = await died(bus)
         assert "expire" in row["last_error"]
