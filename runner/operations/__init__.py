@@ -81,7 +81,7 @@ class Operations:
 
     @property
     def records(self) -> Records:
-        """What can be looked at."""
+        """The records to look at."""
         return self._storage.records
 
     async def retry(

@@ -36,10 +36,10 @@ class Database(Protocol):
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine, made when somebody asks for it."""
+        """The engine, made on demand."""
 
     async def open(self) -> None:
-        """Open what a worker uses at once. A database that is away is none of its business."""
+        """Open the connections that a worker uses at once; do not fail if the database is away."""
 
     async def close(self) -> None:
         """End the connections that are held. Idempotent; a later call opens others."""
@@ -47,7 +47,7 @@ class Database(Protocol):
 
 class Storage:
     """
-    One store, by what is asked of it.
+    One store, as a field for each of its seams.
 
     What publishes and works is there from the start. The rest is made at its first use, and SQLAlchemy loaded then.
 
@@ -70,42 +70,42 @@ class Storage:
 
     @cached_property
     def records(self) -> Records:
-        """Everything recorded, for people to look at."""
+        """The reads of people: events, deliveries, subscriptions, instances."""
         from .records import SqlRecords
 
         return SqlRecords(self.engine)
 
     @cached_property
     def corrections(self) -> Corrections:
-        """The ways in which people change what is recorded."""
+        """The corrections by people: retry, cancel, replay, acknowledge."""
         from .corrections import SqlCorrections
 
         return SqlCorrections(self.engine)
 
     @cached_property
     def overview(self) -> Overview:
-        """The sums of a deployment."""
+        """The summary of a deployment, for `runner status` and `runner why`."""
         from .overview import SqlOverview
 
         return SqlOverview(self.engine)
 
     @cached_property
     def archive(self) -> Archive:
-        """The events that are over."""
+        """The deletion of events past retention."""
         from .archive import SqlArchive
 
         return SqlArchive(self.engine)
 
     @cached_property
     def schedules(self) -> Schedules:
-        """What is published at regular times."""
+        """The schedules."""
         from .schedules import SqlSchedules
 
         return SqlSchedules(self.engine)
 
     @cached_property
     def depths(self) -> DepthReader:
-        """How much waits."""
+        """The depths of the queues, for metrics."""
         from .depths import SqlDepths
 
         return SqlDepths(self.engine)
@@ -121,12 +121,12 @@ class Storage:
         return self._database.home.schema
 
     async def open(self) -> None:
-        """Open what a worker uses at once, so that its first claims wait for no connection."""
+        """Open the connections of a worker, so that its first claims wait for none."""
         await self._database.open()
 
     async def standing(self, deployment_id: str) -> tuple[MigrationStatus, str | None]:
         """
-        Return where the tables stand, and the deployment that owns them, None if nobody does yet. Only read.
+        Return the status of the tables, and their owner, None if they have none. Only read.
 
         Raises:
             ForeignDeployment: another deployment owns them.
@@ -168,7 +168,7 @@ class Storage:
         return applied
 
     async def migrate(self) -> Sequence[str]:
-        """Bring the tables up to date, whosever they are; return the revisions that were applied."""
+        """Bring the tables up to date, without regard to their owner; return the applied revisions."""
         from .migrate import migrate
 
         return await migrate(self.engine)
@@ -188,7 +188,7 @@ class Storage:
             return True
 
     async def concerns(self) -> Sequence[str]:
-        """Return what of the database lets the bus do less than it could, with the cure of each."""
+        """Return the settings of the database that limit the bus, with the cure of each."""
         if self.engine.dialect.name == "sqlite":
             return ()
         from .postgres.concerns import concerns

@@ -1,4 +1,4 @@
-"""Acknowledgements: what is said later of deliveries that were deferred, for both databases."""
+"""Acknowledgements of deferred deliveries, for both databases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_REASON = 2000  # characters
 async def acknowledge(
     transactions: Transactions, encoding: str, reference: str, subscription: str, failure: str | None
 ) -> bool:
-    """Write the answer down; see `Corrections.ack()`."""
+    """Record an acknowledgement; see `Corrections.ack()`."""
     if failure is not None:
         failure = storable(failure[:_MAX_REASON], encoding)
     async with transactions.read() as connection:
@@ -85,7 +85,7 @@ async def _succeed(connection: AsyncConnection, row: Row[Any]) -> bool:
 
 
 async def _fail(connection: AsyncConnection, row: Row[Any], reason: str) -> bool:
-    """End the wait now; whoever claims the delivery applies its retry policy, with this as the reason."""
+    """End the wait now; the claim that follows applies the retry policy, with this as the reason."""
     if row.state != DeliveryState.LEASED or row.lease_token is not None:
         state = "running" if row.state == DeliveryState.LEASED else row.state
         raise StateConflict(

@@ -109,7 +109,7 @@ def _among(column: ColumnElement[int], seqs: Sequence[int]) -> ColumnElement[boo
 
 async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> list[int]:
     """
-    Remove those of `seqs` that are over once nobody else can change that any more; return them.
+    Remove those of `seqs` that are over, once no other session can change that any more; return them.
 
     A retry by hand locks deliveries, whoever adds some to an event on record locks the event. What others hold
     is passed over, so that nobody waits here.

@@ -1,4 +1,4 @@
-"""Publications that go together: those said twice are recorded once."""
+"""Batches of publications: duplicates within a batch are recorded once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Batch", "distinct"]
 
 
 class Batch(NamedTuple):
-    """Publications with those said twice left out, and how to answer for all of them."""
+    """Publications without duplicates, and the receipts for all of them."""
 
     publications: Sequence[Publication]
     unique: Sequence[Publication]

@@ -1,4 +1,4 @@
-"""Text that a database can hold, by its encoding."""
+"""Text and the encoding of a database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def holds_everything(encoding: str) -> bool:
 
 def storable(text: str | None, encoding: str = "UTF8") -> str | None:
     r"""
-    Return what a database can hold of a text that is no part of an event: an error, an excerpt of an answer.
+    Return the storable form of a text that is no part of an event, such as an error.
 
     A NUL becomes U+FFFD or `?`, a lone surrogate `?`, and a character that the encoding lacks its escape: `\u2013`.
     """

@@ -59,7 +59,7 @@ _SQLITE_CURES = {
 
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
-    """Turn what the drivers raise into `StorageUnavailable` or `StorageError`, without statements or values."""
+    """Map errors of the drivers to `StorageUnavailable` or `StorageError`, without statements or values."""
     try:
         yield
     except StorageError:
@@ -110,7 +110,7 @@ def storage_error(error: BaseException) -> StorageError:
 
 
 def _is_about_rows(error: BaseException) -> bool:
-    """Return whether what was to be written is refused for what is in it, by a constraint, a trigger or a type."""
+    """Return whether the database refuses the content of a row, by a constraint, a trigger or a type."""
     state = _sqlstate(error)
     if state:
         return not state.startswith(_ABOUT_STATEMENTS)
@@ -137,7 +137,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_pooled(error: BaseException | None) -> bool:
-    """Return whether it is what a pooler in transaction mode answers to someone who takes it for a server."""
+    """Return whether the error comes from a pooler in transaction mode that is used like a server."""
     return getattr(error, "sqlstate", None) in _POOLED or _NO_SETTINGS in str(error)
 
 

@@ -1,4 +1,4 @@
-"""Recorded events as people see them, and the one that somebody means."""
+"""Views of recorded events, and the lookup of one by its reference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def find_event(connection: AsyncConnection, reference: str) -> EventView:
 
 async def event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[EventView]:
     """
-    Return the events in `rows`, each with what has become of it.
+    Return the events in `rows`, each with its state.
 
     Their work is looked for in the order it moves in, so that none is missed between two statements.
     """

@@ -1,4 +1,4 @@
-"""Writing many together, and apart where one of them spoils it for the others."""
+"""Write many rows together; separately if one of them makes the write fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def in_halves(
     items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Iterable[R]]]
 ) -> tuple[list[R], list[tuple[T, StorageError]]]:
     """
-    Write `items` together; if that is refused in halves, down to each by itself, and at once by itself if one is held.
+    Write `items` together; if refused, in halves down to single ones; if held, one by one.
 
     Each that is held is waited for as long as the store does; after `IN_A_ROW` of them the rest is given up untried.
 

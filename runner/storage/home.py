@@ -1,4 +1,4 @@
-"""Where the tables are in a PostgreSQL database, as its first connection finds it, and what its text can hold."""
+"""The schema and the encoding of a PostgreSQL database, found by its first connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a source and an id are recorded that the unique index of PostgreSQL cannot hold, on either store."""
+"""Long sources and ids, which the unique index of PostgreSQL cannot hold; the same on both stores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shortened(event: Event) -> Event:
 
 
 def key_of(text: str) -> str:
-    """Return what a long source or id is recorded as."""
+    """Return the recorded form of a long source or id."""
     return f"\x01{sha256(text.encode()).hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""The lines of ordered subscriptions, for both databases, where no worker is in a hurry."""
+"""The lines of ordered subscriptions, outside the hot paths, for both databases."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def line_up(engine: AsyncEngine, subscription_id: int, order_by: str) -> i
 
 async def join_lines(connection: AsyncConnection, subscription_id: int, seqs: Sequence[int]) -> None:
     """
-    Put those of these deliveries that are unfinished, and have no turn, at the end of their lines.
+    Put unfinished deliveries without a turn at the end of their lines.
 
     They go in the order of their events. Without an order there is nothing to do.
     """
@@ -79,7 +79,7 @@ async def join_lines(connection: AsyncConnection, subscription_id: int, seqs: Se
 
 
 async def leave_lines(connection: AsyncConnection, subscription_id: int, seqs: Sequence[int] | None = None) -> None:
-    """End the turns of deliveries, by default all of the subscription: whoever stands next may go."""
+    """End the turns of deliveries, by default all of the subscription, so that the next ones may go."""
     conditions = [turns.c.subscription_id == subscription_id]
     if seqs is not None:
         conditions.append(turns.c.event_seq.in_(seqs))

@@ -1,4 +1,4 @@
-"""The version of the tables: what it is, and how to bring it up to this version of the runner."""
+"""The version of the tables, and their migration."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDict
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """Where the tables stand: `current` is None before the first migration, `pending` in the order of application."""
+    """The status of the tables: `current` is None before the first migration, `pending` in the order of application."""
 
     current: str | None
     head: str
@@ -44,7 +44,7 @@ class MigrationStatus:
 
 async def status(engine: AsyncEngine) -> MigrationStatus:
     """
-    Return where the tables stand.
+    Return the status of the tables.
 
     Raises:
         SchemaMismatch: they are at a revision this version does not know.
@@ -153,7 +153,7 @@ def _refuse_foreign_tables(connection: Connection, schema: str | None) -> None:
 
 
 def _config(schema: str | None, **attributes: Any) -> Config:
-    """Return what `migrations/env.py` reads; that file says which attributes there are."""
+    """Return the configuration of Alembic, with the attributes that `migrations/env.py` reads."""
     from alembic.config import Config
 
     config = Config()

@@ -291,7 +291,7 @@ def _delivery_view(row: Row[Any]) -> DeliveryView:
 
 
 def _strategy(stored: Mapping[str, Any]) -> StrategyHealth:
-    """Return what an instance said of a strategy; one of a later version may say more."""
+    """Return the reported state of a strategy; a later version may report more."""
     return StrategyHealth(stored["name"], stored["hears"], stored["detail"])
 
 

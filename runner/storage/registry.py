@@ -232,7 +232,7 @@ async def _put(
 
 
 async def _alone(connection: AsyncConnection) -> None:
-    """Take the row of the bus: whoever changes subscriptions takes it first."""
+    """Lock the row of the bus, before any change of subscriptions."""
     await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
 
 
@@ -241,7 +241,7 @@ async def _bump(connection: AsyncConnection) -> None:
 
 
 def _deleted() -> Select[int]:
-    """Return the query for the ids of subscriptions that are no more, though they have deliveries that wait."""
+    """Return the query for the ids of deleted subscriptions with waiting deliveries."""
     is_open = in_state(OPEN)
     waiting = select(func.min(deliveries.c.subscription_id).label("id")).where(is_open).cte("waiting", recursive=True)
     following = select(func.min(deliveries.c.subscription_id)).where(

@@ -1,4 +1,4 @@
-"""Conclusions from a look at the lines and the pace of a subscription: pure, and the same for both databases."""
+"""Evaluate a scan of the lines and the pace of a subscription. Pure, and the same for both databases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = 1000
 @dataclass(frozen=True, slots=True)
 class RegulatedScan:
     """
-    What one claim of a regulated subscription saw.
+    The findings of one claim of a regulated subscription.
 
     Attributes:
         room: how many it might have claimed: the quota, or what the rate had permits for.
@@ -44,7 +44,7 @@ class RegulatedScan:
         deliveries: Sequence[ClaimedDelivery],
         unreadable: Sequence[UnreadableDelivery] = (),
     ) -> DeliveryClaim:
-        """Return what the claim brought, with until when the next one can wait, and where it is to begin."""
+        """Return the result of the claim, with the time and the beginning of the next one."""
         due, paced, more, held_up = self.next_due, False, False, False
         if self.cut:
             since = after = self.left_off or request.after

@@ -1,4 +1,4 @@
-"""Another due time for what is still to come of an event, on both databases."""
+"""Move the due time of an event or its waiting deliveries, on both databases."""
 
 from __future__ import annotations
 

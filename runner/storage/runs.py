@@ -1,4 +1,4 @@
-"""The works of a claim as runs: what stands next to each other and went to the same subscriptions."""
+"""The runs of a settlement: adjacent works that were delivered to the same subscriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules, for both databases: who made them, how far they are; what runs at every tick is each database's own."""
+"""Schedules, for both databases; the statements of every tick are each database's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STOPPED = {"tick": None, "next_at": None, "queued_until": None}
 
 
 class SqlSchedules(Schedules):
-    """`Schedules` on SQLAlchemy Core; what runs at every tick is each database's own."""
+    """`Schedules` on SQLAlchemy Core; the statements of every tick are each database's own."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -154,12 +154,12 @@ async def in_thread(driver: aiosqlite.Connection, function: Callable[..., R], *a
 
 
 async def _alone(connection: AsyncConnection) -> None:
-    """Take the row of the bus, as whoever changes subscriptions does."""
+    """Lock the row of the bus, as for changes of subscriptions."""
     await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
 
 
 async def _bump(connection: AsyncConnection) -> None:
-    """Let every instance see, at its next claim, that there is something to read again."""
+    """Make every instance read again after its next claim."""
     await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
 
 
@@ -205,7 +205,7 @@ def _begin(schedule: Schedule, tick: datetime | None) -> dict[str, Any]:
 
 
 async def _change(connection: AsyncConnection, id: int, **values: Any) -> None:
-    """Write what has changed, so that nobody fires what was seen before."""
+    """Write a changed schedule, so that ticks of the old one no longer fire."""
     change = update(schedules).where(schedules.c.id == id)
     await connection.execute(change.values(revision=schedules.c.revision + 1, updated_at=Now(), **values))
 

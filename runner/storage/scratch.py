@@ -1,4 +1,4 @@
-"""Statements of a measurement in a place of its own: the rights it takes, the floor of its figures, and its end."""
+"""Statements of a benchmark on its own tables: rights, floor, removal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def drop_statement(schema: str) -> str:
 async def bare_insert(
     engine: AsyncEngine, schema: str | None, data: str
 ) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Make a table, and lend what inserts one row with `data` and commits it, through the driver and nothing else."""
+    """Make a table, and lend a function that inserts one row of `data` and commits, through the driver alone."""
     table = "floor" if schema is None else f"{schema}.floor"
     async with Transactions(engine).write() as connection:
         await connection.execute(text(f"CREATE TABLE {table} (data text)"))

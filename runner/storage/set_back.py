@@ -1,4 +1,4 @@
-"""A clock that was set back: what it had said before lies ahead, and is moved back with it, on both databases."""
+"""A clock that was set back: move stored times back with it, on both databases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def set_back(connection: AsyncConnection, instance_id: str) -> timedelta:
 
 
 async def _move_waits(connection: AsyncConnection) -> None:
-    """Let what was written later than now wait as long from now on as it was to wait then."""
+    """Move due times written in the future, so that their waits keep their lengths."""
     waits = or_(deliveries.c.state == DeliveryState.PENDING, deliveries.c.lease_token.is_(None))
     since, due = deliveries.c.updated_at, deliveries.c.due_at
     moved = update(deliveries).where(in_state(OPEN), waits, since > Now(), due >= since)
@@ -49,7 +49,7 @@ async def _move_waits(connection: AsyncConnection) -> None:
 
 async def _move_leases(connection: AsyncConnection, beat: datetime, by: timedelta) -> None:
     """
-    End earlier what was leased before the clock was set back, and let no beat be one to come.
+    Shorten leases taken before the clock was set back, and correct heartbeats in the future.
 
     That ends after the last `beat`; what was leased since, or renewed, before it.
     """

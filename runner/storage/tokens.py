@@ -1,4 +1,4 @@
-"""Lease tokens, and whose lease one is."""
+"""Lease tokens, and their holders."""
 
 from __future__ import annotations
 

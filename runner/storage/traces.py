@@ -41,7 +41,7 @@ def _correlated(correlation: str) -> ColumnElement[bool]:
 
 
 async def _causes(connection: AsyncConnection, row: Row[Any]) -> Sequence[Row[Any]]:
-    """Return what led to an event, one after the other: of each id the last event that was recorded before."""
+    """Return the ancestors of an event in order: of each id the last event recorded before."""
     found: list[Row[Any]] = []
     while len(found) < _FURTHEST and (cause := event_of(row).attribute(CAUSATION)) is not None:
         before = select(*WITHOUT_DATA).where(has_id(cause), in_any_source(), events.c.seq < row.seq)

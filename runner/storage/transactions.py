@@ -1,4 +1,4 @@
-"""Transactions of everything that is not hot, on either database."""
+"""Transactions outside the hot paths, on both databases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Transactions"]
 
 class Transactions:
     """
-    Transactions on an engine; what the drivers raise in one comes out as a `StorageError`.
+    Transactions on an engine; errors of the drivers come out as a `StorageError`.
 
     Attributes:
         dialect: `postgresql` or `sqlite`.

@@ -31,7 +31,7 @@ class Retention:
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """
-    What became of one page of events.
+    The result of pruning one page of events.
 
     Attributes:
         events: how many went.

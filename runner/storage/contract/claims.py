@@ -1,4 +1,4 @@
-"""Claims: what a worker asks of the queue, and what it is given."""
+"""Claims: the requests of a worker, and their results."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class UnreadableWork:
 
 class Claim(Struct, frozen=True):
     """
-    What one claim brought.
+    The result of a claim of events.
 
     Attributes:
         token: fences every write about `works`.
@@ -108,7 +108,7 @@ class Claim(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ExpiredDeferral:
-    """A deferral that came to nothing: how long was waited, and the reason if somebody said that it has failed."""
+    """A deferral without success: how long it was waited for, and the reason of a reported failure."""
 
     waited: timedelta
     refusal: str | None
@@ -150,7 +150,7 @@ class UnreadableDelivery:
 @dataclass(frozen=True, slots=True)
 class RegulatedRequest:
     """
-    What a caller could deliver of one subscription that has an order or a rate.
+    A request for deliveries of one subscription with an order or a rate.
 
     `after` is where the last claim left off in its lines, so that each key has its turn. `since` is from where on,
     round to `after`, claims have taken all that may go.
@@ -167,7 +167,7 @@ class RegulatedRequest:
 @dataclass(frozen=True, slots=True)
 class DeliveryClaim:
     """
-    What one claim of waiting deliveries brought.
+    The result of a claim of deliveries.
 
     `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
     another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
@@ -199,7 +199,7 @@ class ExpiredDelivery(NamedTuple):
 
 class ExpiredClaim(NamedTuple):
     """
-    What waited of expired events, leased under `token`.
+    Deliveries of expired events, leased under `token`.
 
     `due_now` is how many scheduled events were made due. `again_in` is until the next look is worth it: zero if there
     is more, None if no event on record expires.

@@ -1,4 +1,4 @@
-"""The seam through which people correct what is recorded."""
+"""The contract of corrections by people."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ReplayQuery:
 @dataclass(frozen=True, slots=True)
 class Rescheduled:
     """
-    What became of an event that was to be due at another time.
+    The result of rescheduling an event.
 
     Attributes:
         due_at: when it is due now, on the clock of the store.
@@ -49,7 +49,7 @@ class Rescheduled:
 
 
 def nobody(_: int) -> None:
-    """Take note of progress for nobody."""
+    """Ignore progress."""
 
 
 class Corrections(Protocol):
@@ -82,7 +82,7 @@ class Corrections(Protocol):
 
     async def cancel_event(self, seq: int) -> int | None:
         """
-        Cancel what of an event is still to come; return how many deliveries that are, None if nothing was to come.
+        Cancel the open deliveries of an event; return how many, None if there were none.
 
         Its row of work goes, and every subscription that matches gets a cancelled delivery on record; deliveries that
         wait or run are cancelled. What a running dispatch has handed to its sinks has arrived, but its answers are
@@ -98,7 +98,7 @@ class Corrections(Protocol):
         before: datetime | None = None,
     ) -> Rescheduled:
         """
-        Have an event be due at another time, or its deliveries that wait if it is dispatched already.
+        Move the due time of an event, or of its waiting deliveries if it has been dispatched.
 
         What is leased is left alone.
 

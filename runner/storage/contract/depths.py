@@ -1,4 +1,4 @@
-"""The seam of the gauges of a process: how much waits in the store."""
+"""The contract of the gauges: how much waits in the store."""
 
 from __future__ import annotations
 

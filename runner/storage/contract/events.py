@@ -1,4 +1,4 @@
-"""The seam of the bus: events go in, and the values that cross."""
+"""The contract of publishing, and its values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Receipt(NamedTuple):
 
 class EventStore(Protocol):
     """
-    What the bus needs: events go in, each with its one row of work, in one transaction.
+    Record events, each with its one row of work, in one transaction.
 
     Attributes:
         appends_at_once: how many transactions of one process side by side are faster than one after the other.

@@ -1,4 +1,4 @@
-"""The seam of `runner status` and `runner why`: what sums a deployment up, and what holds one delivery."""
+"""The contract of `runner status` and `runner why`, and its values."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Load:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recent:
     """
-    What became of the last deliveries of one subscription, as far as a look at the last `SAMPLE` of all tells.
+    The results of the last deliveries of one subscription, within the last `SAMPLE` of all.
 
     Attributes:
         delivered: in the time since `since`, a minute at most.
@@ -104,7 +104,7 @@ class Turned:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
     """
-    One event and one subscription, and all that the store knows of why it is not delivered.
+    All that the store knows of why one event is not delivered to one subscription.
 
     Attributes:
         version: of the set of subscriptions.
@@ -139,7 +139,7 @@ class Overview(Protocol):
     """The seam of `runner status` and `runner why`. Not on the hot path; no cost grows with what is recorded."""
 
     async def queue(self) -> Queue:
-        """Return what waits to be dispatched."""
+        """Return the state of the queue of events."""
 
     async def undispatched(self, limit: int) -> Sequence[Event]:
         """Return the first `limit` events that wait to be dispatched, without their data."""
@@ -148,10 +148,10 @@ class Overview(Protocol):
         """Return every subscription ever known, and whether it is active."""
 
     async def loads(self) -> Mapping[int, Load]:
-        """Return, for each id of a subscription, what is not over."""
+        """Return, by the id of the subscription, the deliveries that are not over."""
 
     async def recent(self) -> Mapping[int, Recent]:
-        """Return, for each id of a subscription, what became of its last deliveries."""
+        """Return, by the id of the subscription, the results of its last deliveries."""
 
     async def hold(self, seq: int, subscription: str) -> Hold:
-        """Return what is known of an event for a subscription. Raise `NotFound` for an unknown name."""
+        """Return what holds an event for a subscription. Raise `NotFound` for an unknown name."""

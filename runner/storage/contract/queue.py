@@ -1,4 +1,4 @@
-"""The seam of the worker: work is claimed and settled, as whole events first, and by delivery later."""
+"""The contract of the worker: claim and settle events, then single deliveries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam through which people look at what is recorded, and what they see."""
+"""The contract of reading records, and its values."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class Records(Protocol):
         """
 
     async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
-        """Return the same of one. Raise `NotFound`, with the names there are."""
+        """Return one subscription in the same way. Raise `NotFound`, with the existing names."""
 
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""

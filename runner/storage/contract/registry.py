@@ -37,7 +37,7 @@ class Instance:
 
 
 class StrategyHealth(NamedTuple):
-    """How one strategy of an instance is. `hears` is None where that is no question (polling)."""
+    """The state of one strategy of an instance. `hears` is None if it does not apply (polling)."""
 
     name: str
     hears: bool | None
@@ -47,7 +47,7 @@ class StrategyHealth(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """
-    What an instance says of itself with a beat.
+    The state of an instance, reported with its heartbeat.
 
     Attributes:
         stalled: for how long a loop that claims has neither gone round nor been asleep as it should.
@@ -66,7 +66,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A subscription whose deliveries nobody can make: it was deleted, or no instance has its sink."""
+    """A subscription whose deliveries no instance can make: it was deleted, or its sink is nowhere."""
 
     subscription_id: int
     deleted: bool

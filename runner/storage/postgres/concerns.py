@@ -1,4 +1,4 @@
-"""Settings of a PostgreSQL database that let the bus do less than it could."""
+"""Settings of a PostgreSQL database that limit the bus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOUND = text("SELECT pg_catalog.current_setting('search_path'), pg_catalog.quot
 
 
 async def concerns(engine: AsyncEngine) -> list[str]:
-    """Return what there is, each with its cure."""
+    """Return the settings found, each with its cure."""
     with mapped_errors():
         async with engine.connect() as connection:
             path, role = (await connection.execute(_FOUND)).one()

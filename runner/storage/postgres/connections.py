@@ -94,7 +94,7 @@ class DriverConnections:
 
     @contextlib.asynccontextmanager
     async def take(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection; whatever the driver raises comes out as a `StorageError`."""
+        """Lend a connection; errors of the driver come out as a `StorageError`."""
         async with self._slots:
             held = await self._open()
             try:
@@ -135,7 +135,7 @@ class DriverConnections:
     async def _again(
         self, held: _Held, sql: str, arguments: Sequence[Any], error: BaseException
     ) -> list[asyncpg.Record]:
-        """Run a statement once more if a change of the tables since it was prepared is all that is wrong with it."""
+        """Run a statement once more if it failed only because the tables have changed since it was prepared."""
         import asyncpg
 
         if not isinstance(error, asyncpg.InvalidCachedStatementError):
@@ -148,7 +148,7 @@ class DriverConnections:
             await self._part(held, failure)
 
     async def _part(self, held: _Held, error: BaseException) -> NoReturn:
-        """Keep the connection on which `error` happened or throw it away, and raise what is to be seen outside."""
+        """Keep or drop the connection on which `error` happened, and raise its `StorageError`."""
         try:
             with mapped_errors():
                 raise error

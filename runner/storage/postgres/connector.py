@@ -1,4 +1,4 @@
-"""The way to a PostgreSQL server: which host is taken, and how a connection is made."""
+"""Connect to a PostgreSQL server: choose the host, make the connection."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Reached(NamedTuple):
 
 class PostgresConnector:
     """
-    Makes asyncpg connections from a DSN.
+    Make asyncpg connections from a DSN.
 
     Every host gets its own timeout, the last good one is tried first and the others after a short head start.
     With several hosts only a primary that takes writes is taken; never one whose WAL timeline is older than one
@@ -62,7 +62,7 @@ class PostgresConnector:
     """
 
     def __init__(self, dsn: Dsn, *, pgbouncer: bool = False, home: Home | None = None) -> None:
-        """Make connections to `dsn`; `home` learns from them where the tables are, if that is of interest."""
+        """Make connections to `dsn`; `home`, if given, learns from them where the tables are."""
         self._dsn = dsn
         self._pgbouncer = pgbouncer
         self._home = home
@@ -185,7 +185,7 @@ class PostgresConnector:
 
 
 def _keep_alive(connection: asyncpg.Connection) -> None:
-    """Let the kernel find out that a peer is gone (asyncpg sets none of this)."""
+    """Enable keep-alive, so that the kernel detects a dead peer (asyncpg does not)."""
     transport = connection._transport  # asyncpg has no public way to its socket
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family == getattr(socket, "AF_UNIX", None):

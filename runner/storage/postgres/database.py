@@ -1,4 +1,4 @@
-"""A PostgreSQL database as one process has it: where its tables are, the connections it holds, and an engine."""
+"""The connections of one process to a PostgreSQL database, and the place of its tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PostgresDatabase:
         self, dsn: Dsn, *, schema: str | None = None, held: int = 4, pool: int = 1, pgbouncer: bool = False
     ) -> None:
         """
-        Connect to `dsn` when something is asked for.
+        Connect to `dsn` on demand.
 
         Args:
             schema: PostgreSQL schema of the tables; None is found by the first connection (see `Home`).
@@ -68,7 +68,7 @@ class PostgresDatabase:
 
     @cached_property
     def engine(self) -> AsyncEngine:
-        """The engine, made when somebody asks for it: to publish, none is needed."""
+        """The engine, made on demand: to publish, none is needed."""
         from .engine import postgres_engine
 
         return postgres_engine(self.connect, self.home, pool=self._pool, pgbouncer=self._pgbouncer)
@@ -79,13 +79,13 @@ class PostgresDatabase:
             return await self._connector.connect()
 
     async def open(self) -> None:
-        """Open what a worker with a backlog uses at once, so that its first claims wait for no connection."""
+        """Open the connections of a worker, so that its first claims wait for none."""
         with contextlib.suppress(StorageUnavailable), mapped_errors():
             async with self.engine.connect():  # should the server have few left, one of them stays with the engine
                 await self.connections.open(_WORKING)
 
     async def close(self) -> None:
-        """Let go of the held connections."""
+        """Close the held connections."""
         await self.connections.close()
 
     def sql(self, name: str, limit: int = 0) -> str:
@@ -101,13 +101,13 @@ class PostgresDatabase:
         return now
 
     async def find(self) -> None:
-        """Have a connection find out where the tables are, and what text they can hold."""
+        """Open a connection to learn the schema and the encoding."""
         async with self.connections.take():
             pass
 
 
 def _check_user(dsn: Dsn) -> None:
-    """Raise `ConfigError` where neither the DSN nor the system says who we are to the database."""
+    """Raise `ConfigError` if neither the DSN nor the system names a user."""
     if dsn.user or os.environ.get("PGUSER"):
         return
     try:

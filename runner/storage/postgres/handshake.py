@@ -1,4 +1,4 @@
-"""A gate before a PostgreSQL server until it is ready: it limits everything, because anybody may have answered."""
+"""A gate before a PostgreSQL server until it is ready: it limits all input, because the peer is not proven yet."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _AFTER = {_OK: (None, 3, 5, _FINAL), 3: (None,), 5: (None,), _SASL: (None,), _CO
 
 class SuspiciousLoop:
     """
-    The event loop, as it is lent to asyncpg for one connection: what a server says goes through a `_Gate` first.
+    The event loop as lent to asyncpg for one connection: input of the server passes a `_Gate` first.
 
     asyncpg reads messages of any length, reckons SCRAM for as long as it is told to, and does not mind what it does not
     understand before it fails somewhere. Once the server is ready the gate is gone, and with it its cost.
@@ -70,7 +70,7 @@ class SuspiciousLoop:
             setattr(self, name, getattr(loop, name))
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the loop has."""
+        """Return an attribute of the loop."""
         return getattr(self._loop, name)
 
     async def create_connection(self, factory: Callable[[], asyncio.Protocol], *args: Any, **options: Any) -> Any:
@@ -87,7 +87,7 @@ class SuspiciousLoop:
         return None if encrypted is None else _GatedTransport(encrypted, self)
 
     def gate(self, protocol: Any, transport: Any) -> Any:
-        """Return what stands before a protocol on a connection that is there already."""
+        """Return the gate of a protocol on an existing connection."""
         gated = self._gated(protocol)
         if isinstance(gated, _Gate):
             gated.transport = transport
@@ -117,12 +117,12 @@ class _GatedTransport:
         return getattr(self.real, name)
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
-        """Have what comes from now on go to `protocol`, through a gate."""
+        """Send further input to `protocol`, through a gate."""
         self.real.set_protocol(self._loop.gate(protocol, self.real))
 
 
 class _Gate(asyncio.Protocol):
-    """Hands on what is fit to be read, until the server is ready; hangs up at anything else."""
+    """Pass valid messages on until the server is ready; hang up at anything else."""
 
     def __init__(self, inner: asyncio.Protocol, loop: SuspiciousLoop) -> None:
         self.inner = inner
@@ -173,7 +173,7 @@ class _Gate(asyncio.Protocol):
             self.transport.set_protocol(self.inner)
 
     def _read(self) -> str:
-        """Look at every message that is complete; return what is wrong."""
+        """Check every complete message; return the fault."""
         unread = self._unread
         while len(unread) >= 5 and not self._ready:
             kind, size = unread[0], int.from_bytes(unread[1:5], "big")
@@ -202,7 +202,7 @@ class _Gate(asyncio.Protocol):
         return ""
 
     def _login_fault(self, body: bytes) -> str:
-        """Return what is wrong with a step of the login."""
+        """Return the fault of a step of the login."""
         step, before = int.from_bytes(body[:4], "big"), self._login
         if len(body) < 4 or step not in _LOGINS:
             return "it wants a login that the driver has not"

@@ -1,4 +1,4 @@
-"""The outage: what the log is told when the database goes away and comes back."""
+"""The outage: log when the database is lost and when it is back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 class Outage:
     """
-    Say once that the database is lost, and once that it is back.
+    Log once that the database is lost, and once that it is back.
 
     It is lost when no connection can be made any more; that one broke need not mean that. Make every connection in a
     `with` block of it.

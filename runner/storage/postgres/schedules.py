@@ -1,4 +1,4 @@
-"""Schedules on PostgreSQL: what runs at every tick, each one statement and one transaction."""
+"""Schedules on PostgreSQL: the statements of every tick, each one transaction."""
 
 from __future__ import annotations
 

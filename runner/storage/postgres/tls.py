@@ -19,7 +19,7 @@ _ADVISORY = ("allow", "prefer")  # they guarantee nothing, so nothing is checked
 
 def encryptions(dsn: Dsn) -> tuple[Encryption, ...]:
     """
-    Return what libpq's sslmode has a client try, one after the other: a context for TLS, False for plain text.
+    Return the encryptions to try under libpq's sslmode, in order: a context for TLS, False for plain text.
 
     As in libpq, `require` with a root certificate is `verify-ca`, and what the DSN does not name is taken from
     `~/.postgresql`: root.crt, root.crl, postgresql.crt and postgresql.key, where they are and can be read.
@@ -79,7 +79,7 @@ def _default(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def _reading(what: str, path: Path | str) -> Iterator[None]:
-    """Say of which file it was that OpenSSL could not use; its own errors name none."""
+    """Name the file that OpenSSL could not use; its own errors name none."""
     try:
         with Path(path).open("rb"):
             pass

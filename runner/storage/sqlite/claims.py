@@ -1,4 +1,4 @@
-"""Claims on SQLite: what the connection's thread runs."""
+"""Claims on SQLite: functions that the connection's thread runs."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _type(db: sqlite3.Connection, seq: int) -> object:
 
 
 def _outlook(db: sqlite3.Connection, claim: Claim, limit: int, now: int) -> Claim:
-    """Return the claim with what else a worker wants to know."""
+    """Return the claim with the outlook for the worker."""
     [(version, scheduled_at, waiting)] = db.execute(sql("outlook")).fetchall()
     again_in = timedelta(0) if claim.unreadable else None
     if not claim.more and not claim.unreadable:  # whatever is left in the queue is leased, so this reads no backlog

@@ -1,4 +1,4 @@
-"""How a connection to SQLite is made: what it is told, and how it ends."""
+"""Connections to SQLite: their pragmas, and their end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wal_is_safe(version: tuple[int, ...]) -> bool:
 
 def pragmas(version: tuple[int, ...]) -> Sequence[str]:
     """
-    Return what every new connection is to execute, in this order, given the linked SQLite's version.
+    Return the statements that every new connection executes, by the version of SQLite.
 
     FULL makes a commit survive a power cut in both journal modes: the WAL, or the truncation of the
     journal, is synced before COMMIT returns. (EXTRA only adds a sync for journals that are deleted.)
@@ -47,7 +47,7 @@ def pragmas(version: tuple[int, ...]) -> Sequence[str]:
 
 def prepare(cursor: sqlite3.Cursor) -> None:
     """
-    Execute `pragmas()` on a new connection, and take the file as it is where another program decides its mode.
+    Execute `pragmas()` on a new connection; keep the journal mode if another program decides it.
 
     Who has it open keeps it in WAL mode, or out of it. Out of it our own journal is truncated all the same.
     """
@@ -73,7 +73,7 @@ def prepare(cursor: sqlite3.Cursor) -> None:
 
 
 async def connect(*args: Any, **kwargs: Any) -> aiosqlite.Connection:
-    """Open a connection. One that cannot be opened ends its thread first, lest that speak to a closed loop."""
+    """Open a connection. If that fails, end its thread first, so that it does not call a closed loop."""
     import aiosqlite
 
     connection = aiosqlite.connect(*args, **kwargs)
@@ -108,7 +108,7 @@ class TidyConnection(sqlite3.Connection):
         self._copied = 0  # bytes of the WAL when it was last copied back
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a new cursor; `execute()` of the connection itself makes others, which nobody here keeps."""
+        """Return a new cursor, and keep track of it."""
         cursor = super().cursor(*args, **kwargs)
         self._cursors.add(cursor)
         return cursor

@@ -1,5 +1,5 @@
 """
-An SQLite file as one process has it: the connection it holds, and an engine.
+The connections of one process to an SQLite file.
 
 A transaction is one plain function that runs on the connection's thread, in one hop: it cannot be cut
 in the middle by a cancelled coroutine, which would leave the file locked for everybody. SQLite has one
@@ -58,7 +58,7 @@ class SqliteDatabase:
 
     @cached_property
     def engine(self) -> AsyncEngine:
-        """The engine, made when somebody asks for it: to publish, none is needed."""
+        """The engine, made on demand: to publish, none is needed."""
         from .engine import sqlite_engine
 
         return sqlite_engine(self._path, self.home, pool=self._pool)

@@ -1,4 +1,4 @@
-"""Ending what waits of expired events, on SQLite; `claim_expired.sql` of PostgreSQL says why it is done so."""
+"""Claims of expired events on SQLite; `claim_expired.sql` of PostgreSQL gives the reasons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AGAIN = microseconds(timedelta(minutes=1))  # until an event is looked at once 
 
 
 def claim_expired(db: sqlite3.Connection, token: int, limit: int, lease: timedelta) -> ExpiredClaim:
-    """Lease what waits of expired events, of at most `limit` of them; only read if there is none."""
+    """Lease the waiting deliveries of at most `limit` expired events; only read if there is none."""
     now = clock(db)
     [(any_expired, next_at)] = db.execute(sql("any_expired"), (now, now)).fetchall()
     if not any_expired:

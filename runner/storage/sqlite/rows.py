@@ -99,7 +99,7 @@ def time_of(instant: int) -> datetime:
 
 
 def check_text(error: Exception) -> None:
-    """Let go on what the database cannot do; that a text is no UTF-8 comes as an error of the same class."""
+    """Re-raise errors of the database, except that a text is not UTF-8, which has the same class."""
     if isinstance(error, sqlite3.Error) and "decode" not in str(error):
         raise error
 

@@ -1,4 +1,4 @@
-"""Schedules on SQLite: what runs at every tick, each one function and one transaction."""
+"""Schedules on SQLite: the functions of every tick, each one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settlements on SQLite: what the connection's thread runs, each in a transaction."""
+"""Settlements on SQLite: functions that the connection's thread runs, each one transaction."""
 
 from __future__ import annotations
 
