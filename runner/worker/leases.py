@@ -97,15 +97,15 @@ class Leases:
         if not held:
             return
         until = monotonic() + self._lease.total_seconds()
-        leases = [(*key, each.lease.token) for key, each in held.items()]
+        leases = [each.lease for each in held.values()]
         renewed, refused = await in_halves(leases, lambda some: self._queue.renew(some, self._lease))
         kept = set(renewed)
-        for (seq, id, _), error in refused:  # it is ours for now, and nothing of it starts once it is not
-            log.warning("lease not renewed", seq=seq, subscription_id=id, detail=str(error))
-            held.pop((seq, id))
-        for (seq, id, _), _ in refused[:IN_A_ROW]:  # they go last the next time: all behind them may have been given up
-            if (seq, id) in self._held:
-                self._held[seq, id] = self._held.pop((seq, id))
+        for lease, error in refused:  # it is ours for now, and nothing of it starts once it is not
+            log.warning("lease not renewed", seq=lease.seq, subscription_id=lease.subscription_id, detail=str(error))
+            held.pop(lease.key)
+        for lease, _ in refused[:IN_A_ROW]:  # they go last the next time: all behind them may have been given up
+            if lease.key in self._held:
+                self._held[lease.key] = self._held.pop(lease.key)
         for key, each in held.items():
             if key in kept:
                 each.flight.until = until

@@ -14,7 +14,7 @@ from sqlalchemy import Executable, Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from runner.config.dsn import Dsn
-from runner.delivery import DeliveryState
+from runner.delivery import DeliveryState, Lease
 from runner.event import Event
 from runner.storage import Storage, open_storage
 from runner.storage.contract.claims import Claim, DeliveryClaim, Work
@@ -27,6 +27,13 @@ from tests.support.eventually import eventually
 T = TypeVar("T")
 
 LEASE = timedelta(seconds=30)
+
+
+def leased(seq: int, subscription_id: int, token: int) -> Lease:
+    """Return the lease of a first attempt."""
+    return Lease(seq, subscription_id, 1, token)
+
+
 SHORT = timedelta(milliseconds=150)
 NOTHING = timedelta(0)
 

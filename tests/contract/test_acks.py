@@ -17,7 +17,18 @@ from runner.storage.records import SqlRecords
 from runner.storage.tables import attempts, deliveries, dispatch, subscriptions
 from runner.subscription import Subscription
 
-from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, claim_delivery_soon, publish, record, settled
+from .storage_contract import (
+    LEASE,
+    SHORT,
+    Database,
+    Store,
+    StoreTests,
+    claim_delivery_soon,
+    leased,
+    publish,
+    record,
+    settled,
+)
 
 DEFERRED = DeliveryState.LEASED
 MINUTE = timedelta(minutes=1)
@@ -73,7 +84,7 @@ class TestDeferred(AckTests):
         seq = await self.defer(store, timedelta(0))
         claim = await claim_delivery_soon(store)
         assert await store.queue.settle_deliveries([deferred(seq, claim.token, SHORT, attempts=2)])
-        assert not await store.queue.renew([(seq, 1, claim.token)], LEASE)
+        assert not await store.queue.renew([leased(seq, 1, claim.token)], LEASE)
         [again] = (await claim_delivery_soon(store)).deliveries
         assert again.expired is not None
         assert (again.attempt, again.suspect) == (3, False)
@@ -175,7 +186,7 @@ class TestAck(AckTests):
         assert await corrections.ack(str(seq), "crm")
         for late in (DeliveryState.DEAD, DeliveryState.PENDING, DeliveryState.LEASED):
             assert not await store.queue.settle_deliveries([record(seq, 1, late, claim.token)])
-        assert not await store.queue.renew([(seq, 1, claim.token)], LEASE)
+        assert not await store.queue.renew([leased(seq, 1, claim.token)], LEASE)
         assert await self.state(database) == "delivered"
 
 

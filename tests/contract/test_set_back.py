@@ -18,7 +18,7 @@ from runner.storage.records import SqlRecords
 from runner.storage.tables import After, Instant, metadata
 from runner.subscription import Subscription
 
-from .storage_contract import LEASE, Database, Store, StoreTests, publish, record, settled, taken, wait
+from .storage_contract import LEASE, Database, Store, StoreTests, leased, publish, record, settled, taken, wait
 
 HOUR = timedelta(hours=1)
 FIRST, SECOND = (Instance(name, "host", 1, "1") for name in ("first", "second"))
@@ -132,7 +132,7 @@ class TestBeat(StoreTests):
         running = record(seq, 1, DeliveryState.LEASED, claim.token, due_in=LEASE)
         await store.queue.settle(Settled(claim.token, claim.works, [Run((), 1)], [running]))
         await set_clock_back(database)
-        assert await store.queue.renew([(seq, 1, claim.token)], LEASE)
+        assert await store.queue.renew([leased(seq, 1, claim.token)], LEASE)
         assert await beat(other, SECOND) > timedelta(0)
         assert taken(await other.queue.claim_deliveries({1: 10}, LEASE)) == []
 

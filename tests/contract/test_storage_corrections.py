@@ -18,7 +18,7 @@ from runner.storage.tables import Now, deliveries, dispatch, events, scheduled
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 
-from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, wait
+from .storage_contract import LEASE, Database, Store, StoreTests, leased, publication, publish, record, settled, wait
 
 LEASED, CANCELLED, DELIVERED, PENDING = (
     DeliveryState.LEASED,
@@ -50,7 +50,9 @@ class TestCancelledEvents(StoreTests):
         cancelled = [(seq, 1, CANCELLED), (seq, 2, CANCELLED)]
         assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
         # What of it still ran belongs to nobody: it is not renewed, and its answer not taken.
-        assert await store.queue.renew([(seq, 2, claim.token), (other, 2, claim.token)], LEASE) == [(other, 2)]
+        assert await store.queue.renew([leased(seq, 2, claim.token), leased(other, 2, claim.token)], LEASE) == [
+            (other, 2)
+        ]
         assert await store.queue.settle_deliveries([record(seq, 2, DELIVERED, claim.token)]) == []
         assert await self.states(database) == [*cancelled, (other, 1, DELIVERED), (other, 2, LEASED)]
         assert await database.count(dispatch) == [0]

@@ -24,6 +24,7 @@ from .storage_contract import (
     StoreTests,
     claim_delivery_soon,
     claim_soon,
+    leased,
     publish,
     record,
     taken,
@@ -228,7 +229,7 @@ class TestSettleDeliveries(StoreTests):
         await database.execute(update(deliveries).values(state="cancelled", **change))
         for state in (DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.DEAD):
             assert not await store.queue.settle_deliveries([record(seq, 1, state, claim.token)])
-        assert not await store.queue.renew([(seq, 1, claim.token)], LEASE)
+        assert not await store.queue.renew([leased(seq, 1, claim.token)], LEASE)
         assert [row["state"] for row in await database.rows(deliveries)] == ["cancelled"]
 
     async def test_nothing_to_settle_is_no_error(self, store: Store) -> None:
@@ -332,7 +333,7 @@ class TestRenew(StoreTests):
         [kept] = await wait(store, 1)
         [witness] = await wait(store, 2)
         claim = await store.queue.claim_deliveries({1: 1, 2: 1}, SHORT)
-        assert list(await store.queue.renew([(kept, 1, claim.token)], LEASE)) == [(kept, 1)]
+        assert list(await store.queue.renew([leased(kept, 1, claim.token)], LEASE)) == [(kept, 1)]
         assert taken(await claim_delivery_soon(other, 2)) == [(witness, 2)]  # so the unrenewed lease has ended
         assert not (await other.queue.claim_deliveries({1: 1}, LEASE)).deliveries
         assert list(await store.queue.settle_deliveries([record(kept, 1, DeliveryState.DELIVERED, claim.token)])) == [
@@ -343,5 +344,6 @@ class TestRenew(StoreTests):
         held, lost = await wait(store, 1, 2)
         claim = await store.queue.claim_deliveries({1: 2}, LEASE)
         await store.queue.settle_deliveries([record(lost, 1, DeliveryState.DEAD, claim.token)])
-        asked = [(held, 1, claim.token), (lost, 1, claim.token), (held, 1, claim.token + 1), (held, 2, claim.token)]
+        token = claim.token
+        asked = [leased(held, 1, token), leased(lost, 1, token), leased(held, 1, token + 1), leased(held, 2, token)]
         assert list(await other.queue.renew(asked, LEASE)) == [(held, 1)]

@@ -35,6 +35,7 @@ from .storage_contract import (
     StoreTests,
     claim_delivery_soon,
     claim_soon,
+    leased,
     migrated,
     publish,
     record,
@@ -174,7 +175,7 @@ async def check_settling_deliveries_is_fenced(paused: Any, other: Store, databas
     claim = await claim_delivery_soon(other)
     answer = [record(seq, 1, DeliveryState.DEAD, late.token, error="late")]
     assert list(await paused.queue.settle_deliveries(answer)) == []
-    assert list(await paused.queue.renew([(seq, 1, late.token)], LEASE)) == []
+    assert list(await paused.queue.renew([leased(seq, 1, late.token)], LEASE)) == []
     done = [record(seq, 1, DeliveryState.DELIVERED, claim.token)]
     assert list(await other.queue.settle_deliveries(done)) == [(seq, 1)]
     assert list(await paused.queue.settle_deliveries(answer)) == []

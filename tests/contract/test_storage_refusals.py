@@ -28,7 +28,7 @@ from runner.worker.settlement import settle
 from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
-from .storage_contract import LEASE, Database, Store, StoreTests, publish, record, wait
+from .storage_contract import LEASE, Database, Store, StoreTests, leased, publish, record, wait
 
 COUNT = 25
 DEAD, DELIVERED, LEASED, PENDING = (
@@ -283,8 +283,8 @@ class TestOfDeliveries(Bench):
         seqs, token = await self.held(store)
         await refuse(database, f"NEW.event_seq = {seqs[0]}")
         with pytest.raises(StorageRefused):
-            await store.queue.renew([(seq, 1, token) for seq in seqs], LEASE)
-        assert await store.queue.renew([(seq, 1, token) for seq in seqs[1:]], LEASE)
+            await store.queue.renew([leased(seq, 1, token) for seq in seqs], LEASE)
+        assert await store.queue.renew([leased(seq, 1, token) for seq in seqs[1:]], LEASE)
 
 
 class TestHeld:
@@ -314,7 +314,7 @@ class TestHeld:
                 writer.submit(each, None)
             await eventually(lambda: len(written) == COUNT - 1, timeout=15)
             with pytest.raises(StorageHeld):
-                await store.queue.renew([(seq, 1, token) for seq in seqs], LEASE)
+                await store.queue.renew([leased(seq, 1, token) for seq in seqs], LEASE)
             await other.rollback()
         await eventually(lambda: len(written) == COUNT)
         assert await Bench.states(database) == dict.fromkeys(seqs, (DELIVERED, 1))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from ...delivery import Lease
 from .claims import CLAIM
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ class DeliveryQueue(Protocol):
             (seq, subscription id) of what was written.
         """
 
-    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
+    async def renew(self, leases: Sequence[Lease], duration: timedelta) -> Sequence[tuple[int, int]]:
         """
-        Extend the leases of running deliveries, given as (seq, subscription id, token).
+        Extend the leases of running deliveries: they end in `duration` from now.
 
         Returns:
             (seq, subscription id) of those still held.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 from typing_extensions import override
 
+from ...delivery import Lease
 from ...errors import StorageError
 from ...event import Event, weigh
 from ..contract.claims import (
@@ -202,10 +203,11 @@ class PostgresQueue(WorkQueue):
             return list(held)
 
     @override
-    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
-        seqs, ids, tokens = ([each[index] for each in leases] for index in range(3))
+    async def renew(self, leases: Sequence[Lease], duration: timedelta) -> Sequence[tuple[int, int]]:
+        seqs, ids = [each.seq for each in leases], [each.subscription_id for each in leases]
+        tokens = [each.token for each in leases]
         async with self._connections.take() as connection:
-            rows = await connection.fetch(self._sql("renew"), seqs, ids, tokens, lease)
+            rows = await connection.fetch(self._sql("renew"), seqs, ids, tokens, duration)
         return [(row[0], row[1]) for row in rows]
 
     @override

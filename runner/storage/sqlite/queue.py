@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from ...delivery import Lease
 from ..contract.claims import CLAIM, Claim, DeliveryClaim, ExpiredClaim, RegulatedRequest
 from ..contract.queue import WorkQueue
 from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
@@ -75,8 +76,8 @@ class SqliteQueue(WorkQueue):
         return await self._run(transaction, settle_deliveries, records, attempts, ordered)
 
     @override
-    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
-        return await self._run(transaction, renew, leases, lease)
+    async def renew(self, leases: Sequence[Lease], duration: timedelta) -> Sequence[tuple[int, int]]:
+        return await self._run(transaction, renew, leases, duration)
 
     @override
     async def deaths(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:

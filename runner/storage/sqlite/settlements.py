@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 from typing import Any
 
-from ...delivery import DeliveryState
+from ...delivery import DeliveryState, Lease
 from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
 from ..encoding import storable
 from ..runs import run_columns
@@ -65,12 +65,10 @@ def settle_deliveries(
     return written
 
 
-def renew(
-    db: sqlite3.Connection, leases: Sequence[tuple[int, int, int]], lease: timedelta
-) -> Sequence[tuple[int, int]]:
+def renew(db: sqlite3.Connection, leases: Sequence[Lease], duration: timedelta) -> Sequence[tuple[int, int]]:
     """Extend the leases that are still held."""
-    until = clock(db) + microseconds(lease)
-    return [(seq, id) for seq, id, token in leases if db.execute(sql("renew"), (until, seq, id, token)).rowcount]
+    until = clock(db) + microseconds(duration)
+    return [each.key for each in leases if db.execute(sql("renew"), (until, *each.key, each.token)).rowcount]
 
 
 def deaths(db: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Death]:

@@ -36,13 +36,14 @@ class Queue:
         self.locked: set[int] = set()
         self.renewed: list[list[int]] = []
 
-    async def renew(self, leases: Sequence[tuple[int, int, int]], lease: timedelta) -> Sequence[tuple[int, int]]:
-        if self.refused.intersection(seq for seq, _, _ in leases):
+    async def renew(self, leases: Sequence[Lease], duration: timedelta) -> Sequence[tuple[int, int]]:
+        seqs = [each.seq for each in leases]
+        if self.refused.intersection(seqs):
             raise StorageRefused("not this one")
-        if self.locked.intersection(seq for seq, _, _ in leases):
+        if self.locked.intersection(seqs):
             raise StorageHeld("another session")
-        self.renewed.append([seq for seq, _, _ in leases])
-        return [(seq, id) for seq, id, _ in leases if seq not in self.lost]
+        self.renewed.append(seqs)
+        return [each.key for each in leases if each.seq not in self.lost]
 
 
 class Written(list[DeliveryRecord]):
