@@ -368,6 +368,39 @@ LOOKS = (
 )
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("events list", 1),
+        ("events show 1", 1),
+        ("events tail", 1),
+        ("events trace 1", 1),
+        ("events export", 1),
+        ("events cancel 1", 1),
+        ("deliveries list", 1),
+        ("deliveries retry --state dead", 1),
+        ("subscriptions list", 1),
+        ("subscriptions pause everything", 1),
+        ("instances", 1),
+        ("why 1 everything", 1),
+        ("prune", 1),
+        ("schedules list", 1),
+        ("status", 2),
+        ("migrate --status", 0),
+        ("check --online", 0),
+        ("publish a.b --dry-run", 0),
+    ],
+)
+def test_no_verb_but_those_that_begin_makes_a_file(tmp_path: Path, command: str, code: int) -> None:
+    deployment = Deployment(tmp_path, "sqlite:///shop.db")
+    deployment.write()
+    output, complaint = deployment.cli(*command.split(), code=code)
+    if code:
+        assert "the tables are not there" in output + complaint
+        assert "runner migrate" in output + complaint
+    assert not (tmp_path / "shop.db").exists()
+
+
 class TestLooking:
     """What only looks needs no right to write."""
 
