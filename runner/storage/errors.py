@@ -51,6 +51,16 @@ _STALE_PLAN = "InvalidCachedStatementError"
 _POOLED = frozenset({"42P05", "26000"})
 _NO_SETTINGS = "unsupported startup parameter"
 
+# What to do where PostgreSQL refuses a login or a right, by SQLSTATE.
+_POSTGRES_CURES = {
+    "3D000": "create it (createdb), or correct storage.dsn",
+    "3F000": "create it (CREATE SCHEMA), or correct storage.schema",
+    "28000": "correct the user in storage.dsn, or let it in (CREATE ROLE … LOGIN, pg_hba.conf)",
+    "28P01": "correct storage.password, the DSN or PGPASSWORD",
+    "42501": "`runner migrate --roles` prints what gives each role its rights",
+    "53300": "lower storage.pool, or raise max_connections of the server",
+}
+
 _SQLITE_CURES = {
     "database is locked": ": another program holds the file, or writes to it for long",
     "file is not a database": ": correct storage.dsn, or move that file away",
@@ -133,7 +143,8 @@ def reason_of(error: BaseException) -> str:
         return f"{reason}{_SQLITE_CURES.get(reason, '')}"
     if is_pooled(error):
         return f"{reason}: a pooler like pgbouncer is in between; set storage.pgbouncer: true, or give a direct DSN"
-    return readable(reason)
+    cure = _POSTGRES_CURES.get(_sqlstate(error))
+    return f"{readable(reason)}; {cure}" if cure else readable(reason)
 
 
 def is_pooled(error: BaseException | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,7 +52,7 @@ async def status(engine: AsyncEngine) -> MigrationStatus:
         StorageError: tables of the same names are there that are not the runner's.
         StorageUnavailable: the store cannot be reached.
     """
-    if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
+    if engine.dialect.name == "sqlite" and not os.path.exists(str(engine.url.database)):  # noqa: ASYNC240
         return MigrationStatus(None, HEAD, _pending(None, None))  # to look would leave an empty file
     with mapped_errors():
         async with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -192,3 +193,19 @@ log: {{format: json}}
         free = json.loads(runner.wait_for_line('"event loop goes on"'))
         assert free["blocked_for"] >= 6.5
         assert runner.stop() == 0
+
+
+@pytest.mark.parametrize("command", ["start", "events list", "publish a.b"])
+@pytest.mark.parametrize(
+    ("part", "wrong", "said"),
+    [
+        (r"/[^/]+$", "/nowhere", 'database "nowhere" does not exist; create it (createdb), or correct storage.dsn'),
+        (r"//[^@]+@", "//nobody@", 'role "nobody" does not exist; correct the user in storage.dsn, or let it in'),
+    ],
+)
+def test_a_refused_login_comes_with_its_cure(
+    postgres_dsn: str, tmp_path: Path, command: str, part: str, wrong: str, said: str
+) -> None:
+    deployment = Deployment(tmp_path, re.sub(part, wrong, postgres_dsn))
+    deployment.write()
+    assert said in deployment.cli(*command.split(), code=1)[1]

@@ -49,6 +49,12 @@ def test_who_takes_a_pooler_for_a_server_is_told_what_to_set(error: Exception) -
     assert not isinstance(caught.value, StorageUnavailable), "to wait for it would be to wait for ever"
 
 
+def test_a_refused_password_comes_with_its_cure() -> None:
+    error = asyncpg.InvalidPasswordError('password authentication failed for user "shop"')
+    with pytest.raises(StorageError, match=r"correct storage\.password, the DSN or PGPASSWORD"), mapped_errors():
+        raise error
+
+
 @pytest.mark.parametrize("dsn", ["postgresql://db/shop", "postgresql:///shop?host=/run/postgresql"])
 def test_a_dsn_without_a_user_needs_a_user_of_the_system(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PGUSER", "LOGNAME", "USER", "LNAME", "USERNAME"):
