@@ -25,9 +25,9 @@ log = structlog.get_logger(__name__)
 def create(surface: Surface) -> ASGIApp:
     """Return the ASGI application of one runner."""
     routes = [
+        *publishing.routes(surface),  # first, for it is looked for the most
         *health.routes(surface),
         *metrics.routes(surface),
-        *publishing.routes(surface),
         *stream.routes(surface),
     ]
     inner = ProblemAnswers(Router(routes, redirect_slashes=False))

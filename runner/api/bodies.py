@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from starlette.datastructures import Headers
+    from collections.abc import Mapping
+
     from starlette.types import Receive
 
 __all__ = ["Bodies", "ClientGone", "discard"]
@@ -47,9 +48,9 @@ class Bodies:
         self._silence = silence
         self._longest = longest
 
-    async def read(self, headers: Headers, receive: Receive) -> bytes:
+    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         """
-        Return the whole body.
+        Return the whole body of a request with these headers, whose names are in lower case.
 
         Raises:
             Problem: 400 for a length that is none, 413 for too much, 408 for too slow, 503 for too many at once.
@@ -87,7 +88,7 @@ class Bodies:
         finally:
             self._room += held
 
-    def _check_length(self, headers: Headers) -> None:
+    def _check_length(self, headers: Mapping[str, str]) -> None:
         length = headers.get("content-length")
         if length is None:
             return

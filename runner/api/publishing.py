@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,8 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
-from ..cloudevents import decode_batch, from_http, http_mode
+from ..cloudevents import message_from_http
 from ..config.duration import parse_duration
-from ..event import Event
 from ..operations.shapes import receipt_json
 from ..storage.contract.events import Publication
 from .bodies import Bodies, ClientGone, discard
@@ -87,10 +86,12 @@ class Publishing:
         caller = self._surface.access.admit(request, "publish")
         asked = _asked(scope["query_string"])
         await self._check_room()
-        headers = request.headers
+        lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = dict(lines)
         _check_encoding(headers)
         body = await self._bodies.read(headers, receive)
-        batched, events = self._events(headers, body)
+        mode, events = message_from_http(lines, body, limit=self._limits.batch)
+        batched = mode == "batched"
         publications = [Publication(caller.admitted(each), asked.delay, asked.deliver_at) for each in events]
         if asked.dry_run:
             verdicts = await dry_run(self._surface, publications)
@@ -102,13 +103,6 @@ class Publishing:
             only = publications[0]
             receipt = await self._bus.publish(only.event, delay=only.delay, deliver_at=only.deliver_at)
         return 202, receipt_json(receipt)
-
-    def _events(self, headers: Headers, body: bytes) -> tuple[bool, Sequence[Event]]:
-        """Return whether the message is a batch, and its events."""
-        lines = headers.items()
-        if http_mode(lines) == "batched":
-            return True, decode_batch(body, limit=self._limits.batch)
-        return False, [from_http(lines, body)]
 
     async def _check_room(self) -> None:
         """Raise a `Problem` of status 503 while no more events are taken."""
@@ -138,8 +132,8 @@ def _delay(text: str) -> timedelta:
         raise bad_parameter("delay", str(error)) from None
 
 
-def _check_encoding(headers: Headers) -> None:
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         detail = "content-encoding: the body is taken as it is, without any compression"
         raise Problem(415, "unsupported-media-type", detail, headers={"accept-encoding": "identity"})

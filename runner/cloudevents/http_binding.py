@@ -8,6 +8,7 @@ Three modes: *binary* carries attributes as headers and the data as the body, *s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 from ..errors import EventError, FormatUnsupported
@@ -22,6 +23,7 @@ __all__ = [
     "batch_from_http",
     "from_http",
     "http_mode",
+    "message_from_http",
     "to_http",
     "to_http_batched",
     "to_http_structured",
@@ -55,13 +57,15 @@ def from_http(headers: Headers, body: bytes) -> Event:
         EventError: it is no event, or breaks CloudEvents 1.0.
     """
     content_type = _content_type(headers)
-    match _mode(content_type):
-        case "structured":
-            return decode_json(body)
-        case "batched":
-            raise FormatUnsupported(
-                f"content-type: expected one event, got {shown(BATCH_FORMAT)}, a batch", attribute="content-type"
-            )
+    mode = _mode(content_type)
+    if mode == "batched":
+        raise FormatUnsupported(
+            f"content-type: expected one event, got {shown(BATCH_FORMAT)}, a batch", attribute="content-type"
+        )
+    return decode_json(body) if mode == "structured" else _binary(content_type, headers, body)
+
+
+def _binary(content_type: str | None, headers: Headers, body: bytes) -> Event:
     given = attributes_of(headers)
     if "datacontenttype" in given:
         raise EventError(
@@ -73,17 +77,24 @@ def from_http(headers: Headers, body: bytes) -> Event:
 
 
 def batch_from_http(headers: Headers, body: bytes, *, limit: int | None = None) -> list[Event]:
+    """Return the events of one HTTP message in any mode; see `message_from_http()`."""
+    return message_from_http(headers, body, limit=limit)[1]
+
+
+def message_from_http(headers: Headers, body: bytes, *, limit: int | None = None) -> tuple[HttpMode, list[Event]]:
     """
-    Return the events of one HTTP message in any mode: those of a batch, or the one (HTTP binding §3).
+    Return the mode of one HTTP message, and its events: those of a batch, or the one (HTTP binding §3).
 
     Raises:
         FormatUnsupported: it is in an event format other than JSON.
         EventTooLarge: the batch has more than `limit` events.
         EventError: it is no event, or one of them breaks CloudEvents 1.0.
     """
-    if http_mode(headers) == "batched":
-        return decode_batch(body, limit=limit)
-    return [from_http(headers, body)]
+    content_type = _content_type(headers)
+    mode = _mode(content_type)
+    if mode == "batched":
+        return mode, decode_batch(body, limit=limit)
+    return mode, [decode_json(body) if mode == "structured" else _binary(content_type, headers, body)]
 
 
 def to_http(event: Event) -> tuple[dict[str, str], bytes]:
@@ -128,6 +139,7 @@ def _content_type(headers: Headers) -> str | None:
     return found[0] if found else None
 
 
+@lru_cache(maxsize=256)
 def _mode(content_type: str | None) -> HttpMode:
     kind = media_type(content_type or "")
     if not kind.startswith(_RESERVED):
