@@ -13,7 +13,7 @@ __all__ = ["Dispatches", "Spanning"]
 
 
 class Spanning(Protocol):
-    """What of a span is needed here."""
+    """A span, as far as it is used here."""
 
     def end(self) -> None:
         """End the span."""
