@@ -8,7 +8,7 @@ import structlog
 from starlette.requests import Request
 from starlette.routing import Router
 
-from . import health, metrics, publishing, stream
+from . import delivery_records, event_records, health, metrics, openapi, publishing, registry_records, stream
 from .hosts import HostGuard
 from .problems import problem_of, problem_response
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .surface import Surface
 
 __all__ = ["create"]
+
+ENDPOINTS = (*delivery_records.ENDPOINTS, *registry_records.ENDPOINTS, *event_records.ENDPOINTS)
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,8 @@ def create(surface: Surface) -> ASGIApp:
         *health.routes(surface),
         *metrics.routes(surface),
         *stream.routes(surface),
+        *[each.route(surface) for each in ENDPOINTS],
+        *openapi.routes(surface, ENDPOINTS),
     ]
     inner = ProblemAnswers(Router(routes, redirect_slashes=False))
     return RootPath(HostGuard(inner, surface.options), surface.options.root_path)

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ..errors import (
+    ConfigError,
     EventConflict,
     EventError,
     EventTooLarge,
@@ -34,6 +35,7 @@ _RETRY_AFTER = "1"  # seconds
 
 # From the most special error to the most general one: status, name, and whether its text is for the caller.
 _ERRORS: tuple[tuple[type[RunnerError], int, str, bool], ...] = (
+    (ConfigError, 422, "invalid-definition", True),
     (NotFound, 404, "not-found", True),
     (StateConflict, 409, "state-conflict", True),
     (EventConflict, 409, "event-conflict", True),

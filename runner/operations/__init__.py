@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..storage.contract.registry import Registered
     from ..subscription import Subscription
 
-__all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations", "hold_of"]
+__all__ = ["CANCELLABLE", "MADE", "RETRYABLE", "DeliveryRef", "Operations", "hold_of"]
 
 RETRYABLE = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 CANCELLABLE = (DeliveryState.PENDING, DeliveryState.LEASED)
@@ -45,6 +45,10 @@ def hold_of(registered: Registered, active: bool) -> str | None:
         return None
     left = ceil(registered.breaker.left.total_seconds())
     return f"breaker open, {format_duration(timedelta(seconds=left))} left" if left > 0 else "breaker half-open"
+
+
+MADE = "api:"
+"""The beginning of the origin of a subscription that is in no file and of no program; its name follows."""
 
 
 class DeliveryRef(NamedTuple):
@@ -219,6 +223,22 @@ class Operations:
         if changed:
             self._announce()
         return changed
+
+    async def put(self, subscription: Subscription) -> None:
+        """
+        Make or replace a subscription that is in no file.
+
+        Raises:
+            StateConflict: one of that name is the file's, or a program's.
+        """
+        origin = f"{MADE}{subscription.name}"
+        known = {each.subscription.name: (each, active) for each, active, _ in await self.records.registered()}
+        found = known.get(subscription.name)
+        if found is not None and found[1] and found[0].origin != origin:
+            whose = "the file" if found[0].origin == "file" else "a program"
+            raise StateConflict(f"{subscription.name} is one of {whose}, and is changed there")
+        await self._storage.registry.put_subscriptions([subscription], origin)
+        self._announce()
 
     async def remove(self, name: str, *, file: Collection[str] = (), force: bool = False, dry_run: bool = False) -> int:
         """

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    and_,
     func,
     literal,
     literal_column,
@@ -105,6 +106,8 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
         conditions.append(or_(events.c.seq > query.after_seq, *in_gaps))
     elif query.after_seq is not None:
         conditions.append(events.c.seq > query.after_seq)
+    if query.before_seq is not None:
+        conditions.append(events.c.seq < query.before_seq)
     if query.since is not None:
         conditions.append(events.c.created_at >= query.since)
         conditions.append(events.c.seq >= await _seq_at(connection, query.since - _DISORDER))
@@ -214,6 +217,11 @@ def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -
         conditions.append(deliveries.c.updated_at >= query.since)
     if query.until is not None:
         conditions.append(deliveries.c.updated_at < query.until)
+    if query.before is not None:
+        seq, name = query.before
+        last = func.coalesce(select(subscriptions.c.id).where(subscriptions.c.name == name).scalar_subquery(), 0)
+        same = and_(deliveries.c.event_seq == seq, deliveries.c.subscription_id < last)
+        conditions.append(or_(deliveries.c.event_seq < seq, same))
     return conditions
 
 

@@ -137,6 +137,7 @@ class EventQuery:
     until: datetime | None = None
     after_seq: int | None = None
     gaps: Sequence[tuple[int, int]] = ()
+    before_seq: int | None = None
     limit: int = 100
     newest_first: bool = True
     data: bool = True
@@ -147,7 +148,8 @@ class DeliveryQuery:
     """
     Which deliveries: all conditions must hold; None is no condition.
 
-    `type` is a pattern (`*`) for that of the event; `since` and `until` bound the last change. With `soonest_first`
+    `type` is a pattern (`*`) for that of the event; `since` and `until` bound the last change. `before` is a seq and a
+    subscription, of the last delivery of the page before, where the newest event is first. With `soonest_first`
     only those that are due some time, by that.
     """
 
@@ -157,6 +159,7 @@ class DeliveryQuery:
     type: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    before: tuple[int, str] | None = None
     limit: int | None = 100
     soonest_first: bool = False
 

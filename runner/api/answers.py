@@ -1,0 +1,217 @@
+"""The schemas of all answers, as `/openapi.json` has them; a test holds each against real answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ANSWERS", "PUBLISHING"]
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "integer"}
+_DECIMAL: Schema = {"type": "number"}
+_BOOL: Schema = {"type": "boolean"}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_ANY: Schema = {}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(**members: Schema) -> Schema:
+    """Return an object that has all these members."""
+    return {"type": "object", "properties": members, "required": list(members)}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _page(name: str) -> Schema:
+    return _object(items=_list(_ref(name)), next=_or_null(_TEXT))
+
+
+_COUNTS: Schema = {"type": "object", "additionalProperties": _NUMBER}
+_NULLABLE_TEXT, _NULLABLE_TIME = _or_null(_TEXT), _or_null(_TIME)
+
+_DELIVERY = {
+    "seq": _NUMBER,
+    "subscription": _TEXT,
+    "source": _TEXT,
+    "id": _TEXT,
+    "type": _TEXT,
+    "state": {"enum": ["pending", "leased", "delivered", "dead", "cancelled"]},
+    "attempts": _NUMBER,
+    "due_at": _NULLABLE_TIME,
+    "held_by": _NULLABLE_TEXT,
+    "last_error": _NULLABLE_TEXT,
+    "updated_at": _TIME,
+}
+
+_SCHEDULE = {
+    "name": _TEXT,
+    "state": _TEXT,
+    "active": _BOOL,
+    "paused": _BOOL,
+    "origin": _TEXT,
+    "event": {"type": "object"},
+    "next_at": _NULLABLE_TIME,
+    "due_at": _NULLABLE_TIME,
+    "last_at": _NULLABLE_TIME,
+    "missed": _NUMBER,
+    "skipped": _NUMBER,
+    "updated_at": _TIME,
+}
+
+ANSWERS: dict[str, Schema] = {
+    "Problem": _object(type=_TEXT, title=_TEXT, status=_NUMBER),
+    "Event": _object(
+        seq=_NUMBER,
+        state={"enum": ["scheduled", "queued", "settled", "cancelled"]},
+        created_at=_TIME,
+        due_at=_NULLABLE_TIME,
+        deliveries=_COUNTS,
+        event={"type": "object", "description": "The CloudEvent in its JSON format."},
+    ),
+    "EventPage": _page("Event"),
+    "EventCancelled": _object(seq=_NUMBER, cancelled=_BOOL, was=_TEXT, deliveries=_NUMBER),
+    "Rescheduled": _object(seq=_NUMBER, due_at=_TIME, event=_BOOL, deliveries=_NUMBER, running=_NUMBER),
+    "Delivery": _object(**_DELIVERY),
+    "DeliveryPage": _page("Delivery"),
+    "Try": _object(
+        number=_NUMBER,
+        at=_TIME,
+        duration=_DECIMAL,
+        status=_or_null(_NUMBER),
+        error=_NULLABLE_TEXT,
+        excerpt=_NULLABLE_TEXT,
+    ),
+    "DeliveryWithTries": _object(**_DELIVERY, tries=_list(_ref("Try"))),
+    "Retried": _object(retried=_NUMBER),
+    "RetriedMany": _object(retried=_NUMBER, dry_run=_BOOL),
+    "Cancelled": _object(cancelled=_NUMBER),
+    "Changed": _object(changed=_BOOL),
+    "Subscription": _object(
+        name=_TEXT,
+        active=_BOOL,
+        paused=_BOOL,
+        paused_at=_NULLABLE_TIME,
+        paused_by=_NULLABLE_TEXT,
+        origin=_TEXT,
+        sink=_TEXT,
+        types=_list(_TEXT),
+        breaker_state={"enum": ["closed", "open", "half-open"]},
+        breaker_left=_or_null(_DECIMAL),
+        breaker_trips=_NUMBER,
+        deliveries=_COUNTS,
+    ),
+    "SubscriptionPage": _page("Subscription"),
+    "SubscriptionRemoved": _object(name=_TEXT, removed=_BOOL, cancelled=_NUMBER),
+    "Removed": _object(name=_TEXT, removed=_BOOL),
+    "Paused": _object(name=_TEXT, paused=_BOOL, changed=_BOOL),
+    "Replayed": _object(replayed=_NUMBER, dry_run=_BOOL),
+    "Explanation": _object(
+        name=_TEXT,
+        matched=_BOOL,
+        failing=_or_null(_object(clause=_TEXT, expected=_ANY, actual=_ANY)),
+        version=_NUMBER,
+        written_at=_TIME,
+        active=_BOOL,
+    ),
+    "Schedule": _object(**_SCHEDULE),
+    "SchedulePut": _object(**_SCHEDULE, changed=_BOOL),
+    "SchedulePage": _page("Schedule"),
+    "NextTimes": _object(name=_TEXT, next=_list(_TIME)),
+    "Receipt": _object(id=_TEXT, source=_TEXT, seq=_NUMBER, duplicate=_BOOL),
+    "Instance": _object(
+        id=_TEXT,
+        host=_TEXT,
+        pid=_NUMBER,
+        version=_TEXT,
+        started_at=_TIME,
+        heartbeat_at=_TIME,
+        alive=_BOOL,
+        state={"enum": ["working", "stuck", "silent"]},
+        progress_at=_NULLABLE_TIME,
+        lag=_or_null(_DECIMAL),
+        running=_or_null(_NUMBER),
+        sinks=_or_null(_list(_TEXT)),
+        strategies=_or_null(_list(_object(name=_TEXT, hears=_or_null(_BOOL), detail=_TEXT))),
+    ),
+    "InstancePage": _page("Instance"),
+    "Finding": _object(
+        verdict={"enum": ["note", "degraded", "down"]}, kind=_TEXT, subject=_NULLABLE_TEXT, cause=_TEXT, cure=_TEXT
+    ),
+    "Status": _object(
+        verdict={"enum": ["healthy", "degraded", "down"]}, exit_code=_NUMBER, findings=_list(_ref("Finding"))
+    ),
+}
+
+
+def _problem() -> Schema:
+    return {"description": "A problem.", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+
+
+PUBLISHING: dict[str, Schema] = {
+    "/events": {
+        "post": {
+            "summary": "Publish one event, or a batch of them, as CloudEvents 1.0.2 over HTTP.",
+            "operationId": "post_events",
+            "description": "Needs the scope `publish`. Binary, structured and batched mode; the content type decides.",
+            "parameters": [
+                {"name": "delay", "in": "query", "schema": {"type": "string", "examples": ["10m"]}},
+                {"name": "deliver_at", "in": "query", "schema": _TIME},
+                {"name": "dry_run", "in": "query", "schema": _BOOL},
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/cloudevents+json": {"schema": {"type": "object"}},
+                    "application/cloudevents-batch+json": {"schema": _list({"type": "object"})},
+                },
+            },
+            "responses": {
+                "202": {
+                    "description": "Recorded; a list for a batch.",
+                    "content": {"application/json": {"schema": {"anyOf": [_ref("Receipt"), _list(_ref("Receipt"))]}}},
+                },
+                "200": {
+                    "description": "A dry run.",
+                    "content": {"application/json": {"schema": {"type": ["object", "array"]}}},
+                },
+                **{str(status): _problem() for status in (400, 401, 403, 408, 409, 413, 415, 421, 422, 429, 500, 503)},
+            },
+        }
+    },
+    "/events/stream": {
+        "get": {
+            "summary": "Events as they are recorded, as server-sent events.",
+            "operationId": "get_events_stream",
+            "description": "Needs the scope `read` or `subscribe`.",
+            "parameters": [
+                {"name": "types", "in": "query", "schema": _TEXT},
+                {"name": "Last-Event-ID", "in": "header", "schema": _TEXT},
+            ],
+            "responses": {
+                "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": _TEXT}}},
+                **{str(status): _problem() for status in (400, 401, 403, 421, 503)},
+            },
+        }
+    },
+    "/metrics": {
+        "get": {
+            "summary": "Metrics, as Prometheus reads them.",
+            "operationId": "get_metrics",
+            "responses": {
+                "200": {"description": "The metrics.", "content": {"text/plain": {"schema": _TEXT}}},
+                **{str(status): _problem() for status in (401, 403, 421)},
+            },
+        }
+    },
+}

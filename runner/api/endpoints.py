@@ -1,0 +1,227 @@
+"""Endpoints: a route with its parameters and answers, said once for the handler and for `/openapi.json`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..config.duration import parse_duration
+from ..policies.rate import Rate
+from .parameters import bad_parameter, boolean, parameters
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from .access import Caller, Need
+    from .surface import Surface
+
+__all__ = [
+    "CURSOR",
+    "Call",
+    "Endpoint",
+    "Parameter",
+    "choice",
+    "cursor_of",
+    "duration",
+    "flag",
+    "limit",
+    "moment",
+    "page",
+    "rate",
+    "text",
+]
+
+MOST = 1000
+"""The largest page of a list."""
+
+
+class Parameter(NamedTuple):
+    """A parameter of a query: how it is read, its JSON Schema, and what it means."""
+
+    read: Callable[[str, str], Any]
+    schema: Mapping[str, Any]
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to an endpoint, admitted and read."""
+
+    surface: Surface
+    caller: Caller
+    path: Mapping[str, str]
+    query: Mapping[str, Any]
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """
+    One method of one path.
+
+    Attributes:
+        answer: name of the schema of its answer.
+        body: JSON Schemas of the members of its body, all of which may be left out; none for any object.
+        errors: further statuses of its answers.
+    """
+
+    method: str
+    path: str
+    need: Need
+    summary: str
+    answer: str
+    handle: Callable[[Call], Awaitable[Any]]
+    query: Mapping[str, Parameter] = field(default_factory=dict)
+    body: Mapping[str, Mapping[str, Any]] | None = None
+    errors: Sequence[int] = ()
+
+    def route(self, surface: Surface) -> Route:
+        """Return the route."""
+
+        async def answer(request: Request) -> Response:
+            caller = surface.access.admit(request, self.need)
+            given = parameters(request.scope["query_string"], tuple(self.query))
+            query = {name: self.query[name].read(name, values[0]) for name, values in given.items()}
+            body = {} if self.body is None else await _body(request, surface.options.limits.body, self.body)
+            call = Call(surface, caller, request.path_params, query, body, request.headers)
+            result = await self.handle(call)
+            if isinstance(result, Response):
+                return result
+            content = orjson.dumps(result, option=orjson.OPT_UTC_Z)
+            return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+
+        return Route(self.path, answer, methods=[self.method])
+
+
+def text(description: str) -> Parameter:
+    """Return a parameter that is any text."""
+    return Parameter(_text, {"type": "string", "minLength": 1, "maxLength": 2048}, description)
+
+
+def choice(values: Sequence[str], description: str) -> Parameter:
+    """Return a parameter that is one of some texts."""
+
+    def read(name: str, value: str) -> str:
+        if value not in values:
+            raise bad_parameter(name, f"expected one of: {', '.join(values)}")
+        return value
+
+    return Parameter(read, {"type": "string", "enum": list(values)}, description)
+
+
+def moment(description: str) -> Parameter:
+    """Return a parameter that is a time with an offset."""
+    return Parameter(_moment, {"type": "string", "format": "date-time"}, description)
+
+
+def flag(description: str) -> Parameter:
+    """Return a parameter that is true or false."""
+    return Parameter(boolean, {"type": "boolean"}, description)
+
+
+def duration(description: str) -> Parameter:
+    """Return a parameter that is a duration."""
+    return Parameter(_duration, {"type": "string", "examples": ["30s", "10m", "1d"]}, description)
+
+
+def rate(description: str) -> Parameter:
+    """Return a parameter that is a rate; its value is the time between two."""
+    return Parameter(_every, {"type": "string", "examples": ["10/s", "500/m"]}, description)
+
+
+def limit(most: int = MOST, default: int = 100) -> Parameter:
+    """Return the parameter that says how long a page is."""
+
+    def read(name: str, value: str) -> int:
+        if not value.isascii() or not value.isdecimal() or len(value) > 6 or not 1 <= int(value) <= most:
+            raise bad_parameter(name, f"expected a number from 1 to {most}")
+        return int(value)
+
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return Parameter(read, schema, "Length of the page.")
+
+
+CURSOR = Parameter(lambda name, value: _decoded(name, value), {"type": "string"}, "The `next` of the page before.")
+
+
+def page(items: Sequence[Any], last: Sequence[Any] | None) -> dict[str, Any]:
+    """Return a page of a list; `last` is the key of its last item, None where no page follows."""
+    return {"items": items, "next": None if last is None else cursor_of(last)}
+
+
+def cursor_of(key: Sequence[Any]) -> str:
+    """Return the key as a cursor, which means nothing to anybody else."""
+    return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
+
+
+def _decoded(name: str, value: str) -> list[Any]:
+    try:
+        key = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+    except (ValueError, binascii.Error):
+        key = None
+    if not isinstance(key, list) or not key or type(key[0]) is not int or not 0 <= key[0] < 2**63:
+        raise bad_parameter(name, "expected the `next` of a page")
+    if not all(isinstance(each, str) and "\0" not in each for each in key[1:]):
+        raise bad_parameter(name, "expected the `next` of a page")
+    return key
+
+
+def _text(name: str, value: str) -> str:
+    if not value or len(value) > 2048 or not value.isprintable():
+        raise bad_parameter(name, "expected text without control characters, at most 2048 long")
+    return value
+
+
+def _moment(name: str, value: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        found = datetime.min
+    if found.utcoffset() is None or not 1900 <= found.year < 9000:
+        raise bad_parameter(name, "expected a time with an offset, such as 2026-01-31T12:00:00Z")
+    return found.astimezone(UTC)
+
+
+def _duration(name: str, value: str) -> timedelta:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise bad_parameter(name, str(error)) from None
+
+
+def _every(name: str, value: str) -> timedelta:
+    try:
+        return Rate.parse(value).interval
+    except ValueError as error:
+        raise bad_parameter(name, str(error)) from None
+
+
+async def _body(request: Request, most: int, members: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the object in the body of a request; an empty body is an empty one."""
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > most:
+            raise Problem(413, "too-large", f"at most {most} bytes", headers={"connection": "close"})
+    if not content:
+        return {}
+    try:
+        found = orjson.loads(content)
+    except ValueError:
+        raise Problem(400, "invalid-body", "expected a JSON object") from None
+    if not isinstance(found, dict):
+        raise Problem(400, "invalid-body", "expected a JSON object")
+    for name in found:
+        if members and name not in members:
+            raise Problem(400, "invalid-body", f"{name[:40]!a}: unknown; expected {', '.join(members)}")
+    return found

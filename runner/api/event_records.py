@@ -1,0 +1,114 @@
+"""`/events`: what was published, and what is still to come of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..operations.shapes import event_json, rescheduled_json
+from ..storage.contract.records import EventQuery
+from .endpoints import CURSOR, Call, Endpoint, choice, duration, limit, moment, page, text
+from .problems import Problem
+
+__all__ = ["ENDPOINTS"]
+
+_STATES = ("scheduled", "queued", "settled", "cancelled")
+
+
+async def _list(call: Call) -> dict[str, Any]:
+    query = dict(call.query)
+    size = query.pop("limit", 100)
+    cursor = query.pop("cursor", None)
+    asked = EventQuery(**query, limit=size, before_seq=None if cursor is None else cursor[0])
+    seen: list[dict[str, Any]] = []
+    last = None
+    while len(seen) < size:  # a caller who may see some only is given a page of those
+        count = 0
+        async for view in call.surface.storage.records.events(asked):
+            count, last = count + 1, view.seq
+            if call.caller.sees(view.event):
+                seen.append(event_json(view))
+                if len(seen) == size:
+                    break
+        if count < size:
+            last = None if len(seen) < size else last
+            break
+        asked = replace(asked, before_seq=last)
+    return page(seen, None if last is None else [last])
+
+
+async def _show(call: Call) -> dict[str, Any]:
+    view = await call.surface.storage.records.event(call.path["ref"])
+    if not call.caller.sees(view.event):
+        raise Problem(404, "not-found", "no such event")
+    return event_json(view)
+
+
+async def _cancel(call: Call) -> dict[str, Any]:
+    view, number = await call.surface.operations.cancel_event(call.path["ref"])
+    return {"seq": view.seq, "cancelled": True, "was": view.state, "deliveries": number}
+
+
+async def _reschedule(call: Call) -> dict[str, Any]:
+    asked = {name: value for name, value in call.query.items() if name != "subscription"}
+    if len(asked) != 1:
+        raise Problem(400, "invalid-parameter", "expected either delay or deliver_at")
+    view, moved = await call.surface.operations.reschedule(
+        call.path["ref"], subscription=call.query.get("subscription"), **asked
+    )
+    return rescheduled_json(view.seq, moved)
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/events",
+        need="events",
+        summary="List events, the newest first.",
+        answer="EventPage",
+        handle=_list,
+        query={
+            "type": text("Only these types; `*` stands for any characters."),
+            "source": text("Only these sources; `*` stands for any characters."),
+            "subject": text("Only about these subjects; `*` stands for any characters."),
+            "id": text("Only with this id, of any source."),
+            "state": choice(_STATES, "Only in this state."),
+            "since": moment("Recorded at or after this time."),
+            "until": moment("Recorded before this time."),
+            "limit": limit(),
+            "cursor": CURSOR,
+        },
+    ),
+    Endpoint(
+        method="POST",
+        path="/events/{ref:path}/cancel",
+        need="admin",
+        summary="Cancel what of an event is still to come.",
+        answer="EventCancelled",
+        handle=_cancel,
+        errors=(404, 409),
+    ),
+    Endpoint(
+        method="POST",
+        path="/events/{ref:path}/reschedule",
+        need="admin",
+        summary="Have an event, or those of its deliveries that wait, be due at another time.",
+        answer="Rescheduled",
+        handle=_reschedule,
+        query={
+            "delay": duration("From now on, until it is due."),
+            "deliver_at": moment("The time at which it is due instead."),
+            "subscription": text("Only the delivery to this one."),
+        },
+        errors=(404, 409),
+    ),
+    Endpoint(
+        method="GET",
+        path="/events/{ref:path}",
+        need="events",
+        summary="One event, by its seq or its id.",
+        answer="Event",
+        handle=_show,
+        errors=(404,),
+    ),
+)

@@ -1,0 +1,99 @@
+"""`/openapi.json`: every path, made of the endpoints, with a schema for every answer (OpenAPI 3.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..version import __version__
+from .answers import ANSWERS, PUBLISHING
+from .problems import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+    from .endpoints import Endpoint
+    from .surface import Surface
+
+__all__ = ["document", "routes"]
+
+_ALWAYS = (400, 401, 403, 413, 421, 429, 500, 503)
+_PROBE = {"200": "It is.", "503": "It is not."}
+
+
+def routes(surface: Surface, endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
+    """Return the route, which needs no token: what there is to call is no secret."""
+    content = orjson.dumps(document(endpoints))
+
+    async def openapi(request: Request) -> Response:
+        return Response(content, media_type="application/json")
+
+    return [Route("/openapi.json", openapi)]
+
+
+def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for each in endpoints:
+        paths.setdefault(each.path.replace(":path", ""), {})[each.method.lower()] = _operation(each)
+    for path, methods in PUBLISHING.items():
+        paths.setdefault(path, {}).update(methods)
+    for path, what in (("/healthz", "Whether the process goes round."), ("/readyz", "Whether it can be given work.")):
+        answers = {code: {"description": text, **_json({"type": "object"})} for code, text in _PROBE.items()}
+        paths[path] = {"get": {"summary": what, "security": [], "responses": answers | _problems((421,))}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "runner", "version": __version__, "description": "A durable event bus."},
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": ANSWERS,
+        },
+    }
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in re.findall(r"\{(\w+)", endpoint.path)
+    ]
+    for name, parameter in endpoint.query.items():
+        parameters.append(
+            {"name": name, "in": "query", "schema": dict(parameter.schema), "description": parameter.description}
+        )
+    ok = {"description": endpoint.summary, **_json({"$ref": f"#/components/schemas/{endpoint.answer}"})}
+    answers = {"200": ok, **({"201": ok} if endpoint.method == "PUT" else {})}
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": f"{endpoint.method.lower()}{re.sub(r'[^a-z]+', '_', endpoint.path.replace(':path', ''))}".rstrip(
+            "_"
+        ),
+        "description": f"Needs the scope `{'read' if endpoint.need == 'events' else endpoint.need}`.",
+        "parameters": parameters,
+        "responses": answers | _problems((*_ALWAYS, *endpoint.errors)),
+    }
+    if endpoint.body is not None:
+        schema: dict[str, Any] = {"type": "object"}
+        if endpoint.body:
+            schema |= {"properties": {name: dict(each) for name, each in endpoint.body.items()}}
+        operation["requestBody"] = {"required": True, **_json(schema)}
+    return operation
+
+
+def _problems(statuses: Sequence[int]) -> dict[str, Any]:
+    reference = {"$ref": "#/components/schemas/Problem"}
+    return {
+        str(status): {"description": "A problem.", "content": {MEDIA_TYPE: {"schema": reference}}}
+        for status in sorted(set(statuses))
+    }
+
+
+def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,330 @@
+"""`/subscriptions`, `/schedules`, `/instances` and `/status`: who wants what, what comes when, and how it all is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from ..cloudevents import decode_json
+from ..config.written import read_schedule, read_subscription
+from ..diagnosis.look import look
+from ..diagnosis.matching import mismatch
+from ..diagnosis.shapes import clause_json, report_json
+from ..diagnosis.status import judge, unreachable
+from ..errors import StorageUnavailable
+from ..operations import MADE
+from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
+from ..storage.contract.corrections import ReplayQuery
+from ..storage.contract.registry import Registered
+from .endpoints import Call, Endpoint, flag, limit, moment, rate, text
+from .problems import Problem
+
+__all__ = ["ENDPOINTS"]
+
+_SUBSCRIPTION, _SCHEDULE = "/subscriptions/{name}", "/schedules/{name}"
+
+
+async def _subscriptions(call: Call) -> dict[str, Any]:
+    known = await call.surface.storage.records.registered()
+    return {"items": [subscription_json(*each) for each in known], "next": None}
+
+
+async def _subscription(call: Call) -> Response:
+    return _tagged(await call.surface.storage.records.subscription(call.path["name"]))
+
+
+async def _put_subscription(call: Call) -> Response:
+    name, records = call.path["name"], call.surface.storage.records
+    known = {each[0].subscription.name: each[0] for each in await records.registered()}
+    _check_tags(call, known.get(name))
+    sinks = {sink for each in await records.instances() if each.alive for sink in each.sinks or ()}
+    await call.surface.operations.put(read_subscription(name, call.body, sinks))
+    return _tagged(await records.subscription(name), 200 if name in known else 201)
+
+
+async def _remove_subscription(call: Call) -> dict[str, Any]:
+    name = call.path["name"]
+    registered, active, _ = await call.surface.storage.records.subscription(name)
+    _check_tags(call, registered)
+    file = {name} if registered.origin == "file" and active else set[str]()
+    made = registered.origin == f"{MADE}{name}"
+    number = await call.surface.operations.remove(name, file=file, force=made)
+    return {"name": name, "removed": True, "cancelled": number}
+
+
+def _tag(registered: Registered) -> str:
+    """Return the entity tag of a subscription: it changes with what was put."""
+    spec = orjson.dumps([registered.origin, registered.subscription.to_json()], option=orjson.OPT_SORT_KEYS)
+    return f'"{hashlib.sha256(spec).hexdigest()[:24]}"'
+
+
+def _tagged(view: tuple[Registered, bool, Mapping[str, int]], status: int = 200) -> Response:
+    headers = {"etag": _tag(view[0]), "cache-control": "no-store"}
+    content = orjson.dumps(subscription_json(*view), option=orjson.OPT_UTC_Z)
+    return Response(content, status, headers=headers, media_type="application/json")
+
+
+def _check_tags(call: Call, registered: Registered | None) -> None:
+    """Raise a `Problem` of status 412 where the request is meant for another state of it (RFC 9110 §13.1)."""
+    wanted, unwanted = call.headers.get("if-match"), call.headers.get("if-none-match")
+    tag = None if registered is None else _tag(registered)
+    tags = [] if wanted is None else [each.strip() for each in wanted.split(",")]
+    if tags and (tag is None or (tags != ["*"] and tag not in tags)):
+        raise Problem(412, "changed-meanwhile", "the subscription is not what If-Match names; read it again")
+    if unwanted is not None and tag is not None and unwanted.strip() in ("*", tag):
+        raise Problem(412, "changed-meanwhile", "there is one already")
+
+
+def _pausing(paused: bool) -> Any:
+    async def change(call: Call) -> dict[str, Any]:
+        name = call.path["name"]
+        changed = await call.surface.operations.set_paused(name, paused, call.caller.name)
+        return {"name": name, "paused": paused, "changed": changed}
+
+    return change
+
+
+async def _replay(call: Call) -> dict[str, Any]:
+    query = dict(call.query)
+    dry_run, every = query.pop("dry_run", False), query.pop("rate", None)
+    asked = ReplayQuery(subscription=call.path["name"], **query)
+    return {
+        "replayed": await call.surface.operations.replay(asked, every=every, dry_run=dry_run),
+        "dry_run": dry_run,
+    }
+
+
+async def _explain(call: Call) -> dict[str, Any]:
+    event = decode_json(orjson.dumps(dict(call.body)))
+    hold = await call.surface.storage.overview.hold(0, call.path["name"])
+    failing = mismatch(hold.registered.subscription, event)
+    told = {"version": hold.version, "written_at": hold.updated_at, "active": hold.active}
+    return {"name": call.path["name"], "matched": failing is None, "failing": clause_json(failing), **told}
+
+
+async def _schedules(call: Call) -> dict[str, Any]:
+    return {"items": [schedule_json(each) for each in await call.surface.operations.schedules.all()], "next": None}
+
+
+async def _schedule(call: Call) -> dict[str, Any]:
+    return schedule_json(await call.surface.operations.schedules.one(call.path["name"]))
+
+
+async def _put_schedule(call: Call) -> dict[str, Any]:
+    schedule = read_schedule(call.path["name"], call.body)
+    changed = await call.surface.operations.schedules.put(schedule)
+    return schedule_json(await call.surface.operations.schedules.one(schedule.name)) | {"changed": changed}
+
+
+async def _remove_schedule(call: Call) -> dict[str, Any]:
+    await call.surface.operations.schedules.remove(call.path["name"])
+    return {"name": call.path["name"], "removed": True}
+
+
+def _pausing_schedule(paused: bool) -> Any:
+    async def change(call: Call) -> dict[str, Any]:
+        name = call.path["name"]
+        changed = await call.surface.operations.schedules.set_paused(name, paused, call.caller.name)
+        return {"name": name, "paused": paused, "changed": changed}
+
+    return change
+
+
+async def _run_schedule(call: Call) -> dict[str, Any]:
+    return receipt_json(await call.surface.operations.schedules.run(call.path["name"]))
+
+
+async def _next(call: Call) -> dict[str, Any]:
+    times = await call.surface.operations.schedules.upcoming(call.path["name"], call.query.get("n", 10))
+    return {"name": call.path["name"], "next": list(times)}
+
+
+async def _instances(call: Call) -> dict[str, Any]:
+    return {"items": [instance_json(each) for each in await call.surface.storage.records.instances()], "next": None}
+
+
+async def _status(call: Call) -> dict[str, Any]:
+    try:
+        report = judge(await look(call.surface.storage))
+    except StorageUnavailable:
+        report = unreachable("the store cannot be reached", "start the database")
+    return report_json(report)
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/subscriptions",
+        need="read",
+        summary="List subscriptions.",
+        answer="SubscriptionPage",
+        handle=_subscriptions,
+    ),
+    Endpoint(
+        method="GET",
+        path=_SUBSCRIPTION,
+        need="read",
+        summary="One subscription.",
+        answer="Subscription",
+        handle=_subscription,
+        errors=(404,),
+    ),
+    Endpoint(
+        method="PUT",
+        path=_SUBSCRIPTION,
+        need="admin",
+        summary="Make or replace a subscription that is in no file: the keys of the file, without its name.",
+        answer="Subscription",
+        handle=_put_subscription,
+        body={},
+        errors=(409, 412, 422),
+    ),
+    Endpoint(
+        method="DELETE",
+        path=_SUBSCRIPTION,
+        need="admin",
+        summary="Remove a subscription that nothing serves and that is in no file, and cancel what waits for it.",
+        answer="SubscriptionRemoved",
+        handle=_remove_subscription,
+        errors=(404, 409, 412),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SUBSCRIPTION}/pause",
+        need="admin",
+        summary="Deliver nothing more to it until it is resumed.",
+        answer="Paused",
+        handle=_pausing(True),
+        errors=(404,),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SUBSCRIPTION}/resume",
+        need="admin",
+        summary="Deliver to it again, and close its breaker.",
+        answer="Paused",
+        handle=_pausing(False),
+        errors=(404,),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SUBSCRIPTION}/replay",
+        need="admin",
+        summary="Deliver recorded events to it again, or for the first time.",
+        answer="Replayed",
+        handle=_replay,
+        query={
+            "type": text("Only these types; `*` stands for any characters."),
+            "source": text("Only these sources; `*` stands for any characters."),
+            "since": moment("Recorded at or after this time."),
+            "until": moment("Recorded before this time."),
+            "missing": flag("Only those that it has no delivery of."),
+            "rate": rate("Spread them over time."),
+            "dry_run": flag("Say how many there are, and do nothing."),
+        },
+        errors=(404,),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SUBSCRIPTION}/explain",
+        need="read",
+        summary="Whether it matches an event, a CloudEvent in JSON, or which clause fails on which value.",
+        answer="Explanation",
+        handle=_explain,
+        body={},
+        errors=(404,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/schedules",
+        need="read",
+        summary="List schedules.",
+        answer="SchedulePage",
+        handle=_schedules,
+    ),
+    Endpoint(
+        method="GET",
+        path=f"{_SCHEDULE}/next",
+        need="read",
+        summary="The next times of a schedule.",
+        answer="NextTimes",
+        handle=_next,
+        query={"n": limit(1000, 10)},
+        errors=(404,),
+    ),
+    Endpoint(
+        method="GET",
+        path=_SCHEDULE,
+        need="read",
+        summary="One schedule.",
+        answer="Schedule",
+        handle=_schedule,
+        errors=(404,),
+    ),
+    Endpoint(
+        method="PUT",
+        path=_SCHEDULE,
+        need="admin",
+        summary="Make or replace a schedule that is in no file: the keys of the file, without its name.",
+        answer="SchedulePut",
+        handle=_put_schedule,
+        body={},
+        errors=(409, 422),
+    ),
+    Endpoint(
+        method="DELETE",
+        path=_SCHEDULE,
+        need="admin",
+        summary="Remove a schedule that is in no file.",
+        answer="Removed",
+        handle=_remove_schedule,
+        errors=(404, 409),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SCHEDULE}/pause",
+        need="admin",
+        summary="Publish nothing for it until it is resumed.",
+        answer="Paused",
+        handle=_pausing_schedule(True),
+        errors=(404,),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SCHEDULE}/resume",
+        need="admin",
+        summary="Publish for it again.",
+        answer="Paused",
+        handle=_pausing_schedule(False),
+        errors=(404,),
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_SCHEDULE}/run",
+        need="admin",
+        summary="Publish its event now, beside its times.",
+        answer="Receipt",
+        handle=_run_schedule,
+        errors=(404, 409),
+    ),
+    Endpoint(
+        method="GET",
+        path="/instances",
+        need="read",
+        summary="List the processes that reported, the latest first.",
+        answer="InstancePage",
+        handle=_instances,
+    ),
+    Endpoint(
+        method="GET",
+        path="/status",
+        need="read",
+        summary="The verdict on the deployment, as `runner status --json` says it.",
+        answer="Status",
+        handle=_status,
+    ),
+)

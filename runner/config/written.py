@@ -1,0 +1,56 @@
+"""Parts of a configuration that come by the HTTP interface: read by the schema of the file, and refused as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import ConfigError
+from ..policies.schedule import Schedule
+from ..subscription import Subscription
+from .breaker import Breaker
+from .errors import Fault, limited_effort
+from .fields import Context
+from .keys import known_keys
+from .messages import describe
+from .retry import Retry
+from .schedules import ScheduleEntry
+from .schema import SubscriptionEntry
+
+__all__ = ["read_schedule", "read_subscription"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_schedule(name: str, content: Mapping[str, Any]) -> Schedule:
+    """Return the schedule that `content` describes, with the keys of the file. Raise `ConfigError`, a fault a line."""
+    return _read(ScheduleEntry, {**content, "name": name}, Context(base=Path())).to_schedule()
+
+
+def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str]) -> Subscription:
+    """
+    Return the subscription that `content` describes, with the keys of the file and the defaults of a file without any.
+
+    Args:
+        sinks: names of those there are.
+
+    Raises:
+        ConfigError: with a fault in each line.
+    """
+    context = Context(base=Path(), sinks=dict.fromkeys(sinks, ""))
+    return _read(SubscriptionEntry, {**content, "name": name}, context).to_subscription(Retry(), Breaker())
+
+
+def _read(model: type[M], content: dict[str, Any], context: Context) -> M:
+    try:
+        with limited_effort():
+            return model.model_validate(content, context=context)
+    except ValidationError as error:
+        faults = [
+            Fault(describe(item, known_keys(model, item["loc"][:-1])), tuple(s for s in item["loc"] if s != "[key]"))
+            for item in error.errors(include_url=False)
+        ]
+        raise ConfigError(*(fault.line("").lstrip(": ") for fault in faults)) from None

@@ -1,0 +1,260 @@
+"""The routes that look at records and correct them, each answer against its schema in `/openapi.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jsonschema_rs
+import orjson
+import pytest
+
+from runner import Event, Rejected, Runner, load
+from tests.support.eventually import eventually
+from tests.support.http import Answer, ask
+
+from .buses import Bus, running
+
+FILE = """\
+api: {listen: '127.0.0.1:0'}
+sinks: {log: stdout}
+subscriptions:
+  - {name: of-the-file, types: [nothing], sink: log}
+schedules:
+  - {name: daily, cron: "@daily", event: {type: day}}
+"""
+
+
+class Client:
+    """Asks one runner, and holds every answer against the document."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.document: dict[str, Any] = {}
+
+    async def __call__(self, method: str, path: str, status: int = 200, body: Any = None, **headers: str) -> Any:
+        answer = await self.raw(method, path, body, **headers)
+        assert answer.status == status, (answer.status, answer.body)
+        self._check(method, path.partition("?")[0], answer)
+        return answer.json
+
+    async def raw(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        content = None if body is None else orjson.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await asyncio.to_thread(
+            lambda: ask(self.runner.addresses[0], path, method=method, headers=named, body=content)
+        )
+
+    def _check(self, method: str, path: str, answer: Answer) -> None:
+        # The most special template first: that with the fewest parameters.
+        templates = sorted(self.document["paths"], key=lambda each: each.count("{"))
+        operation = next(
+            self.document["paths"][each][method.lower()]
+            for each in templates
+            if re.fullmatch(re.sub(r"\\{ref\\}", ".+", re.sub(r"\\{(?!ref)\w+\\}", "[^/]+", re.escape(each))), path)
+            and method.lower() in self.document["paths"][each]
+        )
+        said = operation["responses"][str(answer.status)]["content"]
+        [(media_type, entry)] = said.items()
+        assert answer.headers["content-type"].startswith(media_type)
+        jsonschema_rs.validate({**entry["schema"], "components": self.document["components"]}, answer.json)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def dsn(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("tables_file" if request.param == "sqlite" else "tables_dsn"))
+
+
+@pytest.fixture
+async def client(dsn: str, tmp_path: Path) -> AsyncIterator[Client]:
+    async with running(tmp_path, dsn) as bus, load(_with_refusals(bus)) as runner:
+        client = Client(runner)
+        client.document = (await client.raw("GET", "/openapi.json")).json
+        yield client
+
+
+def _with_refusals(bus: Bus) -> Path:
+    return bus.write(FILE)
+
+
+@pytest.fixture
+async def shop(dsn: str, tmp_path: Path) -> AsyncIterator[Client]:
+    """A runner whose subscription `picky` refuses odd numbers, with six events that are settled."""
+
+    def picky(event: Event) -> object:
+        return Rejected("odd") if event.json()["n"] % 2 else None
+
+    async with running(tmp_path, dsn) as bus:
+        runner = load(bus.write(FILE))
+        runner.subscribe("picky", picky, types=["n"])
+        async with runner:
+            client = Client(runner)
+            client.document = (await client.raw("GET", "/openapi.json")).json
+            await runner.publish_many([Event.new("n", {"n": n}, source="/s", id=f"a/{n}") for n in range(6)])
+
+            async def settled() -> bool:
+                return len((await client("GET", "/events?state=settled"))["items"]) == 6
+
+            await eventually(settled)
+            yield client
+
+
+class TestEvents:
+    async def test_pages_bring_each_once_the_newest_first(self, shop: Client) -> None:
+        seen: list[str] = []
+        cursor: Any = ""
+        while cursor is not None:
+            page = await shop("GET", f"/events?limit=4{cursor and '&cursor=' + cursor}")
+            seen += [each["event"]["id"] for each in page["items"]]
+            cursor = page["next"]
+        assert seen == [f"a/{n}" for n in reversed(range(6))]
+
+    async def test_filters(self, shop: Client) -> None:
+        assert [each["seq"] for each in (await shop("GET", "/events?id=a/3"))["items"]] == [4]
+        assert (await shop("GET", "/events?type=m*"))["items"] == []
+        assert len((await shop("GET", "/events?since=2026-01-01T00:00:00Z&subject=*"))["items"]) == 0
+        await shop("GET", "/events?state=gone", 400)
+        await shop("GET", "/events?limit=0", 400)
+        await shop("GET", "/events?since=yesterday", 400)
+        await shop("GET", "/events?cursor=abc", 400)
+        await shop("GET", "/events?stat=queued", 400)
+
+    async def test_one_by_its_seq_or_its_id(self, shop: Client) -> None:
+        by_id = await shop("GET", f"/events/{quote('a/3', safe='')}")
+        assert by_id == await shop("GET", "/events/a/3") == await shop("GET", "/events/4")
+        assert by_id["event"]["data"] == {"n": 3}
+        problem = await shop("GET", "/events/nowhere", 404)
+        assert problem["type"] == "urn:runner:problem:not-found"
+
+    async def test_cancel_and_reschedule(self, shop: Client) -> None:
+        await shop("POST", "/events/1/cancel", 409)
+        await shop("POST", "/events/1/reschedule?delay=1h", 409)
+        await shop("POST", "/events/1/reschedule", 400)
+        receipt = await shop.runner.publish(Event.new("later", source="/s"), delay=timedelta(hours=1))
+        moved = await shop("POST", f"/events/{receipt.id}/reschedule?delay=2h")
+        assert (moved["seq"], moved["event"]) == (receipt.seq, True)
+        gone = await shop("POST", f"/events/{receipt.id}/cancel")
+        assert (gone["was"], gone["cancelled"]) == ("scheduled", True)
+        assert (await shop("GET", f"/events/{receipt.seq}"))["state"] == "cancelled"
+
+
+class TestDeliveries:
+    async def test_pages_and_filters(self, shop: Client) -> None:
+        dead = await shop("GET", "/deliveries?state=dead&subscription=picky&limit=2")
+        assert [each["seq"] for each in dead["items"]] == [6, 4]
+        rest = await shop("GET", f"/deliveries?state=dead&subscription=picky&limit=2&cursor={dead['next']}")
+        assert ([each["seq"] for each in rest["items"]], rest["next"]) == ([2], None)
+        assert len((await shop("GET", "/deliveries?event=a/3"))["items"]) == 1
+        await shop("GET", "/deliveries?subscription=nobody", 404)
+
+    async def test_one_with_its_tries(self, shop: Client) -> None:
+        one = await shop("GET", "/deliveries/4/picky")
+        assert (one["state"], one["tries"][0]["error"]) == ("dead", "odd")
+        await shop("GET", "/deliveries/4/nobody", 404)
+
+    async def test_retry_one_and_many(self, shop: Client) -> None:
+        counted = await shop("POST", "/deliveries/retry?subscription=picky&state=dead&dry_run=true")
+        assert counted == {"retried": 3, "dry_run": True}
+        assert await shop("POST", "/deliveries/4/picky/retry") == {"retried": 1}
+
+        async def dead_again() -> bool:
+            return (await shop("GET", "/deliveries/4/picky"))["attempts"] >= 1 and len(
+                (await shop("GET", "/deliveries?state=dead"))["items"]
+            ) == 3
+
+        await eventually(dead_again)
+        assert (await shop("POST", "/deliveries/retry?subscription=picky&state=dead"))["retried"] == 3
+        await shop("POST", "/deliveries/1/picky/retry", 409)
+        await shop("POST", "/deliveries/1/picky/cancel", 409)
+        assert await shop("POST", "/deliveries/1/picky/ack") == {"changed": False}
+
+
+class TestSubscriptions:
+    async def test_list_pause_resume(self, shop: Client) -> None:
+        names = [each["name"] for each in (await shop("GET", "/subscriptions"))["items"]]
+        assert sorted(names) == ["of-the-file", "picky"]
+        paused = await shop("POST", "/subscriptions/picky/pause")
+        assert paused == {"name": "picky", "paused": True, "changed": True}
+        assert (await shop("GET", "/subscriptions/picky"))["paused_by"] == "anybody"
+        assert (await shop("POST", "/subscriptions/picky/resume"))["changed"] is True
+        await shop("POST", "/subscriptions/nobody/pause", 404)
+
+    async def test_replay_and_explain(self, shop: Client) -> None:
+        replayed = await shop("POST", "/subscriptions/picky/replay?dry_run=true&type=n")
+        assert replayed == {"replayed": 6, "dry_run": True}
+        event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "m"}
+        explained = await shop("POST", "/subscriptions/picky/explain", body=event)
+        assert (explained["matched"], explained["failing"]["clause"]) == (False, "types")
+        await shop("POST", "/subscriptions/picky/explain", 400, body={})
+
+    async def test_put_with_tags_and_delete(self, client: Client) -> None:
+        entry = {"types": ["order.*"], "sink": "log"}
+        made = await client("PUT", "/subscriptions/mine", 201, body=entry)
+        assert (made["origin"], made["types"]) == ("api:mine", ["order.*"])
+        tag = (await client.raw("GET", "/subscriptions/mine")).headers["etag"]
+        await client("PUT", "/subscriptions/mine", 412, body=entry, if_none_match="*")
+        await client("PUT", "/subscriptions/mine", 412, body=entry, if_match='"old"')
+        again = await client("PUT", "/subscriptions/mine", 200, body={**entry, "batch": None}, if_match=tag)
+        assert again["types"] == ["order.*"]
+        changed = await client("PUT", "/subscriptions/mine", 200, body={**entry, "types": ["a"]}, if_match=tag)
+        assert changed["types"] == ["a"]
+        await client("PUT", "/subscriptions/mine", 412, body=entry, if_match=tag)
+        assert (await client("DELETE", "/subscriptions/mine"))["removed"] is True
+        await client("GET", "/subscriptions/mine", 404)
+
+    async def test_those_of_the_file_are_read_only(self, client: Client) -> None:
+        await client("PUT", "/subscriptions/of-the-file", 409, body={"sink": "log"})
+        await client("DELETE", "/subscriptions/of-the-file", 409)
+
+    async def test_what_is_wrong_is_named(self, client: Client) -> None:
+        problem = await client("PUT", "/subscriptions/mine", 422, body={"sink": "lgo", "tpyes": ["a"]})
+        assert "unknown sink 'lgo'" in problem["detail"]
+        assert "tpyes: unknown key; did you mean 'types'?" in problem["detail"]
+        await client("PUT", "/subscriptions/mine", 400, body=[])
+
+
+class TestSchedules:
+    async def test_made_run_and_removed(self, client: Client) -> None:
+        put = await client("PUT", "/schedules/pulse", body={"every": "15m", "event": {"type": "pulse"}})
+        assert (put["name"], put["changed"]) == ("pulse", True)
+        assert len((await client("GET", "/schedules/pulse/next?n=3"))["next"]) == 3
+        receipt = await client("POST", "/schedules/pulse/run")
+        assert receipt["source"] == "/schedules/pulse"
+        assert (await client("POST", "/schedules/pulse/pause"))["changed"] is True
+        assert (await client("GET", "/schedules/pulse"))["paused"] is True
+        assert (await client("POST", "/schedules/pulse/resume"))["changed"] is True
+        assert [each["name"] for each in (await client("GET", "/schedules"))["items"]] == ["daily", "pulse"]
+        assert (await client("DELETE", "/schedules/pulse"))["removed"] is True
+        await client("GET", "/schedules/pulse", 404)
+        await client("DELETE", "/schedules/daily", 409)
+        await client("PUT", "/schedules/daily", 409, body={"every": "15m", "event": {"type": "pulse"}})
+        await client("PUT", "/schedules/x", 422, body={"cron": "no", "event": {"type": "pulse"}})
+
+
+class TestTheWhole:
+    async def test_instances_and_status(self, client: Client) -> None:
+        [one] = (await client("GET", "/instances"))["items"]
+        assert one["alive"] is True
+        assert (await client("GET", "/status"))["verdict"] in ("healthy", "degraded")
+
+    async def test_without_a_token_nothing_is_told(self, tables_file: str, tmp_path: Path) -> None:
+        token = "evb_" + "k" * 43
+        more = f"api: {{listen: '127.0.0.1:0', tokens: [{{name: r, secret: {token}, scopes: [read]}}]}}\n"
+        async with load(Bus(tmp_path, tables_file).write(more)) as runner:
+            client = Client(runner)
+            client.document = (await client.raw("GET", "/openapi.json")).json
+            for path, methods in client.document["paths"].items():
+                for method in methods:
+                    if path in ("/healthz", "/readyz", "/metrics"):
+                        continue
+                    given = re.sub(r"\{\w+\}", "x", path)
+                    refused = (await client.raw(method.upper(), given)).status
+                    assert refused in (401, 429), (method, path)  # after so many nobody is asked any more
+            bearer = {"authorization": f"Bearer {token}"}
+            assert (await client.raw("GET", "/instances", **bearer)).status == 200
+            assert (await client.raw("POST", "/deliveries/retry", **bearer)).status == 403
