@@ -30,7 +30,7 @@ __all__ = ["Database", "Storage", "open_storage"]
 
 
 class Database(Protocol):
-    """The connections of one process to one database: some that it holds, for what is hot, and an engine."""
+    """The connections of one process to one database: held driver connections for hot statements, and an engine."""
 
     home: Home
 
@@ -42,18 +42,19 @@ class Database(Protocol):
         """Open the connections that a worker uses at once; do not fail if the database is away."""
 
     async def close(self) -> None:
-        """End the connections that are held. Idempotent; a later call opens others."""
+        """Close the held connections. Idempotent; a later use opens new ones."""
 
 
 class Storage:
     """
     One store, as a field for each of its seams.
 
-    What publishes and works is there from the start. The rest is made at its first use, and SQLAlchemy loaded then.
+    The seams of publishers and workers exist from the start. Every other one is created, and SQLAlchemy imported, on
+    first use.
 
     Attributes:
-        events: takes events.
-        queue: gives out work, and takes what became of it.
+        events: records events.
+        queue: leases work, and records its settlement.
     """
 
     def __init__(self, database: Database, events: EventStore, queue: WorkQueue) -> None:
@@ -142,15 +143,15 @@ class Storage:
         self, deployment_id: str, *, create: bool, upgrade: bool, cure: str = "", writes: bool = True
     ) -> Sequence[str]:
         """
-        Make sure that the tables are there and belong to `deployment_id`; return the revisions that were applied.
+        Make the tables ours: ensure that they exist and belong to `deployment_id`; return the applied revisions.
 
-        Nobody else's tables are touched: the owner is asked first.
+        The owner is checked first, so that no other deployment's tables are changed.
 
         Args:
             create: make the tables where there are none.
             upgrade: bring older ones up to date.
-            cure: what to do about tables that are not up to date, where neither is allowed.
-            writes: whether the caller will write; one that only looks leaves tables without an owner alone.
+            cure: the end of the error message where the tables are not up to date and may not be changed.
+            writes: whether the caller will write; a reader leaves tables without an owner as they are.
 
         Raises:
             ForeignDeployment: they belong to another.

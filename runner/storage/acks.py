@@ -15,9 +15,10 @@ from ..subscription import Matcher
 from .contract.records import EventView
 from .encoding import storable
 from .event_views import find_event
+from .expressions import Now
 from .lines import leave_lines
 from .registry import named, registered
-from .tables import Now, attempts, deliveries, dispatch
+from .tables import attempts, deliveries, dispatch
 from .transactions import Transactions
 
 __all__ = ["acknowledge"]

@@ -15,8 +15,9 @@ from typing_extensions import override
 from ..delivery import DeliveryState
 from ..errors import StorageHeld
 from .contract.archive import Archive, Pruned, Retention
+from .expressions import Among, Instant, Keys, Later
 from .halves import IN_A_ROW, in_halves
-from .tables import Among, Instant, Keys, Later, attempts, deliveries, dispatch, events, expiries, scheduled, turns
+from .tables import attempts, deliveries, dispatch, events, expiries, scheduled, turns
 from .transactions import Transactions
 
 __all__ = ["SqlArchive"]

@@ -19,6 +19,7 @@ from ..subscription import Matcher
 from .acks import acknowledge
 from .contract.corrections import Corrections, ReplayQuery, Rescheduled, nobody
 from .contract.records import DeliveryQuery, EventQuery
+from .expressions import After, Instant, Now
 from .home import home_of
 from .lines import join_lines, leave_lines
 from .registry import named, readable, registered
@@ -36,7 +37,7 @@ from .selection import (
     fetch,
     in_state,
 )
-from .tables import After, Instant, Now, deliveries, dispatch, events, scheduled, subscriptions
+from .tables import deliveries, dispatch, events, scheduled, subscriptions
 from .transactions import Transactions
 
 __all__ = ["SqlCorrections"]

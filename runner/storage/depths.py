@@ -1,4 +1,4 @@
-"""How much waits: one query for the gauges of a process, whose cost has a bound however much is recorded."""
+"""Depths of the queues for gauges: one query whose cost is bounded on tables of any size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing_extensions import override
 from ..delivery import DeliveryState
 from .contract.depths import Depth, DepthReader, Depths
 from .contract.overview import MOST
+from .expressions import Now
 from .selection import OPEN, in_state
-from .tables import Now, deliveries, dispatch, events, scheduled, subscriptions
+from .tables import deliveries, dispatch, events, scheduled, subscriptions
 from .transactions import Transactions
 
 __all__ = ["SqlDepths"]

@@ -15,23 +15,10 @@ from ..event import Event
 from .contract.claims import UNREADABLE
 from .contract.overview import MOST, RECENT, SAMPLE, Hold, Load, Overview, Queue, Recent, Turned
 from .contract.registry import Registered
+from .expressions import Among, Keys, Later, Now
 from .registry import compilable, named, readable
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
-from .tables import (
-    Among,
-    Keys,
-    Later,
-    Now,
-    attempts,
-    bus,
-    deliveries,
-    dispatch,
-    events,
-    paces,
-    scheduled,
-    subscriptions,
-    turns,
-)
+from .tables import attempts, bus, deliveries, dispatch, events, paces, scheduled, subscriptions, turns
 from .transactions import Transactions
 
 __all__ = ["SqlOverview"]

@@ -39,6 +39,7 @@ from .contract.records import (
 )
 from .contract.registry import Instance, Registered, StrategyHealth
 from .event_views import event_views, find_event
+from .expressions import Now
 from .identity import restored
 from .registry import ALIVE, compilable, named, readable
 from .selection import (
@@ -54,7 +55,7 @@ from .selection import (
     fetch,
     in_state,
 )
-from .tables import Now, attempts, deliveries, events, instances, subscriptions
+from .tables import attempts, deliveries, events, instances, subscriptions
 from .traces import flow_of
 from .transactions import Transactions
 

@@ -15,11 +15,12 @@ from typing_extensions import override
 from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
-from .contract.registry import Health, Instance, Registered, Registry, Stray
+from .contract.registry import Health, Instance, Orphan, Registered, Registry
+from .expressions import Later, Now
 from .lines import leave_lines
 from .selection import OPEN, in_state
 from .set_back import set_back
-from .tables import Later, Now, bus, deliveries, instances, paces, subscriptions, turns
+from .tables import bus, deliveries, instances, paces, subscriptions, turns
 from .tokens import HOLDER
 from .transactions import Transactions
 
@@ -143,14 +144,14 @@ class SqlRegistry(Registry):
             return changed
 
     @override
-    async def strays(self) -> Sequence[Stray]:
+    async def orphans(self) -> Sequence[Orphan]:
         known = select(subscriptions, Now().label("now")).where(
             subscriptions.c.active, ~subscriptions.c.paused, subscriptions.c.origin == "file"
         )
         alive = select(instances.c.sinks).where(instances.c.heartbeat_at > _ago(ALIVE))
         async with self._transactions.read() as connection:
             gone = await connection.scalars(_deleted())
-            strays = [Stray(id, True, "its subscription was deleted") for id in gone]
+            orphans = [Orphan(id, True, "its subscription was deleted") for id in gone]
             said = (await connection.scalars(alive)).all()
             rows = (await connection.execute(known)).all()
         if said and all(sinks is not None for sinks in said):
@@ -158,8 +159,8 @@ class SqlRegistry(Registry):
             for _, each in readable(rows):
                 if each.subscription.sink not in there:
                     reason = f"no live instance has a sink {each.subscription.sink!r}"
-                    strays.append(Stray(each.id, False, reason))
-        return strays
+                    orphans.append(Orphan(each.id, False, reason))
+        return orphans
 
     @override
     async def beat(self, instance: Instance, health: Health) -> timedelta:

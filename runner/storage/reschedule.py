@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..delivery import DeliveryState
 from ..errors import StateConflict
 from .contract.corrections import Rescheduled
+from .expressions import Instant, Later, Now
 from .selection import OPEN, in_state
-from .tables import Instant, Later, Now, deliveries, dispatch, scheduled, subscriptions
+from .tables import deliveries, dispatch, scheduled, subscriptions
 from .transactions import Transactions
 
 __all__ = ["reschedule"]

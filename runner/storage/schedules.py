@@ -16,8 +16,9 @@ from ..errors import NotFound, StateConflict, described
 from ..policies.schedule import Schedule
 from .contract.schedules import Due, Fired, Firing, Schedules, ScheduleView
 from .errors import mapped_errors
+from .expressions import Now
 from .home import home_of
-from .tables import Now, bus, occurrences, schedules
+from .tables import bus, occurrences, schedules
 from .transactions import Transactions
 
 if TYPE_CHECKING:

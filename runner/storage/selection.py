@@ -62,7 +62,7 @@ Key = tuple[int, int]
 
 
 class _Fits(FunctionElement[bool]):
-    """Whether text fits a pattern, given for LIKE and for the GLOB of SQLite, whose LIKE knows no case."""
+    """Test that text fits a pattern, given for LIKE and for the GLOB of SQLite, whose LIKE knows no case."""
 
     type = Boolean()
     inherit_cache = True

@@ -15,8 +15,9 @@ from ..errors import EventConflict, EventError
 from ..event import Event, lasting
 from .batch import distinct
 from .contract.events import Publication, Receipt
+from .expressions import Later, Now
 from .identity import shortened
-from .tables import Later, Now, dispatch, events, expiries, scheduled
+from .tables import dispatch, events, expiries, scheduled
 
 __all__ = ["append_in"]
 

@@ -8,8 +8,9 @@ from sqlalchemy import BigInteger, and_, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
+from .expressions import After, Now
 from .selection import OPEN, in_state
-from .tables import After, Now, deliveries, dispatch, events, instances
+from .tables import deliveries, dispatch, events, instances
 
 __all__ = ["set_back"]
 

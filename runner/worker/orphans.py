@@ -9,7 +9,7 @@ from ..delivery import Lease
 from ..service.background import Background
 from ..storage.contract.claims import ClaimedDelivery, UnreadableDelivery
 from ..storage.contract.queue import DeliveryQueue
-from ..storage.contract.registry import Registry, Stray
+from ..storage.contract.registry import Orphan, Registry
 from .settlement import dead_untried
 from .settlement_writer import SettlementWriter
 
@@ -56,20 +56,20 @@ class Orphans:
         await self.loop.stop()
 
     async def _look(self) -> None:
-        strays = await self._registry.strays()
+        orphans = await self._registry.orphans()
         now = monotonic()
-        self._since = {stray.subscription_id: self._since.get(stray.subscription_id, now) for stray in strays}
-        for stray in strays:
-            if stray.deleted or now - self._since[stray.subscription_id] >= self._patience:
-                await self._bury(stray)
+        self._since = {orphan.subscription_id: self._since.get(orphan.subscription_id, now) for orphan in orphans}
+        for orphan in orphans:
+            if orphan.deleted or now - self._since[orphan.subscription_id] >= self._patience:
+                await self._bury(orphan)
 
-    async def _bury(self, stray: Stray) -> None:
+    async def _bury(self, orphan: Orphan) -> None:
         """Claim the due deliveries, and write them as dead."""
         while True:
-            claim = await self._queue.claim_deliveries({stray.subscription_id: _AT_ONCE}, self._lease)
+            claim = await self._queue.claim_deliveries({orphan.subscription_id: _AT_ONCE}, self._lease)
             claimed: list[ClaimedDelivery | UnreadableDelivery] = [*claim.deliveries, *claim.unreadable]
             for each in claimed:
-                self._writer.submit(dead_untried(Lease.of(each, claim.token), stray.reason), None)
+                self._writer.submit(dead_untried(Lease.of(each, claim.token), orphan.reason), None)
             if not claimed:
                 return
             await self._writer.written()

@@ -18,18 +18,10 @@ from runner.policies.retry import RetryPolicy
 from runner.storage.contract.corrections import Corrections, ReplayQuery
 from runner.storage.contract.records import DeliveryQuery, EventQuery, EventView, Records
 from runner.storage.corrections import SqlCorrections
+from runner.storage.expressions import Now
 from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords
-from runner.storage.tables import (
-    Now,
-    attempts,
-    deliveries,
-    dispatch,
-    events,
-    instances,
-    scheduled,
-    subscriptions,
-)
+from runner.storage.tables import attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
 from runner.subscription import Subscription
 from tests.support.engines import open_engine
 from tests.support.eventually import eventually

@@ -17,8 +17,9 @@ from runner.policies.ticking import decide
 from runner.storage.contract.events import Publication
 from runner.storage.contract.schedules import Due, DueSchedule, Fired, Firing, Occurrence, Schedules
 from runner.storage.contract.settlements import Run, Settled
+from runner.storage.expressions import After
 from runner.storage.schedules import SqlSchedules
-from runner.storage.tables import After, bus, dispatch, events, occurrences, schedules
+from runner.storage.tables import bus, dispatch, events, occurrences, schedules
 
 from .storage_contract import LEASE, Database, Store, StoreTests, record, settled
 

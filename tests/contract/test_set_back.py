@@ -14,8 +14,9 @@ from runner.policies.rate import Rate
 from runner.storage.contract.claims import RegulatedRequest
 from runner.storage.contract.registry import Health, Instance
 from runner.storage.contract.settlements import Run, Settled
+from runner.storage.expressions import After, Instant
 from runner.storage.records import SqlRecords
-from runner.storage.tables import After, Instant, metadata
+from runner.storage.tables import metadata
 from runner.subscription import Subscription
 
 from .storage_contract import LEASE, Database, Store, StoreTests, leased, publish, record, settled, taken, wait

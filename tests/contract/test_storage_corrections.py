@@ -14,7 +14,8 @@ from runner.storage.contract.corrections import ReplayQuery
 from runner.storage.contract.events import Publication
 from runner.storage.contract.settlements import Run, Settled
 from runner.storage.corrections import SqlCorrections
-from runner.storage.tables import Now, deliveries, dispatch, events, scheduled
+from runner.storage.expressions import Now
+from runner.storage.tables import deliveries, dispatch, events, scheduled
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 

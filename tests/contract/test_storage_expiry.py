@@ -17,7 +17,8 @@ from runner.storage.contract.archive import Retention
 from runner.storage.contract.claims import ExpiredClaim, RegulatedRequest
 from runner.storage.contract.events import Publication, due_at_once
 from runner.storage.contract.settlements import Run, Settled
-from runner.storage.tables import After, deliveries, dispatch, events, expiries, scheduled
+from runner.storage.expressions import After
+from runner.storage.tables import deliveries, dispatch, events, expiries, scheduled
 from runner.subscription import Subscription
 
 from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record, settled, wait

@@ -22,7 +22,8 @@ from runner.storage.contract.claims import Claim, DeliveryClaim
 from runner.storage.contract.registry import Health, Instance
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 from runner.storage.errors import mapped_errors
-from runner.storage.tables import Now, attempts, deliveries, dispatch, scheduled
+from runner.storage.expressions import Now
+from runner.storage.tables import attempts, deliveries, dispatch, scheduled
 from runner.subscription import Subscription
 from tests.support.faulty import Faulty
 from tests.support.postgres import PostgresServer

@@ -20,8 +20,9 @@ from runner.storage.contract.events import Publication
 from runner.storage.contract.records import DeliveryQuery
 from runner.storage.contract.settlements import AttemptRecord, Run, Settled, Turn
 from runner.storage.corrections import SqlCorrections
+from runner.storage.expressions import Later
 from runner.storage.records import SqlRecords
-from runner.storage.tables import Later, deliveries, turns
+from runner.storage.tables import deliveries, turns
 from runner.subscription import Subscription
 
 from .storage_contract import LEASE, SHORT, Database, Store, StoreTests, publication, record, soon, taken

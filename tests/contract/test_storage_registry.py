@@ -15,7 +15,7 @@ from runner.delivery import DeliveryState
 from runner.errors import ForeignDeployment, NotFound, SchemaMismatch, StorageUnavailable
 from runner.policies.breaker import BreakerPolicy, Trip
 from runner.policies.retry import RetryPolicy
-from runner.storage.contract.registry import Health, Instance, StrategyHealth, Stray
+from runner.storage.contract.registry import Health, Instance, Orphan, StrategyHealth
 from runner.storage.contract.settlements import Run, Settled
 from runner.storage.records import SqlRecords
 from runner.storage.tables import bus, deliveries, instances, subscriptions
@@ -307,7 +307,7 @@ class TestRemove(StoreTests):
         _, [orders] = await store.registry.subscriptions()
         await wait(store, orders.id)
         await store.registry.remove("orders")
-        assert await store.registry.strays() == [Stray(orders.id, True, "its subscription was deleted")]
+        assert await store.registry.orphans() == [Orphan(orders.id, True, "its subscription was deleted")]
 
     async def test_an_unknown_name_is_named(self, store: Store) -> None:
         with pytest.raises(NotFound, match="'oders'"):
@@ -343,18 +343,18 @@ class TestStrays(StoreTests):
 
     async def test_a_sink_that_no_live_instance_has(self, store: Store, database: Database) -> None:
         await store.registry.put_subscriptions([ORDERS, AUDIT], "file")
-        assert await store.registry.strays() == []  # nobody says anything
+        assert await store.registry.orphans() == []  # nobody says anything
         await self.there(store)
         _, [orders, _] = await store.registry.subscriptions()
-        assert await store.registry.strays() == [Stray(orders.id, False, "no live instance has a sink 'crm'")]
+        assert await store.registry.orphans() == [Orphan(orders.id, False, "no live instance has a sink 'crm'")]
         await self.there(store, "i2", ["crm"])
-        assert await store.registry.strays() == []
+        assert await store.registry.orphans() == []
         late = update(instances).where(instances.c.id == "i2")
         await database.execute(late.values(heartbeat_at=datetime.now(UTC) - 31 * self.SECOND))
-        assert [stray.subscription_id for stray in await store.registry.strays()] == [orders.id]
+        assert [orphan.subscription_id for orphan in await store.registry.orphans()] == [orders.id]
         await self.there(store, "older")
         await database.execute(update(instances).where(instances.c.id == "older").values(sinks=null()))
-        assert await store.registry.strays() == []  # it may have it
+        assert await store.registry.orphans() == []  # it may have it
 
     async def test_what_is_paused_inactive_or_of_a_function_waits(self, store: Store) -> None:
         await self.there(store, sinks=())
@@ -362,19 +362,19 @@ class TestStrays(StoreTests):
         await store.registry.put_subscriptions([ORDERS, AUDIT], "file")
         await store.registry.set_paused("orders", True)
         await store.registry.put_subscriptions([ORDERS], "file")
-        assert await store.registry.strays() == []
+        assert await store.registry.orphans() == []
 
     async def test_a_subscription_that_is_no_more(self, store: Store, database: Database) -> None:
         await store.registry.put_subscriptions([AUDIT], "file")
         _, [audit] = await store.registry.subscriptions()
         await wait(store, audit.id)
-        assert await store.registry.strays() == []
+        assert await store.registry.orphans() == []
         for gone in (audit.id + 3, audit.id + 9):
             await wait(store, gone, 2, due_in=timedelta(hours=1))
         why = "its subscription was deleted"
-        assert await store.registry.strays() == [Stray(audit.id + 3, True, why), Stray(audit.id + 9, True, why)]
+        assert await store.registry.orphans() == [Orphan(audit.id + 3, True, why), Orphan(audit.id + 9, True, why)]
         await database.execute(delete(subscriptions))
-        assert [stray.subscription_id for stray in await store.registry.strays()] == [
+        assert [orphan.subscription_id for orphan in await store.registry.orphans()] == [
             audit.id,
             audit.id + 3,
             audit.id + 9,

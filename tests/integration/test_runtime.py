@@ -27,7 +27,8 @@ from runner.storage import tables
 from runner.storage.contract.claims import Claim
 from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import Settled
-from runner.storage.tables import Now, deliveries, dispatch
+from runner.storage.expressions import Now
+from runner.storage.tables import deliveries, dispatch
 from runner.strategies.stack import compose
 from tests.support.eventually import eventually
 from tests.support.faulty import Faulty

@@ -20,8 +20,9 @@ from runner.config import load_config
 from runner.policies.retry import RetryPolicy
 from runner.storage.contract.claims import DeliveryClaim
 from runner.storage.contract.records import DeliveryQuery
+from runner.storage.expressions import Now
 from runner.storage.postgres.connector import _SERVER_SETTINGS
-from runner.storage.tables import Now, attempts, deliveries, dispatch
+from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
 from tests.support.eventually import eventually
 from tests.support.faulty import Faulty

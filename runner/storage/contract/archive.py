@@ -12,7 +12,7 @@ __all__ = ["Archive", "Pruned", "Retention"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """
-    How long events are kept once nothing is left to do for them; None is for ever.
+    Retention of events that have nothing left to deliver; None keeps them for ever.
 
     Attributes:
         delivered: after the last of their deliveries succeeded, or after they were recorded if nobody wanted them.

@@ -16,7 +16,7 @@ __all__ = ["Corrections", "ReplayQuery", "Rescheduled", "nobody"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayQuery:
     """
-    Which recorded events a subscription is to get again: those it matches, and for which all conditions hold.
+    Selection of recorded events that a subscription gets again: it matches them, and all conditions hold.
 
     `type` and `source` are patterns (`*`), `since` and `until` bound the time of recording. With `missing` only those
     of which it has no delivery yet.

@@ -30,7 +30,7 @@ class Depth:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depths:
     """
-    How much waits, at one moment.
+    Depths of all queues at one moment.
 
     Attributes:
         queued: events that are not dispatched; above `MOST` the width of their positions, which is never too small.

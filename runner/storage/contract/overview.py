@@ -66,7 +66,7 @@ class Load:
 
     @property
     def open(self) -> int:
-        """How many wait or run."""
+        """Number of deliveries that wait or run."""
         return self.pending + self.leased
 
 

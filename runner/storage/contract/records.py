@@ -122,7 +122,9 @@ class TraceView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
     """
-    Which events: all conditions must hold; None is no condition. `type`, `source` and `subject` are patterns (`*`).
+    Selection of events: all conditions must hold; None is no condition.
+
+    `type`, `source` and `subject` are patterns (`*`).
 
     With `gaps`, each a first and a last seq, what is in one of them counts as being after `after_seq`.
     Without `data` their data is left out, and not read.
@@ -146,7 +148,7 @@ class EventQuery:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryQuery:
     """
-    Which deliveries: all conditions must hold; None is no condition.
+    Selection of deliveries: all conditions must hold; None is no condition.
 
     `type` is a pattern (`*`) for that of the event; `since` and `until` bound the last change. `before` is a seq and a
     subscription, of the last delivery of the page before, where the newest event is first. With `soonest_first`

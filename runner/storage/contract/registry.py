@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from ...policies.breaker import Trip
 from ...subscription import Subscription
 
-__all__ = ["Health", "Instance", "Registered", "Registry", "StrategyHealth", "Stray"]
+__all__ = ["Health", "Instance", "Orphan", "Registered", "Registry", "StrategyHealth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class Orphan:
     """A subscription whose deliveries no instance can make: it was deleted, or its sink is nowhere."""
 
     subscription_id: int
@@ -119,7 +119,7 @@ class Registry(Protocol):
         """
         Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name.
 
-        Its deliveries stay on record without a name; one that is still open is a stray.
+        Its deliveries stay on record without a name; one that is still open is an orphan.
         """
 
     async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
@@ -130,7 +130,7 @@ class Registry(Protocol):
         failures, or of a failure and a success, the first counts. A success always does.
         """
 
-    async def strays(self) -> Sequence[Stray]:
+    async def orphans(self) -> Sequence[Orphan]:
         """
         Return the subscriptions with deliveries that nobody can make as things are.
 

@@ -102,7 +102,7 @@ class Settled(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a delivery died: why, after how many attempts, when."""
+    """Death of a delivery: its reason, number of attempts and time."""
 
     reason: str
     attempts: int

@@ -8,7 +8,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..errors import is_unavailable
-from ..tables import parse_json
+from ..expressions import parse_json
 from .connector import COMMAND_TIMEOUT, ISOLATION
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ..tables import parse_json
+from ..expressions import parse_json
 from .connection import TidyConnection, connect, prepare
 
 if TYPE_CHECKING:

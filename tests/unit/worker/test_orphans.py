@@ -11,26 +11,26 @@ from runner.delivery import DeliveryState
 from runner.event import Event
 from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, UnreadableDelivery
 from runner.storage.contract.queue import WorkQueue
-from runner.storage.contract.registry import Registry, Stray
+from runner.storage.contract.registry import Orphan, Registry
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord
 from runner.worker.orphans import Orphans
 from runner.worker.settlement_writer import SettlementWriter
 from tests.support.eventually import eventually
 
 LEASE = timedelta(seconds=30)
-GONE = Stray(1, True, "its subscription was deleted")
-HOMELESS = Stray(2, False, "no live instance has a sink 'x'")
+GONE = Orphan(1, True, "its subscription was deleted")
+HOMELESS = Orphan(2, False, "no live instance has a sink 'x'")
 
 
 class Store:
-    """A registry with strays, and a queue in which each subscription has one readable and one unreadable delivery."""
+    """A registry with orphans, and a queue in which each subscription has one readable and one unreadable delivery."""
 
-    def __init__(self, *strays: Stray) -> None:
-        self.found = list(strays)
+    def __init__(self, *orphans: Orphan) -> None:
+        self.found = list(orphans)
         self.looks = 0
         self.dead: list[DeliveryRecord] = []
 
-    async def strays(self) -> Sequence[Stray]:
+    async def orphans(self) -> Sequence[Orphan]:
         self.looks += 1
         return self.found
 
@@ -55,7 +55,7 @@ class Nobody:
         return records
 
 
-def strays_of(store: Store, patience: timedelta) -> Orphans:
+def orphans_of(store: Store, patience: timedelta) -> Orphans:
     queue = cast("WorkQueue", store)
     writer = SettlementWriter(queue, Nobody(), lambda _: None)  # type: ignore[arg-type]  # all it is asked here
     every = timedelta(milliseconds=5)
@@ -64,35 +64,35 @@ def strays_of(store: Store, patience: timedelta) -> Orphans:
 
 async def test_what_was_deleted_dies_at_once_and_what_has_no_sink_does_not() -> None:
     store = Store(GONE, HOMELESS)
-    strays = strays_of(store, timedelta(hours=1))
-    strays.start()
+    orphans = orphans_of(store, timedelta(hours=1))
+    orphans.start()
     await eventually(lambda: store.looks >= 3)
-    await strays.stop()
+    await orphans.stop()
     dead = DeliveryState.DEAD
     assert store.dead == [DeliveryRecord(seq, 1, dead, used, 7, error=GONE.reason) for seq, used in ((1, 2), (2, 0))]
 
 
 async def test_a_sink_that_is_missing_for_long_enough() -> None:
     store = Store(HOMELESS)
-    strays = strays_of(store, timedelta(milliseconds=50))
-    strays.start()
+    orphans = orphans_of(store, timedelta(milliseconds=50))
+    orphans.start()
     await eventually(lambda: len(store.dead) == 2)
-    await strays.stop()
+    await orphans.stop()
     assert store.looks >= 2
     assert {record.error for record in store.dead} == {HOMELESS.reason}
 
 
 async def test_a_sink_that_comes_back_in_between_starts_the_patience_anew() -> None:
     store = Store(HOMELESS)
-    strays = strays_of(store, timedelta(seconds=1))
-    strays.start()
-    await eventually(lambda: strays._since)
-    began = dict(strays._since)
+    orphans = orphans_of(store, timedelta(seconds=1))
+    orphans.start()
+    await eventually(lambda: orphans._since)
+    began = dict(orphans._since)
     store.found = []
-    await eventually(lambda: strays._since == {})
+    await eventually(lambda: orphans._since == {})
     store.found = [HOMELESS]
     await asyncio.sleep(0)
-    await eventually(lambda: strays._since)
-    await strays.stop()
-    assert strays._since[2] > began[2]
+    await eventually(lambda: orphans._since)
+    await orphans.stop()
+    assert orphans._since[2] > began[2]
     assert store.dead == []
