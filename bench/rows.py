@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-__all__ = ["add_backlog", "add_history"]
+__all__ = ["add_backlog", "add_history", "add_scheduled"]
 
 STEP = 100_000  # rows in one transaction
 
@@ -24,6 +24,15 @@ WITH e AS (
 INSERT INTO dispatch (event_seq) SELECT seq FROM e ORDER BY seq
 """
 
+_SCHEDULED = """
+WITH e AS (
+    INSERT INTO events (id, source, type, data, created_at)
+    SELECT 's' || n, '/scheduled', 'bench.event', repeat('x', 100)::bytea, clock_timestamp()
+    FROM generate_series($1::int, $2::int) n RETURNING seq)
+INSERT INTO scheduled (event_seq, due_at)
+SELECT seq, clock_timestamp() + interval '1 year' + seq * interval '1 second' FROM e
+"""
+
 
 async def add_history(dsn: str, events: int) -> None:
     """Record `events` events that were delivered an hour ago."""
@@ -33,6 +42,11 @@ async def add_history(dsn: str, events: int) -> None:
 async def add_backlog(dsn: str, events: int) -> None:
     """Record `events` events that wait to be dispatched."""
     await _add(dsn, _BACKLOG, events)
+
+
+async def add_scheduled(dsn: str, events: int) -> None:
+    """Record `events` events that are due in a year."""
+    await _add(dsn, _SCHEDULED, events)
 
 
 async def _add(dsn: str, sql: str, events: int) -> None:

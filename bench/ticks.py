@@ -1,0 +1,150 @@
+"""`python -m bench.ticks`: how late ticks come, and what a million scheduled events cost those that are due."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from runner import Event, load
+from runner.builder import open_storage
+from runner.config import load_config
+from runner.policies.schedule import EventTemplate, Schedule
+from runner.runtime.runner import Runner
+from runner.storage.contract.events import Publication
+from runner.storage.contract.schedules import Firing, Occurrence
+from tests.support.postgres import PostgresServer
+
+from .rows import add_scheduled
+
+_DAY = timedelta(days=1)
+_FILE = """\
+deployment_id: bench
+storage: {{dsn: "{dsn}"}}
+log: {{level: error}}
+"""
+
+
+@click.command()
+@click.option("--schedules", default=1000, show_default=True, help="Schedules that are due in the same second.")
+@click.option("--rounds", default=6, show_default=True, help="Ticks of each.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Events that are due in a year.")
+@click.option("--samples", default=300, show_default=True, help="Publishes, claims and ticks each.")
+def main(schedules: int, rounds: int, rows: int, samples: int) -> None:
+    """Measure how late ticks are delivered, and what scheduled rows cost."""
+    server = PostgresServer(18)
+    server.start()
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            asyncio.run(_measure(server, Path(directory), schedules, rounds, rows, samples))
+    finally:
+        server.discard()
+
+
+async def _measure(
+    server: PostgresServer, directory: Path, schedules: int, rounds: int, rows: int, samples: int
+) -> None:
+    for count, every, number in ((1, 1, 5 * rounds), (schedules, 5, rounds)):
+        late = await _lateness(_file(directory, server.create_database()), count, every, number)
+        p50, p99 = _quantiles(late)
+        click.echo(f"delivery - nominal time of {count} at once: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {len(late)} ticks")
+    dsn = server.create_database()
+    path = _file(directory, dsn)
+    before = await _costs(path, samples)
+    await add_scheduled(dsn, rows)
+    after = await _costs(path, samples)
+    for name, empty in before.items():
+        click.echo(
+            f"{name}: {empty:.2f} ms, beside {rows} scheduled {after[name]:.2f} ms, {after[name] / empty:.2f} times"
+        )
+
+
+def _file(directory: Path, dsn: str) -> Path:
+    path = directory / "bench.yaml"
+    path.write_text(_FILE.format(dsn=dsn))
+    return path
+
+
+async def _lateness(path: Path, count: int, every: int, rounds: int) -> list[float]:
+    """Return milliseconds from the nominal time of each tick to its delivery, without the first round."""
+    late: list[tuple[datetime, float]] = []
+    done = asyncio.Event()
+
+    async def take(event: Event) -> None:
+        assert event.time is not None
+        late.append((event.time, (datetime.now(UTC) - event.time) / timedelta(milliseconds=1)))
+        if len(late) == count * (rounds + 1):
+            done.set()
+
+    template = EventTemplate(type="tick", data='{"n":1}')
+    entries = [
+        Schedule(name=f"s{number}", every=timedelta(seconds=every), catch_up="all", event=template)
+        for number in range(count)
+    ]
+    runner = _with(load(path), entries)
+    runner.subscribe("take", take)
+    async with runner:
+        await asyncio.wait_for(done.wait(), 30 + 2 * every * rounds)
+    first = min(moment for moment, _ in late)
+    return [each for moment, each in late if moment > first]
+
+
+def _with(runner: Runner, schedules: Sequence[Schedule]) -> Runner:
+    runner._plan = replace(runner._plan, schedules=schedules)
+    return runner
+
+
+async def _costs(path: Path, samples: int) -> dict[str, float]:
+    """Return the medians of one publish, of the claim and settlement of one event, and of one tick; milliseconds."""
+    template = EventTemplate(type="tick")
+    pulse = Schedule(name="pulse", every=timedelta(seconds=1), event=template)
+    async with open_storage(load_config(path), create=True) as storage:
+        await storage.schedules.put(pulse, "api")
+
+        async def publish() -> None:
+            await storage.events.append([Publication(Event(type="a", source="/bench"))])
+
+        async def claim() -> None:
+            await storage.queue.claim(1, timedelta(seconds=30))
+
+        async def tick() -> None:
+            due = await storage.schedules.due(500)
+            firings = []
+            for seen in due.schedules:
+                at = seen.standing.tick
+                occurrence = Occurrence(at, pulse.event_of(at))
+                following, past = at + timedelta(seconds=1), due.now - timedelta(seconds=1)  # due again at once
+                firings.append(
+                    Firing(seen=seen, occurrences=[occurrence], tick=following, look_at=past, forget=at - _DAY)
+                )
+            if firings:
+                await storage.schedules.fire(firings)
+
+        costs = {"publish": await _median(publish, samples), "claim": await _median(claim, samples)}
+        await asyncio.sleep(1.5)  # then it is due
+        return costs | {"tick": await _median(tick, samples)}
+
+
+async def _median(step: Callable[[], Awaitable[None]], samples: int) -> float:
+    taken = []
+    for _ in range(samples):
+        began = time.perf_counter()
+        await step()
+        taken.append(1000 * (time.perf_counter() - began))
+    return statistics.median(taken)
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, float]:
+    quantiles = statistics.quantiles(values, n=100)
+    return quantiles[49], quantiles[98]
+
+
+if __name__ == "__main__":
+    main()
