@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import tempfile
 import time
@@ -18,6 +19,7 @@ from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.schedule import EventTemplate, Schedule
 from runner.runtime.runner import Runner
+from runner.storage import Storage
 from runner.storage.contract.events import Publication
 from runner.storage.contract.schedules import Firing, Occurrence
 from tests.support.postgres import PostgresServer
@@ -25,6 +27,7 @@ from tests.support.postgres import PostgresServer
 from .rows import add_scheduled
 
 _DAY = timedelta(days=1)
+_PULSE = Schedule(name="pulse", every=timedelta(seconds=1), event=EventTemplate(type="tick"))
 _FILE = """\
 deployment_id: bench
 storage: {{dsn: "{dsn}"}}
@@ -55,19 +58,18 @@ async def _measure(
         late = await _lateness(_file(directory, server.create_database()), count, every, number)
         p50, p99 = _quantiles(late)
         click.echo(f"delivery - nominal time of {count} at once: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {len(late)} ticks")
-    dsn = server.create_database()
-    path = _file(directory, dsn)
-    before = await _costs(path, samples)
-    await add_scheduled(dsn, rows)
-    after = await _costs(path, samples)
-    for name, empty in before.items():
-        click.echo(
-            f"{name}: {empty:.2f} ms, beside {rows} scheduled {after[name]:.2f} ms, {after[name] / empty:.2f} times"
-        )
+    empty, full = server.create_database(), server.create_database()
+    paths = [_file(directory, empty), _file(directory, full, "full.yaml")]
+    async with contextlib.AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(open_storage(load_config(path), create=True)) for path in paths]
+        await add_scheduled(full, rows)
+        for name, step in (("publish", _publish), ("claim", _claim), ("tick", _tick)):
+            one, other = await _medians(step, stores, samples)
+            click.echo(f"{name}: {one:.2f} ms, beside {rows} scheduled {other:.2f} ms, {other / one:.2f} times")
 
 
-def _file(directory: Path, dsn: str) -> Path:
-    path = directory / "bench.yaml"
+def _file(directory: Path, dsn: str, name: str = "bench.yaml") -> Path:
+    path = directory / name
     path.write_text(_FILE.format(dsn=dsn))
     return path
 
@@ -101,44 +103,41 @@ def _with(runner: Runner, schedules: Sequence[Schedule]) -> Runner:
     return runner
 
 
-async def _costs(path: Path, samples: int) -> dict[str, float]:
-    """Return the medians of one publish, of the claim and settlement of one event, and of one tick; milliseconds."""
-    template = EventTemplate(type="tick")
-    pulse = Schedule(name="pulse", every=timedelta(seconds=1), event=template)
-    async with open_storage(load_config(path), create=True) as storage:
-        await storage.schedules.put(pulse, "api")
-
-        async def publish() -> None:
-            await storage.events.append([Publication(Event(type="a", source="/bench"))])
-
-        async def claim() -> None:
-            await storage.queue.claim(1, timedelta(seconds=30))
-
-        async def tick() -> None:
-            due = await storage.schedules.due(500)
-            firings = []
-            for seen in due.schedules:
-                at = seen.standing.tick
-                occurrence = Occurrence(at, pulse.event_of(at))
-                following, past = at + timedelta(seconds=1), due.now - timedelta(seconds=1)  # due again at once
-                firings.append(
-                    Firing(seen=seen, occurrences=[occurrence], tick=following, look_at=past, forget=at - _DAY)
-                )
-            if firings:
-                await storage.schedules.fire(firings)
-
-        costs = {"publish": await _median(publish, samples), "claim": await _median(claim, samples)}
-        await asyncio.sleep(1.5)  # then it is due
-        return costs | {"tick": await _median(tick, samples)}
+async def _publish(storage: Storage) -> None:
+    await storage.events.append([Publication(Event(type="a", source="/bench"))])
 
 
-async def _median(step: Callable[[], Awaitable[None]], samples: int) -> float:
-    taken = []
+async def _claim(storage: Storage) -> None:
+    await storage.queue.claim(1, timedelta(seconds=30))
+
+
+async def _tick(storage: Storage) -> None:
+    """Publish the next tick of a schedule that is always due."""
+    due = await storage.schedules.due(500)
+    if not due.schedules:
+        await storage.schedules.put(_PULSE, "api")
+        await asyncio.sleep(1.1)
+        return
+    firings = []
+    for seen in due.schedules:
+        at = seen.standing.tick
+        following, past = at + timedelta(seconds=1), due.now - timedelta(seconds=1)
+        occurrence = Occurrence(at, _PULSE.event_of(at))
+        firings.append(Firing(seen=seen, occurrences=[occurrence], tick=following, look_at=past, forget=at - _DAY))
+    await storage.schedules.fire(firings)
+
+
+async def _medians(
+    step: Callable[[Storage], Awaitable[None]], stores: Sequence[Storage], samples: int
+) -> tuple[float, float]:
+    """Return the median milliseconds of a step on each of two stores, taken in turns."""
+    taken: list[list[float]] = [[], []]
     for _ in range(samples):
-        began = time.perf_counter()
-        await step()
-        taken.append(1000 * (time.perf_counter() - began))
-    return statistics.median(taken)
+        for times, storage in zip(taken, stores, strict=True):
+            began = time.perf_counter()
+            await step(storage)
+            times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(taken[0]), statistics.median(taken[1])
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, float]:
