@@ -81,7 +81,8 @@ def test_the_examples_of_the_operations_manual_parse(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RUNNER_CONFIG", "runner.yaml")
     text = (ROOT / "docs" / "operations.md").read_text()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "events.jsonl").touch()
+    for name in re.findall(r"--file (\S+)", text):
+        (tmp_path / name).touch()
     lines = examples(text)
     assert len(lines) > 10
     for line in lines:
