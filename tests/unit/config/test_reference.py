@@ -66,6 +66,9 @@ def test_dev_and_prod_load_without_a_warning() -> None:
     assert dev.storage.dsn.path == ROOT / "runner-dev.db"
     assert [plugin.kind for plugin in dev.strategies] == ["polling", "sqlite"]
     assert advice(dev) == []
+    times = load_config(ROOT / "configs" / "schedules.yaml", {})
+    assert [schedule.name for schedule in times.to_schedules()] == ["pulse", "nightly", "cleanup"]
+    assert advice(times) == []
     prod = load_config(ROOT / "configs" / "prod.yaml", PROD)
     assert prod.storage.dsn.sslmode == "verify-full"
     assert [plugin.kind for plugin in prod.strategies] == ["polling", "nats"]
