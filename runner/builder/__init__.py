@@ -41,6 +41,7 @@ __all__ = [
     "open_operations",
     "open_publishing",
     "open_storage",
+    "read",
     "retention_of",
     "type_schemas",
 ]
@@ -58,12 +59,21 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     Raises:
         ConfigError: every fault of the file, one per line.
     """
+    return build(read(path, environ))
+
+
+def read(path: str | Path, environ: Mapping[str, str] | None = None, *, imports: bool = True) -> Config:
+    """
+    Return the configuration in the file at `path`, and log as it says unless the program has configured structlog.
+
+    Args: as for `load_config()`.
+    """
     import structlog
 
-    config = load_config(path, environ)
+    config = load_config(path, environ, imports=imports)
     if not structlog.is_configured():
         config.log.apply(own=True)
-    return build(config)
+    return config
 
 
 def build(config: Config) -> Runner:

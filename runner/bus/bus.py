@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RunnerError
 from ..event import Event, new_id
@@ -19,11 +20,11 @@ from ..tracing.base import Tracing
 from .checks import check, expiring, linked
 from .commits import Commits
 from .recording import LocalWorker, Recording
-from .signals import SessionSignals, Signals
+from .signals import Signals
+from .transactions import TransactionSignals, driver_connection, resolved
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
+    from .transactions import AnySession
     from .type_schemas import TypeSchemas
 
 __all__ = ["EventBus"]
@@ -68,7 +69,7 @@ class EventBus:
         self._stopped = False
         self._commits = Commits(Recording(store, self.announce, local_worker), at_once=store.appends_at_once)
         self._signals = Signals(strategy)
-        self._session_signals = SessionSignals(self.announce)
+        self._transaction_signals = TransactionSignals(self.announce)
 
     async def publish(
         self,
@@ -77,7 +78,7 @@ class EventBus:
         delay: timedelta | None = None,
         deliver_at: datetime | None = None,
         expires_in: timedelta | None = None,
-        session: AsyncSession | None = None,
+        session: AnySession | None = None,
     ) -> Receipt:
         """
         Record one event; return its receipt.
@@ -91,8 +92,9 @@ class EventBus:
             deliver_at: the time at which it is due instead; aware. A past one is due at once.
             expires_in: from now, on the store's clock, until it is of no use: what has not been delivered by then is
                 dead. It becomes the extension `expirytime`, which may be given instead.
-            session: record it inside this session's transaction: it exists if and when that commits, and
-                workers are signalled then.
+            session: record it inside this transaction of the caller's: it exists if and when that commits, and workers
+                are signalled then. A SQLAlchemy `AsyncSession`, or (blocking the event loop as that does itself) a
+                `Session` or `Connection`, a connection of Django, or one of psycopg, psycopg2 or sqlite3.
 
         Raises:
             EventError: the event breaks CloudEvents 1.0 or a limit.
@@ -118,7 +120,7 @@ class EventBus:
         return receipts[0]
 
     async def publish_many(
-        self, events: Iterable[Event | Publication], *, session: AsyncSession | None = None
+        self, events: Iterable[Event | Publication], *, session: AnySession | None = None
     ) -> Sequence[Receipt]:
         """
         Record events, all or none, in one transaction; return their receipts in order.
@@ -127,24 +129,38 @@ class EventBus:
             events: at most a few thousand at a time; a `Publication` carries its own due time and expiry.
             session: as in `publish()`.
         """
-        self._check_running()
-        publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
-        self.check(publications)
+        publications = await self._prepared(events)
         if not publications:
             return []
-        publications = linked(publications)
-        if any([each.expires_in is not None for each in publications]):
-            now = await self._store.now()
-            publications = [expiring(each, now) for each in publications]
-        add = self._committed if session is None else partial(self._add_in, session)
+        add = self._committed if session is None else partial(self._add_in, resolved(session))
         if self._tracing is None:
             return await add(publications)
         return await self._traced(self._tracing, publications, add)
 
-    async def _add_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
+    async def recorder(self, events: Iterable[Event | Publication]) -> Callable[[Any], Sequence[Receipt]]:
+        """Return a function, for any thread, that records events in a synchronous `session` as `publish()` has it."""
+        return await self._recorder(await self._prepared(events))
+
+    async def _recorder(self, publications: Sequence[Publication]) -> Callable[[Any], Sequence[Receipt]]:
+        record = await self._store.recorder(publications)
+        loop = asyncio.get_running_loop()
+
+        def record_in(session: Any) -> Sequence[Receipt]:
+            session = resolved(session)
+            receipts = record(driver_connection(session))
+            if publications:
+                self._transaction_signals.add(session, publications[-1].event.id, loop)
+            return receipts
+
+        return record_in
+
+    async def _add_in(self, session: Any, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record events in the transaction of a session, and signal after its commit."""
+        if not hasattr(session, "sync_session"):
+            return (await self._recorder(publications))(session)
         receipts = await self._store.append_in(session, publications)
-        self._session_signals.add(session.sync_session, publications[-1].event.id)
+        loop = asyncio.get_running_loop()
+        self._transaction_signals.add(session.sync_session, publications[-1].event.id, loop)
         return receipts
 
     async def _traced(
@@ -209,6 +225,17 @@ class EventBus:
         self._stopped = True
         await self._commits.stop()
         await self._signals.stop()
+
+    async def _prepared(self, events: Iterable[Event | Publication]) -> list[Publication]:
+        """Return the events, checked and linked, for a bus that takes them."""
+        self._check_running()
+        publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
+        self.check(publications)
+        publications = linked(publications)
+        if any([each.expires_in is not None for each in publications]):
+            now = await self._store.now()
+            publications = [expiring(each, now) for each in publications]
+        return publications
 
     def _check_running(self) -> None:
         self._loop_guard.enter()

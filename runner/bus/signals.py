@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from ..service.background import spawn
 from ..service.backoff import doubling
 from ..strategies.base import NotifyStrategy
 
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session, SessionTransaction
-
-__all__ = ["SessionSignals", "Signals"]
+__all__ = ["Signals"]
 
 SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
 LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
@@ -49,26 +43,3 @@ class Signals:
                 await asyncio.sleep(next(spacings))
         finally:
             self._sending = None
-
-
-class SessionSignals:
-    """Signal events published inside users' sessions, once the outermost transaction has ended."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        """Args: announce signals work, by the id of its newest event; after a rollback it does so for nothing."""
-        self._announce = announce
-        self._unsignalled: WeakKeyDictionary[Session, str] = WeakKeyDictionary()
-
-    def add(self, session: Session, event_id: str) -> None:
-        """Signal once the transaction of `session` has ended."""
-        from sqlalchemy import event
-
-        self._unsignalled[session] = event_id
-        if not event.contains(session, "after_transaction_end", self._ended):
-            # It stays: a listener must not be removed while the event is being handled.
-            event.listen(session, "after_transaction_end", self._ended)
-
-    def _ended(self, session: Session, transaction: SessionTransaction) -> None:
-        event_id = self._unsignalled.pop(session, None) if transaction.parent is None else None
-        if event_id is not None:
-            self._announce(event_id)

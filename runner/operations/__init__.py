@@ -13,7 +13,6 @@ from ..bus.checks import check_due
 from ..config.duration import format_duration
 from ..delivery import DeliveryState
 from ..errors import EventError, NotFound, StateConflict
-from ..periodic.pruner import Pruner
 from ..storage.contract.corrections import nobody
 from ..storage.contract.records import DeliveryQuery
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
@@ -272,11 +271,13 @@ class Operations:
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
     ) -> int:
         """Delete the events past retention; return how many. Workers need no signal."""
+        from ..periodic.pruner import Pruner  # of no use to who publishes
+
         return await Pruner(self._storage.archive, retention).run(dry_run=dry_run, report=report)
 
     async def matcher(self, file: Sequence[Subscription]) -> Matcher[str]:
         """Return the matcher of the active subscriptions and those of a file, which may not be in the store yet."""
-        _, known = await self._storage.registry.subscriptions()
+        _, known = await self._storage.subscriptions()
         wanted = [*(each.subscription for each in known), *file]
         return Matcher((each, each.name) for each in wanted)
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import SchemaMismatch
+from .standing import HEAD, check_owner
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from .contract.overview import Overview
     from .contract.queue import WorkQueue
     from .contract.records import Records
-    from .contract.registry import Registry
+    from .contract.registry import Registered, Registry
     from .contract.schedules import Schedules
     from .home import Home
-    from .migrate import MigrationStatus
+    from .standing import MigrationStatus, Standing
 
 __all__ = ["Database", "Storage", "open_storage"]
 
@@ -37,6 +38,12 @@ class Database(Protocol):
     @property
     def engine(self) -> AsyncEngine:
         """The engine, made on demand."""
+
+    async def standing(self) -> Standing | None:
+        """Return where the tables stand, by the driver alone; None where they are not there."""
+
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions."""
 
     async def open(self) -> None:
         """Open the connections that a worker uses at once; do not fail if the database is away."""
@@ -67,7 +74,7 @@ class Storage:
         """The owner of the tables, the subscriptions and the instances."""
         from .registry import SqlRegistry
 
-        return SqlRegistry(self.engine)
+        return SqlRegistry(self.engine, self.subscriptions)
 
     @cached_property
     def records(self) -> Records:
@@ -139,6 +146,10 @@ class Storage:
         owner = None if found.current is None else await self.registry.owner(deployment_id)
         return found, owner
 
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions; see `Registry.subscriptions()`."""
+        return await self._database.subscriptions()
+
     async def take(
         self, deployment_id: str, *, create: bool, upgrade: bool, cure: str = "", writes: bool = True
     ) -> Sequence[str]:
@@ -157,6 +168,11 @@ class Storage:
             ForeignDeployment: they belong to another.
             SchemaMismatch: they are not of this version, and stay so.
         """
+        if writes and (stands := await self._database.standing()) is not None and stands.revision == HEAD:
+            check_owner(stands.owner, deployment_id)
+            if stands.owner is None:
+                await self.registry.adopt(deployment_id)
+            return ()
         found, owner = await self.standing(deployment_id)
         applied: Sequence[str] = ()
         if found.pending:

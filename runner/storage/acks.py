@@ -17,7 +17,8 @@ from .encoding import storable
 from .event_views import find_event
 from .expressions import Now
 from .lines import leave_lines
-from .registry import named, registered
+from .registry import named
+from .subscription_rows import registered
 from .tables import attempts, deliveries, dispatch
 from .transactions import Transactions
 

@@ -22,7 +22,7 @@ from .contract.records import DeliveryQuery, EventQuery
 from .expressions import After, Instant, Now
 from .home import home_of
 from .lines import join_lines, leave_lines
-from .registry import named, readable, registered
+from .registry import named
 from .reschedule import reschedule
 from .selection import (
     OLDEST_FIRST,
@@ -37,6 +37,7 @@ from .selection import (
     fetch,
     in_state,
 )
+from .subscription_rows import readable, registered
 from .tables import deliveries, dispatch, events, scheduled, subscriptions
 from .transactions import Transactions
 

@@ -6,7 +6,6 @@ import asyncio
 import io
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ..errors import SchemaMismatch, StorageError
 from .errors import mapped_errors
 from .home import home_of
+from .standing import HEAD, MigrationStatus
 from .tables import metadata
 
 if TYPE_CHECKING:
@@ -24,23 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "MigrationStatus", "migrate", "offline_sql", "scripts", "status"]
 
-HEAD = "0007"
-"""The newest revision, written here so that a runner that is up to date need not load Alembic."""
-
 # Alembic tells of every plug-in and step; what `migrate()` returns is enough.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # Alembic keeps the running migration in module globals, so there is one at a time.
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True, slots=True)
-class MigrationStatus:
-    """The status of the tables: `current` is None before the first migration, `pending` in the order of application."""
-
-    current: str | None
-    head: str
-    pending: tuple[str, ...]
 
 
 async def status(engine: AsyncEngine) -> MigrationStatus:

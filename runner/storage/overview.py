@@ -16,8 +16,9 @@ from .contract.claims import UNREADABLE
 from .contract.overview import MOST, RECENT, SAMPLE, Hold, Load, Overview, Queue, Recent, Turned
 from .contract.registry import Registered
 from .expressions import Among, Keys, Later, Now
-from .registry import compilable, named, readable
+from .registry import named
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
+from .subscription_rows import compilable, readable
 from .tables import attempts, bus, deliveries, dispatch, events, paces, scheduled, subscriptions, turns
 from .transactions import Transactions
 

@@ -41,7 +41,7 @@ from .contract.registry import Instance, Registered, StrategyHealth
 from .event_views import event_views, find_event
 from .expressions import Now
 from .identity import restored
-from .registry import ALIVE, compilable, named, readable
+from .registry import ALIVE, named
 from .selection import (
     NEWEST_FIRST,
     OLDEST_FIRST,
@@ -55,6 +55,7 @@ from .selection import (
     fetch,
     in_state,
 )
+from .subscription_rows import compilable, readable
 from .tables import attempts, deliveries, events, instances, subscriptions
 from .traces import flow_of
 from .transactions import Transactions

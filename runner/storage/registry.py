@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,19 +12,21 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
-from ..errors import ForeignDeployment, NotFound, SchemaMismatch, StorageError
+from ..errors import NotFound, SchemaMismatch, StorageError
 from ..policies.breaker import Trip
-from ..subscription import DEAD_LETTER_SUFFIX, Matcher, Subscription
+from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .contract.registry import Health, Instance, Orphan, Registered, Registry
 from .expressions import Later, Now
 from .lines import leave_lines
 from .selection import OPEN, in_state
 from .set_back import set_back
+from .standing import check_owner
+from .subscription_rows import readable
 from .tables import bus, deliveries, instances, paces, subscriptions, turns
 from .tokens import HOLDER
 from .transactions import Transactions
 
-__all__ = ["ALIVE", "SqlRegistry", "compilable", "named", "readable", "registered"]
+__all__ = ["ALIVE", "SqlRegistry", "named"]
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +39,12 @@ _CLOSED = {"breaker_until": None, "breaker_trips": 0}
 class SqlRegistry(Registry):
     """`Registry` on SQLAlchemy Core."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self, engine: AsyncEngine, subscriptions: Callable[[], Awaitable[tuple[int, Sequence[Registered]]]]
+    ) -> None:
+        """Args: subscriptions reads the active ones, by the driver, as who publishes does without this class."""
         self._transactions = Transactions(engine)
+        self._subscriptions = subscriptions
 
     @override
     async def adopt(self, deployment_id: str) -> None:
@@ -57,11 +63,7 @@ class SqlRegistry(Registry):
             if isinstance(error.__cause__, DBAPIError) and _is_missing_table(error.__cause__):
                 raise SchemaMismatch("the tables are not there; run `runner migrate` first") from error
             raise
-        if owner not in (None, deployment_id):
-            raise ForeignDeployment(
-                f"the tables belong to deployment {owner!r}, not {deployment_id!r}; "
-                "give each deployment its own: another storage.schema (PostgreSQL), or another database in storage.dsn"
-            )
+        check_owner(owner, deployment_id)
         return owner
 
     @override
@@ -89,15 +91,7 @@ class SqlRegistry(Registry):
 
     @override
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
-        query = (
-            select(bus.c.subscriptions_version, Now().label("now"), subscriptions)
-            .select_from(bus)
-            .outerjoin(subscriptions, subscriptions.c.active)
-            .order_by(subscriptions.c.id)
-        )
-        async with self._transactions.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return rows[0].subscriptions_version, [compilable(row) for row in rows if row.id is not None]
+        return await self._subscriptions()
 
     @override
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
@@ -255,50 +249,6 @@ def _deleted() -> Select[int]:
 
 def _ago(age: timedelta) -> Later:
     return Later(literal(-age // _MICROSECOND, BigInteger))
-
-
-def registered(row: Row[tuple[object, ...]]) -> Registered:
-    """Return the subscription in a row of the table, to which `now` was added."""
-    subscription = Subscription.from_json(row.name, row.spec)
-    trip = None
-    if row.breaker_until is not None:
-        left, policy = row.breaker_until - row.now, subscription.breaker
-        # Further ahead than it can be, it is of a clock that has been set back since.
-        longest = left if policy is None else policy.pause_after(row.breaker_trips)
-        trip = Trip(row.breaker_trips, min(left, longest))
-    return Registered(
-        id=row.id,
-        subscription=subscription,
-        paused=row.paused,
-        origin=row.origin,
-        breaker=trip,
-        paused_at=row.paused_at if row.paused else None,
-        paused_by=row.paused_by if row.paused else None,
-    )
-
-
-def readable(rows: Iterable[Row[Any]]) -> list[tuple[Row[Any], Registered]]:
-    """Return the subscriptions in rows of the table; one that cannot be read or compiled is left out, and logged."""
-    found = []
-    for row in rows:
-        try:
-            found.append((row, compilable(row)))
-        except StorageError as error:
-            log.error("subscription left out", detail=str(error))
-    return found
-
-
-def compilable(row: Row[Any]) -> Registered:
-    """Return the subscription in a row of the table. Raise `StorageError` when it cannot be read or compiled."""
-    try:
-        each = registered(row)
-        Matcher([(each.subscription, each.id)])
-    except Exception as error:
-        raise StorageError(
-            f"subscription {row.name!r} cannot be read: {type(error).__name__}: {error}; "
-            "start a runner whose file has it, which writes it anew, or the version that wrote it"
-        ) from error
-    return each
 
 
 def _is_missing_table(error: DBAPIError) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...event import EXPIRY, NO_EXTENSIONS, Event
 
@@ -85,3 +85,10 @@ class EventStore(Protocol):
 
     async def append_in(self, session: AsyncSession, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Do the same inside the caller's own transaction: recorded if and when that commits."""
+
+    async def recorder(self, publications: Sequence[Publication]) -> Callable[[Any], Sequence[Receipt]]:
+        """
+        Return a function, for any thread, that does the same on a synchronous connection of a driver (PEP 249).
+
+        It raises `EventError` for a connection to another kind of database, and else as `append()` does.
+        """

@@ -8,21 +8,25 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ...errors import ConfigError, StorageUnavailable
+from ...errors import ConfigError, StorageError, StorageUnavailable
 from ..errors import mapped_errors
 from ..home import Home
+from ..standing import Standing
+from ..subscription_rows import SubscriptionRow, compilable, spec_in
 from .connections import DriverConnections
 from .connector import PostgresConnector
 from .outage import Outage
 from .statements import statement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import asyncpg
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ...config.dsn import Dsn
+    from ..contract.registry import Registered
 
 __all__ = ["PostgresDatabase"]
 
@@ -99,6 +103,30 @@ class PostgresDatabase:
             await self.find()
         [(now,)] = await self.connections.fetch(self.sql("now"))
         return now
+
+    async def standing(self) -> Standing | None:
+        """Return where the tables stand; None where they are not there."""
+        import asyncpg
+
+        if not self.home.encoding:
+            await self.find()
+        try:
+            [(revision, owner)] = await self.connections.fetch(self.sql("standing"))
+        except StorageError as error:
+            if isinstance(error.__cause__, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+                return None
+            raise
+        except ValueError:  # there is no row
+            return None
+        return Standing(revision, owner)
+
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions; see `Registry.subscriptions()`."""
+        if not self.home.encoding:
+            await self.find()
+        rows = await self.connections.fetch(self.sql("subscriptions"))
+        found = [SubscriptionRow._make([*row[1:4], spec_in(row[4]), *row[5:]]) for row in rows if row[2] is not None]
+        return rows[0][0], [compilable(row) for row in found]
 
     async def find(self) -> None:
         """Open a connection to learn the schema and the encoding."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typing_extensions import override
 
@@ -19,6 +20,7 @@ from ..encoding import check_storable, holds_everything
 from ..errors import mapped_errors
 from ..identity import shortened
 from ..tokens import new_token
+from .joined import record_on
 from .rows import event_columns, event_values, joined_columns
 from .statements import statement_for
 
@@ -86,6 +88,11 @@ class PostgresEvents(EventStore):
         await self._check(publications)
         with mapped_errors():
             return await append_in(session, publications, self._home.schema)
+
+    @override
+    async def recorder(self, publications: Sequence[Publication]) -> Callable[[Any], Sequence[Receipt]]:
+        await self._check(publications)
+        return partial(record_on, publications=publications, schema=self._home.schema)
 
     async def _append_new(self, events: Sequence[Event], *leasing: timedelta | int) -> _Added | None:
         """

@@ -82,4 +82,4 @@ def _read(name: str) -> str:
 
 def _tables(schema: str | None) -> dict[str, str]:
     prefix = "" if schema is None else '"' + schema.replace('"', '""') + '".'
-    return {table: f"{prefix}{table}" for table in TABLES}
+    return {table: f"{prefix}{table}" for table in (*TABLES, "alembic_version")}

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,13 +22,18 @@ import structlog
 from ...errors import StorageRefused
 from ..errors import is_unavailable, mapped_errors
 from ..home import Home
+from ..standing import Standing
+from ..subscription_rows import SubscriptionRow, compilable, spec_in
 from .connection import TidyConnection, connect, prepare
+from .rows import clock, sql, time_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import aiosqlite
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from ..contract.registry import Registered
 
 __all__ = ["SqliteDatabase"]
 
@@ -92,6 +98,15 @@ class SqliteDatabase:
                     await asyncio.shield(self._discard(held))
                 raise
 
+    async def standing(self) -> Standing | None:
+        """Return where the tables stand; None where they are not there."""
+        return await self.run(_standing) if self._path.exists() else None  # to look would leave an empty file
+
+    async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
+        """Return the version of the set, and the active subscriptions; see `Registry.subscriptions()`."""
+        version, rows = await self.run(_subscriptions)
+        return version, [compilable(row) for row in rows]
+
     async def _open(self) -> aiosqlite.Connection:
         async with self._opening:
             if self._held is None:
@@ -112,6 +127,31 @@ async def _connection(path: Path) -> aiosqlite.Connection:
             await connection.close()
         raise
     return connection
+
+
+def _standing(db: sqlite3.Connection) -> Standing | None:
+    try:
+        rows = db.execute(sql("standing")).fetchall()
+    except sqlite3.OperationalError as error:
+        if str(error).startswith(("no such table", "no such column")):
+            return None
+        raise
+    return Standing(*rows[0]) if rows else None
+
+
+def _subscriptions(db: sqlite3.Connection) -> tuple[int, Sequence[SubscriptionRow]]:
+    now = time_of(clock(db))
+    rows = db.execute(sql("subscriptions")).fetchall()
+    found = [
+        SubscriptionRow(now, id, name, spec_in(spec), origin, bool(paused), _time(until), trips, _time(at), by)
+        for _, id, name, spec, origin, paused, until, trips, at, by in rows
+        if id is not None
+    ]
+    return rows[0][0], found
+
+
+def _time(instant: int | None) -> datetime | None:
+    return None if instant is None else time_of(instant)
 
 
 def _prepare(db: TidyConnection) -> None:

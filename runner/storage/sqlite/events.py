@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -17,6 +18,7 @@ from ..errors import mapped_errors
 from ..event_rows import read_extensions, write_extensions
 from ..identity import shortened
 from ..tokens import new_token
+from .joined import record_on
 from .rows import EPOCH, MICROSECOND, ago, clock, microseconds, sql, transaction
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ class SqliteEvents(EventStore):
 
         with mapped_errors():
             return await append_in(session, publications, None)
+
+    @override
+    async def recorder(self, publications: Sequence[Publication]) -> Callable[[Any], Sequence[Receipt]]:
+        return partial(record_on, record=partial(_append, publications=publications))
 
 
 def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequence[Receipt]:

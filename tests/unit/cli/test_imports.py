@@ -50,8 +50,24 @@ OUR_OWN = {
     "runner.worker.worker",
 }
 
+# What `publish` does without on an existing deployment, besides: it goes by the drivers alone (decision 0066).
+UNPUBLISHED = {
+    "cronsim",
+    "jsonschema_rs",
+    "prometheus_client",
+    "runner.api.application",
+    "runner.periodic.pruner",
+    "runner.storage.migrate",
+    "runner.storage.records",
+    "runner.storage.registry",
+    "runner.storage.tables",
+    "runner.storage.transactions",
+    "sqlalchemy",
+    "starlette",
+}
 
-@pytest.mark.parametrize("module", sorted(OUR_OWN))
+
+@pytest.mark.parametrize("module", sorted(OUR_OWN | UNPUBLISHED))
 def test_what_is_not_to_be_loaded_is_there(module: str) -> None:
     assert find_spec(module) is not None
 
@@ -76,3 +92,20 @@ def test_a_verb_loads_only_what_it_needs(tmp_path: Path, verb: tuple[str, ...]) 
     run(tmp_path, "publish", "x")  # makes the tables, for which Alembic is needed
     loaded = run(tmp_path, *verb)
     assert loaded & (FOREIGN.keys() | OUR_OWN) == set()
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.mark.parametrize("options", [(), ("--json", "--data", '{"n": 1}', "--id", "1")])
+def test_publish_goes_by_the_drivers_alone(
+    request: pytest.FixtureRequest, tmp_path: Path, store: str, options: tuple[str, ...]
+) -> None:
+    """Of it, to begin is nearly all: what is loaded is what it costs."""
+    text = CONFIG
+    if store == "postgres":
+        dsn = request.getfixturevalue("postgres_dsn")
+        text = CONFIG.replace("sqlite:///bus.db", dsn).replace("[polling, sqlite]", "[polling, postgres]")
+    (tmp_path / "runner.yaml").write_text(text)
+    run(tmp_path, "publish", "x")  # makes the tables
+    loaded = run(tmp_path, "publish", "a.b", *options)
+    needed = {"asyncpg", "runner.storage.postgres.database", "runner.strategies.postgres"}
+    assert loaded & (FOREIGN.keys() | OUR_OWN | UNPUBLISHED) == (needed if store == "postgres" else set())

@@ -1,0 +1,5 @@
+-- The version of the set, the time, and the active subscriptions: one row of nulls where there is none.
+SELECT b.subscriptions_version, clock_timestamp(), s.id, s.name, s.spec::text, s.origin, s.paused,
+       s.breaker_until, s.breaker_trips, s.paused_at, s.paused_by
+FROM {bus} b LEFT JOIN {subscriptions} s ON s.active
+ORDER BY s.id
