@@ -38,6 +38,7 @@ def plan_of(config: Config) -> Plan:
         retention=retention_of(config),
         schemas=type_schemas(config),
         api=config.api,
+        lifecycle=config.lifecycle,
     )
 
 

@@ -286,6 +286,9 @@ class Config(Model):
         default=None,
         description="`otel`: spans for publish, dispatch and delivery by OpenTelemetry (extra `[otel]`). null: none.",
     )
+    lifecycle: bool = Field(
+        default=False, description="Publish what an operator wants to be told of, as events of `/runner/DEPLOYMENT`."
+    )
     log: Log = Field(default=Log(), description="What is logged, on stderr.")
 
     _file: str = PrivateAttr("")

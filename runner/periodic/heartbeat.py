@@ -26,6 +26,7 @@ class Heartbeat:
         *,
         vitals: Vitals,
         set_back: Callable[[], object],
+        tell: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
         """
         Prepare to beat.
@@ -33,6 +34,7 @@ class Heartbeat:
         Args:
             health: says how the instance is.
             vitals: are told whether the store answers.
+            tell: has a lifecycle event published.
             set_back: called when the clock of the store has been set back, and work may be due that was not.
         """
         self._registry = registry
@@ -40,6 +42,9 @@ class Heartbeat:
         self._health = health
         self._vitals = vitals
         self._set_back = set_back
+        self._tell = tell
+        self._lost = False
+        self._beaten = False  # ever
         self.loop = Background("heartbeat", self.beat, every=INTERVAL)
 
     def start(self) -> None:
@@ -56,8 +61,15 @@ class Heartbeat:
             back = await self._registry.beat(self._instance, self._health())
         except Exception:
             self._vitals.unanswered()
+            if self._beaten and not self._lost:
+                self._lost = True
+                self._tell("store.lost", "", {"instance": self._instance.id})
             raise
         self._vitals.answered()
+        self._beaten = True
+        if self._lost:
+            self._lost = False
+            self._tell("store.back", "", {"instance": self._instance.id})
         if back:
             log.warning("clock of the store set back", by=back.total_seconds())
             self._set_back()

@@ -39,6 +39,7 @@ class Plan:
         retention: how long events are kept.
         schemas: what the data of events has to fit.
         api: the HTTP interface that `start()` serves; None for none.
+        lifecycle: whether lifecycle events are published.
     """
 
     deployment_id: str
@@ -54,6 +55,7 @@ class Plan:
     retention: Retention = field(default_factory=Retention)
     schemas: TypeSchemas | None = None
     api: Api | None = None
+    lifecycle: bool = False
 
 
 def function_subscription(name: str, sink: str, options: Mapping[str, Any]) -> Subscription:

@@ -23,6 +23,7 @@ from ..errors import StorageUnavailable
 from ..event import Event, new_id
 from ..operations import Operations
 from ..periodic.heartbeat import Heartbeat
+from ..periodic.lifecycle import Lifecycle
 from ..periodic.pruner import Pruner
 from ..periodic.scheduler import Scheduler
 from ..service.background import spawn
@@ -93,16 +94,21 @@ class Runner:
         def announce() -> None:
             self._bus.announce(self._instance.id)
 
-        self._scheduler = Scheduler(
-            storage.schedules,
-            announce=announce,
-            on_missed=lambda missed: tally.add_missed(missed.schedule, missed.count),
-        )
+        look_up = storage.records.event
+        self._lifecycle = Lifecycle(plan.deployment_id, self.publish, look_up, tally, enabled=plan.lifecycle)
+        self._scheduler = Scheduler(storage.schedules, announce=announce, on_missed=self._lifecycle.on_missed)
         events, queue, registry = storage.events, storage.queue, storage.registry
         if tracing is not None:
             events, queue = tracing.store(events), tracing.store(queue)
         self.worker = Worker(
-            queue, registry, self._sinks, plan.limits, notify=self._notify, on_load=self._scheduler.wake, tally=tally
+            queue,
+            registry,
+            self._sinks,
+            plan.limits,
+            notify=self._notify,
+            on_load=self._scheduler.wake,
+            tally=tally,
+            tell=self._lifecycle.tell,
         )
         woken, local = self.worker.wake, self.worker.dispatcher if plan.works else None
         bus = partial(EventBus, events, strategies, wake=woken, local_worker=local, schemas=plan.schemas)
@@ -112,7 +118,9 @@ class Runner:
         self._watchdog = Watchdog()
         self._pruner = Pruner(storage.archive, plan.retention)
         self._vitals = Vitals()
-        self._heartbeat = Heartbeat(registry, self._instance, self._health, vitals=self._vitals, set_back=woken)
+        self._heartbeat = Heartbeat(
+            registry, self._instance, self._health, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell
+        )
         breakers, wakes = self.worker.breakers, strategies.wakes
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, self._watchdog, plan.retention)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
@@ -246,6 +254,7 @@ class Runner:
             await self._pruner.start()
             loops += [*self.worker.loops, self._scheduler.loop, self._pruner.loop]
         self._heartbeat.start()
+        self._lifecycle.start()
         self._started = True
         self._vitals.running(loops)
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
@@ -266,6 +275,7 @@ class Runner:
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
             self.worker.stop_accepting()
             await end("scheduler", self._scheduler.stop)
+            await end("lifecycle", self._lifecycle.stop)
             await end("pruner", self._pruner.stop)
             await end("publishing", self._bus.commits_done)  # what the commit in flight hands over is still taken
             await end("worker", partial(self.worker.stop, self._plan.shutdown_grace))

@@ -9,6 +9,7 @@ from time import monotonic
 
 import structlog
 
+from ..delivery import DeliveryState
 from ..policies.limits import WorkerLimits
 from ..service.background import Background, spawn
 from ..service.clock import wait_for
@@ -59,6 +60,7 @@ class Worker:
         notify: Callable[[], Awaitable[None]],
         on_load: Callable[[], object] = lambda: None,
         tally: Tally | None = None,
+        tell: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
         """
         Work off `queue`.
@@ -67,7 +69,10 @@ class Worker:
             notify: tells other instances that there are deliveries anyone may take.
             on_load: called whenever the subscriptions have been read.
             tally: counts what is done.
+            tell: has a lifecycle event published (see `Lifecycle.tell()`).
         """
+        self._tell = tell
+        self._paused: dict[str, bool] = {}  # of each subscription, as it was last read
         self._tally = tally = tally or Tally()
         self._notify = notify
         self._loaded = on_load
@@ -178,6 +183,12 @@ class Worker:
         self._dead_letters.learn(registered)
         self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
         self._backlog.serve(outlets)
+        for each in registered:
+            name = each.subscription.name
+            if self._paused.get(name, each.paused) != each.paused:
+                change = "paused" if each.paused else "resumed"
+                self._tell(f"subscription.{change}", name, {"by": each.paused_by}, about=each.subscription)
+        self._paused = {each.subscription.name: each.paused for each in registered}
         self._loaded()
 
     async def _dispatched(self, records: Sequence[DeliveryRecord]) -> None:
@@ -187,7 +198,11 @@ class Worker:
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Take account of written records; return whether some of them wait to be claimed."""
         for record in records:
-            self._failure_log.note(self._roster.name_of(record.subscription_id), record)
+            name = self._roster.name_of(record.subscription_id)
+            self._failure_log.note(name, record)
+            if record.state is DeliveryState.DEAD:
+                data = {"seq": record.seq, "reason": record.error, "attempts": record.attempts}
+                self._tell("delivery.dead", name, data, seq=record.seq)
         return self._backlog.written(records)
 
     def _written_late(self, records: Sequence[DeliveryRecord]) -> None:
@@ -206,6 +221,10 @@ class Worker:
             self._leases.hand_back(outlet)
         if self._roster.note_breaker(outlet):  # else it has been replaced, and runs out
             self._breaker_sync.changed(outlet)
+            trip = outlet.breaker.trip(monotonic())
+            data = {} if trip is None else {"trip": trip.number, "tries_in": round(trip.left.total_seconds(), 3)}
+            about = outlet.subscription
+            self._tell(f"breaker.{'closed' if trip is None else 'opened'}", about.name, data, about=about)
             self._backlog.wake()
 
     async def _agreed(self) -> None:
