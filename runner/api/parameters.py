@@ -19,6 +19,7 @@ __all__ = ["bad_parameter", "boolean", "moment", "parameters", "rfc3339"]
 _TOKENS = ("access_token", "token", "authorization", "api_key")
 _BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 _MOST = 50
+_LONGEST_SHOWN = 20  # characters of a name that is not known
 _OFFSET = re.compile(r" (\d\d:\d\d)\Z", re.ASCII)  # `+` in a query is a blank
 
 
@@ -44,7 +45,8 @@ def parameters(query: bytes, known: Collection[str], *, repeated: Collection[str
         if name.lower() in _TOKENS:
             raise bad_parameter(name.lower(), "a token never stands in a URL; send it as `Authorization: Bearer`")
         if name not in known:
-            raise bad_parameter(name[:40], f"unknown; expected one of: {', '.join(known)}")
+            shown = name if len(name) <= _LONGEST_SHOWN else ""  # it may be something that nobody should see
+            raise bad_parameter(shown, f"unknown; expected one of: {', '.join(known)}")
         if name in given and name not in repeated:
             raise bad_parameter(name, "given twice")
         given.setdefault(name, []).append(value)
@@ -79,4 +81,5 @@ def moment(name: str, text: str) -> datetime:
 
 def bad_parameter(name: str, fault: str) -> Problem:
     """Return the answer to a parameter that cannot be acted on."""
-    return Problem(400, "invalid-parameter", f"{ascii(name)[1:-1]}: {fault}", parameter=ascii(name)[1:-1])
+    shown = ascii(name)[1:-1]
+    return Problem(400, "invalid-parameter", f"{shown or 'query'}: {fault}", parameter=shown)
