@@ -212,7 +212,7 @@ def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -
         conditions.append(deliveries.c.event_seq == query.seq)
     if query.type is not None:
         of_type = select(events.c.seq).where(events.c.seq == deliveries.c.event_seq, _fits(events.c.type, query.type))
-        conditions.append(of_type.exists())
+        conditions.append(of_type.correlate(deliveries).exists())  # not `events`, which a list joins as well
     if query.since is not None:
         conditions.append(deliveries.c.updated_at >= query.since)
     if query.until is not None:

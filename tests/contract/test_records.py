@@ -286,6 +286,13 @@ class TestDeliveries:
         assert await keys(records, limit=None) == everything
         assert await keys(records, limit=3) == everything[:3]
 
+    async def test_of_a_type(self, records: Records, engine: AsyncEngine) -> None:
+        await put(engine, events, event_row(5, type="user.gone"))
+        await put(engine, deliveries, delivery_row(5, 1, DEAD))
+        assert await keys(records, type="user.*") == [(5, "crm")]
+        assert await keys(records, type="user.gone", state=DEAD, subscription="crm") == [(5, "crm")]
+        assert await keys(records, type="nothing.*") == []
+
     async def test_conditions_hold_together(self, records: Records) -> None:
         assert await keys(records, state=DEAD) == [(4, "audit"), (1, "audit")]
         assert await keys(records, state=PENDING) == [(2, "crm")]
