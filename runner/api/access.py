@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from typing_extensions import override
 
+from .problems import Problem
+
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
@@ -16,6 +18,8 @@ __all__ = ["Access", "Anybody", "Caller", "Need"]
 Need = Literal["publish", "read", "events", "subscribe", "admin"]
 """The need of a route; `events` is to read events, of which a caller may see only some."""
 
+_SAFE = ("GET", "HEAD")
+
 
 class Caller(Protocol):
     """One who was admitted."""
@@ -23,6 +27,10 @@ class Caller(Protocol):
     @property
     def name(self) -> str:
         """The name, for the log and for `paused_by`."""
+
+    @property
+    def bound(self) -> bool:
+        """Whether there may be events that this caller does not see."""
 
     def admitted(self, event: Event) -> Event:
         """Return the event as this caller publishes it. Raise a `Problem` of status 403 where it may not."""
@@ -44,15 +52,26 @@ class Access(Protocol):
 
 
 class Anybody(Access, Caller):
-    """Admits everyone: where only this machine can connect, and the file has no tokens."""
+    """
+    Admits everyone: where only this machine can connect, and the file has no tokens.
+
+    A browser on this machine can, too: a page of another origin may read nothing, and is not let to change anything.
+    """
 
     @property
     @override
     def name(self) -> str:
         return "anybody"
 
+    @property
+    @override
+    def bound(self) -> bool:
+        return False
+
     @override
     def admit(self, request: HTTPConnection, need: Need) -> Caller:
+        if request.scope["method"] not in _SAFE and _is_foreign(request):
+            raise Problem(403, "forbidden", "a page of another origin changes nothing here without a token")
         return self
 
     @override
@@ -62,3 +81,12 @@ class Anybody(Access, Caller):
     @override
     def sees(self, event: Event) -> bool:
         return True
+
+
+def _is_foreign(request: HTTPConnection) -> bool:
+    """Return whether a browser says that a page of another origin sends this (Fetch Metadata; RFC 6454 §7)."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower()

@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import Router
+from starlette.routing import Match, Route, Router
 
 from . import delivery_records, event_records, health, metrics, openapi, publishing, registry_records, stream
+from .bodies import ClientGone, refuse
 from .hosts import HostGuard
 from .problems import problem_of, problem_response
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from .surface import Surface
@@ -34,15 +39,16 @@ def create(surface: Surface) -> ASGIApp:
         *[each.route(surface) for each in ENDPOINTS],
         *openapi.routes(surface, ENDPOINTS),
     ]
-    inner = ProblemAnswers(Router(routes, redirect_slashes=False))
+    inner = ProblemAnswers(Router(routes, redirect_slashes=False), routes)
     return RootPath(HostGuard(inner, surface.options), surface.options.root_path)
 
 
 class ProblemAnswers:
     """Answer every error as a problem; the text of an unexpected one may carry a payload, and is not shown."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute] = ()) -> None:
         self._app = app
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -59,12 +65,25 @@ class ProblemAnswers:
         scope.setdefault("app", self)  # then the router raises for what it has not, and writes no plain text
         try:
             await self._app(scope, receive, sending)
+        except ClientGone:
+            return  # there is nobody to answer
         except Exception as error:
             problem = problem_of(error)
+            if isinstance(error, HTTPException) and error.status_code == 405:
+                problem.headers["allow"] = ", ".join(self._methods(scope))
             if problem.status == 500 or started:
                 log.error("request failed", path=Request(scope).url.path, error=type(error).__name__)
-            if not started:  # else the server closes the connection in the middle of the answer
+            if started:
+                return  # the server closes the connection in the middle of the answer
+            if problem.headers.get("connection") == "close":
+                await refuse(problem, receive, send)
+            else:
                 await problem_response(problem)(scope, receive, send)
+
+    def _methods(self, scope: Scope) -> list[str]:
+        """Return the methods of a path, over all of its routes (RFC 9110 §10.2.1)."""
+        found = [each for each in self._routes if isinstance(each, Route) and each.matches(scope)[0] is not Match.NONE]
+        return sorted({method for each in found for method in each.methods or ()})
 
 
 class RootPath:

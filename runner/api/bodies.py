@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from .problems import Problem
+from .problems import Problem, problem_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.types import Receive
+    from starlette.types import Receive, Send
 
-__all__ = ["Bodies", "ClientGone", "discard"]
+__all__ = ["Bodies", "ClientGone", "discard", "refuse"]
 
 _TOGETHER = 64  # bodies of the largest size that may be under way at once
 _SILENCE = 10.0  # seconds without a byte
@@ -106,6 +106,15 @@ class Bodies:
             raise Problem(503, "busy", "too many requests at once; try again", headers={**_CLOSE, "retry-after": "1"})
         self._room -= size
         return size
+
+
+async def refuse(problem: Problem, receive: Receive, send: Send) -> None:
+    """Answer, and take the rest of the body from the network before the connection is closed."""
+    response = problem_response(problem)
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    await discard(receive)
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def discard(receive: Receive) -> None:

@@ -8,17 +8,17 @@ from ..delivery import DeliveryState
 from ..operations import DeliveryRef
 from ..operations.shapes import attempt_json, delivery_json
 from ..storage.contract.records import DeliveryQuery
-from .endpoints import CURSOR, Call, Endpoint, Parameter, choice, flag, limit, moment, page, rate, text
+from .endpoints import CURSOR, Call, Endpoint, Parameter, choice, flag, limit, page, past, rate, text
 from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
 
-_PATH = "/deliveries/{seq}/{subscription}"
+_PATH = "/deliveries/{seq:path}/{subscription}"
 _FILTERS: dict[str, Parameter] = {
     "subscription": text("Only of this subscription."),
     "type": text("Only of events of these types; `*` stands for any characters."),
-    "since": moment("Last changed at or after this time."),
-    "until": moment("Last changed before this time."),
+    "since": past("Last changed at or after this time."),
+    "until": past("Last changed before this time."),
 }
 
 
@@ -71,6 +71,9 @@ async def _retry_many(call: Call) -> dict[str, Any]:
     dry_run, every = query.pop("dry_run", False), query.pop("rate", None)
     if state := query.pop("state", None):
         query["state"] = DeliveryState(state)
+    if not query and not dry_run:
+        names = ", ".join(("state", *_FILTERS))
+        raise Problem(400, "invalid-parameter", f"say which to retry by one of: {names}; dry_run counts all")
     asked = DeliveryQuery(**query, limit=None)
     return {
         "retried": await call.surface.operations.retry(asked, every=every, dry_run=dry_run),

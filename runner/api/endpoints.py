@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -15,7 +15,9 @@ from starlette.routing import Route
 
 from ..config.duration import parse_duration
 from ..policies.rate import Rate
-from .parameters import bad_parameter, boolean, parameters
+from .bodies import Bodies
+from .parameters import bad_parameter, boolean, parameters, rfc3339
+from .parameters import moment as moment_or_ago
 from .problems import Problem
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = [
     "limit",
     "moment",
     "page",
+    "past",
     "rate",
     "text",
 ]
@@ -71,6 +74,7 @@ class Endpoint:
 
     Attributes:
         answer: name of the schema of its answer.
+        query: parameters. Where a change has no body of its own, they may be members of one in JSON as well.
         body: JSON Schemas of the members of its body, all of which may be left out; none for any object.
         errors: further statuses of its answers.
     """
@@ -87,12 +91,15 @@ class Endpoint:
 
     def route(self, surface: Surface) -> Route:
         """Return the route."""
+        bodies = Bodies(surface.options.limits.body)
 
         async def answer(request: Request) -> Response:
             caller = surface.access.admit(request, self.need)
             given = parameters(request.scope["query_string"], tuple(self.query))
+            body = {} if self.method == "GET" else await _body(request, bodies, self.body or {})
+            if self.body is None and body:
+                given |= _members(body, self.query, given)
             query = {name: self.query[name].read(name, values[0]) for name, values in given.items()}
-            body = {} if self.body is None else await _body(request, surface.options.limits.body, self.body)
             call = Call(surface, caller, request.path_params, query, body, request.headers)
             result = await self.handle(call)
             if isinstance(result, Response):
@@ -122,6 +129,12 @@ def choice(values: Sequence[str], description: str) -> Parameter:
 def moment(description: str) -> Parameter:
     """Return a parameter that is a time with an offset."""
     return Parameter(_moment, {"type": "string", "format": "date-time"}, description)
+
+
+def past(description: str) -> Parameter:
+    """Return a parameter that is a time with an offset, or a duration ago."""
+    examples = ["2026-01-31T12:00:00Z", "10m"]
+    return Parameter(_past, {"type": "string", "examples": examples}, description)
 
 
 def flag(description: str) -> Parameter:
@@ -183,13 +196,17 @@ def _text(name: str, value: str) -> str:
 
 
 def _moment(name: str, value: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        found = datetime.min
-    if found.utcoffset() is None or not 1900 <= found.year < 9000:
-        raise bad_parameter(name, "expected a time with an offset, such as 2026-01-31T12:00:00Z")
-    return found.astimezone(UTC)
+    return _in_range(name, rfc3339(name, value))
+
+
+def _past(name: str, value: str) -> datetime:
+    return _in_range(name, moment_or_ago(name, value))
+
+
+def _in_range(name: str, found: datetime) -> datetime:
+    if not 1900 <= found.year < 9000:
+        raise bad_parameter(name, "expected a year from 1900 to 8999")
+    return found
 
 
 def _duration(name: str, value: str) -> timedelta:
@@ -206,13 +223,9 @@ def _every(name: str, value: str) -> timedelta:
         raise bad_parameter(name, str(error)) from None
 
 
-async def _body(request: Request, most: int, members: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+async def _body(request: Request, bodies: Bodies, members: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the object in the body of a request; an empty body is an empty one."""
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > most:
-            raise Problem(413, "too-large", f"at most {most} bytes", headers={"connection": "close"})
+    content = await bodies.read(request.headers, request.receive)
     if not content:
         return {}
     try:
@@ -224,4 +237,21 @@ async def _body(request: Request, most: int, members: Mapping[str, Mapping[str, 
     for name in found:
         if members and name not in members:
             raise Problem(400, "invalid-body", f"{name[:40]!a}: unknown; expected {', '.join(members)}")
+    return found
+
+
+def _members(body: Mapping[str, Any], known: Mapping[str, Parameter], given: Collection[str]) -> dict[str, list[str]]:
+    """Return the parameters that the body has, in the form of those of a query. Raise a `Problem`."""
+    found = {}
+    for name, value in body.items():
+        if name not in known:
+            expected = f"one of: {', '.join(known)}" if known else "none"
+            raise Problem(400, "invalid-body", f"{name[:40]!a}: unknown; expected {expected}")
+        if name in given:
+            raise bad_parameter(name, "given twice")
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        if not isinstance(value, str | int):
+            raise bad_parameter(name, "expected text, a number, true or false")
+        found[name] = [str(value)]
     return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..errors import NotFound
 from ..operations.shapes import event_json, rescheduled_json
 from ..storage.contract.records import EventQuery
-from .endpoints import CURSOR, Call, Endpoint, choice, duration, limit, moment, page, text
+from .endpoints import CURSOR, Call, Endpoint, choice, duration, limit, moment, page, past, text
 from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
@@ -38,10 +39,14 @@ async def _list(call: Call) -> dict[str, Any]:
 
 
 async def _show(call: Call) -> dict[str, Any]:
-    view = await call.surface.storage.records.event(call.path["ref"])
-    if not call.caller.sees(view.event):
-        raise Problem(404, "not-found", "no such event")
-    return event_json(view)
+    try:
+        view = await call.surface.storage.records.event(call.path["ref"])
+        if call.caller.sees(view.event):
+            return event_json(view)
+    except NotFound:
+        if not call.caller.bound:
+            raise
+    raise Problem(404, "not-found", "no such event")  # the same whether it is not there, or is not for this caller
 
 
 async def _cancel(call: Call) -> dict[str, Any]:
@@ -73,8 +78,8 @@ ENDPOINTS = (
             "subject": text("Only about these subjects; `*` stands for any characters."),
             "id": text("Only with this id, of any source."),
             "state": choice(_STATES, "Only in this state."),
-            "since": moment("Recorded at or after this time."),
-            "until": moment("Recorded before this time."),
+            "since": past("Recorded at or after this time."),
+            "until": past("Recorded before this time."),
             "limit": limit(),
             "cursor": CURSOR,
         },

@@ -84,6 +84,12 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         if endpoint.body:
             schema |= {"properties": {name: dict(each) for name, each in endpoint.body.items()}}
         operation["requestBody"] = {"required": True, **_json(schema)}
+    elif endpoint.method == "POST" and endpoint.query:
+        members = {name: dict(each.schema) for name, each in endpoint.query.items()}
+        operation["requestBody"] = {
+            "description": "The parameters, unless they stand in the query.",
+            **_json({"type": "object", "properties": members, "additionalProperties": False}),
+        }
     return operation
 
 

@@ -46,7 +46,7 @@ def parameters(query: bytes, known: Collection[str], *, repeated: Collection[str
             raise bad_parameter(name.lower(), "a token never stands in a URL; send it as `Authorization: Bearer`")
         if name not in known:
             shown = name if len(name) <= _LONGEST_SHOWN else ""  # it may be something that nobody should see
-            raise bad_parameter(shown, f"unknown; expected one of: {', '.join(known)}")
+            raise bad_parameter(shown, f"unknown; expected {'one of: ' + ', '.join(known) if known else 'none'}")
         if name in given and name not in repeated:
             raise bad_parameter(name, "given twice")
         given.setdefault(name, []).append(value)

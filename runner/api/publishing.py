@@ -17,10 +17,10 @@ from ..cloudevents import message_from_http
 from ..config.duration import parse_duration
 from ..operations.shapes import receipt_json
 from ..storage.contract.events import Publication
-from .bodies import Bodies, ClientGone, discard
+from .bodies import Bodies
 from .dry_run import dry_run
 from .parameters import bad_parameter, boolean, parameters, rfc3339
-from .problems import Problem, problem_of, problem_response
+from .problems import Problem
 from .room import Room
 
 if TYPE_CHECKING:
@@ -69,17 +69,9 @@ class Publishing:
         if scope["method"] == "OPTIONS":
             await _answer(send, 200, b"", _handshake(Headers(scope=scope)))
             return
-        try:
-            status, content = await self._publish(scope, receive)
-        except ClientGone:
-            return
-        except Exception as error:
-            problem = problem_of(error)
-            if problem.headers.get("connection") != "close":
-                raise
-            await _refuse(problem, receive, send)
-            return
-        await _answer(send, status, orjson.dumps(content), {"content-type": "application/json"})
+        status, content = await self._publish(scope, receive)
+        content = orjson.dumps(content, option=orjson.OPT_UTC_Z)
+        await _answer(send, status, content, {"content-type": "application/json"})
 
     async def _publish(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
         request = HTTPConnection(scope)
@@ -146,7 +138,7 @@ def _handshake(headers: Headers) -> dict[str, str]:
     Whoever may publish needs a token all the same: the handshake only says that this place expects events. A callback
     that is asked for is never called.
     """
-    allowed = {"allow": "OPTIONS, POST"}
+    allowed = {"allow": "GET, HEAD, OPTIONS, POST"}
     origin = headers.get("webhook-request-origin")
     if origin is not None and _ORIGIN.match(origin):
         allowed |= {"webhook-allowed-origin": origin, "webhook-allowed-rate": "*"}
@@ -158,12 +150,3 @@ async def _answer(send: Send, status: int, content: bytes, headers: dict[str, st
     lines.append((b"content-length", str(len(content)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": content})
-
-
-async def _refuse(problem: Problem, receive: Receive, send: Send) -> None:
-    """Answer, and take the rest of the body from the network before the connection is closed."""
-    response = problem_response(problem)
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    await discard(receive)
-    await send({"type": "http.response.body", "body": b""})

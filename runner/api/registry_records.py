@@ -20,7 +20,7 @@ from ..operations import MADE
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
 from ..storage.contract.corrections import ReplayQuery
 from ..storage.contract.registry import Registered
-from .endpoints import Call, Endpoint, flag, limit, moment, rate, text
+from .endpoints import Call, Endpoint, flag, limit, past, rate, text
 from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
@@ -220,8 +220,8 @@ ENDPOINTS = (
         query={
             "type": text("Only these types; `*` stands for any characters."),
             "source": text("Only these sources; `*` stands for any characters."),
-            "since": moment("Recorded at or after this time."),
-            "until": moment("Recorded before this time."),
+            "since": past("Recorded at or after this time."),
+            "until": past("Recorded before this time."),
             "missing": flag("Only those that it has no delivery of."),
             "rate": rate("Spread them over time."),
             "dry_run": flag("Say how many there are, and do nothing."),

@@ -66,6 +66,11 @@ class TokenCaller(Caller):
     def name(self) -> str:
         return self.entry.name
 
+    @property
+    @override
+    def bound(self) -> bool:
+        return self.entry.types is not None or bool(self.entry.attributes)
+
     @override
     def admitted(self, event: Event) -> Event:
         types = self.entry.types
@@ -145,7 +150,7 @@ def _allows(entry: TokenEntry, need: Need) -> bool:
         case "events":
             return "read" in entry.scopes
         case "read":
-            return "read" in entry.scopes and entry.types is None and not entry.attributes
+            return "read" in entry.scopes and not TokenCaller(entry).bound
         case _:
             return need in entry.scopes
 

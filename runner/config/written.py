@@ -27,7 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 
 def read_schedule(name: str, content: Mapping[str, Any]) -> Schedule:
     """Return the schedule that `content` describes, with the keys of the file. Raise `ConfigError`, a fault a line."""
-    return _read(ScheduleEntry, {**content, "name": name}, Context(base=Path())).to_schedule()
+    return _read(ScheduleEntry, _named(content, name), Context(base=Path())).to_schedule()
 
 
 def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str]) -> Subscription:
@@ -40,8 +40,19 @@ def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str
     Raises:
         ConfigError: with a fault in each line.
     """
+    if "destination" in content:
+        raise ConfigError(
+            "destination: not supported; put the webhook under `sinks` of the file, and name it as `sink`"
+        )
     context = Context(base=Path(), sinks=dict.fromkeys(sinks, ""))
-    return _read(SubscriptionEntry, {**content, "name": name}, context).to_subscription(Retry(), Breaker())
+    return _read(SubscriptionEntry, _named(content, name), context).to_subscription(Retry(), Breaker())
+
+
+def _named(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the content with its name, which comes from its path. Raise `ConfigError` for another one in it."""
+    if content.get("name", name) != name:
+        raise ConfigError(f"name: expected {name!r}, as in the path, or none")
+    return {**content, "name": name}
 
 
 def _read(model: type[M], content: dict[str, Any], context: Context) -> M:

@@ -56,7 +56,9 @@ class Client:
         operation = next(
             self.document["paths"][each][method.lower()]
             for each in templates
-            if re.fullmatch(re.sub(r"\\{ref\\}", ".+", re.sub(r"\\{(?!ref)\w+\\}", "[^/]+", re.escape(each))), path)
+            if re.fullmatch(
+                re.sub(r"\\{(?:ref|seq)\\}", ".+", re.sub(r"\\{(?!ref|seq)\w+\\}", "[^/]+", re.escape(each))), path
+            )
             and method.lower() in self.document["paths"][each]
         )
         said = operation["responses"][str(answer.status)]["content"]
@@ -173,6 +175,31 @@ class TestDeliveries:
         await shop("POST", "/deliveries/1/picky/cancel", 409)
         assert await shop("POST", "/deliveries/1/picky/ack") == {"changed": False}
 
+    async def test_an_id_with_slashes_names_them_too(self, shop: Client) -> None:
+        by_seq = await shop("GET", "/deliveries/4/picky")
+        assert await shop("GET", f"/deliveries/{quote('a/3', safe='')}/picky") == by_seq
+        assert await shop("GET", "/deliveries/a/3/picky") == by_seq
+        assert await shop("POST", "/deliveries/a/0/picky/ack") == {"changed": False}
+
+    async def test_of_a_type_and_since_a_while(self, shop: Client) -> None:
+        assert len((await shop("GET", "/deliveries?type=n&since=1h"))["items"]) == 6
+        assert (await shop("GET", "/deliveries?type=m*"))["items"] == []
+        assert (await shop("GET", "/deliveries?until=1h"))["items"] == []
+
+    async def test_parameters_of_a_change_may_stand_in_its_body(self, shop: Client) -> None:
+        counted = await shop("POST", "/deliveries/retry", body={"state": "dead", "dry_run": True})
+        assert counted == {"retried": 3, "dry_run": True}
+        await shop("POST", "/deliveries/retry", 400, body={"state": "dead", "dryrun": True})
+        await shop("POST", "/deliveries/retry?state=dead", 400, body={"state": "dead"})
+        await shop("POST", "/deliveries/retry", 400, body={"state": ["dead"]})
+        await shop("POST", "/subscriptions/picky/pause", 400, body={"until": "1h"})
+        receipt = await shop.runner.publish(Event.new("later", source="/s"), delay=timedelta(hours=1))
+        assert (await shop("POST", f"/events/{receipt.id}/reschedule", body={"delay": "2h"}))["event"] is True
+
+    async def test_nothing_is_retried_that_nobody_named(self, shop: Client) -> None:
+        await shop("POST", "/deliveries/retry", 400)
+        assert (await shop("POST", "/deliveries/retry?dry_run=true"))["retried"] == 3
+
 
 class TestSubscriptions:
     async def test_list_pause_resume(self, shop: Client) -> None:
@@ -216,6 +243,9 @@ class TestSubscriptions:
         assert "unknown sink 'lgo'" in problem["detail"]
         assert "tpyes: unknown key; did you mean 'types'?" in problem["detail"]
         await client("PUT", "/subscriptions/mine", 400, body=[])
+        await client("PUT", "/subscriptions/mine", 422, body={"sink": "log", "name": "yours"})
+        problem = await client("PUT", "/subscriptions/mine", 422, body={"destination": {"webhook": {}}})
+        assert "put the webhook under `sinks` of the file" in problem["detail"]
 
 
 class TestSchedules:
@@ -241,6 +271,45 @@ class TestTheWhole:
         [one] = (await client("GET", "/instances"))["items"]
         assert one["alive"] is True
         assert (await client("GET", "/status"))["verdict"] in ("healthy", "degraded")
+
+    async def test_a_path_says_all_of_its_methods(self, client: Client) -> None:
+        for path, methods in (
+            ("/events", "GET, HEAD, OPTIONS, POST"),
+            ("/subscriptions/x", "DELETE, GET, HEAD, PUT"),
+            ("/status", "GET, HEAD"),
+        ):
+            answer = await client.raw("PATCH", path)
+            assert (answer.status, answer.headers["allow"]) == (405, methods)
+
+    async def test_a_body_is_refused_before_it_is_read(self, client: Client) -> None:
+        answer = await client.raw("PUT", "/subscriptions/x", "x" * 1024 * 1024)
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+    async def test_a_page_of_another_origin_changes_nothing(self, client: Client) -> None:
+        pause, host = "/subscriptions/of-the-file/pause", client.runner.addresses[0]
+        for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            await client("POST", pause, 403, **headers)
+        await client("GET", "/subscriptions", origin="https://evil.example")
+        await client("POST", pause, origin=host)
+        await client("POST", pause, origin=host, sec_fetch_site="same-origin")
+
+    async def test_a_bound_token_cannot_tell_what_is_not_there_from_what_is_not_its_own(
+        self, tables_file: str, tmp_path: Path
+    ) -> None:
+        token = "evb_" + "k" * 43
+        entry = f"{{name: r, secret: {token}, scopes: [read], types: [mine]}}"
+        more = f"api: {{listen: '127.0.0.1:0', tokens: [{entry}]}}\n"
+        async with running(tmp_path, tables_file) as bus, load(bus.write(more)) as runner:
+            for source in ("/a", "/b"):
+                await runner.publish(Event.new("theirs", source=source, id="twice"))
+            await runner.publish(Event.new("theirs", source="/a", id="once"))
+            client = Client(runner)
+            answers = [
+                await client.raw("GET", f"/events/{ref}", authorization=f"Bearer {token}")
+                for ref in ("twice", "once", "none")
+            ]
+        assert {each.status for each in answers} == {404}
+        assert len({each.body for each in answers}) == 1
 
     async def test_without_a_token_nothing_is_told(self, tables_file: str, tmp_path: Path) -> None:
         token = "evb_" + "k" * 43
