@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["document", "routes"]
 
 _ALWAYS = (400, 401, 403, 413, 421, 429, 500, 503)
+_SCOPES = {"events": "`read`", "subscribe": "`subscribe` or `admin`"}
 _PROBE = {"200": "It is.", "503": "It is not."}
 
 
@@ -75,7 +76,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "operationId": f"{endpoint.method.lower()}{re.sub(r'[^a-z]+', '_', endpoint.path.replace(':path', ''))}".rstrip(
             "_"
         ),
-        "description": f"Needs the scope `{'read' if endpoint.need == 'events' else endpoint.need}`.",
+        "description": f"Needs the scope {_SCOPES.get(endpoint.need) or f'`{endpoint.need}`'}.",
         "parameters": parameters,
         "responses": answers | _problems((*_ALWAYS, *endpoint.errors)),
     }

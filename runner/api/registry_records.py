@@ -20,6 +20,7 @@ from ..operations import MADE
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
 from ..storage.contract.corrections import ReplayQuery
 from ..storage.contract.registry import Registered
+from ..storage.contract.schedules import ScheduleView
 from .endpoints import Call, Endpoint, flag, limit, past, rate, text
 from .problems import Problem
 
@@ -40,7 +41,7 @@ async def _subscription(call: Call) -> Response:
 async def _put_subscription(call: Call) -> Response:
     name, records = call.path["name"], call.surface.storage.records
     known = {each[0].subscription.name: each[0] for each in await records.registered()}
-    _check_tags(call, known.get(name))
+    _check_tags(call, _tag(known[name]) if name in known else None)
     sinks = {sink for each in await records.instances() if each.alive for sink in each.sinks or ()}
     await call.surface.operations.put(read_subscription(name, call.body, sinks))
     return _tagged(await records.subscription(name), 200 if name in known else 201)
@@ -49,7 +50,7 @@ async def _put_subscription(call: Call) -> Response:
 async def _remove_subscription(call: Call) -> dict[str, Any]:
     name = call.path["name"]
     registered, active, _ = await call.surface.storage.records.subscription(name)
-    _check_tags(call, registered)
+    _check_tags(call, _tag(registered))
     file = {name} if registered.origin == "file" and active else set[str]()
     made = registered.origin == f"{MADE}{name}"
     number = await call.surface.operations.remove(name, file=file, force=made)
@@ -58,23 +59,31 @@ async def _remove_subscription(call: Call) -> dict[str, Any]:
 
 def _tag(registered: Registered) -> str:
     """Return the entity tag of a subscription: it changes with what was put."""
-    spec = orjson.dumps([registered.origin, registered.subscription.to_json()], option=orjson.OPT_SORT_KEYS)
+    return _tag_of([registered.origin, registered.subscription.to_json()])
+
+
+def _tag_of(content: Any) -> str:
+    spec = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     return f'"{hashlib.sha256(spec).hexdigest()[:24]}"'
 
 
 def _tagged(view: tuple[Registered, bool, Mapping[str, int]], status: int = 200) -> Response:
-    headers = {"etag": _tag(view[0]), "cache-control": "no-store"}
-    content = orjson.dumps(subscription_json(*view), option=orjson.OPT_UTC_Z)
-    return Response(content, status, headers=headers, media_type="application/json")
+    return _answer(subscription_json(*view), _tag(view[0]), status)
 
 
-def _check_tags(call: Call, registered: Registered | None) -> None:
-    """Raise a `Problem` of status 412 where the request is meant for another state of it (RFC 9110 §13.1)."""
+def _answer(content: dict[str, Any], tag: str, status: int = 200) -> Response:
+    headers = {"etag": tag, "cache-control": "no-store"}
+    return Response(
+        orjson.dumps(content, option=orjson.OPT_UTC_Z), status, headers=headers, media_type="application/json"
+    )
+
+
+def _check_tags(call: Call, tag: str | None) -> None:
+    """Raise a `Problem` of status 412 where the request is meant for another state than `tag` (RFC 9110 §13.1)."""
     wanted, unwanted = call.headers.get("if-match"), call.headers.get("if-none-match")
-    tag = None if registered is None else _tag(registered)
     tags = [] if wanted is None else [each.strip() for each in wanted.split(",")]
     if tags and (tag is None or (tags != ["*"] and tag not in tags)):
-        raise Problem(412, "changed-meanwhile", "the subscription is not what If-Match names; read it again")
+        raise Problem(412, "changed-meanwhile", "it is not what If-Match names; read it again")
     if unwanted is not None and tag is not None and unwanted.strip() in ("*", tag):
         raise Problem(412, "changed-meanwhile", "there is one already")
 
@@ -110,19 +119,30 @@ async def _schedules(call: Call) -> dict[str, Any]:
     return {"items": [schedule_json(each) for each in await call.surface.operations.schedules.all()], "next": None}
 
 
-async def _schedule(call: Call) -> dict[str, Any]:
-    return schedule_json(await call.surface.operations.schedules.one(call.path["name"]))
+async def _schedule(call: Call) -> Response:
+    view = await call.surface.operations.schedules.one(call.path["name"])
+    return _answer(schedule_json(view), _schedule_tag(view))
 
 
-async def _put_schedule(call: Call) -> dict[str, Any]:
-    schedule = read_schedule(call.path["name"], call.body)
-    changed = await call.surface.operations.schedules.put(schedule)
-    return schedule_json(await call.surface.operations.schedules.one(schedule.name)) | {"changed": changed}
+async def _put_schedule(call: Call) -> Response:
+    name, schedules = call.path["name"], call.surface.operations.schedules
+    known = {each.schedule.name: each for each in await schedules.all()}
+    _check_tags(call, _schedule_tag(known[name]) if name in known else None)
+    changed = await schedules.put(read_schedule(name, call.body))
+    view = await schedules.one(name)
+    return _answer(schedule_json(view) | {"changed": changed}, _schedule_tag(view), 200 if name in known else 201)
 
 
 async def _remove_schedule(call: Call) -> dict[str, Any]:
-    await call.surface.operations.schedules.remove(call.path["name"])
-    return {"name": call.path["name"], "removed": True}
+    name, schedules = call.path["name"], call.surface.operations.schedules
+    _check_tags(call, _schedule_tag(await schedules.one(name)))
+    await schedules.remove(name)
+    return {"name": name, "removed": True}
+
+
+def _schedule_tag(view: ScheduleView) -> str:
+    """Return the entity tag of a schedule: it changes with what was put."""
+    return _tag_of([view.origin, view.schedule.to_json()])
 
 
 def _pausing_schedule(paused: bool) -> Any:
@@ -176,7 +196,7 @@ ENDPOINTS = (
     Endpoint(
         method="PUT",
         path=_SUBSCRIPTION,
-        need="admin",
+        need="subscribe",
         summary="Make or replace a subscription that is in no file: the keys of the file, without its name.",
         answer="Subscription",
         handle=_put_subscription,
@@ -186,7 +206,7 @@ ENDPOINTS = (
     Endpoint(
         method="DELETE",
         path=_SUBSCRIPTION,
-        need="admin",
+        need="subscribe",
         summary="Remove a subscription that nothing serves and that is in no file, and cancel what waits for it.",
         answer="SubscriptionRemoved",
         handle=_remove_subscription,
@@ -273,7 +293,7 @@ ENDPOINTS = (
         answer="SchedulePut",
         handle=_put_schedule,
         body={},
-        errors=(409, 422),
+        errors=(409, 412, 422),
     ),
     Endpoint(
         method="DELETE",
@@ -282,7 +302,7 @@ ENDPOINTS = (
         summary="Remove a schedule that is in no file.",
         answer="Removed",
         handle=_remove_schedule,
-        errors=(404, 409),
+        errors=(404, 409, 412),
     ),
     Endpoint(
         method="POST",

@@ -82,7 +82,7 @@ class TokenCaller(Caller):
             if has is None:
                 missing[name] = value
             elif has != value:
-                raise _forbidden(f"the token {self.name!r} may publish events of another {name} only", name)
+                raise _forbidden(f"the token {self.name!r} publishes only events of its own {name}", name)
         return _filled(event, missing) if missing else event
 
     @override
@@ -116,7 +116,11 @@ class Tokens(Access):
                 403,
                 "forbidden",
                 f"the token {entry.name!r} does not allow this; it needs the scope {scope!r}"
-                + (", and neither types nor attributes" if need == "read" and need in entry.scopes else ""),
+                + (
+                    ", and neither types nor attributes"
+                    if need in ("read", "subscribe") and need in entry.scopes
+                    else ""
+                ),
                 headers={"www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
             )
         return TokenCaller(entry)
@@ -151,6 +155,8 @@ def _allows(entry: TokenEntry, need: Need) -> bool:
             return "read" in entry.scopes
         case "read":
             return "read" in entry.scopes and not TokenCaller(entry).bound
+        case "subscribe":
+            return "admin" in entry.scopes or (need in entry.scopes and not TokenCaller(entry).bound)
         case _:
             return need in entry.scopes
 

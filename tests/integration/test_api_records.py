@@ -250,8 +250,15 @@ class TestSubscriptions:
 
 class TestSchedules:
     async def test_made_run_and_removed(self, client: Client) -> None:
-        put = await client("PUT", "/schedules/pulse", body={"every": "15m", "event": {"type": "pulse"}})
+        entry = {"every": "15m", "event": {"type": "pulse", "data": {"n": 1}}}
+        put = await client("PUT", "/schedules/pulse", 201, body=entry)
         assert (put["name"], put["changed"]) == ("pulse", True)
+        tag = (await client.raw("GET", "/schedules/pulse")).headers["etag"]
+        await client("PUT", "/schedules/pulse", 412, body=entry, if_none_match="*")
+        assert (await client("PUT", "/schedules/pulse", body=entry, if_match=tag))["changed"] is False
+        await client("PUT", "/schedules/pulse", body={**entry, "every": "20m"}, if_match=tag)
+        await client("PUT", "/schedules/pulse", 412, body=entry, if_match=tag)
+        await client("DELETE", "/schedules/pulse", 412, if_match=tag)
         assert len((await client("GET", "/schedules/pulse/next?n=3"))["next"]) == 3
         receipt = await client("POST", "/schedules/pulse/run")
         assert receipt["source"] == "/schedules/pulse"

@@ -90,9 +90,9 @@ class TestScopes:
         [
             (["publish"], {"publish"}),
             (["read"], {"read", "events"}),
-            (["admin"], {"admin"}),
+            (["admin"], {"subscribe", "admin"}),
             (["subscribe"], {"subscribe"}),
-            (["read", "admin"], {"read", "events", "admin"}),
+            (["read", "admin"], {"read", "events", "subscribe", "admin"}),
         ],
     )
     def test_each_allows_what_it_says(self, scopes: list[str], needs: set[Need]) -> None:
@@ -111,6 +111,8 @@ class TestScopes:
         tokens = Tokens([entry("shop", SHOP, scopes=["read"], **bound)])
         assert tokens.admit(request(f"Bearer {SHOP}"), "events").name == "shop"
         assert "neither types nor attributes" in refused(tokens, f"Bearer {SHOP}", need="read").detail
+        tokens = Tokens([entry("shop", SHOP, scopes=["subscribe"], **bound)])
+        assert "neither types nor attributes" in refused(tokens, f"Bearer {SHOP}", need="subscribe").detail
 
 
 class TestEvents:
