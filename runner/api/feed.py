@@ -198,4 +198,4 @@ class Feed:
 
 def _entry(view: EventView, safe: int) -> Entry:
     mark = Mark(safe, int(view.created_at.timestamp()))
-    return Entry(view.event, mark, b"data: " + orjson.dumps(event_json(view)))
+    return Entry(view.event, mark, b"data: " + orjson.dumps(event_json(view), option=orjson.OPT_UTC_Z))

@@ -135,6 +135,7 @@ class TestEvents:
                 await eventually(has(some, "z"))
                 assert some.ids == ["x", "y", "z"]
                 assert client.events[0].keys() >= {"seq", "created_at", "event"}
+                assert client.events[0]["created_at"].endswith("Z")
                 assert client.events[0]["event"]["specversion"] == "1.0"
 
     async def test_what_another_process_publishes(self, bus: Bus) -> None:
