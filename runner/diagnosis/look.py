@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["look", "unserved"]
 
+_MINUTES = 5  # whole ones before the present one, of which the counters are read
 _UNDISPATCHED = 1000  # events that are matched one by one; what else is queued is taken to be alike
 
 
@@ -26,6 +27,7 @@ async def look(storage: Storage) -> Snapshot:
         await overview.subscribed(),
         await overview.loads(),
         await overview.recent(),
+        await storage.throughput.read(_MINUTES),
     )
 
 

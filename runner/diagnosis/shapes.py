@@ -53,13 +53,15 @@ def _snapshot(seen: Snapshot) -> dict[str, Any]:
             "scheduled": queue.scheduled,
             "next_at": queue.next_at,
             "rate_in": round(seen.rate_in, 3),
+            "rate_published": round(seen.rate_published, 3),
         },
         "subscriptions": [_subscribed(each, seen) for each in seen.subscriptions],
     }
 
 
 def _subscribed(each: Subscribed, seen: Snapshot) -> dict[str, Any]:
-    drain = seen.drain(each)
+    drain, flow = seen.drain(each), each.flow
+    ratio = flow.success_ratio
     return {
         "name": each.name,
         "state": each.state,
@@ -77,7 +79,13 @@ def _subscribed(each: Subscribed, seen: Snapshot) -> dict[str, Any]:
         "last_error": each.recent.last_error,
         "rate_out": round(each.rate(seen.now), 3),
         "drain": None if drain is None else round(drain.total_seconds(), 3),
+        "success_ratio": None if ratio is None else round(ratio, 4),
+        **{f"latency_p{share}": _seconds(flow.latency.quantile(share / 100)) for share in (50, 95, 99)},
     }
+
+
+def _seconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def answer_json(event: EventView, subscription: str, answer: Answer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..storage.contract.claims import UNREADABLE
 from ..storage.contract.overview import MOST, RECENT, SAMPLE, Load, Queue, Recent
 from ..storage.contract.records import InstanceView
 from ..storage.contract.registry import Registered
+from ..storage.contract.throughput import BUS, Flow, Throughput
 from ..subscription import Matcher
 
 __all__ = [
@@ -71,6 +72,8 @@ class Subscribed:
         undispatched: how many events that are not dispatched yet it matches; an estimate unless `exact`.
         served: whether a live instance has its sink; None where that is not known.
         oldest_at: when the oldest event that waits for it was recorded.
+        flow: what the instances have counted for it in the last minutes.
+        counted_rate: deliveries per second in these, where the last deliveries on record are of less than a minute.
     """
 
     registered: Registered
@@ -81,6 +84,8 @@ class Subscribed:
     exact: bool = True
     served: bool | None = None
     oldest_at: datetime | None = None
+    flow: Flow = field(default_factory=Flow)
+    counted_rate: float | None = None
 
     @property
     def name(self) -> str:
@@ -115,7 +120,9 @@ class Subscribed:
         return "active" if self.failing_since is None else "failing"
 
     def rate(self, now: datetime) -> float:
-        """Return the deliveries per second of the last minute."""
+        """Return the deliveries per second of the last minute, or of the last minutes that were counted."""
+        if self.counted_rate is not None:
+            return self.counted_rate
         window = RECENT if self.recent.since is None else min(RECENT, now - self.recent.since)
         return self.recent.delivered / max(window.total_seconds(), 1.0)
 
@@ -127,6 +134,7 @@ class Snapshot:
     queue: Queue
     instances: Sequence[InstanceView]
     subscriptions: Sequence[Subscribed]
+    throughput: Throughput = field(default_factory=Throughput)
 
     @property
     def now(self) -> datetime:
@@ -145,6 +153,11 @@ class Snapshot:
         if self.queue.recorded >= SAMPLE and self.queue.recorded_since is not None:
             window = min(RECENT, self.now - self.queue.recorded_since)
         return self.queue.recorded / max(window.total_seconds(), 1.0)
+
+    @property
+    def rate_published(self) -> float:
+        """The events per second that the instances have published in the last minutes."""
+        return self.throughput.rate(self.throughput.of(BUS).published)
 
     def drain(self, each: Subscribed) -> timedelta | None:
         """Return the time to the end of a backlog at the rate of the last minute; None if that is never."""
@@ -168,14 +181,19 @@ def snapshot(
     known: Sequence[tuple[Registered, bool]],
     loads: Mapping[int, Load],
     recent: Mapping[int, Recent],
+    throughput: Throughput | None = None,
 ) -> Snapshot:
     """Return what the parts say together. `undispatched` are the first of the queue."""
+    counted = throughput or Throughput()
+    since = min((each.since for each in recent.values() if each.since is not None), default=None)
+    short = since is not None and queue.now - since < RECENT  # then a busy subscription leaves no room for a slow one
     share = shares(undispatched, [each for each, active in known if active])
     scale = queue.queued / len(undispatched) if len(undispatched) < queue.queued and undispatched else 1.0
     there = sinks_of(instances)
     made = []
     for each, active in known:
         load, matching = loads.get(each.id, Load()), share.get(each.id, 0)
+        flow = counted.of(each.id)
         oldest = [at for at in (load.oldest_at, queue.oldest_at if matching else None) if at is not None]
         made.append(
             Subscribed(
@@ -187,9 +205,11 @@ def snapshot(
                 exact=scale == 1.0 and load.open <= MOST,
                 served=None if there is None else each.subscription.sink in there,
                 oldest_at=min(oldest, default=None),
+                flow=flow,
+                counted_rate=counted.rate(flow.delivered) if short and flow.delivered else None,
             )
         )
-    return Snapshot(queue=queue, instances=instances, subscriptions=made)
+    return Snapshot(queue=queue, instances=instances, subscriptions=made, throughput=counted)
 
 
 def sinks_of(instances: Iterable[InstanceView]) -> Set[str] | None:

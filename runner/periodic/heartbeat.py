@@ -9,6 +9,7 @@ import structlog
 from ..service.background import Background
 from ..service.vitals import INTERVAL, Vitals
 from ..storage.contract.registry import Health, Instance, Registry
+from .minutes import Minutes
 
 __all__ = ["Heartbeat"]
 
@@ -25,6 +26,7 @@ class Heartbeat:
         health: Callable[[], Health],
         *,
         vitals: Vitals,
+        minutes: Minutes,
         set_back: Callable[[], object],
         tell: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
@@ -34,6 +36,7 @@ class Heartbeat:
         Args:
             health: says how the instance is.
             vitals: are told whether the store answers.
+            minutes: what this instance counts, which is written with the beat.
             tell: has a lifecycle event published.
             set_back: called when the clock of the store has been set back, and work may be due that was not.
         """
@@ -41,6 +44,7 @@ class Heartbeat:
         self._instance = instance
         self._health = health
         self._vitals = vitals
+        self._minutes = minutes
         self._set_back = set_back
         self._tell = tell
         self._lost = False
@@ -52,19 +56,23 @@ class Heartbeat:
         self.loop.start()
 
     async def stop(self) -> None:
-        """Beat no more. Idempotent."""
+        """Beat no more, but for what is counted and not written. Idempotent."""
         await self.loop.stop()
+        if self._beaten and self._minutes.unwritten():
+            await self.beat()
 
     async def beat(self) -> None:
         """Tell the store how we are."""
+        counted = self._minutes.unwritten()
         try:
-            back = await self._registry.beat(self._instance, self._health())
+            back, now = await self._registry.beat(self._instance, self._health(), counted)
         except Exception:
             self._vitals.unanswered()
             if self._beaten and not self._lost:
                 self._lost = True
                 self._tell("store.lost", "", {"instance": self._instance.id})
             raise
+        self._minutes.written(counted, now)
         self._vitals.answered()
         self._beaten = True
         if self._lost:

@@ -1,4 +1,4 @@
-"""The pruner: deletes events past retention."""
+"""The pruner: deletes events past retention, and old counters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import structlog
 from ..service.background import Background
 from ..service.clock import wait_for
 from ..storage.contract.archive import Archive, Retention
+from ..storage.contract.throughput import KEPT, ThroughputReader
 
 __all__ = ["Pruner"]
 
@@ -26,16 +27,26 @@ _WHOLE = timedelta(days=1)  # after it, at the latest, a pass begins with the ol
 
 class Pruner:
     """
-    Delete the events past retention, page by page from the oldest.
+    Delete the events past retention, page by page from the oldest, and then the counters that are a week old.
 
     After each page it rests as long as the page took. A pass goes on where the last one ended; what was
     not over then (a delivery that is dead, or still tried) is looked at again by a whole pass, which comes
     after a tenth of the shortest retention, and at least once a day. So an event may stay that much longer.
     """
 
-    def __init__(self, archive: Archive, retention: Retention, *, every: timedelta = _EVERY, page: int = _PAGE) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        retention: Retention,
+        throughput: ThroughputReader | None = None,
+        *,
+        every: timedelta = _EVERY,
+        page: int = _PAGE,
+    ) -> None:
+        """Args: throughput has counters to be deleted as well, whatever the retention of events."""
         self._archive = archive
         self._retention = retention
+        self._throughput = throughput
         self._every = every
         self._page = page
         self._whole = min(_WHOLE, max(every, (retention.shortest or _WHOLE) / 10)).total_seconds()
@@ -46,9 +57,9 @@ class Pruner:
         self.loop = Background("prune", self._pass, nudge=self._ending.set, longest=60.0)
 
     async def start(self) -> None:
-        """Begin with a pass soon; do nothing if events are kept for ever."""
+        """Begin with a pass soon; do nothing if there is nothing that is not kept for ever."""
         self._ending.clear()
-        if self._retention.shortest is not None:
+        if self._retention.shortest is not None or self._throughput is not None:
             self.loop.start()
 
     async def stop(self) -> None:
@@ -82,6 +93,14 @@ class Pruner:
             self._after = 0
             self._whole_at = monotonic() + self._whole
         count = await self.run()
+        await self._prune_counters()
         self._wait = self._every
         if count:
             log.info("pruned", events=count)
+
+    async def _prune_counters(self) -> None:
+        while self._throughput is not None and not self._ending.is_set():
+            began = monotonic()
+            if await self._throughput.prune(KEPT, self._page) < self._page:
+                break
+            await wait_for(self._ending, timedelta(seconds=monotonic() - began))

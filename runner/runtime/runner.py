@@ -24,6 +24,7 @@ from ..event import Event, new_id
 from ..operations import Operations
 from ..periodic.heartbeat import Heartbeat
 from ..periodic.lifecycle import Lifecycle
+from ..periodic.minutes import Minutes
 from ..periodic.pruner import Pruner
 from ..periodic.scheduler import Scheduler
 from ..service.background import spawn
@@ -116,11 +117,10 @@ class Runner:
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
-        self._pruner = Pruner(storage.archive, plan.retention)
+        self._pruner = Pruner(storage.archive, plan.retention, storage.throughput)
         self._vitals = Vitals()
-        self._heartbeat = Heartbeat(
-            registry, self._instance, self._health, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell
-        )
+        beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
+        self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally))
         breakers, wakes = self.worker.breakers, strategies.wakes
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, self._watchdog, plan.retention)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .contract.records import Records
     from .contract.registry import Registered, Registry
     from .contract.schedules import Schedules
+    from .contract.throughput import ThroughputReader
     from .home import Home
     from .standing import MigrationStatus, Standing
 
@@ -117,6 +118,13 @@ class Storage:
         from .depths import SqlDepths
 
         return SqlDepths(self.engine)
+
+    @cached_property
+    def throughput(self) -> ThroughputReader:
+        """The counters by the minute."""
+        from .throughput import SqlThroughput
+
+        return SqlThroughput(self.engine)
 
     @property
     def engine(self) -> AsyncEngine:

@@ -25,6 +25,7 @@ TABLES = (
     "scheduled",
     "schedules",
     "subscriptions",
+    "throughput",
     "turns",
 )
 """The names of the tables in `tables.py`, for statements that do without it."""

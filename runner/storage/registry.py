@@ -15,7 +15,8 @@ from typing_extensions import override
 from ..errors import NotFound, SchemaMismatch, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
-from .contract.registry import Health, Instance, Orphan, Registered, Registry
+from .contract.registry import Beat, Health, Instance, Orphan, Registered, Registry
+from .contract.throughput import Counted
 from .expressions import Later, Now
 from .lines import leave_lines
 from .selection import OPEN, in_state
@@ -23,6 +24,7 @@ from .set_back import set_back
 from .standing import check_owner
 from .subscription_rows import readable
 from .tables import bus, deliveries, instances, paces, subscriptions, turns
+from .throughput import write
 from .tokens import HOLDER
 from .transactions import Transactions
 
@@ -157,7 +159,7 @@ class SqlRegistry(Registry):
         return orphans
 
     @override
-    async def beat(self, instance: Instance, health: Health) -> timedelta:
+    async def beat(self, instance: Instance, health: Health, counted: Sequence[Counted] = ()) -> Beat:
         said = {
             "heartbeat_at": Now(),
             "progress_at": _ago(health.stalled),
@@ -168,7 +170,7 @@ class SqlRegistry(Registry):
             "holder": HOLDER,
         }
         async with self._transactions.write() as connection:
-            back = await set_back(connection, instance.id)
+            beat = await set_back(connection, instance.id)
             known = await connection.execute(update(instances).where(instances.c.id == instance.id).values(**said))
             if known.rowcount == 0:
                 # The first one of this instance: time to forget those that have gone without a word.
@@ -176,7 +178,9 @@ class SqlRegistry(Registry):
                 who = {"host": instance.host, "pid": instance.pid, "version": instance.version}
                 new = insert(instances).values(id=instance.id, **who, started_at=Now(), **said)
                 await connection.execute(new)
-        return back
+            if counted:
+                await write(connection, counted)
+        return beat
 
     @override
     async def leave(self, instance_id: str) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, and_, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
+from .contract.registry import Beat
 from .expressions import After, Now
 from .selection import OPEN, in_state
 from .tables import deliveries, dispatch, events, instances
@@ -18,9 +19,9 @@ _NOTABLE = timedelta(minutes=1)  # less is waited for
 _MICROSECOND = timedelta(microseconds=1)
 
 
-async def set_back(connection: AsyncConnection, instance_id: str) -> timedelta:
+async def set_back(connection: AsyncConnection, instance_id: str) -> Beat:
     """
-    Return by how much the clock has been set back since the last beat of any instance; zero if it has not.
+    Return by how much the clock has been set back since the last beat of any instance, and what time it is.
 
     At the first beat of this one, the last event counts as well. What would else be due that much later is moved
     back: every delivery that was written with a wait, and the leases that were held. What is scheduled stays: it may
@@ -33,11 +34,11 @@ async def set_back(connection: AsyncConnection, instance_id: str) -> timedelta:
     by_beat, by_event = (timedelta(0) if each is None else each - now for each in (beat, event))
     back = by_beat if beaten else max(by_beat, by_event)
     if back < _NOTABLE:
-        return timedelta(0)
+        return Beat(timedelta(0), now)
     await _move_waits(connection)
     if by_beat >= _NOTABLE:  # else nobody was there who could have held anything
         await _move_leases(connection, beat, by_beat)
-    return back
+    return Beat(back, now)
 
 
 async def _move_waits(connection: AsyncConnection) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "scheduled",
     "schedules",
     "subscriptions",
+    "throughput",
     "turns",
 ]
 
@@ -260,6 +261,21 @@ instances = Table(
     Column("sinks", JSON),  # their names
     Column("strategies", JSON(none_as_null=True)),  # name, hears and detail of each
     Column("holder", BigInteger),  # the first half of the tokens of its leases
+)
+
+# What one holder, an instance, has counted within a minute; written again as a whole while the minute lasts. The
+# subscription 0 is the bus. `latency` has how many deliveries are in each bucket of `Histogram`, by its number.
+throughput = Table(
+    "throughput",
+    metadata,
+    Column("minute", Instant, primary_key=True),
+    Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+    Column("holder", BigInteger, primary_key=True, autoincrement=False),
+    Column("published", BigInteger, nullable=False),
+    Column("delivered", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),  # attempts of deliveries that go on
+    Column("dead", BigInteger, nullable=False),
+    Column("latency", JSON, nullable=False),
 )
 
 bus = Table(

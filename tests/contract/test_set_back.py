@@ -36,7 +36,7 @@ async def set_clock_back(database: Database, by: timedelta = HOUR) -> None:
 
 
 async def beat(store: Store, instance: Instance = FIRST) -> timedelta:
-    return await store.registry.beat(instance, Health())
+    return (await store.registry.beat(instance, Health())).back
 
 
 class TestRate(StoreTests):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import asyncpg
 import pytest
 from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from runner.storage import overview
+from runner.storage import overview, throughput
 from runner.storage.postgres.statements import statement, statement_for
 from tests.contract.storage_contract import migrated
 
@@ -83,3 +84,15 @@ async def test_what_sums_a_deployment_up_reads_no_table_that_grows_from_end_to_e
         for n in scans:
             around = plan[n - 2 : n + 2]
             assert any("Cond:" in line or "Limit" in line for line in around), (around, plan)
+
+
+async def test_counters_are_found_by_their_minute(connection: asyncpg.Connection) -> None:
+    """Both those of the last minutes and those that are too old, of which there may be none."""
+    dialect: Dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # of SQLAlchemy
+    for each in (throughput._sums(5, "postgresql"), throughput._older(timedelta(days=7), 1000)):
+        text = str(each.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        plan = [row[0] for row in await connection.fetch(f"EXPLAIN {text}")]
+        scans = [n for n, line in enumerate(plan) if re.search(r"Scan .*throughput", line)]
+        assert scans, plan
+        for n in scans:
+            assert any("Cond: " in line and "minute" in line for line in plan[n + 1 : n + 3]), plan

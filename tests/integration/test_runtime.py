@@ -539,11 +539,11 @@ async def check_nobody_resets_anothers_work(bus: Bus, store: Callable[[Any], Any
 class ResetsAtStart(Faulty):
     """Makes what is leased pending again when it starts, whoever has it."""
 
-    async def beat(self, instance: object, health: object) -> None:
+    async def beat(self, *said: object) -> object:
         async with self.store.engine.begin() as connection:
             leased = update(deliveries).where(deliveries.c.state == "leased")
             await connection.execute(leased.values(state="pending", due_at=Now(), lease_token=None))
-        await self.store.registry.beat(instance, health)
+        return await self.store.registry.beat(*said)
 
 
 class TestInvariant8(BusTests):

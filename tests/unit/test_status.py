@@ -15,9 +15,11 @@ from runner.diagnosis.shapes import report_json
 from runner.diagnosis.status import Subscribed, Verdict, judge, number, snapshot, unreachable
 from runner.event import Event
 from runner.policies.breaker import Trip
+from runner.service.histogram import Histogram
 from runner.storage.contract.overview import MOST, SAMPLE, Load, Queue, Recent
 from runner.storage.contract.records import InstanceView
 from runner.storage.contract.registry import Instance, Registered, StrategyHealth
+from runner.storage.contract.throughput import BUS, Flow, Throughput
 from runner.subscription import Subscription
 
 from .cli.test_program import parse
@@ -203,6 +205,25 @@ class TestBacklog:
         busy = Queue(now=NOW, recorded=SAMPLE, recorded_since=ago(5 * SECOND))
         assert snapshot(busy, (), (), (), {}, {}).rate_in == SAMPLE / 5
         assert snapshot(replace(busy, recorded=60), (), (), (), {}, {}).rate_in == 1.0
+
+    def test_beside_a_busy_subscription_the_rate_is_what_the_instances_have_counted(self) -> None:
+        known = [(registered(), True), (registered(2, "slow"), True)]
+        counted = Throughput(seconds=300.0, flows={2: Flow(delivered=60), BUS: Flow(published=900)})
+        for age, rates in ((10 * SECOND, [500.0, 0.2]), (2 * MINUTE, [83.333, 0.0])):
+            recent = {1: Recent(delivered=5000, since=ago(age))}
+            status = report_json(judge(snapshot(EMPTY, (), [instance()], known, {}, recent, counted)))
+            assert [each["rate_out"] for each in status["subscriptions"]] == rates
+            assert status["queue"]["rate_published"] == 3.0
+
+    def test_success_and_latencies_are_told_where_there_are_any(self) -> None:
+        flow = Flow(delivered=6, failed=3, dead=1, latency=Histogram({0: 2, 10: 3, 80: 1}))
+        counted = Throughput(seconds=60.0, flows={1: flow})
+        known = [(registered(), True), (registered(2, "other"), True)]
+        told, other = report_json(judge(snapshot(EMPTY, (), (), known, {}, {}, counted)))["subscriptions"]
+        names = ("latency_p50", "latency_p95", "latency_p99")
+        assert told["success_ratio"] == 0.6
+        assert [told[name] for name in names] == [round(flow.latency.quantile(s) or 0, 6) for s in (0.5, 0.95, 0.99)]
+        assert [other[name] for name in ("success_ratio", *names)] == [None] * 4
 
     def test_what_is_counted_no_further_says_so(self) -> None:
         assert [number(each) for each in (0, 1000, MOST, MOST + 1)] == ["0", "1,000", "10,000", "10,000+"]

@@ -9,8 +9,9 @@ from typing import NamedTuple, Protocol
 
 from ...policies.breaker import Trip
 from ...subscription import Subscription
+from .throughput import Counted
 
-__all__ = ["Health", "Instance", "Orphan", "Registered", "Registry", "StrategyHealth"]
+__all__ = ["Beat", "Health", "Instance", "Orphan", "Registered", "Registry", "StrategyHealth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,19 @@ class Health:
     running: int = 0
     sinks: Sequence[str] = ()
     strategies: Sequence[StrategyHealth] | None = None
+
+
+class Beat(NamedTuple):
+    """
+    The answer of the store to a heartbeat.
+
+    Attributes:
+        back: by how much its clock has been set back since the last beat of any instance; zero if it has not.
+        now: the time by that clock.
+    """
+
+    back: timedelta
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +152,15 @@ class Registry(Protocol):
         an instance lives that does not say which it has.
         """
 
-    async def beat(self, instance: Instance, health: Health) -> timedelta:
+    async def beat(self, instance: Instance, health: Health, counted: Sequence[Counted] = ()) -> Beat:
         """
-        Record that the instance is alive, and how it is.
+        Record that the instance is alive, how it is, and what it has counted: all of it or nothing.
 
-        Returns:
-            by how much the store's clock has been set back since the last beat of any instance; zero if it has not.
-            What it had said before is moved back with it, as far as that is known: leases, retries, deadlines.
+        What has been said before is moved back with the store's clock when that is set back, as far as it is known:
+        leases, retries, deadlines.
+
+        Args:
+            counted: replaces what the same holder has said of the same minute and subscription, unless that is more.
         """
 
     async def leave(self, instance_id: str) -> None:

@@ -1,0 +1,152 @@
+"""The contract of the counters by the minute."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import insert, select
+
+from runner.service.histogram import Histogram
+from runner.storage.contract.registry import Health, Instance
+from runner.storage.contract.throughput import BUS, KEPT, Counted, Throughput
+from runner.storage.expressions import Now
+from runner.storage.tables import throughput
+
+from .storage_contract import Database, Store, StoreTests
+
+ONE, TWO = (Instance(name, "host", 1, "1") for name in ("one", "two"))
+MINUTE = timedelta(minutes=1)
+
+
+async def this_minute(store: Store) -> datetime:
+    return (await store.registry.beat(ONE, Health())).now.replace(second=0, microsecond=0)
+
+
+def counted(minute: datetime, delivered: int, holder: int = 1, subscription_id: int = 7) -> Counted:
+    return Counted(
+        minute=minute,
+        subscription_id=subscription_id,
+        holder=holder,
+        delivered=delivered,
+        latency={3: delivered} if delivered else {},
+    )
+
+
+class TestBeat(StoreTests):
+    async def test_it_says_what_time_it_is(self, store: Store, database: Database) -> None:
+        said = (await store.registry.beat(ONE, Health())).now
+        async with database.engine.begin() as connection:
+            now = await connection.scalar(select(Now()))
+        assert now is not None
+        assert timedelta(0) <= now - said < MINUTE
+
+    async def test_without_counts_none_are_written(self, store: Store, database: Database) -> None:
+        await store.registry.beat(ONE, Health(), [])
+        assert await database.rows(throughput) == []
+        assert await store.throughput.read(5) == Throughput()
+
+    async def test_counts_of_two_instances_add_up(self, store: Store) -> None:
+        minute = await this_minute(store)
+        bus = [Counted(minute=minute, subscription_id=BUS, holder=holder, published=holder) for holder in (1, 2)]
+        first = Counted(minute=minute, subscription_id=7, holder=1, delivered=3, failed=2, dead=1, latency={0: 1, 4: 2})
+        second = Counted(minute=minute, subscription_id=7, holder=2, delivered=2, latency={4: 1, 89: 1})
+        await store.registry.beat(ONE, Health(), [bus[0], first, counted(minute - MINUTE, 4)])
+        await store.registry.beat(TWO, Health(), [bus[1], second, counted(minute, 9, 2, subscription_id=8)])
+        seen = await store.throughput.read(5)
+        assert seen.of(BUS).published == 3
+        flow = seen.of(7)
+        assert (flow.delivered, flow.failed, flow.dead) == (9, 2, 1)
+        assert flow.latency.counts == {0: 1, 3: 4, 4: 3, 89: 1}
+        assert flow.success_ratio == 0.75
+        assert seen.of(8).delivered == 9
+        assert 60 <= seen.seconds < 180
+        assert seen.rate(60) == 60 / seen.seconds
+
+    async def test_what_is_said_again_or_late_counts_nothing_twice(self, store: Store) -> None:
+        minute = await this_minute(store)
+        for delivered in (2, 5, 5, 3):
+            await store.registry.beat(ONE, Health(), [counted(minute, delivered)])
+        flow = (await store.throughput.read(5)).of(7)
+        assert (flow.delivered, flow.latency.counts) == (5, {3: 5})
+
+    async def test_more_than_one_statement_takes(self, store: Store) -> None:
+        minute = await this_minute(store)
+        await store.registry.beat(ONE, Health(), [counted(minute, 1, subscription_id=id) for id in range(1, 1502)])
+        assert len((await store.throughput.read(5)).flows) == 1501
+
+
+class TestRead(StoreTests):
+    async def test_only_the_last_minutes(self, store: Store) -> None:
+        minute = await this_minute(store)
+        ages = (0, 1, 2, 3, 59, 60 * 24 * 6)
+        await store.registry.beat(ONE, Health(), [counted(minute - age * MINUTE, 1 + n) for n, age in enumerate(ages)])
+        # The minute may have become the one before since.
+        assert (await store.throughput.read(2)).of(7).delivered in (1 + 2 + 3, 1 + 2)
+        assert (await store.throughput.read(61)).of(7).delivered == 1 + 2 + 3 + 4 + 5
+        assert (await store.throughput.read(60 * 24 * 7)).of(7).delivered == 21
+
+    async def test_what_is_of_a_time_to_come_does_not_count(self, store: Store) -> None:
+        minute = await this_minute(store)
+        await store.registry.beat(ONE, Health(), [counted(minute + 60 * MINUTE, 1)])
+        assert await store.throughput.read(5) == Throughput()
+
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_quantiles_are_those_of_all_instances_but_for_nine_percent(self, store: Store, seed: int) -> None:
+        chosen, minute = random.Random(seed), await this_minute(store)
+        everything: list[float] = []
+        for holder in range(4):
+            for age in range(3):
+                some = [chosen.lognormvariate(-2.0 + holder, 1.5) + 0.001 for _ in range(200)]
+                everything += some
+                histogram = Histogram()
+                for seconds in some:
+                    histogram.add(seconds)
+                row = Counted(
+                    minute=minute - age * MINUTE,
+                    subscription_id=7,
+                    holder=holder,
+                    latency=histogram.counts,
+                    delivered=200,
+                )
+                await store.registry.beat(ONE, Health(), [row])
+        everything.sort()
+        latency = (await store.throughput.read(5)).of(7).latency
+        assert latency.count == len(everything)
+        for share in (0.5, 0.95, 0.99):
+            exact = everything[round(share * len(everything)) - 1]
+            assert latency.quantile(share) == pytest.approx(exact, rel=0.091)
+
+
+class TestPrune(StoreTests):
+    async def test_the_oldest_go_by_whole_minutes(self, store: Store, database: Database) -> None:
+        now = datetime.now(UTC).replace(second=0, microsecond=0)
+        old = [now - KEPT - number * MINUTE for number in (1, 2, 3, 4)]
+        young = [now, now - KEPT + 5 * MINUTE]
+        rows = [
+            {
+                "minute": minute,
+                "subscription_id": id,
+                "holder": 1,
+                "published": 0,
+                "delivered": 1,
+                "failed": 0,
+                "dead": 0,
+            }
+            for minute in (*old, *young)
+            for id in (1, 2, 3)
+        ]
+        async with database.engine.begin() as connection:
+            await connection.execute(insert(throughput), [row | {"latency": {}} for row in rows])
+
+        async def left() -> set[datetime]:
+            return {row["minute"] for row in await database.rows(throughput)}
+
+        assert await store.throughput.prune(KEPT, 2) == 3
+        assert await left() == {*old[:3], *young}
+        assert await store.throughput.prune(KEPT, 4) == 6
+        assert await left() == {old[0], *young}
+        assert await store.throughput.prune(KEPT, 100) == 3
+        assert await store.throughput.prune(KEPT, 100) == 0
+        assert await left() == set(young)
