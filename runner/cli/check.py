@@ -74,6 +74,8 @@ class _Online:
 
 
 def _plan_json(config: Config) -> dict[str, Any]:
+    from ..operations.shapes import plan_json
+
     return {
         "valid": True,
         "deployment": config.deployment_id,
@@ -81,11 +83,13 @@ def _plan_json(config: Config) -> dict[str, Any]:
         "strategies": [plugin.kind for plugin in config.strategies],
         "sinks": {name: plugin.kind for name, plugin in config.sinks.items()},
         "subscriptions": [{"name": each.name, **each.to_json()} for each in config.to_subscriptions()],
+        "schedules": [plan_json(each) for each in config.to_schedules()],
     }
 
 
 def _plan(config: Config) -> Iterator[str]:
     from ..config.duration import format_duration
+    from .schedules import times_of
 
     yield f"deployment     {config.deployment_id}"
     schema = f", schema {config.storage.schema_name}" if config.storage.schema_name else ""
@@ -104,6 +108,8 @@ def _plan(config: Config) -> Iterator[str]:
             f"then {each.dead_letter}" if each.dead_letter is not None else None,
         )
         yield f"subscription   {each.name}: {types} -> {each.sink} ({', '.join(filter(None, policy))})"
+    for schedule in config.to_schedules():
+        yield f"schedule       {schedule.name}: {times_of(schedule)} -> {schedule.event.type}"
 
 
 async def _connect(config: Config, found: _Online, show: Callable[[str], object]) -> None:

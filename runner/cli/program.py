@@ -44,6 +44,12 @@ VERBS = {
     "bench": "bench",
 }
 
+# verbs that people try, and what there is instead
+_INSTEAD = {
+    "top": "`runner status` shows the same once: watch -n 2 runner status",
+    "doctor": "`runner status` has the verdict on the deployment and its cures, `runner check --online` that on the file",
+}
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported by name, when they are asked for."""
@@ -71,6 +77,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:  # it knows of the commands that are loaded, none
+            if error.command_name in _INSTEAD:
+                fault = f"there is no verb {error.command_name!r} yet; {_INSTEAD[error.command_name]}"
+                raise click.UsageError(fault, ctx) from None
             raise click.NoSuchCommand(error.command_name, possibilities=self._modules, ctx=ctx) from None
 
 

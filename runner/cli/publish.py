@@ -203,10 +203,14 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
                 )
                 print_line(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
         matcher = await _matcher(config, operations)
-    if when.futile:
-        tell("warning: it expires before it is due, so nobody gets it")
+    _warn(when)
     if matcher is not None and not matcher.match(event):
         tell(f"warning: {event.type} matches no subscription, so nobody gets it; `runner subscriptions list` has them")
+
+
+def _warn(when: _When) -> None:
+    if when.futile:
+        tell("warning: it expires before it is due, so nobody gets it")
 
 
 async def _matcher(config: Config, operations: Operations) -> Matcher[str] | None:
@@ -246,17 +250,19 @@ async def _try_one(config: Config, event: Event, when: _When, as_json: bool) -> 
     from orjson import Fragment
 
     from ..builder import type_schemas
-    from ..bus.checks import check
+    from ..bus.checks import check, expiring
     from ..cloudevents import encode_json
     from ..diagnosis.prospects import prospects, prospects_json
     from ..storage.contract.events import Publication
 
-    publication = Publication(event, when.delay, when.deliver_at)
+    publication = Publication(event, when.delay, when.deliver_at, when.expires_in)
     check(publication)
+    event = expiring(publication, datetime.now(UTC)).event
     if (schemas := type_schemas(config)) is not None:
         schemas.check([publication])
     found = prospects(event, await _registered(config), config.to_subscriptions())
     due = when.moment() if when.given else None
+    _warn(when)
     if as_json:
         print_json(prospects_json(event, found, due) | {"event": Fragment(encode_json(event))})
         return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..policies.schedule import Schedule
 
-__all__ = ["schedules"]
+__all__ = ["schedules", "times_of"]
 
 
 @click.group()
@@ -180,7 +180,7 @@ async def _list(config: Config, as_json: bool) -> None:
             print_json(schedule_json(view))
         return
     rows = [
-        (view.schedule.name, view.state, _times(view.schedule), view.tick, view.last_tick, view.missed, view.origin)
+        (view.schedule.name, view.state, times_of(view.schedule), view.tick, view.last_tick, view.missed, view.origin)
         for view in views
     ]
     print_table(("name", "state", "times", "next", "last", "missed", "origin"), rows, spare=("origin", "last"))
@@ -207,11 +207,14 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
 async def _next(config: Config, name: str, count: int, as_json: bool) -> None:
     from ..builder import open_operations
     from .cron import print_ticks
+    from .output import tell
 
     async with open_operations(config, writes=False) as operations:
         view = await operations.schedules.one(name)
         ticks = await operations.schedules.upcoming(name, count)
     print_ticks(iter(ticks), view.schedule.timezone, as_json)
+    if not ticks:
+        tell(f"no time of {name} is left")
 
 
 async def _run(config: Config, name: str, as_json: bool) -> None:
@@ -292,7 +295,7 @@ def _option(place: tuple[int | str, ...]) -> str:
     return {(): "schedule", ("name",): "NAME"}.get(tuple(names), f"--{(names or [''])[-1]}")
 
 
-def _times(schedule: Schedule) -> str:
+def times_of(schedule: Schedule) -> str:
     """Return the times of a schedule in few words."""
     from .output import duration
 

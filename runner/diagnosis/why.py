@@ -87,13 +87,20 @@ class _Question:
                 yield Reason("delivered", "the sink has it")
             case DeliveryState.DEAD:
                 cause = f"given up after {self.hold.attempts} attempts: {self.hold.last_error or 'no error recorded'}"
-                yield Reason("dead", cause, cure=f"runner deliveries retry {self.event.seq} {self.name}")
+                yield Reason("dead", cause, cure=self._revival())
             case DeliveryState.CANCELLED:
                 cure = f"runner deliveries retry {self.event.seq} {self.name}"
                 yield Reason("cancelled", "somebody cancelled it", cure=cure)
             case _:
                 found = list(self._of_delivery())
                 yield from found or [Reason("due", "nothing holds it: a process takes it next")]
+
+    def _revival(self) -> str:
+        """Return how a dead delivery is made after all."""
+        expires_at = self.event.event.expires_at
+        if expires_at is not None and expires_at <= self.hold.now:
+            return "publish it anew, with another id: a retry would be too late as well"
+        return f"runner deliveries retry {self.event.seq} {self.name}"
 
     def _unrecorded(self) -> Iterator[Reason]:
         """Yield the reasons of an event of which no delivery is recorded."""

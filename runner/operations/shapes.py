@@ -9,6 +9,7 @@ from orjson import Fragment
 
 from ..cloudevents import encode_json
 from ..policies.breaker import Trip
+from ..policies.schedule import Schedule
 from ..storage.contract.corrections import Rescheduled
 from ..storage.contract.events import Receipt
 from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
@@ -20,6 +21,7 @@ __all__ = [
     "delivery_json",
     "event_json",
     "instance_json",
+    "plan_json",
     "receipt_json",
     "rescheduled_json",
     "schedule_json",
@@ -122,19 +124,16 @@ def rescheduled_json(seq: int, moved: Rescheduled) -> dict[str, Any]:
 
 def schedule_json(view: ScheduleView) -> dict[str, Any]:
     """Return a schedule; durations are in seconds. `next_at` is the time of its next event, due at `due_at`."""
-    stored = view.schedule.to_json()
-    event = stored.pop("event")
-    data = event.pop("data")
+    plan = plan_json(view.schedule)
     return {
-        "name": view.schedule.name,
+        "name": plan.pop("name"),
         "state": view.state,
         "active": view.active,
         "paused": view.paused,
         "paused_at": view.paused_at,
         "paused_by": view.paused_by,
         "origin": view.origin,
-        **stored,
-        "event": {**event, "data": None if data is None else Fragment(data)},
+        **plan,
         "next_at": view.tick,
         "due_at": view.due_at,
         "last_at": view.last_tick,
@@ -142,6 +141,14 @@ def schedule_json(view: ScheduleView) -> dict[str, Any]:
         "skipped": view.skipped,
         "updated_at": view.updated_at,
     }
+
+
+def plan_json(schedule: Schedule) -> dict[str, Any]:
+    """Return what a schedule says; durations are in seconds."""
+    stored = schedule.to_json()
+    data = stored["event"].pop("data")
+    stored["event"]["data"] = None if data is None else Fragment(data)
+    return {"name": schedule.name, **stored}
 
 
 def receipt_json(receipt: Receipt) -> dict[str, Any]:

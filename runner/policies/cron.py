@@ -146,6 +146,8 @@ def _parsed(written: str, fields: str) -> CronSim:
     if written.strip().startswith("@") and fields.startswith("@"):
         names = ", ".join(sorted(_NAMES))
         raise CronError(f"expected one of {names}")
+    if (count := len(fields.split())) not in (5, 6):
+        raise CronError(f"expected five fields, or six with seconds first, got {count}")
     try:
         simulation = CronSim(fields, _BEGINNING)
         next(CronSim(fields, _BEGINNING))

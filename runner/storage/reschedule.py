@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, delete, func, insert, literal, select, update
@@ -32,7 +32,7 @@ async def reschedule(
     async with transactions.write() as connection:
         at = await _due_at(connection, due)
         if before is not None and at >= before:
-            raise StateConflict(f"event {seq} expires at {before}, which is not after {at}")
+            raise StateConflict(f"event {seq} expires at {_written(before)}, which is not after {_written(at)}")
         # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is met wherever it is.
         if subscription is None and await _move_event(connection, seq, at):
             return Rescheduled(at, whole=True)
@@ -71,3 +71,7 @@ def _theirs(seq: int, subscription: str | None) -> list[ColumnElement[bool]]:
         named = select(subscriptions.c.id).where(subscriptions.c.name == subscription)
         conditions.append(deliveries.c.subscription_id == named.scalar_subquery())
     return conditions
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -57,6 +57,11 @@ class TestDryRun:
         assert said == ""
         assert "everything: yes\n" in deployment.cli("publish", "order.created", "--dry-run")[0]
 
+    def test_the_expiry_is_part_of_the_event(self, deployment: Deployment) -> None:
+        output, said = deployment.cli("publish", "order.a", "--expires-in", "1m", "--delay", "1h", "--dry-run")
+        assert json.loads(output.splitlines()[0])["expirytime"] > datetime.now(UTC).isoformat()
+        assert "it expires before it is due" in said
+
     def test_what_the_store_knows_counts_too(self, deployment: Deployment) -> None:
         with started(deployment):
             deployment.cli("subscriptions", "pause", "everything")

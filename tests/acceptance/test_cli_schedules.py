@@ -35,6 +35,14 @@ def until(check: Callable[[], bool]) -> None:
         pass
 
 
+def test_check_shows_them(deployment: Deployment) -> None:
+    assert "schedule       nightly: 30 2 * * * Europe/Paris -> report.due\n" in deployment.cli("check")[0]
+    [plan] = deployment.json("check")
+    nightly, pulse = plan["schedules"]
+    assert (nightly["name"], nightly["cron"], pulse["every"]) == ("nightly", "30 2 * * *", 1.0)
+    assert nightly["event"].keys() == {"type", "source", "subject", "data"}
+
+
 def test_the_life_of_a_schedule(deployment: Deployment) -> None:
     assert deployment.json("schedules", "list") == []
     with started(deployment):

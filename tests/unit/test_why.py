@@ -177,6 +177,13 @@ class TestDelivery:
         assert kinds(hold(state=DeliveryState.DELIVERED)) == ["delivered"]
         dead = reason(hold(state=DeliveryState.DEAD, attempts=3, last_error="refused"))
         assert (dead.cause, dead.cure) == ("given up after 3 attempts: refused", "runner deliveries retry 12 crm")
+
+    @pytest.mark.parametrize(("expiry", "cure"), [(NOW, "publish it anew"), (NOW + SECOND, "runner deliveries retry")])
+    def test_a_dead_one_that_has_expired_is_not_retried(self, expiry: datetime, cure: str) -> None:
+        old = event(event=ORDER.replace(extensions={"expirytime": expiry.isoformat()}))
+        held = hold(state=DeliveryState.DEAD, attempts=0, last_error="expired")
+        [found] = answer(held, of=old).reasons
+        assert found.cure.startswith(cure)
         assert kinds(hold(state=DeliveryState.CANCELLED)) == ["cancelled"]
 
     def test_nothing_holds_it(self) -> None:

@@ -69,7 +69,8 @@ def test_data_that_is_false_is_data(tmp_path: Path, data: str) -> None:
     [
         (
             "cron: '0 2 * *'",
-            "cron: expected a cron expression such as '0 2 * * *', got '0 2 * *': wrong number of fields",
+            "cron: expected a cron expression such as '0 2 * * *', got '0 2 * *': expected five fields, or six "
+            "with seconds first, got 4",
         ),
         ("cron: '60 2 * * *'", "cron: expected a cron expression such as '0 2 * * *', got '60 2 * * *': bad minute"),
         ("cron: '0 0 30 2 *'", "cron: '0 0 30 2 *' names no date that ever comes"),

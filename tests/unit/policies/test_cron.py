@@ -275,9 +275,9 @@ def test_what_never_comes_is_another_error_than_what_cannot_be_read() -> None:
 @pytest.mark.parametrize(
     ("expression", "reason"),
     [
-        ("", "number of fields"),
-        ("* * * *", "number of fields"),
-        ("* * * * * * *", "number of fields"),
+        ("", "expected five fields"),
+        ("* * * *", "expected five fields"),
+        ("* * * * * * *", "expected five fields"),
         ("60 * * * *", "minute"),
         ("* 24 * * *", "hour"),
         ("* * * 13 *", "month"),
