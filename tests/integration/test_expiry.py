@@ -167,7 +167,9 @@ class TestExpiry(BusTests):
             assert await runner._operations.retry(DeliveryRef(made.id, "one")) == 1
             await eventually(lambda: bus.settled(dead=1))
             later = await runner.publish(events(1, "later")[0], delay=timedelta(hours=1), expires_in=2 * LATER)
-            with pytest.raises(StateConflict, match=r"expires at [0-9-]{10}T[0-9:.]{12}Z, which is not after [0-9-]{10}T"):
+            with pytest.raises(
+                StateConflict, match=r"expires at [0-9-]{10}T[0-9:.]{12}Z, which is not after [0-9-]{10}T"
+            ):
                 await runner.reschedule(str(later.seq), delay=timedelta(hours=2))
         assert handler.seen == []
 
