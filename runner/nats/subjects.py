@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 __all__ = ["PLACE", "covers", "meets", "shape"]
 
@@ -49,10 +50,11 @@ def meets(pattern: str, tokens: Sequence[str]) -> bool:
 def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     if not one or not other:
         return not one and not other
-    if one[0] == _SEVERAL or other[0] == _SEVERAL:
-        several, rest = (one, other) if one[0] == _SEVERAL else (other, one)
-        # it takes one token, and either goes on or is over
-        return any(_meet(several[1:], rest[taken:]) for taken in range(1, len(rest) + 1))
-    if _ONE not in (one[0], other[0]) and one[0] != other[0]:
+    if one[0] != other[0] and not {one[0], other[0]} & {_ONE, _SEVERAL}:
         return False
-    return _meet(one[1:], other[1:])
+    return any(_meet(*rests) for rests in product(_rests(one), _rests(other)) if rests != (one, other))
+
+
+def _rests(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return what may be left of the tokens once the first one has taken a token of a subject."""
+    return (tokens[1:], tokens) if tokens[0] == _SEVERAL else (tokens[1:],)

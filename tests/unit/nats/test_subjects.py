@@ -37,6 +37,8 @@ def test_shape(template: str, tokens: tuple[str, ...]) -> None:
         ("orders.>", "orders", False, False),
         (">", "orders", True, True),
         ("*.*", "{type}", False, True),
+        ("a.>", "{type}.{type}.a", False, True),
+        ("a.b", "{type}.{type}.{id}", False, False),
     ],
 )
 def test_patterns(pattern: str, template: str, all_of_it: bool, any_of_it: bool) -> None:

@@ -100,6 +100,7 @@ class TestTidyConnection:
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
     for table in metadata.sorted_tables:
         connection.execute(str(CreateTable(table).compile(dialect=dialect.dialect())))
         for index in table.indexes:
@@ -108,7 +109,13 @@ def db() -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-STATEMENTS = sorted(each.name.removesuffix(".sql") for each in SQL.iterdir())
+WHOLE = {"subscriptions"}  # what it is for: the set of them, read at the start and after a change of it
+STATEMENTS = sorted({each.name.removesuffix(".sql") for each in SQL.iterdir()} - WHOLE)
+ONE_ROW = {
+    "SCAN CONSTANT ROW",
+    "SCAN alembic_version",
+    "SCAN alembic_version USING COVERING INDEX sqlite_autoindex_alembic_version_1",
+}
 # Read in the order of the key up to a limit, or only where what is left is leased: in both cases no backlog.
 IN_ORDER = {"any_due", "claim", "next_expiry"}
 SORTS_A_FEW = {"claimed_delivery"}  # the attempts of one delivery
@@ -119,7 +126,7 @@ class TestPlans:
     def test_no_statement_reads_a_table_from_end_to_end_or_sorts(self, db: sqlite3.Connection, name: str) -> None:
         text = (SQL / f"{name}.sql").read_text(encoding="utf-8")
         plan = db.execute(f"EXPLAIN QUERY PLAN {text}", ["[]"] * text.count("?")).fetchall()
-        steps = [step for *_, step in plan if "VIRTUAL TABLE" not in step and step != "SCAN CONSTANT ROW"]
+        steps = [step for *_, step in plan if "VIRTUAL TABLE" not in step and step not in ONE_ROW]
         if name in IN_ORDER:
             steps = [step for step in steps if step != "SCAN dispatch"]
         assert not [step for step in steps if step.startswith("SCAN") and "USING" not in step], steps
