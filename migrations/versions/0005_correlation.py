@@ -8,7 +8,9 @@ revision = "0005"
 down_revision = "0004"
 
 _CORRELATION = {
-    "postgresql": "(extensions ->> 'correlationid')",
+    # Only what names it is parsed: a row with half a character in its JSON has to stay as it is.
+    "postgresql": "CASE WHEN strpos(CAST(extensions AS text), '\"correlationid\"') > 0"
+    " THEN extensions ->> 'correlationid' END",
     "sqlite": "CASE WHEN json_valid(extensions) THEN json_extract(extensions, '$.correlationid') END",
 }
 

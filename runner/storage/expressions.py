@@ -146,7 +146,10 @@ class Correlation(FunctionElement[str]):
 
 @compiles(Correlation)
 def _correlation(element: Correlation, compiler: SQLCompiler, **options: Any) -> str:
-    return f"({compiler.process(element.clauses, **options)} ->> 'correlationid')"
+    column = compiler.process(element.clauses, **options)
+    # Only what names it is parsed: PostgreSQL keeps JSON with half a character, and fails at each look into it.
+    named = f"strpos(CAST({column} AS text), '\"correlationid\"') > 0"
+    return f"CASE WHEN {named} THEN {column} ->> 'correlationid' END"
 
 
 @compiles(Correlation, "sqlite")

@@ -19,15 +19,17 @@ BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTA
 SECRET, OTHER = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"whsec_{'A' * 40}"
 BODY = b'{"specversion":"1.0","data":"\xc3\xa9"}'
 
-# Requests, and whether the holder of SECRET may believe them.
-REQUESTS = [
-    (Signer(parse_key(SECRET)).headers("evt_1", BODY), BODY, True),
-    (Signer(parse_key(OTHER), parse_key(SECRET)).headers("evt_1", BODY), BODY, True),
-    (Signer(parse_key(OTHER)).headers("evt_1", BODY), BODY, False),
-    (Signer(parse_key(SECRET)).headers("evt_1", BODY), BODY + b" ", False),
-    (Signer(parse_key(SECRET)).headers("evt_1", BODY) | {"webhook-id": "evt_2"}, BODY, False),
-    (Signer(parse_key(SECRET), now=lambda: 1614265330).headers("evt_1", BODY), BODY, False),
-]
+
+def requests() -> list[tuple[dict[str, str], bytes, bool]]:
+    """Return requests of this moment, and whether the holder of SECRET may believe them."""
+    return [
+        (Signer(parse_key(SECRET)).headers("evt_1", BODY), BODY, True),
+        (Signer(parse_key(OTHER), parse_key(SECRET)).headers("evt_1", BODY), BODY, True),
+        (Signer(parse_key(OTHER)).headers("evt_1", BODY), BODY, False),
+        (Signer(parse_key(SECRET)).headers("evt_1", BODY), BODY + b" ", False),
+        (Signer(parse_key(SECRET)).headers("evt_1", BODY) | {"webhook-id": "evt_2"}, BODY, False),
+        (Signer(parse_key(SECRET), now=lambda: 1614265330).headers("evt_1", BODY), BODY, False),
+    ]
 
 
 def test_the_file_is_valid_and_gives_no_reason_for_advice(tmp_path: Path) -> None:
@@ -39,14 +41,15 @@ def test_the_file_is_valid_and_gives_no_reason_for_advice(tmp_path: Path) -> Non
 def test_python() -> None:
     program: dict[str, Any] = {}
     exec(BLOCKS["python"], program)
-    for headers, body, expected in REQUESTS:
+    for headers, body, expected in requests():
         assert program["verify"](SECRET, headers, body) is expected
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js here")
 def test_javascript(tmp_path: Path) -> None:
     (tmp_path / "verify.mjs").write_text(BLOCKS["javascript"])
-    given = [[SECRET, headers, body.decode()] for headers, body, _ in REQUESTS]
+    sent = requests()
+    given = [[SECRET, headers, body.decode()] for headers, body, _ in sent]
     program = (
         "import { verify } from './verify.mjs';\n"
         f"const given = {json.dumps(given)};\n"
@@ -55,4 +58,4 @@ def test_javascript(tmp_path: Path) -> None:
     (tmp_path / "main.mjs").write_text(program)
     done = subprocess.run(["node", "main.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [expected for _, _, expected in REQUESTS]
+    assert json.loads(done.stdout) == [expected for _, _, expected in sent]

@@ -183,8 +183,12 @@ async def test_forbidden_publish_is_no_deafness_once_something_is_heard(
     speaker = await start(server.url.replace("nats://", "nats://all:pw@"), probe_every=60.0)
     mute = await start(server.url.replace("nats://", "nats://mute:pw@"), wait=False, probe_every=60.0)
     await eventually(lambda: mute.wakes == 1)
-    await speaker.nats.notify("e")
-    await eventually(lambda: mute.nats.hears)
+
+    async def heard() -> bool:
+        await speaker.nats.notify("e")  # again and again: the server may not have its subscription yet
+        return mute.nats.hears
+
+    await eventually(heard)
     await mute.nats.notify("e")  # and whoever asks is told that nobody hears it
     await eventually(lambda: mute.nats.failed)
     assert f'mute: {mute.broker.server}: no permission to publish to "{SUBJECT}"' in mute.nats.detail
