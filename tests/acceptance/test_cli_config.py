@@ -80,7 +80,8 @@ def test_check_names_every_fault(deployment: Deployment) -> None:
 
 def test_what_check_finds_is_json_too(deployment: Deployment) -> None:
     [plan] = deployment.json("check")
-    assert plan.keys() == {"valid", "deployment", "storage", "strategies", "sinks", "subscriptions", "warnings"}
+    parts = {"storage", "strategies", "sinks", "subscriptions", "schedules"}
+    assert plan.keys() == {"valid", "deployment", "warnings"} | parts
     assert (plan["valid"], plan["deployment"], plan["sinks"]["terminal"]) == (True, "shop", "stdout")
     assert [each["name"] for each in plan["subscriptions"]] == ["everything", "broken", "stuck"]
     deployment.cli("migrate")
