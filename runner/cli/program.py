@@ -119,9 +119,12 @@ PROGRAM.params.append(
 def main() -> None:
     """Run the command line of this process, and exit."""
     _open_streams()
-    signal.signal(signal.SIGTERM, _interrupt)
-    code = run(sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        code = run(sys.argv[1:])
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    except KeyboardInterrupt:  # in the moments before and after `run` looks for it
+        code = INTERRUPTED
     sys.exit(code)
 
 
