@@ -64,6 +64,7 @@ class Call:
     path: Mapping[str, str]
     query: Mapping[str, Any]
     body: Mapping[str, Any]
+    content: bytes  # the body as it came
     headers: Mapping[str, str]
 
 
@@ -96,11 +97,12 @@ class Endpoint:
         async def answer(request: Request) -> Response:
             caller = surface.access.admit(request, self.need)
             given = parameters(request.scope["query_string"], tuple(self.query))
-            body = {} if self.method == "GET" else await _body(request, bodies, self.body or {})
+            content = b"" if self.method == "GET" else await bodies.read(request.headers, request.receive)
+            body = _object(content, self.body or {})
             if self.body is None and body:
                 given |= _members(body, self.query, given)
             query = {name: self.query[name].read(name, values[0]) for name, values in given.items()}
-            call = Call(surface, caller, request.path_params, query, body, request.headers)
+            call = Call(surface, caller, request.path_params, query, body, content, request.headers)
             result = await self.handle(call)
             if isinstance(result, Response):
                 return result
@@ -223,9 +225,8 @@ def _every(name: str, value: str) -> timedelta:
         raise bad_parameter(name, str(error)) from None
 
 
-async def _body(request: Request, bodies: Bodies, members: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the object in the body of a request; an empty body is an empty one."""
-    content = await bodies.read(request.headers, request.receive)
+def _object(content: bytes, members: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the object in the body of a request; an empty body is an empty one. Raise a `Problem`."""
     if not content:
         return {}
     try:

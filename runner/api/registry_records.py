@@ -80,12 +80,16 @@ def _answer(content: dict[str, Any], tag: str, status: int = 200) -> Response:
 
 def _check_tags(call: Call, tag: str | None) -> None:
     """Raise a `Problem` of status 412 where the request is meant for another state than `tag` (RFC 9110 §13.1)."""
-    wanted, unwanted = call.headers.get("if-match"), call.headers.get("if-none-match")
-    tags = [] if wanted is None else [each.strip() for each in wanted.split(",")]
-    if tags and (tag is None or (tags != ["*"] and tag not in tags)):
+    wanted, unwanted = _tags(call, "if-match"), _tags(call, "if-none-match")
+    if wanted and (tag is None or not wanted & {"*", tag}):
         raise Problem(412, "changed-meanwhile", "it is not what If-Match names; read it again")
-    if unwanted is not None and tag is not None and unwanted.strip() in ("*", tag):
+    if tag is not None and unwanted & {"*", tag}:
         raise Problem(412, "changed-meanwhile", "there is one already")
+
+
+def _tags(call: Call, header: str) -> set[str]:
+    value = call.headers.get(header)
+    return set() if value is None else {each.strip() for each in value.split(",")}
 
 
 def _pausing(paused: bool) -> Any:
@@ -108,7 +112,7 @@ async def _replay(call: Call) -> dict[str, Any]:
 
 
 async def _explain(call: Call) -> dict[str, Any]:
-    event = decode_json(orjson.dumps(dict(call.body)))
+    event = decode_json(call.content)
     hold = await call.surface.storage.overview.hold(0, call.path["name"])
     failing = mismatch(hold.registered.subscription, event)
     told = {"version": hold.version, "written_at": hold.updated_at, "active": hold.active}

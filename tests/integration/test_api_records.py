@@ -218,6 +218,8 @@ class TestSubscriptions:
         explained = await shop("POST", "/subscriptions/picky/explain", body=event)
         assert (explained["matched"], explained["failing"]["clause"]) == (False, "types")
         await shop("POST", "/subscriptions/picky/explain", 400, body={})
+        twice = orjson.Fragment(b'{"specversion": "1.0", "id": "1", "id": "2", "source": "/s", "type": "n"}')
+        assert (await shop("POST", "/subscriptions/picky/explain", 400, body=twice))["attribute"] == "id"
 
     async def test_put_with_tags_and_delete(self, client: Client) -> None:
         entry = {"types": ["order.*"], "sink": "log"}
@@ -225,7 +227,9 @@ class TestSubscriptions:
         assert (made["origin"], made["types"]) == ("api:mine", ["order.*"])
         tag = (await client.raw("GET", "/subscriptions/mine")).headers["etag"]
         await client("PUT", "/subscriptions/mine", 412, body=entry, if_none_match="*")
+        await client("PUT", "/subscriptions/mine", 412, body=entry, if_none_match=f'"old", {tag}')
         await client("PUT", "/subscriptions/mine", 412, body=entry, if_match='"old"')
+        await client("PUT", "/subscriptions/mine", 412, body=entry, if_match="")
         again = await client("PUT", "/subscriptions/mine", 200, body={**entry, "batch": None}, if_match=tag)
         assert again["types"] == ["order.*"]
         changed = await client("PUT", "/subscriptions/mine", 200, body={**entry, "types": ["a"]}, if_match=tag)
