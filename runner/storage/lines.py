@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, or_, se
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..policies.order import order_key
+from .bus_row import lock_bus
 from .errors import mapped_errors
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
-from .tables import bus, deliveries, dispatch, events, subscriptions, turns
+from .tables import deliveries, dispatch, events, subscriptions, turns
 
 __all__ = ["join_lines", "leave_lines", "line_up"]
 
@@ -44,8 +45,7 @@ async def line_up(engine: AsyncEngine, subscription_id: int, order_by: str) -> i
         changed = 0
         while True:
             async with engine.begin() as connection:
-                # Whoever holds the bus row is alone here.
-                await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
+                await lock_bus(connection)
                 changed += (await connection.execute(delete(turns).where(*finished))).rowcount
                 rows = (await connection.execute(page)).all()
                 await _give(connection, subscription_id, order_by, rows, [_FRONT + row.seq for row in rows])

@@ -15,6 +15,7 @@ from typing_extensions import override
 from ..errors import NotFound, SchemaMismatch, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
+from .bus_row import bump_version, lock_bus
 from .contract.registry import Beat, Health, Instance, Orphan, Registered, Registry
 from .contract.throughput import Counted
 from .expressions import Later, Now
@@ -78,7 +79,7 @@ class SqlRegistry(Registry):
     async def put_subscriptions(self, wanted: Sequence[Subscription], origin: str) -> None:
         wanted = [*wanted, *filter(None, (each.for_dead_letters() for each in wanted))]
         async with self._transactions.write() as connection:
-            await _alone(connection)  # instances that start together do not race
+            await lock_bus(connection)  # instances that start together do not race
             known = {row.name: row for row in await connection.execute(select(subscriptions))}
             changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
             names = {each.name for each in wanted}
@@ -89,7 +90,7 @@ class SqlRegistry(Registry):
                     update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
                 )
             if gone or any(changed):
-                await _bump(connection)
+                await bump_version(connection)
 
     @override
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
@@ -98,7 +99,7 @@ class SqlRegistry(Registry):
     @override
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         async with self._transactions.write() as connection:
-            await _alone(connection)
+            await lock_bus(connection)
             row = await named(connection, name)
             closes = not paused and row.breaker_until is not None
             if row.paused == paused and not closes:
@@ -108,20 +109,20 @@ class SqlRegistry(Registry):
             await connection.execute(
                 change.values(paused=paused, updated_at=Now(), **said, **(_CLOSED if closes else {}))
             )
-            await _bump(connection)
+            await bump_version(connection)
             return True
 
     @override
     async def remove(self, name: str) -> None:
         async with self._transactions.write() as connection:
-            await _alone(connection)
+            await lock_bus(connection)
             await named(connection, name)
             both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
             ids = (await connection.scalars(select(subscriptions.c.id).where(both))).all()
             for table in (turns, paces):
                 await connection.execute(delete(table).where(table.c.subscription_id.in_(ids)))
             await connection.execute(delete(subscriptions).where(subscriptions.c.id.in_(ids)))
-            await _bump(connection)
+            await bump_version(connection)
 
     @override
     async def set_breaker(self, subscription_id: int, trip: Trip | None, *, known: int) -> bool:
@@ -133,10 +134,10 @@ class SqlRegistry(Registry):
             change = change.where(subscriptions.c.breaker_trips == known)
             change = change.values(breaker_until=until, breaker_trips=trip.number)
         async with self._transactions.write() as connection:
-            await _alone(connection)
+            await lock_bus(connection)
             changed = (await connection.execute(change)).rowcount > 0
             if changed:
-                await _bump(connection)
+                await bump_version(connection)
             return changed
 
     @override
@@ -228,15 +229,6 @@ async def _put(
         .values(spec=spec, origin=origin, active=True, updated_at=Now(), **_CLOSED)
     )
     return True
-
-
-async def _alone(connection: AsyncConnection) -> None:
-    """Lock the row of the bus, before any change of subscriptions."""
-    await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
-
-
-async def _bump(connection: AsyncConnection) -> None:
-    await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
 
 
 def _deleted() -> Select[int]:

@@ -14,11 +14,12 @@ from typing_extensions import override
 
 from ..errors import NotFound, StateConflict, described
 from ..policies.schedule import Schedule
+from .bus_row import bump_version, lock_bus
 from .contract.schedules import Due, Fired, Firing, Schedules, ScheduleView
 from .errors import mapped_errors
 from .expressions import Now
 from .home import home_of
-from .tables import bus, occurrences, schedules
+from .tables import occurrences, schedules
 from .transactions import Transactions
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class SqlSchedules(Schedules):
     @override
     async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
         async with self._transactions.write() as connection:
-            await _alone(connection)  # instances that start together do not race
+            await lock_bus(connection)  # instances that start together do not race
             known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
             now = await _clock(connection)
             changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
@@ -71,19 +72,19 @@ class SqlSchedules(Schedules):
             for id in gone:
                 await _change(connection, id, active=False, **_STOPPED)
             if gone or any(changed):
-                await _bump(connection)
+                await bump_version(connection)
 
     @override
     async def put(self, schedule: Schedule, origin: str) -> bool:
         async with self._transactions.write() as connection:
-            await _alone(connection)
+            await lock_bus(connection)
             one = _all().where(schedules.c.name == schedule.name)
             known = (await connection.execute(one.with_for_update(of=schedules))).one_or_none()
             if known is not None and known.active and known.origin != origin:
                 raise _belongs(known)
             changed = await _put(connection, known, schedule, origin, await _clock(connection))
             if changed:
-                await _bump(connection)
+                await bump_version(connection)
             return changed
 
     @override
@@ -100,7 +101,7 @@ class SqlSchedules(Schedules):
     @override
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         async with self._transactions.write() as connection:
-            await _alone(connection)
+            await lock_bus(connection)
             row = await _named(connection, name, lock=True)
             if row.paused == paused:
                 return False
@@ -111,17 +112,17 @@ class SqlSchedules(Schedules):
                 schedule = _readable(row).schedule
                 said |= _begin(schedule, schedule.after(await _clock(connection)))
             await _change(connection, row.id, paused=paused, **said)
-            await _bump(connection)
+            await bump_version(connection)
             return True
 
     @override
     async def remove(self, name: str) -> None:
         async with self._transactions.write() as connection:
-            await _alone(connection)
+            await lock_bus(connection)
             row = await _named(connection, name, lock=True)
             await connection.execute(delete(occurrences).where(occurrences.c.schedule_id == row.id))
             await connection.execute(delete(schedules).where(schedules.c.id == row.id))
-            await _bump(connection)
+            await bump_version(connection)
 
     @override
     async def now(self) -> datetime:
@@ -152,16 +153,6 @@ async def in_thread(driver: aiosqlite.Connection, function: Callable[..., R], *a
     hop = driver._execute(function, driver._conn, *arguments)  # type: ignore[no-untyped-call]  # as in sqlite/database.py
     result: R = await asyncio.shield(hop)
     return result
-
-
-async def _alone(connection: AsyncConnection) -> None:
-    """Lock the row of the bus, as for changes of subscriptions."""
-    await connection.execute(select(bus.c.one).where(bus.c.one == 1).with_for_update())
-
-
-async def _bump(connection: AsyncConnection) -> None:
-    """Make every instance read again after its next claim."""
-    await connection.execute(update(bus).values(subscriptions_version=bus.c.subscriptions_version + 1))
 
 
 def _all() -> Select[Any]:
