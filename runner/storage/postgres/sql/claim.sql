@@ -7,50 +7,52 @@ WITH unsynced AS MATERIALIZED (
     -- Asked once: a lease that ends meanwhile would else be neither over nor still to end.
     SELECT clock_timestamp() AS now
 ), due AS MATERIALIZED (
-    SELECT ctid, position, event_seq FROM {dispatch}
+    SELECT ctid, position, event_seq, attempts FROM {dispatch}
     WHERE position > $2 AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock))
     ORDER BY position
     LIMIT {limit}
     FOR UPDATE SKIP LOCKED
 ), sized AS MATERIALIZED (
     -- Each event is looked up once, here; data out of line stays where it is until a row of the answer needs it.
-    SELECT due.ctid, due.position, e.*, {weight} AS weight,
-        sum({weight}) OVER (ORDER BY due.position ROWS UNBOUNDED PRECEDING) AS upto
+    SELECT due.ctid, due.position, due.attempts + 1 AS attempts, {weight} AS weight,
+        sum({weight}) OVER (ORDER BY due.position ROWS UNBOUNDED PRECEDING) AS upto, e.created_at,
+        e.seq, e.type, e.source, e.id, e.subject, e.time, e.datacontenttype, e.dataschema, e.extensions, e.data
     FROM due LEFT JOIN LATERAL (SELECT * FROM {events} WHERE seq = due.event_seq LIMIT 1) e ON true
 ), claimed AS (
     UPDATE {dispatch} d
     SET lease_until = (SELECT now FROM clock) + $3::interval, lease_token = $1, attempts = d.attempts + 1
     -- Locked, so that nobody moves them.
     WHERE d.ctid = ANY (ARRAY(SELECT ctid FROM sized WHERE upto <= $4::bigint OR upto = weight))
-    RETURNING d.position, d.attempts
+), facts AS MATERIALIZED (
+    SELECT count(*) AS due, count(*) FILTER (WHERE taken) AS taken, max(upto) FILTER (WHERE taken) AS weight,
+        min(created_at) FILTER (WHERE taken) AS oldest, max(created_at) FILTER (WHERE taken) AS newest
+    FROM (SELECT upto, created_at, upto <= $4 OR upto = weight AS taken FROM sized) s
 )
 -- One row for what else there is to know, and one for each event: what stands in every row is sent and decoded in every row.
 -- Here `seq` and `size` are for how many microseconds the oldest and the newest of them have been on record.
 SELECT
     NULL::bigint AS position, NULL::int AS attempts,
-    (SELECT extract(epoch FROM (SELECT now FROM clock) - min(created_at)) * 1000000 FROM sized
-        WHERE upto <= $4 OR upto = weight)::bigint AS seq, NULL::text AS type, NULL::text AS source,
+    (extract(epoch FROM clock.now - oldest) * 1000000)::bigint AS seq, NULL::text AS type, NULL::text AS source,
     NULL::text AS id, NULL::text AS subject, NULL::bytea AS time, NULL::text AS datacontenttype, NULL::text AS dataschema,
     NULL::text AS extensions, NULL::bytea AS data,
-    (SELECT extract(epoch FROM (SELECT now FROM clock) - max(created_at)) * 1000000 FROM sized
-        WHERE upto <= $4 OR upto = weight)::bigint AS size,
+    (extract(epoch FROM clock.now - newest) * 1000000)::bigint AS size,
     b.subscriptions_version AS version,
     (SELECT min(s.due_at) - clock_timestamp() FROM {scheduled} s) AS scheduled_in,
     EXISTS (SELECT FROM {deliveries} w WHERE w.state IN ('pending', 'leased')) AS waiting,
     -- Claims go in order, so whatever is leased stands at the head. Asked only where nothing else is due.
-    CASE WHEN (SELECT count(*) FROM due) < {limit} THEN (
+    CASE WHEN facts.due < {limit} THEN (
         SELECT min(head.lease_until) - clock_timestamp()
         FROM (SELECT lease_until FROM {dispatch} ORDER BY position LIMIT 2000) head
         WHERE head.lease_until > (SELECT now FROM clock)
     ) END AS expires_in,
-    (SELECT max(upto) FROM sized WHERE upto <= $4 OR upto = weight) AS weight,
-    (SELECT count(*) FROM due) = {limit} OR EXISTS (SELECT FROM sized WHERE upto > $4 AND upto > weight) AS more,
-    (SELECT now FROM clock) AS now
+    facts.weight, facts.due = {limit} OR facts.taken < facts.due AS more, clock.now
 FROM {bus} b
 CROSS JOIN unsynced
+CROSS JOIN clock
+CROSS JOIN facts
 UNION ALL
 SELECT
-    c.position, c.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)),
+    e.position, e.attempts, e.seq, e.type, e.source, e.id, e.subject, timestamptz_send(coalesce(e.time, e.created_at)),
     e.datacontenttype, e.dataschema, {content}, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM claimed c
-JOIN sized e ON e.position = c.position AND e.seq IS NOT NULL
+FROM sized e
+WHERE (upto <= $4 OR upto = weight) AND seq IS NOT NULL
