@@ -52,7 +52,7 @@ def test_it_shows_what_a_terminal_shows(tmp_path: Path) -> None:
 
 
 def _open(screen: str) -> str | None:
-    """Return the screen once the receiver is given up and the others have everything; its columns are always as wide."""
+    """Return the screen once the receiver is given up and the others have everything; columns have one width."""
     settled = re.search(r"breaker open, \dm\d\ds left", screen) and "5 pending" in screen
     return screen if settled and not re.search("queued|leased|[1-4] pending", screen) else None
 
