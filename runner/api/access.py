@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..event import Event
 
-__all__ = ["Access", "Anybody", "Caller", "Need"]
+__all__ = ["Access", "Anybody", "Caller", "Need", "is_foreign"]
 
 Need = Literal["publish", "read", "events", "subscribe", "admin"]
 """The need of a route; `events` is to read events, of which a caller may see only some."""
@@ -70,7 +70,7 @@ class Anybody(Access, Caller):
 
     @override
     def admit(self, request: HTTPConnection, need: Need) -> Caller:
-        if request.scope["method"] not in _SAFE and _is_foreign(request):
+        if request.scope["method"] not in _SAFE and is_foreign(request):
             raise Problem(403, "forbidden", "a page of another origin changes nothing here without a token")
         return self
 
@@ -83,7 +83,7 @@ class Anybody(Access, Caller):
         return True
 
 
-def _is_foreign(request: HTTPConnection) -> bool:
+def is_foreign(request: HTTPConnection) -> bool:
     """Return whether a browser says that a page of another origin sends this (Fetch Metadata; RFC 6454 §7)."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:

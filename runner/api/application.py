@@ -29,8 +29,8 @@ ENDPOINTS = (*delivery_records.ENDPOINTS, *registry_records.ENDPOINTS, *event_re
 log = structlog.get_logger(__name__)
 
 
-def create(surface: Surface) -> ASGIApp:
-    """Return the ASGI application of one runner."""
+def create(surface: Surface, pages: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """Return the ASGI application of one runner; `pages` are the routes for people."""
     routes = [
         *publishing.routes(surface),  # first, for it is looked for the most
         *health.routes(surface),
@@ -38,6 +38,7 @@ def create(surface: Surface) -> ASGIApp:
         *stream.routes(surface),
         *[each.route(surface) for each in ENDPOINTS],
         *openapi.routes(surface, ENDPOINTS),
+        *pages,
     ]
     inner = ProblemAnswers(Router(routes, redirect_slashes=False), routes)
     return RootPath(HostGuard(inner, surface.options), surface.options.root_path)

@@ -6,6 +6,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
     from ..bus.bus import EventBus
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from ..storage import Storage
     from .listener import Listener
     from .process import Process
+    from .surface import Surface
 
 __all__ = ["Door"]
 
@@ -30,14 +34,17 @@ class Door:
         operations: Operations,
         storage: Storage,
         process: Process,
+        *,
+        pages: Callable[[Surface], Sequence[BaseRoute]] = lambda _: (),
     ) -> None:
-        """Args: options is the section `api` of the file; None without one."""
+        """Args: options is the section `api` of the file, None without one; pages returns the routes for people."""
         self._options = options
         self._deployment_id = deployment_id
         self._bus = bus
         self._operations = operations
         self._storage = storage
         self._process = process
+        self._pages = pages
         self._listener: Listener | None = None
         self._mounted = False
 
@@ -79,6 +86,5 @@ class Door:
         from .surface import Surface
 
         options = self._options or Api()
-        return create(
-            Surface.of(options, self._deployment_id, self._bus, self._operations, self._storage, self._process)
-        )
+        surface = Surface.of(options, self._deployment_id, self._bus, self._operations, self._storage, self._process)
+        return create(surface, self._pages(surface) if options.dashboard else ())

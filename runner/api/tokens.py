@@ -7,7 +7,6 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -107,9 +106,7 @@ class Tokens(Access):
 
     @override
     def admit(self, request: HTTPConnection, need: Need) -> Caller:
-        entry = self._entry_of(request.headers.getlist("authorization"), utcnow())
-        if entry is None:
-            raise self._refusal("" if request.client is None else request.client.host)
+        entry = self.check(_bearer(request.headers.getlist("authorization")), request)
         if not _allows(entry, need):
             scope = "read" if need == "events" else need
             raise Problem(
@@ -125,14 +122,26 @@ class Tokens(Access):
             )
         return TokenCaller(entry)
 
-    def _entry_of(self, values: Sequence[str], now: datetime) -> TokenEntry | None:
-        token = _bearer(values)
+    def check(self, token: bytes, request: HTTPConnection) -> TokenEntry:
+        """Return the entry of a token that is known and live. Raise a `Problem`: 401, or 429 after too many of them."""
+        entry = self.entry_of(token)
+        if entry is None:
+            raise self._refusal("" if request.client is None else request.client.host)
+        return entry
+
+    def entry_of(self, token: bytes) -> TokenEntry | None:
+        """Return the entry of a token; None for one that is unknown or has expired."""
         digest = hashlib.sha256(token).digest()
         found = None
-        for known, entry in self._entries:
-            if hmac.compare_digest(digest, known) and token and (entry.expires is None or now < entry.expires):
+        for known, entry in self.live():
+            if hmac.compare_digest(digest, known) and token:
                 found = entry
         return found
+
+    def live(self) -> Sequence[tuple[bytes, TokenEntry]]:
+        """Return the entries that have not expired, each with the SHA-256 of its token."""
+        now = utcnow()
+        return [(digest, each) for digest, each in self._entries if each.expires is None or now < each.expires]
 
     def _refusal(self, address: str) -> Problem:
         wait = self._failures.failed(address)

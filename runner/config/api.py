@@ -183,6 +183,9 @@ class Api(Model):
     metrics: bool = Field(
         default=True, description="Serve `/metrics`: without a token on the loopback, else to the scope `read`."
     )
+    dashboard: bool = Field(
+        default=True, description="Serve the dashboard at `/`, to tokens with the scope `read`; `admin` may act."
+    )
     reuse_port: bool = Field(default=False, description="Let several processes of one machine share the port.")
     tls: ApiTls | None = Field(default=None, description="TLS by files; null: none.")
 

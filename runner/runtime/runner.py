@@ -47,8 +47,10 @@ from .plan import Plan, function_subscription
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
+    from ..api.surface import Surface
     from ..service.background import Service
     from ..storage.contract.corrections import Rescheduled
     from ..strategies.stack import StrategyStack
@@ -123,7 +125,7 @@ class Runner:
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally))
         breakers, wakes = self.worker.breakers, strategies.wakes
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, self._watchdog, plan.retention)
-        self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process)
+        self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=_pages)
         self._started = False
         self._loop_guard = LoopGuard("runner")
 
@@ -370,3 +372,10 @@ class Runner:
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
         self._bus.notify(self._instance.id)
+
+
+def _pages(surface: Surface) -> Sequence[BaseRoute]:
+    """Return the routes of the dashboard, of which nothing is loaded before."""
+    from ..dashboard.site import routes
+
+    return routes(surface)

@@ -1,0 +1,72 @@
+"""The overview: how the deployment is, at a glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..service.histogram import Histogram
+from ..storage.contract.throughput import BUS
+from .view import Page, View
+
+if TYPE_CHECKING:
+    from ..diagnosis.status import Report, Snapshot, Subscribed
+
+__all__ = ["PAGES", "figures", "hearing", "worst"]
+
+_SHOWN = 12  # subscriptions on the overview
+
+
+async def _look(view: View) -> dict[str, Any]:
+    report = await view.glances.report()
+    return {"report": report, **_of(report)}
+
+
+def _of(report: Report) -> dict[str, Any]:
+    seen = report.snapshot
+    if seen is None:
+        return {"seen": None}
+    return {"seen": seen, "figures": figures(seen), "worst": worst(seen), "hearing": hearing(seen)}
+
+
+def figures(seen: Snapshot) -> dict[str, Any]:
+    """Return the figures of the last minutes: rates per second, durations in seconds."""
+    flows = [each.flow for each in seen.subscriptions]
+    delivered = sum(each.delivered for each in flows)
+    tried = delivered + sum(each.failed + each.dead for each in flows)
+    latency = Histogram.merged(each.latency for each in flows)
+    oldest = min((each.oldest_at for each in seen.subscriptions if each.oldest_at), default=seen.queue.oldest_at)
+    return {
+        "published": seen.throughput.rate(seen.throughput.of(BUS).published),
+        "delivered": seen.throughput.rate(delivered),
+        "success": delivered / tried if tried else None,
+        "latency": {share: latency.quantile(share / 100) for share in (50, 95, 99)},
+        "backlog": seen.queue.queued + sum(each.load.open for each in seen.subscriptions),
+        "dead": sum(each.load.dead for each in seen.subscriptions),
+        "oldest": oldest,
+        "scheduled": seen.queue.scheduled,
+    }
+
+
+def worst(seen: Snapshot) -> list[Subscribed]:
+    """Return the subscriptions that need a look first: those that fail, then the longest backlogs."""
+
+    def rank(each: Subscribed) -> tuple[bool, bool, int, int, str]:
+        ill = each.active and each.state not in ("active", "inactive")
+        return (not ill, not each.load.dead, -each.backlog, -each.flow.delivered, each.name)
+
+    return sorted((each for each in seen.subscriptions if each.active or each.backlog), key=rank)[:_SHOWN]
+
+
+def hearing(seen: Snapshot) -> list[tuple[str, int, int, str]]:
+    """Return each strategy with how many of its instances hear, of how many, and a detail of one that does not."""
+    told = [each for instance in seen.live for each in instance.strategies or ()]
+    found = []
+    for name in dict.fromkeys(each.name for each in told):
+        its = [each for each in told if each.name == name]
+        detail = next((each.detail for each in its if each.hears is False and each.detail), its[0].detail)
+        hears = -1 if all(each.hears is None for each in its) else sum(each.hears is True for each in its)
+        found.append((name, hears, len(its), detail))
+    return found
+
+
+PAGES = (Page(path="/", template="overview.html", look=_look),)

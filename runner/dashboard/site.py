@@ -1,0 +1,221 @@
+"""The site: every page behind the guard, and every error as a page."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, unquote
+
+import structlog
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from ..api.bodies import Bodies, ClientGone
+from ..api.problems import Problem, problem_of
+from . import actions, deliveries, events, overview, schedules, subscriptions, traces
+from .actions import Act, Outcome
+from .glances import Glances
+from .guard import Guard, LoginNeeded, Visitor
+from .pages import BASE, HEADERS, Urls, page, static
+from .view import Page, View
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+    from ..api.surface import Surface
+    from .actions import Action
+
+__all__ = ["PAGES", "Site", "routes"]
+
+log = structlog.get_logger(__name__)
+
+PAGES: tuple[Page, ...] = (
+    *overview.PAGES,
+    *subscriptions.PAGES,
+    *events.PAGES,
+    *deliveries.PAGES,
+    *schedules.PAGES,
+    *traces.PAGES,
+)
+
+_NOTICE = "runner-notice"  # the cookie that carries what was done to the next page
+_FIELDS = 100  # of a form
+
+Handler = Callable[["Request"], Awaitable[Response]]
+
+
+def routes(surface: Surface) -> Sequence[BaseRoute]:
+    """Return the routes of the dashboard."""
+    return Site(surface).routes()
+
+
+class Site:
+    """The pages of one runner."""
+
+    def __init__(self, surface: Surface) -> None:
+        """Show what `surface` has."""
+        self._surface = surface
+        self._guard = Guard(surface)
+        self._glances = Glances(surface.storage)
+        self._bodies = Bodies(surface.options.limits.body)
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes."""
+        fixed = [
+            self._route("/static/{name}", self._static),
+            self._route("/login", self._login),
+            self._route("/login", self._log_in, method="POST"),
+            self._route("/logout", self._log_out, method="POST"),
+        ]
+        acts = [self._route(each.path, self._acting(each), method="POST") for each in actions.ACTIONS]
+        return [*fixed, *acts, *[self._route(each.path, self._showing(each)) for each in PAGES]]
+
+    def _route(self, path: str, handle: Handler, method: str = "GET") -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ClientGone:
+                raise
+            except LoginNeeded:
+                return self._to_login(request)
+            except Exception as error:
+                return self._fault(request, error)
+
+        return Route("/" if path == "/" else BASE + path, answer, methods=[method])
+
+    def _showing(self, shown: Page) -> Handler:
+        async def show(request: Request) -> Response:
+            visitor = self._guard.visitor(request)
+            notice = unquote(request.cookies.get(_NOTICE, ""))
+            view = View.of(request, self._surface, self._glances, visitor, shown.query, notice)
+            context = view.context() | dict(await shown.look(view))
+            answer = page(shown.template, **context)
+            self._guard.keep(request, answer, visitor.cookie)
+            if notice:
+                answer.delete_cookie(_NOTICE, view.url.root or "/", httponly=True, samesite="strict")
+            return answer
+
+        return show
+
+    def _acting(self, action: Action) -> Handler:
+        async def act(request: Request) -> Response:
+            visitor = self._guard.visitor(request)
+            form = await self._form(request)
+            self._guard.check_form(request, visitor, form)
+            if not visitor.acts:
+                raise Problem(403, "forbidden", f"the token {visitor.name!r} has not the scope admin")
+            view = View.of(request, self._surface, self._glances, visitor, (), "")
+            asked = Act(view=view, form=form)
+            if action.ask is not None and not form.get("confirm"):
+                question = await action.ask(asked)
+                kept = {name: form[name] for name in action.fields if name in form}
+                return page("question.html", **view.context(), question=question, action=request.url.path, kept=kept)
+            return self._done(await action.do(asked), view)
+
+        return act
+
+    def _done(self, outcome: Outcome, view: View) -> Response:
+        answer = RedirectResponse(outcome.to, 303, headers=HEADERS)
+        root = view.url.root or "/"
+        answer.set_cookie(_NOTICE, quote(outcome.text), max_age=30, path=root, httponly=True, samesite="strict")
+        return answer
+
+    async def _form(self, request: Request) -> dict[str, str]:
+        """Return the fields of a form. Raise a `Problem` for anything else."""
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+            raise Problem(415, "unsupported-media-type", "expected a form")
+        content = await self._bodies.read(request.headers, request.receive)
+        try:
+            text = content.decode("ascii")
+            return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_FIELDS))
+        except ValueError:
+            raise Problem(400, "invalid-body", "expected a form in UTF-8") from None
+
+    async def _static(self, request: Request) -> Response:
+        return static(request.path_params["name"], fresh="v" not in request.query_params)
+
+    async def _login(self, request: Request) -> Response:
+        return self._login_page(request, request.query_params.get("next", ""))
+
+    def _login_page(self, request: Request, after: str, status: int = 200, fault: str = "") -> Response:
+        urls = Urls(request.scope.get("root_path") or "")
+        context = {"deployment": self._surface.deployment_id, "url": urls, "after": after, "fault": fault}
+        return page("login.html", status, **context)
+
+    async def _log_in(self, request: Request) -> Response:
+        form = await self._form(request)
+        self._guard.check_origin(request)
+        after = form.get("next", "")
+        try:
+            cookie = self._guard.log_in(request, form.get("token", "").strip())
+        except Problem as problem:
+            fault = _LOGIN_FAULTS.get(problem.status, problem.detail)
+            answer = self._login_page(request, after, problem.status, fault)
+            if "retry-after" in problem.headers:
+                answer.headers["retry-after"] = problem.headers["retry-after"]
+            return answer
+        answer = RedirectResponse(_local(after, request) or Urls(_root(request))(), 303, headers=HEADERS)
+        self._guard.keep(request, answer, cookie)
+        return answer
+
+    async def _log_out(self, request: Request) -> Response:
+        visitor = self._guard.visitor(request)
+        self._guard.check_form(request, visitor, await self._form(request))
+        answer = RedirectResponse(Urls(_root(request))("login"), 303, headers=HEADERS)
+        self._guard.keep(request, answer, "")
+        return answer
+
+    def _to_login(self, request: Request) -> Response:
+        """Send a visitor to the form, and back afterwards."""
+        urls = Urls(_root(request))
+        here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":
+            # By a link of another site the cookie does not come along; from this page it does.
+            return page("again.html", deployment=self._surface.deployment_id, url=urls, here=here)
+        after = here if request.method == "GET" else ""
+        return RedirectResponse(urls("login", next=after), 303, headers=HEADERS)
+
+    def _fault(self, request: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        if problem.status == 500:
+            log.error("request failed", path=request.url.path, error=type(error).__name__)
+        urls = Urls(_root(request))
+        visitor: Visitor | None = None
+        with contextlib.suppress(LoginNeeded, Problem):
+            visitor = self._guard.visitor(request)
+        answer = page(
+            "fault.html",
+            problem.status,
+            deployment=self._surface.deployment_id,
+            url=urls,
+            visitor=visitor,
+            title=problem.name.replace("-", " "),
+            detail=problem.detail,
+            code=problem.status,
+        )
+        for name, value in problem.headers.items():
+            answer.headers[name] = value
+        return answer
+
+
+_LOGIN_FAULTS = {
+    401: "This token is unknown or has expired.",
+    429: "Too many failed logins from this address. Wait a minute, then try again.",
+}
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("root_path") or "")
+
+
+def _local(after: str, request: Request) -> str | None:
+    """Return an address of ours to go to; None for any other, which somebody else may have put there."""
+    root = _root(request)
+    inside = after.startswith(f"{root}{BASE}/") or after.partition("?")[0] == f"{root}/"
+    if not inside or not after.isascii() or not after.isprintable() or "\\" in after or ".." in after:
+        return None
+    return None if after.startswith("//") else after

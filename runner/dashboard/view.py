@@ -1,0 +1,97 @@
+"""Views: a page that is looked at, and all that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..api.parameters import parameters
+from ..service.clock import utcnow
+from .guard import CSRF
+from .pages import Urls
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from starlette.requests import Request
+
+    from ..api.surface import Surface
+    from .glances import Glances
+    from .guard import Visitor
+
+__all__ = ["Page", "View"]
+
+
+class Query(dict[str, str]):
+    """The parameters of a page; one that is not set is empty."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """
+    One look at a page.
+
+    Attributes:
+        query: the parameters that are set.
+        now: the clock of this process, for relative times.
+    """
+
+    surface: Surface
+    glances: Glances
+    visitor: Visitor
+    url: Urls
+    path: Mapping[str, Any]
+    query: Query = field(default_factory=Query)
+    now: datetime = field(default_factory=utcnow)
+    notice: str = ""
+
+    @classmethod
+    def of(
+        cls, request: Request, surface: Surface, glances: Glances, visitor: Visitor, known: tuple[str, ...], notice: str
+    ) -> View:
+        """Return the view of a request; raise a `Problem` for a parameter that is not known."""
+        given = parameters(request.scope["query_string"], known)
+        return cls(
+            surface=surface,
+            glances=glances,
+            visitor=visitor,
+            url=Urls(request.scope.get("root_path") or ""),
+            path=request.path_params,
+            query=Query((name, value.strip()) for name, [value] in given.items() if value.strip()),
+            notice=notice,
+        )
+
+    def context(self) -> dict[str, Any]:
+        """Return what every template is given."""
+        return {
+            "deployment": self.surface.deployment_id,
+            "visitor": self.visitor,
+            "url": self.url,
+            "now": self.now,
+            "csrf_field": CSRF,
+            "csrf": self.visitor.csrf,
+            "notice": self.notice,
+            "query": self.query,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """
+    A page.
+
+    Attributes:
+        path: of its route; what follows `BASE`, or `/` alone.
+        template: made with what `look` returns.
+        look: reads what is on it. Raise `NotFound`, or a `Problem`.
+        query: the parameters that it knows.
+    """
+
+    path: str
+    template: str
+    look: Callable[[View], Awaitable[Mapping[str, Any]]]
+    query: tuple[str, ...] = ()
