@@ -1,9 +1,75 @@
-"""Stub."""
+"""The pages of deliveries: dead letters with the reason, and one delivery with every attempt."""
 
 from __future__ import annotations
 
-from .view import Page
+import re
+from typing import Any
+
+from ..api.parameters import bad_parameter, moment
+from ..delivery import DeliveryState
+from ..diagnosis.why import why
+from ..operations import DeliveryRef
+from ..storage.contract.records import DeliveryQuery
+from .events import Way, page_size
+from .view import Page, View
 
 __all__ = ["PAGES"]
 
-PAGES: tuple[Page, ...] = ()
+_PLACE = re.compile(r"([0-9]{1,18})~(.{1,300})", re.ASCII | re.DOTALL)
+
+
+async def _dead(view: View) -> dict[str, Any]:
+    return await _listed(view, DeliveryState.DEAD)
+
+
+async def _list(view: View) -> dict[str, Any]:
+    state = view.query["state"] or "pending"
+    if state not in list(DeliveryState):
+        raise bad_parameter("state", f"expected one of: {', '.join(DeliveryState)}")
+    return await _listed(view, DeliveryState(state))
+
+
+async def _listed(view: View, state: DeliveryState) -> dict[str, Any]:
+    operations = view.surface.operations
+    asked: dict[str, Any] = {name: view.query[name] for name in ("subscription", "type") if name in view.query}
+    asked |= {name: moment(name, view.query[name]) for name in ("since", "until") if name in view.query}
+    query = DeliveryQuery(state=state, **asked, before=_before(view), limit=page_size + 1)
+    found = [each async for each in operations.records.deliveries(await operations.query(query))]
+    last = found[page_size - 1] if len(found) > page_size else None
+    return {
+        "deliveries": found[:page_size],
+        "following": None if last is None else f"{last.seq}~{last.subscription}",
+        "filtered": bool(asked),
+        "newest": {name: value for name, value in view.query.items() if name != "before"},
+        "state_shown": state.value,
+        "states": [each.value for each in DeliveryState],
+    }
+
+
+def _before(view: View) -> tuple[int, str] | None:
+    """Return the delivery that the page goes on below; None for the first page. Raise a `Problem`."""
+    if "before" not in view.query:
+        return None
+    found = _PLACE.fullmatch(view.query["before"])
+    if found is None or "\0" in found[2]:
+        raise bad_parameter("before", "expected the place of a delivery")
+    return int(found[1]), found[2]
+
+
+async def _show(view: View) -> dict[str, Any]:
+    which = DeliveryRef(str(view.path["seq"]), view.path["subscription"])
+    operations = view.surface.operations
+    event = await operations.records.event(which.event)
+    delivery, attempts = await operations.delivery(which)
+    hold = await view.surface.storage.overview.hold(event.seq, which.subscription)
+    answer = why(event, hold, await operations.records.instances())
+    return {"event": event, "ways": [Way(delivery, attempts, answer)], "more": False, "others": ()}
+
+
+_FILTERS = ("subscription", "type", "since", "until", "before")
+
+PAGES = (
+    Page(path="/dead-letters", template="dead_letters.html", look=_dead, query=_FILTERS),
+    Page(path="/deliveries", template="deliveries.html", look=_list, query=(*_FILTERS, "state")),
+    Page(path="/deliveries/{seq:int}/{subscription}", template="delivery.html", look=_show),
+)

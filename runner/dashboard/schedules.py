@@ -1,9 +1,53 @@
-"""Stub."""
+"""The pages of schedules: all of them, and one with its next runs and its last ones."""
 
 from __future__ import annotations
 
-from .view import Page
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ..operations.shapes import plan_json
+from ..storage.contract.records import EventQuery
+from .view import Page, View
+
+if TYPE_CHECKING:
+    from ..policies.schedule import Schedule
 
 __all__ = ["PAGES"]
 
-PAGES: tuple[Page, ...] = ()
+_NEXT = 10
+_LAST = 20
+_LOOKED = 200  # events of the source of a schedule, of which others may have the same
+
+
+async def _list(view: View) -> dict[str, Any]:
+    return {"schedules": await view.surface.operations.schedules.all()}
+
+
+async def _show(view: View) -> dict[str, Any]:
+    name, operations = view.path["name"], view.surface.operations
+    one = await operations.schedules.one(name)
+    event = one.schedule.event
+    query = EventQuery(type=event.type, source=one.schedule.source, limit=_LOOKED, data=False)
+    mine = [each async for each in operations.records.events(query) if each.event.id.startswith(f"{name}/")]
+    return {
+        "one": one,
+        "upcoming": await operations.schedules.upcoming(name, _NEXT),
+        "events": mine[:_LAST],
+        "plan": _plan(one.schedule),
+    }
+
+
+def _plan(schedule: Schedule) -> list[tuple[str, str]]:
+    """Return what a schedule says, one line for each key that is set."""
+    lines = []
+    for name, value in plan_json(schedule).items():
+        if name != "name" and value not in (None, [], {}, False):
+            lines.append((name, value if isinstance(value, str) else orjson.dumps(value).decode()))
+    return lines
+
+
+PAGES = (
+    Page(path="/schedules", template="schedules.html", look=_list),
+    Page(path="/schedules/{name}", template="schedule.html", look=_show),
+)
