@@ -41,6 +41,7 @@ __all__ = [
     "open_operations",
     "open_publishing",
     "open_storage",
+    "open_strategies",
     "read",
     "retention_of",
     "type_schemas",
@@ -194,6 +195,11 @@ async def open_operations(
             if changed.is_set():
                 async with outgoing as strategies:
                     await strategies.notify(new_id())
+
+
+def open_strategies(config: Config) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
+    """Open the strategies of `config` in a process without a worker: they send and hear, and wake nothing."""
+    return _outgoing(config, None)
 
 
 def _outgoing(

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError, RunnerError, readable
+from ..errors import ConfigError, RunnerError
 from .options import config_option, json_option, load
 from .output import print_json, print_line, tell
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..nats.options import BrokerOptions
 
 __all__ = ["check"]
 
-_LOOKS, _PAUSE = 200, 0.025  # seconds between two looks whether NATS is connected
+_PATIENCE = 5.0  # seconds until NATS counts as away
 
 
 @click.command()
@@ -115,6 +114,7 @@ def _plan(config: Config) -> Iterator[str]:
 async def _connect(config: Config, found: _Online, show: Callable[[str], object]) -> None:
     """Check every server and show its state; raise afterwards what keeps a runner from starting."""
     from ..builder import nats_subjects
+    from ..doctor.brokers import look_at_broker
 
     failure: RunnerError | None = None
     try:
@@ -125,7 +125,8 @@ async def _connect(config: Config, found: _Online, show: Callable[[str], object]
         failure = error
     complaints: list[str] = []
     for options, subjects in nats_subjects(config).items():
-        server = await _nats(config, options, subjects)
+        facts = await look_at_broker(config, options, subjects, name="runner check", patience=_PATIENCE)
+        server = asdict(facts)
         found.nats.append(server)
         if server["server"] is None:
             show(f"nats           {server['error']}")
@@ -160,39 +161,3 @@ def _tables_line(*, current: str | None, pending: Sequence[str], owner: str | No
     tables = "not migrated" if current is None else f"at {current}"
     state = f"pending: {', '.join(pending)}" if pending else "up to date"
     return f"{tables}, {state}, owner: {owner or 'nobody yet'}"
-
-
-async def _nats(config: Config, options: BrokerOptions, subjects: Sequence[str]) -> dict[str, Any]:
-    """
-    Return the state of a connection.
-
-    With it for each subject the reason why NATS would refuse messages to it, and for each sink of JetStream why no
-    stream would store them as the file says.
-    """
-    from ..builder import nats_sinks
-    from ..errors import StrategyError
-    from ..nats.connection import Broker
-
-    broker = Broker(options, name="runner check")
-    await broker.start()
-    try:
-        for _ in range(_LOOKS):
-            if broker.connected:
-                break
-            await asyncio.sleep(_PAUSE)
-        else:
-            return {"server": None, "error": readable(broker.last_error), "subjects": {}, "streams": {}}
-        refusals: dict[str, str | None] = dict.fromkeys(subjects)
-        for subject in subjects:
-            try:
-                await broker.try_publish(subject)
-            except StrategyError as error:
-                refusals[subject] = readable(str(error))
-        streams = {
-            name: [readable(each) for each in await stream.complaints(examples)]
-            for name, sink, examples in nats_sinks(config, options)
-            if (stream := sink.streams(broker, config.deployment_id)) is not None
-        }
-        return {"server": broker.server, "error": None, "subjects": refusals, "streams": streams}
-    finally:
-        await broker.stop()

@@ -41,13 +41,13 @@ VERBS = {
     "cron": "cron",
     "instances": "instances",
     "prune": "prune",
+    "doctor": "doctor",
     "bench": "bench",
 }
 
 # verbs that people try, and what there is instead
 _INSTEAD = {
     "top": "`runner status` shows the same once: watch -n 2 runner status",
-    "doctor": "`runner status` has the verdict on the deployment and its cures, `runner check --online` on the file",
 }
 
 

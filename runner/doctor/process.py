@@ -1,0 +1,150 @@
+"""The surroundings of a process: its log, its open files, and the files that hold its secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import select
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..config import Config, advice
+from ..log.redaction import redacted
+from .disk import free_space, kind_of
+from .postgres import size
+from .thresholds import Thresholds
+from .verdict import Finding, fault, fine, warning
+
+__all__ = ["judge_config", "judge_files", "judge_log", "judge_open_files", "judge_tokens"]
+
+_SECRET_FILE = re.compile(r"\$\{file:([^}]+)\}")
+_SPARE = 64  # open files besides connections: modules, sockets of the API, the log
+
+
+def judge_config(config: Config) -> Iterator[Finding]:
+    """Yield what is odd in a valid file."""
+    odd = advice(config)
+    for each in odd:
+        place, _, rest = each.partition(": ")
+        what, _, cure = rest.rpartition("; ")
+        yield warning("configuration", "odd", f"{place}: {what or rest}", cure if what else "see docs/configuration.md")
+    if not odd:
+        parts = {"sink": config.sinks, "subscription": config.subscriptions, "schedule": config.schedules}
+        counts = ", ".join(f"{len(each)} {name}{'' if len(each) == 1 else 's'}" for name, each in parts.items())
+        yield fine("configuration", f"{config.file}: deployment {config.deployment_id}, {counts}")
+
+
+def judge_files(config: Config) -> Iterator[Finding]:
+    """Yield whether others on this machine can read the secrets, or change what is run."""
+    path = Path(config.file)
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    found = []
+    if mode & stat.S_IWOTH:
+        measured = f"{path} can be changed by every user of this machine (mode {mode & 0o777:04o})"
+        found.append(fault("permissions", "writable", measured, f"chmod o-w {path}"))
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if redacted(line) != line]
+    if lines and mode & stat.S_IROTH:
+        measured = (
+            f"{path}:{lines[0]} holds a secret, and every user of this machine can read it (mode {mode & 0o777:04o})"
+        )
+        cure = f"chmod 600 {path}, or keep the secret elsewhere: ${{VAR}} or ${{file:/path}}"
+        found.append(warning("permissions", "readable", measured, cure))
+    secrets = [path.absolute().parent / name for name in dict.fromkeys(_SECRET_FILE.findall(text))]
+    found += [finding for each in secrets if (finding := _readable(each)) is not None]
+    yield from found
+    if not found:
+        kept = f", {len(secrets)} secret files" if secrets else ""
+        yield fine("permissions", f"{path} has mode {mode & 0o777:04o}{' and holds secrets' if lines else ''}{kept}")
+
+
+def _readable(path: Path) -> Finding | None:
+    """Return that every user can read a file of a secret; of one in memory, as containers have it, they cannot."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None  # the configuration has said so
+    if not mode & stat.S_IROTH or kind_of(path) in ("tmpfs", "ramfs"):
+        return None
+    measured = f"every user of this machine can read the secret in {path} (mode {mode & 0o777:04o})"
+    return warning("permissions", "readable", measured, f"chmod 600 {path}", str(path))
+
+
+def judge_log(descriptor: int, limits: Thresholds) -> Iterator[Finding]:
+    """Yield whether a log on this descriptor would be written: that of this process, where a service's goes."""
+    cure = "mend what reads it, or send it elsewhere; deliveries go on meanwhile, but the log is lost"
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        yield warning("log", "closed", "standard error is closed: nothing is logged", "start the process with 2>FILE")
+        return
+    if stat.S_ISREG(mode):
+        yield from _judge_log_file(descriptor, limits)
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    events = dict(poll.poll(1000)).get(descriptor, 0)
+    if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+        yield warning("log", "unread", "the reader of standard error has gone", cure)
+    elif not events & select.POLLOUT:
+        yield warning("log", "blocked", "standard error is full, and its reader reads nothing: the log blocks", cure)
+    elif stat.S_ISCHR(mode) and not os.isatty(descriptor) and (reason := _unwritable(descriptor)):
+        yield fault("log", "unwritable", f"standard error cannot be written: {reason}", cure)
+    else:
+        kind = "a terminal" if os.isatty(descriptor) else "a pipe or socket" if not stat.S_ISCHR(mode) else "a device"
+        yield fine("log", f"standard error is {kind}, and takes lines")
+
+
+def _judge_log_file(descriptor: int, limits: Thresholds) -> Iterator[Finding]:
+    space = free_space(Path(f"/proc/self/fd/{descriptor}"))
+    if space is not None and space[0] < limits.free:
+        measured = f"standard error is a file on a disk with {size(space[0])} free: the log will be lost"
+        yield fault("log", "disk_full", measured, "make room, or send the log elsewhere")
+    else:
+        yield fine("log", "standard error is a file" + ("" if space is None else f", with {size(space[0])} free"))
+
+
+def _unwritable(descriptor: int) -> str:
+    try:
+        os.write(descriptor, b"\n")
+    except OSError as error:
+        return (error.strerror or type(error).__name__).lower()
+    return ""
+
+
+def judge_open_files(config: Config) -> Iterator[Finding]:
+    """Yield whether the process may open as many files as it would at full load."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = config.worker.concurrency + config.storage.pool + _SPARE
+    if soft != resource.RLIM_INFINITY and soft < need:
+        measured = f"{soft} may be open, and {need} can be needed (worker.concurrency, storage.pool)"
+        cure = "raise the limit (LimitNOFILE=, ulimit -n), or lower worker.concurrency"
+        yield warning("open files", "open_files", measured, cure)
+    else:
+        yield fine(
+            "open files", f"{soft if soft != resource.RLIM_INFINITY else 'any number'} may be open, {need} needed"
+        )
+
+
+def judge_tokens(config: Config, limits: Thresholds) -> Iterator[Finding]:
+    """Yield which tokens of the API have ended, or soon will."""
+    if config.api is None or not config.api.tokens:
+        return
+    now, found = datetime.now(UTC), []
+    for name in dict.fromkeys(each.name for each in config.api.tokens):
+        ends = [each.expires for each in config.api.tokens if each.name == name]
+        last = None if None in ends else max(end for end in ends if end is not None)
+        if last is None or last - now > limits.expiry:
+            continue
+        how = "ended" if last <= now else "ends"
+        measured = f"the last token of {name!r} {how} at {last:%Y-%m-%dT%H:%M:%SZ}"
+        cure = "add a second token of that name to api.tokens, and give it to its user before the old one ends"
+        found.append(warning("tokens", "token_ends", measured, cure, name))
+    yield from found
+    if not found:
+        yield fine("tokens", f"{len(config.api.tokens)}, none of them about to end")
