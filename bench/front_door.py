@@ -35,6 +35,7 @@ _EMPTY = """
 import asyncio, sys
 from pathlib import Path
 from runner.api.listener import Listener
+from runner.api.sockets import listen
 from runner.config import load_config
 from runner.service.watchdog import Watchdog
 
@@ -48,7 +49,8 @@ async def app(scope, receive, send):
 async def main():
     watchdog = Watchdog()
     await watchdog.start()
-    await Listener(app, load_config(sys.argv[1]).api, watchdog).start()
+    api = load_config(sys.argv[1]).api
+    await Listener(api, watchdog, await listen(api)).start(app)
     print("started", flush=True)
     await asyncio.Event().wait()
 

@@ -69,10 +69,13 @@ class Door:
             ConfigError: a file of `api.tls` cannot be used.
         """
         if self._options is not None and not self._mounted and self._listener is None:
+            from .sockets import listen
+
+            sockets = await listen(self._options)  # a taken address is reported before anything else is loaded
             from .listener import Listener
 
-            self._listener = Listener(self._application(), self._options, self._process.watchdog)
-            await self._listener.start()
+            self._listener = Listener(self._options, self._process.watchdog, sockets)
+            await self._listener.start(self._application())
 
     async def stop(self, grace: timedelta) -> None:
         """Take no more requests, and give those that run up to `grace` to finish. Idempotent."""

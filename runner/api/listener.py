@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,10 +14,13 @@ import uvicorn
 from ..errors import ConfigError
 from ..service.background import spawn
 from .connection import Connection
-from .sockets import address_of, listen, unlink
+from .sockets import address_of, unlink
 from .stand_in import StandIn
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
     from starlette.types import ASGIApp
 
     from ..config.api import Api
@@ -33,35 +35,26 @@ _KEEP_ALIVE = 75  # seconds between two requests of a connection
 
 class Listener:
     """
-    Serve an ASGI application where the file says.
+    Serve an ASGI application on sockets that listen where the file says.
 
     While the event loop is blocked, a thread answers in its place (`StandIn`).
     """
 
-    def __init__(self, app: ASGIApp, options: Api, watchdog: Watchdog) -> None:
+    def __init__(self, options: Api, watchdog: Watchdog, sockets: Sequence[socket.socket]) -> None:
+        """Args: sockets are closed by `stop()`; see `listen()`."""
         self._options = options
         self._watchdog = watchdog
-        self._app = app
+        self._sockets = list(sockets)
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._sockets: list[socket.socket] = []
         self._stand_ins: list[StandIn] = []
-        self._inode = 0
+        self._inode = options.place.path.stat().st_ino if options.place.path is not None else 0
         self.addresses: list[str] = []
 
-    async def start(self) -> None:
-        """
-        Listen, and serve in the background from then on.
-
-        Raises:
-            ListenError: the address is taken, or not to be had.
-            ConfigError: a file of `api.tls` cannot be used.
-        """
+    async def start(self, app: ASGIApp) -> None:
+        """Serve in the background from now on. Raise `ConfigError` if a file of `api.tls` cannot be used."""
         options = self._options
-        server = uvicorn.Server(self._config())
-        self._sockets = await listen(options)
-        if options.place.path is not None:
-            self._inode = options.place.path.stat().st_ino
+        server = uvicorn.Server(self._config(app))
         self._stand_ins = [StandIn(each, tls=options.tls is not None) for each in self._sockets]
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup(sockets=self._sockets)
@@ -77,21 +70,22 @@ class Listener:
         self._watchdog.on_blocked = None
         for each in self._stand_ins:
             each.close()
-        if server is None or self._serving is None:
-            return
-        server.should_exit = True
-        await asyncio.wait({self._serving})
-        server.config.timeout_graceful_shutdown = max(1, round(grace.total_seconds()))
-        await server.shutdown(sockets=self._sockets)
+        if server is not None and self._serving is not None:
+            server.should_exit = True
+            await asyncio.wait({self._serving})
+            server.config.timeout_graceful_shutdown = max(1, round(grace.total_seconds()))
+            await server.shutdown(sockets=self._sockets)
+        for listening in self._sockets:
+            listening.close()
         if self._options.place.path is not None:
             unlink(self._options.place.path, self._inode)
 
-    def _config(self) -> uvicorn.Config:
+    def _config(self, app: ASGIApp) -> uvicorn.Config:
         # What it has to say at `info` is of no interest, and its traceback of an error may hold anything.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         tls = self._options.tls
         config = uvicorn.Config(
-            self._app,
+            app,
             http=Connection,
             ws="none",
             lifespan="off",

@@ -81,6 +81,7 @@ class Pruner:
             self._after = pruned.after
             total += pruned.events
             report(pruned.events)
+            self.loop.progressed()
             if pruned.ended:
                 break
             await wait_for(self._ending, timedelta(seconds=monotonic() - began))
@@ -101,6 +102,8 @@ class Pruner:
     async def _prune_counters(self) -> None:
         while self._throughput is not None and not self._ending.is_set():
             began = monotonic()
-            if await self._throughput.prune(KEPT, self._page) < self._page:
+            pruned = await self._throughput.prune(KEPT, self._page)
+            self.loop.progressed()
+            if pruned < self._page:
                 break
             await wait_for(self._ending, timedelta(seconds=monotonic() - began))

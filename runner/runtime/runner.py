@@ -256,7 +256,9 @@ class Runner:
             await self._pruner.start()
             loops += [*self.worker.loops, self._scheduler.loop, self._pruner.loop]
         self._heartbeat.start()
-        self._lifecycle.start()
+        if self._plan.lifecycle:
+            self._lifecycle.start()
+            loops.append(self._lifecycle.loop)
         self._started = True
         self._vitals.running(loops)
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)

@@ -110,6 +110,11 @@ class Background:
         """Seconds for which the step has hung or kept failing; zero between two steps and at rest."""
         return 0.0 if self._began is None else monotonic() - self._began
 
+    def progressed(self) -> None:
+        """Note that the step has done a part of its work: one of many parts may take long, and is not stuck."""
+        if self._began is not None:
+            self._began = monotonic()
+
     async def rest(self, wait: Awaitable[T]) -> T:
         """Await `wait` without counting as stalled."""
         self._began = None

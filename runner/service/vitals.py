@@ -8,13 +8,13 @@ from enum import StrEnum
 from time import monotonic
 from typing import Protocol
 
-__all__ = ["INTERVAL", "INTERVALS", "Loop", "Phase", "Vitals", "faults"]
+__all__ = ["INTERVAL", "STUCK", "Loop", "Phase", "Vitals", "faults"]
 
 INTERVAL = 10.0
 """Seconds between two beats of an instance, the slowest rhythm of a loop that does not sleep for want of work."""
 
-INTERVALS = 3
-"""How many of them a loop may miss."""
+STUCK = 2 * INTERVAL
+"""Seconds for which a step may hang: less than three intervals, so that a probe that comes with the third sees it."""
 
 
 class Phase(StrEnum):
@@ -107,6 +107,5 @@ def faults(loops: Iterable[Loop], answering: float | None) -> list[str]:
     Args:
         answering: seconds for which the store has answered without a break; None while it does not.
     """
-    limit = INTERVAL * INTERVALS
     patience = 0.0 if answering is None else answering
-    return [loop.name for loop in loops if not loop.alive or min(loop.stalled, patience) > limit]
+    return [loop.name for loop in loops if not loop.alive or min(loop.stalled, patience) > STUCK]

@@ -45,16 +45,16 @@ class Expiry:
         self._wake = wake
         self._every = every
         self._ending = asyncio.Event()
-        self._loop = Background("expiry", self._look, nudge=self._ending.set)
+        self.loop = Background("expiry", self._look, nudge=self._ending.set)
 
     def start(self) -> None:
         """Start the loop."""
         self._ending.clear()
-        self._loop.start()
+        self.loop.start()
 
     async def stop(self) -> None:
         """Stop the loop. Idempotent."""
-        await self._loop.stop()
+        await self.loop.stop()
 
     async def _look(self) -> None:
         """End what there is to end, and sleep until the next event expires."""
@@ -67,4 +67,4 @@ class Expiry:
         if claim.due_now:
             self._wake()
         wait = self._every if claim.again_in is None else min(self._every, max(_LEAST, claim.again_in))
-        await self._loop.rest(wait_for(self._ending, wait))
+        await self.loop.rest(wait_for(self._ending, wait))

@@ -73,3 +73,4 @@ class Orphans:
             if not claimed:
                 return
             await self._writer.written()
+            self.loop.progressed()

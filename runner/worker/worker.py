@@ -112,7 +112,7 @@ class Worker:
         self._watch = Background("watch", self._watch_once, every=_WATCH)
         self._renew = Background("renew", leases.renew, every=lease.total_seconds() / 3)
         self._claiming = (self.dispatcher.loop, self._backlog.loop, self._watch, self._renew)
-        self.loops = (*self._claiming, self._breaker_sync.loop, self._orphans.loop)
+        self.loops = (*self._claiming, self._breaker_sync.loop, self._orphans.loop, self._expiry.loop)
 
     def wake(self) -> None:
         """Look for work now. Cheap, and safe to call at any time from the event loop."""

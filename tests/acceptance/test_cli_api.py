@@ -46,6 +46,31 @@ def test_a_port_that_is_taken_ends_it_with_the_cure(deployment: Deployment) -> N
     assert complaint.splitlines()[-1].startswith(expected)
 
 
+def test_a_port_that_is_taken_is_told_before_anything_is_waited_for_or_loaded(deployment: Deployment) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        away = Deployment(deployment.directory, "postgresql://nobody@127.0.0.1:1/none")
+        away.write(more=f"api: {{listen: '127.0.0.1:{taken.getsockname()[1]}'}}\n")
+        done = run_python(_START + f"print([name for name in {OURS!r} if name in sys.modules])", cwd=away.directory)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["ListenError", "[]"]
+    assert "waiting for the store" not in done.stderr
+
+
+_START = """
+import asyncio, sys
+from runner import load
+from runner.errors import ListenError
+async def main():
+    runner = load("runner.yaml")
+    try:
+        await runner.start()
+    except ListenError:
+        print("ListenError")
+    await runner.stop()
+asyncio.run(main())
+"""
+
+
 def test_a_reload_to_a_port_that_is_taken_goes_back(deployment: Deployment) -> None:
     with started(deployment) as runner, socket.create_server(("127.0.0.1", 0)) as taken:
         deployment.write(more=f"api: {{listen: '127.0.0.1:{taken.getsockname()[1]}'}}\n")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from time import monotonic
+
+import pytest
 
 from runner.periodic.pruner import Pruner
 from runner.storage.contract.archive import Pruned, Retention
@@ -62,6 +66,25 @@ async def test_a_page_that_fails_is_tried_again() -> None:
     await eventually(lambda: len(archive.asked) >= 4)
     await pruner.stop()
     assert archive.asked[:4] == [0, 0, 0, 2]
+
+
+async def test_a_pass_of_many_pages_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page is a sign of life: a pass over millions of events takes longer than a step may hang."""
+    archive, seen = Archive(set(), last=50), list[float]()
+    pruner = Pruner(archive, WEEK, every=SOON, page=1)
+
+    async def page(*arguments: object, **options: bool) -> Pruned:
+        await asyncio.sleep(0.002)
+        seen.append(pruner.loop.stalled)
+        return await Archive.prune(archive, WEEK, archive.asked[-1] + 1 if archive.asked else 0, 1)
+
+    monkeypatch.setattr(archive, "prune", page)
+    began = monotonic()
+    await pruner.start()
+    await eventually(lambda: len(seen) >= 40)
+    took = monotonic() - began
+    await pruner.stop()
+    assert sorted(seen)[20] < took / 5
 
 
 async def test_what_is_kept_for_ever_is_not_looked_at() -> None:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runner.service.vitals import INTERVAL, INTERVALS, Phase, Vitals, faults
-
-LIMIT = INTERVAL * INTERVALS
+from runner.service.vitals import INTERVAL, STUCK, Phase, Vitals, faults
 
 
 @dataclass
@@ -20,15 +18,19 @@ class Loop:
 
 class TestFaults:
     def test_loops_that_go_round_have_none(self) -> None:
-        assert faults([Loop(), Loop(stalled=LIMIT)], answering=1000.0) == []
+        assert faults([Loop(), Loop(stalled=STUCK)], answering=1000.0) == []
 
     def test_one_that_has_ended_is_one_whatever_the_store_does(self) -> None:
         assert faults([Loop(), Loop("renew", alive=False)], answering=None) == ["renew"]
 
-    def test_one_that_hangs_while_the_store_answers(self) -> None:
-        assert faults([Loop(stalled=LIMIT + 1)], answering=LIMIT + 1) == ["claim"]
+    def test_a_probe_with_the_third_interval_sees_it(self) -> None:
+        """With room for the look of the probe itself: a loop is stuck well within three intervals."""
+        assert faults([Loop(stalled=2.5 * INTERVAL)], answering=2.5 * INTERVAL) == ["claim"]
 
-    @pytest.mark.parametrize("answering", [None, 0.0, LIMIT])
+    def test_one_that_hangs_while_the_store_answers(self) -> None:
+        assert faults([Loop(stalled=STUCK + 1)], answering=STUCK + 1) == ["claim"]
+
+    @pytest.mark.parametrize("answering", [None, 0.0, STUCK])
     def test_a_loop_that_fails_because_the_store_is_away_is_none(self, answering: float | None) -> None:
         """Nor is one right after it has come back: it has had no time to go round."""
         assert faults([Loop(stalled=1000.0)], answering) == []
@@ -53,10 +55,10 @@ class TestVitals:
         vitals = Vitals()
         vitals.running([Loop(stalled=1000.0)])
         vitals.answered()
-        now = LIMIT
+        now = STUCK
         vitals.answered()
         assert vitals.faults() == []
-        now = LIMIT + 1
+        now = STUCK + 1
         assert vitals.faults() == ["claim"]
         vitals.unanswered()
         assert vitals.faults() == []
