@@ -145,6 +145,19 @@ ANSWERS: dict[str, Schema] = {
         strategies=_or_null(_list(_object(name=_TEXT, hears=_or_null(_BOOL), detail=_TEXT))),
     ),
     "InstancePage": _page("Instance"),
+    "Action": _object(
+        seq=_NUMBER,
+        at=_TIME,
+        who=_TEXT,
+        action=_TEXT,
+        target=_NULLABLE_TEXT,
+        parameters={"type": "object"},
+        outcome={"enum": ["begun", "done", "refused", "failed", "interrupted"]},
+        touched=_NUMBER,
+        detail=_NULLABLE_TEXT,
+        ended_at=_NULLABLE_TIME,
+    ),
+    "ActionPage": _page("Action"),
     "Finding": _object(
         verdict={"enum": ["note", "degraded", "down"]}, kind=_TEXT, subject=_NULLABLE_TEXT, cause=_TEXT, cure=_TEXT
     ),

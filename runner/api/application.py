@@ -9,7 +9,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Route, Router
 
-from . import delivery_records, event_records, health, metrics, openapi, publishing, registry_records, stream
+from . import (
+    audit_records,
+    delivery_records,
+    event_records,
+    health,
+    metrics,
+    openapi,
+    publishing,
+    registry_records,
+    stream,
+)
 from .bodies import ClientGone, refuse
 from .hosts import HostGuard
 from .problems import problem_of, problem_response
@@ -24,7 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["create"]
 
-ENDPOINTS = (*delivery_records.ENDPOINTS, *registry_records.ENDPOINTS, *event_records.ENDPOINTS)
+ENDPOINTS = (
+    *delivery_records.ENDPOINTS,
+    *registry_records.ENDPOINTS,
+    *event_records.ENDPOINTS,
+    *audit_records.ENDPOINTS,
+)
 
 log = structlog.get_logger(__name__)
 

@@ -36,8 +36,8 @@ async def _list(call: Call) -> dict[str, Any]:
         query["state"] = DeliveryState(state)
     before = None if cursor is None else (cursor[0], cursor[1])
     asked = DeliveryQuery(**query, limit=size, before=before, soonest_first=sort == "due")
-    asked = await call.surface.operations.query(asked, event=event)
-    holds = await call.surface.operations.holds()
+    asked = await call.operations.query(asked, event=event)
+    holds = await call.operations.holds()
     views = [view async for view in call.surface.storage.records.deliveries(asked)]
     more = len(views) == size and sort == "event"
     items = [delivery_json(view, holds.get(view.subscription)) for view in views]
@@ -45,24 +45,24 @@ async def _list(call: Call) -> dict[str, Any]:
 
 
 async def _show(call: Call) -> dict[str, Any]:
-    view, tried = await call.surface.operations.delivery(_which(call))
-    holds = await call.surface.operations.holds()
+    view, tried = await call.operations.delivery(_which(call))
+    holds = await call.operations.holds()
     shown = delivery_json(view, holds.get(view.subscription))
     return shown | {"tries": [attempt_json(each) for each in tried]}
 
 
 async def _retry(call: Call) -> dict[str, Any]:
-    return {"retried": await call.surface.operations.retry(_which(call))}
+    return {"retried": await call.operations.retry(_which(call))}
 
 
 async def _cancel(call: Call) -> dict[str, Any]:
-    return {"cancelled": await call.surface.operations.cancel(_which(call))}
+    return {"cancelled": await call.operations.cancel(_which(call))}
 
 
 async def _ack(call: Call) -> dict[str, Any]:
     which = _which(call)
     failure = call.query.get("failure")
-    changed = await call.surface.operations.ack(which.event, which.subscription, failure=failure)
+    changed = await call.operations.ack(which.event, which.subscription, failure=failure)
     return {"changed": changed}
 
 
@@ -76,7 +76,7 @@ async def _retry_many(call: Call) -> dict[str, Any]:
         raise Problem(400, "invalid-parameter", f"say which to retry by one of: {names}; dry_run counts all")
     asked = DeliveryQuery(**query, limit=None)
     return {
-        "retried": await call.surface.operations.retry(asked, every=every, dry_run=dry_run),
+        "retried": await call.operations.retry(asked, every=every, dry_run=dry_run),
         "dry_run": dry_run,
     }
 

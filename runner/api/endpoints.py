@@ -23,6 +23,7 @@ from .problems import Problem
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from ..operations import Operations
     from .access import Caller, Need
     from .surface import Surface
 
@@ -66,6 +67,11 @@ class Call:
     body: Mapping[str, Any]
     content: bytes  # the body as it came
     headers: Mapping[str, str]
+
+    @property
+    def operations(self) -> Operations:
+        """The operations as those of the caller."""
+        return self.surface.operations.by(f"api:{self.caller.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

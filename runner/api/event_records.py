@@ -50,7 +50,7 @@ async def _show(call: Call) -> dict[str, Any]:
 
 
 async def _cancel(call: Call) -> dict[str, Any]:
-    view, number = await call.surface.operations.cancel_event(call.path["ref"])
+    view, number = await call.operations.cancel_event(call.path["ref"])
     return {"seq": view.seq, "cancelled": True, "was": view.state, "deliveries": number}
 
 
@@ -58,7 +58,7 @@ async def _reschedule(call: Call) -> dict[str, Any]:
     asked = {name: value for name, value in call.query.items() if name != "subscription"}
     if len(asked) != 1:
         raise Problem(400, "invalid-parameter", "expected either delay or deliver_at")
-    view, moved = await call.surface.operations.reschedule(
+    view, moved = await call.operations.reschedule(
         call.path["ref"], subscription=call.query.get("subscription"), **asked
     )
     return rescheduled_json(view.seq, moved)

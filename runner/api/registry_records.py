@@ -43,7 +43,7 @@ async def _put_subscription(call: Call) -> Response:
     known = {each[0].subscription.name: each[0] for each in await records.registered()}
     _check_tags(call, _tag(known[name]) if name in known else None)
     sinks = {sink for each in await records.instances() if each.alive for sink in each.sinks or ()}
-    await call.surface.operations.put(read_subscription(name, call.body, sinks))
+    await call.operations.put(read_subscription(name, call.body, sinks))
     return _tagged(await records.subscription(name), 200 if name in known else 201)
 
 
@@ -53,7 +53,7 @@ async def _remove_subscription(call: Call) -> dict[str, Any]:
     _check_tags(call, _tag(registered))
     file = {name} if registered.origin == "file" and active else set[str]()
     made = registered.origin == f"{MADE}{name}"
-    number = await call.surface.operations.remove(name, file=file, force=made)
+    number = await call.operations.remove(name, file=file, force=made)
     return {"name": name, "removed": True, "cancelled": number}
 
 
@@ -95,7 +95,7 @@ def _tags(call: Call, header: str) -> set[str]:
 def _pausing(paused: bool) -> Any:
     async def change(call: Call) -> dict[str, Any]:
         name = call.path["name"]
-        changed = await call.surface.operations.set_paused(name, paused, call.caller.name)
+        changed = await call.operations.set_paused(name, paused, call.caller.name)
         return {"name": name, "paused": paused, "changed": changed}
 
     return change
@@ -106,7 +106,7 @@ async def _replay(call: Call) -> dict[str, Any]:
     dry_run, every = query.pop("dry_run", False), query.pop("rate", None)
     asked = ReplayQuery(subscription=call.path["name"], **query)
     return {
-        "replayed": await call.surface.operations.replay(asked, every=every, dry_run=dry_run),
+        "replayed": await call.operations.replay(asked, every=every, dry_run=dry_run),
         "dry_run": dry_run,
     }
 
@@ -120,16 +120,16 @@ async def _explain(call: Call) -> dict[str, Any]:
 
 
 async def _schedules(call: Call) -> dict[str, Any]:
-    return {"items": [schedule_json(each) for each in await call.surface.operations.schedules.all()], "next": None}
+    return {"items": [schedule_json(each) for each in await call.operations.schedules.all()], "next": None}
 
 
 async def _schedule(call: Call) -> Response:
-    view = await call.surface.operations.schedules.one(call.path["name"])
+    view = await call.operations.schedules.one(call.path["name"])
     return _answer(schedule_json(view), _schedule_tag(view))
 
 
 async def _put_schedule(call: Call) -> Response:
-    name, schedules = call.path["name"], call.surface.operations.schedules
+    name, schedules = call.path["name"], call.operations.schedules
     known = {each.schedule.name: each for each in await schedules.all()}
     _check_tags(call, _schedule_tag(known[name]) if name in known else None)
     changed = await schedules.put(read_schedule(name, call.body))
@@ -138,7 +138,7 @@ async def _put_schedule(call: Call) -> Response:
 
 
 async def _remove_schedule(call: Call) -> dict[str, Any]:
-    name, schedules = call.path["name"], call.surface.operations.schedules
+    name, schedules = call.path["name"], call.operations.schedules
     _check_tags(call, _schedule_tag(await schedules.one(name)))
     await schedules.remove(name)
     return {"name": name, "removed": True}
@@ -152,18 +152,18 @@ def _schedule_tag(view: ScheduleView) -> str:
 def _pausing_schedule(paused: bool) -> Any:
     async def change(call: Call) -> dict[str, Any]:
         name = call.path["name"]
-        changed = await call.surface.operations.schedules.set_paused(name, paused, call.caller.name)
+        changed = await call.operations.schedules.set_paused(name, paused, call.caller.name)
         return {"name": name, "paused": paused, "changed": changed}
 
     return change
 
 
 async def _run_schedule(call: Call) -> dict[str, Any]:
-    return receipt_json(await call.surface.operations.schedules.run(call.path["name"]))
+    return receipt_json(await call.operations.schedules.run(call.path["name"]))
 
 
 async def _next(call: Call) -> dict[str, Any]:
-    times = await call.surface.operations.schedules.upcoming(call.path["name"], call.query.get("n", 10))
+    times = await call.operations.schedules.upcoming(call.path["name"], call.query.get("n", 10))
     return {"name": call.path["name"], "next": list(times)}
 
 

@@ -15,6 +15,7 @@ from ..config.dsn import Dsn
 from ..errors import ConfigError
 from ..event import new_id
 from ..operations import Operations
+from ..operations.audit import who
 from ..sinks import build_sink
 from ..sinks.base import Sink, SinkContext
 from ..storage import Storage
@@ -171,12 +172,12 @@ async def open_bus(config: Config) -> AsyncIterator[EventBus]:
 async def open_publishing(
     config: Config, *, unheard: Callable[[str], object] | None = None
 ) -> AsyncIterator[tuple[EventBus, Operations]]:
-    """Open the bus and its operations; call `unheard` with the reason if no signal could be sent at the end."""
+    """Open the bus and its operations for a command; call `unheard` with the reason if no signal could be sent."""
     outgoing = _outgoing(config, unheard)
     async with open_storage(config, create=config.storage.migrate) as storage, outgoing as strategies:
         bus = EventBus(storage.events, strategies, schemas=type_schemas(config), tracing=tracing_of(config))
         try:
-            yield bus, Operations(storage, bus.announce)
+            yield bus, Operations(storage, bus.announce, actor=f"cli:{who()}")
         finally:
             await bus.stop()
 
@@ -185,12 +186,12 @@ async def open_publishing(
 async def open_operations(
     config: Config, *, writes: bool = True, unheard: Callable[[str], object] | None = None
 ) -> AsyncIterator[Operations]:
-    """Open the operations on the bus of `config`; notify the workers of changes at the end."""
+    """Open the operations on the bus of `config` for a command; notify the workers of changes at the end."""
     outgoing = _outgoing(config, unheard)
     changed = asyncio.Event()
     async with open_storage(config, writes=writes) as storage:
         try:
-            yield Operations(storage, changed.set)
+            yield Operations(storage, changed.set, actor=f"cli:{who()}")
         finally:  # also after an interrupt: what was done by then is there for somebody
             if changed.is_set():
                 async with outgoing as strategies:

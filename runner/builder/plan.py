@@ -65,8 +65,9 @@ def tracing_of(config: Config) -> Tracing | None:
 
 
 def retention_of(config: Config) -> Retention:
-    """Return how long the events of `config` are kept."""
-    return Retention(delivered=config.retention.delivered, dead=config.retention.dead)
+    """Return how long the events and actions of `config` are kept."""
+    kept = config.retention
+    return Retention(delivered=kept.delivered, dead=kept.dead, audit=kept.audit)
 
 
 def _channel(config: Config) -> str | None:

@@ -40,6 +40,7 @@ VERBS = {
     "schedules": "schedules",
     "cron": "cron",
     "instances": "instances",
+    "audit": "audit",
     "prune": "prune",
     "doctor": "doctor",
     "bench": "bench",

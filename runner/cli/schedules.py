@@ -232,8 +232,8 @@ async def _run(config: Config, name: str, as_json: bool) -> None:
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
     from ..builder import open_operations
+    from ..operations.audit import who
     from .output import print_json, print_line, tell_unheard
-    from .subscriptions import who
 
     async with open_operations(config, unheard=tell_unheard) as operations:
         changed = await operations.schedules.set_paused(name, paused, who())

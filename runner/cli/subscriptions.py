@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from ..event import Event
     from ..subscription import Subscription
 
-__all__ = ["subscriptions", "who"]
+__all__ = ["subscriptions"]
 
 _LARGEST = 8 << 20  # bytes of an event as JSON, each of its bytes as `\u0000`, and room
 
@@ -134,7 +133,7 @@ def explain(path: Path, name: str, file: BinaryIO, as_json: bool) -> None:
 async def _list(config: Config, as_json: bool) -> None:
     from ..builder import open_storage
     from ..diagnosis.look import look
-    from ..operations import hold_of
+    from ..operations.holds import hold_of
     from ..operations.shapes import subscription_json
     from .output import print_json, print_table, tell
     from .rows import counts
@@ -231,6 +230,7 @@ def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
 
 async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
     from ..builder import open_operations
+    from ..operations.audit import who
     from .output import print_json, print_line, tell_unheard
 
     async with open_operations(config, unheard=tell_unheard) as operations:
@@ -253,17 +253,6 @@ async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json
         return
     would = "would be" if dry_run else "is"
     print_line(f"{name} {would} removed, {number} {'delivery' if number == 1 else 'deliveries'} cancelled")
-
-
-def who() -> str:
-    """Return the user and the host of this process, as far as the system knows them."""
-    import getpass
-    import socket
-
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a number without a name, as in a container
-        return f"{os.getuid()}@{socket.gethostname()}"
 
 
 def _wanted(subscription: Subscription) -> str:

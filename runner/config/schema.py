@@ -210,13 +210,16 @@ class Worker(Model):
 
 
 class Retention(Model):
-    """How long events are kept once every delivery of theirs has ended; null keeps them for ever."""
+    """How long events are kept once every delivery of theirs has ended, and actions; null keeps them for ever."""
 
     delivered: PositiveDuration | None = Field(
         default=timedelta(days=7), description="With deliveries that succeeded, or none at all."
     )
     dead: PositiveDuration | None = Field(
         default=timedelta(days=90), description="With deliveries that are dead or cancelled."
+    )
+    audit: PositiveDuration | None = Field(
+        default=timedelta(days=90), description="Actions in the audit log (`runner audit`)."
     )
 
 

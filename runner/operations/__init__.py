@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ..bus.checks import check_due
-from ..config.duration import format_duration
 from ..delivery import DeliveryState
 from ..errors import EventError, NotFound, StateConflict
 from ..storage.contract.corrections import nobody
 from ..storage.contract.records import DeliveryQuery
 from ..subscription import DEAD_LETTER_SUFFIX, Matcher
+from .audit import LIBRARY, AuditLog, Entry, conditions_of
+from .holds import hold_of
 from .schedules import ScheduleOperations
 
 if TYPE_CHECKING:
@@ -25,25 +25,12 @@ if TYPE_CHECKING:
     from ..storage.contract.archive import Retention
     from ..storage.contract.corrections import ReplayQuery, Rescheduled
     from ..storage.contract.records import AttemptView, DeliveryView, EventView, Records
-    from ..storage.contract.registry import Registered
     from ..subscription import Subscription
 
-__all__ = ["CANCELLABLE", "MADE", "RETRYABLE", "DeliveryRef", "Operations", "hold_of"]
+__all__ = ["CANCELLABLE", "MADE", "RETRYABLE", "DeliveryRef", "Operations"]
 
 RETRYABLE = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 CANCELLABLE = (DeliveryState.PENDING, DeliveryState.LEASED)
-
-
-def hold_of(registered: Registered, active: bool) -> str | None:
-    """Return the reason why a subscription is not delivered to; None if it is."""
-    if not active:
-        return "inactive"
-    if registered.paused:
-        return "paused"
-    if registered.breaker is None:
-        return None
-    left = ceil(registered.breaker.left.total_seconds())
-    return f"breaker open, {format_duration(timedelta(seconds=left))} left" if left > 0 else "breaker half-open"
 
 
 MADE = "api:"
@@ -61,14 +48,20 @@ class Operations:
     """
     Look at a bus and correct it.
 
-    Workers, here and elsewhere, hear of every change that gives them something to do.
+    Workers, here and elsewhere, hear of every change that gives them something to do. Every change is in the audit log.
 
     Attributes:
+        audit: records the actions.
         schedules: the operations on schedules.
     """
 
     def __init__(
-        self, storage: Storage, announce: Callable[[], object], *, in_order: Callable[[str], bool] = lambda _: True
+        self,
+        storage: Storage,
+        announce: Callable[[], object],
+        *,
+        in_order: Callable[[str], bool] = lambda _: True,
+        actor: str = LIBRARY,
     ) -> None:
         """
         Work on `storage`.
@@ -76,11 +69,17 @@ class Operations:
         Args:
             announce: wakes the worker of this process and notifies the others.
             in_order: whether deliveries of a subscription may wait for each other.
+            actor: who acts, for the audit log.
         """
         self._storage = storage
-        self.schedules = ScheduleOperations(storage, announce)
+        self.audit = AuditLog(storage, actor)
+        self.schedules = ScheduleOperations(storage, announce, self.audit)
         self._announce = announce
         self._in_order = in_order
+
+    def by(self, actor: str) -> Operations:
+        """Return the same operations for another actor, such as `api:ops`."""
+        return Operations(self._storage, self._announce, in_order=self._in_order, actor=actor)
 
     @property
     def records(self) -> Records:
@@ -102,9 +101,10 @@ class Operations:
             NotFound: there is no such event, subscription or delivery.
             StateConflict: the one that was asked for is neither dead nor cancelled.
         """
-        advance = self._telling(advance, dry_run=dry_run)
-        change = partial(self._storage.corrections.retry, every=every, dry_run=dry_run, advance=advance)
-        return await self._change(which, change, RETRYABLE, "retried")
+        async with self.audit.selection("deliveries.retry", which, every, recorded=not dry_run) as entry:
+            advance = _telling(advance, entry, self._announce, dry_run=dry_run)
+            change = partial(self._storage.corrections.retry, every=every, dry_run=dry_run, advance=advance)
+            return await self._change(which, change, RETRYABLE, "retried")
 
     async def cancel(
         self,
@@ -120,14 +120,20 @@ class Operations:
             NotFound: there is no such event, subscription or delivery.
             StateConflict: the one that was asked for has ended.
         """
-        change = partial(
-            self._storage.corrections.cancel, dry_run=dry_run, advance=self._telling(advance, dry_run=dry_run)
-        )
-        return await self._change(which, change, CANCELLABLE, "cancelled")
+        async with self.audit.selection("deliveries.cancel", which, recorded=not dry_run) as entry:
+            advance = _telling(advance, entry, self._announce, dry_run=dry_run)
+            change = partial(self._storage.corrections.cancel, dry_run=dry_run, advance=advance)
+            return await self._change(which, change, CANCELLABLE, "cancelled")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
-        """Acknowledge a deferred delivery; see `Corrections.ack()`."""
-        changed = await self._storage.corrections.ack(reference, subscription, failure=failure)
+        """
+        Acknowledge a deferred delivery; see `Corrections.ack()`.
+
+        In the audit log unless a program of the library does it: there it is the answer of a handler, one per delivery.
+        """
+        said = self.audit.entry("deliveries.ack", f"{reference} {subscription}", {"failure": failure})
+        action = None if self.audit.actor == LIBRARY else said
+        changed = await self._storage.corrections.ack(reference, subscription, failure=failure, action=action)
         if changed and (failure is not None or self._in_order(subscription)):
             self._announce()  # a failure is claimed at once, and behind a success the next of its line
         return changed
@@ -140,12 +146,14 @@ class Operations:
             NotFound: there is no such event.
             StateConflict: nothing of it is still to come.
         """
-        view = await self.records.event(reference)
-        number = await self._storage.corrections.cancel_event(view.seq)
-        if number is None:
-            raise StateConflict(f"event {view.seq} is {view.state}; nothing of it is still to come")
-        self._announce()  # what stood behind it in a line may go
-        return view, number
+        async with self.audit.action("events.cancel", reference) as entry:
+            view = await self.records.event(reference)
+            number = await self._storage.corrections.cancel_event(view.seq)
+            if number is None:
+                raise StateConflict(f"event {view.seq} is {view.state}; nothing of it is still to come")
+            entry.touched = 1
+            self._announce()  # what stood behind it in a line may go
+            return view, number
 
     async def reschedule(
         self,
@@ -176,13 +184,16 @@ class Operations:
         due = delay if deliver_at is None else deliver_at
         if due is None:
             raise EventError("give delay or deliver_at")
-        view = await self.records.event(reference)
-        expiry = view.event.expires_at
-        moved = await self._storage.corrections.reschedule(view.seq, due, subscription=subscription, before=expiry)
-        if not moved.whole and not moved.deliveries:
-            await self._refuse_reschedule(DeliveryRef(str(view.seq), subscription or ""), running=moved.running)
-        self._announce()
-        return view, moved
+        when = {"delay": delay, "deliver_at": deliver_at, "subscription": subscription}
+        async with self.audit.action("events.reschedule", reference, when) as entry:
+            view = await self.records.event(reference)
+            expiry = view.event.expires_at
+            moved = await self._storage.corrections.reschedule(view.seq, due, subscription=subscription, before=expiry)
+            if not moved.whole and not moved.deliveries:
+                await self._refuse_reschedule(DeliveryRef(str(view.seq), subscription or ""), running=moved.running)
+            entry.touched = 1 if moved.whole else moved.deliveries
+            self._announce()
+            return view, moved
 
     async def _refuse_reschedule(self, which: DeliveryRef, *, running: int) -> NoReturn:
         """Raise what says why nothing could be moved."""
@@ -213,15 +224,22 @@ class Operations:
         advance: Callable[[int], object] = nobody,
     ) -> int:
         """Make recorded events pending for a subscription; return how many. See `Corrections.replay()`."""
-        advance = self._telling(advance, dry_run=dry_run)
-        return await self._storage.corrections.replay(query, every=every, dry_run=dry_run, advance=advance)
+        given = conditions_of(query, every)
+        name = given.pop("subscription")
+        async with self.audit.action("subscriptions.replay", name, given, recorded=not dry_run) as entry:
+            advance = _telling(advance, entry, self._announce, dry_run=dry_run)
+            return await self._storage.corrections.replay(query, every=every, dry_run=dry_run, advance=advance)
 
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """Pause or resume a subscription; return whether it changed. Raise `NotFound`."""
-        changed = await self._storage.registry.set_paused(name, paused, by)
-        if changed:
-            self._announce()
-        return changed
+        async with self.audit.action(
+            f"subscriptions.{'pause' if paused else 'resume'}", name, self.audit.by(by)
+        ) as entry:
+            changed = await self._storage.registry.set_paused(name, paused, by)
+            entry.touched = int(changed)
+            if changed:
+                self._announce()
+            return changed
 
     async def put(self, subscription: Subscription) -> None:
         """
@@ -231,13 +249,16 @@ class Operations:
             StateConflict: one of that name is the file's, or a program's.
         """
         origin = f"{MADE}{subscription.name}"
-        known = {each.subscription.name: (each, active) for each, active, _ in await self.records.registered()}
-        found = known.get(subscription.name)
-        if found is not None and found[1] and found[0].origin != origin:
-            whose = "the file" if found[0].origin == "file" else "a program"
-            raise StateConflict(f"{subscription.name} is one of {whose}, and is changed there")
-        await self._storage.registry.put_subscriptions([subscription], origin)
-        self._announce()
+        said = {"types": subscription.types, "sink": subscription.sink}
+        async with self.audit.action("subscriptions.put", subscription.name, said) as entry:
+            known = {each.subscription.name: (each, active) for each, active, _ in await self.records.registered()}
+            found = known.get(subscription.name)
+            if found is not None and found[1] and found[0].origin != origin:
+                whose = "the file" if found[0].origin == "file" else "a program"
+                raise StateConflict(f"{subscription.name} is one of {whose}, and is changed there")
+            await self._storage.registry.put_subscriptions([subscription], origin)
+            entry.touched = 1
+            self._announce()
 
     async def remove(self, name: str, *, file: Collection[str] = (), force: bool = False, dry_run: bool = False) -> int:
         """
@@ -253,19 +274,16 @@ class Operations:
             NotFound: there is none of that name.
             StateConflict: it is served, would come back, or goes with another one.
         """
-        registered, active, _ = await self.records.subscription(name)
-        if (whole := registered.subscription.dead_letter_of) is not None:
-            raise StateConflict(f"{name} delivers what is dead of {whole}, and goes with it: remove {whole}")
-        if not force:
-            if name in file:
-                raise StateConflict(f"{name} is in the file, and would come back with it; take it out there first")
-            await self._refuse_served(registered.subscription, active=active)
-        theirs = [DeliveryQuery(subscription=each, limit=None) for each in (name, name + DEAD_LETTER_SUFFIX)]
-        number = sum([await self._storage.corrections.cancel(each, dry_run=dry_run) for each in theirs])
-        if not dry_run:
-            await self._storage.registry.remove(name)
-            self._announce()
-        return number
+        forced = {"force": force or None}
+        async with self.audit.action("subscriptions.remove", name, forced, recorded=not dry_run) as entry:
+            await self._refuse_remove(name, file, force=force)
+            theirs = [DeliveryQuery(subscription=each, limit=None) for each in (name, name + DEAD_LETTER_SUFFIX)]
+            number = sum([await self._storage.corrections.cancel(each, dry_run=dry_run) for each in theirs])
+            entry.touched = number + 1
+            if not dry_run:
+                await self._storage.registry.remove(name)
+                self._announce()
+            return number
 
     async def prune(
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
@@ -273,7 +291,14 @@ class Operations:
         """Delete the events past retention; return how many. Workers need no signal."""
         from ..periodic.pruner import Pruner  # of no use to who publishes
 
-        return await Pruner(self._storage.archive, retention).run(dry_run=dry_run, report=report)
+        kept = {"delivered": retention.delivered, "dead": retention.dead}
+        async with self.audit.action("events.prune", None, kept, recorded=not dry_run) as entry:
+
+            def count(number: int) -> None:
+                entry.touched += number
+                report(number)
+
+            return await Pruner(self._storage.archive, retention).run(dry_run=dry_run, report=count)
 
     async def matcher(self, file: Sequence[Subscription]) -> Matcher[str]:
         """Return the matcher of the active subscriptions and those of a file, which may not be in the store yet."""
@@ -306,11 +331,18 @@ class Operations:
             await self.records.subscription(query.subscription)
         return query if event is None else replace(query, seq=(await self.records.event(event)).seq)
 
-    async def _refuse_served(self, subscription: Subscription, *, active: bool) -> None:
-        for each in await self.records.instances() if active else ():
+    async def _refuse_remove(self, name: str, file: Collection[str], *, force: bool) -> None:
+        """Raise what stands against the removal of a subscription."""
+        registered, active, _ = await self.records.subscription(name)
+        subscription = registered.subscription
+        if (whole := subscription.dead_letter_of) is not None:
+            raise StateConflict(f"{name} delivers what is dead of {whole}, and goes with it: remove {whole}")
+        if name in file and not force:
+            raise StateConflict(f"{name} is in the file, and would come back with it; take it out there first")
+        for each in await self.records.instances() if active and not force else ():
             if each.alive and subscription.sink in (each.sinks or ()):
                 raise StateConflict(
-                    f"{subscription.name} is served by process {each.instance.pid} on {each.instance.host}; "
+                    f"{name} is served by process {each.instance.pid} on {each.instance.host}; "
                     "stop that, or take the subscription out of its file or program, first"
                 )
 
@@ -332,12 +364,16 @@ class Operations:
             )
         return number
 
-    def _telling(self, advance: Callable[[int], object], *, dry_run: bool) -> Callable[[int], object]:
-        """Return an `advance` that signals the workers after each batch."""
 
-        def tell(number: int) -> None:
-            if number and not dry_run:
-                self._announce()
-            advance(number)
+def _telling(
+    advance: Callable[[int], object], entry: Entry, announce: Callable[[], object], *, dry_run: bool
+) -> Callable[[int], object]:
+    """Return an `advance` that counts each batch, and signals the workers after it."""
 
-        return tell
+    def tell(number: int) -> None:
+        entry.touched += number
+        if number and not dry_run:
+            announce()
+        advance(number)
+
+    return tell

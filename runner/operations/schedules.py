@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..policies.schedule import Schedule
     from ..storage import Storage
     from ..storage.contract.schedules import ScheduleView
+    from .audit import AuditLog
 
 __all__ = ["ScheduleOperations"]
 
@@ -23,18 +24,20 @@ class ScheduleOperations:
     """
     Look at schedules, make, pause, run and remove them.
 
-    Schedulers, here and elsewhere, hear of every change.
+    Schedulers, here and elsewhere, hear of every change. Every change is in the audit log.
     """
 
-    def __init__(self, storage: Storage, announce: Callable[[], object]) -> None:
+    def __init__(self, storage: Storage, announce: Callable[[], object], audit: AuditLog) -> None:
         """
         Work on `storage`.
 
         Args:
             announce: wakes the worker of this process and notifies the others.
+            audit: records the actions.
         """
         self._storage = storage
         self._announce = announce
+        self._audit = audit
 
     async def all(self) -> Sequence[ScheduleView]:
         """Return every schedule on record, by name."""
@@ -59,13 +62,17 @@ class ScheduleOperations:
             NotFound: there is none of that name.
             StateConflict: it is in no file any more.
         """
-        view = await self.one(name)
-        if not view.active:
-            raise StateConflict(f"schedule {name} is in no file any more; put it, or publish its event: runner publish")
-        event = view.schedule.event_at(await self._storage.schedules.now(), f"{name}/run/{new_id()}")
-        [receipt] = await self._storage.events.append([Publication(event)])
-        self._announce()
-        return receipt
+        async with self._audit.action("schedules.run", name) as entry:
+            view = await self.one(name)
+            if not view.active:
+                raise StateConflict(
+                    f"schedule {name} is in no file any more; put it, or publish its event: runner publish"
+                )
+            event = view.schedule.event_at(await self._storage.schedules.now(), f"{name}/run/{new_id()}")
+            [receipt] = await self._storage.events.append([Publication(event)])
+            entry.touched = 1
+            self._announce()
+            return receipt
 
     async def put(self, schedule: Schedule) -> bool:
         """
@@ -74,17 +81,24 @@ class ScheduleOperations:
         Raises:
             StateConflict: it is in the file.
         """
-        changed = await self._storage.schedules.put(schedule, "api")
-        if changed:
-            self._announce()
-        return changed
+        said = {"cron": schedule.cron, "every": schedule.every, "timezone": schedule.timezone}
+        async with self._audit.action("schedules.put", schedule.name, said) as entry:
+            changed = await self._storage.schedules.put(schedule, "api")
+            entry.touched = int(changed)
+            if changed:
+                self._announce()
+            return changed
 
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """Pause or resume a schedule; return whether that changed anything. Raise `NotFound`."""
-        changed = await self._storage.schedules.set_paused(name, paused, by)
-        if changed:
-            self._announce()
-        return changed
+        async with self._audit.action(
+            f"schedules.{'pause' if paused else 'resume'}", name, self._audit.by(by)
+        ) as entry:
+            changed = await self._storage.schedules.set_paused(name, paused, by)
+            entry.touched = int(changed)
+            if changed:
+                self._announce()
+            return changed
 
     async def remove(self, name: str, *, file: Collection[str] = ()) -> None:
         """
@@ -97,11 +111,13 @@ class ScheduleOperations:
             NotFound: there is none of that name.
             StateConflict: it is in the file, and would come back.
         """
-        view = await self.one(name)
-        if name in file or (view.origin == "file" and view.active):
-            raise StateConflict(
-                f"{name} is in the file, and would come back with it; take it out there, and reload or start a runner; "
-                f"until then: runner schedules pause {name}"
-            )
-        await self._storage.schedules.remove(name)
-        self._announce()
+        async with self._audit.action("schedules.remove", name) as entry:
+            view = await self.one(name)
+            if name in file or (view.origin == "file" and view.active):
+                raise StateConflict(
+                    f"{name} is in the file, and would come back with it; take it out there, and reload or start a "
+                    f"runner; until then: runner schedules pause {name}"
+                )
+            await self._storage.schedules.remove(name)
+            entry.touched = 1
+            self._announce()

@@ -10,6 +10,7 @@ from orjson import Fragment
 from ..cloudevents import encode_json
 from ..policies.breaker import Trip
 from ..policies.schedule import Schedule
+from ..storage.contract.audit import ActionView
 from ..storage.contract.corrections import Rescheduled
 from ..storage.contract.events import Receipt
 from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
@@ -17,6 +18,7 @@ from ..storage.contract.registry import Registered
 from ..storage.contract.schedules import ScheduleView
 
 __all__ = [
+    "action_json",
     "attempt_json",
     "delivery_json",
     "event_json",
@@ -108,6 +110,22 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
         "running": view.running,
         "sinks": view.sinks,
         "strategies": None if view.strategies is None else [each._asdict() for each in view.strategies],
+    }
+
+
+def action_json(view: ActionView) -> dict[str, Any]:
+    """Return an action of the audit log."""
+    return {
+        "seq": view.seq,
+        "at": view.at,
+        "who": view.action.actor,
+        "action": view.action.name,
+        "target": view.action.target,
+        "parameters": dict(view.action.parameters or {}),
+        "outcome": view.outcome.value,
+        "touched": view.touched,
+        "detail": view.detail,
+        "ended_at": view.ended_at,
     }
 
 

@@ -1,10 +1,10 @@
-"""The pruner: deletes events past retention, and old counters."""
+"""The pruner: deletes events past retention, and other old records."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from time import monotonic
 
@@ -13,11 +13,13 @@ import structlog
 from ..service.background import Background
 from ..service.clock import wait_for
 from ..storage.contract.archive import Archive, Retention
-from ..storage.contract.throughput import KEPT, ThroughputReader
 
-__all__ = ["Pruner"]
+__all__ = ["PrunePage", "Pruner"]
 
 log = structlog.get_logger(__name__)
+
+PrunePage = Callable[[int], Awaitable[int]]
+"""Delete about so many of the oldest records that are past their age; return how many there were."""
 
 _PAGE = 1000  # events looked at in one transaction
 _EVERY = timedelta(minutes=10)  # between two passes
@@ -27,7 +29,7 @@ _WHOLE = timedelta(days=1)  # after it, at the latest, a pass begins with the ol
 
 class Pruner:
     """
-    Delete the events past retention, page by page from the oldest, and then the counters that are a week old.
+    Delete the events past retention, page by page from the oldest, and then other records: counters, the audit log.
 
     After each page it rests as long as the page took. A pass goes on where the last one ended; what was
     not over then (a delivery that is dead, or still tried) is looked at again by a whole pass, which comes
@@ -38,15 +40,15 @@ class Pruner:
         self,
         archive: Archive,
         retention: Retention,
-        throughput: ThroughputReader | None = None,
+        others: Sequence[PrunePage] = (),
         *,
         every: timedelta = _EVERY,
         page: int = _PAGE,
     ) -> None:
-        """Args: throughput has counters to be deleted as well, whatever the retention of events."""
+        """Args: others delete records that are old for another reason; each deletes a page, and returns how many."""
         self._archive = archive
         self._retention = retention
-        self._throughput = throughput
+        self._others = tuple(others)
         self._every = every
         self._page = page
         self._whole = min(_WHOLE, max(every, (retention.shortest or _WHOLE) / 10)).total_seconds()
@@ -59,7 +61,7 @@ class Pruner:
     async def start(self) -> None:
         """Begin with a pass soon; do nothing if there is nothing that is not kept for ever."""
         self._ending.clear()
-        if self._retention.shortest is not None or self._throughput is not None:
+        if self._retention.shortest is not None or self._others:
             self.loop.start()
 
     async def stop(self) -> None:
@@ -94,15 +96,16 @@ class Pruner:
             self._after = 0
             self._whole_at = monotonic() + self._whole
         count = await self.run()
-        await self._prune_counters()
+        for each in self._others:
+            await self._prune(each)
         self._wait = self._every
         if count:
             log.info("pruned", events=count)
 
-    async def _prune_counters(self) -> None:
-        while self._throughput is not None and not self._ending.is_set():
+    async def _prune(self, prune: PrunePage) -> None:
+        while not self._ending.is_set():
             began = monotonic()
-            pruned = await self._throughput.prune(KEPT, self._page)
+            pruned = await prune(self._page)
             self.loop.progressed()
             if pruned < self._page:
                 break

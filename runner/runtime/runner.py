@@ -38,6 +38,7 @@ from ..sinks.base import Sink, start_sink
 from ..storage import Storage
 from ..storage.contract.events import Publication, Receipt
 from ..storage.contract.registry import Health, Instance, StrategyHealth
+from ..storage.contract.throughput import KEPT
 from ..strategies.stack import StrategyState
 from ..subscription import Subscription, check_dead_letters
 from ..tracing.base import Tracing
@@ -119,7 +120,10 @@ class Runner:
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
-        self._pruner = Pruner(storage.archive, plan.retention, storage.throughput)
+        others = [partial(storage.throughput.prune, KEPT)]
+        if plan.retention.audit is not None:
+            others.append(partial(storage.audit.prune, plan.retention.audit))
+        self._pruner = Pruner(storage.archive, plan.retention, others)
         self._vitals = Vitals()
         beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally))
@@ -214,7 +218,7 @@ class Runner:
         """Pause a subscription soon, because its sink asks for it; `runner subscriptions resume` ends that."""
 
         async def pausing() -> None:
-            if await self._operations.set_paused(name, True, reason):
+            if await self._operations.by("runner").set_paused(name, True, reason):
                 log.warning("subscription paused", subscription=name, reason=reason)
 
         spawn(pausing(), "pause")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..config.dsn import Dsn
     from .contract.archive import Archive
+    from .contract.audit import Audit
     from .contract.corrections import Corrections
     from .contract.depths import DepthReader
     from .contract.events import EventStore
@@ -104,6 +105,13 @@ class Storage:
         from .archive import SqlArchive
 
         return SqlArchive(self.engine)
+
+    @cached_property
+    def audit(self) -> Audit:
+        """The audit log."""
+        from .audit import SqlAudit
+
+        return SqlAudit(self.engine)
 
     @cached_property
     def schedules(self) -> Schedules:

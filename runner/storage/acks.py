@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..delivery import DeliveryState
 from ..errors import NotFound, StateConflict, StorageRefused
 from ..subscription import Matcher
+from .audit import record
+from .contract.audit import Action, ActionOutcome
 from .contract.records import EventView
 from .encoding import storable
 from .event_views import find_event
@@ -28,7 +30,12 @@ _MAX_REASON = 2000  # characters
 
 
 async def acknowledge(
-    transactions: Transactions, encoding: str, reference: str, subscription: str, failure: str | None
+    transactions: Transactions,
+    encoding: str,
+    reference: str,
+    subscription: str,
+    failure: str | None,
+    action: Action | None = None,
 ) -> bool:
     """Record an acknowledgement; see `Corrections.ack()`."""
     if failure is not None:
@@ -39,6 +46,8 @@ async def acknowledge(
         try:
             async with transactions.write() as connection:
                 answered = await _answer(connection, event, subscription, failure)
+                if answered is not None and action is not None:
+                    await record(connection, action, encoding, ActionOutcome.DONE, int(answered))
         except StorageRefused as error:
             if not isinstance(error.__cause__, IntegrityError):
                 raise

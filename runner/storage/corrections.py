@@ -17,6 +17,7 @@ from typing_extensions import override
 from ..delivery import DeliveryState
 from ..subscription import Matcher
 from .acks import acknowledge
+from .contract.audit import Action
 from .contract.corrections import Corrections, ReplayQuery, Rescheduled, nobody
 from .contract.records import DeliveryQuery, EventQuery
 from .expressions import After, Instant, Now
@@ -137,8 +138,10 @@ class SqlCorrections(Corrections):
         return made
 
     @override
-    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
-        return await acknowledge(self._transactions, self._home.encoding, reference, subscription, failure)
+    async def ack(
+        self, reference: str, subscription: str, *, failure: str | None = None, action: Action | None = None
+    ) -> bool:
+        return await acknowledge(self._transactions, self._home.encoding, reference, subscription, failure, action)
 
     async def _now(self) -> datetime:
         async with self._transactions.read() as connection:

@@ -14,6 +14,7 @@ __all__ = ["SEARCH_PATH", "TABLES", "Home", "home_of"]
 
 TABLES = (
     "attempts",
+    "audit",
     "bus",
     "deliveries",
     "dispatch",

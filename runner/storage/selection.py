@@ -47,6 +47,7 @@ __all__ = [
     "event_conditions",
     "event_of",
     "fetch",
+    "fits",
     "has_id",
     "in_any_source",
     "in_state",
@@ -80,7 +81,7 @@ def _fits_glob(element: _Fits, compiler: SQLCompiler, **options: Any) -> str:
     return f"{compiler.process(column, **options)} GLOB {compiler.process(glob, **options)}"
 
 
-def _fits(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
+def fits(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
     """Return whether `column` fits `pattern`, in which `*` stands for any run of characters."""
     if "*" not in pattern:
         return column.in_([pattern, key_of(pattern)]) if column is events.c.source else column == pattern
@@ -95,7 +96,7 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
     patterns = ((events.c.type, query.type), (events.c.source, query.source), (events.c.subject, query.subject))
     for column, pattern in patterns:
         if pattern is not None:
-            conditions.append(_fits(column, pattern))
+            conditions.append(fits(column, pattern))
     if query.id is not None:
         conditions += [has_id(query.id), in_any_source()]
     if query.state is not None:
@@ -211,7 +212,7 @@ def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -
     if query.seq is not None:
         conditions.append(deliveries.c.event_seq == query.seq)
     if query.type is not None:
-        of_type = select(events.c.seq).where(events.c.seq == deliveries.c.event_seq, _fits(events.c.type, query.type))
+        of_type = select(events.c.seq).where(events.c.seq == deliveries.c.event_seq, fits(events.c.type, query.type))
         conditions.append(of_type.correlate(deliveries).exists())  # not `events`, which a list joins as well
     if query.since is not None:
         conditions.append(deliveries.c.updated_at >= query.since)

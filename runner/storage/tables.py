@@ -23,6 +23,7 @@ from .expressions import Correlation, CorrelationKey, Instant
 
 __all__ = [
     "attempts",
+    "audit",
     "bus",
     "deliveries",
     "dispatch",
@@ -276,6 +277,23 @@ throughput = Table(
     Column("failed", BigInteger, nullable=False),  # attempts of deliveries that go on
     Column("dead", BigInteger, nullable=False),
     Column("latency", JSON, nullable=False),
+)
+
+# One row for each action by hand, written before it and completed after it; deleted by the pruner.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _Serial, Identity(), primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text),
+    Column("parameters", JSON, nullable=False),
+    Column("outcome", String(11), nullable=False),
+    Column("touched", BigInteger, nullable=False),
+    Column("detail", Text),
+    Column("ended_at", Instant),
+    sqlite_autoincrement=True,
 )
 
 bus = Table(

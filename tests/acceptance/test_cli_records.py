@@ -496,3 +496,29 @@ async def test_tail_shows_what_is_committed_late(postgres_dsn: str, tmp_path: Pa
     finally:
         for connection in (late, later, never):
             await connection.close()
+
+
+def test_the_audit_log_says_who_changed_what(deployment: Deployment) -> None:
+    deployment.cli("publish", "a.b", "--id", "o1", "--delay", "1h")
+    deployment.cli("events", "reschedule", "o1", "--delay", "2h")
+    deployment.cli("events", "cancel", "nothing", code=1)
+    [refused, moved] = deployment.json("audit")
+    assert re.fullmatch(r"cli:[^@]+@[^@]+", moved["who"])
+    assert (moved["action"], moved["target"], moved["outcome"]) == ("events.reschedule", "o1", "done")
+    assert (refused["outcome"], refused["touched"]) == ("refused", 0)
+    assert deployment.json("audit", "--action", "*.reschedule", "--who", "cli:*", "--since", "1h", "--limit", "1") == [
+        moved
+    ]
+    assert deployment.json("audit", "--until", "1h") == []
+    output, _ = deployment.cli("audit")
+    assert output.splitlines()[0].split() == [
+        "AT",
+        "WHO",
+        "ACTION",
+        "TARGET",
+        "TOUCHED",
+        "OUTCOME",
+        "PARAMETERS",
+        "DETAIL",
+    ]
+    assert "delay=7200s" in output

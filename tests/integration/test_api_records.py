@@ -106,6 +106,33 @@ async def shop(dsn: str, tmp_path: Path) -> AsyncIterator[Client]:
             yield client
 
 
+class TestAudit:
+    async def test_what_a_caller_changes_is_listed_page_by_page(self, shop: Client) -> None:
+        await shop("POST", "/subscriptions/picky/pause")
+        await shop("POST", "/subscriptions/picky/resume")
+        await shop("POST", "/deliveries/2/picky/retry")
+        await shop("POST", "/deliveries/1/picky/retry", 409)
+        await shop("POST", "/deliveries/retry?dry_run=true")
+        first = await shop("GET", "/audit?limit=3")
+        rest = await shop("GET", f"/audit?limit=3&cursor={first['next']}")
+        seen = [*first["items"], *rest["items"]]
+        assert [(each["action"], each["outcome"], each["touched"]) for each in seen] == [
+            ("deliveries.retry", "refused", 0),
+            ("deliveries.retry", "done", 1),
+            ("subscriptions.resume", "done", 1),
+            ("subscriptions.pause", "done", 1),
+        ]
+        assert {each["who"] for each in seen} == {"api:anybody"}
+        assert seen[1]["target"] == "2 picky"
+        assert rest["next"] is None
+
+    async def test_filters(self, shop: Client) -> None:
+        await shop("POST", "/schedules/daily/run")
+        assert len((await shop("GET", "/audit?action=schedules.*&who=api:*&since=1h"))["items"]) == 1
+        assert (await shop("GET", "/audit?action=deliveries.*"))["items"] == []
+        await shop("GET", "/audit?actor=api:x", 400)
+
+
 class TestEvents:
     async def test_pages_bring_each_once_the_newest_first(self, shop: Client) -> None:
         seen: list[str] = []

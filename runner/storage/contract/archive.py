@@ -12,15 +12,17 @@ __all__ = ["Archive", "Pruned", "Retention"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """
-    Retention of events that have nothing left to deliver; None keeps them for ever.
+    Retention of events that have nothing left to deliver, and of the audit log; None keeps for ever.
 
     Attributes:
         delivered: after the last of their deliveries succeeded, or after they were recorded if nobody wanted them.
         dead: after a delivery died or was cancelled.
+        audit: of actions in the audit log, after they began.
     """
 
     delivered: timedelta | None = None
     dead: timedelta | None = None
+    audit: timedelta | None = None
 
     @property
     def shortest(self) -> timedelta | None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from .audit import Action
     from .records import DeliveryQuery
 
 __all__ = ["Corrections", "ReplayQuery", "Rescheduled", "nobody"]
@@ -123,7 +124,9 @@ class Corrections(Protocol):
         dispatched. For `every` and `advance` see `retry()`. Raise `NotFound` unless the subscription is active.
         """
 
-    async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
+    async def ack(
+        self, reference: str, subscription: str, *, failure: str | None = None, action: Action | None = None
+    ) -> bool:
         """
         Acknowledge the delivery of an event, given by its seq or its id; return whether that changed anything.
 
@@ -133,6 +136,7 @@ class Corrections(Protocol):
         Args:
             failure: the reason why it failed instead; the retry policy decides what follows. Only for one that was
                 deferred.
+            action: for the audit log, in the same transaction; None for no entry.
 
         Raises:
             NotFound: there is no such event, subscription, or delivery.
