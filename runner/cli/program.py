@@ -27,6 +27,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 # verb -> module that holds it under the same name
 VERBS = {
     "init": "init",
+    "dev": "dev",
     "start": "start",
     "status": "status",
     "why": "why",

@@ -59,7 +59,7 @@ def judge_files(config: Config) -> Iterator[Finding]:
     found += [finding for each in secrets if (finding := _readable(each)) is not None]
     yield from found
     if not found:
-        kept = f", {len(secrets)} secret files" if secrets else ""
+        kept = f", {len(secrets)} secret file{'' if len(secrets) == 1 else 's'}" if secrets else ""
         yield fine("permissions", f"{path} has mode {mode & 0o777:04o}{' and holds secrets' if lines else ''}{kept}")
 
 

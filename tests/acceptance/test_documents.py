@@ -79,6 +79,16 @@ def test_it_runs_from_an_installed_wheel(
 
 
 @pytest.mark.wheel
+@pytest.mark.timeout(900)
+def test_dev_runs_from_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    with Shell(tmp_path, _environment(installed)) as shell:
+        shell.start("runner dev --every 100ms")
+        shell.wait_for(lambda: "/shop" in shell.printed, "a sample event on the terminal")
+        assert shell.run("runner publish -c .runner/runner.yaml order.created").code == 0
+        assert shell.stop() == [0]
+
+
+@pytest.mark.wheel
 @pytest.mark.timeout(600)
 def test_the_install_lines_install_all_that_is_needed(tmp_path: Path) -> None:
     """As they stand in the README, in a clone, with pip as it is set up here."""
