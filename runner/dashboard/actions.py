@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..operations import Operations
     from .view import View
 
-__all__ = ["ACTIONS", "Act", "Action", "Outcome", "Question"]
+__all__ = ["Act", "Action", "Outcome", "Question"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,11 @@ class Act:
 
     view: View
     form: Mapping[str, str]
+
+    @property
+    def operations(self) -> Operations:
+        """The operations as those of the visitor."""
+        return self.view.surface.operations.by(f"dashboard:{self.view.visitor.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,3 @@ class Action:
     do: Callable[[Act], Awaitable[Outcome]]
     ask: Callable[[Act], Awaitable[Question]] | None = None
     fields: tuple[str, ...] = ()
-
-
-ACTIONS: tuple[Action, ...] = ()

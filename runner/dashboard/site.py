@@ -13,8 +13,19 @@ from starlette.routing import Route
 
 from ..api.bodies import Bodies, ClientGone
 from ..api.problems import Problem, problem_of
-from . import actions, deliveries, events, overview, schedules, subscriptions, traces
-from .actions import Act, Outcome
+from . import (
+    audit,
+    deliveries,
+    delivery_actions,
+    events,
+    overview,
+    publishing,
+    registry_actions,
+    schedules,
+    subscriptions,
+    traces,
+)
+from .actions import Act, Action, Outcome
 from .glances import Glances
 from .guard import Guard, LoginNeeded, Visitor
 from .pages import BASE, HEADERS, Urls, page, static
@@ -27,7 +38,6 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from ..api.surface import Surface
-    from .actions import Action
 
 __all__ = ["PAGES", "Site", "routes"]
 
@@ -40,7 +50,11 @@ PAGES: tuple[Page, ...] = (
     *deliveries.PAGES,
     *schedules.PAGES,
     *traces.PAGES,
+    *audit.PAGES,
+    *publishing.PAGES,
 )
+
+ACTIONS: tuple[Action, ...] = (*delivery_actions.ACTIONS, *registry_actions.ACTIONS, *publishing.ACTIONS)
 
 _NOTICE = "runner-notice"  # the cookie that carries what was done to the next page
 _FIELDS = 100  # of a form
@@ -71,7 +85,7 @@ class Site:
             self._route("/login", self._log_in, method="POST"),
             self._route("/logout", self._log_out, method="POST"),
         ]
-        acts = [self._route(each.path, self._acting(each), method="POST") for each in actions.ACTIONS]
+        acts = [self._route(each.path, self._acting(each), method="POST") for each in ACTIONS]
         return [*fixed, *acts, *[self._route(each.path, self._showing(each)) for each in PAGES]]
 
     def _route(self, path: str, handle: Handler, method: str = "GET") -> Route:

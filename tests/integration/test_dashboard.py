@@ -38,6 +38,8 @@ PAGES = (
     "/dashboard/dead-letters",
     "/dashboard/deliveries?state=dead",
     "/dashboard/schedules",
+    "/dashboard/audit",
+    "/dashboard/publish",
 )
 
 
