@@ -158,6 +158,19 @@ ANSWERS: dict[str, Schema] = {
         ended_at=_NULLABLE_TIME,
     ),
     "ActionPage": _page("Action"),
+    "Reloaded": _object(
+        digest=_TEXT,
+        dry_run=_BOOL,
+        changes=_list(
+            _object(
+                path=_TEXT,
+                change={"enum": ["added", "removed", "changed"]},
+                was=_ANY,
+                now=_ANY,
+                applies={"enum": ["live", "restart"]},
+            )
+        ),
+    ),
     "Finding": _object(
         verdict={"enum": ["note", "degraded", "down"]}, kind=_TEXT, subject=_NULLABLE_TEXT, cause=_TEXT, cure=_TEXT
     ),

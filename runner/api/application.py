@@ -18,6 +18,7 @@ from . import (
     openapi,
     publishing,
     registry_records,
+    reloading,
     stream,
 )
 from .bodies import ClientGone, refuse
@@ -39,6 +40,7 @@ ENDPOINTS = (
     *registry_records.ENDPOINTS,
     *event_records.ENDPOINTS,
     *audit_records.ENDPOINTS,
+    *reloading.ENDPOINTS,
 )
 
 log = structlog.get_logger(__name__)

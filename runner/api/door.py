@@ -47,6 +47,7 @@ class Door:
         self._pages = pages
         self._listener: Listener | None = None
         self._mounted = False
+        self._surface: Surface | None = None
 
     @property
     def addresses(self) -> list[str]:
@@ -59,6 +60,13 @@ class Door:
 
         self._mounted = True
         return Lifespan(self._application(), runner)
+
+    def change(self, options: Api | None) -> None:
+        """Take what a running process can of another section `api`: its tokens."""
+        if options is not None and self._options is not None:
+            self._options = options
+            if self._surface is not None:
+                self._surface.change(options)
 
     async def start(self) -> None:
         """
@@ -89,5 +97,7 @@ class Door:
         from .surface import Surface
 
         options = self._options or Api()
-        surface = Surface.of(options, self._deployment_id, self._bus, self._operations, self._storage, self._process)
+        self._surface = surface = Surface.of(
+            options, self._deployment_id, self._bus, self._operations, self._storage, self._process
+        )
         return create(surface, self._pages(surface) if options.dashboard else ())

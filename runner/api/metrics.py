@@ -107,8 +107,24 @@ class _Collector(Collecting):
         yield CounterMetricFamily(
             "runner_leases_lost", "Deliveries whose lease ended before they did.", value=tally.leases_lost
         )
+        yield from self._reloading()
         missed = [((name,), count) for name, count in tally.schedules_missed.items()]
         yield _counter("schedule_missed", "Ticks of schedules for which nothing was published.", ("schedule",), missed)
+
+    def _reloading(self) -> Iterator[Metric]:
+        reloading = self._surface.process.reloading
+        counts = [((outcome,), count) for outcome, count in reloading.counts.items()]
+        yield _counter("config_reloads", "Reloads of the configuration file.", ("outcome",), counts)
+        yield GaugeMetricFamily(
+            "runner_config_last_reload_successful",
+            "Whether the last reload took the file; 1 before the first one.",
+            value=float(not reloading.state.kept),
+        )
+        yield GaugeMetricFamily(
+            "runner_config_last_reload_success_timestamp_seconds",
+            "When the file that is in use was read, since the epoch.",
+            value=reloading.state.loaded_at.timestamp(),
+        )
 
     def _publishing(self) -> Iterator[Metric]:
         tally = self._surface.tally

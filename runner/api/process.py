@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from ..operations.reloading import Reloading
     from ..service.tally import Tally
     from ..service.vitals import Vitals
     from ..service.watchdog import Watchdog
@@ -26,7 +27,8 @@ class Process(NamedTuple):
         breakers: returns for each subscription served here whether its breaker is open.
         wakes: how often each strategy has woken the worker.
         watchdog: watches its event loop.
-        retention: how long events are kept, as far as it knows.
+        retention: returns how long events are kept, as far as it knows.
+        reloading: takes the file as it is now; `reloading.state` is what is in use, and how the last reload went.
     """
 
     vitals: Vitals
@@ -35,4 +37,5 @@ class Process(NamedTuple):
     breakers: Callable[[], Mapping[str, bool]]
     wakes: Mapping[str, int]
     watchdog: Watchdog
-    retention: Retention
+    retention: Callable[[], Retention]
+    reloading: Reloading[Any]

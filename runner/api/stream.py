@@ -86,7 +86,7 @@ class Streaming:
 
     async def _truncated(self, after: Mark) -> dict[str, int | None] | None:
         """Return what to tell a client whose mark retention has passed; None if it has not."""
-        shortest = self._surface.process.retention.shortest
+        shortest = self._surface.process.retention().shortest
         if shortest is None:
             return None
         if after.at is not None and utcnow().timestamp() - after.at < shortest.total_seconds():

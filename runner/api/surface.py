@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from .depths import DepthGauge
 from .readiness import Readiness
-from .tokens import access_of
+from .tokens import Tokens, access_of
 
 if TYPE_CHECKING:
     from ..bus.bus import EventBus
@@ -28,7 +28,7 @@ class Surface:
     One runner, as its HTTP interface sees it.
 
     Attributes:
-        options: the section `api` of the file.
+        options: the section `api` of the file, as it was at the start; its tokens may have changed since.
         access: is asked by every route but the probes before anything else.
         vitals: how this process is; `vitals.draining` ends what goes on for ever.
         tally: what this process has counted.
@@ -48,6 +48,11 @@ class Surface:
     readiness: Readiness
     depths: DepthGauge
     process: Process
+
+    def change(self, options: Api) -> None:
+        """Admit by the tokens of `options` from now on; whether any are needed stays."""
+        if isinstance(self.access, Tokens) and options.tokens:
+            self.access.replace(options.tokens)
 
     @classmethod
     def of(

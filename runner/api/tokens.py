@@ -104,6 +104,10 @@ class Tokens(Access):
         self._entries = [(_digest_of(each), each) for each in entries]
         self._failures = FailureLimit() if failures is None else failures
 
+    def replace(self, entries: Sequence[TokenEntry]) -> None:
+        """Admit the callers of these tokens from now on, and nobody else."""
+        self._entries = [(_digest_of(each), each) for each in entries]
+
     @override
     def admit(self, request: HTTPConnection, need: Need) -> Caller:
         entry = self.check(_bearer(request.headers.getlist("authorization")), request)

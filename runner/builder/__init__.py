@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..bus.bus import EventBus
 from ..config import Config, load_config
-from ..config.dsn import Dsn
 from ..errors import ConfigError
 from ..event import new_id
 from ..operations import Operations
 from ..operations.audit import who
-from ..sinks import build_sink
 from ..sinks.base import Sink, SinkContext
 from ..storage import Storage
 from ..storage import open_storage as open_store
@@ -26,11 +24,11 @@ from ..strategies.stack import StrategyStack, compose
 from .brokers import Brokers, nats_sinks, nats_subjects
 from .faults import Faults
 from .files import unusable_file
+from .logins import Logins
 from .plan import plan_of, retention_of, tracing_of, type_schemas
 
 if TYPE_CHECKING:
     from ..runtime.runner import Runner
-    from ..strategies.base import Connect
     from ..tracing.base import Tracing
 
 __all__ = [
@@ -61,7 +59,7 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Runner:
     Raises:
         ConfigError: every fault of the file, one per line.
     """
-    return build(read(path, environ))
+    return build(read(path, environ), environ)
 
 
 def read(path: str | Path, environ: Mapping[str, str] | None = None, *, imports: bool = True) -> Config:
@@ -78,9 +76,12 @@ def read(path: str | Path, environ: Mapping[str, str] | None = None, *, imports:
     return config
 
 
-def build(config: Config) -> Runner:
+def build(config: Config, environ: Mapping[str, str] | None = None) -> Runner:
     """
     Return a runner for `config`; nothing connects yet.
+
+    Args:
+        environ: what `${VAR}` stands for when the file is read again; the process's environment by default.
 
     Raises:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
@@ -89,8 +90,10 @@ def build(config: Config) -> Runner:
     from ..runtime.runner import Runner
     from ..sinks.http.hosts import Hosts
     from ..sinks.python import PythonSink
+    from .revision import RereadableFile
+    from .sinks import sinks_of
 
-    brokers = Brokers(config)
+    brokers, logins = Brokers(config), Logins()
     concurrency = config.worker.concurrency
     context = SinkContext(
         deployment_id=config.deployment_id,
@@ -99,23 +102,20 @@ def build(config: Config) -> Runner:
         pause=lambda name, reason: runner.pause(name, reason),
         hosts=Hosts(concurrency),
     )
-    sinks: dict[str, Sink] = {}
+    tracing = None
     with Faults(config) as faults:
         with faults.at():
             storage = _storage(config)
+            logins.add(config.storage.dsn, storage.renew_login)
         with faults.at():
-            strategies = _stack(config, brokers)
-        for name, plugin in config.sinks.items() if config.worker.enabled else ():
-            with faults.at("sinks", name):
-                sinks[name] = build_sink(plugin, context)
-        with faults.at():
-            _check_batches(config, sinks)
+            strategies = _stack(config, brokers, logins)
         with faults.at("tracing"):
             tracing = tracing_of(config)
+        sinks = sinks_of(config, context, tracing, faults)
     function_sink: Callable[[Callable[..., Any]], Sink] = PythonSink
     if tracing is not None:
-        sinks = {name: tracing.sink(sink) for name, sink in sinks.items()}
         function_sink = partial(_traced_function, tracing)
+    file = RereadableFile(config, sinks, brokers, context=context, logins=logins, tracing=tracing, environ=environ)
     runner = Runner(
         plan_of(config),
         storage,
@@ -124,6 +124,7 @@ def build(config: Config) -> Runner:
         function_sink=function_sink,
         brokers=brokers.made.values(),
         tracing=tracing,
+        file=file,
     )
     return runner
 
@@ -208,7 +209,7 @@ def _outgoing(
 ) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
     """Return the strategies of `config` as a context manager; while it is open, signals can be sent."""
     brokers = Brokers(config)
-    return _signalling(_stack(config, brokers), brokers, unheard)
+    return _signalling(_stack(config, brokers, Logins()), brokers, unheard)
 
 
 @contextlib.asynccontextmanager
@@ -234,13 +235,13 @@ def _storage(config: Config, *, writes: bool = True) -> Storage:
     return open_store(storage.dsn, schema=storage.schema_name, pool=storage.pool, pgbouncer=storage.pgbouncer)
 
 
-def _stack(config: Config, brokers: Brokers) -> StrategyStack:
+def _stack(config: Config, brokers: Brokers, logins: Logins) -> StrategyStack:
     # Polling has to know whether the others hear, and is one of them: it asks the finished stack.
     context = StrategyContext(
         subject=config.signal_subject,
         dsn=config.storage.dsn,
         broker=brokers,
-        connector=_connector,
+        connector=logins.connector,
         deaf=lambda: stack.deaf,
     )
     made: list[NotifyStrategy] = []
@@ -250,23 +251,3 @@ def _stack(config: Config, brokers: Brokers) -> StrategyStack:
                 made.append(build_strategy(plugin, context))
     stack = compose(*made)
     return stack
-
-
-def _connector(dsn: Dsn) -> Connect:
-    from ..storage.postgres.connector import PostgresConnector
-
-    return PostgresConnector(dsn).connect
-
-
-def _check_batches(config: Config, sinks: Mapping[str, Sink]) -> None:
-    """Refuse `batch` for a third-party sink without `deliver_batch()`; built-in kinds check it in their options."""
-    faults = [
-        config.locate(
-            ("subscriptions", index, "batch"),
-            f"sink {entry.sink!r} has no deliver_batch(); leave batch out, or add it (docs/writing-a-sink.md)",
-        )
-        for index, entry in enumerate(config.subscriptions)
-        if entry.batch and entry.sink in sinks and not hasattr(sinks[entry.sink], "deliver_batch")
-    ]
-    if faults:
-        raise ConfigError(*faults)

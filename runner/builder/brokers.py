@@ -18,8 +18,9 @@ __all__ = ["Brokers", "nats_sinks", "nats_subjects"]
 class Brokers:
     """One connection to NATS for each distinct way to reach it."""
 
-    def __init__(self, config: Config) -> None:
-        self.made: dict[BrokerOptions, Broker] = {}
+    def __init__(self, config: Config, made: Mapping[BrokerOptions, Broker] | None = None) -> None:
+        """Args: made are those that are there already."""
+        self.made: dict[BrokerOptions, Broker] = dict(made or {})
         self._config = config
 
     def __call__(self, connection: NatsConnection) -> Broker:
@@ -30,6 +31,24 @@ class Brokers:
         if options not in self.made:
             self.made[options] = Broker(options, name=f"runner {self._config.deployment_id}")
         return self.made[options]
+
+    def following(self, config: Config) -> Brokers:
+        """Return the brokers for another state of the file: the same ones, under the logins that this one has."""
+        renewed = {old: new for old, new in zip(_strategies(self._config), _strategies(config), strict=True)}
+        return Brokers(config, {renewed.get(options, options): broker for options, broker in self.made.items()})
+
+    def renew_logins(self) -> None:
+        """Log in as the file says from the next connection on."""
+        for options, broker in self.made.items():
+            broker.renew_login(options)
+
+    def unwanted(self) -> list[BrokerOptions]:
+        """Return the options of those that neither a strategy nor a sink of the file asks for."""
+        from ..sinks.nats import NatsSinkOptions
+
+        sinks = [each.options for each in self._config.sinks.values() if isinstance(each.options, NatsSinkOptions)]
+        wanted = {*_strategies(self._config), *(BrokerOptions.of(_connection(self._config, each)) for each in sinks)}
+        return [options for options in self.made if options not in wanted]
 
 
 def nats_subjects(config: Config) -> Mapping[BrokerOptions, Sequence[str]]:
@@ -57,6 +76,11 @@ def nats_sinks(
         if connection is None or connection == BrokerOptions.of(_connection(config, options)):
             types = [type for each in subscriptions if name in (each.sink, each.dead_letter) for type in each.types]
             yield name, options, examples(options.subject, config.deployment_id, types or ["*"])
+
+
+def _strategies(config: Config) -> list[BrokerOptions]:
+    """Return the options of each nats strategy."""
+    return [BrokerOptions.of(each.options) for each in config.strategies if isinstance(each.options, NatsConnection)]
 
 
 def _connection(config: Config, options: NatsConnection) -> NatsConnection:

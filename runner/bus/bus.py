@@ -196,6 +196,10 @@ class EventBus:
         if self._schemas is not None:
             self._schemas.check(publications)
 
+    def use_schemas(self, schemas: TypeSchemas | None) -> None:
+        """Hold the data of events to these schemas from now on."""
+        self._schemas = schemas
+
     def announce(self, event_id: str | None = None) -> None:
         """Wake the worker of this process and notify the others: there may be work."""
         if self._wake is not None:

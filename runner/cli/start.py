@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +30,19 @@ _PATIENCE = 1.0  # seconds that the end of the process waits for who reads why i
 
 @click.command()
 @config_option
-def start(path: Path) -> None:
+@click.option("--watch", is_flag=True, help="Read the file again whenever it changes, or one that it names.")
+def start(path: Path, watch: bool) -> None:
     """Build the bus the file describes and run it until SIGTERM or SIGINT.
 
     The first signal ends it once running deliveries are done, within worker.shutdown_grace; a second one
-    at once. SIGHUP reads the file again; a bad file changes nothing.
+    at once. SIGHUP reads the file again, and so does every change of it with --watch: what can be
+    changed is changed without a stop, a bad file changes nothing.
 
     \b
     Examples:
       runner start -c runner.yaml
       RUNNER_CONFIG=prod.yaml runner start
+      runner start -c runner.yaml --watch
     """
     signals = _Signals()
     signals.install()
@@ -48,7 +52,7 @@ def start(path: Path) -> None:
         signals.last_words = '{"event": "interrupted again, stopping at once", "level": "warning"}'
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as loop:
-            loop.run(_serve(path, config, signals, voice))
+            loop.run(_serve(path, config, signals, voice, watch))
     except RunnerError as error:
         if not voice.json or isinstance(error, ConfigError):
             raise  # faults of the file are for whoever wrote it, whatever reads the log
@@ -108,7 +112,8 @@ class _Signals:
     def __init__(self) -> None:
         self.last_words = "interrupted again, stopping at once"
         self.stop = asyncio.Event()
-        self.reload = asyncio.Event()
+        self._reload = False  # whether one was asked for before anybody could act on it
+        self._on_reloads: Callable[[], object] | None = None
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -122,6 +127,16 @@ class _Signals:
         """Wake the running loop from now on."""
         self._loop = asyncio.get_running_loop()
 
+    def on_reload(self, action: Callable[[], object]) -> None:
+        """Call `action` for every SIGHUP from now on, and for one that has come already."""
+        self._on_reloads = action
+        if self._reload:
+            action()
+
+    def _pass_on(self) -> None:
+        if self._on_reloads is not None:
+            self._on_reloads()
+
     def _on_stop(self, *_: object) -> None:
         if self._stopping:
             try:
@@ -132,7 +147,8 @@ class _Signals:
         self._soon(self.stop.set)
 
     def _on_reload(self, *_: object) -> None:
-        self._soon(self.reload.set)
+        self._reload = True
+        self._soon(self._pass_on)
 
     def _soon(self, action: Callable[[], None]) -> None:
         if self._loop is None:
@@ -156,11 +172,12 @@ def _load(path: Path) -> Config:
     return config
 
 
-async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -> None:
+async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice, watch: bool) -> None:
     from ..builder import build
 
     signals.attach()
     runner = build(config)
+    signals.on_reload(lambda: runner.reloading.ask("signal"))
     voice.built(runner, config)
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:
@@ -168,11 +185,8 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice) -
             return
         tune_gc()
         voice.how_to_publish(path)
-        while await _first(signals.stop.wait(), signals.reload.wait()) == 1:
-            signals.reload.clear()
-            replacement = _reread(path, config)
-            if replacement is not None:
-                runner, config = await _replace(runner, config, *replacement, signals)
+        async with _watching(runner, watch):
+            await signals.stop.wait()
     finally:
         await runner.stop()
 
@@ -184,58 +198,20 @@ def _publish_command(path: Path) -> str:
     return f"{command} publish -c {shlex.quote(str(path))} hello.world --data '{{\"n\": 1}}'"
 
 
-def _reread(path: Path, running: Config) -> tuple[Runner, Config] | None:
-    """Return the configuration as the file has it now; log its faults and return None if it cannot be used."""
-    import structlog
+@contextlib.asynccontextmanager
+async def _watching(runner: Runner, watch: bool) -> AsyncIterator[None]:
+    """Have the runner reload whenever one of its files changes, if that is asked for."""
+    if not watch:
+        yield
+        return
+    from .watching import Watcher
 
-    from ..builder import build
-    from ..config import advice, load_config
-
-    log = structlog.get_logger(__name__)
+    watcher = Watcher(lambda: runner.reloading.state.files, lambda: runner.reloading.ask("watch"))
+    await watcher.start()
     try:
-        config = load_config(path)
-        if config.deployment_id != running.deployment_id:
-            was, new = running.deployment_id, config.deployment_id
-            fault = f"a running process stays {was!r}, got {new!r}; start another process for another deployment"
-            raise ConfigError(config.locate(("deployment_id",), fault))
-        runner = build(config)
-    except Exception as error:
-        for fault in _reasons(error):
-            log.error("configuration not reloaded", fault=fault)
-        return None
-    for warning in advice(config):
-        log.warning("odd configuration", detail=warning)
-    return runner, config
-
-
-async def _replace(
-    old: Runner, old_config: Config, new: Runner, new_config: Config, signals: _Signals
-) -> tuple[Runner, Config]:
-    """Stop the old runner and start the new one; if that fails, start the old configuration again."""
-    import structlog
-
-    from ..builder import build
-
-    log = structlog.get_logger(__name__)
-    await old.stop()
-    try:
-        new_config.log.apply(patience=_PATIENCE)
-        if await _first(new.__aenter__(), signals.stop.wait()) == 0:
-            log.info("configuration reloaded", plan=new.describe()[0])
-        return new, new_config
-    except Exception as error:
-        old_config.log.apply(patience=_PATIENCE)
-        for reason in _reasons(error):
-            log.error("new configuration does not start, going back", error=reason)
-    back = build(old_config)
-    if await _first(back.__aenter__(), signals.stop.wait()) == 0:
-        log.info("previous configuration is running again", plan=back.describe()[0])
-    return back, old_config
-
-
-def _reasons(error: Exception) -> list[str]:
-    """Return the safe part of an error: the text of our own, else the type, since a text may hold a secret."""
-    return str(error).splitlines() if isinstance(error, RunnerError) else [f"it raised {type(error).__name__}"]
+        yield
+    finally:
+        await watcher.stop()
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,9 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     file, path = str(path), Path(path)
     base = Path(os.path.abspath(path)).parent
     environ = os.environ if environ is None else environ
-    source = parse_source(_content(path, file), Substitution(environ, base))
+    content, substitution = _content(path, file), Substitution(environ, base)
+    source = parse_source(content, substitution)
+    source.files = {base / path.name: hashlib.sha256(content).hexdigest(), **substitution.files}
     if source.value is None:
         raise config_error(file, source.faults or [Fault("the file is empty, expected deployment_id and storage")])
     if not isinstance(source.value, dict):
@@ -63,7 +66,17 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
         raise config_error(file, [*source.faults, *faults], more) from None
     if source.faults:
         raise config_error(file, source.faults)
+    source.files |= _schema_files(config)
     return config.attach(file, source)
+
+
+def _schema_files(config: Config) -> dict[Path, str]:
+    """Return the schema files that can be read; the others are said where they are loaded."""
+    found = {}
+    for entry in config.types.values():
+        with contextlib.suppress(OSError):
+            found[entry.schema_file] = hashlib.sha256(entry.schema_file.read_bytes()).hexdigest()
+    return found
 
 
 def _serves_only(document: dict[str, Any]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -246,6 +248,12 @@ class Log(Model):
         else:
             configure(self.level, self.format, patience=patience)
 
+    def change(self) -> None:
+        """Log as this section says, in the way that `apply()` was called before; without that, leave it alone."""
+        from ..log.setup import change
+
+        change(self.level, self.format)
+
 
 class Config(Model):
     """The whole file."""
@@ -313,6 +321,18 @@ class Config(Model):
     def file(self) -> str:
         """The path of the file as the user gave it; empty for a configuration made in a program."""
         return self._file
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that were read for it, the configuration file first, then those it names for values and schemas."""
+        return tuple(self._source.files)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that differ where any of the files does; empty without a file."""
+        if not self._source.files:
+            return ""
+        return hashlib.sha256("".join(self._source.files.values()).encode()).hexdigest()[:12]
 
     def locate(self, path: KeyPath, message: str) -> str:
         """Return a fault found after loading as one line that begins with its place in the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,7 +40,8 @@ class Source:
 
     `positions` holds the place of every key and list item. `templates` leads from a substituted value
     back to what the file says, for messages. The values at the `broken` paths are faults already. Those `left_out`
-    are in the file, but not in `value`: nothing was given for them, for the reason that is kept here.
+    are in the file, but not in `value`: nothing was given for them, for the reason that is kept here. `files` holds
+    the content's SHA-256 of every file that was read for it.
     """
 
     value: Any = None
@@ -48,6 +50,7 @@ class Source:
     faults: list[Fault] = field(default_factory=list)
     broken: set[KeyPath] = field(default_factory=set)
     left_out: dict[KeyPath, str] = field(default_factory=dict)
+    files: dict[Path, str] = field(default_factory=dict)
 
     def position(self, path: KeyPath) -> Position:
         """Return the place of `path`, or of its nearest ancestor in the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ class Substitution:
         self._environ = environ
         self._base = base
         self._room = _MAX_CHARACTERS
+        self.files: dict[Path, str] = {}  # that were read, and the SHA-256 of what they hold
 
     def apply(self, text: str) -> str:
         """Return the text with every reference replaced. Raise `ValueError` for unset, unreadable or malformed ones."""
@@ -106,6 +108,7 @@ class Substitution:
             value = read_value(self._base / name)
         except ValueError as error:
             raise ValueError(f"file {quoted(name)} {error}") from None
+        self.files[self._base / name] = hashlib.sha256(value.encode()).hexdigest()
         for line in value.splitlines():
             know(line)  # whoever puts a value into a file of its own has a reason
         return value

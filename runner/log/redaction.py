@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import threading
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
@@ -21,6 +22,7 @@ _WORDS = frozenset({"runner", "postgres", "postgresql", "password", "secret", "d
 
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=~-]{16,}", re.ASCII)
 
+_changing = threading.Lock()  # a file is read in a thread while the event loop renews tokens
 _spellings: tuple[str, ...] = ()  # the longest first, because one may be part of another; replaced as a whole
 
 
@@ -35,14 +37,16 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
     secret = secret.strip()
     if len(secret) < _SHORTEST or secret in _WORDS or secret in public or secret in _spellings:
         return
-    _spellings = tuple(sorted({*_spelled(secret), *_spellings}, key=len, reverse=True))
+    with _changing:
+        _spellings = tuple(sorted({*_spelled(secret), *_spellings}, key=len, reverse=True))
 
 
 def forget(secret: str) -> None:
     """Hide a secret no more, because it is none any longer: of tokens that are renewed there is no end."""
     global _spellings
     gone = set(_spelled(secret.strip()))
-    _spellings = tuple(each for each in _spellings if each not in gone)
+    with _changing:
+        _spellings = tuple(each for each in _spellings if each not in gone)
 
 
 def looks_secret(word: str) -> bool:

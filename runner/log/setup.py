@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -14,7 +15,7 @@ import structlog
 from .terminal import printable
 from .writer import LogWriter
 
-__all__ = ["configure", "configure_own", "flush", "tell"]
+__all__ = ["change", "configure", "configure_own", "flush", "tell"]
 
 Fields = MutableMapping[str, Any]
 
@@ -52,6 +53,8 @@ def configure(
             ],
         )
     )
+    global _again
+    _again = partial(configure, stream=stream, patience=patience)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_number(level), logging.WARNING))
@@ -79,7 +82,15 @@ def configure_own(level: str = "info", format: str = "auto", stream: TextIO | No
         logger_factory=lambda *_: _Logger(writer),
         cache_logger_on_first_use=False,
     )
+    global _again
+    _again = partial(configure_own, stream=stream)
     return writer
+
+
+def change(level: str, format: str) -> None:
+    """Log by another level and format where this module was set up before; leave a program's own logging alone."""
+    if _again is not None:
+        _again(level, format)
 
 
 def tell(text: str, *, wait: bool = True) -> None:
@@ -103,6 +114,7 @@ def flush() -> None:
 
 
 _current: LogWriter | None = None
+_again: Callable[[str, str], object] | None = None  # the set-up that was made last
 atexit.register(flush)
 
 

@@ -78,6 +78,10 @@ class Broker:
         """The most bytes of headers and payload together the server takes in a message; None while unknown."""
         return self._link.client.max_payload if self._link is not None else None
 
+    def renew_login(self, options: BrokerOptions) -> None:
+        """Log in as `options` say from the next connection on; they differ in nothing else."""
+        self._options = options
+
     async def start(self) -> None:
         """Begin to connect, and return at once. Idempotent."""
         if self._options.tls_insecure:

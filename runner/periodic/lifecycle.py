@@ -62,6 +62,11 @@ class Lifecycle:
         if self._enabled:
             self.loop.start()
 
+    def enable(self, enabled: bool) -> None:
+        """Publish from now on, or notice nothing more; what was noticed before is published."""
+        self._enabled = enabled
+        self.start()
+
     async def stop(self) -> None:
         """Publish no more. Idempotent."""
         await self.loop.stop()

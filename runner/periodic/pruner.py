@@ -51,7 +51,6 @@ class Pruner:
         self._others = tuple(others)
         self._every = every
         self._page = page
-        self._whole = min(_WHOLE, max(every, (retention.shortest or _WHOLE) / 10)).total_seconds()
         self._after = 0
         self._whole_at = 0.0
         self._wait = min(_FIRST, every)
@@ -63,6 +62,11 @@ class Pruner:
         self._ending.clear()
         if self._retention.shortest is not None or self._others:
             self.loop.start()
+
+    def keep(self, retention: Retention) -> None:
+        """Delete by another retention from the next page on; the next pass is a whole one."""
+        if retention != self._retention:
+            self._retention, self._whole_at = retention, 0.0
 
     async def stop(self) -> None:
         """Return once the current page is done."""
@@ -94,7 +98,8 @@ class Pruner:
         await self.loop.rest(wait_for(self._ending, self._wait * random.uniform(0.5, 1.5)))
         if monotonic() >= self._whole_at:
             self._after = 0
-            self._whole_at = monotonic() + self._whole
+            whole = max(self._every, (self._retention.shortest or _WHOLE) / 10)
+            self._whole_at = monotonic() + min(_WHOLE, whole).total_seconds()
         count = await self.run()
         for each in self._others:
             await self._prune(each)

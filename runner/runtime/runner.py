@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -19,7 +18,7 @@ import structlog
 from ..api.door import Door
 from ..api.process import Process
 from ..bus.bus import EventBus
-from ..errors import StorageUnavailable
+from ..errors import ConfigError, StorageUnavailable
 from ..event import Event, new_id
 from ..operations import Operations
 from ..periodic.heartbeat import Heartbeat
@@ -28,7 +27,6 @@ from ..periodic.minutes import Minutes
 from ..periodic.pruner import Pruner
 from ..periodic.scheduler import Scheduler
 from ..service.background import spawn
-from ..service.backoff import doubling
 from ..service.ending import end
 from ..service.loop_guard import LoopGuard
 from ..service.tally import Tally
@@ -44,7 +42,9 @@ from ..subscription import Subscription, check_dead_letters
 from ..tracing.base import Tracing
 from ..version import __version__
 from ..worker.worker import Worker
+from .place import take_place
 from .plan import Plan, function_subscription
+from .revision import STOP_TIMEOUT, ConfigurationFile, Revision, reloading_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -60,8 +60,6 @@ __all__ = ["Runner"]
 
 log = structlog.get_logger(__name__)
 
-STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
-
 
 class Runner:
     """
@@ -71,6 +69,7 @@ class Runner:
 
     Attributes:
         schedules: look at, put, pause and run schedules, once it has started (`ScheduleOperations`).
+        reloading: takes the file as it is now, while it runs: `await runner.reloading.reload("program")`.
     """
 
     def __init__(
@@ -83,14 +82,24 @@ class Runner:
         function_sink: Callable[[Callable[..., Any]], Sink],
         brokers: Iterable[Service] = (),
         tracing: Tracing | None = None,
+        file: ConfigurationFile | None = None,
     ) -> None:
-        """Args: function_sink makes the sink of a function that is subscribed, tracing makes spans."""
+        """
+        Put the parts together.
+
+        Args:
+            function_sink: makes the sink of a function that is subscribed.
+            tracing: makes spans.
+            file: can be read again while the runner runs; None for a plan made in a program.
+        """
         self._plan = plan
         self._storage = storage
         self._strategies = strategies
         self._sinks = dict(sinks)
         self._function_sink = function_sink
+        self._function_sinks: dict[str, Sink] = {}
         self._brokers = tuple(brokers)
+        self._file = file
         self._functions: dict[str, Subscription] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         self._tally = tally = Tally()
@@ -128,7 +137,9 @@ class Runner:
         beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally))
         breakers, wakes = self.worker.breakers, strategies.wakes
-        process = Process(self._vitals, tally, self.strategies, breakers, wakes, self._watchdog, plan.retention)
+        self.reloading = reloading_of(file, self._apply, self._vitals, lambda: spawn(self._heartbeat.beat(), "beat"))
+        kept = (self._watchdog, lambda: self._plan.retention, self.reloading)
+        process = Process(self._vitals, tally, self.strategies, breakers, wakes, *kept)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=_pages)
         self._started = False
         self._loop_guard = LoopGuard("runner")
@@ -177,7 +188,7 @@ class Runner:
             raise ValueError(f"the file has a subscription {name!r}; a function needs a name of its own")
         sink = f"function:{name}"
         self._functions[name] = function_subscription(name, sink, options)
-        self._sinks[sink] = self._function_sink(handler)
+        self._sinks[sink] = self._function_sinks[sink] = self._function_sink(handler)
         self.worker.serve(sink, self._sinks[sink])
 
     async def unsubscribe(self, name: str) -> None:
@@ -244,7 +255,7 @@ class Runner:
         self._vitals.starting()
         await self._watchdog.start()
         await self._door.start()
-        await self._prepare()
+        await take_place(self._storage, self._plan, self._functions, self._heartbeat.beat)
         for concern in await self._storage.concerns():
             log.warning("store", concern=concern)
         for broker in self._brokers:
@@ -265,6 +276,7 @@ class Runner:
             loops.append(self._lifecycle.loop)
         self._started = True
         self._vitals.running(loops)
+        self.reloading.start()
         log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
         with contextlib.suppress(StorageUnavailable):  # the worker waits for it
             for each in await unserved(self._storage):
@@ -281,6 +293,7 @@ class Runner:
             self._loop_guard.enter()
             self._vitals.stopping()
             log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
+            await end("reloading", self.reloading.stop)
             self.worker.stop_accepting()
             await end("scheduler", self._scheduler.stop)
             await end("lifecycle", self._lifecycle.stop)
@@ -339,32 +352,35 @@ class Runner:
         """
         return self._door.mount(self)
 
-    async def _prepare(self) -> None:
-        """Wait for the store, and take ownership of the tables."""
-        deadline = monotonic() + self._plan.start_timeout.total_seconds()
-        for pause in doubling(0.1, 2.0):
+    async def _apply(self, revision: Revision) -> None:
+        """Use another state of the file from now on; raise a `RunnerError` if that cannot be, and change nothing."""
+        assert self._file is not None
+        taken = sorted(self._functions.keys() & {each.name for each in revision.plan.subscriptions})
+        if taken:
+            raise ConfigError(f"subscription {taken[0]!r} is that of a function in this process")
+        check_dead_letters(self._functions.values(), {**self._function_sinks, **revision.sinks})
+        async with revision.started():
+            self._file.renew_logins(revision)  # first: the store may let nobody in with the old password
             try:
-                await self._take_place()
-                return
-            except StorageUnavailable as error:
-                if monotonic() + pause > deadline:
-                    raise
-                log.warning("waiting for the store", detail=str(error), retry_in=pause)
-            await asyncio.sleep(pause)
+                await self._storage.schedules.put_file(revision.plan.subscriptions, revision.plan.schedules)
+            except BaseException:
+                self._file.renew_logins()
+                raise
+        self._use(revision)
 
-    async def _take_place(self) -> None:
-        storage, plan = self._storage, self._plan
-        cure = "run `runner migrate`, or set storage.migrate: true"
-        applied = await storage.take(plan.deployment_id, create=plan.migrate, upgrade=plan.migrate, cure=cure)
-        if applied:
-            log.info("tables brought up to date", revisions=list(applied))
-        await storage.open()
-        await storage.registry.put_subscriptions(plan.subscriptions, "file")
-        for name, subscription in self._functions.items():
-            await storage.registry.put_subscriptions([subscription], f"function:{name}")
-        await storage.schedules.put_all(plan.schedules, "file")
-        await storage.registry.set_channel(plan.channel)
-        await self._heartbeat.beat()
+    def _use(self, revision: Revision) -> None:
+        """Have every part go by `revision`."""
+        assert self._file is not None
+        self._file.use(revision)
+        self._plan = plan = revision.plan
+        self._sinks = {**self._function_sinks, **revision.sinks}
+        self._brokers = (*(each for each in self._brokers if each not in revision.idle_brokers), *revision.brokers)
+        self.worker.replace_sinks(self._sinks, revision.retired, revision.idle_brokers)
+        self._bus.use_schemas(plan.schemas)
+        self._pruner.keep(plan.retention)
+        self._lifecycle.enable(plan.lifecycle)
+        self._door.change(plan.api)
+        self._bus.announce(self._instance.id)  # what waited for a sink or a subscription may go now, anywhere
 
     def _health(self) -> Health:
         return Health(

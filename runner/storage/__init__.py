@@ -47,6 +47,9 @@ class Database(Protocol):
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         """Return the version of the set, and the active subscriptions."""
 
+    def renew_login(self, dsn: Dsn) -> None:
+        """Log in with the password of `dsn` from the next connection on."""
+
     async def open(self) -> None:
         """Open the connections that a worker uses at once; do not fail if the database is away."""
 
@@ -143,6 +146,10 @@ class Storage:
     def schema(self) -> str | None:
         """PostgreSQL schema of the tables; None until the first connection has found it, and on SQLite."""
         return self._database.home.schema
+
+    def renew_login(self, dsn: Dsn) -> None:
+        """Log in with the password of `dsn` from the next connection on; it differs in nothing else."""
+        self._database.renew_login(dsn)
 
     async def open(self) -> None:
         """Open the connections of a worker, so that its first claims wait for none."""

@@ -29,7 +29,7 @@ from .throughput import write
 from .tokens import HOLDER
 from .transactions import Transactions
 
-__all__ = ["ALIVE", "SqlRegistry", "named"]
+__all__ = ["ALIVE", "SqlRegistry", "named", "put_subscriptions"]
 
 log = structlog.get_logger(__name__)
 
@@ -77,19 +77,9 @@ class SqlRegistry(Registry):
 
     @override
     async def put_subscriptions(self, wanted: Sequence[Subscription], origin: str) -> None:
-        wanted = [*wanted, *filter(None, (each.for_dead_letters() for each in wanted))]
         async with self._transactions.write() as connection:
             await lock_bus(connection)  # instances that start together do not race
-            known = {row.name: row for row in await connection.execute(select(subscriptions))}
-            changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
-            names = {each.name for each in wanted}
-            ours = [row for row in known.values() if row.origin == origin and row.active]
-            gone = [row.id for row in ours if row.name not in names]
-            if gone:
-                await connection.execute(
-                    update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
-                )
-            if gone or any(changed):
+            if await put_subscriptions(connection, wanted, origin):
                 await bump_version(connection)
 
     @override
@@ -187,6 +177,21 @@ class SqlRegistry(Registry):
     async def leave(self, instance_id: str) -> None:
         async with self._transactions.write() as connection:
             await connection.execute(instances.delete().where(instances.c.id == instance_id))
+
+
+async def put_subscriptions(connection: AsyncConnection, wanted: Sequence[Subscription], origin: str) -> bool:
+    """Make the active subscriptions of `origin` be these, under the lock of the bus; return whether any changed."""
+    wanted = [*wanted, *filter(None, (each.for_dead_letters() for each in wanted))]
+    known = {row.name: row for row in await connection.execute(select(subscriptions))}
+    changed = [await _put(connection, known.get(each.name), each, origin) for each in wanted]
+    names = {each.name for each in wanted}
+    ours = [row for row in known.values() if row.origin == origin and row.active]
+    gone = [row.id for row in ours if row.name not in names]
+    if gone:
+        await connection.execute(
+            update(subscriptions).where(subscriptions.c.id.in_(gone)).values(active=False, updated_at=Now())
+        )
+    return bool(gone) or any(changed)
 
 
 async def named(connection: AsyncConnection, name: str, *, active: bool = False) -> Row[Any]:

@@ -19,12 +19,15 @@ from .contract.schedules import Due, Fired, Firing, Schedules, ScheduleView
 from .errors import mapped_errors
 from .expressions import Now
 from .home import home_of
+from .registry import put_subscriptions
 from .tables import occurrences, schedules
 from .transactions import Transactions
 
 if TYPE_CHECKING:
     import aiosqlite
     import asyncpg
+
+    from ..subscription import Subscription
 
 __all__ = ["SqlSchedules"]
 
@@ -63,15 +66,15 @@ class SqlSchedules(Schedules):
     async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
         async with self._transactions.write() as connection:
             await lock_bus(connection)  # instances that start together do not race
-            known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
-            now = await _clock(connection)
-            changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
-            names = {each.name for each in wanted}
-            ours = [row for row in known.values() if row.origin == origin and row.active]
-            gone = [row.id for row in ours if row.name not in names]
-            for id in gone:
-                await _change(connection, id, active=False, **_STOPPED)
-            if gone or any(changed):
+            if await _put_all(connection, wanted, origin):
+                await bump_version(connection)
+
+    @override
+    async def put_file(self, subscriptions: Sequence[Subscription], wanted: Sequence[Schedule]) -> None:
+        async with self._transactions.write() as connection:
+            await lock_bus(connection)
+            changed = await put_subscriptions(connection, subscriptions, "file")
+            if await _put_all(connection, wanted, "file") or changed:
                 await bump_version(connection)
 
     @override
@@ -153,6 +156,19 @@ async def in_thread(driver: aiosqlite.Connection, function: Callable[..., R], *a
     hop = driver._execute(function, driver._conn, *arguments)  # type: ignore[no-untyped-call]  # as in sqlite/database.py
     result: R = await asyncio.shield(hop)
     return result
+
+
+async def _put_all(connection: AsyncConnection, wanted: Sequence[Schedule], origin: str) -> bool:
+    """Make the active schedules of `origin` be these, under the lock of the bus; return whether that changed any."""
+    known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
+    now = await _clock(connection)
+    changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
+    names = {each.name for each in wanted}
+    ours = [row for row in known.values() if row.origin == origin and row.active]
+    gone = [row.id for row in ours if row.name not in names]
+    for id in gone:
+        await _change(connection, id, active=False, **_STOPPED)
+    return bool(gone) or any(changed)
 
 
 def _all() -> Select[Any]:

@@ -12,6 +12,7 @@ from ..storage.contract.registry import Registered, Registry
 from ..subscription import Matcher
 from .breaker_sync import BreakerSync
 from .outlet import Outlet, Slots
+from .retirement import Retirement
 
 __all__ = ["Roster"]
 
@@ -28,6 +29,7 @@ class Roster:
         matcher: finds the outlets of an event.
         version: of the subscriptions.
         stale: whether they are to be read again before anything is claimed.
+        retirement: stops sinks that have been replaced.
     """
 
     def __init__(
@@ -63,17 +65,24 @@ class Roster:
         self.matcher: Matcher[Outlet] = Matcher([])
         self.version = -1
         self.stale = False
+        self.retirement = Retirement(lambda: self.outlets.values())
 
     def serve(self, name: str, sink: Sink) -> None:
         """Deliver through `sink` for the subscriptions that name it, from the next load on."""
         self._sinks[name] = sink
+
+    def replace_sinks(self, sinks: Mapping[str, Sink]) -> None:
+        """Deliver through `sinks`, and through none that are not among them, from the next load on, which is soon."""
+        self._sinks = dict(sinks)
+        self.stale = True
 
     async def load(self) -> None:
         """Read the subscriptions and compile the match."""
         version, registered = await self._registry.subscriptions()
         outlets = {each.id: self._outlet(each) for each in registered}
         self.matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
-        self.outlets = outlets
+        before, self.outlets = self.outlets, outlets
+        self.retirement.replaced(outlet for id, outlet in before.items() if outlets.get(id) is not outlet)
         self._note_closed()
         self.version = version
         self.stale = False

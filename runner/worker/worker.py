@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 
 import structlog
 
 from ..delivery import DeliveryState
 from ..policies.limits import WorkerLimits
-from ..service.background import Background, spawn
+from ..service.background import Background, Service, spawn
 from ..service.clock import wait_for
 from ..service.tally import Tally
 from ..sinks.base import Sink
@@ -57,7 +58,7 @@ class Worker:
         sinks: Mapping[str, Sink],
         limits: WorkerLimits,
         *,
-        notify: Callable[[], Awaitable[None]],
+        notify: Callable[[], Coroutine[Any, Any, None]],
         on_load: Callable[[], object] = lambda: None,
         tally: Tally | None = None,
         tell: Callable[..., object] = lambda *_, **__: None,
@@ -123,6 +124,20 @@ class Worker:
         """Deliver through `sink` for the subscriptions that name it, from the next load on."""
         self._roster.serve(name, sink)
 
+    def replace_sinks(
+        self, sinks: Mapping[str, Sink], retired: Mapping[str, Sink], then: Sequence[Service] = ()
+    ) -> None:
+        """
+        Deliver through `sinks`, and through none that are not among them, from now on.
+
+        Args:
+            retired: those that were there and are not any more; each is stopped after its last delivery.
+            then: what they work with, stopped after them.
+        """
+        self._roster.replace_sinks(sinks)
+        self._roster.retirement.retire(retired, then)
+        self.wake()
+
     async def start(self) -> None:
         """Begin to work; due events and deliveries are found without a wake."""
         self._writer.start()
@@ -148,6 +163,7 @@ class Worker:
             await wait_for(self._room_freed, timedelta(seconds=ends - monotonic()))
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
         self._leases.give_back()  # without what has still answered
+        await self._roster.retirement.stop()
         await self._orphans.stop()
         await self._expiry.stop()
         await self._watch.stop()
@@ -208,12 +224,9 @@ class Worker:
     def _written_late(self, records: Sequence[DeliveryRecord]) -> None:
         """Take account of records written late, after another session had held their events."""
         if self._written(records):
-            spawn(self._tell_others(), "notify")
+            spawn(self._notify(), "notify")
         self._room_freed.set()
         self.dispatcher.claim_ahead()
-
-    async def _tell_others(self) -> None:
-        await self._notify()
 
     def _on_breaker_change(self, outlet: Outlet) -> None:
         """Act on a breaker that has opened or closed."""
@@ -236,6 +249,7 @@ class Worker:
     def _on_lane_end(self, outlet: Outlet) -> None:
         self._room_freed.set()
         self._backlog.lane_ended(outlet)
+        self._roster.retirement.lane_ended()
 
     async def _watch_once(self) -> None:
         """Cancel deliveries that have run for too long."""

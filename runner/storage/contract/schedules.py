@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from ...event import Event
 from ...policies.schedule import Schedule
 from ...policies.ticking import Standing
+from ...subscription import Subscription
 
 __all__ = ["Due", "DueSchedule", "Fired", "Firing", "Occurrence", "ScheduleView", "Schedules"]
 
@@ -151,6 +152,13 @@ class Schedules(Protocol):
         A name keeps its id, its history and its pause over any change. One that has not changed goes on where it was;
         one with other times begins at the first tick after now, or after what the old one was late for. One that is no
         longer given stops. Nothing is written when nothing changed.
+        """
+
+    async def put_file(self, subscriptions: Sequence[Subscription], schedules: Sequence[Schedule]) -> None:
+        """
+        Make the active subscriptions and schedules of the origin `file` be exactly these, both or neither.
+
+        As `Registry.put_subscriptions()` and `put_all()` do it.
         """
 
     async def put(self, schedule: Schedule, origin: str) -> bool:

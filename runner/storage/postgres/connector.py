@@ -69,6 +69,10 @@ class PostgresConnector:
         self._hosts: list[_Host] = list(dsn.hosts) or [(None, None)]
         self._timeline = ""
 
+    def renew_login(self, dsn: Dsn) -> None:
+        """Log in with the password of `dsn` from the next connection on; it differs in nothing else."""
+        self._dsn = dsn
+
     async def connect(self) -> asyncpg.Connection:
         """Return a new connection. Raise `StorageUnavailable` when no host takes one."""
         # The first time all are asked: of two primaries, only the timelines tell which one is the present one.

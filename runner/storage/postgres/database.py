@@ -77,6 +77,10 @@ class PostgresDatabase:
 
         return postgres_engine(self.connect, self.home, pool=self._pool, pgbouncer=self._pgbouncer)
 
+    def renew_login(self, dsn: Dsn) -> None:
+        """Log in with the password of `dsn` from the next connection on."""
+        self._connector.renew_login(dsn)
+
     async def connect(self) -> asyncpg.Connection:
         """Return a new connection of the driver. Raise `StorageUnavailable` when no host takes one."""
         with self._outage, mapped_errors():

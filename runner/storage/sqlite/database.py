@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import aiosqlite
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from ...config.dsn import Dsn
     from ..contract.registry import Registered
 
 __all__ = ["SqliteDatabase"]
@@ -68,6 +69,9 @@ class SqliteDatabase:
         from .engine import sqlite_engine
 
         return sqlite_engine(self._path, self.home, pool=self._pool)
+
+    def renew_login(self, dsn: Dsn) -> None:
+        """Do nothing: a file has no login."""
 
     async def open(self) -> None:
         """Open nothing: the first call does, and there is no second connection."""
