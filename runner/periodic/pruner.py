@@ -63,8 +63,9 @@ class Pruner:
         if self._retention.shortest is not None or self._others:
             self.loop.start()
 
-    def keep(self, retention: Retention) -> None:
+    def keep(self, retention: Retention, others: Sequence[PrunePage]) -> None:
         """Delete by another retention from the next page on; the next pass is a whole one."""
+        self._others = tuple(others)
         if retention != self._retention:
             self._retention, self._whole_at = retention, 0.0
 

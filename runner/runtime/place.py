@@ -1,20 +1,24 @@
-"""The place of a process in its deployment: its tables, its subscriptions, its schedules."""
+"""The place of a process in its deployment: its tables, what its file has in them, what of them is old."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import monotonic
 
 import structlog
 
 from ..errors import StorageUnavailable
+from ..periodic.pruner import PrunePage
 from ..service.backoff import doubling
 from ..storage import Storage
+from ..storage.contract.archive import Retention
+from ..storage.contract.throughput import KEPT
 from ..subscription import Subscription
 from .plan import Plan
 
-__all__ = ["take_place"]
+__all__ = ["old_records", "take_place"]
 
 log = structlog.get_logger(__name__)
 
@@ -55,3 +59,10 @@ async def _take(storage: Storage, plan: Plan, functions: Mapping[str, Subscripti
     for name, subscription in functions.items():
         await storage.registry.put_subscriptions([subscription], f"function:{name}")
     await storage.registry.set_channel(plan.channel)
+
+
+def old_records(storage: Storage, retention: Retention) -> list[PrunePage]:
+    """Return what deletes the records beside events that are old: the counters, and the rows of the audit log."""
+    kept = retention.audit
+    audit = [] if kept is None else [partial(storage.audit.prune, kept)]
+    return [partial(storage.throughput.prune, KEPT), *audit]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,7 @@ from ..operations.reloading import Reloading
 from ..service.ending import end
 from ..service.vitals import Phase, Vitals
 from ..sinks.base import Sink, start_sink
+from ..subscription import Subscription, check_dead_letters
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -67,6 +68,32 @@ class Revision:
             )
             for each in self.difference.refused
         ]
+
+    def check(self, functions: Iterable[Subscription], sinks: Mapping[str, Sink]) -> None:
+        """
+        Check it against the functions that this process serves.
+
+        Args:
+            sinks: those of the functions.
+
+        Raises:
+            ConfigError: it takes the name of one, or the sink for the dead letters of one.
+        """
+        functions = list(functions)
+        taken = sorted({each.name for each in functions} & {each.name for each in self.plan.subscriptions})
+        if taken:
+            raise ConfigError(f"subscription {taken[0]!r} is that of a function in this process")
+        check_dead_letters(functions, {**sinks, **self.sinks})
+
+    @contextlib.asynccontextmanager
+    async def logged_in(self, file: ConfigurationFile) -> AsyncIterator[None]:
+        """Renew the logins first: the store may let nobody in with the old password; take that back on failure."""
+        file.renew_logins(self)
+        try:
+            yield
+        except BaseException:
+            file.renew_logins()
+            raise
 
     @contextlib.asynccontextmanager
     async def started(self) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ import structlog
 from ..api.door import Door
 from ..api.process import Process
 from ..bus.bus import EventBus
-from ..errors import ConfigError, StorageUnavailable
+from ..errors import StorageUnavailable
 from ..event import Event, new_id
 from ..operations import Operations
 from ..periodic.heartbeat import Heartbeat
@@ -36,13 +36,12 @@ from ..sinks.base import Sink, start_sink
 from ..storage import Storage
 from ..storage.contract.events import Publication, Receipt
 from ..storage.contract.registry import Health, Instance, StrategyHealth
-from ..storage.contract.throughput import KEPT
 from ..strategies.stack import StrategyState
 from ..subscription import Subscription, check_dead_letters
 from ..tracing.base import Tracing
 from ..version import __version__
 from ..worker.worker import Worker
-from .place import take_place
+from .place import old_records, take_place
 from .plan import Plan, function_subscription
 from .revision import STOP_TIMEOUT, ConfigurationFile, Revision, reloading_of
 
@@ -84,23 +83,16 @@ class Runner:
         tracing: Tracing | None = None,
         file: ConfigurationFile | None = None,
     ) -> None:
-        """
-        Put the parts together.
-
-        Args:
-            function_sink: makes the sink of a function that is subscribed.
-            tracing: makes spans.
-            file: can be read again while the runner runs; None for a plan made in a program.
-        """
+        """Args: function_sink makes the sink of a function, tracing makes spans, file can be read again."""
         self._plan = plan
         self._storage = storage
         self._strategies = strategies
         self._sinks = dict(sinks)
-        self._function_sink = function_sink
-        self._function_sinks: dict[str, Sink] = {}
         self._brokers = tuple(brokers)
         self._file = file
+        self._function_sink = function_sink
         self._functions: dict[str, Subscription] = {}
+        self._function_sinks: dict[str, Sink] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         self._tally = tally = Tally()
 
@@ -129,10 +121,7 @@ class Runner:
         self._operations = Operations(storage, announce, in_order=self.worker.in_order)
         self.schedules = self._operations.schedules
         self._watchdog = Watchdog()
-        others = [partial(storage.throughput.prune, KEPT)]
-        if plan.retention.audit is not None:
-            others.append(partial(storage.audit.prune, plan.retention.audit))
-        self._pruner = Pruner(storage.archive, plan.retention, others)
+        self._pruner = Pruner(storage.archive, plan.retention, old_records(storage, plan.retention))
         self._vitals = Vitals()
         beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally))
@@ -355,17 +344,9 @@ class Runner:
     async def _apply(self, revision: Revision) -> None:
         """Use another state of the file from now on; raise a `RunnerError` if that cannot be, and change nothing."""
         assert self._file is not None
-        taken = sorted(self._functions.keys() & {each.name for each in revision.plan.subscriptions})
-        if taken:
-            raise ConfigError(f"subscription {taken[0]!r} is that of a function in this process")
-        check_dead_letters(self._functions.values(), {**self._function_sinks, **revision.sinks})
-        async with revision.started():
-            self._file.renew_logins(revision)  # first: the store may let nobody in with the old password
-            try:
-                await self._storage.schedules.put_file(revision.plan.subscriptions, revision.plan.schedules)
-            except BaseException:
-                self._file.renew_logins()
-                raise
+        revision.check(self._functions.values(), self._function_sinks)
+        async with revision.started(), revision.logged_in(self._file):
+            await self._storage.schedules.put_file(revision.plan.subscriptions, revision.plan.schedules)
         self._use(revision)
 
     def _use(self, revision: Revision) -> None:
@@ -377,7 +358,7 @@ class Runner:
         self._brokers = (*(each for each in self._brokers if each not in revision.idle_brokers), *revision.brokers)
         self.worker.replace_sinks(self._sinks, revision.retired, revision.idle_brokers)
         self._bus.use_schemas(plan.schemas)
-        self._pruner.keep(plan.retention)
+        self._pruner.keep(plan.retention, old_records(self._storage, plan.retention))
         self._lifecycle.enable(plan.lifecycle)
         self._door.change(plan.api)
         self._bus.announce(self._instance.id)  # what waited for a sink or a subscription may go now, anywhere

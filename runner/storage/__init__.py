@@ -67,11 +67,13 @@ class Storage:
     Attributes:
         events: records events.
         queue: leases work, and records its settlement.
+        renew_login: logs in with the password of another DSN from the next connection on; it differs in nothing else.
     """
 
     def __init__(self, database: Database, events: EventStore, queue: WorkQueue) -> None:
         self.events = events
         self.queue = queue
+        self.renew_login = database.renew_login
         self._database = database
 
     @cached_property
@@ -146,10 +148,6 @@ class Storage:
     def schema(self) -> str | None:
         """PostgreSQL schema of the tables; None until the first connection has found it, and on SQLite."""
         return self._database.home.schema
-
-    def renew_login(self, dsn: Dsn) -> None:
-        """Log in with the password of `dsn` from the next connection on; it differs in nothing else."""
-        self._database.renew_login(dsn)
 
     async def open(self) -> None:
         """Open the connections of a worker, so that its first claims wait for none."""

@@ -118,7 +118,7 @@ def test_a_reload_that_needs_a_restart_names_the_keys_and_changes_nothing(either
         runner.wait_for_line(r"runner\.yaml:2:\d+: storage\.dsn: changed from .*, which takes a restart")
         runner.wait_for_line(r"runner\.yaml:\d+:\d+: strategies: changed, which takes a restart")
         either.path.write_text(good)
-        assert [each["name"] for each in either.json("subscriptions", "list")] == ["broken", "everything", "stuck"]
+        assert {each["name"] for each in either.json("subscriptions", "list")} == {"broken", "everything", "stuck"}
         either.cli("publish", "hello.again")
         runner.wait_for_line("hello.again")
         assert runner.stop() == 0
