@@ -12,12 +12,15 @@ from ..errors import StorageUnavailable
 
 if TYPE_CHECKING:
     from ..storage import Storage
+    from ..storage.contract.throughput import Series
+    from .plots import Range
 
 __all__ = ["FRESH", "Glances"]
 
 FRESH = 2.0
 """Seconds for which a look holds."""
 
+_SERIES = 100  # that are held
 _SHARE = 0.02  # of the time that looking may take
 
 
@@ -34,6 +37,7 @@ class Glances:
         self._report: Report | None = None
         self._stale = 0.0  # when the report is too old
         self._looking = asyncio.Lock()
+        self._series: dict[tuple[int, str], tuple[Series, float]] = {}
 
     async def report(self) -> Report:
         """Return the verdict and its snapshot; without a snapshot while the store cannot be reached."""
@@ -47,3 +51,15 @@ class Glances:
                 took = monotonic() - began
                 self._stale = monotonic() + max(FRESH, took / _SHARE)
             return self._report
+
+    async def series(self, subscription_id: int, range_: Range) -> Series:
+        """Return what was counted for a subscription or the bus; the same series holds for a part of its step."""
+        key = subscription_id, range_.name
+        held, stale = self._series.get(key, (None, 0.0))
+        if held is not None and monotonic() < stale:
+            return held
+        found = await self._storage.throughput.series(subscription_id, range_.length, range_.step)
+        if len(self._series) >= _SERIES:
+            self._series.clear()
+        self._series[key] = found, monotonic() + max(FRESH, range_.step.total_seconds() / 12)
+        return found

@@ -4,42 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..service.histogram import Histogram
+from ..api.parameters import bad_parameter
 from ..storage.contract.throughput import BUS
+from .plots import RANGES, Range, plots
 from .view import Page, View
 
 if TYPE_CHECKING:
-    from ..diagnosis.status import Report, Snapshot, Subscribed
+    from ..diagnosis.status import Snapshot, Subscribed
 
-__all__ = ["PAGES", "figures", "hearing", "worst"]
+__all__ = ["PAGES", "figures", "hearing", "range_of", "worst"]
 
 _SHOWN = 12  # subscriptions on the overview
 
 
 async def _look(view: View) -> dict[str, Any]:
+    chosen = range_of(view)
     report = await view.glances.report()
-    return {"report": report, **_of(report)}
-
-
-def _of(report: Report) -> dict[str, Any]:
     seen = report.snapshot
     if seen is None:
-        return {"seen": None}
-    return {"seen": seen, "figures": figures(seen), "worst": worst(seen), "hearing": hearing(seen)}
+        return {"report": report, "seen": None, "range": chosen, "ranges": RANGES}
+    drawn = plots(await view.glances.series(BUS, chosen), chosen)
+    found = {"figures": figures(seen), "worst": worst(seen), "hearing": hearing(seen)}
+    return {"report": report, "seen": seen, "range": chosen, "ranges": RANGES, "plots": drawn, **found}
+
+
+def range_of(view: View) -> Range:
+    """Return how far back the plots of a page look. Raise a `Problem`."""
+    name = view.query["range"] or "15m"
+    if name not in RANGES:
+        raise bad_parameter("range", f"expected one of: {', '.join(RANGES)}")
+    return RANGES[name]
 
 
 def figures(seen: Snapshot) -> dict[str, Any]:
     """Return the figures of the last minutes: rates per second, durations in seconds."""
-    flows = [each.flow for each in seen.subscriptions]
-    delivered = sum(each.delivered for each in flows)
-    tried = delivered + sum(each.failed + each.dead for each in flows)
-    latency = Histogram.merged(each.latency for each in flows)
+    flow = seen.throughput.of(BUS)
     oldest = min((each.oldest_at for each in seen.subscriptions if each.oldest_at), default=seen.queue.oldest_at)
     return {
-        "published": seen.throughput.rate(seen.throughput.of(BUS).published),
-        "delivered": seen.throughput.rate(delivered),
-        "success": delivered / tried if tried else None,
-        "latency": {share: latency.quantile(share / 100) for share in (50, 95, 99)},
+        "recorded": seen.rate_in,
+        "delivered": seen.throughput.rate(flow.delivered),
+        "success": flow.success_ratio,
+        "latency": {share: flow.latency.quantile(share / 100) for share in (50, 95, 99)},
         "backlog": seen.queue.queued + sum(each.load.open for each in seen.subscriptions),
         "dead": sum(each.load.dead for each in seen.subscriptions),
         "oldest": oldest,
@@ -69,4 +74,4 @@ def hearing(seen: Snapshot) -> list[tuple[str, int, int, str]]:
     return found
 
 
-PAGES = (Page(path="/", template="overview.html", look=_look),)
+PAGES = (Page(path="/", template="overview.html", look=_look, query=("range",)),)

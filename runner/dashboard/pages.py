@@ -78,7 +78,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: wording.visible(value) if type(value) is str else value,
     )
-    for name in ("ago", "count", "duration", "moment", "percent", "rate", "size"):
+    for name in ("ago", "commands", "count", "duration", "moment", "percent", "rate", "size"):
         made.filters[name] = getattr(wording, name)
     made.filters["depth"] = number
     made.globals["version"] = __version__

@@ -10,6 +10,8 @@ from ..api.parameters import bad_parameter
 from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..storage.contract.records import DeliveryQuery
+from .overview import range_of
+from .plots import RANGES, plots
 from .view import Page, View
 
 if TYPE_CHECKING:
@@ -59,7 +61,11 @@ async def _show(view: View) -> dict[str, Any]:
         raise NotFound(f"no such subscription: {name}")
     dead = DeliveryQuery(subscription=name, state=DeliveryState.DEAD, limit=_LISTED)
     due = DeliveryQuery(subscription=name, soonest_first=True, limit=_LISTED)
+    chosen = range_of(view)
     return {
+        "range": chosen,
+        "ranges": RANGES,
+        "plots": plots(await view.glances.series(found.registered.id, chosen), chosen, backlog=False),
         "seen": seen,
         "one": found,
         "findings": [each for each in report.findings if each.subject == name],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ from markupsafe import Markup
 
 from ..service.clock import utcnow
 
-__all__ = ["ago", "count", "duration", "moment", "percent", "rate", "size", "visible"]
+__all__ = ["ago", "commands", "count", "duration", "moment", "percent", "rate", "size", "visible"]
 
 NOTHING = "\N{EN DASH}"
 """The mark where there is nothing to say."""
@@ -22,6 +23,7 @@ _HIDDEN = (
     "Zl",
     "Zp",
 )  # Unicode's categories of what shows nothing, or reorders what stands beside it
+_COMMAND = re.compile(r"(.*?)(\brunner [a-z]+ (?:[a-z]+ )?.*)?", re.DOTALL)
 _STEPS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
@@ -52,9 +54,9 @@ def rate(per_second: float | None) -> str:
         return NOTHING
     if per_second == 0:
         return "0"
-    if per_second < 0.01:
-        return "<0.01"
-    return f"{per_second:.2f}" if per_second < 1 else f"{per_second:.1f}" if per_second < 100 else count(per_second)
+    if per_second < 1:
+        return f"{per_second:.2g}"
+    return f"{per_second:.1f}" if per_second < 100 else count(per_second)
 
 
 def percent(share: float | None) -> str:
@@ -116,3 +118,12 @@ def ago(time: datetime | None, now: datetime | None = None) -> Markup:
     words = "now" if abs(apart) < 1 else f"{_long(int(apart))} ago" if apart > 0 else f"in {_long(int(-apart))}"
     iso = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, moment(time), words)
+
+
+def commands(cure: str) -> list[tuple[str, str]]:
+    """Return the parts of a cure, each as its words and the command that follows them; one of both may be empty."""
+    parts = []
+    for part in cure.split("; "):
+        words, command = _COMMAND.fullmatch(part).groups()  # type: ignore[union-attr]  # anything matches
+        parts.append((words.strip(" :"), command or ""))
+    return parts

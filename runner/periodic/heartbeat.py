@@ -8,6 +8,7 @@ import structlog
 
 from ..service.background import Background
 from ..service.vitals import INTERVAL, Vitals
+from ..storage.contract.depths import DepthReader
 from ..storage.contract.registry import Health, Instance, Registry
 from .minutes import Minutes
 
@@ -16,8 +17,11 @@ __all__ = ["Heartbeat"]
 log = structlog.get_logger(__name__)
 
 
+_SAMPLED = 60.0  # seconds between two looks at the backlog
+
+
 class Heartbeat:
-    """Beat every ten seconds, and once on request."""
+    """Beat every ten seconds, and once on request; look at the backlog every minute."""
 
     def __init__(
         self,
@@ -27,6 +31,7 @@ class Heartbeat:
         *,
         vitals: Vitals,
         minutes: Minutes,
+        depths: DepthReader,
         set_back: Callable[[], object],
         tell: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
@@ -37,6 +42,7 @@ class Heartbeat:
             health: says how the instance is.
             vitals: are told whether the store answers.
             minutes: what this instance counts, which is written with the beat.
+            depths: say how much waits.
             tell: has a lifecycle event published.
             set_back: called when the clock of the store has been set back, and work may be due that was not.
         """
@@ -45,18 +51,22 @@ class Heartbeat:
         self._health = health
         self._vitals = vitals
         self._minutes = minutes
+        self._depths = depths
         self._set_back = set_back
         self._tell = tell
         self._lost = False
         self._beaten = False  # ever
         self.loop = Background("heartbeat", self.beat, every=INTERVAL)
+        self._sampling = Background("backlog", self._sample, every=_SAMPLED)
 
     def start(self) -> None:
         """Begin to beat."""
         self.loop.start()
+        self._sampling.start()
 
     async def stop(self) -> None:
         """Beat no more, but for what is counted and not written. Idempotent."""
+        await self._sampling.stop()
         await self.loop.stop()
         if self._beaten and self._minutes.unwritten():
             await self.beat()
@@ -81,3 +91,7 @@ class Heartbeat:
         if back:
             log.warning("clock of the store set back", by=back.total_seconds())
             self._set_back()
+
+    async def _sample(self) -> None:
+        seen = await self._depths.read()
+        self._minutes.note_backlog(seen.queued + sum(each.pending + each.leased for each in seen.subscriptions))

@@ -34,7 +34,7 @@ class Minutes:
         self._minute: datetime | None = None  # the last one there is anything of
         self._counted: dict[tuple[datetime, int], Counted] = {}
         self._dirty: set[tuple[datetime, int]] = set()
-        self._published = 0  # of the tally, at the last look
+        self._published = self._dispatched = 0  # of the tally, at the last look
         self._seen: dict[int, tuple[int, int, int, Histogram]] = {}
 
     def unwritten(self) -> Sequence[Counted]:
@@ -59,6 +59,13 @@ class Minutes:
                 key: each for key, each in self._counted.items() if key in self._dirty or key[0] == self._minute
             }
 
+    def note_backlog(self, waiting: int) -> None:
+        """Note how many events and deliveries wait in the store; of several in a minute the most."""
+        if self._told is not None:
+            told, when = self._told
+            minute = max(_begin(told + timedelta(seconds=monotonic() - when)), self._minute or _begin(told))
+            self._add(minute, Counted(minute=minute, subscription_id=BUS, holder=0, backlog=waiting))
+
     def _look(self, now: datetime) -> None:
         """Add what was counted since the last look to the minute, which never goes back by itself."""
         minute = max(_begin(now), self._minute or _begin(now))
@@ -68,6 +75,11 @@ class Minutes:
                 minute, Counted(minute=minute, subscription_id=BUS, holder=0, published=published - self._published)
             )
             self._published = published
+        dispatched = self._tally.dispatched
+        if dispatched > self._dispatched:
+            more = Counted(minute=minute, subscription_id=BUS, holder=0, dispatched=dispatched - self._dispatched)
+            self._add(minute, more)
+            self._dispatched = dispatched
         for id, each in list(self._tally.outcomes.items()):
             delivered, failed, dead, latency = self._seen.get(id) or (0, 0, 0, Histogram())
             if (each.delivered, each.failed, each.dead) == (delivered, failed, dead):
@@ -83,6 +95,7 @@ class Minutes:
             )
             self._seen[id] = each.delivered, each.failed, each.dead, each.latency.copy()
             self._add(minute, more)
+            self._add(minute, replace(more, subscription_id=BUS))
 
     def _add(self, minute: datetime, more: Counted) -> None:
         self._minute = minute
@@ -96,10 +109,12 @@ class Minutes:
         self._counted[key] = replace(
             before,
             published=before.published + more.published,
+            dispatched=before.dispatched + more.dispatched,
             delivered=before.delivered + more.delivered,
             failed=before.failed + more.failed,
             dead=before.dead + more.dead,
             latency=latency.counts,
+            backlog=max((each for each in (before.backlog, more.backlog) if each is not None), default=None),
         )
 
 

@@ -124,7 +124,7 @@ class Runner:
         self._pruner = Pruner(storage.archive, plan.retention, old_records(storage, plan.retention))
         self._vitals = Vitals()
         beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
-        self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally))
+        self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally), depths=storage.depths)
         breakers, wakes = self.worker.breakers, strategies.wakes
         self.reloading = reloading_of(file, self._apply, self._vitals, lambda: spawn(self._heartbeat.beat(), "beat"))
         kept = (self._watchdog, lambda: self._plan.retention, self.reloading)

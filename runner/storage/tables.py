@@ -277,6 +277,8 @@ throughput = Table(
     Column("failed", BigInteger, nullable=False),  # attempts of deliveries that go on
     Column("dead", BigInteger, nullable=False),
     Column("latency", JSON, nullable=False),
+    Column("dispatched", BigInteger, nullable=False, server_default="0"),
+    Column("backlog", BigInteger),  # the most that waited, for the bus; null where nobody looked
 )
 
 # One row for each action by hand, written before it and completed after it; deleted by the pruner.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Delete,
+    Row,
     ScalarSelect,
     Select,
     and_,
@@ -18,7 +20,9 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
+    true,
     union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,18 +30,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
 from ..service.histogram import Histogram
-from .contract.throughput import Counted, Flow, Throughput, ThroughputReader
+from .contract.throughput import Counted, Flow, Point, Series, Throughput, ThroughputReader
 from .expressions import Later, Now
 from .tables import throughput
 from .transactions import Transactions
 
 __all__ = ["SqlThroughput", "write"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
 _IN_A_STATEMENT = 1000  # rows; a parameter of each column of each
 _KEY = [column.name for column in throughput.primary_key]
-_COUNTS = (throughput.c.published, throughput.c.delivered, throughput.c.failed, throughput.c.dead)
+_COUNTS = (
+    throughput.c.published,
+    throughput.c.dispatched,
+    throughput.c.delivered,
+    throughput.c.failed,
+    throughput.c.dead,
+)
 
 
 class SqlThroughput(ThroughputReader):
@@ -63,6 +74,7 @@ class SqlThroughput(ThroughputReader):
             flows={
                 row.id: Flow(
                     published=int(row.published),
+                    dispatched=int(row.dispatched),
                     delivered=int(row.delivered),
                     failed=int(row.failed),
                     dead=int(row.dead),
@@ -71,6 +83,18 @@ class SqlThroughput(ThroughputReader):
                 for row in sums
             },
         )
+
+    @override
+    async def series(self, subscription_id: int, length: timedelta, step: timedelta) -> Series:
+        async with self._transactions.read() as connection:
+            rows = (await connection.execute(_minutes(subscription_id, length + step))).all()
+        now = rows[0].now
+        first = _begin(now, step) - length
+        steps: dict[datetime, list[Row[Any]]] = {}
+        for row in rows:
+            if row.minute is not None and row.minute >= first:
+                steps.setdefault(_begin(row.minute, step), []).append(row)
+        return Series(now=now, step=step, points=[_point(at, its) for at, its in sorted(steps.items())])
 
     @override
     async def prune(self, keep: timedelta, limit: int) -> int:
@@ -88,13 +112,38 @@ async def write(connection: AsyncConnection, counted: Sequence[Counted]) -> None
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for first in range(0, len(counted), _IN_A_STATEMENT):
         put = make(throughput).values([_row(each) for each in counted[first : first + _IN_A_STATEMENT]])
-        new = {column.name: put.excluded[column.name] for column in (*_COUNTS, throughput.c.latency)}
+        new = {
+            column.name: put.excluded[column.name] for column in (*_COUNTS, throughput.c.latency, throughput.c.backlog)
+        }
         grown = and_(*(column <= put.excluded[column.name] for column in _COUNTS))
         await connection.execute(put.on_conflict_do_update(index_elements=_KEY, set_=new, where=grown))
 
 
 def _row(counted: Counted) -> Mapping[str, Any]:
     return asdict(counted) | {"latency": {str(bucket): times for bucket, times in counted.latency.items()}}
+
+
+def _minutes(subscription_id: int, length: timedelta) -> Select[*tuple[Any, ...]]:
+    """Return the rows of a subscription since then, each with the time; one without a minute where there are none."""
+    mine = throughput.c.subscription_id == subscription_id
+    recent = and_(throughput.c.minute > _ago(length), throughput.c.minute <= _ago(timedelta(0)))
+    rows = select(throughput).where(mine, recent).subquery()
+    clock = select(Now().label("now")).subquery()
+    return select(clock.c.now, rows).select_from(clock.outerjoin(rows, true()))
+
+
+def _point(at: datetime, rows: Sequence[Row[Any]]) -> Point:
+    latency: Counter[int] = Counter()
+    for row in rows:
+        latency.update({int(bucket): times for bucket, times in row.latency.items()})
+    flow = Flow(**{column.name: sum(getattr(row, column.name) for row in rows) for column in _COUNTS})
+    waited = [row.backlog for row in rows if row.backlog is not None]
+    return Point(at, replace(flow, latency=Histogram(latency)), max(waited, default=None))
+
+
+def _begin(moment: datetime, step: timedelta) -> datetime:
+    """Return when the step begins that a moment is in."""
+    return moment - (moment - _EPOCH) % step
 
 
 def _older(keep: timedelta, limit: int) -> Delete:
@@ -113,7 +162,9 @@ def _ago(age: timedelta) -> ScalarSelect[datetime]:
 def _sums(minutes: int, dialect: str) -> Select[*tuple[Any, ...]]:
     """Return a row with the counts of each subscription, and one for each bucket with its number as `published`."""
     id, none = throughput.c.subscription_id, literal(0, BigInteger)
-    recent = and_(throughput.c.minute > _ago((minutes + 1) * _MINUTE), throughput.c.minute <= _ago(timedelta(0)))
+    anything = or_(*(column > 0 for column in _COUNTS))  # a backlog alone is no count
+    since = throughput.c.minute > _ago((minutes + 1) * _MINUTE)
+    recent = and_(since, throughput.c.minute <= _ago(timedelta(0)), anything)
     sums = select(
         id.label("id"),
         cast(null(), BigInteger).label("bucket"),
@@ -123,7 +174,7 @@ def _sums(minutes: int, dialect: str) -> Select[*tuple[Any, ...]]:
     each = func.json_each_text if dialect == "postgresql" else func.json_each
     entry = each(throughput.c.latency).table_valued("key", "value", joins_implicitly=True)
     bucket, times = cast(entry.c.key, BigInteger), cast(entry.c.value, BigInteger)
-    buckets = select(id, bucket, func.min(throughput.c.minute), func.sum(times), none, none, none)
+    buckets = select(id, bucket, func.min(throughput.c.minute), func.sum(times), none, none, none, none)
     both = union_all(
         sums.where(recent).group_by(id), buckets.select_from(throughput, entry).where(recent).group_by(id, bucket)
     ).subquery()

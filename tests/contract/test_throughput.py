@@ -119,6 +119,35 @@ class TestRead(StoreTests):
             assert latency.quantile(share) == pytest.approx(exact, rel=0.091)
 
 
+class TestSeries(StoreTests):
+    async def test_steps_of_all_instances_in_order(self, store: Store) -> None:
+        minute, step = await this_minute(store), 5 * MINUTE
+        begin = minute - (minute - datetime(1970, 1, 1, tzinfo=UTC)) % step
+        for holder, backlog in ((1, 8), (2, 30)):
+            rows = [counted(begin - age * MINUTE, age, holder) for age in (1, 5, 6, 60 * 24)]
+            waiting = Counted(minute=begin - MINUTE, subscription_id=BUS, holder=holder, backlog=backlog)
+            await store.registry.beat(ONE, Health(), [*rows, waiting])
+        series = await store.throughput.series(7, timedelta(hours=6), step)
+        assert timedelta(0) <= series.now - minute < 2 * MINUTE
+        seen = [((begin - each.at) // MINUTE, each.flow.delivered, each.flow.latency.counts) for each in series.points]
+        assert seen == [(10, 12, {3: 12}), (5, 12, {3: 12})]
+        assert [each.backlog for each in series.points] == [None, None]
+        [point] = (await store.throughput.series(BUS, timedelta(hours=6), step)).points
+        assert (point.at, point.backlog) == (begin - step, 30)
+
+    async def test_without_counts_there_is_the_time(self, store: Store) -> None:
+        series = await store.throughput.series(BUS, 15 * MINUTE, MINUTE)
+        assert series.points == []
+        assert timedelta(0) <= series.now - await this_minute(store) < 2 * MINUTE
+
+    async def test_it_reaches_back_as_far_as_is_asked(self, store: Store) -> None:
+        minute = await this_minute(store)
+        await store.registry.beat(ONE, Health(), [counted(minute - age * MINUTE, 1) for age in range(20)])
+        series = await store.throughput.series(7, 15 * MINUTE, MINUTE)
+        assert len(series.points) in (15, 16)  # the minute may have become the one before since
+        assert series.points == sorted(series.points, key=lambda each: each.at)
+
+
 class TestPrune(StoreTests):
     async def test_the_oldest_go_by_whole_minutes(self, store: Store, database: Database) -> None:
         now = datetime.now(UTC).replace(second=0, microsecond=0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from ...service.histogram import Histogram
 
-__all__ = ["BUS", "KEPT", "Counted", "Flow", "Throughput", "ThroughputReader"]
+__all__ = ["BUS", "KEPT", "Counted", "Flow", "Point", "Series", "Throughput", "ThroughputReader"]
 
 BUS = 0
 """The id of no subscription: under it stands what is counted for the bus as a whole."""
@@ -25,20 +25,24 @@ class Counted:
 
     Attributes:
         holder: who counted; never two at once.
-        published: events, for `BUS`.
-        delivered, dead: deliveries that have ended so.
+        published: events that were published in the process of an instance, for `BUS`.
+        dispatched: events that were given to their subscriptions, whoever published them, for `BUS`.
+        delivered, dead: deliveries that have ended so; for `BUS` those to all subscriptions.
         failed: attempts of deliveries that go on.
         latency: of those that were delivered, by the number of the bucket in `Histogram`.
+        backlog: events and deliveries that waited, for `BUS`; None where nobody has looked.
     """
 
     minute: datetime
     subscription_id: int
     holder: int
     published: int = 0
+    dispatched: int = 0
     delivered: int = 0
     failed: int = 0
     dead: int = 0
     latency: Mapping[int, int] = field(default_factory=dict)
+    backlog: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,7 @@ class Flow:
     """The counts of all instances for one subscription, within some minutes; the attributes are those of `Counted`."""
 
     published: int = 0
+    dispatched: int = 0
     delivered: int = 0
     failed: int = 0
     dead: int = 0
@@ -80,6 +85,37 @@ class Throughput:
         return count / max(self.seconds, 1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """
+    The counts of all instances for one subscription within one step of a series.
+
+    Attributes:
+        at: when the step begins.
+        backlog: the most that waited; None where nobody has looked.
+    """
+
+    at: datetime
+    flow: Flow
+    backlog: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """
+    The counts of one subscription, or of `BUS`, step by step.
+
+    Attributes:
+        now: by the clock of the store.
+        step: how long each is; they begin at multiples of it since 1970.
+        points: those steps in which anything was counted, the earliest first; the last may not be over.
+    """
+
+    now: datetime
+    step: timedelta
+    points: Sequence[Point]
+
+
 class ThroughputReader(Protocol):
     """The seam of those who ask for rates. `Registry.beat()` writes what is read here."""
 
@@ -91,6 +127,15 @@ class ThroughputReader(Protocol):
 
         Args:
             minutes: whole ones before the present one, by the clock of the store.
+        """
+
+    async def series(self, subscription_id: int, length: timedelta, step: timedelta) -> Series:
+        """
+        Return what was counted for a subscription, or for `BUS`, in the last steps, by one statement.
+
+        Args:
+            length: how far back, a multiple of `step`.
+            step: a multiple of a minute.
         """
 
     async def prune(self, keep: timedelta, limit: int) -> int:
