@@ -79,7 +79,7 @@ class RereadableFile(ConfigurationFile):
 
     @override
     def read(self) -> Revision:
-        used, config = self._used, load_config(self.path, self._environ)
+        used, config = self._used, load_config(self.path, self._environ, settings=self._first.settings)
         changes = difference(used.config, config)
         if changes.refused:
             return Revision(config=config, plan=plan_of(config), difference=changes)

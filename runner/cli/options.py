@@ -26,6 +26,7 @@ __all__ = [
     "limit_option",
     "load",
     "rate_option",
+    "settings",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,6 +35,7 @@ _EXAMPLE = "2026-01-31T12:00:00Z"
 _YEARS = range(1900, 9000)
 
 
+_SETTINGS = "runner.settings"
 _DEFAULT = Path("runner.yaml")  # what `runner init` writes
 
 
@@ -51,7 +53,15 @@ def _require(ctx: click.Context, _parameter: click.Parameter, path: Path | None)
 
 
 def config_option(command: Command) -> Command:
-    """Add `-c FILE` as the argument `path`."""
+    """Add `-c FILE` as the argument `path`, and `--set`, which `settings()` returns."""
+    command = click.option(
+        "--set",
+        multiple=True,
+        metavar="KEY=VALUE",
+        expose_value=False,
+        callback=_keep_settings,
+        help="Use this YAML value in place of the file's: worker.batch=100; may be repeated.",
+    )(command)
     return click.option(
         "-c",
         "--config",
@@ -62,6 +72,17 @@ def config_option(command: Command) -> Command:
         callback=_require,
         help="The configuration; unless given $RUNNER_CONFIG, or else ./runner.yaml.",
     )(command)
+
+
+def _keep_settings(ctx: click.Context, _parameter: click.Parameter, settings: tuple[str, ...]) -> None:
+    ctx.meta[_SETTINGS] = settings
+
+
+def settings() -> tuple[str, ...]:
+    """Return what `--set` of the running verb was given."""
+    ctx = click.get_current_context(silent=True)
+    found: tuple[str, ...] = () if ctx is None else ctx.meta.get(_SETTINGS, ())
+    return found
 
 
 def json_option(command: Command) -> Command:
@@ -115,7 +136,7 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
     from ..config import load_config
 
     configure(level, "console")
-    config = load_config(path, imports=imports)
+    config = load_config(path, imports=imports, settings=settings())
     if config.log.format == "json":
         configure(level, "json")
     return config

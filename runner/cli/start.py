@@ -16,7 +16,7 @@ import click
 
 from ..errors import ConfigError, RunnerError, readable
 from .loop import loop_factory, tune_gc
-from .options import config_option
+from .options import config_option, settings
 from .output import tell
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _say_at_last(words: str) -> None:
 def _load(path: Path) -> Config:
     from ..config import load_config
 
-    config = load_config(path)
+    config = load_config(path, settings=settings())
     config.log.apply(patience=_PATIENCE)
     return config
 

@@ -15,11 +15,13 @@ from .errors import got, quoted
 from .fields import FilePath, Model, Name, Number, context_of, is_near
 from .secret import Secret
 from .size import Size
+from .source import PlacedText
 
 __all__ = ["Api", "ApiLimits", "ApiTls", "Place", "Scope", "TokenEntry", "place_of"]
 
 Scope = Literal["publish", "read", "subscribe", "admin"]
 
+_SOCKET = "unix:"
 _LIVE = 2  # tokens of one name at once: the old one and the new one
 _HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9a-fA-F:.]+\]", re.ASCII)
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
@@ -165,10 +167,19 @@ class ApiTls(Model):
     key: FilePath = Field(description="File of its key.")
 
 
+def _placed(value: object) -> object:
+    """Make the path of a socket absolute where it stands in an included file."""
+    if isinstance(value, PlacedText) and value.startswith(_SOCKET):
+        return f"{_SOCKET}{value.base / value.removeprefix(_SOCKET)}"
+    return value
+
+
 class Api(Model):
     """The HTTP interface."""
 
-    listen: str = Field(default="127.0.0.1:8080", description="`address:port`, or `unix:/path`.")
+    listen: Annotated[str, BeforeValidator(_placed)] = Field(
+        default="127.0.0.1:8080", description="`address:port`, or `unix:/path`."
+    )
     root_path: Annotated[str, AfterValidator(_root_path)] = Field(
         default="", description="Path under which a proxy shows it, such as `/bus`."
     )
@@ -195,7 +206,7 @@ class Api(Model):
         place = place_of(value)
         if place.path is None:
             return value
-        return f"unix:{context_of(info).base / place.path}"
+        return f"{_SOCKET}{context_of(info).base / place.path}"
 
     @field_validator("tokens")
     @classmethod

@@ -44,21 +44,27 @@ _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:./-]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault; line and column count from 1, a position of None means the whole file."""
+    """
+    One fault; line and column count from 1, a position of None means the whole file.
+
+    `file` is empty for the file that was asked for, else the included one, or the `--set` of the command line.
+    """
 
     message: str
     path: KeyPath = ()
     position: Position | None = None
+    file: str = ""
 
     def line(self, file: str) -> str:
-        """Return the fault in one line: `prod.yaml:14:7: subscriptions[1].sink: …`."""
+        """Return the fault in one line, `prod.yaml:14:7: subscriptions[1].sink: …`; `file` was asked for."""
+        file = self.file or file
         place = file if self.position is None else f"{file}:{self.position[0]}:{self.position[1]}"
         return ": ".join(part for part in (place, path_text(self.path), self.message) if part)
 
 
 def config_error(file: str, faults: Iterable[Fault], more: int = 0) -> ConfigError:
-    """Return the error that lists `faults` in the order of the file; `more` is the number left out."""
-    ordered = sorted(dict.fromkeys(faults), key=lambda fault: fault.position or (0, 0))
+    """Return the error that lists `faults` by files and in the order of each; `more` is the number left out."""
+    ordered = sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.position or (0, 0)))
     lines = list(dict.fromkeys(redacted(fault.line(file)) for fault in ordered[:MOST_FAULTS]))
     more += max(0, len(ordered) - MOST_FAULTS)
     return ConfigError(*lines, *([f"{file}: … and {more} more faults"] if more else []))

@@ -25,6 +25,7 @@ from pydantic import (
 
 from .dsn import Dsn
 from .errors import complaint, got, quoted
+from .source import PlacedText
 
 __all__ = [
     "Context",
@@ -34,6 +35,7 @@ __all__ = [
     "Name",
     "Number",
     "SinkName",
+    "base_of",
     "check_subject",
     "context_of",
     "is_near",
@@ -83,7 +85,8 @@ class Context:
         storage, sinks = _part(document, "storage", dict), _part(document, "sinks", dict)
         strategies, subscriptions = _part(document, "strategies", list), _part(document, "subscriptions", list)
         try:
-            dsn = Dsn.parse(str(storage.get("dsn")), base)
+            text = storage.get("dsn")
+            dsn = Dsn.parse(str(text), text.base if isinstance(text, PlacedText) else base)
         except ValueError:
             dsn = None  # said where the field is checked
         return cls(
@@ -126,6 +129,11 @@ def context_of(info: ValidationInfo) -> Context:
     return info.context if isinstance(info.context, Context) else Context()
 
 
+def base_of(value: str, info: ValidationInfo) -> Path:
+    """Return the directory that a relative path in `value` starts from: that of the file which says it."""
+    return value.base if isinstance(value, PlacedText) else context_of(info).base
+
+
 def is_near(host: str) -> bool:
     """Return whether the way to `host` is private: a socket, or this machine itself."""
     if host.startswith("/") or host == "localhost" or host.endswith(".localhost"):
@@ -162,7 +170,7 @@ def _path(value: object, info: ValidationInfo) -> Path:
         return value
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"expected the path of a file, got {got(value)}")
-    return Path(os.path.abspath(context_of(info).base / value))
+    return Path(os.path.abspath(base_of(value, info) / value))
 
 
 def _dsn(value: object, info: ValidationInfo) -> Dsn:
@@ -171,7 +179,7 @@ def _dsn(value: object, info: ValidationInfo) -> Dsn:
     if not isinstance(value, str):
         # The value is not repeated: whatever stands here may hold a password.
         raise ValueError("expected a DSN such as postgresql://user@host:5432/database or sqlite:///file.db")
-    return Dsn.parse(value, context_of(info).base)
+    return Dsn.parse(value, base_of(value, info))
 
 
 def check_subject(template: str, tokens: frozenset[str], reserved: tuple[str, ...]) -> str:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ..errors import ConfigError
 from ..log.redaction import MASK
 from ..policies.retry import RetryPolicy
 from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, quoted
 from .fields import Context
+from .inclusion import read_source
 from .keys import known_keys
 from .messages import describe
 from .retry import Retry, RetryOverride
 from .schema import Config
-from .source import MAX_BYTES, Source, parse_source
-from .substitution import Substitution
+from .setting import apply_settings
+from .source import Source
 
 __all__ = ["dump", "load_config"]
 
@@ -30,9 +30,15 @@ __all__ = ["dump", "load_config"]
 _ABOUT_ABSENCE = frozenset({"missing", "extra_forbidden"})
 
 
-def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, imports: bool = True) -> Config:
+def load_config(
+    path: Path | str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    imports: bool = True,
+    settings: Sequence[str] = (),
+) -> Config:
     """
-    Return the configuration in the file.
+    Return the configuration in the file and in those it includes.
 
     Nothing is connected to.
 
@@ -41,21 +47,21 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
         environ: what `${VAR}` is looked up in; the process's environment by default.
         imports: import what `python:` sinks and third-party plug-ins name, to see that it is there. One who
             only publishes or reads may not have it.
+        settings: `a.b=value`, each in place of what the file says there; the last one counts.
 
     Raises:
-        ConfigError: every fault of the file, in its order, one per line.
+        ConfigError: every fault of the file, in its order, one per line; then those of the files it includes.
     """
     file, path = str(path), Path(path)
     base = Path(os.path.abspath(path)).parent
     environ = os.environ if environ is None else environ
-    content, substitution = _content(path, file), Substitution(environ, base)
-    source = parse_source(content, substitution)
-    source.files = {base / path.name: hashlib.sha256(content).hexdigest(), **substitution.files}
+    source = read_source(file, environ)
     if source.value is None:
         raise config_error(file, source.faults or [Fault("the file is empty, expected deployment_id and storage")])
     if not isinstance(source.value, dict):
         shape = Fault("expected a mapping with deployment_id and storage", (), source.position(()))
         raise config_error(file, [*source.faults, shape])
+    apply_settings(source, settings, environ)
     _keep_kinds(source)
     imports = imports and not _serves_only(source.value)
     try:
@@ -67,7 +73,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] | None = None, *, i
     if source.faults:
         raise config_error(file, source.faults)
     source.files |= _schema_files(config)
-    return config.attach(file, source)
+    return config.attach(file, source, tuple(settings))
 
 
 def _schema_files(config: Config) -> dict[Path, str]:
@@ -97,7 +103,7 @@ def _keep_kinds(source: Source) -> None:
 
 def dump(config: Config) -> dict[str, Any]:
     """Return the configuration with all defaults, as JSON types: durations as text, secrets as `***`."""
-    document = config.model_dump(mode="json", by_alias=True)
+    document = config.model_dump(mode="json", by_alias=True, exclude={"include"})  # what they say is here
     if document["api"] is None:
         del document["api"]  # nothing in its place would look like one with the defaults
     document["retry"] = _shown(RetryOverride().over(config.retry))
@@ -113,34 +119,20 @@ def _shown(policy: RetryPolicy) -> dict[str, Any]:
     return Retry.model_construct(**fields).model_dump(mode="json", exclude=left_out)
 
 
-def _content(path: Path, file: str) -> bytes:
-    try:
-        with path.open("rb") as opened:
-            return opened.read(MAX_BYTES + 1)
-    except IsADirectoryError:
-        reason = "this is a directory, expected a file"
-    except FileNotFoundError:
-        reason = "no such file; write one with: runner init"
-    except (OSError, ValueError) as error:
-        detail = error.strerror if isinstance(error, OSError) else "no valid path"
-        reason = f"the file cannot be read: {detail}"
-    raise ConfigError(f"{file}: {reason}")
-
-
 def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
     """Return the first faults in the order of the file, and how many more there are; wording all would take minutes."""
     items = []
     for item in error.errors(include_url=False):
         path: KeyPath = tuple(step for step in item["loc"] if step != "[key]")
         if item["type"] not in _ABOUT_ABSENCE:
-            while path and path not in source.positions:
+            while path and path not in source.positions and path not in source.origins:
                 path = path[:-1]
         if any(path[:length] in source.broken for length in range(len(path) + 1)):
             continue  # said already, and better
         if item["type"] == "too_short" and item["input"]:
             continue  # pydantic does not count items that have faults of their own
-        items.append((source.position(path), path, item))
-    items.sort(key=lambda each: each[0])
+        items.append((source.place(path), path, item))
+    items.sort(key=lambda each: (each[0].file, each[0].position or (0, 0)))
     # A message says what stands in the file in place of what came from outside, which may be a secret.
     outside = [(quoted(value), quoted(template)) for value, template in source.templates.items()]
     outside = [pair for pair in outside if MASK not in pair[0]]
@@ -149,7 +141,7 @@ def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
         message = _worded(item, path, source)
         for value, template in outside:
             message = message.replace(value, template)
-        faults.append(Fault(message, path, place))
+        faults.append(Fault(message, place.path, place.position, place.file))
     return faults, len(items) - len(faults)
 
 

@@ -18,6 +18,7 @@ from ..log.redaction import MASK
 from .callables import import_callable, is_reference
 from .errors import complaint, got, shape
 from .fields import Context, Model, context_of
+from .source import unplaced
 
 __all__ = ["Kinds", "Options", "Plugin", "PluginField"]
 
@@ -163,7 +164,7 @@ class PluginField:
             import_callable(kind)
         if not isinstance(options, dict | None):
             raise ValueError(f"expected a mapping of options, got {shape(options)}")
-        return Plugin(kind, options or {})
+        return Plugin(kind, unplaced(options or {}))
 
     def _known(self, kind: str, raw: Any, info: core_schema.ValidationInfo) -> Plugin:
         model = self.table[kind]

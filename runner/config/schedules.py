@@ -27,6 +27,7 @@ from ..policies.schedule import EventTemplate, Schedule, tick_text
 from .duration import Duration, PositiveDuration, format_duration
 from .errors import got, suggestion
 from .fields import Model, Name, context_of
+from .source import unplaced
 
 __all__ = ["ScheduleEntry", "Template"]
 
@@ -109,7 +110,9 @@ class Template(Model):
         default=None, min_length=1, max_length=_MOST_TEXT, description="Event source; `/schedules/NAME` by default."
     )
     subject: str | None = Field(default=None, min_length=1, max_length=_MOST_TEXT, description="Event subject.")
-    data: Any = Field(default=None, description="Data, written as JSON; at most 64 KiB.")
+    data: Annotated[Any, BeforeValidator(unplaced)] = Field(
+        default=None, description="Data, written as JSON; at most 64 KiB."
+    )
 
     @model_validator(mode="after")
     def _an_event(self) -> Self:

@@ -35,7 +35,7 @@ from .plugin import Options
 from .rate import RateField
 from .retry import Retry, RetryOverride
 from .schedules import ScheduleEntry
-from .source import Source
+from .source import Source, unplaced
 from .storage import Storage
 from .types import TypeEntry, TypePattern
 
@@ -109,7 +109,7 @@ class SubscriptionEntry(Model):
     source: Annotated[str, AfterValidator(_pattern)] | None = Field(
         default=None, description="Event source; `*` stands for any characters. Left out: all."
     )
-    filter: Annotated[dict[str, Any], AfterValidator(_filter)] | None = Field(
+    filter: Annotated[dict[str, Any], BeforeValidator(unplaced), AfterValidator(_filter)] | None = Field(
         default=None, description="CloudEvents filter: `exact`, `prefix`, `suffix`, `all`, `any`, `not`."
     )
     sink: SinkName = Field(description="Name of the sink.")
@@ -258,6 +258,10 @@ class Log(Model):
 class Config(Model):
     """The whole file."""
 
+    include: Annotated[tuple[str, ...], BeforeValidator(_one_or_list)] = Field(
+        default=(),
+        description="Files that belong to this one, by paths relative to it or patterns such as `parts/*.yaml`.",
+    )
     deployment_id: Annotated[str, AfterValidator(_deployment_id)] = Field(
         description="Names the bus: owns its tables, and keeps its signals apart from others'."
     )
@@ -304,6 +308,7 @@ class Config(Model):
 
     _file: str = PrivateAttr("")
     _source: Source = PrivateAttr(default_factory=Source)
+    _settings: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="before")
     @classmethod
@@ -312,9 +317,9 @@ class Config(Model):
             return data
         return data | {"strategies": default_strategies(context_of(info))}
 
-    def attach(self, file: str, source: Source) -> Config:
-        """Keep the places of the values for `locate()`; return the configuration."""
-        self._file, self._source = file, source
+    def attach(self, file: str, source: Source, settings: tuple[str, ...] = ()) -> Config:
+        """Keep the places of the values for `locate()`, and the values of `--set`; return the configuration."""
+        self._file, self._source, self._settings = file, source, settings
         return self
 
     @property
@@ -329,14 +334,23 @@ class Config(Model):
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that differ where any of the files does; empty without a file."""
+        """Twelve hexadecimal digits that differ where any of the files or settings does; empty without a file."""
         if not self._source.files:
             return ""
-        return hashlib.sha256("".join(self._source.files.values()).encode()).hexdigest()[:12]
+        read = "\0".join((*self._source.files.values(), *self._settings))
+        return hashlib.sha256(read.encode(errors="replace")).hexdigest()[:12]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The values that `--set` gave on the command line, with which the file is read again."""
+        return self._settings
 
     def locate(self, path: KeyPath, message: str) -> str:
         """Return a fault found after loading as one line that begins with its place in the file."""
-        return Fault(message, path, self._source.position(path) if self._file else None).line(self._file)
+        if not self._file:
+            return Fault(message, path).line("")
+        place = self._source.place(path)
+        return Fault(message, place.path, place.position, place.file).line(self._file)
 
     @property
     def signal_subject(self) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from .errors import Fault, KeyPath, Position
 from .substitution import LeftOut, Substitution
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Source", "parse_source"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Place", "PlacedText", "Source", "parse_source", "unplaced"]
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
@@ -33,15 +33,48 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\uf
 _LEFT_OUT = object()
 
 
+class PlacedText(str):
+    """A text of an included file in another directory, which the paths in it are relative to."""
+
+    __slots__ = ("base",)
+    base: Path
+
+
+def unplaced(value: Any) -> Any:
+    """Return the value with plain text in it: what the schema takes as it stands is kept, and handed on."""
+    match value:
+        case PlacedText():
+            return str(value)
+        case dict():
+            return {key: unplaced(inside) for key, inside in value.items()}
+        case list():
+            return [unplaced(inside) for inside in value]
+    return value
+
+
+class Place(NamedTuple):
+    """
+    The place of a value.
+
+    `file` is as in `Fault`. `path` counts the items of lists as that file does. A position of None belongs to what is
+    in no file.
+    """
+
+    file: str
+    position: Position | None
+    path: KeyPath
+
+
 @dataclass(slots=True)
 class Source:
     """
-    The content of a file before validation.
+    The content of a file before validation, or of several that make one document.
 
     `positions` holds the place of every key and list item. `templates` leads from a substituted value
     back to what the file says, for messages. The values at the `broken` paths are faults already. Those `left_out`
     are in the file, but not in `value`: nothing was given for them, for the reason that is kept here. `files` holds
-    the content's SHA-256 of every file that was read for it.
+    the content's SHA-256 of every file that was read for it. `origins` leads to the file and the path there of what
+    is not from the file that was asked for.
     """
 
     value: Any = None
@@ -51,6 +84,18 @@ class Source:
     broken: set[KeyPath] = field(default_factory=set)
     left_out: dict[KeyPath, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
+    origins: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
+    values: int = 0
+
+    def place(self, path: KeyPath) -> Place:
+        """Return the place of `path`, or of its nearest ancestor that has one."""
+        known = path
+        while known and known not in self.positions and known not in self.origins:
+            known = known[:-1]
+        file, own = self.origins.get(known, ("", known))
+        if known not in self.positions and known in self.origins:
+            return Place(file, None, own if known == path else path)
+        return Place(file, self.positions.get(known, (1, 1)), own + path[len(known) :])
 
     def position(self, path: KeyPath) -> Position:
         """Return the place of `path`, or of its nearest ancestor in the file."""
@@ -59,9 +104,13 @@ class Source:
         return self.positions.get(path, (1, 1))
 
 
-def parse_source(content: bytes, substitution: Substitution) -> Source:
+def parse_source(
+    content: bytes, substitution: Substitution, *, base: Path | None = None, room: int = MAX_VALUES
+) -> Source:
     """
     Parse `content` into a document with its faults; `value` is None if it cannot be read.
+
+    With a `base`, texts are `PlacedText` with it. Of the values there may be, `room` are left.
 
     Cuts early whatever is no configuration: more than 1 MiB, deeper than 32, anchors and aliases,
     merge keys, tags, a second document, more than 50,000 values or 1,000 faults.
@@ -82,7 +131,7 @@ def parse_source(content: bytes, substitution: Substitution) -> Source:
         source.faults.append(Fault(f"the character U+{ord(forbidden[0]):04X} is not allowed in YAML", (), place))
         return source
     try:
-        _Walk(_Loader(text), source, substitution).document()
+        _Walk(_Loader(text), source, substitution, base, room).document()
     except _NotWorthReading:
         source.value = None
     except yaml.YAMLError as error:
@@ -98,11 +147,12 @@ class _NotWorthReading(Exception):
 class _Walk:
     """One pass over the parser's events, so that nothing is built before its size is checked."""
 
-    def __init__(self, loader: Any, source: Source, substitution: Substitution) -> None:
+    def __init__(self, loader: Any, source: Source, substitution: Substitution, base: Path | None, room: int) -> None:
         self._loader = loader
         self._source = source
         self._substitution = substitution
-        self._values = 0
+        self._base = base
+        self._room = room
 
     def document(self) -> None:
         """Read the first document into the source; a second one is a fault."""
@@ -128,8 +178,8 @@ class _Walk:
         self._source.broken.add(path)
 
     def _node(self, event: Any, path: KeyPath, depth: int) -> Any:
-        self._values += 1
-        if self._values > MAX_VALUES:
+        self._source.values += 1
+        if self._source.values > self._room:
             self._fault(f"more than {MAX_VALUES} values; expected a configuration file", path[:1], event)
             raise _NotWorthReading
         if len(self._source.faults) > _MAX_FAULTS:
@@ -229,6 +279,14 @@ class _Walk:
         return None
 
     def _text(self, text: str, path: KeyPath, event: Any) -> Any:
+        value = self._substituted(text, path, event)
+        if self._base is None or not isinstance(value, str):
+            return value
+        placed = PlacedText(value)
+        placed.base = self._base
+        return placed
+
+    def _substituted(self, text: str, path: KeyPath, event: Any) -> Any:
         if "$" not in text:
             return text
         try:

@@ -39,8 +39,14 @@ class Substitution:
         """Args: base is the directory that relative paths of `${file:…}` start from."""
         self._environ = environ
         self._base = base
-        self._room = _MAX_CHARACTERS
+        self._room = [_MAX_CHARACTERS]
         self.files: dict[Path, str] = {}  # that were read, and the SHA-256 of what they hold
+
+    def at(self, base: Path) -> Substitution:
+        """Return one for a file in the directory `base`; both share their limit and their `files`."""
+        other = Substitution(self._environ, base)
+        other._room, other.files = self._room, self.files
+        return other
 
     def apply(self, text: str) -> str:
         """Return the text with every reference replaced. Raise `ValueError` for unset, unreadable or malformed ones."""
@@ -72,8 +78,8 @@ class Substitution:
 
     def _counted(self, token: re.Match[str]) -> str:
         value = self._replace(token)
-        self._room -= len(value)
-        if self._room < 0:
+        self._room[0] -= len(value)
+        if self._room[0] < 0:
             raise ValueError(f"what comes from outside is more than {_MAX_CHARACTERS // 1024 // 1024} MiB in all")
         return value
 

@@ -28,8 +28,9 @@ class Reader:
     Somebody who pastes a document, in an empty directory.
 
     A `yaml` block is saved as the file that its first line names, or else as runner.yaml, and checked; one without a
-    deployment is part of a file. A `python` block is saved likewise: one with a name is imported, another one run.
-    `console` and `sh` are typed, `sql` goes to $DATABASE_URL, and `text` is what was printed last.
+    deployment is part of a file, of which the whole is checked. A `python` block is saved likewise: one with a name is
+    imported, another one run. `console` and `sh` are typed, `sql` goes to $DATABASE_URL, and `text` is what was
+    printed last.
     """
 
     def __init__(self, shell: Shell, directory: Path, *, skip: Collection[str] = ()) -> None:
@@ -80,6 +81,8 @@ class Reader:
         if "deployment_id" in content:
             file = self._save(block.file or "runner.yaml", block.text)
         else:
+            if block.file is not None:
+                self._save(block.file, block.text)
             file = self._save("part.yaml", yaml.safe_dump(_whole(content)))
         if "faulty" not in block.notes:
             self._run(f"runner check -c {file}")
@@ -122,7 +125,9 @@ class Reader:
             raise AssertionError(f"{seen}{self._shell.printed[-5_000:]}") from error
 
     def _save(self, name: str, text: str) -> str:
-        (self._directory / name).write_text(text)
+        path = self._directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
         return shlex.quote(name)
 
 

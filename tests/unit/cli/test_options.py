@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import click
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.cli.options import DURATION, MOMENT, SINCE
+from runner.cli.program import PROGRAM, run
 
 
 @given(
@@ -54,3 +57,35 @@ def test_a_duration_is_written_as_in_the_configuration() -> None:
     assert DURATION.convert("1m500ms", None, None) == timedelta(minutes=1, milliseconds=500)
     with pytest.raises(click.BadParameter, match="30s"):
         DURATION.convert("2 seconds", None, None)
+
+
+def verbs(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            inside = command.get_command(click.Context(command), name)
+            assert inside is not None
+            yield from verbs(inside, (*path, name))
+    else:
+        yield path, command
+
+
+def test_every_verb_that_reads_a_file_takes_settings() -> None:
+    with_file = {
+        path: {option for parameter in command.params for option in parameter.opts}
+        for path, command in verbs(PROGRAM)
+        if "-c" in {option for parameter in command.params for option in parameter.opts}
+    }
+    assert len(with_file) > 20
+    assert [path for path, options in with_file.items() if "--set" not in options] == []
+
+
+def test_settings_reach_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "runner.yaml"
+    file.write_text('deployment_id: d\nstorage: {dsn: "sqlite:///x.db"}')
+    show = ["config", "show", "-c", str(file)]
+    assert run([*show, "--set", "worker.batch=7", "--set", "retention.dead="]) == 0
+    shown = capsys.readouterr().out
+    assert "batch: 7\n" in shown
+    assert "dead: null\n" in shown
+    assert run([*show, "--set", "worker.bath=7"]) == 78
+    assert capsys.readouterr().err.startswith("--set worker.bath: unknown key 'bath', expected one of: batch,")
