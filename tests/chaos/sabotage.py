@@ -181,7 +181,6 @@ def never_renew() -> None:
 def count_failures() -> None:
     """Count an attempt when it has failed, and not when it is claimed."""
     _change("claim", "attempts = d.attempts + 1", "attempts = d.attempts")
-    _change("claim", "RETURNING d.position, d.attempts\n", "RETURNING d.position, d.attempts + 1 AS attempts\n")
 
 
 def no_polling() -> None:

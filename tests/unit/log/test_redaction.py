@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus, urlencode
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runner.config.secret import Secret
@@ -63,6 +63,7 @@ def test_a_known_secret_is_hidden_however_it_is_spelled(spelling: str, secret: s
 
 @given(st.text(min_size=8, max_size=60), st.text(max_size=30), st.text(max_size=30))
 def test_nothing_but_the_secret_is_touched(secret: str, before: str, after: str) -> None:
+    assume(secret.strip() not in redaction._WORDS)
     redaction._spellings = ()
     know(secret)
     shown = redacted(f"{before}\x00{secret}\x00{after}")
