@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
+from .service.version import __version__
 
 if TYPE_CHECKING:
     from .builder import load

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import override
 
-from ..version import __version__
+from ..service.version import __version__
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..version import __version__
+from ..service.version import __version__
 from .answers import ANSWERS, PUBLISHING
 from .problems import MEDIA_TYPE
 

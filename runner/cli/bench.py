@@ -15,8 +15,8 @@ from .options import config_option, json_option, load
 from .output import tell
 
 if TYPE_CHECKING:
-    from ..benchmark.measure import Measure
     from ..config import Config
+    from .benchmark.measure import Measure
 
 __all__ = ["bench"]
 
@@ -82,8 +82,8 @@ async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _bench(config: Config, events: int, subscriptions: int, keep: bool, as_json: bool) -> None:
-    from ..benchmark.measure import Benchmark
-    from ..benchmark.place import removal, throwaway
+    from .benchmark.measure import Benchmark
+    from .benchmark.place import removal, throwaway
     from .output import print_json, print_table, progress
 
     measures: list[Measure] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError, RunnerError, readable
-from ..version import __version__
+from ..service.version import __version__
 from .output import OutputClosed, drop_output, tell
 
 __all__ = ["PROGRAM", "LazyGroup", "main", "run"]

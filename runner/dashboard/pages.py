@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from ..api.problems import Problem
 from ..diagnosis.status import number
-from ..version import __version__
+from ..service.version import __version__
 from . import wording
 
 __all__ = ["BASE", "HEADERS", "Urls", "page", "rendered", "static"]

@@ -30,6 +30,7 @@ from ..service.background import spawn
 from ..service.ending import end
 from ..service.loop_guard import LoopGuard
 from ..service.tally import Tally
+from ..service.version import __version__
 from ..service.vitals import Vitals
 from ..service.watchdog import Watchdog
 from ..sinks.base import Sink, start_sink
@@ -39,7 +40,6 @@ from ..storage.contract.registry import Health, Instance, StrategyHealth
 from ..strategies.stack import StrategyState
 from ..subscription import Subscription, check_dead_letters
 from ..tracing.base import Tracing
-from ..version import __version__
 from ..worker.worker import Worker
 from .place import old_records, take_place
 from .plan import Plan, function_subscription

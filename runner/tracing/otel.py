@@ -13,7 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ..delivery import Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..event import Event
-from ..version import __version__
+from ..service.version import __version__
 from .carrier import OUTGOING
 from .dispatches import Dispatches
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.benchmark.place import throwaway
+from runner.cli.benchmark.place import throwaway
 from runner.config import load_config
 from runner.errors import StorageError
 from tests.support.eventually import eventually

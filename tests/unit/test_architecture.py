@@ -46,7 +46,7 @@ def paths() -> Iterator[str]:
 
 
 def test_ls_reads_as_the_architecture() -> None:
-    assert len(entries()) <= 31
+    assert len(entries()) <= 30
 
 
 def test_every_room_is_on_the_page_in_the_order_of_the_layers() -> None:

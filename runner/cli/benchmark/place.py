@@ -13,12 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ..builder import open_storage
-from ..config import Config
-from ..errors import StorageError
-from ..storage import Storage
-from ..storage.errors import mapped_errors
-from ..storage.scratch import drop_schema, drop_statement, missing_right
+from ...builder import open_storage
+from ...config import Config
+from ...errors import StorageError
+from ...storage import Storage
+from ...storage.errors import mapped_errors
+from ...storage.scratch import drop_schema, drop_statement, missing_right
 
 __all__ = ["removal", "throwaway"]
 

@@ -11,13 +11,13 @@ from time import perf_counter
 
 import structlog
 
-from ..builder import build, open_bus, open_storage
-from ..config import Config
-from ..errors import RunnerError
-from ..event import Event, new_id
-from ..runtime.runner import Runner
-from ..service.background import Background
-from ..storage.scratch import bare_insert, work_is_queued
+from ...builder import build, open_bus, open_storage
+from ...config import Config
+from ...errors import RunnerError
+from ...event import Event, new_id
+from ...runtime.runner import Runner
+from ...service.background import Background
+from ...storage.scratch import bare_insert, work_is_queued
 
 __all__ = ["Benchmark", "Measure", "Progress"]
 
