@@ -68,8 +68,11 @@ async def _show(view: View) -> dict[str, Any]:
 
 _FILTERS = ("subscription", "type", "since", "until", "before")
 
+_WAYS = {"ways": "event_ways.html"}
+_PARTS = {"deliveries": "dead_letters_table.html"}
+
 PAGES = (
-    Page(path="/dead-letters", template="dead_letters.html", look=_dead, query=_FILTERS),
+    Page(path="/dead-letters", template="dead_letters.html", look=_dead, query=_FILTERS, parts=_PARTS),
     Page(path="/deliveries", template="deliveries.html", look=_list, query=(*_FILTERS, "state")),
-    Page(path="/deliveries/{seq:int}/{subscription}", template="delivery.html", look=_show),
+    Page(path="/deliveries/{seq:int}/{subscription}", template="delivery.html", look=_show, parts=_WAYS),
 )

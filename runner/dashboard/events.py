@@ -117,6 +117,7 @@ PAGES = (
         template="events.html",
         look=_list,
         query=(*_PATTERNS, "state", "since", "until", "before"),
+        parts={"events": "events_table.html"},
     ),
-    Page(path="/events/{ref:path}", template="event.html", look=_show),
+    Page(path="/events/{ref:path}", template="event.html", look=_show, parts={"ways": "event_ways.html"}),
 )

@@ -74,4 +74,18 @@ def hearing(seen: Snapshot) -> list[tuple[str, int, int, str]]:
     return found
 
 
-PAGES = (Page(path="/", template="overview.html", look=_look, query=("range",)),)
+PAGES = (
+    Page(
+        path="/",
+        template="overview.html",
+        look=_look,
+        query=("range",),
+        parts={
+            "verdict": "overview_verdict.html",
+            "figures": "overview_figures.html",
+            "plots": "plots.html",
+            "subscriptions": "overview_subscriptions.html",
+            "instances": "overview_instances.html",
+        },
+    ),
+)

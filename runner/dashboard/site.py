@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote
 
 import structlog
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..api.bodies import Bodies, ClientGone
@@ -28,6 +29,7 @@ from . import (
 from .actions import Act, Action, Outcome
 from .glances import Glances
 from .guard import Guard, LoginNeeded, Visitor
+from .live import Live
 from .pages import BASE, HEADERS, Urls, page, static
 from .view import Page, View
 
@@ -58,6 +60,7 @@ ACTIONS: tuple[Action, ...] = (*delivery_actions.ACTIONS, *registry_actions.ACTI
 
 _NOTICE = "runner-notice"  # the cookie that carries what was done to the next page
 _FIELDS = 100  # of a form
+_STREAM = {**HEADERS, "x-accel-buffering": "no"}
 
 Handler = Callable[["Request"], Awaitable[Response]]
 
@@ -75,6 +78,7 @@ class Site:
         self._surface = surface
         self._guard = Guard(surface)
         self._glances = Glances(surface.storage)
+        self._live = Live(surface.vitals.draining)
         self._bodies = Bodies(surface.options.limits.body)
 
     def routes(self) -> list[BaseRoute]:
@@ -86,7 +90,8 @@ class Site:
             self._route("/logout", self._log_out, method="POST"),
         ]
         acts = [self._route(each.path, self._acting(each), method="POST") for each in ACTIONS]
-        return [*fixed, *acts, *[self._route(each.path, self._showing(each)) for each in PAGES]]
+        live = [self._route(f"/live{each.path}", self._following(each)) for each in PAGES if each.parts]
+        return [*fixed, *live, *acts, *[self._route(each.path, self._showing(each)) for each in PAGES]]
 
     def _route(self, path: str, handle: Handler, method: str = "GET") -> Route:
         async def answer(request: Request) -> Response:
@@ -95,7 +100,8 @@ class Site:
             except ClientGone:
                 raise
             except LoginNeeded:
-                return self._to_login(request)
+                live = path.startswith("/live/")
+                return self._fault(request, Problem(401, "unauthorized")) if live else self._to_login(request)
             except Exception as error:
                 return self._fault(request, error)
 
@@ -106,6 +112,8 @@ class Site:
             visitor = self._guard.visitor(request)
             notice = unquote(request.cookies.get(_NOTICE, ""))
             view = View.of(request, self._surface, self._glances, visitor, shown.query, notice)
+            if shown.parts and "before" not in view.query:
+                view = replace(view, live=_live(request, view.url))
             context = view.context() | dict(await shown.look(view))
             answer = page(shown.template, **context)
             self._guard.keep(request, answer, visitor.cookie)
@@ -114,6 +122,25 @@ class Site:
             return answer
 
         return show
+
+    def _following(self, shown: Page) -> Handler:
+        async def follow(request: Request) -> Response:
+            visitor = self._guard.visitor(request)
+            self._live.check_room()
+            everybody = Visitor("", visitor.acts, "", False)  # what is sent goes to all who look at the same
+            view = View.of(request, self._surface, self._glances, everybody, shown.query, "")
+            asked = tuple(sorted(view.path.items())), tuple(sorted(view.query.items()))
+            key = shown.path, *asked, view.url.root, visitor.acts
+
+            def admitted() -> bool:
+                with contextlib.suppress(LoginNeeded, Problem):
+                    return self._guard.visitor(request).acts == visitor.acts
+                return False
+
+            stream = self._live.stream(key, shown, view, admitted)
+            return StreamingResponse(stream, headers=_STREAM, media_type="text/event-stream")
+
+        return follow
 
     def _acting(self, action: Action) -> Handler:
         async def act(request: Request) -> Response:
@@ -220,6 +247,13 @@ _LOGIN_FAULTS = {
     401: "This token is unknown or has expired.",
     429: "Too many failed logins from this address. Wait a minute, then try again.",
 }
+
+
+def _live(request: Request, url: Urls) -> str:
+    """Return the address of what changes on the page of a request."""
+    path = request.url.path.removeprefix(url.root).removeprefix(BASE)
+    query = request.url.query
+    return f"{url.root}{BASE}/live{quote(path)}" + (f"?{query}" if query else "")
 
 
 def _root(request: Request) -> str:

@@ -23,6 +23,7 @@ __all__ = ["PAGES", "ranked"]
 
 SORTS: dict[str, str] = {"state": "what needs a look first", "name": "name", "waiting": "waiting", "dead": "dead"}
 
+_PARTS = {"subscriptions": "subscriptions_table.html"}
 _LISTED = 20  # deliveries on the page of one
 
 
@@ -87,6 +88,12 @@ def definition(subscribed: Subscribed) -> list[tuple[str, str]]:
 
 
 PAGES = (
-    Page(path="/subscriptions", template="subscriptions.html", look=_list, query=("sort", "name")),
-    Page(path="/subscriptions/{name}", template="subscription.html", look=_show, query=("range",)),
+    Page(path="/subscriptions", template="subscriptions.html", look=_list, query=("sort", "name"), parts=_PARTS),
+    Page(
+        path="/subscriptions/{name}",
+        template="subscription.html",
+        look=_show,
+        query=("range",),
+        parts={"one": "subscription_figures.html", "plots": "plots.html"},
+    ),
 )

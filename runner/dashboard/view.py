@@ -38,6 +38,7 @@ class View:
     Attributes:
         query: the parameters that are set.
         now: the clock of this process, for relative times.
+        live: the address of what changes on the page; empty where nothing does.
     """
 
     surface: Surface
@@ -48,6 +49,7 @@ class View:
     query: Query = field(default_factory=Query)
     now: datetime = field(default_factory=utcnow)
     notice: str = ""
+    live: str = ""
 
     @classmethod
     def of(
@@ -75,6 +77,7 @@ class View:
             "csrf_field": CSRF,
             "csrf": self.visitor.csrf,
             "notice": self.notice,
+            "live": self.live,
             "query": self.query,
         }
 
@@ -89,9 +92,11 @@ class Page:
         template: made with what `look` returns.
         look: reads what is on it. Raise `NotFound`, or a `Problem`.
         query: the parameters that it knows.
+        parts: templates of the elements, by their ids, that change while somebody looks.
     """
 
     path: str
     template: str
     look: Callable[[View], Awaitable[Mapping[str, Any]]]
     query: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
