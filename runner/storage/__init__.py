@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .contract.queue import WorkQueue
     from .contract.records import Records
     from .contract.registry import Registered, Registry
-    from .contract.schedules import Schedules
+    from .contract.schedules import Due, Fired, Firing, Schedules
     from .contract.throughput import ThroughputReader
     from .home import Home
     from .standing import MigrationStatus, Standing
@@ -49,6 +49,12 @@ class Database(Protocol):
 
     def renew_login(self, dsn: Dsn) -> None:
         """Log in with the password of `dsn` from the next connection on."""
+
+    async def due_schedules(self, limit: int) -> Due:
+        """Return at most `limit` schedules that are due; see `Schedules.due()`."""
+
+    async def fire_schedules(self, firings: Sequence[Firing]) -> Fired:
+        """Record occurrences with their events; see `Schedules.fire()`."""
 
     async def open(self) -> None:
         """Open the connections that a worker uses at once; do not fail if the database is away."""
@@ -123,7 +129,7 @@ class Storage:
         """The schedules."""
         from .schedules import SqlSchedules
 
-        return SqlSchedules(self.engine)
+        return SqlSchedules(self.engine, self._database)
 
     @cached_property
     def depths(self) -> DepthReader:

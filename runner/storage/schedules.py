@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from sqlalchemy import Row, Select, delete, insert, select, update
@@ -16,51 +15,46 @@ from ..errors import NotFound, StateConflict, described
 from ..policies.schedule import Schedule
 from .bus_row import bump_version, lock_bus
 from .contract.schedules import Due, Fired, Firing, Schedules, ScheduleView
-from .errors import mapped_errors
 from .expressions import Now
-from .home import home_of
 from .registry import put_subscriptions
 from .tables import occurrences, schedules
 from .transactions import Transactions
 
 if TYPE_CHECKING:
-    import aiosqlite
-    import asyncpg
-
     from ..subscription import Subscription
 
-__all__ = ["SqlSchedules"]
+__all__ = ["SqlSchedules", "Ticks"]
 
 log = structlog.get_logger(__name__)
 
-R = TypeVar("R")
 _STOPPED = {"tick": None, "next_at": None, "queued_until": None}
+
+
+class Ticks(Protocol):
+    """The two methods of `Schedules` that run all the time, as each database has them."""
+
+    async def due_schedules(self, limit: int) -> Due:
+        """Return at most `limit` schedules that are due."""
+
+    async def fire_schedules(self, firings: Sequence[Firing]) -> Fired:
+        """Record occurrences with their events."""
 
 
 class SqlSchedules(Schedules):
     """`Schedules` on SQLAlchemy Core; the statements of every tick are each database's own."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, ticks: Ticks) -> None:
+        """Args: ticks has the statements of every tick, on driver connections."""
+        self._ticks = ticks
         self._transactions = Transactions(engine)
 
     @override
     async def due(self, limit: int) -> Due:
-        from .postgres.schedules import due_schedules
-        from .sqlite.schedules import due_schedules as due_in_file
-
-        return await self._run(
-            lambda driver: due_schedules(driver, home_of(self._engine).schema, limit), due_in_file, limit
-        )
+        return await self._ticks.due_schedules(limit)
 
     @override
     async def fire(self, firings: Sequence[Firing]) -> Fired:
-        from .postgres.schedules import fire_schedules
-        from .sqlite.schedules import fire_schedules as fire_in_file
-
-        return await self._run(
-            lambda driver: fire_schedules(driver, home_of(self._engine).schema, firings), fire_in_file, firings
-        )
+        return await self._ticks.fire_schedules(firings)
 
     @override
     async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
@@ -131,31 +125,6 @@ class SqlSchedules(Schedules):
     async def now(self) -> datetime:
         async with self._transactions.read() as connection:
             return await _clock(connection)
-
-    async def _run(
-        self,
-        on_postgres: Callable[[asyncpg.Connection], Awaitable[R]],
-        in_file: Callable[..., R],
-        *arguments: object,
-    ) -> R:
-        """Run one transaction on the driver's connection: past SQLAlchemy, and in one hop on SQLite."""
-        with mapped_errors():
-            async with self._engine.connect() as connection:
-                try:
-                    driver: Any = (await connection.get_raw_connection()).driver_connection
-                    if self._engine.dialect.name == "postgresql":
-                        return await on_postgres(driver)
-                    return await in_thread(driver, in_file, *arguments)
-                except BaseException:
-                    await connection.invalidate()  # what it is doing is unknown
-                    raise
-
-
-async def in_thread(driver: aiosqlite.Connection, function: Callable[..., R], *arguments: object) -> R:
-    """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
-    hop = driver._execute(function, driver._conn, *arguments)  # type: ignore[no-untyped-call]  # as in sqlite/database.py
-    result: R = await asyncio.shield(hop)
-    return result
 
 
 async def _put_all(connection: AsyncConnection, wanted: Sequence[Schedule], origin: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +19,6 @@ from runner.storage.contract.events import Publication
 from runner.storage.contract.schedules import Due, DueSchedule, Fired, Firing, Occurrence, Schedules
 from runner.storage.contract.settlements import Run, Settled
 from runner.storage.expressions import After
-from runner.storage.schedules import SqlSchedules
 from runner.storage.tables import bus, dispatch, events, occurrences, schedules
 
 from .storage_contract import LEASE, Database, Store, StoreTests, record, settled
@@ -35,12 +35,12 @@ def hourly(name: str = "hourly", **fields: Any) -> Schedule:
 class SchedulesTests(StoreTests):
     @pytest.fixture
     def book(self, database: Database) -> Schedules:
-        return SqlSchedules(database.new_engine())
+        return database.open().schedules
 
     @pytest.fixture
     def other_book(self, database: Database) -> Schedules:
         """The schedules as another instance has them."""
-        return SqlSchedules(database.new_engine())
+        return database.open().schedules
 
 
 async def let_pass(database: Database, by: timedelta) -> None:
@@ -181,7 +181,7 @@ class TestFire(SchedulesTests):
     async def test_of_many_at_once_one_succeeds(self, database: Database, book: Schedules) -> None:
         await book.put_all([hourly(f"s{number}") for number in range(40)], "file")
         await let_pass(database, HOUR)
-        books = [SqlSchedules(database.new_engine()) for _ in range(4)]
+        books = [database.open().schedules for _ in range(4)]
 
         async def until_done(each: Schedules) -> int:
             fired = 0
@@ -291,6 +291,17 @@ class TestFire(SchedulesTests):
         view = await book.one("hourly")
         assert (view.state, view.tick, view.due_at) == ("ended", None, None)
         assert not (await book.due(10)).schedules
+
+
+class TestConnections(SchedulesTests):
+    async def test_ticks_wait_for_no_connection_of_others(self, store: Store) -> None:
+        """The reads of people and the heartbeat have the engine's; ticks have those of the claims."""
+        await store.schedules.put_all([hourly()], "file")
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(store.engine.pool.size()):  # type: ignore[attr-defined]  # of this kind of pool
+                await stack.enter_async_context(store.engine.connect())
+            assert (await store.schedules.due(1)).next_in is not None
+            assert await store.schedules.fire([]) == Fired(frozenset(), 0)
 
 
 class TestBusy(SchedulesTests):
@@ -430,7 +441,7 @@ class TestPutAll(SchedulesTests):
         assert (await book.one("hourly")).tick == hourly(every=2 * HOUR).after(await book.now())
 
     async def test_instances_that_start_together_do_not_race(self, database: Database) -> None:
-        books = [SqlSchedules(database.new_engine()) for _ in range(4)]
+        books = [database.open().schedules for _ in range(4)]
         await asyncio.gather(*[book.put_all([hourly(), hourly("other")], "file") for book in books])
         assert len(await database.rows(schedules)) == 2
 

@@ -15,7 +15,6 @@ from runner import Delivery, Event, NotFound, StateConflict
 from runner.builder import open_operations
 from runner.config import load_config
 from runner.policies.schedule import EventTemplate, Schedule
-from runner.storage.schedules import SqlSchedules
 from runner.storage.tables import events, occurrences
 from tests.contract.test_schedules import let_pass
 from tests.support.eventually import eventually
@@ -229,7 +228,7 @@ class TestFiles(BusTests):
         async with bus.runner(schedules=[old, every(SECOND, "gone", catch_up="all")]):
             await eventually(lambda: _recorded(bus, 4))
             async with bus.runner(schedules=[new]):
-                changed = await SqlSchedules(bus.database.engine).now()
+                changed = await bus.database.open().schedules.now()
                 await eventually(lambda: _ticks_after(bus, changed, 3))
         rows = await bus.database.rows(events)
         later = sorted(row["time"] for row in rows if row["time"] > changed)

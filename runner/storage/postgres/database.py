@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ...config.dsn import Dsn
     from ..contract.registry import Registered
+    from ..contract.schedules import Due, Fired, Firing
 
 __all__ = ["PostgresDatabase"]
 
@@ -131,6 +132,22 @@ class PostgresDatabase:
         rows = await self.connections.fetch(self.sql("subscriptions"))
         found = [SubscriptionRow._make([*row[1:4], spec_in(row[4]), *row[5:]]) for row in rows if row[2] is not None]
         return rows[0][0], [compilable(row) for row in found]
+
+    async def due_schedules(self, limit: int) -> Due:
+        """Return at most `limit` schedules that are due; see `Schedules.due()`."""
+        from .schedules import due_schedules
+
+        if not self.home.encoding:
+            await self.find()
+        return await due_schedules(self.connections, self.sql("due_schedules", limit), limit)
+
+    async def fire_schedules(self, firings: Sequence[Firing]) -> Fired:
+        """Record occurrences with their events; see `Schedules.fire()`."""
+        from .schedules import fire_schedules
+
+        if not self.home.encoding:
+            await self.find()
+        return await fire_schedules(self.connections, self.sql("fire_schedules"), firings)
 
     async def find(self) -> None:
         """Open a connection to learn the schema and the encoding."""

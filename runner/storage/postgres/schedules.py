@@ -10,17 +10,18 @@ import orjson
 
 from ...policies.ticking import Standing
 from ..contract.schedules import Due, DueSchedule, Fired, Firing
-from .statements import statement
 
 if TYPE_CHECKING:
     import asyncpg
 
+    from .connections import DriverConnections
+
 __all__ = ["due_schedules", "fire_schedules"]
 
 
-async def due_schedules(connection: asyncpg.Connection, schema: str | None, limit: int) -> Due:
+async def due_schedules(connections: DriverConnections, sql: str, limit: int) -> Due:
     """Return at most `limit` schedules that are due."""
-    outlook, *rows = await connection.fetch(statement("due_schedules", schema, limit))
+    outlook, *rows = await connections.fetch(sql)
     due = [
         DueSchedule(row["id"], row["revision"], row["name"], orjson.loads(row["spec"]), _standing(row)) for row in rows
     ]
@@ -28,12 +29,12 @@ async def due_schedules(connection: asyncpg.Connection, schema: str | None, limi
     return Due(due, outlook["tick"], next_in, len(due) == limit)
 
 
-async def fire_schedules(connection: asyncpg.Connection, schema: str | None, firings: Sequence[Firing]) -> Fired:
+async def fire_schedules(connections: DriverConnections, sql: str, firings: Sequence[Firing]) -> Fired:
     """Record the occurrences of the schedules that are as they were seen."""
     occurrences = [(each.seen.id, *occurrence) for each in firings for occurrence in each.occurrences]
     events = [event for _, _, event in occurrences]
-    rows = await connection.fetch(
-        statement("fire_schedules", schema),
+    rows = await connections.fetch(
+        sql,
         [each.seen.id for each in firings],
         [each.seen.revision for each in firings],
         [each.seen.standing.tick for each in firings],

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ...config.dsn import Dsn
     from ..contract.registry import Registered
+    from ..contract.schedules import Due, Fired, Firing
 
 __all__ = ["SqliteDatabase"]
 
@@ -110,6 +111,18 @@ class SqliteDatabase:
         """Return the version of the set, and the active subscriptions; see `Registry.subscriptions()`."""
         version, rows = await self.run(_subscriptions)
         return version, [compilable(row) for row in rows]
+
+    async def due_schedules(self, limit: int) -> Due:
+        """Return at most `limit` schedules that are due; see `Schedules.due()`."""
+        from .schedules import due_schedules
+
+        return await self.run(due_schedules, limit)
+
+    async def fire_schedules(self, firings: Sequence[Firing]) -> Fired:
+        """Record occurrences with their events; see `Schedules.fire()`."""
+        from .schedules import fire_schedules
+
+        return await self.run(fire_schedules, firings)
 
     async def _open(self) -> aiosqlite.Connection:
         async with self._opening:
