@@ -30,6 +30,7 @@ VERBS = {
     "dev": "dev",
     "start": "start",
     "status": "status",
+    "top": "top",
     "why": "why",
     "check": "check",
     "config": "configuration",
@@ -45,11 +46,6 @@ VERBS = {
     "prune": "prune",
     "doctor": "doctor",
     "bench": "bench",
-}
-
-# verbs that people try, and what there is instead
-_INSTEAD = {
-    "top": "`runner status` shows the same once: watch -n 2 runner status",
 }
 
 
@@ -79,9 +75,6 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:  # it knows of the commands that are loaded, none
-            if error.command_name in _INSTEAD:
-                fault = f"there is no verb {error.command_name!r} yet; {_INSTEAD[error.command_name]}"
-                raise click.UsageError(fault, ctx) from None
             raise click.NoSuchCommand(error.command_name, possibilities=self._modules, ctx=ctx) from None
 
 

@@ -123,7 +123,6 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["start"], "RUNNER_CONFIG"),
         (["events", "list"], "RUNNER_CONFIG"),
         (["pubish"], "No such command 'pubish'. Did you mean 'publish'?"),
-        (["top"], "there is no verb 'top' yet; `runner status` shows"),
         (["events", "top"], "No such command 'top'"),
         (["events", "lsit"], "No such command 'lsit'. Did you mean 'list'?"),
         (["events", "list", "--sicne", "1h"], "Did you mean"),
