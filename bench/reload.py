@@ -2,7 +2,7 @@
 `python -m bench.reload`: what reloads cost the deliveries that are under way.
 
 A process delivers events that are published at a steady rate to a handler that notes when it was called. After a while
-without reloads the file changes again and again. Prints the latencies from the publish to the call, before and meanwhile.
+without reloads the file changes again and again. Prints the latencies, from the publish to the call, of both times.
 """
 
 from __future__ import annotations

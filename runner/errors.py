@@ -28,6 +28,7 @@ from __future__ import annotations
 import os
 import re
 from copy import copy
+from pathlib import Path
 from typing import Self
 
 __all__ = [
@@ -70,6 +71,7 @@ class ConfigError(RunnerError):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+        self.files: tuple[Path, ...] = ()  # that were read, where it is about files
 
 
 class EventError(RunnerError, ValueError):

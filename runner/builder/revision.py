@@ -70,7 +70,7 @@ class RereadableFile(ConfigurationFile):
     @property
     @override
     def files(self) -> tuple[Path, ...]:
-        return self._used.config.files
+        return self._used.config.watched
 
     @property
     @override

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Mapping
@@ -76,6 +77,8 @@ class _Reading:
         file = "" if len(chain) == 1 else list(chain.values())[-1]
         for path, pattern in _listed(patterns):
             place = source.position(path)
+            if isinstance(pattern, str) and glob.has_magic(pattern):
+                self._whole.directories.add(_searched(base, pattern))
             try:
                 for found in _matching(base, pattern):
                     self._include(found, f"{file or self._file}:{place[0]}:{place[1]}", chain)
@@ -127,6 +130,12 @@ def _listed(patterns: object) -> list[tuple[KeyPath, object]]:
     if isinstance(patterns, list):
         return [((INCLUDE, index), pattern) for index, pattern in enumerate(patterns)]
     return [] if patterns is None else [((INCLUDE,), patterns)]
+
+
+def _searched(base: Path, pattern: str) -> Path:
+    """Return the directory that a pattern looks into: the part of it before the first one with a wildcard."""
+    steps = itertools.takewhile(lambda step: not glob.has_magic(step), Path(pattern).parts)
+    return Path(os.path.normpath(base.joinpath(*steps)))
 
 
 def _matching(base: Path, pattern: object) -> list[Path]:

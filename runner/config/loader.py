@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ..errors import ConfigError
 from ..log.redaction import MASK
 from ..policies.retry import RetryPolicy
 from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, quoted
@@ -56,6 +57,17 @@ def load_config(
     base = Path(os.path.abspath(path)).parent
     environ = os.environ if environ is None else environ
     source = read_source(file, environ)
+    try:
+        return _checked(source, file, base, environ, imports, settings)
+    except ConfigError as error:
+        error.files = tuple(source.files)
+        raise
+
+
+def _checked(
+    source: Source, file: str, base: Path, environ: Mapping[str, str], imports: bool, settings: Sequence[str]
+) -> Config:
+    """Return the configuration in a file that was read; see `load_config()`."""
     if source.value is None:
         raise config_error(file, source.faults or [Fault("the file is empty, expected deployment_id and storage")])
     if not isinstance(source.value, dict):

@@ -333,6 +333,11 @@ class Config(Model):
         return tuple(self._source.files)
 
     @property
+    def watched(self) -> tuple[Path, ...]:
+        """The files, and the directories that patterns of `include` look into."""
+        return (*self.files, *sorted(self._source.directories))
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that differ where any of the files or settings does; empty without a file."""
         if not self._source.files:

@@ -84,6 +84,7 @@ class Source:
     broken: set[KeyPath] = field(default_factory=set)
     left_out: dict[KeyPath, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
+    directories: set[Path] = field(default_factory=set)
     origins: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
     values: int = 0
 

@@ -46,6 +46,7 @@ class Reload:
         seconds: how long it took.
         digest: of the file that was read; empty where none could be.
         difference: from the file that was in use to the one that was read.
+        files: that were read.
         faults: one line each, beginning with the place in the file where it has one.
         dry_run: whether nothing was to be changed.
     """
@@ -57,6 +58,7 @@ class Reload:
     digest: str = ""
     difference: Difference = NONE
     reason: str = ""
+    files: Sequence[Path] = ()
     faults: Sequence[str] = ()
     dry_run: bool = False
 
@@ -68,7 +70,8 @@ class ReloadState:
 
     Attributes:
         file: its path, as it was given; empty for a configuration that was made in a program.
-        files: that were read: the file itself, and those that it names.
+        files: that were read: the file itself, those that it names, and the directories it looks for others in. After a
+            reload that failed those that were read for it, too.
         digest: of all of them.
         loaded_at: when.
         last: the last reload; None before the first one.
@@ -212,24 +215,27 @@ class Reloading(Generic[P]):
             self._counts[done.outcome] += 1
             if used is not None:
                 self.state = replace(self.state, files=used.files, digest=used.digest, loaded_at=done.at)
-            self.state = replace(self.state, last=done)
+            also = tuple(each for each in done.files if each not in self.state.files)
+            self.state = replace(self.state, files=(*self.state.files, *also), last=done)
             _log(done)
             self._told()
             return done
 
     async def _attempt(self, cause: Cause, *, dry_run: bool = False) -> tuple[Reload, P | None]:
         """Return what becomes of one reload, and what is in use from now on, if that is another file."""
-        begun, at, proposal = monotonic(), utcnow(), None
+        begun, at, proposal, files = monotonic(), utcnow(), None, ()
         try:
             self._check_running()
             proposal = await asyncio.to_thread(self._read)
             reason, faults = _refused(proposal)
+            files = proposal.files
             if not reason and not dry_run:
                 await self._apply(proposal)
                 for warning in proposal.warnings:
                     log.warning("odd configuration", detail=warning)
         except Exception as error:
             reason, faults = _fault(error)
+            files = files or getattr(error, "files", ())
         done = Reload(
             outcome="refused" if reason == "needs-restart" else "failed" if reason else "reloaded",
             cause=cause,
@@ -238,6 +244,7 @@ class Reloading(Generic[P]):
             digest="" if proposal is None else proposal.digest,
             difference=NONE if proposal is None else proposal.difference,
             reason=reason,
+            files=files,
             faults=faults,
             dry_run=dry_run,
         )

@@ -57,7 +57,7 @@ class Revision:
     @property
     def files(self) -> Sequence[Path]:
         """The files that were read."""
-        return self.config.files
+        return self.config.watched
 
     def refusals(self) -> Sequence[str]:
         """Return a line for each change that needs a restart."""
