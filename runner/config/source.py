@@ -74,7 +74,7 @@ class Source:
     back to what the file says, for messages. The values at the `broken` paths are faults already. Those `left_out`
     are in the file, but not in `value`: nothing was given for them, for the reason that is kept here. `files` holds
     the content's SHA-256 of every file that was read for it. `origins` leads to the file and the path there of what
-    is not from the file that was asked for.
+    is not from the file that was asked for. `directories` are those that patterns of files look into.
     """
 
     value: Any = None

@@ -223,7 +223,8 @@ class Reloading(Generic[P]):
 
     async def _attempt(self, cause: Cause, *, dry_run: bool = False) -> tuple[Reload, P | None]:
         """Return what becomes of one reload, and what is in use from now on, if that is another file."""
-        begun, at, proposal, files = monotonic(), utcnow(), None, ()
+        begun, at, proposal = monotonic(), utcnow(), None
+        files: Sequence[Path] = ()
         try:
             self._check_running()
             proposal = await asyncio.to_thread(self._read)
@@ -235,7 +236,7 @@ class Reloading(Generic[P]):
                     log.warning("odd configuration", detail=warning)
         except Exception as error:
             reason, faults = _fault(error)
-            files = files or getattr(error, "files", ())
+            files = error.files if isinstance(error, ConfigError) and proposal is None else files
         done = Reload(
             outcome="refused" if reason == "needs-restart" else "failed" if reason else "reloaded",
             cause=cause,

@@ -199,6 +199,21 @@ def test_a_link_that_is_replaced_is_noticed(local: Place) -> None:
         assert process.stop() == 0
 
 
+def test_included_files_are_watched(local: Place) -> None:
+    parts = local.directory / "parts"
+    parts.mkdir()
+    local.path.write_text(local.another() + "include: parts/*.yaml\n")
+    with started(local, "--watch") as process:
+        one = parts / "one.yaml"
+        one.write_text("subscriptions: [{name: one, sink: nowhere}]\n")
+        process.wait_for_line(r"configuration not reloaded.*parts/one\.yaml:1:.*nowhere")
+        one.write_text("subscriptions: [{name: one, sink: other}]\n")
+        process.wait_for_line(r"configuration reloaded +cause=watch .*subscriptions\[one\] added")
+        one.unlink()
+        process.wait_for_line(r"configuration reloaded +cause=watch .*subscriptions\[one\] removed")
+        assert process.stop() == 0
+
+
 def test_what_http_answers(local: Place) -> None:
     with started(local) as process:
         url, good = address(process), local.another()
