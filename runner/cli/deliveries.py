@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .completion import names_of
 from .options import SINCE, config_option, dry_run_option, json_option, limit_option, load, rate_option
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ def _filters(*states: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         click.option("--until", type=SINCE, metavar="TIME", help="Last changed before TIME."),
         click.option("--since", type=SINCE, metavar="TIME", help="Last changed at or after TIME, such as 1h (ago)."),
         click.option("--type", "type_", metavar="PATTERN", help="Only of events of these types; * is any characters."),
-        click.option("--subscription", metavar="NAME", help="Only of this subscription."),
+        click.option(
+            "--subscription",
+            metavar="NAME",
+            shell_complete=names_of("subscriptions"),
+            help="Only of this subscription.",
+        ),
         click.option("--state", type=click.Choice(states), help="Only in this state."),
     )
 
@@ -82,7 +88,7 @@ def list_deliveries(path: Path, event: str | None, sort: str, limit: int, as_jso
 @deliveries.command("show")
 @config_option
 @click.argument("event")
-@click.argument("subscription")
+@click.argument("subscription", shell_complete=names_of("subscriptions"))
 @json_option
 def show_delivery(path: Path, event: str, subscription: str, as_json: bool) -> None:
     """Print the delivery of EVENT (its seq or its id) to SUBSCRIPTION, with its attempts.
@@ -143,7 +149,7 @@ def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **
 @deliveries.command("ack")
 @config_option
 @click.argument("event")
-@click.argument("subscription")
+@click.argument("subscription", shell_complete=names_of("subscriptions"))
 @click.option("--fail", "failure", metavar="REASON", help="It has failed; the retry policy decides what follows.")
 @json_option
 def ack(path: Path, event: str, subscription: str, failure: str | None, as_json: bool) -> None:

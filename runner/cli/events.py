@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .completion import names_of
 from .options import (
     DURATION,
     MOMENT,
@@ -123,7 +124,13 @@ def tail_events(path: Path, type_: str | None, since: datetime | None, url: str 
 
 @events.command("replay")
 @config_option
-@click.option("--subscription", metavar="NAME", required=True, help="Who is to get them.")
+@click.option(
+    "--subscription",
+    metavar="NAME",
+    shell_complete=names_of("subscriptions"),
+    required=True,
+    help="Who is to get them.",
+)
 @click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
 @click.option("--source", metavar="PATTERN", help="Only these sources; * stands for any characters.")
 @click.option("--since", type=SINCE, metavar="TIME", help="Recorded at or after TIME, such as 1h (ago).")
@@ -185,7 +192,9 @@ def cancel_event(path: Path, event: str, as_json: bool) -> None:
 @click.argument("event")
 @click.option("--delay", type=DURATION, metavar="DURATION", help="Due after DURATION from now, such as 2s or 1h30m.")
 @click.option("--deliver-at", type=MOMENT, metavar="TIME", help="Due at TIME, such as 2026-01-31T12:00:00Z.")
-@click.option("--subscription", metavar="NAME", help="Only the delivery to this one.")
+@click.option(
+    "--subscription", metavar="NAME", shell_complete=names_of("subscriptions"), help="Only the delivery to this one."
+)
 @json_option
 def reschedule_event(
     path: Path,

@@ -1,60 +1,71 @@
-"""`runner init`: write a first configuration."""
+"""`runner init`: write a first configuration, and the schema that editors check it by."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import click
 
 from .output import tell
+from .starters import starter
 
-__all__ = ["STARTER", "init"]
+__all__ = ["init"]
 
-STARTER = """\
-# A bus on this machine: SQLite file, no server. `runner config schema` describes every key.
+_SCHEMA = "runner.schema.json"
 
-# Names this bus. Two deployments never see each other's events, nor may they share tables.
-deployment_id: ${DEPLOYMENT_ID:-dev}
 
-# Where the events are. For PostgreSQL: postgresql://user:${DB_PASSWORD}@host/database
-storage:
-  dsn: ${DATABASE_URL:-sqlite:///runner.db}
+class Parts(click.ParamType[tuple[str, ...]]):
+    """Names of parts, joined by `+`."""
 
-# What wakes the workers. Without this the choice follows the storage; polling is the safety net.
-# strategies:
-#   - polling: 30s
-#   - nats: {servers: ["nats://127.0.0.1:4222"]}
+    name = "parts"
 
-# Where deliveries go.
-sinks:
-  terminal: stdout
-  # crm: {webhook: {url: "https://crm.example/events"}}
-  # audit: {python: "my_package.audit:handle"}
-
-# Who wants which events, in which sink.
-subscriptions:
-  - name: everything
-    types: ["*"]
-    sink: terminal
-"""
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the parts that `value` names."""
+        parts = tuple(part.strip() for part in str(value).split("+")) if isinstance(value, str) else ()
+        try:
+            starter(parts)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return parts
 
 
 @click.command()
 @click.argument("path", default="runner.yaml", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--from", "parts", type=Parts(), default="sqlite", metavar="PART+PART", help="What it is made of; see below."
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def init(path: Path, force: bool) -> None:
+def init(path: Path, parts: tuple[str, ...], force: bool) -> None:
     """Write a commented configuration to PATH, runner.yaml unless given.
+
+    Beside it goes runner.schema.json, by which editors with yaml-language-server complete and check its keys.
+
+    \b
+    Parts:
+      sqlite     a file on this machine, no server; the default
+      postgres   PostgreSQL, for several instances
+      nats       NATS wakes the workers
+      jetstream  a sink that publishes to a stream of NATS
+      webhook    a sink that posts to a URL, signed
+      python     a sink that calls a function
+      schedules  events at regular times
+      api        HTTP: publish, look and steer, the dashboard, metrics
 
     \b
     Examples:
       runner init
-      runner init configs/orders.yaml
+      runner init --from postgres+nats+api
+      runner init configs/orders.yaml --from sqlite+webhook
       runner init --force
     """
+    from ..config.json_schema import json_schema
+
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(STARTER)
+            file.write(starter(parts, _SCHEMA))
+        path.with_name(_SCHEMA).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     except FileExistsError as error:
         raise click.ClickException(f"{path} is there already; --force replaces it") from error
     except OSError as error:

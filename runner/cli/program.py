@@ -46,6 +46,7 @@ VERBS = {
     "prune": "prune",
     "doctor": "doctor",
     "bench": "bench",
+    "completion": "completion",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .completion import names_of
 from .options import DURATION, MOMENT, config_option, count_option, json_option, load
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def list_schedules(path: Path, as_json: bool) -> None:
 
 @schedules.command("show")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @json_option
 def show_schedule(path: Path, name: str, as_json: bool) -> None:
     """Print the schedule NAME in full.
@@ -68,7 +69,7 @@ def show_schedule(path: Path, name: str, as_json: bool) -> None:
 
 @schedules.command("next")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @count_option
 @json_option
 def next_ticks(path: Path, name: str, count: int, as_json: bool) -> None:
@@ -84,7 +85,7 @@ def next_ticks(path: Path, name: str, count: int, as_json: bool) -> None:
 
 @schedules.command("run")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @json_option
 def run(path: Path, name: str, as_json: bool) -> None:
     """Publish the event of NAME now, beside its times.
@@ -98,7 +99,7 @@ def run(path: Path, name: str, as_json: bool) -> None:
 
 @schedules.command("pause")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @json_option
 def pause(path: Path, name: str, as_json: bool) -> None:
     """Publish nothing of NAME any more; what its times are meanwhile is not caught up.
@@ -112,7 +113,7 @@ def pause(path: Path, name: str, as_json: bool) -> None:
 
 @schedules.command("resume")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @json_option
 def resume(path: Path, name: str, as_json: bool) -> None:
     """Publish NAME again, from its next time on.
@@ -126,7 +127,7 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 
 @schedules.command("put")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @click.option("--cron", metavar="EXPRESSION", help="Cron expression of five or six fields, or @daily and the like.")
 @click.option("--tz", "--timezone", "timezone", metavar="ZONE", help="IANA time zone of --cron; UTC unless given.")
 @click.option("--every", type=DURATION, metavar="DURATION", help="In place of --cron: time from one event to the next.")
@@ -156,7 +157,7 @@ def put(path: Path, name: str, as_json: bool, type_: str, **options: Any) -> Non
 
 @schedules.command("remove")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("schedules"))
 @json_option
 def remove(path: Path, name: str, as_json: bool) -> None:
     """Forget the schedule NAME, which is in no file; its events stay until their retention is over.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from .completion import names_of
 from .options import config_option, dry_run_option, json_option, load
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def list_subscriptions(path: Path, as_json: bool) -> None:
 
 @subscriptions.command("show")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("subscriptions"))
 @json_option
 def show_subscription(path: Path, name: str, as_json: bool) -> None:
     """Print the subscription NAME in full.
@@ -66,7 +67,7 @@ def show_subscription(path: Path, name: str, as_json: bool) -> None:
 
 @subscriptions.command("pause")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("subscriptions"))
 @json_option
 def pause(path: Path, name: str, as_json: bool) -> None:
     """Stop delivering to NAME; its events are kept for it.
@@ -80,7 +81,7 @@ def pause(path: Path, name: str, as_json: bool) -> None:
 
 @subscriptions.command("resume")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("subscriptions"))
 @json_option
 def resume(path: Path, name: str, as_json: bool) -> None:
     """Deliver to NAME again, what was kept first; also where its breaker is open.
@@ -94,7 +95,7 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 
 @subscriptions.command("remove")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("subscriptions"))
 @click.option("--force", is_flag=True, help="Also one that is served, or that the file has.")
 @dry_run_option
 @json_option
@@ -114,7 +115,7 @@ def remove(path: Path, name: str, force: bool, dry_run: bool, as_json: bool) -> 
 
 @subscriptions.command("explain")
 @config_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("subscriptions"))
 @click.option("--event", "file", type=click.File("rb"), required=True, help="One CloudEvent in JSON; - is stdin.")
 @json_option
 def explain(path: Path, name: str, file: BinaryIO, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .completion import names_of
 from .options import config_option, json_option, load
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["why"]
 @click.command()
 @config_option
 @click.argument("event")
-@click.argument("subscription")
+@click.argument("subscription", shell_complete=names_of("subscriptions"))
 @json_option
 def why(path: Path, event: str, subscription: str, as_json: bool) -> None:
     """Say why EVENT, a seq or an id, is not delivered to SUBSCRIPTION yet.
