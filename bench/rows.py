@@ -13,8 +13,9 @@ WITH e AS (
     INSERT INTO events (id, source, type, data, created_at)
     SELECT 'h' || n, '/history', 'bench.event', repeat('x', 100)::bytea, clock_timestamp() - interval '1 hour'
     FROM generate_series($1::int, $2::int) n RETURNING seq)
-INSERT INTO deliveries (event_seq, subscription_id, state, attempts, updated_at)
-SELECT seq, 1, 'delivered', 1, clock_timestamp() - interval '1 hour' FROM e
+INSERT INTO runs (first, last, seqs, subscriptions, settled_at)
+SELECT min(seq), max(seq), range_agg(int8range(seq, seq, '[]')), '{1}', clock_timestamp() - interval '1 hour'
+FROM e GROUP BY seq >> 8
 """
 _BACKLOG = """
 WITH e AS (

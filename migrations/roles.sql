@@ -42,7 +42,7 @@ DECLARE
 BEGIN
     FOR found IN
         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = {schema_text} AND c.relkind = 'r' AND c.relname IN ({tables})
+        WHERE n.nspname = {schema_text} AND c.relkind IN ('r', 'v') AND c.relname IN ({tables})
     LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO %I', found, {owner_text});
         EXECUTE format('GRANT SELECT ON %s TO %I', found, {looker_text});

@@ -21,7 +21,7 @@ from .expressions import Now
 from .lines import leave_lines
 from .registry import named
 from .subscription_rows import registered
-from .tables import attempts, deliveries, dispatch
+from .tables import attempts, deliveries, delivery_states, dispatch
 from .transactions import Transactions
 
 __all__ = ["acknowledge"]
@@ -65,6 +65,12 @@ async def _answer(connection: AsyncConnection, event: EventView, subscription: s
     row = (await connection.execute(locked)).one_or_none()
     if row is not None:
         return await (_succeed(connection, row) if failure is None else _fail(connection, row, failure))
+    states = delivery_states.c
+    in_run = select(states.state).where(states.event_seq == event.seq, states.subscription_id == known.id)
+    if (state := await connection.scalar(in_run)) == DeliveryState.DELIVERED:
+        if failure is not None:
+            raise _not_waiting(event.seq, state)
+        return False
     if failure is None and Matcher([(registered(known).subscription, True)]).match(event.event):
         return await _succeed_early(connection, event.seq, known.id)
     return None
@@ -98,13 +104,16 @@ async def _succeed(connection: AsyncConnection, row: Row[Any]) -> bool:
 async def _fail(connection: AsyncConnection, row: Row[Any], reason: str) -> bool:
     """End the wait now; the claim that follows applies the retry policy, with this as the reason."""
     if row.state != DeliveryState.LEASED or row.lease_token is not None:
-        state = "running" if row.state == DeliveryState.LEASED else row.state
-        raise StateConflict(
-            f"the delivery of event {row.event_seq} is {state}; only one that waits for its acknowledgement can fail so"
-        )
+        raise _not_waiting(row.event_seq, "running" if row.state == DeliveryState.LEASED else row.state)
     # Not `updated_at`: from that time on the acknowledgement was waited for.
     await connection.execute(_of(row).values(due_at=Now(), last_error=reason))
     return True
+
+
+def _not_waiting(seq: int, state: str) -> StateConflict:
+    return StateConflict(
+        f"the delivery of event {seq} is {state}; only one that waits for its acknowledgement can fail so"
+    )
 
 
 async def _succeed_early(connection: AsyncConnection, seq: int, id: int) -> bool | None:

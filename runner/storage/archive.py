@@ -15,14 +15,17 @@ from typing_extensions import override
 from ..delivery import DeliveryState
 from ..errors import StorageHeld
 from .contract.archive import Archive, Pruned, Retention
-from .expressions import Among, Instant, Keys, Later
+from .expressions import Among, HasSeq, Instant, Keys, Later
 from .halves import IN_A_ROW, in_halves
-from .tables import attempts, deliveries, dispatch, events, expiries, scheduled, turns
+from .runs import block_of
+from .tables import attempts, deliveries, dispatch, events, expiries, runs, scheduled, turns
 from .transactions import Transactions
 
 __all__ = ["SqlArchive"]
 
 log = structlog.get_logger(__name__)
+
+_RUNS = 1000  # without events that are removed at once
 
 _DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
@@ -48,6 +51,9 @@ class SqlArchive(Archive):
             rows = (await connection.execute(page)).all()
             seqs = [row.seq for row in rows if row.old]
             over = list(await _over(connection, seqs, retention))
+            empty = await _empty_runs(connection, after, rows[-1].seq if len(rows) == limit else None)
+        if empty and not dry_run:
+            await self._remove_runs(empty)
         if over and not dry_run:
             over, refused = await in_halves(over, partial(self._remove, retention))
             if not over and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
@@ -55,6 +61,10 @@ class SqlArchive(Archive):
             if refused:  # what others keep by a foreign key or a trigger keeps nothing else here
                 log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
         return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)
+
+    async def _remove_runs(self, ids: Sequence[int]) -> None:
+        async with self._transactions.write() as connection:
+            await connection.execute(delete(runs).where(Among(runs.c.id, literal(ids, Keys())), _without_events()))
 
     async def _remove(self, retention: Retention, seqs: Sequence[int]) -> list[int]:
         async with self._transactions.write() as connection:
@@ -71,20 +81,33 @@ async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Ret
     queued = select(dispatch.c.event_seq).where(dispatch.c.event_seq.between(first, last))
     later = select(scheduled.c.event_seq).where(scheduled.c.event_seq.between(first, last))
     busy = set(await connection.scalars(queued.union_all(later)))
-    ended = await connection.execute(_ended([seq for seq in seqs if seq not in busy], retention))
-    return {row.seq: row.number for row in ended}
+    recorded = await _recorded(connection, first, last, retention)
+    waiting = [seq for seq in seqs if seq not in busy and recorded.get(seq, True)]
+    ended = await connection.execute(_ended(waiting, retention))
+    return {row.seq: row.number for row in ended if row.number or row.old or row.seq in recorded}
 
 
-def _ended(seqs: Sequence[int], retention: Retention) -> Select[int, int]:
-    """Return the query for those of `seqs` whose deliveries are all older than their retention."""
+async def _recorded(connection: AsyncConnection, first: int, last: int, retention: Retention) -> dict[int, bool]:
+    """Return the seqs that runs record, at least from `first` to `last`, each with whether it is past its retention."""
+    old = _older(runs.c.settled_at, retention.delivered).label("old")
+    theirs = (runs.c.first.between(block_of(first), last), runs.c.last >= first)
+    found = await connection.execute(select(runs.c.seqs, old).where(*theirs))
+    return {seq: bool(row.old) for row in found for start, end in row.seqs for seq in range(start, end + 1)}
+
+
+def _ended(seqs: Sequence[int], retention: Retention) -> Select[int, int, bool]:
+    """
+    Return the query for those of `seqs` of which all rows of deliveries are older than their retention.
+
+    Each has the number of these rows, and `old`: whether it would go without any delivery.
+    """
     number = func.count(deliveries.c.event_seq)
     return (
-        select(events.c.seq, number.label("number"))
+        select(events.c.seq, number.label("number"), _older(events.c.created_at, retention.delivered).label("old"))
         .outerjoin(deliveries, deliveries.c.event_seq == events.c.seq)
         .where(_among(events.c.seq, seqs))
         .group_by(events.c.seq, events.c.created_at)
         .having(number == func.count(case((_final(retention), 1))))
-        .having(or_(number > 0, _older(events.c.created_at, retention.delivered)))
     )
 
 
@@ -123,4 +146,25 @@ async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: R
     theirs = [table.c.event_seq for table in (attempts, turns, deliveries, expiries)]
     for column in (*theirs, events.c.seq):
         await connection.execute(delete(column.table).where(_among(column, gone)))
+    if gone:
+        near = (runs.c.first.between(block_of(min(gone)), max(gone)), runs.c.last >= min(gone))
+        await connection.execute(delete(runs).where(*near, _without_events()))
     return gone
+
+
+async def _empty_runs(connection: AsyncConnection, after: int, last: int | None) -> Sequence[int]:
+    """
+    Return the ids of runs that begin after the seq `after`, up to `last`, and have no event any more.
+
+    Somebody else removed the last ones: two that prune at once see each other's events, and the version before knows of
+    no runs.
+    """
+    up_to = [] if last is None else [runs.c.first <= last]
+    found = select(runs.c.id).where(runs.c.first > after, *up_to, _without_events())
+    return (await connection.scalars(found.order_by(runs.c.first).limit(_RUNS))).all()
+
+
+def _without_events() -> ColumnElement[bool]:
+    """Return whether a run has no event left. It is not yet seen without its events: they were committed before it."""
+    within = events.c.seq.between(runs.c.first, runs.c.last)
+    return ~select(events.c.seq).where(within, HasSeq(runs.c.seqs, events.c.seq)).correlate(runs).exists()

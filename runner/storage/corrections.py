@@ -39,7 +39,7 @@ from .selection import (
     in_state,
 )
 from .subscription_rows import readable, registered
-from .tables import deliveries, dispatch, events, scheduled, subscriptions
+from .tables import deliveries, delivery_states, dispatch, events, scheduled, subscriptions
 from .transactions import Transactions
 
 __all__ = ["SqlCorrections"]
@@ -307,8 +307,11 @@ async def _replayable(
     left_out: set[int] = set()
     for table in (scheduled, dispatch):  # in the order in which work moves, so that none is missed in between
         left_out.update(await connection.scalars(select(table.c.event_seq).where(table.c.event_seq.in_(seqs))))
-    theirs = (deliveries.c.subscription_id == subscription_id, deliveries.c.event_seq.in_(seqs))
-    for row in await fetch(connection, select(deliveries.c.event_seq, deliveries.c.state).where(*theirs)):
+    of = (
+        delivery_states if missing else deliveries
+    )  # what only a run records may be delivered again, but is not missing
+    theirs = (of.c.subscription_id == subscription_id, of.c.event_seq.in_(seqs))
+    for row in await fetch(connection, select(of.c.event_seq, of.c.state).where(*theirs)):
         if missing or row.state not in _REPLAYABLE:
             left_out.add(row.event_seq)
     return [seq for seq in seqs if seq not in left_out]

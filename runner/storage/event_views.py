@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..errors import NotFound
 from .contract.records import EventView
 from .selection import OPEN, event_of, fetch, has_id, in_any_source
-from .tables import deliveries, dispatch, events, scheduled
+from .tables import delivery_states, dispatch, events, scheduled
 
 __all__ = ["event_views", "find_event"]
 
@@ -45,9 +45,9 @@ async def event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> 
     due = {row.event_seq: row.due_at for row in await connection.execute(later)}
     queued = set(await connection.scalars(select(dispatch.c.event_seq).where(dispatch.c.event_seq.in_(seqs))))
     by_state = (
-        select(deliveries.c.event_seq, deliveries.c.state, func.count().label("number"))
-        .where(deliveries.c.event_seq.in_(seqs))
-        .group_by(deliveries.c.event_seq, deliveries.c.state)
+        select(delivery_states.c.event_seq, delivery_states.c.state, func.count().label("number"))
+        .where(delivery_states.c.event_seq.in_(seqs))
+        .group_by(delivery_states.c.event_seq, delivery_states.c.state)
     )
     counts: dict[int, dict[str, int]] = {}
     for row in await connection.execute(by_state):

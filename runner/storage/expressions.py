@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, DateTime, Dialect, Text, TypeDecorator
+from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, DateTime, Dialect, Integer, Text, TypeDecorator
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -19,10 +20,14 @@ __all__ = [
     "Among",
     "Correlation",
     "CorrelationKey",
+    "HasSeq",
+    "Holds",
+    "Ids",
     "Instant",
     "Keys",
     "Later",
     "Now",
+    "Seqs",
     "parse_json",
 ]
 
@@ -116,6 +121,74 @@ class Keys(TypeDecorator[Sequence[int]]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the type of the parameter in the dialect."""
         return dialect.type_descriptor(ARRAY(BigInteger()) if dialect.name == "postgresql" else JSON())
+
+
+class Ids(TypeDecorator[Sequence[int]]):
+    """Ids of subscriptions: an array on PostgreSQL, JSON on SQLite."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type of the dialect."""
+        return dialect.type_descriptor(ARRAY(Integer()) if dialect.name == "postgresql" else JSON())
+
+
+class Seqs(TypeDecorator[Sequence[tuple[int, int]]]):
+    """Seqs as stretches, each a first and a last one: an `int8multirange` on PostgreSQL, JSON on SQLite. Only read."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type of the dialect."""
+        return dialect.type_descriptor(INT8MULTIRANGE() if dialect.name == "postgresql" else JSON())
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Sequence[tuple[int, int]] | None:
+        """Return the stretches; PostgreSQL gives each without its end."""
+        if value is not None and dialect.name == "postgresql":
+            return [(each.lower, each.upper - 1) for each in value]
+        stretches: Sequence[tuple[int, int]] | None = value
+        return stretches
+
+
+class Holds(FunctionElement[bool]):
+    """Test that a column of `Ids` has an id: `Holds(runs.c.subscriptions, id)`."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(Holds)
+def _holds(element: Holds, compiler: SQLCompiler, **options: Any) -> str:
+    ids, id = (compiler.process(each, **options) for each in element.clauses)
+    return f"{id} = ANY ({ids})"
+
+
+@compiles(Holds, "sqlite")
+def _holds_sqlite(element: Holds, compiler: SQLCompiler, **options: Any) -> str:
+    ids, id = (compiler.process(each, **options) for each in element.clauses)
+    return f"{id} IN (SELECT value FROM json_each({ids}))"
+
+
+class HasSeq(FunctionElement[bool]):
+    """Test that a column of `Seqs` has a seq: `HasSeq(runs.c.seqs, events.c.seq)`."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(HasSeq)
+def _has_seq(element: HasSeq, compiler: SQLCompiler, **options: Any) -> str:
+    seqs, seq = (compiler.process(each, **options) for each in element.clauses)
+    return f"{seqs} @> {seq}"
+
+
+@compiles(HasSeq, "sqlite")
+def _has_seq_sqlite(element: HasSeq, compiler: SQLCompiler, **options: Any) -> str:
+    seqs, seq = (compiler.process(each, **options) for each in element.clauses)
+    ends = "json_extract(value, '$[0]') AND json_extract(value, '$[1]')"
+    return f"EXISTS (SELECT 1 FROM json_each({seqs}) WHERE {seq} BETWEEN {ends})"
 
 
 class Among(FunctionElement[bool]):

@@ -23,6 +23,7 @@ TABLES = (
     "instances",
     "occurrences",
     "paces",
+    "runs",
     "scheduled",
     "schedules",
     "subscriptions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,19 @@ from .expressions import Among, Keys, Later, Now
 from .registry import named
 from .selection import OPEN, WITHOUT_DATA, event_of, in_state
 from .subscription_rows import compilable, readable
-from .tables import attempts, bus, deliveries, dispatch, events, paces, scheduled, subscriptions, turns
+from .tables import (
+    attempts,
+    bus,
+    deliveries,
+    delivery_states,
+    dispatch,
+    events,
+    paces,
+    runs,
+    scheduled,
+    subscriptions,
+    turns,
+)
 from .transactions import Transactions
 
 __all__ = ["SqlOverview"]
@@ -76,22 +89,21 @@ class SqlOverview(Overview):
     @override
     async def recent(self) -> Mapping[int, Recent]:
         rows = await self._rows(_recent())
+        settled = await self._rows(_settled())
         tried = await self._rows(_tried())
         failures: dict[int, Row[Any]] = {}
         for row in tried:
             failures.setdefault(row.subscription_id, row)
-        full = sum(row.seen for row in rows) >= SAMPLE
-        start = min((row.first for row in rows), default=None) if full else None
-        succeeded = {row.subscription_id: row for row in rows}
+        sums, start = _sums(rows, settled)
         return {
             id: Recent(
-                delivered=succeeded[id].delivered if id in succeeded else 0,
+                delivered=sums[id].delivered if id in sums else 0,
                 since=start,
-                last_success=succeeded[id].last if id in succeeded else None,
+                last_success=sums[id].last if id in sums else None,
                 last_failure=failures[id].at if id in failures else None,
                 last_error=failures[id].error if id in failures else None,
             )
-            for id in succeeded.keys() | failures.keys()
+            for id in sums.keys() | failures.keys()
         }
 
     @override
@@ -191,6 +203,40 @@ def _recent() -> Select[*tuple[Any, ...]]:
     ).group_by(last_.c.subscription_id)
 
 
+def _settled() -> Select[*tuple[Any, ...]]:
+    """Return the query for the last runs; one has at least four deliveries."""
+    lately = runs.c.settled_at > _ago(RECENT)
+    last = select(runs.c.seqs, runs.c.subscriptions, runs.c.settled_at, lately.label("lately"))
+    return last.order_by(runs.c.id.desc()).limit(SAMPLE // 4)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Sum of the last deliveries of a subscription: how many lately, and when the last one succeeded."""
+
+    delivered: int = 0
+    last: datetime | None = None
+
+
+def _sums(rows: Sequence[Row[Any]], settled: Sequence[Row[Any]]) -> tuple[dict[int, _Sum], datetime | None]:
+    """Return the sums of the last rows and runs by subscription, and since when these are all; None for ever."""
+    sums = {row.subscription_id: _Sum(row.delivered, row.last) for row in rows}
+    starts = [min(row.first for row in rows)] if sum(row.seen for row in rows) >= SAMPLE else []
+    seen, first = 0, None
+    for run in settled:
+        number = sum(last - first + 1 for first, last in run.seqs)
+        seen += number * len(run.subscriptions)
+        first = run.settled_at if first is None else min(first, run.settled_at)
+        for id in run.subscriptions:
+            each = sums.setdefault(id, _Sum())
+            each.delivered += number if run.lately else 0
+            each.last = run.settled_at if each.last is None else max(each.last, run.settled_at)
+        if seen >= SAMPLE:
+            starts.append(first)
+            break
+    return sums, max(starts, default=None)
+
+
 def _tried() -> Select[*tuple[Any, ...]]:
     error = func.substr(attempts.c.error, 1, _EXCERPT).label("error")
     last = select(attempts.c.serial, attempts.c.subscription_id, attempts.c.at, error)
@@ -199,7 +245,7 @@ def _tried() -> Select[*tuple[Any, ...]]:
 
 
 def _hold(seq: int, subscription: str) -> Select[*tuple[Any, ...]]:
-    its = deliveries.c.event_seq == seq, deliveries.c.subscription_id == subscriptions.c.id
+    its = select(delivery_states).where(delivery_states.c.event_seq == seq).subquery()
     place = turns.c.event_seq == seq, turns.c.subscription_id == subscriptions.c.id
     return (
         select(
@@ -210,12 +256,12 @@ def _hold(seq: int, subscription: str) -> Select[*tuple[Any, ...]]:
             dispatch.c.position.label("queued_as"),
             dispatch.c.lease_until.label("dispatch_until"),
             dispatch.c.lease_token.label("dispatch_token"),
-            deliveries.c.state,
-            deliveries.c.attempts,
-            deliveries.c.due_at,
-            deliveries.c.lease_token.label("token"),
-            deliveries.c.last_error,
-            deliveries.c.updated_at.label("changed_at"),
+            its.c.state,
+            its.c.attempts,
+            its.c.due_at,
+            its.c.lease_token.label("token"),
+            its.c.last_error,
+            its.c.updated_at.label("changed_at"),
             turns.c.order_key,
             turns.c.position,
             paces.c.next_at.label("paced_until"),
@@ -224,7 +270,7 @@ def _hold(seq: int, subscription: str) -> Select[*tuple[Any, ...]]:
         .join(bus, bus.c.one == 1)
         .outerjoin(scheduled, scheduled.c.event_seq == seq)
         .outerjoin(dispatch, dispatch.c.event_seq == seq)
-        .outerjoin(deliveries, its[0] & its[1])
+        .outerjoin(its, its.c.subscription_id == subscriptions.c.id)
         .outerjoin(turns, place[0] & place[1])
         .outerjoin(paces, paces.c.subscription_id == subscriptions.c.id)
         .where(subscriptions.c.name == subscription)

@@ -10,13 +10,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Row,
-    Select,
     Text,
-    and_,
     column,
     func,
     literal_column,
-    or_,
     select,
     table,
     union_all,
@@ -26,7 +23,6 @@ from typing_extensions import override
 
 from ..delivery import DeliveryState
 from ..errors import NotFound
-from ..event import NO_EXTENSIONS
 from .contract.records import (
     AttemptView,
     DeliveryQuery,
@@ -38,25 +34,20 @@ from .contract.records import (
     TraceView,
 )
 from .contract.registry import Instance, Registered, StrategyHealth
+from .delivery_views import delivery_view, delivery_views, list_deliveries
 from .event_views import event_views, find_event
 from .expressions import Now
-from .identity import restored
 from .registry import ALIVE, named
 from .selection import (
-    NEWEST_FIRST,
-    OLDEST_FIRST,
     OPEN,
-    SOONEST_FIRST,
     WITHOUT_DATA,
     Conditions,
-    delivery_conditions,
-    delivery_key,
     event_conditions,
     fetch,
     in_state,
 )
 from .subscription_rows import compilable, readable
-from .tables import attempts, deliveries, events, instances, subscriptions
+from .tables import attempts, deliveries, delivery_states, events, instances, subscriptions
 from .traces import flow_of
 from .transactions import Transactions
 
@@ -76,7 +67,6 @@ _WRITERS = select(_LOCKS.c.virtualtransaction).where(
     _LOCKS.c.mode == "RowExclusiveLock",
 )
 
-_DELETED = "(deleted)"  # in place of a subscription's name
 _PAGE = 500  # rows read in one transaction
 _PIECE = 4 * 1024 * 1024  # bytes of data read in one
 
@@ -147,11 +137,12 @@ class SqlRecords(Records):
     @override
     async def trace(self, reference: str, limit: int) -> TraceView:
         async with self._transactions.read() as connection:
-            seq = (await find_event(connection, reference)).seq
+            seq, states = (await find_event(connection, reference)).seq, delivery_states.c
             correlation, rows, complete = await flow_of(connection, seq, limit)
             views = await event_views(connection, rows)
-            theirs = _delivery_views(deliveries.c.event_seq.in_([view.seq for view in views])).order_by(*OLDEST_FIRST)
-            found = [_delivery_view(row) for row in await fetch(connection, theirs.limit(limit + 1))]
+            theirs = delivery_views(delivery_states, states.event_seq.in_([view.seq for view in views]))
+            theirs = theirs.order_by(states.event_seq, states.subscription_id)
+            found = [delivery_view(row) for row in await fetch(connection, theirs.limit(limit + 1))]
         by_event: dict[int, list[DeliveryView]] = {}
         for view in found[:limit]:
             by_event.setdefault(view.seq, []).append(view)
@@ -159,25 +150,14 @@ class SqlRecords(Records):
 
     @override
     async def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
-        conditions = delivery_conditions(query, (query.state,) if query.state else ())
-        left, beyond = query.limit, Conditions()
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(left, _PAGE)
-            order = SOONEST_FIRST if query.soonest_first else NEWEST_FIRST
-            page = _delivery_views(*conditions, *beyond).order_by(*order).limit(size)
-            async with self._transactions.read() as connection:
-                rows = await fetch(connection, page)
-            for row in rows:
-                yield _delivery_view(row)
-            if len(rows) < size:
-                return
-            left = None if left is None else left - size
-            beyond = [_beyond(rows[-1], soonest_first=query.soonest_first)]
+        async for view in list_deliveries(self._transactions, query):
+            yield view
 
     @override
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         async with self._transactions.read() as connection:
-            one = _delivery_views(deliveries.c.event_seq == seq, subscriptions.c.name == subscription)
+            this = (delivery_states.c.event_seq == seq, subscriptions.c.name == subscription)
+            one = delivery_views(delivery_states, *this)
             rows = await fetch(connection, one)
             if not rows:
                 raise NotFound(f"no delivery of event {seq} to subscription {subscription!r} is recorded")
@@ -185,7 +165,7 @@ class SqlRecords(Records):
                 attempts.c.event_seq == seq, attempts.c.subscription_id == rows[0].subscription_id
             )
             made = await fetch(connection, tried.order_by(attempts.c.serial))
-        return _delivery_view(rows[0]), [_attempt_view(row) for row in made]
+        return delivery_view(rows[0]), [_attempt_view(row) for row in made]
 
     @override
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
@@ -249,47 +229,6 @@ def _pieces(views: Sequence[tuple[EventView, int]]) -> Iterator[list[EventView]]
         bytes_ += size
     if piece:
         yield piece
-
-
-def _beyond(last: Row[Any], *, soonest_first: bool) -> ColumnElement[bool]:
-    """Return the condition for what comes after the last row of a page."""
-    key = (last.event_seq, last.subscription_id)
-    if not soonest_first:
-        return delivery_key < key
-    at_once = and_(deliveries.c.due_at == last.due_at, delivery_key > key)
-    return or_(deliveries.c.due_at > last.due_at, at_once)
-
-
-def _delivery_views(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-    return (
-        select(
-            deliveries,
-            func.coalesce(subscriptions.c.name, _DELETED).label("subscription"),
-            events.c.source.label("event_source"),
-            events.c.id.label("event_id"),
-            events.c.type.label("event_type"),
-            events.c.extensions.label("event_extensions"),
-        )
-        .outerjoin(subscriptions, subscriptions.c.id == deliveries.c.subscription_id)
-        .join(events, events.c.seq == deliveries.c.event_seq)
-        .where(*conditions)
-    )
-
-
-def _delivery_view(row: Row[Any]) -> DeliveryView:
-    source, id, _ = restored(row.event_source, row.event_id, row.event_extensions or NO_EXTENSIONS)
-    return DeliveryView(
-        seq=row.event_seq,
-        subscription=row.subscription,
-        event_source=source,
-        event_id=id,
-        event_type=row.event_type,
-        state=DeliveryState(row.state),
-        attempts=row.attempts,
-        due_at=row.due_at,
-        last_error=row.last_error,
-        updated_at=row.updated_at,
-    )
 
 
 def _strategy(stored: Mapping[str, Any]) -> StrategyHealth:

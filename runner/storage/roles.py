@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .migrate import scripts
-from .tables import metadata
+from .tables import delivery_states, metadata
 
 __all__ = ["roles_sql"]
 
@@ -25,7 +25,7 @@ def roles_sql(schema: str | None) -> str:
         .format(
             schema=_identifier(home),
             schema_text=_text(home),
-            tables=", ".join(map(_text, [*sorted(metadata.tables), "alembic_version"])),
+            tables=", ".join(map(_text, [*sorted(metadata.tables), delivery_states.name, "alembic_version"])),
             version_text=_text(f"{_identifier(home)}.alembic_version"),
             **{role: _identifier(name) for role, name in names.items()},
             **{f"{role}_text": _text(name) for role, name in names.items()},

@@ -51,6 +51,7 @@ __all__ = [
     "has_id",
     "in_any_source",
     "in_state",
+    "of_type",
 ]
 
 # How far the order of seq and the order of recording may be apart: a transaction that waited, a clock set back.
@@ -193,43 +194,53 @@ OLDEST_FIRST = (deliveries.c.event_seq, deliveries.c.subscription_id)
 SOONEST_FIRST = (deliveries.c.due_at, *OLDEST_FIRST)
 
 
-def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState]) -> Conditions:
-    """Return the conditions of `query`, whose own `state` is left to `states`; no states are all."""
+def delivery_conditions(query: DeliveryQuery, states: Sequence[DeliveryState], of: Table = deliveries) -> Conditions:
+    """
+    Return the conditions of `query`, whose own `state` is left to `states`; no states are all.
+
+    Args:
+        of: the table or the view they are for.
+    """
     if query.soonest_first:
         states = states or OPEN
-    conditions: Conditions = [in_state(states)] if states else []
+    conditions: Conditions = [in_state(states, of)] if states else []
     indexed = states and not {DeliveryState.DELIVERED, DeliveryState.CANCELLED}.intersection(states)
     if states and set(states) < set(OPEN):
-        conditions.append(in_state(OPEN))  # in the very words of the index: SQLite draws no conclusions
+        conditions.append(in_state(OPEN, of))  # in the very words of the index: SQLite draws no conclusions
     if query.subscription is not None:
         named = select(subscriptions.c.id).where(subscriptions.c.name == query.subscription)
-        conditions.append(deliveries.c.subscription_id == named.scalar_subquery())
+        conditions.append(of.c.subscription_id == named.scalar_subquery())
     elif indexed and query.seq is None:
         # Always true, and the indexes by state begin with the subscription.
-        conditions.append(deliveries.c.subscription_id.in_(select(subscriptions.c.id)))
+        conditions.append(of.c.subscription_id.in_(select(subscriptions.c.id)))
     if query.soonest_first:
-        conditions.append(deliveries.c.due_at.is_not(None))
+        conditions.append(of.c.due_at.is_not(None))
     if query.seq is not None:
-        conditions.append(deliveries.c.event_seq == query.seq)
+        conditions.append(of.c.event_seq == query.seq)
     if query.type is not None:
-        of_type = select(events.c.seq).where(events.c.seq == deliveries.c.event_seq, fits(events.c.type, query.type))
-        conditions.append(of_type.correlate(deliveries).exists())  # not `events`, which a list joins as well
+        its = select(events.c.seq).where(events.c.seq == of.c.event_seq, of_type(query.type))
+        conditions.append(its.correlate(of).exists())  # not `events`, which a list joins as well
     if query.since is not None:
-        conditions.append(deliveries.c.updated_at >= query.since)
+        conditions.append(of.c.updated_at >= query.since)
     if query.until is not None:
-        conditions.append(deliveries.c.updated_at < query.until)
+        conditions.append(of.c.updated_at < query.until)
     if query.before is not None:
         seq, name = query.before
         last = func.coalesce(select(subscriptions.c.id).where(subscriptions.c.name == name).scalar_subquery(), 0)
-        same = and_(deliveries.c.event_seq == seq, deliveries.c.subscription_id < last)
-        conditions.append(or_(deliveries.c.event_seq < seq, same))
+        same = and_(of.c.event_seq == seq, of.c.subscription_id < last)
+        conditions.append(or_(of.c.event_seq < seq, same))
     return conditions
 
 
-def in_state(states: Sequence[DeliveryState]) -> ColumnElement[bool]:
+def of_type(pattern: str) -> ColumnElement[bool]:
+    """Return whether the type of an event fits a pattern."""
+    return fits(events.c.type, pattern)
+
+
+def in_state(states: Sequence[DeliveryState], of: Table = deliveries) -> ColumnElement[bool]:
     """Write the states as the partial indexes do: no planner can use those for a parameter."""
     names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
-    return deliveries.c.state == names[0] if len(names) == 1 else deliveries.c.state.in_(names)
+    return of.c.state == names[0] if len(names) == 1 else of.c.state.in_(names)
 
 
 async def fetch(connection: AsyncConnection, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[Any]]:

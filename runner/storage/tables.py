@@ -19,13 +19,14 @@ from sqlalchemy import (
     text,
 )
 
-from .expressions import Correlation, CorrelationKey, Instant
+from .expressions import Correlation, CorrelationKey, Ids, Instant, Seqs
 
 __all__ = [
     "attempts",
     "audit",
     "bus",
     "deliveries",
+    "delivery_states",
     "dispatch",
     "events",
     "expiries",
@@ -33,6 +34,7 @@ __all__ = [
     "metadata",
     "occurrences",
     "paces",
+    "runs",
     "scheduled",
     "schedules",
     "subscriptions",
@@ -152,6 +154,27 @@ deliveries = Table(
         postgresql_where=text("state = 'dead'"),
         sqlite_where=text("state = 'dead'"),
     ),
+)
+
+# What was delivered at the first attempt, many deliveries in a row: each event in `seqs` to each of `subscriptions`. A
+# row of `deliveries` for one of them says something newer. See `runs.py`; `delivery_states` is both.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _Serial, Identity(), primary_key=True),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("seqs", Seqs, nullable=False),
+    Column("subscriptions", Ids, nullable=False),
+    Column("settled_at", Instant, nullable=False),
+    Index("runs_first", "first", "last"),
+)
+
+# A view, with one row for each delivery: those of `deliveries`, and what only runs record. It has no key of its own.
+delivery_states = Table(
+    "delivery_states",
+    MetaData(),
+    *(Column(each.name, each.type, primary_key=each.primary_key) for each in deliveries.columns),
 )
 
 # Where a subscription asks for order: the line of unfinished deliveries of each key. The first of a line

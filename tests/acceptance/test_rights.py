@@ -238,7 +238,8 @@ def test_who_could_publish_by_function_before_still_can(
     postgres.psql(
         f"ALTER TABLE instances DROP COLUMN strategies, DROP COLUMN holder;"
         f"ALTER TABLE subscriptions DROP COLUMN paused_at, DROP COLUMN paused_by;"
-        f"DROP TABLE expiries, throughput, audit; DROP INDEX events_correlation, schedules_next_at;"
+        f"DROP VIEW delivery_states; DROP TABLE expiries, throughput, runs, audit;"
+        f"DROP INDEX events_correlation, schedules_next_at;"
         f"ALTER TABLE schedules DROP COLUMN revision,"
         f" DROP COLUMN tick, DROP COLUMN last_tick, DROP COLUMN last_seq,"
         f" DROP COLUMN last_position, DROP COLUMN queued_until,"
@@ -247,7 +248,7 @@ def test_who_could_publish_by_function_before_still_can(
         f"GRANT INSERT, SELECT, UPDATE ON events TO {role}",
         postgres_dsn,
     )
-    assert deployment.cli("migrate")[0] == "applied 0003, 0004, 0005, 0006, 0007, 0008, 0010\n"
+    assert deployment.cli("migrate")[0] == "applied 0003, 0004, 0005, 0006, 0007, 0008, 0010, 0012, 0013\n"
     publish = "SELECT publish_event('a.b', source => '/s')"
     assert postgres.psql(publish, as_role(postgres_dsn, role)) == "1"
     postgres.psql(f"REVOKE EXECUTE ON FUNCTION publish_event FROM {role}", postgres_dsn)

@@ -190,7 +190,7 @@ class Deployment:
         async with look(self.dsn) as query:
             recorded = await query("SELECT id, count(*) FROM events GROUP BY id")
             deliveries = await query(
-                "SELECT e.id, s.name, d.state, d.attempts, d.last_error FROM deliveries d"
+                "SELECT e.id, s.name, d.state, d.attempts, d.last_error FROM delivery_states d"
                 " JOIN events e ON e.seq = d.event_seq JOIN subscriptions s ON s.id = d.subscription_id"
             )
             [(work, leases)] = await query(
@@ -204,6 +204,8 @@ class Deployment:
             )
         rows: dict[Pair, Row] = {(row[0], row[1]): Row(row[2], row[3], row[4]) for row in deliveries}
         pairs: list[Pair] = [(row[0], row[1]) for row in rewritten]
+        times = Counter((row[0], row[1]) for row in deliveries)
+        pairs += [pair for pair, number in times.items() if number > 1]  # on record twice
         return Tables(Counter({row[0]: row[1] for row in recorded}), rows, work, leases, pairs)
 
     async def audit(self) -> None:

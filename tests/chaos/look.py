@@ -14,13 +14,21 @@ __all__ = ["audit", "look", "sqlite_path"]
 
 Query = Callable[[str], Awaitable[Sequence[Any]]]
 
-# Every change of a delivery that had been final; nobody retries by hand here.
+# Every change of a delivery that had been final, also one that a run records; nobody retries by hand here.
 _AUDIT_POSTGRES = """
 CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);
 CREATE OR REPLACE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); RETURN NULL; END $$;
 CREATE OR REPLACE TRIGGER chaos_note AFTER UPDATE ON deliveries FOR EACH ROW
     WHEN (OLD.state IN ('delivered', 'dead', 'cancelled')) EXECUTE FUNCTION chaos_note();
+CREATE OR REPLACE FUNCTION chaos_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos_rewritten SELECT NEW.event_seq, NEW.subscription_id FROM runs r
+    WHERE r.first BETWEEN (NEW.event_seq & -256) AND NEW.event_seq AND r.seqs @> NEW.event_seq
+        AND NEW.subscription_id = ANY (r.subscriptions);
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER chaos_again AFTER INSERT ON deliveries FOR EACH ROW EXECUTE FUNCTION chaos_again();
 """
 _AUDIT_SQLITE = """
 CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);

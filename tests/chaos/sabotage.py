@@ -134,7 +134,7 @@ def little_memory() -> None:
 
 def unfenced() -> None:
     """Settle whatever the token says."""
-    for name in ("settle_run", "settle"):
+    for name in ("settle_few", "settle"):
         _change(name, " AND d.lease_token = $1", " AND $1::bigint IS NOT NULL")
     _change("settle_deliveries", _FENCE, "")
 

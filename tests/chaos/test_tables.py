@@ -89,7 +89,8 @@ async def nothing_cleaned_up(trial: Trial) -> None:
 _ALTERATIONS: Sequence[tuple[str, ...]] = (
     ("ALTER TABLE events ADD COLUMN chaos int DEFAULT 1", "ALTER TABLE events DROP COLUMN chaos"),
     ("ALTER TABLE dispatch ADD COLUMN chaos text", "ALTER TABLE dispatch DROP COLUMN chaos"),
-    ("ALTER TABLE deliveries ALTER attempts TYPE bigint", "ALTER TABLE deliveries ALTER attempts TYPE int"),
+    ("ALTER TABLE deliveries ADD COLUMN chaos bigint", "ALTER TABLE deliveries DROP COLUMN chaos"),
+    ("ALTER TABLE runs ADD COLUMN chaos int DEFAULT 1", "ALTER TABLE runs DROP COLUMN chaos"),
     ("ALTER TABLE dispatch ALTER event_seq TYPE int", "ALTER TABLE dispatch ALTER event_seq TYPE bigint"),
     ("ALTER TABLE events ALTER type TYPE varchar", "ALTER TABLE events ALTER type TYPE text"),
     ("ALTER TABLE bus ALTER subscriptions_version TYPE int", "ALTER TABLE bus ALTER subscriptions_version TYPE bigint"),

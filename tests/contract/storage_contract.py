@@ -21,6 +21,7 @@ from runner.storage.contract.claims import Claim, DeliveryClaim, Work
 from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
 from runner.storage.migrate import migrate
+from runner.storage.tables import deliveries, delivery_states
 from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 
@@ -76,7 +77,8 @@ class Database:
         await eventually(lambda: not any("_connection_worker_thread" in each.name for each in threading.enumerate()))
 
     async def rows(self, table: Table) -> Sequence[Mapping[str, Any]]:
-        """Return all rows of `table` in the order of its key."""
+        """Return all rows of `table` in the order of its key; of deliveries one each, also where a run records them."""
+        table = delivery_states if table is deliveries else table
         async with self.engine.begin() as connection:
             found = await connection.execute(select(table).order_by(*table.primary_key))
             return [dict(row) for row in found.mappings()]

@@ -67,6 +67,18 @@ async def refuse(database: Database, condition: str, table: str = "deliveries", 
     )
 
 
+async def refuse_runs(database: Database, seq: int, *, at_commit: bool = False) -> None:
+    """Have the database refuse each run that holds `seq`."""
+    if database.dsn.scheme == "sqlite":
+        condition = (
+            "EXISTS (SELECT 1 FROM json_each(NEW.seqs) p"
+            f" WHERE {seq} BETWEEN json_extract(p.value, '$[0]') AND json_extract(p.value, '$[1]'))"
+        )
+        await refuse(database, condition, "runs")
+    else:
+        await refuse(database, f"NEW.seqs @> {seq}::bigint", "runs", at_commit=at_commit)
+
+
 class Bench(StoreTests):
     """A writer on a store, and what it has said was written."""
 
@@ -106,6 +118,7 @@ class TestOfAClaim(Bench):
     async def test_the_store_refuses_all_of_it_and_writes_nothing(self, store: Store, database: Database) -> None:
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[7]}")
+        await refuse_runs(database, seqs[7])
         with pytest.raises(StorageRefused):
             await store.queue.settle(Settled(token, works, [Run((1, 2), COUNT)]))
         assert await database.count(deliveries, dispatch) == [0, COUNT]
@@ -119,6 +132,7 @@ class TestOfAClaim(Bench):
         seqs, token, works = await self.claimed(store)
         condition = f"NEW.event_seq = {seqs[7]} AND NEW.subscription_id = 1 AND NEW.state = 'delivered'"
         await refuse(database, condition, at_commit=at_commit)
+        await refuse_runs(database, seqs[7], at_commit=at_commit)
         with capture_logs() as lines:
             records = await writer.settle(Settled(token, works, [Run((1, 2), COUNT)]))
             await writer.written()
@@ -138,6 +152,7 @@ class TestOfAClaim(Bench):
     ) -> None:
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[3]} AND NEW.state = 'delivered'")
+        await refuse_runs(database, seqs[3])
         records = [
             record(seqs[3], 2, LEASED, token, due_in=LEASE),
             record(seqs[3], 3, PENDING, token, attempts=0),
@@ -161,6 +176,7 @@ class TestOfAClaim(Bench):
     ) -> None:
         seqs, token, works = await self.claimed(store)
         await refuse(database, f"NEW.event_seq = {seqs[0]}")
+        await refuse_runs(database, seqs[0])
         with capture_logs() as lines:
             await writer.settle(Settled(token, works, [Run((1,), COUNT)]))
         assert await self.states(database) == dict.fromkeys(seqs[1:], (DELIVERED, 1))

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, select
 
 from runner import Event, Failed, Rejected, Runner, load
-from runner.storage.tables import attempts, deliveries, dispatch, events, scheduled, subscriptions
+from runner.storage.tables import attempts, deliveries, delivery_states, dispatch, events, scheduled, subscriptions
 from tests.support.eventually import eventually
 from tests.support.http import ask
 
@@ -85,7 +85,7 @@ async def test_every_figure_is_what_the_tables_say(bus: Bus) -> None:
         await runner.publish_many(made)
         await asyncio.gather(*[runner.publish(each) for each in made[:10]])  # duplicates
         await runner.publish(Event.new("odd", {"n": 99}, source="/s/1"), delay=timedelta(hours=1))
-        ended = select(func.count()).where(deliveries.c.state.in_(["delivered", "dead"]))
+        ended = select(func.count()).where(delivery_states.c.state.in_(["delivered", "dead"]))
 
         async def done() -> bool:
             async with bus.database.engine.begin() as connection:

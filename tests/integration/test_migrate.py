@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, text
+from sqlalchemy import Connection, MetaData, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runner.config.dsn import Dsn
 from runner.errors import SchemaMismatch, StorageError, StorageUnavailable
 from runner.storage.home import home_of
 from runner.storage.migrate import HEAD, MigrationStatus, migrate, offline_sql, scripts, status
-from runner.storage.tables import metadata
+from runner.storage.tables import deliveries, events, metadata
 from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010", "0012")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010", "0012", "0013")
 
 
 def engine_of(dsn: str, schema: str | None = None) -> AsyncEngine:
@@ -118,7 +119,9 @@ async def test_sqlite_has_the_very_statements_of_the_tables(tmp_path: Path) -> N
     await migrate(migrated)
     async with created.begin() as connection:
         await connection.run_sync(metadata.create_all)
-    query = text("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic_version%' ORDER BY name")
+    query = text(
+        "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic_version%' AND type <> 'view' ORDER BY name"
+    )
     found = []
     for each in (migrated, created):
         async with each.connect() as connection:
@@ -285,6 +288,30 @@ async def test_downgrade_removes_everything(engine: AsyncEngine, schema: str | N
             ["alembic_version", "alembic_version_pkc"],
         )
     assert (await status(engine)).pending == REVISIONS
+
+
+async def test_what_runs_record_is_kept_as_rows_by_the_way_back(engine: AsyncEngine, schema: str | None) -> None:
+    await migrate(engine)
+    seqs, ids = ("[[1, 3]]", "[1, 2]") if engine.dialect.name == "sqlite" else ("{[1,3]}", "{1,2}")
+    async with engine.begin() as connection:
+        now = datetime.now(UTC)
+        event = {"source": "/s", "type": "a", "created_at": now}
+        await connection.execute(insert(events), [event | {"seq": seq, "id": str(seq)} for seq in (1, 3)])
+        dead = {"event_seq": 3, "subscription_id": 1, "state": "dead", "attempts": 3, "updated_at": now}
+        await connection.execute(insert(deliveries).values(dead))
+        place = "" if engine.dialect.name == "sqlite" else f'"{schema or "public"}".'
+        run = f"INSERT INTO {place}runs (first, last, seqs, subscriptions, settled_at)"
+        at = "0" if engine.dialect.name == "sqlite" else "now()"
+        await connection.execute(text(f"{run} VALUES (1, 3, '{seqs}', '{ids}', {at})".replace(":", r"\:")))
+        await connection.run_sync(run_alembic, command.downgrade, "0012", home_of(engine).schema)
+        columns = (deliveries.c.event_seq, deliveries.c.subscription_id, deliveries.c.state, deliveries.c.attempts)
+        rows = await connection.execute(select(*columns).order_by(*columns))
+        assert [tuple(row) for row in rows] == [
+            (1, 1, "delivered", 1),
+            (1, 2, "delivered", 1),
+            (3, 1, "dead", 3),
+            (3, 2, "delivered", 1),
+        ]
 
 
 @pytest.mark.parametrize("schema", [None, "the Bus"])

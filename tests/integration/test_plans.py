@@ -54,7 +54,7 @@ async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Conn
         "append_each",
         "claim",
         "settle",
-        "settle_run",
+        "settle_few",
         "record",
         "recorded",
         "deaths",

@@ -228,7 +228,7 @@ class TestTwoJournals:
             claim = await store.queue.claim(20, LEASE)
             assert await store.queue.settle(Settled(claim.token, claim.works, [Run((1, 2), 20)])) == 20
             with contextlib.closing(sqlite3.connect(path)) as connection:
-                assert connection.execute("SELECT count(*) FROM deliveries").fetchall() == [(40,)]
+                assert connection.execute("SELECT count(*) FROM delivery_states").fetchall() == [(40,)]
                 [(found,)] = connection.execute("PRAGMA journal_mode").fetchall()
                 # TRUNCATE belongs to a connection, WAL to the file.
                 assert (found == "wal") == (mode == "wal")

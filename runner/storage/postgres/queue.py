@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from ...delivery import Lease
-from ...errors import StorageError
 from ...event import Event, weigh
 from ..contract.claims import (
     CLAIM,
@@ -38,7 +37,6 @@ from .rows import (
     claimed_event,
     claimed_works,
     record_columns,
-    row_by_row,
     settling,
     turn_columns,
 )
@@ -101,14 +99,30 @@ class PostgresQueue(WorkQueue):
 
     @override
     async def settle(self, settled: Settled) -> int:
-        try:
-            return await self._settle(settled)
-        except StorageError as error:
-            import asyncpg
-
-            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
-                raise
-            return await self._settle(row_by_row(settled))  # somebody acknowledged one before it was recorded
+        if not self._home.encoding:
+            await self._database.find()
+        name, arguments = settling(settled)
+        if not settled.records:
+            [(seqs,)] = await self._connections.fetch(self._sql(name), *arguments)
+            return len(seqs or ())
+        async with self._connections.take() as connection, connection.transaction(isolation="read_committed"):
+            held = set(await connection.fetchval(self._sql(name), *arguments) or ())
+            records = [record for record in settled.records if record.seq in held]
+            tokens = [None if record.deferred else record.token for record in records]
+            columns = record_columns(records, tokens, self._home.encoding)
+            attempts = [each for each in settled.attempts if each.seq in held]
+            turns = [each for each in settled.turns if each.seq in held]
+            if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
+                rows = await connection.fetch(self._sql("recorded"), *columns[:2])
+                ours = {(row[0], row[1]) for row in rows}  # without what somebody acknowledged before
+                records = [each for each in records if (each.seq, each.subscription_id) in ours]
+                attempts = [each for each in attempts if (each.seq, each.subscription_id) in ours]
+                turns = [each for each in turns if (each.seq, each.subscription_id) in ours]
+            await self._record_dead_letters(connection, records)
+            await self._record_attempts(connection, attempts)
+            if turns:
+                await connection.execute(self._sql("record_turns"), *turn_columns(turns))
+        return len(held)
 
     @override
     async def promote(self, limit: int) -> int:
@@ -261,32 +275,6 @@ class PostgresQueue(WorkQueue):
         except UNREADABLE as error:
             async with self._connections.take() as connection:
                 return await connection.fetchval(self._sql("type"), seq), f"{type(error).__name__}: {error}"
-
-    async def _settle(self, settled: Settled) -> int:
-        if not self._home.encoding:
-            await self._database.find()
-        name, arguments = settling(settled)
-        if not settled.records:
-            [(seqs,)] = await self._connections.fetch(self._sql(name), *arguments)
-            return len(seqs or ())
-        async with self._connections.take() as connection, connection.transaction(isolation="read_committed"):
-            held = set(await connection.fetchval(self._sql(name), *arguments) or ())
-            records = [record for record in settled.records if record.seq in held]
-            tokens = [None if record.deferred else record.token for record in records]
-            columns = record_columns(records, tokens, self._home.encoding)
-            attempts = [each for each in settled.attempts if each.seq in held]
-            turns = [each for each in settled.turns if each.seq in held]
-            if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
-                rows = await connection.fetch(self._sql("recorded"), *columns[:2])
-                ours = {(row[0], row[1]) for row in rows}  # without what somebody acknowledged before
-                records = [each for each in records if (each.seq, each.subscription_id) in ours]
-                attempts = [each for each in attempts if (each.seq, each.subscription_id) in ours]
-                turns = [each for each in turns if (each.seq, each.subscription_id) in ours]
-            await self._record_dead_letters(connection, records)
-            await self._record_attempts(connection, attempts)
-            if turns:
-                await connection.execute(self._sql("record_turns"), *turn_columns(turns))
-        return len(held)
 
     async def _record_dead_letters(self, connection: asyncpg.Connection, records: Sequence[DeliveryRecord]) -> None:
         letters = [(record.seq, record.dead_letter) for record in records if record.dead_letter is not None]

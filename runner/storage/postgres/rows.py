@@ -8,17 +8,14 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from ...delivery import DeliveryState
 from ...errors import EventError
 from ...event import Event
 from ..contract.claims import UNREADABLE, ClaimedDelivery, ExpiredDeferral, UnreadableDelivery, Work
-from ..contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
+from ..contract.settlements import AttemptRecord, DeliveryRecord, Settled, Turn
 from ..encoding import storable
 from ..event_rows import check_size, read_event, write_extensions
 from ..identity import shortened
-from ..runs import run_columns
+from ..runs import RunRow, few, in_runs, stretches
 from .statements import NOTHING, SEPARATOR
 
 if TYPE_CHECKING:
@@ -33,7 +30,6 @@ __all__ = [
     "event_values",
     "joined_columns",
     "record_columns",
-    "row_by_row",
     "settling",
     "turn_columns",
 ]
@@ -96,16 +92,6 @@ def record_columns(
     )
 
 
-def row_by_row(settled: Settled) -> Settled:
-    """Return the same with a record for each delivery."""
-    delivered = [
-        DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token)
-        for work, ids in settled.each()
-        for id in ids
-    ]
-    return replace(settled, runs=[Run((), len(settled.works))], records=[*settled.records, *delivered])
-
-
 def attempt_columns(attempts: Sequence[AttemptRecord], encoding: str) -> tuple[Sequence[Any], ...]:
     """Return the columns of attempts for `record_attempts.sql`."""
     return (
@@ -131,10 +117,24 @@ def turn_columns(turns: Sequence[Turn]) -> tuple[Sequence[Any], ...]:
 
 def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
     """Return the statement that settles a claim, and its arguments."""
-    firsts, lasts, froms, tos, ids = run_columns(settled)
-    if len(firsts) == 1:
-        return "settle_run", (settled.token, firsts[0], lasts[0], ids)
-    return "settle", (settled.token, firsts, lasts, froms, tos, ids)
+    positions = stretches([work.position for work in settled.works])
+    if len(settled.runs) == len(positions) == 1 and few(settled):
+        return "settle_few", (settled.token, *positions[0], settled.runs[0].subscription_ids)
+    runs, rows = in_runs(settled)
+    return "settle", (
+        settled.token,
+        [first for first, _ in positions],
+        [last for _, last in positions],
+        [_multirange(run) for run in runs],
+        [f"{{{','.join(map(str, run.subscription_ids))}}}" for run in runs],
+        [seq for seq, _ in rows],
+        [id for _, id in rows],
+    )
+
+
+def _multirange(run: RunRow) -> str:
+    """Return the seqs of a run as PostgreSQL reads them."""
+    return f"{{{','.join([f'[{first},{last}]' for first, last in run.seqs])}}}"
 
 
 def claimed_works(rows: Sequence[asyncpg.Record]) -> list[Work]:

@@ -10,7 +10,7 @@ from typing import Any
 from ...delivery import DeliveryState, Lease
 from ..contract.settlements import AttemptRecord, Death, DeliveryRecord, Settled
 from ..encoding import storable
-from ..runs import run_columns
+from ..runs import in_runs, stretches
 from .rows import EPOCH, MICROSECOND, as_json, clock, microseconds, sql
 
 __all__ = ["deaths", "renew", "settle", "settle_deliveries"]
@@ -21,21 +21,10 @@ _UNFINISHED = (DeliveryState.PENDING, DeliveryState.LEASED)
 def settle(db: sqlite3.Connection, settled: Settled) -> int:
     """Remove the rows of work that are still held, and record their deliveries."""
     now = clock(db)
-    if not settled.records:
-        firsts, lasts, _, _, delivered_to = run_columns(settled)
-        if len(firsts) == 1:  # the end of a claim as it mostly is
-            held_run = (firsts[0], lasts[0], settled.token)
-            db.execute(sql("deliver_run"), (now, as_json(delivered_to), *held_run))
-            return db.execute(sql("remove_run"), held_run).rowcount
-    positions = as_json([work.position for work in settled.works])
-    held: dict[int, int] = dict(db.execute(sql("remove"), (positions, settled.token)).fetchall())
-    groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
-    for work, ids in settled.each():
-        attempts = held.get(work.seq)
-        if ids and attempts is not None:
-            groups.setdefault((ids, attempts), []).append(work.seq)
-    for (ids, attempts), seqs in groups.items():
-        db.execute(sql("delivered"), (attempts, now, as_json(seqs), as_json(ids)))
+    held: dict[int, int] = {}  # attempts of the dispatch, by seq
+    for first, last in stretches([work.position for work in settled.works]):
+        held.update(db.execute(sql("remove_stretch"), (first, last, settled.token)).fetchall())
+    _record_delivered(db, settled, held, now)
     records = [record for record in settled.records if record.seq in held]
     written = [record for record in records if db.execute(sql("record"), _record(record, now)).rowcount]
     theirs = {(record.seq, record.subscription_id) for record in written}
@@ -78,6 +67,16 @@ def deaths(db: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Mapping[t
         for key in keys
         for reason, attempts, at in db.execute(sql("death"), key).fetchall()
     }
+
+
+def _record_delivered(db: sqlite3.Connection, settled: Settled, held: Mapping[int, int], now: int) -> None:
+    """Record what succeeded at once of what was held: in runs, but for few and for what an earlier attempt began."""
+    again = {seq for seq, attempts in held.items() if attempts != 1}
+    runs, rows = in_runs(settled, held.keys() - again if again else held)
+    values = [(run.seqs[0][0], run.seqs[-1][1], as_json(run.seqs), as_json(run.subscription_ids), now) for run in runs]
+    db.executemany(sql("record_run"), values)
+    rows = [*rows, *((work.seq, id) for work, ids in settled.each() if work.seq in again for id in ids)]
+    db.executemany(sql("delivered"), [(seq, id, held[seq], now) for seq, id in rows])
 
 
 def _record_dead_letters(db: sqlite3.Connection, records: Iterable[DeliveryRecord], now: int) -> None:
