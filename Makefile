@@ -14,13 +14,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test test-wheel test-all chaos bench bench-growth format lock clean
+.PHONY: help install start check test browser test-wheel test-all chaos bench bench-growth format lock clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
 	@echo 'make start      install, then run $(CONFIG) (another file: make start CONFIG=...)'
 	@echo 'make check      format, lint, types and import directions'
 	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
+	@echo 'make browser    what the tests in a browser need: the Chromium of the distribution (by apt) and playwright'
 	@echo 'make test-wheel every code block of the documents, run from the wheel in an empty environment'
 	@echo 'make test-all   both, the former on both PostgreSQL versions, 18 and 16'
 	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
@@ -48,6 +49,15 @@ test: .venv/installed-dev
 		first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
 		$(BIN)/python -m pytest -m 'alone or chaos_short' $(PYTEST); \
 		second=$$?; [ $$second -ne 5 ] || exit $$first; exit $$second
+
+# `make test` skips the tests in a browser where one of the two is missing, and says so.
+APT := $(if $(filter 0,$(shell id -u)),,sudo -n )timeout 300 env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+browser: .venv/installed-dev
+	@$(PIP) --requirement tests/browser/requirements.txt
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		echo 'installing the Chromium of the distribution'; \
+		{ $(APT) update && $(APT) install --yes --no-install-recommends chromium; } >/dev/null || { \
+			echo 'no Chromium: apt-get could not install it; put one on the path, or name it in $$CHROMIUM' >&2; exit 1; }; }
 
 test-wheel: .venv/installed-dev
 	@$(BIN)/python -m pytest -m wheel $(PYTEST)

@@ -141,6 +141,13 @@ async def test_an_action_asks_first_and_is_done_once(
     assert "dashboard:ops" in page
 
 
+async def test_a_question_passes_the_form_on_as_it_is(shop: Browser) -> None:
+    given = {"type": "n", "source": '/"s<', "data": '{"n":\r\n "\u202e"}'}
+    answer = await shop("/dashboard/publish", {"csrf": await shop.csrf(), **given})
+    kept = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', answer.body.decode())
+    assert {name: unescape(value) for name, value in kept}.items() >= given.items()
+
+
 async def test_schedules_pause_and_resume(shop: Browser) -> None:
     assert (await asked(shop, "/schedules/daily/pause")).startswith("Nothing is published for daily until")
     assert await done(shop, "/schedules/daily/pause") == "daily is paused."
