@@ -240,7 +240,8 @@ def _introduction(path: Path, runner: Runner, every: timedelta | None) -> Iterat
     yield f"  publish     {_command('publish')} -c {file} order.created --data '{{\"order\": 1}}'"
     yield f"  by HTTP     curl {url}/events -H 'ce-specversion: 1.0' -H 'ce-id: 1' -H 'ce-source: /me' \\"
     yield """                -H 'ce-type: order.created' -H 'content-type: application/json' -d '{"order": 2}'"""
-    yield f"  look        {_command('status')} -c {file};  {_command('doctor')} -c {file}"
+    yield f"  look        {_command('top')} -c {file}"
+    yield f"  trouble?    {_command('doctor')} -c {file}"
     yield "  stop        Ctrl-C"
     if every is not None:
         yield f"a sample event is published every {format_duration(every)}; deliveries are shown below"

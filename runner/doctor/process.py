@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import select
 import stat
@@ -20,7 +19,7 @@ from .verdict import Finding, fault, fine, warning
 
 __all__ = ["judge_config", "judge_files", "judge_log", "judge_open_files", "judge_tokens"]
 
-_SECRET_FILE = re.compile(r"\$\{file:([^}]+)\}")
+_PRIVATE = ("tmpfs", "ramfs")  # containers have their secrets there, for every user who is one
 _SPARE = 64  # open files besides connections: modules, sockets of the API, the log
 
 
@@ -39,40 +38,41 @@ def judge_config(config: Config) -> Iterator[Finding]:
 
 def judge_files(config: Config) -> Iterator[Finding]:
     """Yield whether others on this machine can read the secrets, or change what is run."""
-    path = Path(config.file)
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    found = []
-    if mode & stat.S_IWOTH:
-        measured = f"{path} can be changed by every user of this machine (mode {mode & 0o777:04o})"
-        found.append(fault("permissions", "writable", measured, f"chmod o-w {path}"))
-    lines = [number for number, line in enumerate(text.splitlines(), 1) if redacted(line) != line]
-    if lines and mode & stat.S_IROTH:
-        measured = (
-            f"{path}:{lines[0]} holds a secret, and every user of this machine can read it (mode {mode & 0o777:04o})"
-        )
-        cure = f"chmod 600 {path}, or keep the secret elsewhere: ${{VAR}} or ${{file:/path}}"
-        found.append(warning("permissions", "readable", measured, cure))
-    secrets = [path.absolute().parent / name for name in dict.fromkeys(_SECRET_FILE.findall(text))]
-    found += [finding for each in secrets if (finding := _readable(each)) is not None]
+    found, modes = [], {}
+    for path in dict.fromkeys((*config.files, *_keys(config))):
+        try:
+            mode, text = path.stat().st_mode, path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # the configuration says so, or who uses it
+        modes[path] = mode & 0o777
+        if mode & stat.S_IWOTH:
+            measured = f"{path} can be changed by every user of this machine (mode {modes[path]:04o})"
+            found.append(fault("permissions", "writable", measured, f"chmod o-w {path}", str(path)))
+        if mode & stat.S_IROTH and (line := _secret_line(config, path, text)) and kind_of(path) not in _PRIVATE:
+            measured = f"every user of this machine can read the secret in {path}:{line} (mode {modes[path]:04o})"
+            cure = f"chmod 600 {path}, or keep the secret elsewhere: ${{VAR}} or ${{file:/path}}"
+            found.append(warning("permissions", "readable", measured, cure, str(path)))
     yield from found
-    if not found:
-        kept = f", {len(secrets)} secret file{'' if len(secrets) == 1 else 's'}" if secrets else ""
-        yield fine("permissions", f"{path} has mode {mode & 0o777:04o}{' and holds secrets' if lines else ''}{kept}")
+    if modes and not found:
+        first, *more = modes
+        others = f", and {len(more)} file{'' if len(more) == 1 else 's'} it names" if more else ""
+        yield fine("permissions", f"{first} has mode {modes[first]:04o}{others}")
 
 
-def _readable(path: Path) -> Finding | None:
-    """Return that every user can read a file of a secret; of one in memory, as containers have it, they cannot."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return None  # the configuration has said so
-    if not mode & stat.S_IROTH or kind_of(path) in ("tmpfs", "ramfs"):
-        return None
-    measured = f"every user of this machine can read the secret in {path} (mode {mode & 0o777:04o})"
-    return warning("permissions", "readable", measured, f"chmod 600 {path}", str(path))
+def _secret_line(config: Config, path: Path, text: str) -> int:
+    """Return the number of the first line that holds a secret; 0 if none does."""
+    if path not in config.files:
+        return 1  # a key, or credentials
+    return next((number for number, line in enumerate(text.splitlines(), 1) if redacted(line) != line), 0)
+
+
+def _keys(config: Config) -> Iterator[Path]:
+    """Yield the files of private keys and credentials."""
+    options = [each.options for each in (*config.strategies, *config.sinks.values())]
+    named = [getattr(each, "credentials", None) for each in options]
+    named += [getattr(getattr(each, "tls", None), "key", None) for each in (*options, config.api)]
+    named += [dsn.sslkey for _, dsn in config.dsns()]
+    yield from (each for each in named if isinstance(each, Path))
 
 
 def judge_log(descriptor: int, limits: Thresholds) -> Iterator[Finding]:

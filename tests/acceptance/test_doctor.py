@@ -21,6 +21,7 @@ import time_machine
 from runner import load
 from runner.config import load_config
 from runner.config.dsn import Dsn
+from runner.doctor.disk import kind_of
 from runner.doctor.examination import examine
 from runner.doctor.thresholds import Thresholds
 from runner.doctor.verdict import Finding, Level
@@ -528,16 +529,25 @@ def test_a_secret_that_everybody_can_read(patient: Patient) -> None:
     path = patient.write(dsn=patient.dsn.replace("postgres@", "postgres:tr0ub4dor@"))
     path.chmod(0o644)
     found = only(patient.bad(path), "readable", f"chmod 600 {path}")
-    assert f"{path}:2" in found.measured
+    assert f"{path}:2 " in found.measured
     assert "tr0ub4dor" not in str(found)
 
 
-def test_a_secret_file_that_everybody_can_read(patient: Patient) -> None:
-    (patient.directory / "password").write_text("tr0ub4dor")
-    (patient.directory / "password").chmod(0o644)
-    bad = patient.bad(patient.write(storage='password: "${file:password}"'))
-    assert set(bad) <= {"readable"}  # in memory, as in a container, it is taken for private
-    assert "readable" in bad or Path("/proc/mounts").read_text().count(f"tmpfs {patient.directory.anchor}tmp")
+@pytest.mark.parametrize("where", ["password", "key"])
+def test_a_secret_file_that_everybody_can_read(patient: Patient, where: str) -> None:
+    file = patient.directory / where
+    shutil.copy(TLS / "server.key", file)
+    if where == "password":
+        file.write_text("tr0ub4dor")
+    file.chmod(0o644)
+    if where == "password":
+        path = patient.write(storage='password: "${file:password}"')
+    else:
+        tls = f"{{cert: '{TLS / 'server.crt'}', key: '{file}'}}"
+        path = patient.write(api=f"{{listen: '127.0.0.1:{free_port()}', tls: {tls}}}")
+    if kind_of(file) in ("tmpfs", "ramfs"):
+        pytest.skip("in memory, as in a container, it counts as private")
+    assert str(file) in only(patient.bad(path), "readable", f"chmod 600 {file}").measured
 
 
 def test_a_file_that_everybody_can_change(patient: Patient) -> None:
