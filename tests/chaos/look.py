@@ -18,12 +18,12 @@ Query = Callable[[str], Awaitable[Sequence[Any]]]
 _AUDIT_POSTGRES = """
 CREATE TABLE IF NOT EXISTS chaos_rewritten (event_seq bigint, subscription_id int);
 CREATE OR REPLACE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); RETURN NULL; END $$;
+BEGIN INSERT INTO public.chaos_rewritten VALUES (OLD.event_seq, OLD.subscription_id); RETURN NULL; END $$;
 CREATE OR REPLACE TRIGGER chaos_note AFTER UPDATE ON deliveries FOR EACH ROW
     WHEN (OLD.state IN ('delivered', 'dead', 'cancelled')) EXECUTE FUNCTION chaos_note();
 CREATE OR REPLACE FUNCTION chaos_again() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO chaos_rewritten SELECT NEW.event_seq, NEW.subscription_id FROM runs r
+    INSERT INTO public.chaos_rewritten SELECT NEW.event_seq, NEW.subscription_id FROM public.runs r
     WHERE r.first BETWEEN (NEW.event_seq & -256) AND NEW.event_seq AND r.seqs @> NEW.event_seq
         AND NEW.subscription_id = ANY (r.subscriptions);
     RETURN NULL;
