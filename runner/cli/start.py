@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, RunnerError, readable
+from ..service.supervisor import Supervisor
 from .loop import loop_factory, tune_gc
 from .options import config_option, settings
 from .output import tell
@@ -179,16 +180,22 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice, w
     runner = build(config)
     signals.on_reload(lambda: runner.reloading.ask("signal"))
     voice.built(runner, config)
+    supervisor = Supervisor(os.environ)
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:
             voice.aborted()
             return
         tune_gc()
         voice.how_to_publish(path)
+        await supervisor.start()
         async with _watching(runner, watch):
             await signals.stop.wait()
     finally:
-        await runner.stop()
+        supervisor.stopping()
+        try:
+            await runner.stop()
+        finally:
+            await supervisor.stop()
 
 
 def _publish_command(path: Path) -> str:

@@ -1,0 +1,46 @@
+"""What systemd is told, and the unit that it is given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[2] / "deploy" / "runner.service"
+
+
+def test_systemd_is_told_of_readiness_life_and_stop(tmp_path: Path) -> None:
+    (tmp_path / "runner.yaml").write_text('deployment_id: d\nstorage: {dsn: "sqlite:///bus.db"}')
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(60)
+        env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", "start"], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL
+        )
+        try:
+            assert told.recv(100) == b"READY=1"
+            assert told.recv(100) == b"WATCHDOG=1"
+            process.send_signal(signal.SIGTERM)
+            while (state := told.recv(100)) == b"WATCHDOG=1":
+                pass
+            assert state == b"STOPPING=1"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_the_unit_is_right(tmp_path: Path) -> None:
+    unit = tmp_path / "runner.service"
+    unit.write_text(UNIT.read_text().replace("/opt/runner/bin/runner", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    ours = [line for line in done.stderr.splitlines() if "runner.service" in line]
+    assert (done.returncode, ours) == (0, []), done.stderr
