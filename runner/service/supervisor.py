@@ -1,4 +1,4 @@
-"""What systemd is told of the process: that it is ready, that it lives, that it stops (sd_notify(3))."""
+"""The state of the process as systemd is told it: ready, alive, stopping (sd_notify(3))."""
 
 from __future__ import annotations
 
