@@ -21,8 +21,13 @@ _PROBLEMS = {
 
 async def _reload(call: Call) -> dict[str, Any]:
     dry_run = call.query.get("dry_run", False)
-    done = await call.surface.process.reloading.reload("http", dry_run=dry_run)
-    changes = [each.to_json() for each in done.difference.changes]
+    async with call.operations.audit.action("config.reload", recorded=not dry_run) as entry:
+        done = await call.surface.process.reloading.reload("http", dry_run=dry_run)
+        changes = [each.to_json() for each in done.difference.changes]
+        if done.outcome == "reloaded":
+            entry.touched = len(changes)
+        else:
+            entry.refusal = "; ".join([done.reason, *done.faults])
     if done.outcome != "reloaded":
         raise _problem(done, changes)
     return {"digest": done.digest, "dry_run": dry_run, "changes": changes}

@@ -38,9 +38,11 @@ class Entry:
 
     Attributes:
         touched: how many deliveries, events, subscriptions or schedules it has changed so far.
+        refusal: why it was refused, where no error says so.
     """
 
     touched: int = 0
+    refusal: str | None = None
 
 
 class AuditLog:
@@ -88,7 +90,10 @@ class AuditLog:
             outcome, detail = _judged(error)
             await self._end(seq, outcome, entry.touched, detail)
             raise
-        await self._end(seq, ActionOutcome.DONE, entry.touched)
+        if entry.refusal is None:
+            await self._end(seq, ActionOutcome.DONE, entry.touched)
+        else:
+            await self._end(seq, ActionOutcome.REFUSED, entry.touched, redacted(entry.refusal))
 
     def selection(
         self,

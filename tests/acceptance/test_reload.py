@@ -236,4 +236,8 @@ def test_what_http_answers(local: Place) -> None:
         refused = ask(url, "/reload", method="POST")
         assert (refused.status, refused.json["type"]) == (409, "urn:runner:problem:needs-restart")
         assert [each["path"] for each in refused.json["changes"] if each["applies"] == "restart"] == ["api.listen"]
+        logged = ask(url, "/audit?action=config.reload").json["items"]
+        outcomes = [(each["outcome"], each["touched"]) for each in logged]
+        assert outcomes == [("refused", 0), ("refused", 0), ("done", 0), ("done", len(done.json["changes"]))]
+        assert logged[1]["detail"].startswith("faulty; ")
         assert process.stop() == 0
