@@ -37,9 +37,10 @@ class Watcher:
         self._loop = Background("watch files", self._step, nudge=self._stopping.set)
 
     async def start(self) -> None:
-        """Note how the files are, and watch them from then on."""
+        """Call back once, for they may have changed since they were read, and watch the files from then on."""
         self._stopping.clear()
         self._seen = _look(self._files())
+        self._changed()
         self._loop.start()
 
     async def stop(self) -> None:
@@ -77,8 +78,8 @@ class Watcher:
     async def _noted(self, files: Sequence[Path]) -> bool:
         """Return whether a file is not as it was, and call back if so."""
         now = _look(files)
-        before = {path: self._seen.get(path, now[path]) for path in files}  # one that is new here was just read
-        if now == before:
+        before = {path: each for path, each in self._seen.items() if path in now}
+        if now == before:  # else a file is new here, too, and may have changed since it was read
             self._seen = now
             return False
         if None in now.values():

@@ -212,6 +212,8 @@ class Reloading(Generic[P]):
         async with self._turn:
             self._next = None  # whoever comes now may have written since
             done, used = await self._attempt(cause)
+            if cause == "watch" and self._is_known(done):
+                return done  # it was written and is the same: nothing to tell
             self._counts[done.outcome] += 1
             if used is not None:
                 self.state = replace(self.state, files=used.files, digest=used.digest, loaded_at=done.at)
@@ -250,6 +252,13 @@ class Reloading(Generic[P]):
             dry_run=dry_run,
         )
         return done, proposal if not reason and not dry_run else None
+
+    def _is_known(self, done: Reload) -> bool:
+        """Return whether a reload tells nothing that the last one has not told."""
+        state = self.state
+        if done.outcome == "reloaded":
+            return done.digest == state.digest and not state.kept
+        return state.last is not None and (done.faults, done.files) == (state.last.faults, state.last.files)
 
     def _check_running(self) -> None:
         if not self.state.file:
