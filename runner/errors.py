@@ -18,6 +18,7 @@
     ├── SinkError            a sink cannot be built or started
     ├── NotFound             what was asked for by name or number does not exist
     └── StateConflict        it exists, and is in no state for what was asked
+        └── ChangedMeanwhile     it is not, or no longer, what the change was meant for
 
 A foreign exception is mapped where it enters (`raise ... from error`), and its text
 is never shown where it could carry a DSN or a payload.
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Self
 
 __all__ = [
+    "ChangedMeanwhile",
     "ConfigError",
     "EventConflict",
     "EventError",
@@ -174,6 +176,10 @@ class NotFound(RunnerError):
 
 class StateConflict(RunnerError):
     """The state of the requested object does not allow the operation."""
+
+
+class ChangedMeanwhile(StateConflict):
+    """The requested object is not, or no longer, what the change was meant for. Nothing was changed."""
 
 
 def readable(text: str) -> str:

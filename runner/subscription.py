@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -16,12 +16,46 @@ from .policies.filter import Predicate, compile_filter
 from .policies.rate import Rate
 from .policies.retry import RetryPolicy
 
-__all__ = ["DEAD_LETTER_SUFFIX", "Matcher", "Subscription", "check_dead_letters", "matches_pattern"]
+__all__ = [
+    "DEAD_LETTER_SUFFIX",
+    "DESTINATION_PREFIX",
+    "Destination",
+    "Matcher",
+    "Subscription",
+    "check_dead_letters",
+    "matches_pattern",
+]
 
 DEAD_LETTER_SUFFIX = ".dead-letter"
 """The end of the name of every subscription for dead letters, and of no other."""
 
+DESTINATION_PREFIX = "destination:"
+"""The beginning of the name of every sink that a subscription brought with it; its own name follows."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """
+    The sink that a subscription brought with it, as it is kept.
+
+    Attributes:
+        kind: of the sink, such as `webhook`.
+        shown: its options as they may be shown, `***` in place of what is secret.
+        options: its options, where nothing of them is secret.
+        sealed: else the same, sealed (see `policies/sealing.py`).
+    """
+
+    kind: str
+    shown: Mapping[str, Any]
+    options: Mapping[str, Any] | None = None
+    sealed: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form."""
+        kept = {"options": dict(self.options)} if self.options is not None else {"sealed": self.sealed}
+        return {"kind": self.kind, "shown": dict(self.shown), **kept}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +73,9 @@ class Subscription:
 
     What is dead goes to the sink `dead_letter`, as a delivery of another subscription, which matches no
     event: the one `for_dead_letters()` returns, and `dead_letter_of` names this one there.
+
+    With a `destination` the sink is its own, and has the name `destination:NAME`. From `expires_at` on it matches
+    no event; what it has by then is still delivered.
     """
 
     name: str
@@ -55,6 +92,8 @@ class Subscription:
     order_by: str | None = None
     dead_letter: str | None = None
     dead_letter_of: str | None = None
+    destination: Destination | None = None
+    expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.dead_letter_of is None and self.name.endswith(DEAD_LETTER_SUFFIX):
@@ -106,6 +145,9 @@ class Subscription:
             "dead_letter_of": self.dead_letter_of,
             "rate": self.rate and str(self.rate),
             "order_by": self.order_by,
+            # Only where they are: what is written without them stays equal to what earlier versions wrote.
+            **({} if self.destination is None else {"destination": self.destination.to_json()}),
+            **({} if self.expires_at is None else {"expires_at": self.expires_at.isoformat()}),
         }
 
     @classmethod

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ..errors import (
+    ChangedMeanwhile,
     ConfigError,
     EventConflict,
     EventError,
@@ -37,6 +38,7 @@ _RETRY_AFTER = "1"  # seconds
 _ERRORS: tuple[tuple[type[RunnerError], int, str, bool], ...] = (
     (ConfigError, 422, "invalid-definition", True),
     (NotFound, 404, "not-found", True),
+    (ChangedMeanwhile, 412, "changed-meanwhile", True),
     (StateConflict, 409, "state-conflict", True),
     (EventConflict, 409, "event-conflict", True),
     (SchemaViolation, 422, "schema-violated", True),

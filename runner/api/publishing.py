@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
+    from ..event import Event
+    from .access import Caller
     from .surface import Surface
 
 __all__ = ["Publishing", "routes"]
@@ -84,7 +86,8 @@ class Publishing:
         body = await self._bodies.read(headers, receive)
         mode, events = message_from_http(lines, body, limit=self._limits.batch)
         batched = mode == "batched"
-        publications = [Publication(caller.admitted(each), asked.delay, asked.deliver_at) for each in events]
+        events = _admitted(caller, events, batched=batched)
+        publications = [Publication(each, asked.delay, asked.deliver_at) for each in events]
         if asked.dry_run:
             verdicts = await dry_run(self._surface, publications)
             return 200, verdicts if batched else verdicts[0]
@@ -101,6 +104,20 @@ class Publishing:
         if self._surface.vitals.draining.is_set():
             raise Problem(503, "stopping", "this process is stopping; try again", headers=_RETRY)
         await self._room.check()
+
+
+def _admitted(caller: Caller, events: Sequence[Event], *, batched: bool) -> list[Event]:
+    """Return the events as the caller publishes them. Raise a `Problem` of status 403, with the place of its event."""
+    admitted: list[Event] = []
+    for index, event in enumerate(events):
+        try:
+            admitted.append(caller.admitted(event))
+        except Problem as problem:
+            if batched:
+                problem.detail = f"event {index + 1} of {len(events)}: {problem.detail}"
+                problem.extensions["index"] = index
+            raise
+    return admitted
 
 
 def _asked(query: bytes) -> _Asked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,19 +9,17 @@ import orjson
 from starlette.responses import Response
 
 from ..cloudevents import decode_json
-from ..config.written import read_schedule, read_subscription
+from ..config.written import read_schedule
 from ..diagnosis.look import look
 from ..diagnosis.matching import mismatch
 from ..diagnosis.shapes import clause_json, report_json
 from ..diagnosis.status import judge, unreachable
 from ..errors import StorageUnavailable
-from ..operations import MADE
+from ..operations.preconditions import Precondition, schedule_tag, subscription_tag
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
 from ..storage.contract.corrections import ReplayQuery
 from ..storage.contract.registry import Registered
-from ..storage.contract.schedules import ScheduleView
 from .endpoints import Call, Endpoint, flag, limit, past, rate, text
-from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
 
@@ -39,36 +36,22 @@ async def _subscription(call: Call) -> Response:
 
 
 async def _put_subscription(call: Call) -> Response:
-    name, records = call.path["name"], call.surface.storage.records
-    known = {each[0].subscription.name: each[0] for each in await records.registered()}
-    _check_tags(call, _tag(known[name]) if name in known else None)
-    sinks = {sink for each in await records.instances() if each.alive for sink in each.sinks or ()}
-    await call.operations.put(read_subscription(name, call.body, sinks))
-    return _tagged(await records.subscription(name), 200 if name in known else 201)
+    name = call.path["name"]
+    put = await call.operations.subscriptions.put(name, call.body, precondition=_precondition(call))
+    _, active, waiting = await call.surface.storage.records.subscription(name)
+    return _tagged((put.registered, active, waiting), 201 if put.created else 200)
 
 
 async def _remove_subscription(call: Call) -> dict[str, Any]:
     name = call.path["name"]
     registered, active, _ = await call.surface.storage.records.subscription(name)
-    _check_tags(call, _tag(registered))
     file = {name} if registered.origin == "file" and active else set[str]()
-    made = registered.origin == f"{MADE}{name}"
-    number = await call.operations.remove(name, file=file, force=made)
-    return {"name": name, "removed": True, "cancelled": number}
-
-
-def _tag(registered: Registered) -> str:
-    """Return the entity tag of a subscription: it changes with what was put."""
-    return _tag_of([registered.origin, registered.subscription.to_json()])
-
-
-def _tag_of(content: Any) -> str:
-    spec = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-    return f'"{hashlib.sha256(spec).hexdigest()[:24]}"'
+    remove = call.operations.subscriptions.remove
+    return {"name": name, "removed": True, "cancelled": await remove(name, file=file, precondition=_precondition(call))}
 
 
 def _tagged(view: tuple[Registered, bool, Mapping[str, int]], status: int = 200) -> Response:
-    return _answer(subscription_json(*view), _tag(view[0]), status)
+    return _answer(subscription_json(*view), subscription_tag(view[0]), status)
 
 
 def _answer(content: dict[str, Any], tag: str, status: int = 200) -> Response:
@@ -78,18 +61,14 @@ def _answer(content: dict[str, Any], tag: str, status: int = 200) -> Response:
     )
 
 
-def _check_tags(call: Call, tag: str | None) -> None:
-    """Raise a `Problem` of status 412 where the request is meant for another state than `tag` (RFC 9110 §13.1)."""
-    wanted, unwanted = _tags(call, "if-match"), _tags(call, "if-none-match")
-    if wanted and (tag is None or not wanted & {"*", tag}):
-        raise Problem(412, "changed-meanwhile", "it is not what If-Match names; read it again")
-    if tag is not None and unwanted & {"*", tag}:
-        raise Problem(412, "changed-meanwhile", "there is one already")
+def _precondition(call: Call) -> Precondition:
+    """Return the state that a request is meant for (RFC 9110 §13.1)."""
+    return Precondition(_tags(call, "if-match"), _tags(call, "if-none-match") or frozenset())
 
 
-def _tags(call: Call, header: str) -> set[str]:
+def _tags(call: Call, header: str) -> frozenset[str] | None:
     value = call.headers.get(header)
-    return set() if value is None else {each.strip() for each in value.split(",")}
+    return None if value is None else frozenset(each.strip() for each in value.split(","))
 
 
 def _pausing(paused: bool) -> Any:
@@ -125,28 +104,20 @@ async def _schedules(call: Call) -> dict[str, Any]:
 
 async def _schedule(call: Call) -> Response:
     view = await call.operations.schedules.one(call.path["name"])
-    return _answer(schedule_json(view), _schedule_tag(view))
+    return _answer(schedule_json(view), schedule_tag(view))
 
 
 async def _put_schedule(call: Call) -> Response:
     name, schedules = call.path["name"], call.operations.schedules
-    known = {each.schedule.name: each for each in await schedules.all()}
-    _check_tags(call, _schedule_tag(known[name]) if name in known else None)
-    changed = await schedules.put(read_schedule(name, call.body))
-    view = await schedules.one(name)
-    return _answer(schedule_json(view) | {"changed": changed}, _schedule_tag(view), 200 if name in known else 201)
+    put = await schedules.replace(read_schedule(name, call.body), _precondition(call))
+    content = schedule_json(put.view) | {"changed": put.changed}
+    return _answer(content, schedule_tag(put.view), 201 if put.created else 200)
 
 
 async def _remove_schedule(call: Call) -> dict[str, Any]:
-    name, schedules = call.path["name"], call.operations.schedules
-    _check_tags(call, _schedule_tag(await schedules.one(name)))
-    await schedules.remove(name)
+    name = call.path["name"]
+    await call.operations.schedules.remove(name, precondition=_precondition(call))
     return {"name": name, "removed": True}
-
-
-def _schedule_tag(view: ScheduleView) -> str:
-    """Return the entity tag of a schedule: it changes with what was put."""
-    return _tag_of([view.origin, view.schedule.to_json()])
 
 
 def _pausing_schedule(paused: bool) -> Any:
@@ -211,7 +182,7 @@ ENDPOINTS = (
         method="DELETE",
         path=_SUBSCRIPTION,
         need="subscribe",
-        summary="Remove a subscription that nothing serves and that is in no file, and cancel what waits for it.",
+        summary="Remove a subscription that is in no file, and cancel what waits for it.",
         answer="SubscriptionRemoved",
         handle=_remove_subscription,
         errors=(404, 409, 412),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from .brokers import Brokers, nats_sinks, nats_subjects
 from .faults import Faults
 from .files import unusable_file
 from .logins import Logins
-from .plan import plan_of, retention_of, tracing_of, type_schemas
+from .plan import keeper_of, plan_of, retention_of, tracing_of, type_schemas
 
 if TYPE_CHECKING:
     from ..runtime.runner import Runner
@@ -87,6 +88,7 @@ def build(config: Config, environ: Mapping[str, str] | None = None) -> Runner:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
     """
     # The verbs that only publish or look have no use for a worker.
+    from ..operations.destinations import Destinations
     from ..runtime.runner import Runner
     from ..sinks.http.hosts import Hosts
     from ..sinks.python import PythonSink
@@ -112,10 +114,24 @@ def build(config: Config, environ: Mapping[str, str] | None = None) -> Runner:
         with faults.at("tracing"):
             tracing = tracing_of(config)
         sinks = sinks_of(config, context, tracing, faults)
+    destinations = Destinations(
+        keeper_of(config),
+        replace(context, hosts=Hosts(concurrency)),
+        wrap=(lambda sink: sink) if tracing is None else tracing.sink,
+    )
     function_sink: Callable[[Callable[..., Any]], Sink] = PythonSink
     if tracing is not None:
         function_sink = partial(_traced_function, tracing)
-    file = RereadableFile(config, sinks, brokers, context=context, logins=logins, tracing=tracing, environ=environ)
+    file = RereadableFile(
+        config,
+        sinks,
+        brokers,
+        context=context,
+        logins=logins,
+        tracing=tracing,
+        environ=environ,
+        destinations=destinations,
+    )
     runner = Runner(
         plan_of(config),
         storage,
@@ -192,7 +208,7 @@ async def open_operations(
     changed = asyncio.Event()
     async with open_storage(config, writes=writes) as storage:
         try:
-            yield Operations(storage, changed.set, actor=f"cli:{who()}")
+            yield Operations(storage, changed.set, actor=f"cli:{who()}", keeper=keeper_of(config))
         finally:  # also after an interrupt: what was done by then is there for somebody
             if changed.is_set():
                 async with outgoing as strategies:

@@ -11,10 +11,11 @@ from ..storage.contract.archive import Retention
 
 if TYPE_CHECKING:
     from ..bus.type_schemas import TypeSchemas
+    from ..operations.destinations import Keeper
     from ..runtime.plan import Plan
     from ..tracing.base import Tracing
 
-__all__ = ["plan_of", "retention_of", "tracing_of", "type_schemas"]
+__all__ = ["keeper_of", "plan_of", "retention_of", "tracing_of", "type_schemas"]
 
 
 def plan_of(config: Config) -> Plan:
@@ -62,6 +63,14 @@ def tracing_of(config: Config) -> Tracing | None:
         cure = "pip install 'eventbus-runner[otel]', or leave tracing out"
         raise ConfigError(f"OpenTelemetry is not installed ({error.name}): {cure}") from error
     return OpenTelemetry()
+
+
+def keeper_of(config: Config) -> Keeper:
+    """Return what checks and keeps the destinations that subscriptions bring with them."""
+    from ..operations.destinations import Keeper, guard_within
+
+    keyring = None if config.sealing is None else config.sealing.keyring
+    return Keeper(keyring, guard_within(config.destinations))
 
 
 def retention_of(config: Config) -> Retention:

@@ -20,6 +20,7 @@ from .plan import plan_of
 from .sinks import sinks_of
 
 if TYPE_CHECKING:
+    from ..operations.destinations import Destinations
     from ..tracing.base import Tracing
 
 __all__ = ["RereadableFile"]
@@ -45,6 +46,7 @@ class RereadableFile(ConfigurationFile):
         logins: Logins,
         tracing: Tracing | None,
         environ: Mapping[str, str] | None,
+        destinations: Destinations,
     ) -> None:
         """
         Begin with what is in use.
@@ -54,7 +56,9 @@ class RereadableFile(ConfigurationFile):
             logins: those of the store and of strategies.
             tracing: makes spans of their calls.
             environ: what `${VAR}` in the file stands for; the process's environment by default.
+            destinations: keeps and serves those that subscriptions bring with them.
         """
+        self._destinations = destinations
         self._first = config
         self._used = self._read = _Used(config, sinks, brokers)
         self._context = context
@@ -71,6 +75,11 @@ class RereadableFile(ConfigurationFile):
     @override
     def files(self) -> tuple[Path, ...]:
         return self._used.config.watched
+
+    @property
+    @override
+    def destinations(self) -> Destinations:
+        return self._destinations
 
     @property
     @override

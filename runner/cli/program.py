@@ -40,6 +40,7 @@ VERBS = {
     "deliveries": "deliveries",
     "subscriptions": "subscriptions",
     "schedules": "schedules",
+    "secrets": "secrets",
     "cron": "cron",
     "instances": "instances",
     "audit": "audit",

@@ -1,8 +1,9 @@
-"""`runner subscriptions`: look at subscriptions, and pause, resume or remove them."""
+"""`runner subscriptions`: look at subscriptions; make, pause, resume and remove them."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
@@ -25,13 +26,14 @@ _LARGEST = 8 << 20  # bytes of an event as JSON, each of its bytes as `\u0000`, 
 
 @click.group()
 def subscriptions() -> None:
-    """Look at subscriptions, pause, resume and remove them.
+    """Look at subscriptions; make, pause, resume and remove them.
 
     \b
     Examples:
       runner subscriptions list
       runner subscriptions pause crm
       runner subscriptions resume crm
+      runner subscriptions put crm.yaml
       runner subscriptions remove greeter
     """
 
@@ -113,6 +115,33 @@ def remove(path: Path, name: str, force: bool, dry_run: bool, as_json: bool) -> 
     asyncio.run(_remove(load(path), name, force, dry_run, as_json))
 
 
+@subscriptions.command("put")
+@config_option
+@click.argument("file", type=click.File("rb", lazy=True))
+@json_option
+def put(path: Path, file: BinaryIO, as_json: bool) -> None:
+    """Make the subscription in FILE, or replace it whole; one of the configuration is changed there. - is stdin.
+
+    FILE is YAML or JSON with the keys of one of `subscriptions`, `${VAR}` and `${file:...}` filled in. It may bring a
+    destination in place of `sink`, and end by itself. What is secret is sealed with `sealing.keys`.
+
+    
+    Examples:
+      runner subscriptions put crm.yaml
+      echo '{name: all, sink: log}' | runner subscriptions put -
+
+    
+    crm.yaml:
+      name: crm
+      types: ["order.*"]
+      destination: {webhook: {url: "https://crm.example/events", secret: "${CRM_SECRET}"}}
+      expires_at: 2037-01-01T00:00:00Z
+    """
+    config = load(path)
+    name, definition = _definition(file)
+    asyncio.run(_put(config, name, definition, as_json))
+
+
 @subscriptions.command("explain")
 @config_option
 @click.argument("name", shell_complete=names_of("subscriptions"))
@@ -187,7 +216,10 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
     policies = _flat("retry", subscription.retry, fields) | _flat("breaker", subscription.breaker, fields)
     policies["retry.schedule"] = ", ".join(duration(wait) for wait in subscription.retry.schedule) or None
     waiting = {f"deliveries.{state}": number for state, number in fields.pop("deliveries").items()}
-    print_fields(fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **policies, **waiting})
+    destination = _shown(fields.pop("destination"))
+    print_fields(
+        fields | {"types": _wanted(subscription), "timeout": subscription.timeout, **policies, **destination, **waiting}
+    )
 
 
 async def _explain(config: Config, name: str, file: BinaryIO, as_json: bool) -> None:
@@ -209,6 +241,36 @@ async def _explain(config: Config, name: str, file: BinaryIO, as_json: bool) -> 
     print_line(f"it was written at {moment(hold.updated_at)}, version {hold.version}{state}")
 
 
+def _definition(file: BinaryIO) -> tuple[str, dict[str, Any]]:
+    """Return the name and the other keys of the subscription in a file."""
+    from ..config.document import read_document
+    from ..config.source import MAX_BYTES
+    from ..errors import ConfigError
+
+    shown = str(file.name)
+    definition = read_document(file.read(MAX_BYTES + 1), shown, os.environ)
+    name = definition.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{shown}: name: expected the name of the subscription")
+    return name, definition
+
+
+async def _put(config: Config, name: str, definition: dict[str, Any], as_json: bool) -> None:
+    from ..builder import open_operations
+    from .output import print_json, print_line, tell_unheard
+
+    if name in {each.name for each in config.subscriptions}:
+        from ..errors import StateConflict
+
+        raise StateConflict(f"{name} is in the file; change it there, and reload or start a runner")
+    async with open_operations(config, unheard=tell_unheard) as operations:
+        put = await operations.subscriptions.put(name, definition, sinks=config.sinks)
+    if as_json:
+        print_json({"name": name, "created": put.created, "changed": put.changed})
+    else:
+        print_line(f"{name} is {'made' if put.created else 'changed' if put.changed else 'as it was'}")
+
+
 def _read(file: BinaryIO) -> Event:
     """Return the event in a file. Raise `EventError` if there is none."""
     from ..cloudevents import decode_json
@@ -221,6 +283,17 @@ def _read(file: BinaryIO) -> Event:
         return decode_json(content)
     except EventError as error:
         raise EventError(f"--event: {error}") from error
+
+
+def _shown(destination: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the options of a destination under prefixed names."""
+    import json
+
+    if destination is None:
+        return {}
+    [(kind, options)] = destination.items()
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
+    return {f"destination.{kind}.{key}": value for key, value in texts.items()}
 
 
 def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +321,7 @@ async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json
 
     file = {each.name for each in config.to_subscriptions()}
     async with open_operations(config, unheard=tell_unheard) as operations:
-        number = await operations.remove(name, file=file, force=force, dry_run=dry_run)
+        number = await operations.subscriptions.remove(name, file=file, force=force, dry_run=dry_run)
     if as_json:
         print_json({"name": name, "cancelled": number, "dry_run": dry_run})
         return

@@ -52,9 +52,22 @@ class Options(Model):
 class Kinds(Mapping[str, type[Options]]):
     """The built-in kinds by name; each module is imported on demand."""
 
-    def __init__(self, references: Mapping[str, str]) -> None:
-        """Args: references name the options of each kind, as `module:class`."""
+    def __init__(self, references: Mapping[str, str], *, open: bool = True) -> None:
+        """
+        List the kinds.
+
+        Args:
+            references: name the options of each kind, as `module:class`.
+            open: whether there may be third-party kinds besides.
+        """
         self._references = references
+        self.open = open
+
+    def only(self, *kinds: str) -> Kinds:
+        """Return these kinds, besides which there is none."""
+        return Kinds({kind: self._references[kind] for kind in kinds}, open=False)
+
+    __hash__ = object.__hash__  # of a mapping there is none, and annotations are looked up by it
 
     @override
     def __getitem__(self, kind: str) -> type[Options]:
@@ -141,9 +154,14 @@ class PluginField:
             if options.main:
                 forms += [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
             kinds[kind] = {"anyOf": forms}
-        third_party: dict[str, Any] = {"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$": {}}
-        mapping = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
-        mapping |= {"properties": kinds, "patternProperties": third_party}
+        third_party = "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"
+        mapping: dict[str, Any] = {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        }
+        mapping |= {"properties": kinds, "patternProperties": {third_party: {}} if self.table.open else {}}
         return {"anyOf": [{"type": "string"}, mapping]}
 
     def _read(self, raw: Any, info: core_schema.ValidationInfo) -> Plugin:
@@ -158,7 +176,7 @@ class PluginField:
         [(kind, options)] = raw.items()
         if kind in self.table:
             return self._known(kind, options, info)
-        if not is_reference(kind):
+        if not self.table.open or not is_reference(kind):
             raise ValueError(complaint(kind, self.table, what="kind"))
         if context_of(info).imports:
             import_callable(kind)

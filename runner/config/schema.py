@@ -26,6 +26,7 @@ from ..policies.schedule import Schedule
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .api import Api
 from .breaker import Breaker, BreakerField, BreakerOverride, BreakerOverrideField
+from .destinations import Destinations, Sealing
 from .dsn import Dsn
 from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got, quoted
@@ -296,6 +297,13 @@ class Config(Model):
     )
     api: Api | None = Field(
         default=None, description="The HTTP interface; left out: none. `{}` serves it with the defaults."
+    )
+    sealing: Sealing | None = Field(
+        default=None,
+        description="Keys for the secrets of destinations that subscriptions bring with them; null: such are refused.",
+    )
+    destinations: Destinations = Field(
+        default=Destinations(), description="Where subscriptions may lead that bring a destination of their own."
     )
     tracing: Literal["otel"] | None = Field(
         default=None,

@@ -1,28 +1,34 @@
-"""Parts of a configuration that come by the HTTP interface: read by the schema of the file, and refused as it is."""
+"""Parts of a configuration that are put while it runs: read by the schema of the file, and refused as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import ConfigError
 from ..policies.schedule import Schedule
-from ..subscription import Subscription
+from ..subscription import DESTINATION_PREFIX, Subscription
 from .breaker import Breaker
 from .errors import Fault, limited_effort
-from .fields import Context
+from .fields import Context, Model
 from .keys import known_keys
+from .kinds import SINKS
 from .messages import describe
+from .plugin import Plugin, PluginField
 from .retry import Retry
-from .schedules import ScheduleEntry
+from .schedules import Moment, ScheduleEntry
 from .schema import SubscriptionEntry
 
-__all__ = ["read_schedule", "read_subscription"]
+__all__ = ["Own", "Written", "read_schedule", "read_subscription"]
 
 M = TypeVar("M", bound=BaseModel)
+
+_NO_SINK = "sink: this key is required"
+_DESTINATIONS = SINKS.only("webhook")
 
 
 def read_schedule(name: str, content: Mapping[str, Any]) -> Schedule:
@@ -30,7 +36,31 @@ def read_schedule(name: str, content: Mapping[str, Any]) -> Schedule:
     return _read(ScheduleEntry, _named(content, name), Context(base=Path())).to_schedule()
 
 
-def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str]) -> Subscription:
+class Own(Model):
+    """Parts of a subscription that no file has."""
+
+    destination: Annotated[Plugin, PluginField(_DESTINATIONS)] | None = Field(
+        default=None, description="Its own sink, in place of `sink`: `{webhook: {url: …}}`."
+    )
+    expires_at: Moment | None = Field(default=None, description="From then on it matches no event; null: never.")
+
+
+class Written(NamedTuple):
+    """
+    A subscription as it was put.
+
+    Attributes:
+        subscription: it, without its destination.
+        destination: what it brings, checked by the schema.
+        given: the options of that, as they came.
+    """
+
+    subscription: Subscription
+    destination: Plugin | None
+    given: Any
+
+
+def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str]) -> Written:
     """
     Return the subscription that `content` describes, with the keys of the file and the defaults of a file without any.
 
@@ -40,12 +70,30 @@ def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str
     Raises:
         ConfigError: with a fault in each line.
     """
-    if "destination" in content:
-        raise ConfigError(
-            "destination: not supported; put the webhook under `sinks` of the file, and name it as `sink`"
-        )
-    context = Context(base=Path(), sinks=dict.fromkeys(sinks, ""))
-    return _read(SubscriptionEntry, _named(content, name), context).to_subscription(Retry(), Breaker())
+    content = _named(content, name)
+    own = {key: content.pop(key) for key in Own.model_fields if key in content}
+    faults: list[str] = []
+    read = _gathering(Own, own, Context(base=Path()), faults)
+    known = dict.fromkeys(sinks, "")
+    if own.get("destination") is not None:
+        if content.get("sink") is not None:
+            faults.append("destination: it takes the place of sink; leave one of them out")
+        content["sink"] = f"{DESTINATION_PREFIX}{name}"
+        known[content["sink"]] = "webhook" if read is None or read.destination is None else read.destination.kind
+    entry = _gathering(SubscriptionEntry, content, Context(base=Path(), sinks=known), faults)
+    if faults or read is None or entry is None:
+        raise ConfigError(*[f"{each}, or a destination" if each == _NO_SINK else each for each in faults])
+    subscription = replace(entry.to_subscription(Retry(), Breaker()), expires_at=read.expires_at)
+    given = None if read.destination is None else next(iter(_options(own["destination"])))
+    return Written(subscription, read.destination, given)
+
+
+def _options(destination: object) -> Iterator[Any]:
+    """Yield the options of a destination as they came; nothing for a kind without any."""
+    if isinstance(destination, Mapping):
+        yield from destination.values()
+    else:
+        yield {}
 
 
 def _named(content: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -56,12 +104,21 @@ def _named(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read(model: type[M], content: dict[str, Any], context: Context) -> M:
+    faults: list[str] = []
+    read = _gathering(model, content, context, faults)
+    if read is None:
+        raise ConfigError(*faults)
+    return read
+
+
+def _gathering(model: type[M], content: dict[str, Any], context: Context, faults: list[str]) -> M | None:
+    """Return the part that `content` describes; None, and its faults, a line each, if it is none."""
     try:
         with limited_effort():
             return model.model_validate(content, context=context)
     except ValidationError as error:
-        faults = [
-            Fault(describe(item, known_keys(model, item["loc"][:-1])), tuple(s for s in item["loc"] if s != "[key]"))
-            for item in error.errors(include_url=False)
-        ]
-        raise ConfigError(*(fault.line("").lstrip(": ") for fault in faults)) from None
+        for item in error.errors(include_url=False):
+            place = tuple(step for step in item["loc"] if step != "[key]")
+            fault = Fault(describe(item, known_keys(model, item["loc"][:-1])), place)
+            faults.append(fault.line("").lstrip(": "))
+        return None

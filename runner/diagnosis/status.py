@@ -108,6 +108,8 @@ class Subscribed:
     @property
     def state(self) -> str:
         """The state in a few words."""
+        if self.registered.expired:
+            return "expired"
         if not self.active:
             return "inactive"
         if self.registered.paused:
@@ -317,7 +319,7 @@ def _subscription(each: Subscribed, now: datetime) -> Iterable[Finding]:
             f"runner deliveries retry --subscription {name}"
         )
         yield Finding(Verdict.DEGRADED, "dead_letters", name, cause, cure)
-    if not each.active:
+    if not each.active and not each.registered.expired:
         if each.load.open:
             cause = f"it is in no file any more; {backlog}"
             cure = f"put it back, or runner deliveries cancel --subscription {name}"
@@ -339,6 +341,8 @@ def _unserved(each: Subscribed, backlog: str) -> Finding:
     cause = f"nobody serves it: no live instance has the sink {each.registered.subscription.sink!r}; {backlog}"
     if each.registered.origin == "file":
         cure = "start an instance whose file has the sink"
+    elif each.registered.subscription.destination is not None:
+        cure = "read the logs of those that run: they say why they cannot open its destination (sealing.keys)"
     else:
         cure = f"start the program that subscribes it, or end it: runner subscriptions remove {each.name}"
     return Finding(Verdict.DEGRADED, "nobody_serves", each.name, cause, cure)

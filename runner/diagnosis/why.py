@@ -125,6 +125,8 @@ class _Question:
         again = f"runner events replay --subscription {self.name} --missing"
         if self.event.state == "cancelled":
             return Reason("cancelled", "the event was cancelled")
+        if self.hold.registered.expired:
+            return Reason("expired", "the subscription has expired", cure="put it again, with another expires_at")
         if not self.hold.active:
             return Reason("inactive", "the subscription is in no file any more", cure="put it back")
         if self.hold.created_at > self.event.created_at:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ..config import Config
 from ..sinks.http.address import Address
 from ..sinks.http.guard import ANYWHERE, Guard
+from ..sinks.http.options import guard_of
 from ..sinks.webhook import WebhookOptions
 from .bounded import in_thread
 from .verdict import Finding, fault, fine
@@ -22,7 +23,7 @@ async def receivers(config: Config, budget: float) -> Sequence[Finding]:
     for name, plugin in config.sinks.items():
         options = plugin.options
         if isinstance(options, WebhookOptions):
-            guard = ANYWHERE if options.allow is None else options.allow.guard
+            guard = ANYWHERE if options.allow is None else guard_of(options.allow)
             urls = [options.url]
             if options.auth is not None and options.auth.oauth2 is not None:
                 urls.append(options.auth.oauth2.token_url)

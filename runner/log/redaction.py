@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
 from urllib.parse import quote, quote_plus
 
-__all__ = ["MASK", "forget", "know", "looks_secret", "redacted"]
+__all__ = ["MASK", "forget", "gathered", "know", "looks_secret", "redacted"]
 
 MASK = "***"
 """The text in place of a secret, whatever its length."""
@@ -23,6 +26,9 @@ _WORDS = frozenset({"runner", "postgres", "postgresql", "password", "secret", "d
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=~-]{16,}", re.ASCII)
 
 _changing = threading.Lock()  # a file is read in a thread while the event loop renews tokens
+_known: Counter[str] = Counter()  # how often each was registered, and not forgotten since
+_spelling_counts: Counter[str] = Counter()  # of how many of these each is a spelling
+_GATHERED: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
 _spellings: tuple[str, ...] = ()  # the longest first, because one may be part of another; replaced as a whole
 
 
@@ -35,18 +41,51 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
     """
     global _spellings
     secret = secret.strip()
-    if len(secret) < _SHORTEST or secret in _WORDS or secret in public or secret in _spellings:
+    if len(secret) < _SHORTEST or secret in _WORDS or secret in public:
         return
+    if (gathered := _GATHERED.get()) is not None:
+        gathered.append(secret)
+    spelled = set(_spelled(secret))
     with _changing:
-        _spellings = tuple(sorted({*_spelled(secret), *_spellings}, key=len, reverse=True))
+        _known[secret] += 1
+        if _known[secret] == 1:
+            _spelling_counts.update(spelled)
+        if secret not in _spellings:
+            _spellings = tuple(sorted({*spelled, *_spellings}, key=len, reverse=True))
 
 
 def forget(secret: str) -> None:
-    """Hide a secret no more, because it is none any longer: of tokens that are renewed there is no end."""
+    """
+    Take back one `know()`: of tokens that are renewed there is no end.
+
+    What was registered elsewhere as well stays hidden.
+    """
     global _spellings
-    gone = set(_spelled(secret.strip()))
+    secret = secret.strip()
     with _changing:
+        if secret not in _known:
+            return
+        _known[secret] -= 1
+        if _known[secret] > 0:
+            return
+        del _known[secret]
+        theirs = set(_spelled(secret))
+        _spelling_counts.subtract(theirs)
+        gone = {each for each in theirs if _spelling_counts[each] <= 0}
+        for each in gone:
+            del _spelling_counts[each]
         _spellings = tuple(each for each in _spellings if each not in gone)
+
+
+@contextlib.contextmanager
+def gathered() -> Iterator[list[str]]:
+    """Yield a list of what is registered meanwhile in this context, for `forget()`."""
+    learnt: list[str] = []
+    token = _GATHERED.set(learnt)
+    try:
+        yield learnt
+    finally:
+        _GATHERED.reset(token)
 
 
 def looks_secret(word: str) -> bool:

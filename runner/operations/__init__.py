@@ -13,28 +13,26 @@ from ..delivery import DeliveryState
 from ..errors import EventError, NotFound, StateConflict
 from ..storage.contract.corrections import nobody
 from ..storage.contract.records import DeliveryQuery
-from ..subscription import DEAD_LETTER_SUFFIX, Matcher
+from ..subscription import Matcher
 from .audit import LIBRARY, AuditLog, Entry, conditions_of
 from .holds import hold_of
 from .schedules import ScheduleOperations
+from .subscriptions import SubscriptionOperations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..storage import Storage
     from ..storage.contract.archive import Retention
     from ..storage.contract.corrections import ReplayQuery, Rescheduled
     from ..storage.contract.records import AttemptView, DeliveryView, EventView, Records
     from ..subscription import Subscription
+    from .destinations import Keeper
 
-__all__ = ["CANCELLABLE", "MADE", "RETRYABLE", "DeliveryRef", "Operations"]
+__all__ = ["CANCELLABLE", "RETRYABLE", "DeliveryRef", "Operations"]
 
 RETRYABLE = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 CANCELLABLE = (DeliveryState.PENDING, DeliveryState.LEASED)
-
-
-MADE = "api:"
-"""The beginning of the origin of a subscription that is in no file and of no program; its name follows."""
 
 
 class DeliveryRef(NamedTuple):
@@ -53,6 +51,7 @@ class Operations:
     Attributes:
         audit: records the actions.
         schedules: the operations on schedules.
+        subscriptions: those that make and remove subscriptions.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Operations:
         *,
         in_order: Callable[[str], bool] = lambda _: True,
         actor: str = LIBRARY,
+        keeper: Keeper | None = None,
     ) -> None:
         """
         Work on `storage`.
@@ -70,16 +70,20 @@ class Operations:
             announce: wakes the worker of this process and notifies the others.
             in_order: whether deliveries of a subscription may wait for each other.
             actor: who acts, for the audit log.
+            keeper: checks and keeps the destinations that subscriptions bring with them; None: one without keys.
         """
         self._storage = storage
         self.audit = AuditLog(storage, actor)
         self.schedules = ScheduleOperations(storage, announce, self.audit)
+        self.subscriptions = SubscriptionOperations(storage, announce, self.audit, keeper)
+        self._keeper = keeper
         self._announce = announce
         self._in_order = in_order
 
     def by(self, actor: str) -> Operations:
         """Return the same operations for another actor, such as `api:ops`."""
-        return Operations(self._storage, self._announce, in_order=self._in_order, actor=actor)
+        storage, announce = self._storage, self._announce
+        return Operations(storage, announce, in_order=self._in_order, actor=actor, keeper=self._keeper)
 
     @property
     def records(self) -> Records:
@@ -241,50 +245,6 @@ class Operations:
                 self._announce()
             return changed
 
-    async def put(self, subscription: Subscription) -> None:
-        """
-        Make or replace a subscription that is in no file.
-
-        Raises:
-            StateConflict: one of that name is the file's, or a program's.
-        """
-        origin = f"{MADE}{subscription.name}"
-        said = {"types": subscription.types, "sink": subscription.sink}
-        async with self.audit.action("subscriptions.put", subscription.name, said) as entry:
-            known = {each.subscription.name: (each, active) for each, active, _ in await self.records.registered()}
-            found = known.get(subscription.name)
-            if found is not None and found[1] and found[0].origin != origin:
-                whose = "the file" if found[0].origin == "file" else "a program"
-                raise StateConflict(f"{subscription.name} is one of {whose}, and is changed there")
-            await self._storage.registry.put_subscriptions([subscription], origin)
-            entry.touched = 1
-            self._announce()
-
-    async def remove(self, name: str, *, file: Collection[str] = (), force: bool = False, dry_run: bool = False) -> int:
-        """
-        Remove a subscription; cancel its open deliveries, and return how many.
-
-        What has ended stays on record until its retention is over, without the name.
-
-        Args:
-            file: names of the subscriptions in the file at hand.
-            force: also remove one that is served, or would come back with the file.
-
-        Raises:
-            NotFound: there is none of that name.
-            StateConflict: it is served, would come back, or goes with another one.
-        """
-        forced = {"force": force or None}
-        async with self.audit.action("subscriptions.remove", name, forced, recorded=not dry_run) as entry:
-            await self._refuse_remove(name, file, force=force)
-            theirs = [DeliveryQuery(subscription=each, limit=None) for each in (name, name + DEAD_LETTER_SUFFIX)]
-            number = sum([await self._storage.corrections.cancel(each, dry_run=dry_run) for each in theirs])
-            entry.touched = number + 1
-            if not dry_run:
-                await self._storage.registry.remove(name)
-                self._announce()
-            return number
-
     async def prune(
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
     ) -> int:
@@ -303,7 +263,7 @@ class Operations:
     async def matcher(self, file: Sequence[Subscription]) -> Matcher[str]:
         """Return the matcher of the active subscriptions and those of a file, which may not be in the store yet."""
         _, known = await self._storage.subscriptions()
-        wanted = [*(each.subscription for each in known), *file]
+        wanted = [*(each.subscription for each in known if not each.expired), *file]
         return Matcher((each, each.name) for each in wanted)
 
     async def delivery(self, which: DeliveryRef) -> tuple[DeliveryView, Sequence[AttemptView]]:
@@ -330,21 +290,6 @@ class Operations:
         if query.subscription is not None:
             await self.records.subscription(query.subscription)
         return query if event is None else replace(query, seq=(await self.records.event(event)).seq)
-
-    async def _refuse_remove(self, name: str, file: Collection[str], *, force: bool) -> None:
-        """Raise what stands against the removal of a subscription."""
-        registered, active, _ = await self.records.subscription(name)
-        subscription = registered.subscription
-        if (whole := subscription.dead_letter_of) is not None:
-            raise StateConflict(f"{name} delivers what is dead of {whole}, and goes with it: remove {whole}")
-        if name in file and not force:
-            raise StateConflict(f"{name} is in the file, and would come back with it; take it out there first")
-        for each in await self.records.instances() if active and not force else ():
-            if each.alive and subscription.sink in (each.sinks or ()):
-                raise StateConflict(
-                    f"{name} is served by process {each.instance.pid} on {each.instance.host}; "
-                    "stop that, or take the subscription out of its file or program, first"
-                )
 
     async def _change(
         self,

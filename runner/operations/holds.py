@@ -16,6 +16,8 @@ __all__ = ["hold_of"]
 
 def hold_of(registered: Registered, active: bool) -> str | None:
     """Return the reason why a subscription is not delivered to; None if it is."""
+    if registered.expired:
+        return "expired"
     if not active:
         return "inactive"
     if registered.paused:

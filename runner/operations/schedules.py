@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ..errors import StateConflict
 from ..event import new_id
 from ..storage.contract.events import Publication, Receipt
+from .preconditions import UNCONDITIONAL, Precondition
 
 if TYPE_CHECKING:
     from ..policies.schedule import Schedule
     from ..storage import Storage
-    from ..storage.contract.schedules import ScheduleView
+    from ..storage.contract.schedules import PutSchedule, ScheduleView
     from .audit import AuditLog
 
 __all__ = ["ScheduleOperations"]
@@ -81,13 +82,23 @@ class ScheduleOperations:
         Raises:
             StateConflict: it is in the file.
         """
+        return (await self.replace(schedule)).changed
+
+    async def replace(self, schedule: Schedule, precondition: Precondition = UNCONDITIONAL) -> PutSchedule:
+        """
+        Make or replace a schedule that is in the state of `precondition`; return it.
+
+        Raises:
+            ChangedMeanwhile: it is in another state.
+            StateConflict: it is in the file.
+        """
         said = {"cron": schedule.cron, "every": schedule.every, "timezone": schedule.timezone}
         async with self._audit.action("schedules.put", schedule.name, said) as entry:
-            changed = await self._storage.schedules.put(schedule, "api")
-            entry.touched = int(changed)
-            if changed:
+            put = await self._storage.schedules.put(schedule, "api", precondition.check_schedule)
+            entry.touched = int(put.changed)
+            if put.changed:
                 self._announce()
-            return changed
+            return put
 
     async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
         """Pause or resume a schedule; return whether that changed anything. Raise `NotFound`."""
@@ -100,7 +111,9 @@ class ScheduleOperations:
                 self._announce()
             return changed
 
-    async def remove(self, name: str, *, file: Collection[str] = ()) -> None:
+    async def remove(
+        self, name: str, *, file: Collection[str] = (), precondition: Precondition = UNCONDITIONAL
+    ) -> None:
         """
         Forget a schedule. Its events stay until their retention is over.
 
@@ -109,15 +122,17 @@ class ScheduleOperations:
 
         Raises:
             NotFound: there is none of that name.
+            ChangedMeanwhile: it is in another state than that of `precondition`.
             StateConflict: it is in the file, and would come back.
         """
         async with self._audit.action("schedules.remove", name) as entry:
             view = await self.one(name)
+            precondition.check_schedule(view)
             if name in file or (view.origin == "file" and view.active):
                 raise StateConflict(
                     f"{name} is in the file, and would come back with it; take it out there, and reload or start a "
                     f"runner; until then: runner schedules pause {name}"
                 )
-            await self._storage.schedules.remove(name)
+            await self._storage.schedules.remove(name, precondition.check_schedule)
             entry.touched = 1
             self._announce()

@@ -16,6 +16,7 @@ from ..storage.contract.events import Receipt
 from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
 from ..storage.contract.registry import Registered
 from ..storage.contract.schedules import ScheduleView
+from ..subscription import Destination
 
 __all__ = [
     "action_json",
@@ -81,10 +82,18 @@ def subscription_json(registered: Registered, active: bool, open_deliveries: Map
         "paused_at": registered.paused_at,
         "paused_by": registered.paused_by,
         "origin": registered.origin,
+        "expired": registered.expired,
         **registered.subscription.to_json(),
+        "destination": _destination(registered.subscription.destination),
+        "expires_at": registered.subscription.expires_at,
         **_breaker(registered.breaker),
         "deliveries": dict(open_deliveries),
     }
+
+
+def _destination(destination: Destination | None) -> dict[str, Any] | None:
+    """Return the destination that a subscription brought with it, `***` in place of what is secret."""
+    return None if destination is None else {destination.kind: dict(destination.shown)}
 
 
 def _breaker(trip: Trip | None) -> dict[str, Any]:

@@ -61,8 +61,10 @@ async def _take(storage: Storage, plan: Plan, functions: Mapping[str, Subscripti
     await storage.registry.set_channel(plan.channel)
 
 
-def old_records(storage: Storage, retention: Retention) -> list[PrunePage]:
-    """Return what deletes the records beside events that are old: the counters, and the rows of the audit log."""
+def old_records(
+    storage: Storage, retention: Retention, remove_expired: Callable[[], Awaitable[int]]
+) -> list[PrunePage]:
+    """Return what deletes old things beside events: counters, rows of the audit log, and expired subscriptions."""
     kept = retention.audit
     audit = [] if kept is None else [partial(storage.audit.prune, kept)]
-    return [partial(storage.throughput.prune, KEPT), *audit]
+    return [partial(storage.throughput.prune, KEPT), *audit, lambda _page: remove_expired()]

@@ -19,6 +19,7 @@ from ..subscription import Subscription, check_dead_letters
 from .plan import Plan
 
 if TYPE_CHECKING:
+    from ..operations.destinations import Destinations
     from ..service.background import Service
 
 __all__ = ["ConfigurationFile", "Revision", "reloading_of"]
@@ -127,6 +128,10 @@ class ConfigurationFile(Protocol):
     @property
     def digest(self) -> str:
         """Their digest."""
+
+    @property
+    def destinations(self) -> Destinations:
+        """Those that subscriptions bring with them: their keeper, and their sinks."""
 
     def read(self) -> Revision:
         """

@@ -41,16 +41,15 @@ from ..strategies.stack import StrategyState
 from ..subscription import Subscription, check_dead_letters
 from ..tracing.base import Tracing
 from ..worker.worker import Worker
+from .parts import pages, serve
 from .place import old_records, take_place
 from .plan import Plan, function_subscription
 from .revision import STOP_TIMEOUT, ConfigurationFile, Revision, reloading_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
-    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
-    from ..api.surface import Surface
     from ..service.background import Service
     from ..storage.contract.corrections import Rescheduled
     from ..strategies.stack import StrategyStack
@@ -69,6 +68,7 @@ class Runner:
     Attributes:
         schedules: look at, put, pause and run schedules, once it has started (`ScheduleOperations`).
         reloading: takes the file as it is now, while it runs: `await runner.reloading.reload("program")`.
+        subscriptions: put and remove subscriptions that are in no file, as well (`SubscriptionOperations`).
     """
 
     def __init__(
@@ -83,7 +83,14 @@ class Runner:
         tracing: Tracing | None = None,
         file: ConfigurationFile | None = None,
     ) -> None:
-        """Args: function_sink makes the sink of a function, tracing makes spans, file can be read again."""
+        """
+        Run `plan`.
+
+        Args:
+            function_sink: makes the sink of a function that is subscribed.
+            tracing: makes spans.
+            file: can be read again.
+        """
         self._plan = plan
         self._storage = storage
         self._strategies = strategies
@@ -115,23 +122,23 @@ class Runner:
             tally=tally,
             tell=self._lifecycle.tell,
         )
+        keeper = serve(file, self.worker, lambda: self._heartbeat.say_soon())
         woken, local = self.worker.wake, self.worker.dispatcher if plan.works else None
         bus = partial(EventBus, events, strategies, wake=woken, local_worker=local, schemas=plan.schemas)
         self._bus = bus(tally=tally, tracing=tracing)
-        self._operations = Operations(storage, announce, in_order=self.worker.in_order)
-        self.schedules = self._operations.schedules
-        self._watchdog = Watchdog()
-        self._pruner = Pruner(storage.archive, plan.retention, old_records(storage, plan.retention))
-        self._vitals = Vitals()
+        self._operations = Operations(storage, announce, in_order=self.worker.in_order, keeper=keeper)
+        self.schedules, self.subscriptions = self._operations.schedules, self._operations.subscriptions
+        self._watchdog, self._vitals = Watchdog(), Vitals()
+        old = old_records(storage, plan.retention, self.subscriptions.remove_expired)
+        self._pruner = Pruner(storage.archive, plan.retention, old)
         beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally), depths=storage.depths)
         breakers, wakes = self.worker.breakers, strategies.wakes
         self.reloading = reloading_of(file, self._apply, self._vitals, lambda: spawn(self._heartbeat.beat(), "beat"))
         kept = (self._watchdog, lambda: self._plan.retention, self.reloading)
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, *kept)
-        self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=_pages)
-        self._started = False
-        self._loop_guard = LoopGuard("runner")
+        self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=pages)
+        self._started, self._loop_guard = False, LoopGuard("runner")
 
     async def publish(
         self,
@@ -358,7 +365,8 @@ class Runner:
         self._brokers = (*(each for each in self._brokers if each not in revision.idle_brokers), *revision.brokers)
         self.worker.replace_sinks(self._sinks, revision.retired, revision.idle_brokers)
         self._bus.use_schemas(plan.schemas)
-        self._pruner.keep(plan.retention, old_records(self._storage, plan.retention))
+        old = old_records(self._storage, plan.retention, self.subscriptions.remove_expired)
+        self._pruner.keep(plan.retention, old)
         self._lifecycle.enable(plan.lifecycle)
         self._door.change(plan.api)
         self._bus.announce(self._instance.id)  # what waited for a sink or a subscription may go now, anywhere
@@ -368,17 +376,10 @@ class Runner:
             stalled=max(self.worker.stalled, timedelta(seconds=self._scheduler.stalled)),
             lag=self._watchdog.lag(),
             running=self.worker.busy,
-            sinks=sorted(self._sinks),
+            sinks=sorted([*self._sinks, *self.worker.roster.destinations.names]),
             strategies=[StrategyHealth(*astuple(each)) for each in self.strategies()] if self._started else None,
         )
 
     async def _notify(self) -> None:
         # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
         self._bus.notify(self._instance.id)
-
-
-def _pages(surface: Surface) -> Sequence[BaseRoute]:
-    """Return the routes of the dashboard, of which nothing is loaded before."""
-    from ..dashboard.site import routes
-
-    return routes(surface)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from typing_extensions import override
 
 from ..delivery import Delivery, Outcome
 from ..errors import RunnerError, SinkError
@@ -13,9 +15,10 @@ from ..event import Event
 if TYPE_CHECKING:  # nats-py is loaded by those who use it
     from ..nats.connection import Broker
     from ..nats.options import NatsConnection
+    from ..subscription import Subscription
     from .http.hosts import Hosts
 
-__all__ = ["BatchSink", "EventSink", "Sink", "SinkContext", "start_sink"]
+__all__ = ["BatchSink", "DestinationSinks", "EventSink", "NoDestinations", "Sink", "SinkContext", "start_sink"]
 
 
 class Sink(Protocol):
@@ -65,6 +68,37 @@ class BatchSink(Sink, Protocol):
         An exception, a timeout, or any other number of outcomes, counts as `Failed` for all of them. What
         failed comes again in a batch of its own: reject none for what another may be the cause of.
         """
+
+
+class DestinationSinks(Protocol):
+    """The sinks that subscriptions brought with them, as far as this process serves them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the sinks."""
+
+    async def adopt(self, subscriptions: Sequence[Subscription]) -> Mapping[str, Sink]:
+        """Return the started sinks of these subscriptions, by name; those of others are stopped in due time."""
+
+    async def stop(self) -> None:
+        """Stop every sink. Idempotent."""
+
+
+class NoDestinations(DestinationSinks):
+    """Serves none."""
+
+    @property
+    @override
+    def names(self) -> Sequence[str]:
+        return ()
+
+    @override
+    async def adopt(self, subscriptions: Sequence[Subscription]) -> Mapping[str, Sink]:
+        return {}
+
+    @override
+    async def stop(self) -> None:
+        pass
 
 
 def _unpaused(name: str, reason: str) -> None:

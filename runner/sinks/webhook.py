@@ -17,6 +17,7 @@ from pydantic import Field, field_serializer, model_validator
 from typing_extensions import override
 
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http, to_http_structured
+from ..config.destinations import Allow
 from ..config.duration import PositiveDuration
 from ..config.errors import got
 from ..config.fields import Number, is_near
@@ -31,9 +32,9 @@ from .http.address import Address
 from .http.answer import Answer
 from .http.client import Client
 from .http.connection import NoAnswer
-from .http.guard import ANYWHERE
+from .http.guard import ANYWHERE, Guard
 from .http.oauth import NoToken, TokenSource
-from .http.options import Allow, Auth, MomentField, SigningSecret, Tls, WebAddress, shown_url, signer
+from .http.options import Auth, MomentField, SigningSecret, Tls, WebAddress, guard_of, shown_url, signer
 from .http.outcomes import GONE, Meaning, shared
 from .http.signatures import Signer, message_id
 
@@ -141,11 +142,11 @@ class WebhookOptions(Options):
         address = Address.parse(self.url)
         if self.tls is not None and not address.secure:
             raise ValueError("tls: the url is http://, where nothing is encrypted; write https://")
-        if self.allow is not None and (fault := self.allow.guard.url_fault(address)) is not None:
+        if self.allow is not None and (fault := guard_of(self.allow).url_fault(address)) is not None:
             raise ValueError(f"url: {fault}; see allow")
         oauth2 = None if self.auth is None else self.auth.oauth2
         if oauth2 is not None and self.allow is not None:
-            fault = self.allow.guard.url_fault(Address.parse(oauth2.token_url))
+            fault = guard_of(self.allow).url_fault(Address.parse(oauth2.token_url))
             if fault is not None:
                 raise ValueError(f"auth.oauth2.token_url: {fault}; see allow")
         return self
@@ -177,8 +178,11 @@ class WebhookOptions(Options):
 
     @override
     def build(self, context: SinkContext) -> WebhookSink:
+        return self.build_within(context, ANYWHERE if self.allow is None else guard_of(self.allow))
+
+    def build_within(self, context: SinkContext, guard: Guard) -> WebhookSink:
+        """Build the sink; it posts nowhere but where `guard` lets it. Nothing connects yet."""
         address = Address.parse(self.url)
-        guard = ANYWHERE if self.allow is None else self.allow.guard
         pool = context.hosts.pool(address, connections=self.connections, tls=self.tls, guard=guard)
         headers = {name: value.reveal() for name, value in self.headers.items()}
         if self.auth is not None and self.auth.header is not None:
@@ -186,7 +190,12 @@ class WebhookOptions(Options):
         oauth2 = None if self.auth is None else self.auth.oauth2
         return WebhookSink(
             Client(address, pool, headers=_all_headers(headers), timeout=self.timeout),
-            Meaning(permanent=self.permanent, deferred=self.deferred, gone_rejects=self.gone == "reject"),
+            Meaning(
+                permanent=self.permanent,
+                deferred=self.deferred,
+                gone_rejects=self.gone == "reject",
+                excerpts=not guard.discreet,
+            ),
             structured=self.mode == "structured",
             signer=signer(self.secret, self.previous_secret, self.previous_until),
             tokens=None if oauth2 is None else oauth2.source(context.hosts, guard, self.timeout),

@@ -268,7 +268,7 @@ async def _withdraw(connection: AsyncConnection, seq: int) -> int | None:
         return 0
     [row] = await fetch(connection, select(*WITHOUT_DATA).where(events.c.seq == seq))
     active = select(subscriptions, Now().label("now")).where(subscriptions.c.active).order_by(subscriptions.c.id)
-    known = [each for _, each in readable(await fetch(connection, active))]
+    known = [each for _, each in readable(await fetch(connection, active)) if not each.expired]
     matching = Matcher((each.subscription, each.id) for each in known).match(event_of(row))
     fields = {
         "attempts": work.attempts if work else 0,

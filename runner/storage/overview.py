@@ -67,7 +67,7 @@ class SqlOverview(Overview):
     @override
     async def subscribed(self) -> Sequence[tuple[Registered, bool]]:
         known = select(subscriptions, Now().label("now")).order_by(subscriptions.c.id)
-        return [(each, row.active) for row, each in readable(await self._rows(known))]
+        return [(each, row.active and not each.expired) for row, each in readable(await self._rows(known))]
 
     @override
     async def loads(self) -> Mapping[int, Load]:

@@ -172,14 +172,15 @@ class SqlRecords(Records):
         async with self._transactions.read() as connection:
             counts = await _unfinished(connection)
             rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.id))
-        return [(each, row.active, counts.get(row.id, {})) for row, each in readable(rows)]
+        return [(each, row.active and not each.expired, counts.get(row.id, {})) for row, each in readable(rows)]
 
     @override
     async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
         async with self._transactions.read() as connection:
             row = await named(connection, name)
             counts = await _unfinished(connection, deliveries.c.subscription_id == row.id)
-        return compilable(row), row.active, counts.get(row.id, {})
+        found = compilable(row)
+        return found, row.active and not found.expired, counts.get(row.id, {})
 
     @override
     async def instances(self) -> Sequence[InstanceView]:

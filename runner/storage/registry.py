@@ -12,18 +12,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
-from ..errors import NotFound, SchemaMismatch, StorageError
+from ..errors import NotFound, SchemaMismatch, StateConflict, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .bus_row import bump_version, lock_bus
-from .contract.registry import Beat, Health, Instance, Orphan, Registered, Registry
+from .contract.registry import Beat, Check, Health, Instance, Orphan, Put, Registered, Registry
 from .contract.throughput import Counted
 from .expressions import Later, Now
 from .lines import leave_lines
 from .selection import OPEN, in_state
 from .set_back import set_back
 from .standing import check_owner
-from .subscription_rows import readable
+from .subscription_rows import compilable, readable
 from .tables import bus, deliveries, instances, paces, subscriptions, turns
 from .throughput import write
 from .tokens import HOLDER
@@ -83,6 +83,51 @@ class SqlRegistry(Registry):
                 await bump_version(connection)
 
     @override
+    async def put(self, subscription: Subscription, origin: str, check: Check) -> Put:
+        letters = subscription.for_dead_letters()
+        async with self._transactions.write() as connection:
+            await lock_bus(connection)  # whoever else puts, retires or removes waits until this is committed
+            both = subscriptions.c.name.in_([subscription.name, subscription.name + DEAD_LETTER_SUFFIX])
+            rows = await connection.execute(select(subscriptions, Now().label("now")).where(both))
+            known = {row.name: row for row in rows}
+            found = known.get(subscription.name)
+            check(_seen(found) if found is not None and found.active else None)  # one that is retired is on its way out
+            if found is not None and found.active and found.origin != origin:
+                raise _belongs(found)
+            changed = await _put(connection, found, subscription, origin)
+            before = known.get(subscription.name + DEAD_LETTER_SUFFIX)
+            if letters is not None:
+                changed |= await _put(connection, before, letters, origin)
+            elif before is not None and before.active:
+                await _set_inactive(connection, before.id)
+                changed = True
+            if changed:
+                await bump_version(connection)
+            written = await named(connection, subscription.name)
+        return Put(compilable(written), found is None, changed)
+
+    @override
+    async def retire(self, name: str, check: Check) -> None:
+        async with self._transactions.write() as connection:
+            await lock_bus(connection)
+            check(_seen(await named(connection, name)))
+            both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
+            await _set_inactive(connection, *(await connection.scalars(select(subscriptions.c.id).where(both))).all())
+            await bump_version(connection)
+
+    @override
+    async def reseal(self, name: str, known: Subscription, resealed: Subscription) -> bool:
+        async with self._transactions.write() as connection:
+            await lock_bus(connection)
+            row = await named(connection, name)
+            if row.spec != known.to_json():
+                return False
+            change = update(subscriptions).where(subscriptions.c.id == row.id)
+            await connection.execute(change.values(spec=resealed.to_json(), updated_at=Now()))
+            await bump_version(connection)
+            return True
+
+    @override
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         return await self._subscriptions()
 
@@ -103,10 +148,11 @@ class SqlRegistry(Registry):
             return True
 
     @override
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, *, retired: bool = False) -> None:
         async with self._transactions.write() as connection:
             await lock_bus(connection)
-            await named(connection, name)
+            if (await named(connection, name)).active and retired:
+                return  # somebody has put it again
             both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
             ids = (await connection.scalars(select(subscriptions.c.id).where(both))).all()
             for table in (turns, paces):
@@ -204,6 +250,26 @@ async def named(connection: AsyncConnection, name: str, *, active: bool = False)
         kind = "active subscription" if active else "subscription"
         raise NotFound(f"no {kind} {name!r}; there are: {', '.join(names) or 'none'}")
     return row
+
+
+async def _set_inactive(connection: AsyncConnection, *ids: int) -> None:
+    """Have subscriptions match no more events."""
+    if ids:
+        change = update(subscriptions).where(subscriptions.c.id.in_(ids))
+        await connection.execute(change.values(active=False, updated_at=Now()))
+
+
+def _seen(row: Row[Any] | None) -> Registered | None:
+    """Return the subscription in a row, for one who would replace it; None for one that cannot be read."""
+    return None if row is None else next((each for _, each in readable([row])), None)
+
+
+def _belongs(known: Row[Any]) -> StateConflict:
+    if known.origin == "file":
+        return StateConflict(f"{known.name} is in the file; change it there, and reload or start a runner")
+    if known.origin.startswith("function:"):
+        return StateConflict(f"{known.name} is one of a program; change it there, or give this one another name")
+    return StateConflict(f"{known.name} was made by {known.origin}; remove it first")
 
 
 async def _put(

@@ -14,7 +14,7 @@ from typing_extensions import override
 from ..errors import NotFound, StateConflict, described
 from ..policies.schedule import Schedule
 from .bus_row import bump_version, lock_bus
-from .contract.schedules import Due, Fired, Firing, Schedules, ScheduleView
+from .contract.schedules import Check, Due, Fired, Firing, PutSchedule, Schedules, ScheduleView, unchecked
 from .expressions import Now
 from .registry import put_subscriptions
 from .tables import occurrences, schedules
@@ -72,17 +72,18 @@ class SqlSchedules(Schedules):
                 await bump_version(connection)
 
     @override
-    async def put(self, schedule: Schedule, origin: str) -> bool:
+    async def put(self, schedule: Schedule, origin: str, check: Check = unchecked) -> PutSchedule:
         async with self._transactions.write() as connection:
             await lock_bus(connection)
             one = _all().where(schedules.c.name == schedule.name)
             known = (await connection.execute(one.with_for_update(of=schedules))).one_or_none()
+            check(None if known is None else _view(known))
             if known is not None and known.active and known.origin != origin:
                 raise _belongs(known)
             changed = await _put(connection, known, schedule, origin, await _clock(connection))
             if changed:
                 await bump_version(connection)
-            return changed
+            return PutSchedule(_readable(await _named(connection, schedule.name)), known is None, changed)
 
     @override
     async def all(self) -> Sequence[ScheduleView]:
@@ -113,10 +114,11 @@ class SqlSchedules(Schedules):
             return True
 
     @override
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, check: Check = unchecked) -> None:
         async with self._transactions.write() as connection:
             await lock_bus(connection)
             row = await _named(connection, name, lock=True)
+            check(_view(row))
             await connection.execute(delete(occurrences).where(occurrences.c.schedule_id == row.id))
             await connection.execute(delete(schedules).where(schedules.c.id == row.id))
             await bump_version(connection)

@@ -61,6 +61,7 @@ def registered(row: Any) -> Registered:
         breaker=trip,
         paused_at=row.paused_at if row.paused else None,
         paused_by=row.paused_by if row.paused else None,
+        expires_in=None if subscription.expires_at is None else subscription.expires_at - row.now,
     )
 
 

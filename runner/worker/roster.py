@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 
 import structlog
 
 from ..service.tally import Tally
-from ..sinks.base import Sink
+from ..sinks.base import DestinationSinks, NoDestinations, Sink
 from ..storage.contract.registry import Registered, Registry
 from ..subscription import Matcher
 from .breaker_sync import BreakerSync
@@ -17,6 +19,8 @@ from .retirement import Retirement
 __all__ = ["Roster"]
 
 log = structlog.get_logger(__name__)
+
+_LONGEST = timedelta(days=1)  # that a timer runs
 
 
 class Roster:
@@ -30,6 +34,7 @@ class Roster:
         version: of the subscriptions.
         stale: whether they are to be read again before anything is claimed.
         retirement: stops sinks that have been replaced.
+        destinations: the sinks that subscriptions brought with them.
     """
 
     def __init__(
@@ -66,6 +71,9 @@ class Roster:
         self.version = -1
         self.stale = False
         self.retirement = Retirement(lambda: self.outlets.values())
+        self.destinations: DestinationSinks = NoDestinations()
+        self._brought: Mapping[str, Sink] = {}
+        self._expiry: asyncio.TimerHandle | None = None
 
     def serve(self, name: str, sink: Sink) -> None:
         """Deliver through `sink` for the subscriptions that name it, from the next load on."""
@@ -79,15 +87,23 @@ class Roster:
     async def load(self) -> None:
         """Read the subscriptions and compile the match."""
         version, registered = await self._registry.subscriptions()
+        self._brought = await self.destinations.adopt([each.subscription for each in registered])
         outlets = {each.id: self._outlet(each) for each in registered}
-        self.matcher = Matcher((outlet.subscription, outlet) for outlet in outlets.values())
+        self.matcher = Matcher((each.subscription, outlets[each.id]) for each in registered if not each.expired)
         before, self.outlets = self.outlets, outlets
         self.retirement.replaced(outlet for id, outlet in before.items() if outlets.get(id) is not outlet)
         self._note_closed()
         self.version = version
         self.stale = False
+        self._await_expiry([each.expires_in for each in registered if each.expires_in is not None and not each.expired])
         log.debug("subscriptions loaded", version=version, count=len(registered))
         self._on_load(registered)
+
+    async def stop(self) -> None:
+        """Stop the sinks that subscriptions brought with them. Idempotent."""
+        self._await_expiry([])
+        self._brought = {}
+        await self.destinations.stop()
 
     def note_breaker(self, outlet: Outlet) -> bool:
         """Take account of a breaker that opened or closed; return False if the outlet has been replaced."""
@@ -106,13 +122,26 @@ class Roster:
         subscriptions = (outlet.subscription for outlet in self.outlets.values())
         return any(each.name == name and each.order_by is not None for each in subscriptions)
 
+    def _await_expiry(self, left: Sequence[timedelta]) -> None:
+        """Have the subscriptions read again when the first of these times has passed."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if left:
+            after = min(_LONGEST, *left).total_seconds()
+            self._expiry = asyncio.get_running_loop().call_later(after, self._note_expiry)
+
+    def _note_expiry(self) -> None:
+        self.stale = True
+
     def _note_closed(self) -> None:
         self.closed = frozenset(outlet for outlet in self.outlets.values() if not outlet.immediate)
 
     def _outlet(self, registered: Registered) -> Outlet:
         """Return the outlet of a subscription: the one that is there, unless it has changed."""
         known = self.outlets.get(registered.id)
-        sink = self._sinks.get(registered.subscription.sink)
+        name = registered.subscription.sink
+        sink = self._brought.get(name) if registered.subscription.destination is not None else self._sinks.get(name)
         if known and known.subscription == registered.subscription and known.sink is sink:
             known.paused = registered.paused
             outlet = known

@@ -49,6 +49,7 @@ class Worker:
 
     Attributes:
         dispatcher: takes events straight from publishers of this process.
+        roster: the subscriptions that are served, and the sinks they brought with them.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Worker:
         self._leases = leases = Leases(queue, writer, lease, freed, budget, tally)
         self._backlog = Backlog(queue, intake, writer, leases, letters, slots, lease, freed)
         self._breaker_sync = BreakerSync(registry, self._agreed)
-        self._roster = Roster(
+        self.roster = Roster(
             registry,
             sinks,
             slots,
@@ -99,7 +100,7 @@ class Worker:
         )
         self.dispatcher = Dispatcher(
             intake,
-            self._roster,
+            self.roster,
             writer,
             leases,
             limits,
@@ -122,7 +123,7 @@ class Worker:
 
     def serve(self, name: str, sink: Sink) -> None:
         """Deliver through `sink` for the subscriptions that name it, from the next load on."""
-        self._roster.serve(name, sink)
+        self.roster.serve(name, sink)
 
     def replace_sinks(
         self, sinks: Mapping[str, Sink], retired: Mapping[str, Sink], then: Sequence[Service] = ()
@@ -134,8 +135,8 @@ class Worker:
             retired: those that were there and are not any more; each is stopped after its last delivery.
             then: what they work with, stopped after them.
         """
-        self._roster.replace_sinks(sinks)
-        self._roster.retirement.retire(retired, then)
+        self.roster.replace_sinks(sinks)
+        self.roster.retirement.retire(retired, then)
         self.wake()
 
     async def start(self) -> None:
@@ -163,7 +164,7 @@ class Worker:
             await wait_for(self._room_freed, timedelta(seconds=ends - monotonic()))
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
         self._leases.give_back()  # without what has still answered
-        await self._roster.retirement.stop()
+        await self.roster.retirement.stop()
         await self._orphans.stop()
         await self._expiry.stop()
         await self._watch.stop()
@@ -171,12 +172,13 @@ class Worker:
         await self._breaker_sync.stop()
         await self._writer.stop()
         await self.dispatcher.ended(2.0)
+        await self.roster.stop()
         if self._backlog.waiting:
             await self._notify()
 
     def in_order(self, name: str) -> bool:
         """Whether the deliveries of the subscription wait for each other."""
-        return self._roster.in_order(name)
+        return self.roster.in_order(name)
 
     @property
     def busy(self) -> int:
@@ -190,11 +192,11 @@ class Worker:
 
     def breakers(self) -> Mapping[str, bool]:
         """Return, for each subscription served here, whether its breaker is open or half-open."""
-        return {each.subscription.name: not each.breaker.closed for each in self._roster.outlets.values()}
+        return {each.subscription.name: not each.breaker.closed for each in self.roster.outlets.values()}
 
     def _on_load(self, registered: Sequence[Registered]) -> None:
         """Pass the loaded subscriptions to the parts that serve them."""
-        outlets = self._roster.outlets
+        outlets = self.roster.outlets
         self._tally.names |= {each.id: each.subscription.name for each in registered}
         self._dead_letters.learn(registered)
         self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
@@ -214,7 +216,7 @@ class Worker:
     def _written(self, records: Sequence[DeliveryRecord]) -> bool:
         """Take account of written records; return whether some of them wait to be claimed."""
         for record in records:
-            name = self._roster.name_of(record.subscription_id)
+            name = self.roster.name_of(record.subscription_id)
             self._failure_log.note(name, record)
             if record.state is DeliveryState.DEAD:
                 data = {"seq": record.seq, "reason": record.error, "attempts": record.attempts}
@@ -232,7 +234,7 @@ class Worker:
         """Act on a breaker that has opened or closed."""
         if not outlet.breaker.closed:
             self._leases.hand_back(outlet)
-        if self._roster.note_breaker(outlet):  # else it has been replaced, and runs out
+        if self.roster.note_breaker(outlet):  # else it has been replaced, and runs out
             self._breaker_sync.changed(outlet)
             trip = outlet.breaker.trip(monotonic())
             data = {} if trip is None else {"trip": trip.number, "tries_in": round(trip.left.total_seconds(), 3)}
@@ -242,14 +244,14 @@ class Worker:
 
     async def _agreed(self) -> None:
         """Make every instance read the breakers again, this one included, because another may have written first."""
-        self._roster.stale = True
+        self.roster.stale = True
         self.dispatcher.wake()
         await self._notify()
 
     def _on_lane_end(self, outlet: Outlet) -> None:
         self._room_freed.set()
         self._backlog.lane_ended(outlet)
-        self._roster.retirement.lane_ended()
+        self.roster.retirement.lane_ended()
 
     async def _watch_once(self) -> None:
         """Cancel deliveries that have run for too long."""
@@ -259,4 +261,4 @@ class Worker:
                 outlet.overdue(now)
 
     def _running_outlets(self) -> set[Outlet]:
-        return {*self._roster.outlets.values(), *self._leases.outlets()}
+        return {*self.roster.outlets.values(), *self._leases.outlets()}

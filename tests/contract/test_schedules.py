@@ -484,13 +484,13 @@ class TestOne(SchedulesTests):
     async def test_one_that_is_in_no_file_any_more_may_be(self, book: Schedules) -> None:
         await book.put_all([hourly()], "file")
         await book.put_all([], "file")
-        assert await book.put(hourly(), "api")
+        assert (await book.put(hourly(), "api")).changed
         assert (await book.one("hourly")).origin == "api"
 
     async def test_put_says_whether_anything_changed(self, book: Schedules) -> None:
-        assert await book.put(hourly(), "api")
-        assert not await book.put(hourly(), "api")
-        assert await book.put(hourly(window=HOUR), "api")
+        assert (await book.put(hourly(), "api")).changed
+        assert not (await book.put(hourly(), "api")).changed
+        assert (await book.put(hourly(window=HOUR), "api")).changed
 
     async def test_what_passes_during_a_pause_is_not_caught_up(self, book: Schedules, database: Database) -> None:
         await book.put(hourly(catch_up="all"), "api")

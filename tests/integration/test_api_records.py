@@ -276,7 +276,26 @@ class TestSubscriptions:
         await client("PUT", "/subscriptions/mine", 400, body=[])
         await client("PUT", "/subscriptions/mine", 422, body={"sink": "log", "name": "yours"})
         problem = await client("PUT", "/subscriptions/mine", 422, body={"destination": {"webhook": {}}})
-        assert "put the webhook under `sinks` of the file" in problem["detail"]
+        assert problem["detail"] == "destination.webhook.url: this key is required"
+        problem = await client("PUT", "/subscriptions/mine", 422, body={"types": ["a"]})
+        assert problem["detail"] == "sink: this key is required, or a destination"
+
+    @pytest.mark.parametrize("path", ["subscriptions", "schedules"])
+    async def test_of_many_changes_for_one_state_one_is_made(self, client: Client, path: str) -> None:
+        def new(n: int) -> Any:
+            if path == "schedules":
+                return {"every": f"{n + 1}h", "event": {"type": "a"}}
+            return {"sink": "log", "types": [f"t{n}"]}
+
+        for first in (0, 6):  # others the second time: what changes nothing leaves the tag as it is
+            headers = {"If-None-Match": "*"}
+            if first:
+                headers = {"If-Match": (await client.raw("GET", f"/{path}/mine")).headers["etag"]}
+            puts = [client.raw("PUT", f"/{path}/mine", new(first + n), **headers) for n in range(6)]
+            answers = await asyncio.gather(*puts)
+            assert sorted(each.status for each in answers)[1:] == [412] * 5
+            [made] = [each for each in answers if each.status != 412]
+            assert (await client.raw("GET", f"/{path}/mine")).headers["etag"] == made.headers["etag"]
 
 
 class TestSchedules:

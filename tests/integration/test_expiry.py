@@ -92,8 +92,8 @@ class TestExpiry(BusTests):
             if how == "paused":
                 await bus.pause("one", True)
             elif how == "no sink":
-                runner.worker._roster._sinks.clear()
-                await runner.worker._roster.load()
+                runner.worker.roster._sinks.clear()
+                await runner.worker.roster.load()
             else:
                 await bus.publish(events(1, "first"))
                 await eventually(lambda: len(gate.seen) == 1)

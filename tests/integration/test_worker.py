@@ -396,7 +396,7 @@ class TestSubscriptions(BusTests):
             await runner.publish(events(1, "late")[0])
             await eventually(lambda: bus.settled(pending=1))
             runner.subscribe("late", late, types=["late"])
-            await runner.worker._roster.load()
+            await runner.worker.roster.load()
             runner.worker.wake()
             await eventually(lambda: bus.settled(delivered=1))
         assert late.ids == ["late-0"]
@@ -663,7 +663,7 @@ class TestBatches(BusTests):
         runner.subscribe("index", lambda events: sizes.append(len(events)), batch=50, concurrency=1)
         async with runner:
             await bus.pause("index", True)
-            await eventually(lambda: not next(iter(runner.worker._roster.outlets.values())).open)
+            await eventually(lambda: not next(iter(runner.worker.roster.outlets.values())).open)
             await runner.publish_many(events(100))
             await eventually(lambda: bus.settled(pending=100))
             await bus.pause("index", False)

@@ -58,6 +58,11 @@ class Hosts:
             found.at_most(connections)
         return found
 
+    def sweep(self) -> None:
+        """Forget the pools and sources of tokens that nothing uses any more."""
+        self._pools = [each for each in self._pools if each[1].used]
+        self._tokens = [each for each in self._tokens if each[1].used]
+
     def tokens(self, options: object, make: Callable[[], TokenSource]) -> TokenSource:
         """Return the source of tokens for `options`, made the first time that equal ones are asked for."""
         for known, source in self._tokens:

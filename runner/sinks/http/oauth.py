@@ -106,6 +106,11 @@ class TokenSource:
         self._drop()
         await self._client.stop()
 
+    @property
+    def used(self) -> bool:
+        """Whether it is started, and not stopped by all of its users."""
+        return self._users > 0
+
     async def token(self) -> str:
         """Return the token; ask for one if there is none. Raise `NoToken`."""
         now = self._clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 import ssl
 from base64 import b64encode
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from ...config.destinations import Allow
 from ...config.errors import got
 from ...config.fields import FilePath, Model
 from ...config.secret import Secret
@@ -29,13 +29,12 @@ from ...errors import SinkError
 from ...log.redaction import MASK, know, looks_secret, redacted
 from .address import Address
 from .client import Client
-from .guard import Guard, Network
+from .guard import Guard
 from .hosts import Hosts
 from .oauth import TokenSource, token_request
 from .signatures import Signer, parse_key
 
 __all__ = [
-    "Allow",
     "Auth",
     "Basic",
     "MomentField",
@@ -43,11 +42,11 @@ __all__ = [
     "SigningSecret",
     "Tls",
     "WebAddress",
+    "guard_of",
     "shown_url",
     "signer",
 ]
 
-_HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -70,21 +69,6 @@ def _signing_secret(secret: Secret) -> Secret:
     return secret
 
 
-def _host(value: str) -> str:
-    if not _HOST.fullmatch(value):
-        raise ValueError(f"expected a host name, or *.example.com for all below it, got {got(value)}")
-    return value
-
-
-def _network(value: object) -> Network:
-    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
-        return value
-    try:
-        return ipaddress.ip_network(str(value))
-    except ValueError:
-        raise ValueError(f"expected a network such as 10.0.0.0/8 or fd00::/8, got {got(value)}") from None
-
-
 def _moment(value: object) -> datetime:
     moment = value
     if isinstance(value, str):
@@ -102,14 +86,6 @@ MomentField = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A point in time by RFC 3339."""
-
-NetworkField = Annotated[
-    Network,
-    PlainValidator(_network),
-    PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8"]}),
-]
-"""A network of IP addresses."""
 
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 """The URL of something to post to; what looks like a secret in it is known as one from then on."""
@@ -237,21 +213,9 @@ class Auth(Model):
         return None
 
 
-class Allow(Model):
-    """Limits to where posts go: https, and public addresses, but for what is named here."""
-
-    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
-        default=(), description="Host names that may be at any address; `*.example.com` for all below it."
-    )
-    cidrs: tuple[NetworkField, ...] = Field(
-        default=(), description="Networks that are allowed besides the public ones, such as 10.1.0.0/16."
-    )
-    http: bool = Field(default=False, description="Allow http:// as well.")
-
-    @property
-    def guard(self) -> Guard:
-        """The policy."""
-        return Guard(http=self.http, hosts=self.hosts, cidrs=self.cidrs)
+def guard_of(allow: Allow) -> Guard:
+    """Return the policy of the section `allow`."""
+    return Guard(http=allow.http, hosts=allow.hosts, cidrs=allow.cidrs)
 
 
 def signer(secret: Secret | None, previous: Secret | None, until: datetime | None) -> Signer | None:

@@ -40,7 +40,12 @@ class Meaning:
     """Meaning of the answers of one receiver."""
 
     def __init__(
-        self, *, permanent: Iterable[int] = (), deferred: timedelta | None = None, gone_rejects: bool = True
+        self,
+        *,
+        permanent: Iterable[int] = (),
+        deferred: timedelta | None = None,
+        gone_rejects: bool = True,
+        excerpts: bool = True,
     ) -> None:
         """
         Take the choices of a sink.
@@ -49,8 +54,10 @@ class Meaning:
             permanent: further statuses that reject an event for good.
             deferred: how long the receiver has to acknowledge what it answers with 202; None if 202 is a success.
             gone_rejects: whether a 410 is about the event, which is rejected then, or else about the receiver.
+            excerpts: whether the beginning of an answer is kept; not where who set the destination could read it.
         """
         self.deferred = None if deferred is None else Deferred(deferred)
+        self._excerpts = excerpts
         self._rejected = _REJECTED.union(permanent) - (frozenset() if gone_rejects else {GONE})
 
     def outcome(self, status: int, headers: Mapping[str, str], beginning: bytes) -> Outcome:
@@ -60,6 +67,7 @@ class Meaning:
         if 200 <= status < 300:
             return ACCEPTED
         excerpt = _CONTROL.sub("\ufffd", beginning.decode(errors="replace")[:_EXCERPT]) or None
+        excerpt = excerpt if self._excerpts else None
         named = f"HTTP {status}{' (gone)' if status == GONE else ''}"
         if status in self._rejected:
             return Rejected(named, status, excerpt)

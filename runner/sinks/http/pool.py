@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import ssl
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ __all__ = ["Pool"]
 _IDLE = 15.0  # seconds a connection is kept for the next request
 _REMEMBERED = 10.0  # seconds the addresses of a name are used without being asked for again
 _NEXT_ADDRESS = 0.25  # seconds until the next address is tried beside one that does not answer (RFC 8305 §5)
+_OBSCURE = (0.1, 0.4)  # seconds that a discreet failure takes longer
 
 
 class Pool:
@@ -53,6 +55,11 @@ class Pool:
         self._sweeping: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Future[Any] | None = None
         self._asked = 0.0
+
+    @property
+    def used(self) -> bool:
+        """Whether it is started, and not stopped by all of its users."""
+        return self._users > 0
 
     def at_most(self, limit: int) -> None:
         """Lower the limit, before anything is connected."""
@@ -133,6 +140,8 @@ class Pool:
         except (OSError, RuntimeError) as error:  # uvloop has RuntimeErrors of its own
             self._lookup = None if self._lookup and self._lookup.done() else self._lookup
             out_of_time = isinstance(error, TimeoutError) and error.errno is None
+            if self._guard.discreet and not out_of_time:
+                await self._obscure(deadline)
             raise NoAnswer(late if out_of_time else self._why(error)) from error
         self._open.add(connection)
         return connection
@@ -154,6 +163,11 @@ class Pool:
             Connection, sock=opened, ssl=self._tls, server_hostname=host if self._tls else None
         )
         return connection
+
+    async def _obscure(self, deadline: float) -> None:
+        """Take a random time, so that how long it took does not tell a refused connection from a forbidden one."""
+        left = deadline - asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0.0, min(left, random.uniform(*_OBSCURE))))
 
     def _refuse(self, fault: str | None) -> None:
         if fault is not None:

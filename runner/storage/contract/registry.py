@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -11,7 +11,7 @@ from ...policies.breaker import Trip
 from ...subscription import Subscription
 from .throughput import Counted
 
-__all__ = ["Beat", "Health", "Instance", "Orphan", "Registered", "Registry", "StrategyHealth"]
+__all__ = ["Beat", "Health", "Instance", "Orphan", "Put", "Registered", "Registry", "StrategyHealth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,31 @@ class Registered:
     breaker: Trip | None = None  # None: closed
     paused_at: datetime | None = None
     paused_by: str | None = None
+    expires_in: timedelta | None = None  # None: never
+
+    @property
+    def expired(self) -> bool:
+        """Whether it matched no event any more when it was read."""
+        return self.expires_in is not None and self.expires_in <= timedelta(0)
+
+
+class Put(NamedTuple):
+    """
+    The result of putting one subscription.
+
+    Attributes:
+        registered: it, as it is now.
+        created: whether there was none of that name.
+        changed: whether anything was written.
+    """
+
+    registered: Registered
+    created: bool
+    changed: bool
+
+
+Check = Callable[[Registered | None], None]
+"""Called with what is there, in the transaction that would change it; raises where the change is not meant for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +139,32 @@ class Registry(Protocol):
         and goes with the subscription for that. Nothing is written, and the version stays, when nothing changed.
         """
 
+    async def put(self, subscription: Subscription, origin: str, check: Check) -> Put:
+        """
+        Make or replace one subscription, and the one for its dead letters, as `put_subscriptions()` does.
+
+        Args:
+            check: called before anything is written; no other change comes between the two. An inactive one counts
+                as none.
+
+        Raises:
+            StateConflict: an active one of that name has another origin.
+        """
+
+    async def retire(self, name: str, check: Check) -> None:
+        """
+        Have a subscription, and the one for its dead letters, match no more events and be no longer served.
+
+        Args:
+            check: as for `put()`.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+
+    async def reseal(self, name: str, known: Subscription, resealed: Subscription) -> bool:
+        """Write a subscription that means the same, where it is as it was `known`; return whether it was."""
+
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         """
         Return the version of the set, and the active subscriptions in the order of their ids.
@@ -129,9 +180,11 @@ class Registry(Protocol):
         To resume also closes the breaker.
         """
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, *, retired: bool = False) -> None:
         """
         Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name.
+
+        With `retired` only while nobody has put it again since `retire()`.
 
         Its deliveries stay on record without a name; one that is still open is an orphan.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,18 @@ from ...policies.schedule import Schedule
 from ...policies.ticking import Standing
 from ...subscription import Subscription
 
-__all__ = ["Due", "DueSchedule", "Fired", "Firing", "Occurrence", "ScheduleView", "Schedules"]
+__all__ = [
+    "Check",
+    "Due",
+    "DueSchedule",
+    "Fired",
+    "Firing",
+    "Occurrence",
+    "PutSchedule",
+    "ScheduleView",
+    "Schedules",
+    "unchecked",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,29 @@ class ScheduleView:
         return "ended" if self.tick is None else "active"
 
 
+class PutSchedule(NamedTuple):
+    """
+    The result of putting one schedule.
+
+    Attributes:
+        view: it, as it is now.
+        created: whether there was none of that name.
+        changed: whether anything was written.
+    """
+
+    view: ScheduleView
+    created: bool
+    changed: bool
+
+
+Check = Callable[[ScheduleView | None], None]
+"""Called with what is there, in the transaction that would change it; raises where the change is not meant for that."""
+
+
+def unchecked(_known: ScheduleView | None) -> None:
+    """Change whatever is there."""
+
+
 class Schedules(Protocol):
     """
     Schedules and their occurrences. Every method is one transaction; every time is the store's.
@@ -161,9 +195,12 @@ class Schedules(Protocol):
         As `Registry.put_subscriptions()` and `put_all()` do it.
         """
 
-    async def put(self, schedule: Schedule, origin: str) -> bool:
+    async def put(self, schedule: Schedule, origin: str, check: Check = unchecked) -> PutSchedule:
         """
-        Make or replace one schedule; return whether that changed anything.
+        Make or replace one schedule.
+
+        Args:
+            check: called before anything is written; no other change comes between the two.
 
         Raises:
             StateConflict: it belongs to another origin.
@@ -182,8 +219,8 @@ class Schedules(Protocol):
         What would have been published meanwhile is not caught up.
         """
 
-    async def remove(self, name: str) -> None:
-        """Forget a schedule and its occurrences. Raise `NotFound` for an unknown name."""
+    async def remove(self, name: str, check: Check = unchecked) -> None:
+        """Forget a schedule and its occurrences, as `check` lets it. Raise `NotFound` for an unknown name."""
 
     async def now(self) -> datetime:
         """Return the store's clock."""

@@ -70,6 +70,7 @@ def test_every_help_has_examples_and_every_example_parses(
     monkeypatch.setenv("RUNNER_CONFIG", "runner.yaml")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "events.jsonl").touch()
+    (tmp_path / "crm.yaml").touch()
     lines = examples(ALL[path].help or "")
     assert lines
     for line in lines:
@@ -81,7 +82,7 @@ def test_the_examples_of_the_operations_manual_parse(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RUNNER_CONFIG", "runner.yaml")
     text = (ROOT / "docs" / "operations.md").read_text()
     monkeypatch.chdir(tmp_path)
-    for name in re.findall(r"--file (\S+)", text):
+    for name in re.findall(r"(?:--file|subscriptions put) (\S+)", text):
         (tmp_path / name).touch()
     lines = examples(text)
     assert len(lines) > 10

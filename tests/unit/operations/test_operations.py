@@ -200,31 +200,31 @@ class TestRemove:
     async def test_what_waits_for_it_is_cancelled(self, bus: Bus) -> None:
         await bus.put_delivery(PENDING)
         await self.serve(bus, age=60)
-        assert await bus.operations.remove("crm", dry_run=True) == 1
+        assert await bus.operations.subscriptions.remove("crm", dry_run=True) == 1
         assert (await bus.operations.holds(), bus.told) == ({}, 0)
-        assert await bus.operations.remove("crm") == 1
+        assert await bus.operations.subscriptions.remove("crm") == 1
         assert bus.told == 1
         [gone] = [view async for view in bus.operations.records.deliveries(DeliveryQuery())]
         assert (gone.subscription, gone.state) == ("(deleted)", CANCELLED)
         with pytest.raises(NotFound, match="no subscription 'crm'; there are: none"):
-            await bus.operations.remove("crm")
+            await bus.operations.subscriptions.remove("crm")
 
     async def test_one_that_is_served_stays_unless_forced(self, bus: Bus) -> None:
         await self.serve(bus)
         with pytest.raises(StateConflict, match="crm is served by process 7 on h; stop that, or take"):
-            await bus.operations.remove("crm")
-        assert await bus.operations.remove("crm", force=True) == 0
+            await bus.operations.subscriptions.remove("crm")
+        assert await bus.operations.subscriptions.remove("crm", force=True) == 0
 
     async def test_one_that_would_come_back_stays(self, bus: Bus) -> None:
         with pytest.raises(StateConflict, match="crm is in the file, and would come back with it"):
-            await bus.operations.remove("crm", file={"crm"})
+            await bus.operations.subscriptions.remove("crm", file={"crm"})
         assert bus.told == 0
 
     async def test_one_that_is_no_longer_wanted_goes_though_its_sink_is_there(self, bus: Bus) -> None:
         async with bus.storage.engine.begin() as connection:
             await connection.execute(update(subscriptions).values(active=False))
         await self.serve(bus)
-        assert await bus.operations.remove("crm") == 0
+        assert await bus.operations.subscriptions.remove("crm") == 0
 
     async def test_that_for_dead_letters_goes_with_its_own(self, bus: Bus) -> None:
         letters = Subscription(name="crm", sink="log", dead_letter="log").for_dead_letters()
@@ -232,4 +232,4 @@ class TestRemove:
         row = {"id": 2, "name": letters.name, "spec": letters.to_json(), "origin": "file", "active": True}
         await bus.put(subscriptions, **row, paused=False, created_at=START, updated_at=START)
         with pytest.raises(StateConflict, match=r"crm\.dead-letter delivers what is dead of crm, and goes with it"):
-            await bus.operations.remove("crm.dead-letter")
+            await bus.operations.subscriptions.remove("crm.dead-letter")

@@ -1,0 +1,90 @@
+"""Subscriptions made by the API, the command line or a program: the keys of their secrets, and where they may lead."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, field_validator
+
+from ..policies.sealing import SHORTEST_KEY, Keyring
+from .errors import got
+from .fields import Model, Number
+from .secret import Secret
+
+__all__ = ["Allow", "Destinations", "Sealing"]
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?", re.ASCII)
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError(f"expected a host name, or *.example.com for all below it, got {got(value)}")
+    return value
+
+
+def _network(value: object) -> _Network:
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    try:
+        return ipaddress.ip_network(str(value))
+    except ValueError:
+        raise ValueError(f"expected a network such as 10.0.0.0/8 or fd00::/8, got {got(value)}") from None
+
+
+def _key(secret: Secret) -> Secret:
+    if len(secret.reveal().strip()) < SHORTEST_KEY:
+        raise ValueError(f"expected at least {SHORTEST_KEY} random characters; make them with: openssl rand -base64 32")
+    return secret
+
+
+NetworkField = Annotated[
+    _Network,
+    PlainValidator(_network),
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8"]}),
+]
+"""A network of IP addresses."""
+
+
+class Allow(Model):
+    """Limits to where posts go: https, and public addresses, but for what is named here."""
+
+    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+        default=(), description="Host names that may be at any address; `*.example.com` for all below it."
+    )
+    cidrs: tuple[NetworkField, ...] = Field(
+        default=(), description="Networks that are allowed besides the public ones, such as 10.1.0.0/16."
+    )
+    http: bool = Field(default=False, description="Allow http:// as well.")
+
+
+class Sealing(Model):
+    """Keys that secrets are sealed with where the tables keep them."""
+
+    keys: tuple[Annotated[Secret, AfterValidator(_key)], ...] = Field(
+        min_length=1,
+        description="At least 32 random characters each; the first one seals, each one opens.",
+    )
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys."""
+        return Keyring([each.reveal().strip() for each in self.keys])
+
+
+class Destinations(Model):
+    """Where subscriptions may lead that bring a destination of their own: https and public addresses by default."""
+
+    allow: Allow = Field(default=Allow(), description="What is allowed besides https and public addresses.")
+    ports: tuple[Annotated[Number, Field(ge=1, le=65535)], ...] | None = Field(
+        default=(443, 8443), min_length=1, description="Ports; null: any."
+    )
+
+    @field_validator("ports")
+    @classmethod
+    def _each_once(cls, ports: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if ports is None else tuple(dict.fromkeys(ports))
