@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..api.parameters import bad_parameter, moment
@@ -15,6 +16,7 @@ from ..storage.contract.records import DeliveryQuery, EventQuery
 from ..subscription import DEAD_LETTER_SUFFIX
 from .data import shown
 from .view import Page, View
+from .wording import moment as moment_of
 
 if TYPE_CHECKING:
     from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
@@ -108,7 +110,9 @@ def _attributes(event: EventView) -> list[tuple[str, object]]:
     core = ("type", "source", "subject", "id", "time", "datacontenttype", "dataschema")
     found = [(name, getattr(of, name)) for name in core]
     found += sorted(of.extensions.items())
-    return [(name, value) for name, value in found if value is not None]
+    return [
+        (name, moment_of(value) if isinstance(value, datetime) else value) for name, value in found if value is not None
+    ]
 
 
 PAGES = (

@@ -19,13 +19,16 @@ _SHOWN = 12  # subscriptions on the overview
 
 async def _look(view: View) -> dict[str, Any]:
     chosen = range_of(view)
-    report = await view.glances.report()
+    if view.streamed:
+        report = await view.glances.report()
+        series = await view.glances.series(BUS, chosen) if report.snapshot else None
+    else:
+        report, series = await view.glances.first(chosen)
     seen = report.snapshot
-    if seen is None:
+    if seen is None or series is None:
         return {"report": report, "seen": None, "range": chosen, "ranges": RANGES}
-    drawn = plots(await view.glances.series(BUS, chosen), chosen)
     found = {"figures": figures(seen), "worst": worst(seen), "hearing": hearing(seen)}
-    return {"report": report, "seen": seen, "range": chosen, "ranges": RANGES, "plots": drawn, **found}
+    return {"report": report, "seen": seen, "range": chosen, "ranges": RANGES, "plots": plots(series, chosen), **found}
 
 
 def range_of(view: View) -> Range:
@@ -41,7 +44,7 @@ def figures(seen: Snapshot) -> dict[str, Any]:
     flow = seen.throughput.of(BUS)
     oldest = min((each.oldest_at for each in seen.subscriptions if each.oldest_at), default=seen.queue.oldest_at)
     return {
-        "recorded": seen.rate_in,
+        "dispatched": seen.throughput.rate(flow.dispatched),
         "delivered": seen.throughput.rate(flow.delivered),
         "success": flow.success_ratio,
         "latency": {share: flow.latency.quantile(share / 100) for share in (50, 95, 99)},

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import orjson
-
-from ..operations.shapes import plan_json
 from ..storage.contract.records import EventQuery
+from .definitions import lines
 from .view import Page, View
-
-if TYPE_CHECKING:
-    from ..policies.schedule import Schedule
 
 __all__ = ["PAGES"]
 
@@ -34,17 +29,8 @@ async def _show(view: View) -> dict[str, Any]:
         "one": one,
         "upcoming": await operations.schedules.upcoming(name, _NEXT),
         "events": mine[:_LAST],
-        "plan": _plan(one.schedule),
+        "plan": list(lines(one.schedule.to_json())),
     }
-
-
-def _plan(schedule: Schedule) -> list[tuple[str, str]]:
-    """Return what a schedule says, one line for each key that is set."""
-    lines = []
-    for name, value in plan_json(schedule).items():
-        if name != "name" and value not in (None, [], {}, False):
-            lines.append((name, value if isinstance(value, str) else orjson.dumps(value).decode()))
-    return lines
 
 
 PAGES = (

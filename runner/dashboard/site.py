@@ -129,6 +129,7 @@ class Site:
             self._live.check_room()
             everybody = Visitor("", visitor.acts, "", False)  # what is sent goes to all who look at the same
             view = View.of(request, self._surface, self._glances, everybody, shown.query, "")
+            view = replace(view, streamed=True)
             asked = tuple(sorted(view.path.items())), tuple(sorted(view.query.items()))
             key = shown.path, *asked, view.url.root, visitor.acts
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from ..api.parameters import bad_parameter
 from ..delivery import DeliveryState
 from ..errors import NotFound
 from ..storage.contract.records import DeliveryQuery
+from .definitions import lines
 from .overview import range_of
 from .plots import RANGES, plots
 from .view import Page, View
@@ -78,13 +77,8 @@ async def _show(view: View) -> dict[str, Any]:
 
 def definition(subscribed: Subscribed) -> list[tuple[str, str]]:
     """Return what a subscription says, one line for each key that is set."""
-    stored = subscribed.registered.subscription.to_json()
-    lines = [("origin", subscribed.registered.origin)]
-    for name, value in stored.items():
-        if value not in (None, [], {}, (), False):
-            text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
-            lines.append((name, text))
-    return lines
+    registered = subscribed.registered
+    return [("origin", registered.origin), *lines(registered.subscription.to_json())]
 
 
 PAGES = (

@@ -38,6 +38,7 @@ class View:
     Attributes:
         query: the parameters that are set.
         now: the clock of this process, for relative times.
+        streamed: whether it is for those who follow the page, not for one who opens it.
         live: the address of what changes on the page; empty where nothing does.
     """
 
@@ -50,6 +51,7 @@ class View:
     now: datetime = field(default_factory=utcnow)
     notice: str = ""
     live: str = ""
+    streamed: bool = False
 
     @classmethod
     def of(

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from ..storage import Storage
     from ..subscription import Subscription
 
-__all__ = ["look", "unserved"]
+__all__ = ["MINUTES", "look", "unserved"]
 
-_MINUTES = 5  # whole ones before the present one, of which the counters are read
+MINUTES = 5
+"""Whole minutes before the present one of which the counters are read."""
+
 _UNDISPATCHED = 1000  # events that are matched one by one; what else is queued is taken to be alike
 
 
@@ -27,7 +29,7 @@ async def look(storage: Storage) -> Snapshot:
         await overview.subscribed(),
         await overview.loads(),
         await overview.recent(),
-        await storage.throughput.read(_MINUTES),
+        await storage.throughput.read(MINUTES),
     )
 
 

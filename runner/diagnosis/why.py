@@ -86,7 +86,8 @@ class _Question:
             case DeliveryState.DELIVERED:
                 yield Reason("delivered", "the sink has it")
             case DeliveryState.DEAD:
-                cause = f"given up after {self.hold.attempts} attempts: {self.hold.last_error or 'no error recorded'}"
+                tried = "one attempt" if self.hold.attempts == 1 else f"{self.hold.attempts} attempts"
+                cause = f"given up after {tried}: {self.hold.last_error or 'no error recorded'}"
                 yield Reason("dead", cause, cure=self._revival())
             case DeliveryState.CANCELLED:
                 cure = f"runner deliveries retry {self.event.seq} {self.name}"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote, urlencode
 
 import pytest
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.engine import Engine
 
 from runner import Event, Rejected, Runner, load
+from runner.dashboard.glances import Glances
 from runner.dashboard.pages import HEADERS
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
@@ -241,7 +248,7 @@ class TestEvents:
             await eventually(lambda: TestHostileEvents._dead(browser, receipt.seq))
             for reference in (str(receipt.seq), "a/1"):
                 text = (await browser(f"/dashboard/events/{reference}")).body.decode()
-                assert "given up after 1 attempts: odd" in text
+                assert "given up after one attempt: odd" in text
                 assert "attempt 1" in text
                 assert str(2**70) in text
                 assert "expected &#39;m&#39;, the event has &#39;n&#39;" in text
@@ -325,3 +332,61 @@ def _in(length: timedelta) -> Any:
     from runner.service.clock import utcnow
 
     return utcnow() + length
+
+
+class TestOverview:
+    async def test_it_costs_five_queries_and_none_while_somebody_looks(self, bus: Bus) -> None:
+        runner = load(bus.write(OPEN))
+        runner.subscribe("picky", lambda event: Rejected("odd"), types=["n"])
+        async with runner:
+            browser, statements = Browser(runner), _Statements()
+            for receipt in await runner.publish_many([Event.new("n", source="/s") for _ in range(3)]):
+                await eventually(partial(TestHostileEvents._dead, browser, receipt.seq))
+            with statements.counted():
+                text = (await browser("/")).body.decode()
+                assert 1 <= statements.number <= 5
+            assert "3 dead deliveries" in text
+            assert 'class="plots"' in text
+
+    async def test_with_the_store_away_it_says_so(self, tmp_path: Path) -> None:
+        runner = load(Bus(tmp_path, "postgresql://nobody@127.0.0.1:1/none").write(OPEN))
+        starting = asyncio.create_task(runner.start())
+        try:
+            await eventually(lambda: _listens(runner))
+            answer = await Browser(runner)("/")
+            assert answer.status == 200
+            assert b"the store cannot be reached" in answer.body
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+            await runner.stop()
+
+
+async def _listens(runner: Runner) -> bool:
+    return bool(runner.addresses)
+
+
+class _Statements:
+    """Counts the statements that one method causes, whatever else the process does."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._counting = ContextVar("counting", default=False)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        first = Glances.first
+
+        async def counting(*args: Any) -> Any:
+            self._counting.set(True)
+            return await first(*args)
+
+        def note(_: object, __: object, statement: str, *___: object) -> None:
+            self.number += self._counting.get() and not statement.startswith("BEGIN")
+
+        sqlalchemy_event.listen(Engine, "before_cursor_execute", note)
+        try:
+            with patch.object(Glances, "first", counting):
+                yield
+        finally:
+            sqlalchemy_event.remove(Engine, "before_cursor_execute", note)
