@@ -124,6 +124,24 @@ def test_a_reload_that_needs_a_restart_names_the_keys_and_changes_nothing(either
         assert runner.stop() == 0
 
 
+def test_a_file_is_compared_with_what_runs(deployment: Deployment) -> None:
+    with started(deployment) as runner:
+        assert "are those of the file" in deployment.cli("config", "diff")[0]
+        good = deployment.path.read_text()
+        changed = good.replace("max_attempts: 2", "max_attempts: 3").replace("name: everything", "name: whatever")
+        deployment.path.write_text(changed + "schedules: [{name: daily, cron: '@daily', event: {type: day}}]\n")
+        output, _ = deployment.cli("config", "diff", code=1)
+        assert [line.partition(":")[0] for line in output.splitlines()] == [
+            "subscriptions[broken].retry",
+            "subscriptions[everything]",
+            "subscriptions[whatever]",
+            "schedules[daily]",
+        ]
+        output, _ = deployment.cli("config", "diff", "--json", code=1)
+        assert json.loads(output)["equal"] is False
+        assert runner.stop() == 0
+
+
 def test_a_database_that_is_not_there_ends_with_69(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "postgresql://me:topsecret@127.0.0.1:1/none")
     deployment.write()
