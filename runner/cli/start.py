@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, RunnerError, readable
-from ..service.supervisor import Supervisor
 from .loop import loop_factory, tune_gc
 from .options import config_option, settings
 from .output import tell
@@ -175,6 +174,7 @@ def _load(path: Path) -> Config:
 
 async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice, watch: bool) -> None:
     from ..builder import build
+    from ..service.supervisor import Supervisor
 
     signals.attach()
     runner = build(config)
