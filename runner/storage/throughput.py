@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -32,12 +32,12 @@ from typing_extensions import override
 from ..service.histogram import Histogram
 from .contract.throughput import Counted, Flow, Point, Series, Throughput, ThroughputReader
 from .expressions import Later, Now
+from .rollup import TIERS, begin, roll_up
 from .tables import throughput
 from .transactions import Transactions
 
 __all__ = ["SqlThroughput", "write"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
 _IN_A_STATEMENT = 1000  # rows; a parameter of each column of each
@@ -89,12 +89,24 @@ class SqlThroughput(ThroughputReader):
         async with self._transactions.read() as connection:
             rows = (await connection.execute(_minutes(subscription_id, length + step))).all()
         now = rows[0].now
-        first = _begin(now, step) - length
+        first = begin(now, step) - length
         steps: dict[datetime, list[Row[Any]]] = {}
         for row in rows:
             if row.minute is not None and row.minute >= first:
-                steps.setdefault(_begin(row.minute, step), []).append(row)
+                steps.setdefault(begin(row.minute, step), []).append(row)
         return Series(now=now, step=step, points=[_point(at, its) for at, its in sorted(steps.items())])
+
+    @override
+    async def roll_up(self, limit: int) -> int:
+        taken = 0
+        for tier in TIERS:
+            while taken < limit:
+                async with self._transactions.write() as connection:
+                    page = await roll_up(connection, tier)
+                if not page:
+                    break
+                taken += page
+        return taken
 
     @override
     async def prune(self, keep: timedelta, limit: int) -> int:
@@ -139,11 +151,6 @@ def _point(at: datetime, rows: Sequence[Row[Any]]) -> Point:
     flow = Flow(**{column.name: sum(getattr(row, column.name) for row in rows) for column in _COUNTS})
     waited = [row.backlog for row in rows if row.backlog is not None]
     return Point(at, replace(flow, latency=Histogram(latency)), max(waited, default=None))
-
-
-def _begin(moment: datetime, step: timedelta) -> datetime:
-    """Return when the step begins that a moment is in."""
-    return moment - (moment - _EPOCH) % step
 
 
 def _older(keep: timedelta, limit: int) -> Delete:

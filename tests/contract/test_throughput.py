@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -146,6 +147,61 @@ class TestSeries(StoreTests):
         series = await store.throughput.series(7, 15 * MINUTE, MINUTE)
         assert len(series.points) in (15, 16)  # the minute may have become the one before since
         assert series.points == sorted(series.points, key=lambda each: each.at)
+
+
+class TestRollUp(StoreTests):
+    @staticmethod
+    async def seen(store: Store, id: int, length: timedelta, step: timedelta) -> list[object]:
+        points = (await store.throughput.series(id, length, step)).points
+        return [
+            (each.at, each.backlog, each.flow.published, each.flow.delivered, sorted(each.flow.latency.counts.items()))
+            for each in points
+        ]
+
+    async def test_old_minutes_become_coarser_and_nothing_is_lost_or_counted_twice(
+        self, store: Store, other: Store, database: Database
+    ) -> None:
+        now, rows = await this_minute(store), list[Counted]()
+        for age in (*range(0, 20), *range(58, 130), *range(410, 560, 3)):
+            for holder, id in ((1, 7), (2, 7), (2, 8)):
+                rows.append(counted(now - age * MINUTE, 1 + age % 5, holder, id))
+        rows.append(Counted(minute=now - 90 * MINUTE, subscription_id=BUS, holder=1, published=4, backlog=9))
+        rows.append(Counted(minute=now - 90 * MINUTE, subscription_id=BUS, holder=2, published=5, backlog=30))
+        await store.registry.beat(ONE, Health(), rows)
+        steps = [(timedelta(hours=1), MINUTE), (timedelta(hours=6), 5 * MINUTE), (KEPT, 60 * MINUTE)]
+        before = [[await self.seen(store, id, *step) for step in steps] for id in (BUS, 7, 8)]
+
+        while max(await asyncio.gather(*[each.throughput.roll_up(40) for each in (store, other)])):
+            pass
+
+        after = [[await self.seen(store, id, *step) for step in steps] for id in (BUS, 7, 8)]
+        assert after == before or await this_minute(store) != now  # a step may have passed meanwhile
+        kept = await database.rows(throughput)
+        ages = {
+            holder: [(now - each["minute"]) // MINUTE for each in kept if each["holder"] == holder]
+            for holder in (-5, -60)
+        }
+        assert len(kept) < len(rows) / 2
+        assert all(each["holder"] < 0 for each in kept if each["minute"] < now - 66 * MINUTE)
+        assert min(ages[-5]) > 60
+        assert max(ages[-5]) < 7 * 60 + 60
+        assert min(ages[-60]) > 7 * 60
+
+    async def test_what_comes_late_is_added(self, store: Store) -> None:
+        minute = await this_minute(store) - 100 * MINUTE
+        for holder in (1, 2, 3):
+            await store.registry.beat(ONE, Health(), [counted(minute, holder, holder)])
+            while await store.throughput.roll_up(100):
+                pass
+        assert (await store.throughput.read(200)).of(7).delivered == 6
+        assert (await store.throughput.read(200)).of(7).latency.counts == {3: 6}
+
+    async def test_it_takes_no_more_than_it_is_told(self, store: Store, database: Database) -> None:
+        minute = await this_minute(store) - 100 * MINUTE
+        await store.registry.beat(ONE, Health(), [counted(minute, 1, 1, id) for id in range(1, 301)])
+        taken = await store.throughput.roll_up(50)
+        assert 50 <= taken < 300
+        assert sum(each["holder"] < 0 for each in await database.rows(throughput)) == taken
 
 
 class TestPrune(StoreTests):

@@ -135,7 +135,16 @@ class ThroughputReader(Protocol):
 
         Args:
             length: how far back, a multiple of `step`.
-            step: a multiple of a minute.
+            step: a multiple of a minute; of five where `length` exceeds one hour, and of an hour beyond seven hours,
+                because rows become coarser as they age (`roll_up()`).
+        """
+
+    async def roll_up(self, limit: int) -> int:
+        """
+        Merge rows of minutes older than one hour into rows of five minutes, and those older than seven into hours.
+
+        Instances are merged as well. Return about how many rows it took, in short transactions; fewer than `limit`
+        where none is left.
         """
 
     async def prune(self, keep: timedelta, limit: int) -> int:
