@@ -313,11 +313,12 @@ def _subscription(each: Subscribed, now: datetime) -> Iterable[Finding]:
     name, backlog = each.name, f"{number(each.backlog, exact=each.exact)} waiting"
     if each.load.dead:
         why = f"; the last error: {each.recent.last_error}" if each.recent.last_error else ""
-        cause = f"{number(each.load.dead)} dead deliveries{why}"
-        cure = (
-            f"runner deliveries list --state dead --subscription {name}; once the cause is mended "
-            f"runner deliveries retry --subscription {name}"
-        )
+        late = f", {number(each.load.expired)} of them expired undelivered" if each.load.expired else ""
+        cause = f"{number(each.load.dead)} dead deliveries{late}{why}"
+        look, again = f"runner deliveries list --state dead --subscription {name}", each.load.dead - each.load.expired
+        late = "those that expired would be late again: publish what is still wanted anew, with another id"
+        retry = f"once the cause is mended runner deliveries retry --subscription {name}"
+        cure = "; ".join([look, *([retry] if again else []), *([late] if each.load.expired else [])])
         yield Finding(Verdict.DEGRADED, "dead_letters", name, cause, cure)
     if not each.active and not each.registered.expired:
         if each.load.open:

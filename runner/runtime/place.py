@@ -64,7 +64,7 @@ async def _take(storage: Storage, plan: Plan, functions: Mapping[str, Subscripti
 def old_records(
     storage: Storage, retention: Retention, remove_expired: Callable[[], Awaitable[int]]
 ) -> list[PrunePage]:
-    """Return what merges and deletes old things beside events: counters, rows of the audit log, and expired subscriptions."""
+    """Return what merges and deletes old things beside events: counters, the audit log, expired subscriptions."""
     kept = retention.audit
     audit = [] if kept is None else [partial(storage.audit.prune, kept)]
     return [storage.throughput.roll_up, partial(storage.throughput.prune, KEPT), *audit, lambda _page: remove_expired()]

@@ -41,6 +41,8 @@ _ATTEMPTS = 500  # of the last, for the last error of each subscription
 _EXCERPT = 300  # characters of an error
 _MICROSECOND = timedelta(microseconds=1)
 
+_EXPIRED = "expired%, undelivered"  # what deliveries say that did not begin in time
+
 
 class SqlOverview(Overview):
     """`Overview` on SQLAlchemy Core."""
@@ -80,6 +82,7 @@ class SqlOverview(Overview):
                 pending=row.waiting - row.leased,
                 leased=row.leased,
                 dead=row.dead,
+                expired=row.expired,
                 oldest_at=at.get(row.oldest),
                 failing_from=row.failing_from,
             )
@@ -173,7 +176,8 @@ def _loads() -> Select[*tuple[Any, ...]]:
         .limit(MOST + 1)
         .correlate(subscriptions)
     )
-    dead = select(deliveries.c.event_seq).where(mine, in_state((DeliveryState.DEAD,))).limit(MOST + 1)
+    dead = select(deliveries.c.last_error).where(mine, in_state((DeliveryState.DEAD,))).limit(MOST + 1)
+    all_dead, late = (dead.correlate(subscriptions).subquery() for _ in range(2))
     waiting, leased, oldest, failing = (unfinished.subquery() for _ in range(4))  # each is read by itself
     failed = select(func.min(failing.c.event_seq)).where(failing.c.last_error.is_not(None)).scalar_subquery()
     first_try = select(func.min(attempts.c.at)).where(
@@ -185,7 +189,12 @@ def _loads() -> Select[*tuple[Any, ...]]:
         select(func.count()).select_from(leased).where(leased.c.state == "leased").scalar_subquery().label("leased"),
         select(func.min(oldest.c.event_seq)).scalar_subquery().label("oldest"),
         first_try.correlate(subscriptions).scalar_subquery().label("failing_from"),
-        select(func.count()).select_from(dead.correlate(subscriptions).subquery()).scalar_subquery().label("dead"),
+        select(func.count()).select_from(all_dead).scalar_subquery().label("dead"),
+        select(func.count())
+        .select_from(late)
+        .where(late.c.last_error.like(_EXPIRED))
+        .scalar_subquery()
+        .label("expired"),
     )
 
 

@@ -18,6 +18,7 @@ from runner.storage.contract.settlements import AttemptRecord, Run, Settled, Tur
 from runner.storage.overview import SqlOverview
 from runner.storage.tables import deliveries, events
 from runner.subscription import Subscription
+from runner.worker.endings import expired
 
 from .storage_contract import LEASE, Database, Store, StoreTests, publication, publish, record
 
@@ -60,6 +61,17 @@ class TestQueue(OverviewTests):
         await publish(store, 3)
         await database.execute(update(events).where(events.c.seq < 3).values(created_at=datetime.now(UTC) - HOUR))
         assert (await seen.queue()).recorded == 1
+
+    async def test_dead_ones_that_expired_are_told_from_others(
+        self, store: Store, seen: Overview, database: Database
+    ) -> None:
+        [crm] = await self.subscribed(store, CRM)
+        now, row = datetime.now(UTC), {"subscription_id": crm, "attempts": 1, "state": "dead"}
+        for seq, error in enumerate([expired(now), expired(None), "expired card", None], 1):
+            values = row | {"event_seq": seq, "updated_at": now, "last_error": error}
+            await database.execute(insert(deliveries).values(**values))
+        load = (await seen.loads())[crm]
+        assert (load.dead, load.expired) == (4, 2)
 
     async def test_it_counts_no_further_than_it_says(
         self, store: Store, seen: Overview, monkeypatch: pytest.MonkeyPatch

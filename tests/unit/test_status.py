@@ -139,6 +139,17 @@ class TestSubscriptions:
     def test_dead_deliveries_degrade(self) -> None:
         assert verdict(load=Load(dead=1)) == (Verdict.DEGRADED, ["dead_letters"])
 
+    def test_no_retry_is_proposed_for_what_would_be_late_again(self) -> None:
+        def cure(load: Load) -> str:
+            [finding] = judge(snapshot(EMPTY, (), (instance(),), ((registered(), True),), {1: load}, {})).findings
+            return f"{finding.cause}: {finding.cure}"
+
+        assert "retry" not in cure(Load(dead=2, expired=2))
+        assert "2 of them expired undelivered" in cure(Load(dead=2, expired=2))
+        assert "publish what is still wanted anew" in cure(Load(dead=2, expired=2))
+        assert "deliveries retry" in cure(Load(dead=3, expired=2))
+        assert "anew" not in cure(Load(dead=3))
+
     def test_paused_or_inactive_is_a_note(self) -> None:
         assert verdict(known=[(registered(paused=True), True)]) == (Verdict.HEALTHY, ["paused"])
         assert verdict(known=[(registered(), False)], load=Load(pending=1)) == (Verdict.HEALTHY, ["inactive"])

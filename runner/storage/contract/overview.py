@@ -54,6 +54,7 @@ class Load:
     Attributes:
         pending, leased: together no more than `MOST + 1`, those that are due first.
         dead: no more than `MOST + 1`.
+        expired: how many of these were not delivered before their event expired.
         oldest_at: when the oldest of their events was recorded.
         failing_from: the first attempt of the oldest of them that has failed.
     """
@@ -61,6 +62,7 @@ class Load:
     pending: int = 0
     leased: int = 0
     dead: int = 0
+    expired: int = 0
     oldest_at: datetime | None = None
     failing_from: datetime | None = None
 
