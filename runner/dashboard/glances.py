@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..diagnosis.look import MINUTES, look
 from ..diagnosis.status import Report, judge, snapshot, unreachable
 from ..errors import StorageUnavailable
-from ..storage.contract.overview import Load, Queue
+from ..storage.contract.overview import Load, Queue, Recent
 from ..storage.contract.throughput import BUS
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Glances:
         loads = {
             each.id: load_of(waiting[name], now) for each, _ in known if (name := each.subscription.name) in waiting
         }
-        return judge(snapshot(queue, (), instances, known, loads, {}, counted))
+        recent = {BUS: Recent(since=now)}  # no deliveries are looked at, so that rates are those of the counters
+        return judge(snapshot(queue, (), instances, known, loads, recent, counted))
 
     async def report(self) -> Report:
         """Return the verdict and its snapshot; without a snapshot while the store cannot be reached."""
