@@ -45,6 +45,9 @@ class Reader:
         for block in blocks:
             if "first" in block.notes:
                 self._run(block.notes["first"])
+            if "restarted" in block.notes:
+                assert set(self._shell.stop()) <= {0, 130}, self._shell.printed
+                self._start(block.notes["restarted"])
             if block.notes.keys() & self._skip:
                 continue
             try:
@@ -96,14 +99,18 @@ class Reader:
         typed = commands(block)
         for command, following in zip(typed, [*typed[1:], None], strict=True):
             if _GOES_ON.match(command.line):
-                self._shell.start(command.line)
-                if " start" in command.line:
-                    self._shell.wait_for(lambda: "publish one:" in self._shell.printed, command.line)
+                self._start(command.line)
                 shown = command.shown
                 self._shell.wait_for(lambda shown=shown: alike(shown, self._shell.printed, among=True), shown)  # type: ignore[misc]
             else:
                 fails = following is not None and following.line == "echo $?"
                 self._run(command.line, command.shown or None, fails=fails)
+
+    def _start(self, command: str) -> None:
+        """Start what goes on, and wait until a runner works."""
+        self._shell.start(command)
+        if " start" in command:
+            self._shell.wait_for(lambda: self._shell.run('grep -q "publish one:" "$PRINTED"').code == 0, command)
 
     def _run(self, command: str, shown: str | None = None, *, fails: bool = False) -> None:
         """Run a command, and expect what is shown, soon if it only looks; None is anything."""

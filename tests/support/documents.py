@@ -12,13 +12,14 @@ __all__ = ["ROOT", "Block", "Command", "alike", "commands", "plain", "read"]
 
 ROOT = Path(__file__).parents[2]
 
-NOTES = frozenset({"faulty", "first", "in a clone", "not run", "run by"})
+NOTES = frozenset({"faulty", "first", "in a clone", "not run", "restarted", "run by"})
 """
 What an HTML comment before a block may say of it.
 
 `faulty`: this configuration has faults on purpose. `first: COMMANDS`: what the text takes for granted, run before the
-block. `in a clone`: only for who installs from the sources. `not run: REASON`. `run by: TEST`: that test runs it,
-because the state it shows takes more than pasting.
+block. `in a clone`: only for who installs from the sources. `not run: REASON`. `restarted: COMMAND`: what goes on is
+ended before the block, and this started in its place. `run by: TEST`: that test runs it, because the state it shows
+takes more than pasting.
 """
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
