@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -308,25 +307,11 @@ def trust_own_clock() -> None:
 def tick_unfenced() -> None:
     """Let every instance that sees a tick publish it: neither the store nor the id of the event tells them apart."""
     from runner.policies.schedule import Schedule
-    from runner.storage.postgres import schedules
-    from runner.storage.postgres.statements import statement
 
     event_id = Schedule.event_id
-    guards = (
-        ("WHERE s.revision = i.revision AND s.tick = i.seen AND s.next_at <= clock_timestamp()", "WHERE true"),
-        ("WHERE NOT EXISTS (SELECT FROM {occurrences} o WHERE o.schedule_id = t.schedule_id AND o.tick = t.tick)", ""),
-    )
-
-    def unfenced(name: str, schema: str | None, limit: int = 0) -> str:
-        text = statement(name, schema, limit)
-        for guard, instead in guards if name == "fire_schedules" else ():
-            guard = guard.replace("{occurrences}", f'"{schema}".occurrences')
-            if guard not in text:
-                sys.exit(f"fire_schedules has no {guard!r}")
-            text = text.replace(guard, instead)
-        return text.replace("FOR UPDATE OF s SKIP LOCKED", "")
-
-    _replace(schedules, "statement", unfenced)
+    seen = " AND s.revision = i.revision AND s.tick = i.seen AND s.next_at <= clock_timestamp()\n"
+    _change("fire_schedules", f"{seen}        FOR UPDATE SKIP LOCKED", "")
+    _change("fire_schedules", "WHERE NOT EXISTS (SELECT FROM", "WHERE true OR NOT EXISTS (SELECT FROM")
     _replace(Schedule, "event_id", lambda self, tick: f"{event_id(self, tick)}/{os.getpid()}")
 
 
