@@ -112,7 +112,7 @@ class TestThroughput(BusTests):
     async def test_a_running_pruner_deletes_old_counters(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
         await self.run(bus, "first", 3)
         assert await bus.database.rows(throughput)
-        monkeypatch.setattr("runner.runtime.runner.KEPT", timedelta(minutes=-2))
+        monkeypatch.setattr("runner.runtime.place.KEPT", timedelta(minutes=-2))
         monkeypatch.setattr("runner.periodic.pruner._FIRST", timedelta(milliseconds=10))
         runner = bus.runner()
         monkeypatch.setattr(runner._pruner, "_wait", timedelta(milliseconds=10))
