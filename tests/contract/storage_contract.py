@@ -41,6 +41,10 @@ NOTHING = timedelta(0)
 Store = Storage
 
 
+def _driver_threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if "_connection_worker_thread" in each.name}
+
+
 class Database:
     """One database with our tables, and everything the tests open on it."""
 
@@ -48,6 +52,7 @@ class Database:
         self.dsn = Dsn.parse(dsn, base=base)
         self._stores: list[Store] = []
         self._engines: list[AsyncEngine] = []
+        self._before = _driver_threads()
         self.engine = self.new_engine()
         self.client = self.new_engine() if self.dsn.scheme == "sqlite" else self._plain(dsn)
 
@@ -74,7 +79,7 @@ class Database:
         for engine in self._engines:
             await engine.dispose()
         # A connection to SQLite that could not be opened ends its thread without anybody waiting for it.
-        await eventually(lambda: not any("_connection_worker_thread" in each.name for each in threading.enumerate()))
+        await eventually(lambda: _driver_threads() <= self._before)
 
     async def rows(self, table: Table) -> Sequence[Mapping[str, Any]]:
         """Return all rows of `table` in the order of its key; of deliveries one each, also where a run records them."""
