@@ -241,11 +241,11 @@ class Storage:
 
     async def close(self) -> None:
         """Close every connection, at most in five seconds: one to a dead peer would take its time."""
-        await self._database.close()
         if "engine" in vars(self._database):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5):
                     await self.engine.dispose()
+        await self._database.close()
 
 
 def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbouncer: bool = False) -> Storage:

@@ -10,12 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageError, StorageUnavailable
@@ -380,3 +382,55 @@ class TestFileThatCannotBeOpened:
 
         for _ in range(20):
             assert asyncio.run(fail()) == set()
+
+
+class TestFirstUseThatIsCancelled:
+    def test_nothing_is_left_that_would_speak_to_a_closed_loop(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SQLAlchemy forgets a connection that was being prepared: an interrupted command printed a traceback."""
+        before = set(threading.enumerate())
+        connector, execute = aiosqlite.Connection._connect, aiosqlite.Connection._execute
+        at = calls = 0
+        opening: asyncio.Future[None]
+
+        def cancel(function: Callable[..., Any]) -> Callable[..., Any]:
+            """Return a `function` that ends after its caller was cancelled, when the time for that has come."""
+            nonlocal calls
+            calls += 1
+            if calls != at:
+                return function
+            gone, loop = threading.Event(), asyncio.get_running_loop()
+            loop.call_soon(opening.cancel)
+            loop.call_later(0.02, gone.set)
+            return lambda *args, **options: (gone.wait(), function(*args, **options))[1]
+
+        async def connect_slowly(connection: aiosqlite.Connection) -> aiosqlite.Connection:
+            connection._connector = cancel(connection._connector)
+            return await connector(connection)
+
+        def execute_slowly(
+            connection: aiosqlite.Connection, function: Callable[..., Any], *args: Any, **options: Any
+        ) -> Any:
+            return execute(connection, cancel(function), *args, **options)  # type: ignore[no-untyped-call]  # untyped there
+
+        monkeypatch.setattr(aiosqlite.Connection, "_connect", connect_slowly)
+        monkeypatch.setattr(aiosqlite.Connection, "_execute", execute_slowly)
+
+        async def use(engine: AsyncEngine) -> None:
+            async with engine.connect():
+                pass
+
+        async def interrupt() -> set[threading.Thread]:
+            nonlocal opening
+            store = open_storage(Dsn.parse(f"sqlite:///{path}", base=path.parent))
+            opening = asyncio.ensure_future(use(store.engine))
+            with contextlib.suppress(asyncio.CancelledError):
+                await opening
+            await store.close()
+            return {each for each in threading.enumerate() if "_connection_worker_thread" in each.name} - before
+
+        while calls >= at:
+            at, calls = at + 1, 0
+            assert asyncio.run(interrupt()) == set(), at
+        assert at > 5

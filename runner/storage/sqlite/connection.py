@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["TidyConnection", "connect", "pragmas", "prepare", "wal_is_safe"]
+__all__ = ["Opened", "TidyConnection", "connect", "pragmas", "prepare", "wal_is_safe"]
 
 _LARGE = 4 * 1024 * 1024  # bytes of a WAL worth copying back; about what SQLite itself does it at
+_PATIENCE = 5.0  # seconds for a thread to end: a statement can wait as long for a lock
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -73,7 +75,7 @@ def prepare(cursor: sqlite3.Cursor) -> None:
 
 
 async def connect(*args: Any, **kwargs: Any) -> aiosqlite.Connection:
-    """Open a connection. If that fails, end its thread first, so that it does not call a closed loop."""
+    """Open a connection. If it fails or is cancelled, end its thread first, so that it calls no closed loop."""
     import aiosqlite
 
     connection = aiosqlite.connect(*args, **kwargs)
@@ -81,9 +83,36 @@ async def connect(*args: Any, **kwargs: Any) -> aiosqlite.Connection:
     thread.daemon = True
     try:
         return await connection
-    except sqlite3.Error:
-        await asyncio.to_thread(thread.join)
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(thread.join, _PATIENCE))
         raise
+
+
+class Opened:
+    """
+    The connections that an engine opened, to be ended with it.
+
+    SQLAlchemy forgets a connection whose first use was cancelled, without closing it: its thread would wait
+    for the garbage collector, and then call a loop that may be closed by then.
+    """
+
+    def __init__(self) -> None:
+        self._connections: weakref.WeakSet[aiosqlite.Connection] = weakref.WeakSet()
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiosqlite.Connection:
+        """Open a connection; see `connect()`."""
+        connection = await connect(*args, **kwargs)
+        self._connections.add(connection)
+        self._threads.add(connection._thread)
+        return connection
+
+    async def close(self) -> None:
+        """End what is open, and wait a few seconds for the threads."""
+        for connection in self._connections:
+            connection.stop()
+        for thread in [each for each in self._threads if each.is_alive()]:
+            await asyncio.shield(asyncio.to_thread(thread.join, _PATIENCE))
 
 
 def _make_private(file: str) -> None:

@@ -24,7 +24,7 @@ from ..errors import is_unavailable, mapped_errors
 from ..home import Home
 from ..standing import Standing
 from ..subscription_rows import SubscriptionRow, compilable, spec_in
-from .connection import TidyConnection, connect, prepare
+from .connection import Opened, TidyConnection, connect, prepare
 from .rows import clock, sql, time_of
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class SqliteDatabase:
         self._path = path
         self._pool = pool
         self._held: aiosqlite.Connection | None = None
+        self._opened = Opened()
         self._opening = asyncio.Lock()
 
     @cached_property
@@ -69,7 +70,7 @@ class SqliteDatabase:
         """The engine, made on demand: to publish, none is needed."""
         from .engine import sqlite_engine
 
-        return sqlite_engine(self._path, self.home, pool=self._pool)
+        return sqlite_engine(self._path, self.home, pool=self._pool, opened=self._opened)
 
     def renew_login(self, dsn: Dsn) -> None:
         """Do nothing: a file has no login."""
@@ -78,11 +79,9 @@ class SqliteDatabase:
         """Open nothing: the first call does, and there is no second connection."""
 
     async def close(self) -> None:
-        """End the connection that is held. Idempotent; a later call opens another one."""
-        held, self._held = self._held, None
-        if held is not None:
-            with contextlib.suppress(Exception):
-                await held.close()
+        """End every connection, the engine's after it was disposed of. Idempotent; a later call opens another one."""
+        await self._end_held()
+        await self._opened.close()
 
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
@@ -132,7 +131,13 @@ class SqliteDatabase:
 
     async def _discard(self, held: aiosqlite.Connection) -> None:
         if held is self._held:
-            await asyncio.wait({asyncio.ensure_future(self.close())}, timeout=_PATIENCE)
+            await asyncio.wait({asyncio.ensure_future(self._end_held())}, timeout=_PATIENCE)
+
+    async def _end_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            with contextlib.suppress(Exception):
+                await held.close()
 
 
 async def _connection(path: Path) -> aiosqlite.Connection:

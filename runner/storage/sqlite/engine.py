@@ -8,7 +8,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..expressions import parse_json
-from .connection import TidyConnection, connect, prepare
+from .connection import Opened, TidyConnection, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["sqlite_engine"]
 
 
-def sqlite_engine(path: Path, home: Home, *, pool: int) -> AsyncEngine:
-    """Return an engine that holds up to `pool` connections to the file."""
+def sqlite_engine(path: Path, home: Home, *, pool: int, opened: Opened) -> AsyncEngine:
+    """Return an engine that holds up to `pool` connections to the file, each also in `opened`."""
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}",
-        connect_args={"factory": TidyConnection, "async_creator_fn": connect},
+        connect_args={"factory": TidyConnection, "async_creator_fn": opened.connect},
         pool_size=pool,
         max_overflow=0,
         hide_parameters=True,
