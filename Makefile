@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test browser test-wheel test-all chaos bench bench-growth format lock clean
+.PHONY: help install start check test browser manifests test-wheel test-all chaos bench bench-growth format lock sbom clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
@@ -22,6 +22,7 @@ help:
 	@echo 'make check      format, lint, types and import directions'
 	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
 	@echo 'make browser    what the tests in a browser need: the Chromium of the distribution (by apt) and playwright'
+	@echo 'make manifests  check deploy/kubernetes against the schema of Kubernetes, which it installs, and against its runner.yaml'
 	@echo 'make test-wheel every code block of the documents, run from the wheel in an empty environment'
 	@echo 'make test-all   both, the former on both PostgreSQL versions, 18 and 16'
 	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
@@ -29,6 +30,7 @@ help:
 	@echo 'make bench-growth  how its figures grow, as curves'
 	@echo 'make format     let ruff rewrite what `make check` would complain about'
 	@echo 'make lock       requirements/*.txt anew, with the hashes of every file of each version in constraints.txt'
+	@echo 'make sbom       dist/sbom.cdx.json, a bill of materials (CycloneDX) of what the image installs'
 	@echo 'make clean      remove .venv and all caches'
 
 install: .venv/installed
@@ -58,6 +60,11 @@ browser: .venv/installed-dev
 		echo 'installing the Chromium of the distribution'; \
 		{ $(APT) update && $(APT) install --yes --no-install-recommends chromium; } >/dev/null || { \
 			echo 'no Chromium: apt-get could not install it; put one on the path, or name it in $$CHROMIUM' >&2; exit 1; }; }
+
+# The schemas of twelve versions of Kubernetes are 70 MB; `make test` leaves that one check out where they are missing.
+manifests: .venv/installed-dev
+	@$(PIP) --requirement requirements/manifests.txt
+	@$(BIN)/python -m pytest -n0 tests/unit/test_kubernetes.py $(PYTEST)
 
 test-wheel: .venv/installed-dev
 	@$(BIN)/python -m pytest -m wheel $(PYTEST)
@@ -91,8 +98,17 @@ lock:
 	$(LOCK) --output-file requirements/build.txt requirements/build.in
 	@rm -rf .venv-lock
 
+# By the tool of CycloneDX, of an environment of its own: nothing of it is in the list.
+sbom:
+	@$(PYTHON) -m venv --clear .venv-sbom
+	@.venv-sbom/bin/pip install --quiet 'cyclonedx-bom>=7.5,<8'
+	@mkdir -p dist
+	.venv-sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--spec-version 1.6 --output-format JSON --output-file dist/sbom.cdx.json requirements/runtime.txt
+	@rm -rf .venv-sbom
+
 clean:
-	rm -rf .venv .venv-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lock .venv-sbom build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run instant; a change of the dependencies makes them old.

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import ROOT, commands, read
+
 UNIT = Path(__file__).parents[2] / "deploy" / "runner.service"
 
 
@@ -44,3 +46,16 @@ def test_the_unit_is_right(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
     ours = [line for line in done.stderr.splitlines() if "runner.service" in line]
     assert (done.returncode, ours) == (0, []), done.stderr
+
+
+def test_the_document_installs_what_the_unit_expects() -> None:
+    [block] = [each for each in read(ROOT / "docs" / "deployment.md") if "test_systemd" in each.notes.get("run by", "")]
+    lines = [each.line.split() for each in commands(block)]
+    unit = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
+    program, *_, file = unit["ExecStart"].split()
+    assert lines[0] == ["useradd", "--system", "--home-dir", unit["WorkingDirectory"], unit["User"]]
+    assert lines[1][-1] == str(Path(program).parents[1])
+    assert lines[2][0] == str(Path(program).with_name("pip"))
+    assert lines[3][-1] == file
+    assert lines[4][-2:] == ["deploy/runner.service", "/etc/systemd/system/runner.service"]
+    assert all(words[-1] == UNIT.stem for words in lines[5:])
