@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -39,6 +39,7 @@ def routes(surface: Surface) -> list[BaseRoute]:
     registry = CollectorRegistry(auto_describe=False)
     collector = _Collector(surface)
     registry.register(collector)
+    ProcessCollector(registry=registry)  # memory, CPU, open files: what every process has, under its usual names
     free = surface.options.place.near
 
     async def metrics(request: Request) -> Response:
