@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import tomllib
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from packaging.utils import canonicalize_name
 
 from runner.config import Secret, load_config
 from runner.strategies.nats import NatsOptions
+from tests.support.documents import commands, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,6 +189,29 @@ def test_the_sdist_is_complete(tmp_path: Path) -> None:
     assert not {name for name in names if name.startswith((".git/", ".venv"))}
 
 
+@pytest.mark.wheel
+@pytest.mark.timeout(600)
+def test_the_bill_of_materials_has_what_the_image_installs(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    command = ["make", "sbom", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+    if "No matching distribution found" in done.stderr:
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, done.stderr
+    bill = json.loads((tmp_path / "dist" / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", PROJECT["name"])
+    found = {
+        canonicalize_name(each["name"]): (
+            each["version"],
+            sum(len(reference.get("hashes", ())) for reference in each["externalReferences"]),
+        )
+        for each in bill["components"]
+    }
+    assert found == _locked("runtime.txt")
+
+
 class TestImage:
     LINES = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()).replace("\\\n", " ").splitlines()
 
@@ -203,6 +232,66 @@ class TestImage:
         assert self.LINES.index("USER 10001:10001") > max(
             i for i, line in enumerate(self.LINES) if line.startswith("RUN")
         )
+
+    def test_what_it_starts_serves_what_its_health_check_asks(self) -> None:
+        [line] = [line for line in self.LINES if line.startswith("CMD ")]
+        [verb, *options] = json.loads(line.removeprefix("CMD "))
+        assert verb == "start"
+        file, setting = options[options.index("-c") + 1], options[options.index("--set") + 1]
+        env = {"DEPLOYMENT_ID": "shop", "DATABASE_URL": "postgresql://db/bus", "NATS_URL": "tls://nats:4222"}
+        config = load_config(ROOT / file, env, settings=[setting])
+        assert config.api is not None
+        assert config.api.place.near, "beyond the loopback it would need tokens"
+        assert f"'127.0.0.1', {config.api.place.port}" in self._health_check()[-1]
+
+    def _health_check(self) -> list[str]:
+        [line] = [line for line in self.LINES if line.startswith("HEALTHCHECK ")]
+        command: list[str] = json.loads(line[line.index("CMD [") + 4 :])
+        return command
+
+    @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
+    def test_its_health_check_fails_unless_all_is_well(self, status: int | None, code: int) -> None:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response((status or 500) if self.path == "/healthz" else 404)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        if status is None:
+            server.server_close()
+        else:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        program, *options = self._health_check()
+        assert (program, options[:2]) == ("python", ["-I", "-c"])
+        options[-1] = options[-1].replace("8080", str(server.server_port))
+        env = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+        done = subprocess.run([sys.executable, *options], env=env, capture_output=True, timeout=60, check=False)
+        if status is not None:
+            server.shutdown()
+            server.server_close()
+        assert done.returncode == code, done.stderr
+
+    def test_a_volume_of_sqlite_belongs_to_its_user(self) -> None:
+        assert any(
+            "install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/runner" in x for x in self.LINES
+        )
+        assert "/var/lib/runner" in (ROOT / "docs" / "deployment.md").read_text()
+
+    def test_the_commands_of_the_documents_fit(self) -> None:
+        """Those that need Docker, which is not where tests run."""
+        blocks = [each for each in read(ROOT / "docs" / "deployment.md") if "test_packaging" in str(each.notes)]
+        build, run, *compose = [shlex.split(each.line) for block in blocks for each in commands(block)]
+        assert build == ["docker", "build", "-t", "eventbus-runner", "."]
+        assert {"--read-only", "--tmpfs", "--cap-drop"} <= set(run)
+        assert int(run[run.index("--stop-timeout") + 1]) > 25 + 5  # worker.shutdown_grace
+        assert run[run.index("eventbus-runner") + 1 :] == ["start", "-c", "/etc/runner/prod.yaml"]
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        assert [each[:3] for each in compose] == [["docker", "compose", "up"], ["docker", "compose", "exec"]]
+        assert compose[1][3] in services
+        assert compose[1][4:] == ["runner", "status", "-c", "configs/prod.yaml"]
 
     def test_nothing_goes_in_that_is_not_named(self) -> None:
         lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
@@ -249,6 +338,13 @@ class TestCompose:
         assert (nats.user, nats.password) == ("runner", Secret(self.SECRET))
         assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == self.SECRET
         assert services["nats"]["command"][-4:] == ["--user", "runner", "--pass", self.SECRET]
+
+    def test_the_runners_may_do_little(self) -> None:
+        for name in ("runner-1", "runner-2"):
+            runner = self.services()[name]
+            assert runner["read_only"] is True
+            assert (runner["tmpfs"], runner["cap_drop"]) == (["/tmp"], ["ALL"])
+            assert runner["security_opt"] == ["no-new-privileges:true"]
 
     def test_images_are_named_exactly(self) -> None:
         images = {name: each["image"] for name, each in self.services().items() if "build" not in each}
