@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from .contenders.base import Contender, Place, Session
+from .contenders.onlooker import Onlooker
 from .rows import add_history
 
 __all__ = ["batches", "drain", "publish", "until"]
@@ -26,6 +27,8 @@ async def drain(
     The clock runs from the first delivery until `events` of them, for each subscription, are on record; with a
     larger `backlog` until they were handed over, because the rest is not waited for. Rates are in deliveries per
     second: of the drain alone (`rate`), and with the time it took to publish (`whole`); memory in MiB, at its peak.
+    With all of a backlog in a database, in bytes for each delivery: the WAL of the drain (`wal`), and what the database
+    has grown by since it was empty (`disk`), events included.
 
     Args:
         history: rows of ours that are there before.
@@ -34,18 +37,23 @@ async def drain(
     if history:
         await add_history(place.dsn, history)
     total = max(events, backlog)
+    growth = _Growth(place)
+    await growth.begin()
     async with subject.session() as session:
         began = time.perf_counter()
         for batch in batches(total, payload):
             await session.publish_many(batch)
         filled = time.perf_counter() - began
+    await growth.drain()
     tally = _Tally(events * place.subscriptions)
     async with subject.session(tally):
         await asyncio.wait_for(tally.reached.wait(), PATIENCE)
         took = tally.ended - tally.began
+        grown: dict[str, float] = {}
         if total == events:
             await until(subject.idle)
             took = time.perf_counter() - tally.began
+            grown = await growth.end(tally.expected)
     if total == events:
         await _verify(subject, stored=history + events, delivered=history + tally.expected)
         tally.check()
@@ -54,6 +62,7 @@ async def drain(
         "whole": tally.expected / (filled * events / total + took),
         "published": total / filled,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **grown,
     }
 
 
@@ -81,6 +90,35 @@ async def until(check: Callable[[], Awaitable[bool]], every: float = 0.002) -> N
     async with asyncio.timeout(PATIENCE):
         while not await check():  # noqa: ASYNC110  # what it waits for happens in a server
             await asyncio.sleep(every)
+
+
+class _Growth:
+    """The bytes that a database writes and takes."""
+
+    def __init__(self, place: Place) -> None:
+        self._onlooker = Onlooker(place.dsn) if place.in_database else None
+        self._size = 0
+        self._written: int | None = None
+
+    async def begin(self) -> None:
+        """Note the size before anything is published."""
+        if self._onlooker is not None:
+            self._size = await self._onlooker.size()
+
+    async def drain(self) -> None:
+        """Note what has been written before the drain."""
+        if self._onlooker is not None:
+            self._written = await self._onlooker.written()
+
+    async def end(self, deliveries: int) -> dict[str, float]:
+        """Return `disk`, and `wal` where there is any, for each delivery."""
+        if self._onlooker is None:
+            return {}
+        grown = {"disk": (await self._onlooker.size() - self._size) / deliveries}
+        written = await self._onlooker.written()
+        if written is not None and self._written is not None:
+            grown["wal"] = (written - self._written) / deliveries
+        return grown
 
 
 class _Tally:

@@ -10,6 +10,7 @@ from .stage import Trial
 __all__ = ["TARGETS", "Target", "groups"]
 
 QUEUES = ("runner", "pgqueuer", "procrastinate", "faststream")
+FLOORS = ("floor", "floor-rows")  # which records in runs as ours, and which in rows
 
 
 def groups(quick: bool) -> Mapping[str, Sequence[Trial]]:
@@ -24,6 +25,7 @@ def groups(quick: bool) -> Mapping[str, Sequence[Trial]]:
         "sqlite": [
             Trial("sqlite-publish/runner", "publish", {"events": size}, {"callers": 200}, sqlite=True),
             Trial("sqlite-drain/runner", "drain", {"events": size}, sqlite=True),
+            Trial("sqlite-fan-out-10/runner", "drain", {"events": size // 2}, {"subscriptions": 10}, sqlite=True),
         ],
         "idle": [
             Trial("idle/runner", "idle", {"settle": 5, "seconds": 15 if quick else 60}, once=True),
@@ -32,22 +34,22 @@ def groups(quick: bool) -> Mapping[str, Sequence[Trial]]:
 
 
 def _drains(size: int) -> list[Trial]:
-    names = ("runner", "floor", "pgqueuer", "faststream", "faststream-batch")
+    names = ("runner", *FLOORS, "pgqueuer", "faststream", "faststream-batch")
     trials = [Trial(f"drain/{name}", "drain", {"events": size}) for name in names]
     # It would take two minutes for all of them; the first are not the slowest.
-    trials.insert(3, Trial("drain/procrastinate", "drain", {"events": size // 10, "backlog": size}))
+    trials.insert(4, Trial("drain/procrastinate", "drain", {"events": size // 10, "backlog": size}))
     return trials
 
 
 def _fan_outs(size: int) -> list[Trial]:
     trials = [
         Trial(f"fan-out-10/{name}", "drain", {"events": size // 2}, {"subscriptions": 10})
-        for name in ("runner", "floor")
+        for name in ("runner", *FLOORS)
     ]
     trials.append(Trial("fan-out-10/pgqueuer", "drain", {"events": size // 8}, {"subscriptions": 10}))
     trials += [
         Trial(f"fan-out-100/{name}", "drain", {"events": size // 4}, {"subscriptions": 100})
-        for name in ("runner", "floor")
+        for name in ("runner", *FLOORS)
     ]
     return trials
 
@@ -140,8 +142,27 @@ TARGETS: Sequence[Target] = (
     Target(1, "drain: times pgqueuer", "drain/runner:rate", "drain/pgqueuer:rate", 5),
     Target(1, "drain: times procrastinate", "drain/runner:rate", "drain/procrastinate:rate", 60),
     Target(1, "drain: times FastStream in batches", "drain/runner:rate", "drain/faststream-batch:rate", 2.5),
+    Target(1, "drain: the floor itself, times pgqueuer", "drain/floor:rate", "drain/pgqueuer:rate", 5),
     Target(1, "drain: of the floor", "drain/runner:rate", "drain/floor:rate", 0.7),
+    Target(1, "drain: of the floor with rows", "drain/runner:rate", "drain/floor-rows:rate", 0.7),
     Target(2, "fan-out to 10: of the floor", "fan-out-10/runner:rate", "fan-out-10/floor:rate", 0.6),
+    Target(2, "fan-out to 10: of the floor with rows", "fan-out-10/runner:rate", "fan-out-10/floor-rows:rate", 1),
+    Target(
+        2,
+        "fan-out to 10: WAL of a delivery, of the floor with rows",
+        "fan-out-10/runner:wal",
+        "fan-out-10/floor-rows:wal",
+        0.2,
+        at_least=False,
+    ),
+    Target(
+        2,
+        "fan-out to 10: disk of a delivery, of the floor with rows",
+        "fan-out-10/runner:disk",
+        "fan-out-10/floor-rows:disk",
+        0.35,
+        at_least=False,
+    ),
     Target(2, "publish and fan-out to 10: times pgqueuer", "fan-out-10/runner:whole", "fan-out-10/pgqueuer:whole", 15),
     Target(2, "fan-out: deliveries/s at 100 against 10", "fan-out-100/runner:rate", "fan-out-10/runner:rate", 1),
     *_publish_targets(),

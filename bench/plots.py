@@ -24,7 +24,7 @@ matplotlib.rcParams |= {
     "axes.spines.right": False,
 }
 
-_COLOURS = {"runner": "#1f6feb", "floor": "#8b949e"}
+_COLOURS = {"runner": "#1f6feb", "floor": "#8b949e", "floor-rows": "#b6bcc4"}
 _OTHERS = "#d0a15f"
 
 _BARS = {

@@ -24,12 +24,14 @@ _UNITS = {
     "claim": ("claim", "ms per claim of 500"),
     "sqlite-publish": ("rate", "events/s"),
     "sqlite-drain": ("rate", "deliveries/s"),
+    "sqlite-fan-out": ("rate", "deliveries/s"),
 }
+_FIGURES = ("measure", "contender", "median (smallest to largest)", "unit", "B of WAL", "B on disk")
 
 
 def summary(results: Results, *, curves: bool) -> RenderableType:
     """Return what a run prints at its end."""
-    tables = [_table("figures (medians)", ("", "", "", "unit"), figures(results))]
+    tables = [_table("figures (medians)", ("", "", "", *_FIGURES[3:]), figures(results))]
     if not curves:
         tables.insert(0, _table("targets", ("", "what", "target", "measured", ""), ratios(results)))
     return Group(*tables)
@@ -46,7 +48,7 @@ def ratios(results: Results) -> Sequence[tuple[str, ...]]:
 
 
 def figures(results: Results) -> Sequence[tuple[str, ...]]:
-    """Return measure, contender, median (smallest to largest) and unit of everything with a unit."""
+    """Return the columns `_FIGURES` of everything with a unit; the last two for each delivery, where measured."""
     rows = []
     for key, rounds in results.rounds.items():
         measure, _, contender = key.rpartition("/")
@@ -58,7 +60,9 @@ def figures(results: Results) -> Sequence[tuple[str, ...]]:
         values = sorted(float(result[unit[0]]) for result in rounds)
         median = results.median(f"{key}:{unit[0]}") or 0.0
         spread = f" ({_figure(values[0])} to {_figure(values[-1])})" if len(values) > 1 else ""
-        rows.append((measure, contender, _figure(median) + spread, unit[1]))
+        sizes = (results.median(f"{key}:{name}") for name in ("wal", "disk"))
+        each = ("" if value is None else _figure(value) for value in sizes)
+        rows.append((measure, contender, _figure(median) + spread, unit[1], *each))
     return rows
 
 
@@ -74,7 +78,7 @@ def publish(results: Results, docs: Path, *, curves: bool) -> None:
         parts = [
             _markdown(("", "what", "target", "measured", ""), ratios(results)),
             *parts,
-            _markdown(("measure", "contender", "median (smallest to largest)", "unit"), figures(results)),
+            _markdown(_FIGURES, figures(results)),
         ]
     parts.append(_machine(results))
     _replace(docs / "benchmarks.md", "curves" if curves else "comparison", "\n\n".join(parts))

@@ -33,7 +33,7 @@ class Results:
         self.rounds.setdefault(key, []).append(dict(result))
 
     def median(self, path: str) -> float | None:
-        """Return the median of `key:metric` over the rounds; None when it was not measured."""
+        """Return the median of `key:metric` over the rounds that have it; None when it was not measured."""
         values = self._values(path)
         return statistics.median(values) if values else None
 
@@ -51,7 +51,7 @@ class Results:
 
     def _values(self, path: str) -> list[float]:
         key, _, metric = path.partition(":")
-        return [float(result[metric]) for result in self.rounds.get(key, ())]
+        return [float(result[metric]) for result in self.rounds.get(key, ()) if metric in result]
 
     def curve(self, trials: str) -> list[int]:
         """Return for which x there are results of `trials@x/runner`."""

@@ -12,6 +12,7 @@ __all__ = ["CONTENDERS", "contender"]
 CONTENDERS = {
     "runner": ("ours", "Ours"),
     "floor": ("floor", "Floor"),
+    "floor-rows": ("floor", "FloorRows"),
     "pgqueuer": ("pgqueuer", "PgQueuer"),
     "procrastinate": ("procrastinate", "Procrastinate"),
     "faststream": ("faststream", "FastStreamSingle"),

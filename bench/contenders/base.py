@@ -36,6 +36,11 @@ class Place:
     bystanders: int = 0
     callers: int = 1
 
+    @property
+    def in_database(self) -> bool:
+        """Whether the contender records in the database of `dsn`; FastStream does in JetStream."""
+        return not self.contender.startswith("faststream")
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

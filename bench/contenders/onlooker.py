@@ -24,3 +24,15 @@ class Onlooker:
         if self._postgres is None:
             self._postgres = await asyncpg.connect(self._dsn)
         return int(await self._postgres.fetchval(sql))
+
+    async def written(self) -> int | None:
+        """Return how many bytes of WAL the server has written; None where no server writes any."""
+        if self._dsn.startswith("sqlite:///"):
+            return None
+        return await self.ask("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint")
+
+    async def size(self) -> int:
+        """Return the bytes that the database takes on disk."""
+        if self._dsn.startswith("sqlite:///"):
+            return await self.ask("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        return await self.ask("SELECT pg_database_size(current_database())")
