@@ -109,6 +109,7 @@ def judge(
         for name, prefix in subscriptions.items():
             if invoked[id].type.startswith(prefix):
                 _check_pair(verdict, (id, name), seen.get((id, name), []), tables.deliveries.get((id, name)))
+    _check_matches(verdict, invoked, tables, subscriptions)
     for pair, steps in seen.items():
         _check_sightings(verdict, pair, steps, invoked, subscriptions)
         _check_retries(verdict, pair, steps, least_wait, max_attempts)
@@ -135,6 +136,15 @@ def _check_records(
             verdict.unexpected.append(f"{id}: recorded, but never published")
         if count > 1:
             verdict.unexpected.append(f"{id}: recorded {count} times")
+
+
+def _check_matches(
+    verdict: Verdict, invoked: Mapping[str, Publishing], tables: Tables, subscriptions: Mapping[str, str]
+) -> None:
+    """Check that nothing is on record for a subscription that does not take it."""
+    for (id, name), row in tables.deliveries.items():
+        if id in invoked and not invoked[id].type.startswith(subscriptions.get(name, "")):
+            verdict.unexpected.append(f"{id} for {name}: {row.state} on record, but does not match")
 
 
 def _check_pair(verdict: Verdict, pair: Pair, steps: Sequence[Sighting], row: Row | None) -> None:

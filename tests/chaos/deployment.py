@@ -175,6 +175,10 @@ class Deployment:
         process = self._run(*args, module=module)
         process.wait_for_line("Running on")
 
+    def command(self, *args: str) -> RunnerProcess:
+        """Start a command of the runner, and do not wait for it."""
+        return self._run(*args, module=None)
+
     def running(self, process: RunnerProcess) -> int:
         """Return how many deliveries the handlers of a process have begun and not ended."""
         steps = Counter(each.step for each in self.deliveries.read() if each.pid == process.pid)

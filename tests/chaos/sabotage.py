@@ -24,6 +24,20 @@ SLOW = 2.0  # seconds
 
 # As it stands in settle_deliveries.sql.
 _FENCE = "AND d.lease_token = r.token AND d.state NOT IN ('pending', 'delivered', 'dead', 'cancelled')"
+# As it stands in settle.sql; and the view `delivery_states` the other way round.
+_CUT = "run.seqs * held.seqs AS seqs"
+_RUN_WINS = """
+CREATE OR REPLACE VIEW public.delivery_states AS
+SELECT d.event_seq, d.subscription_id, d.state, d.attempts, d.due_at, d.lease_token, d.last_error, d.updated_at
+FROM public.deliveries d
+WHERE NOT EXISTS (SELECT FROM public.runs r WHERE r.first BETWEEN (d.event_seq & -256) AND d.event_seq
+                  AND r.seqs @> d.event_seq AND d.subscription_id = ANY (r.subscriptions))
+UNION ALL
+SELECT e.seq, s.id, 'delivered'::varchar(9), 1, NULL::timestamptz, NULL::bigint, NULL::text, r.settled_at
+FROM public.events e
+JOIN public.runs r ON r.first BETWEEN (e.seq & -256) AND e.seq AND r.seqs @> e.seq
+CROSS JOIN LATERAL unnest(r.subscriptions) AS s (id)
+"""
 _changes: dict[str, list[tuple[str, str]]] = {}  # of statements, by name
 
 
@@ -136,6 +150,31 @@ def unfenced() -> None:
     for name in ("settle_few", "settle"):
         _change(name, " AND d.lease_token = $1", " AND $1::bigint IS NOT NULL")
     _change("settle_deliveries", _FENCE, "")
+
+
+def run_unfenced() -> None:
+    """Record in runs what is no longer held, too."""
+    _change("settle", _CUT, "run.seqs AS seqs")
+
+
+def run_of_all_between() -> None:
+    """Record in a run every event that stands between its first and its last one, whoever it was delivered to."""
+    _change("settle", _CUT, "multirange(range_merge(run.seqs)) * held.seqs AS seqs")
+
+
+def run_wins() -> None:
+    """Have the view of deliveries say what a run records where a row says something newer."""
+    from runner.storage import migrate
+
+    upgrade = migrate._upgrade
+
+    def perverse(connection: Any, schema: str | None) -> list[str]:
+        applied = upgrade(connection, schema)
+        if applied:
+            connection.exec_driver_sql(_RUN_WINS)
+        return applied
+
+    _replace(migrate, "_upgrade", perverse)
 
 
 def infer_success() -> None:
@@ -355,6 +394,18 @@ def die_before_settle() -> None:
     _before("settle", signal.SIGKILL)
 
 
+def stop_before_settle() -> None:
+    """Stop this process once deliveries have been accepted, before any of it is written."""
+    _before("settle", signal.SIGSTOP)
+
+
+def record_rows() -> None:
+    """Record each delivery in a row of its own, as versions before the table `runs` do."""
+    from runner.storage import runs
+
+    _replace(runs, "_FEW", 1 << 62)
+
+
 def stop_in_settle() -> None:
     """Stop this process in the middle of a settlement's transaction."""
     _before("_record_attempts", signal.SIGSTOP)
@@ -486,6 +537,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_polling,
         settle_together,
         read_without_limits,
+        run_of_all_between,
+        run_unfenced,
+        run_wins,
         take_a_pong_for_a_yes,
         tick_by_own_clock,
         tick_from_now,
@@ -505,7 +559,9 @@ FAULT_POINTS: dict[str, Callable[[], None]] = {
         hang_in_claims,
         log_elsewhere,
         raise_in_callbacks,
+        record_rows,
         slow_settle,
+        stop_before_settle,
         stop_in_settle,
         store_clock,
         wrong_clock,

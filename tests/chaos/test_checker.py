@@ -57,6 +57,11 @@ def test_what_got_no_answer_may_be_there_or_not_and_is_delivered_if_it_is() -> N
     assert check((INVOKE, unknown, replace(OK, duplicate=True))).unknown == 0
 
 
+def test_what_is_on_record_for_a_subscription_that_does_not_take_it_is_unexpected() -> None:
+    verdict = check(sightings=(), prefix="other.")
+    assert verdict.unexpected == ["e1 for work: delivered on record, but does not match"]
+
+
 def test_what_nobody_published_is_unexpected() -> None:
     assert check((), ()).unexpected == ["e1: recorded, but never published"]
     assert check(prefix="slow.").unexpected == ["e1 for work: does not match"]

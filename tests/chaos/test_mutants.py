@@ -14,6 +14,7 @@ from . import test_hosts as hosts
 from . import test_memory as memory
 from . import test_nats as nats
 from . import test_outcomes as outcomes
+from . import test_runs as runs
 from . import test_sinks as sinks
 from . import test_sqlite as sqlite
 from . import test_time as ticks
@@ -35,6 +36,9 @@ CAUGHT: dict[str, tuple[str, Callable[[Trial], Awaitable[None]]]] = {
     "tick-by-own-clock": ("FI-37", partial(ticks.wrong_clocks, seconds=3.0)),
     "tick-from-now": ("FI-37", partial(ticks.killed_while_it_ticks, seconds=12.0, runners=1, kills=1)),
     "tick-unfenced": ("FI-37", partial(ticks.killed_while_it_ticks, seconds=1.0)),
+    "run-unfenced": ("FI-66", runs.stopped_before_its_record),
+    "run-of-all-between": ("FI-67", partial(runs.two_versions, count=100)),
+    "run-wins": ("FI-68", runs.replayed),
     "trust-own-clock": ("FI-36", hosts.wrong_clocks),
     "trust-what-was-said": ("FI-60", sqlite.clock_set_back),
     "trust-the-connection": ("FI-13", nats.silent_with_unsent_bytes),

@@ -21,10 +21,19 @@ CREATE FUNCTION public.chaos_refuse_cursed() RETURNS trigger LANGUAGE plpgsql AS
     END IF;
     RETURN NULL;
 END $$;
+CREATE FUNCTION public.chaos_refuse_run() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF EXISTS (SELECT FROM public.events e
+               WHERE e.seq BETWEEN NEW.first AND NEW.last AND NEW.seqs @> e.seq AND e.type = 'cursed') THEN
+        RAISE EXCEPTION 'refused at the commit: \u00a7';
+    END IF;
+    RETURN NULL;
+END $$;
 CREATE CONSTRAINT TRIGGER chaos_refuse AFTER INSERT ON public.events DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.type = 'barred') EXECUTE FUNCTION public.chaos_refuse();
 CREATE CONSTRAINT TRIGGER chaos_refuse AFTER INSERT OR UPDATE ON public.deliveries DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.state = 'delivered') EXECUTE FUNCTION public.chaos_refuse_cursed();
+CREATE CONSTRAINT TRIGGER chaos_refuse AFTER INSERT ON public.runs DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION public.chaos_refuse_run();
 """
 
 

@@ -94,8 +94,8 @@ _ALTERATIONS: Sequence[tuple[str, ...]] = (
     ("ALTER TABLE dispatch ALTER event_seq TYPE int", "ALTER TABLE dispatch ALTER event_seq TYPE bigint"),
     ("ALTER TABLE events ALTER type TYPE varchar", "ALTER TABLE events ALTER type TYPE text"),
     ("ALTER TABLE bus ALTER subscriptions_version TYPE int", "ALTER TABLE bus ALTER subscriptions_version TYPE bigint"),
-    ("VACUUM FULL dispatch", "VACUUM FULL deliveries", "VACUUM FULL events"),
-    ("REINDEX TABLE events", "REINDEX TABLE deliveries"),
+    ("VACUUM FULL dispatch", "VACUUM FULL deliveries", "VACUUM FULL runs", "VACUUM FULL events"),
+    ("REINDEX TABLE events", "REINDEX TABLE deliveries", "REINDEX TABLE runs"),
     (
         "DROP INDEX deliveries_due",
         "CREATE INDEX CONCURRENTLY deliveries_due ON deliveries (subscription_id, due_at)"
@@ -103,7 +103,7 @@ _ALTERATIONS: Sequence[tuple[str, ...]] = (
     ),
 )
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'runner'"
-_LOCK = "BEGIN; LOCK TABLE dispatch, deliveries, events IN ACCESS EXCLUSIVE MODE"
+_LOCK = "BEGIN; LOCK TABLE dispatch, deliveries, runs, events IN ACCESS EXCLUSIVE MODE"
 
 
 async def altered(trial: Trial) -> None:

@@ -167,11 +167,12 @@ class Trial:
         except AssertionError:
             self.violations.append(f"{message} (not within {timeout:g} s)")
 
-    async def busy(self) -> RunnerProcess:
-        """Return one of the runners that deliver now."""
+    async def busy(self, among: Sequence[RunnerProcess] | None = None) -> RunnerProcess:
+        """Return one of the runners that deliver now; one of `among`, if given."""
 
         def candidates() -> list[RunnerProcess]:
-            return [runner for runner in self.runners if self.deployment.running(runner) > 0]
+            there = self.runners if among is None else [runner for runner in among if runner.returncode is None]
+            return [runner for runner in there if self.deployment.running(runner) > 0]
 
         return self.random.choice(await eventually(candidates))
 

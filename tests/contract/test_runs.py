@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy import Table, insert, select, text, update
 from runner.delivery import DeliveryState
 from runner.errors import NotFound, StateConflict
 from runner.event import Event
+from runner.storage import runs as recording
 from runner.storage.acks import acknowledge
 from runner.storage.archive import SqlArchive
 from runner.storage.contract.archive import Pruned, Retention
@@ -330,6 +331,74 @@ class TestChanging(RunTests):
         assert await corrections.cancel_event(seq) is None
         assert await corrections.retry(DeliveryQuery(seq=seq, limit=None)) == 0
         assert await store.queue.renew([leased(seq, 1, 7)], LEASE) == []
+
+
+class TestTwoVersions(RunTests):
+    """A process of a version before runs, which records rows, works beside one of this version."""
+
+    @pytest.fixture
+    def before(self, other: Store) -> Callable[[Settled], Awaitable[int]]:
+        """Settle as that version does."""
+
+        async def settle(batch: Settled) -> int:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(recording, "_FEW", 1 << 62)
+                return await other.queue.settle(batch)
+
+        return settle
+
+    @pytest.fixture
+    async def seqs(self, store: Store, before: Callable[[Settled], Awaitable[int]]) -> list[int]:
+        """Events that both have delivered to two subscriptions, ten and ten in turns."""
+        seqs = await publish(store, 60)
+        for settle in [store.queue.settle, before] * 3:
+            assert await settle(settled(await store.queue.claim(10, LEASE), (1, 2))) == 10
+        return seqs
+
+    async def test_readers_know_each_delivery_once(
+        self, seqs: list[int], store: Store, database: Database, records: SqlRecords, corrections: SqlCorrections
+    ) -> None:
+        assert (len(await raw(database, deliveries)), len(await raw(database, runs))) == (60, 3)
+        rows = await database.rows(delivery_states)
+        assert [(row["event_seq"], row["subscription_id"]) for row in rows] == [(s, id) for s in seqs for id in (1, 2)]
+        assert {(row["state"], row["attempts"]) for row in rows} == {(DELIVERED, 1)}
+        listed = [(view.seq, view.subscription) async for view in records.deliveries(DeliveryQuery(limit=None))]
+        assert listed == [(seq, name) for seq in reversed(seqs) for name in ("two", "one")]
+        views = [view async for view in records.events(EventQuery(limit=100))]
+        assert {view.seq: dict(view.deliveries) for view in views} == {seq: {DELIVERED: 2} for seq in seqs}
+        recent = await SqlOverview(database.engine).recent()
+        assert {id: each.delivered for id, each in recent.items()} == {1: 60, 2: 60}
+        assert await corrections.replay(ReplayQuery(subscription="one", missing=True)) == 0
+        assert await corrections.replay(ReplayQuery(subscription="one")) == 60
+
+    async def test_each_goes_by_its_own_age(
+        self, seqs: list[int], database: Database, archive: SqlArchive, records: SqlRecords
+    ) -> None:
+        await database.execute(update(events).values(created_at=LONG_AGO))
+        assert (await archive.prune(WEEK, 0, 1000)).events == 0
+        await database.execute(update(deliveries).values(updated_at=LONG_AGO))
+        assert (await archive.prune(WEEK, 0, 1000)).events == 30
+        left = [seq for start in (0, 20, 40) for seq in seqs[start : start + 10]]
+        assert sorted({row["event_seq"] for row in await database.rows(delivery_states)}) == left
+        await database.execute(update(runs).values(settled_at=LONG_AGO))
+        assert (await archive.prune(WEEK, 0, 1000)).events == 30
+        assert await database.count(events, deliveries, runs) == [0, 0, 0]
+
+    @pytest.mark.parametrize("late_one_is_older", [True, False])
+    async def test_what_one_took_over_the_other_does_not_record(
+        self, late_one_is_older: bool, store: Store, before: Callable[[Settled], Awaitable[int]], database: Database
+    ) -> None:
+        seqs = await publish(store, 20)
+        late, taker = (before, store.queue.settle) if late_one_is_older else (store.queue.settle, before)
+        stale = await store.queue.claim(20, SHORT)
+        theirs = await claim_soon(store, 7)
+        assert await taker(settled(theirs, (1, 2))) == 7
+        assert await late(settled(stale, (1, 2))) == 13
+        rows = await database.rows(delivery_states)
+        assert sorted((row["event_seq"], row["subscription_id"]) for row in rows) == [
+            (s, id) for s in seqs for id in (1, 2)
+        ]
+        assert {row["attempts"] for row in rows if row["event_seq"] in seqs[:7]} == {2}
 
 
 class TestBite(RunTests):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionExamination"]
 
-_CHURNED = ("deliveries", "dispatch", "expiries", "paces", "scheduled", "turns")  # rows come and go with every event
+# Rows come and go with every event, or with its retention.
+_CHURNED = ("deliveries", "dispatch", "expiries", "paces", "runs", "scheduled", "turns")
 
 
 class ConnectionExamination(PostgresExamination):
