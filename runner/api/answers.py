@@ -178,7 +178,11 @@ ANSWERS: dict[str, Schema] = {
         verdict={"enum": ["note", "degraded", "down"]}, kind=_TEXT, subject=_NULLABLE_TEXT, cause=_TEXT, cure=_TEXT
     ),
     "Status": _object(
-        verdict={"enum": ["healthy", "degraded", "down"]}, exit_code=_NUMBER, findings=_list(_ref("Finding"))
+        verdict={"enum": ["healthy", "degraded", "down"]},
+        exit_code=_NUMBER,
+        store=_BOOL,
+        tables=_or_null(_BOOL),
+        findings=_list(_ref("Finding")),
     ),
 }
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from ..diagnosis.status import Report, Snapshot, Subscribed, Verdict, age, number
+from ..diagnosis.figures import age, latency, number, percent
+from ..diagnosis.status import Report, Snapshot, Subscribed, Verdict
 from ..log.redaction import redacted
 from ..log.terminal import printable
 from ..service.histogram import Histogram
@@ -93,12 +93,11 @@ def _oldest(each: Subscribed, seen: Snapshot) -> str:
 
 
 def _p95(each: Subscribed, _: Snapshot) -> str:
-    return _latency(each.flow.latency.quantile(0.95))
+    return latency(each.flow.latency.quantile(0.95))
 
 
 def _success(each: Subscribed, _: Snapshot) -> str:
-    ratio = each.flow.success_ratio
-    return "" if ratio is None else f"{100 * ratio:.1f}%"
+    return percent(each.flow.success_ratio)
 
 
 def _drain(each: Subscribed, seen: Snapshot) -> str:
@@ -230,8 +229,8 @@ def _head(view: View, seen: Snapshot | None, width: int) -> Iterator[Text]:
     waiting = sum(each.backlog for each in seen.subscriptions)
     dead = sum(each.load.dead for each in seen.subscriptions)
     delivered = sum(each.flow.delivered for each in seen.subscriptions)
-    latency = Histogram.merged(each.flow.latency for each in seen.subscriptions)
-    shares = "  ".join(f"p{share} {_latency(latency.quantile(share / 100)) or '-'}" for share in (50, 95, 99))
+    latencies = Histogram.merged(each.flow.latency for each in seen.subscriptions)
+    shares = "  ".join(f"p{share} {latency(latencies.quantile(share / 100)) or '-'}" for share in (50, 95, 99))
     oldest = f", oldest {age(seen.queue.oldest_at, seen.now)}" if seen.queue.oldest_at else ""
     out = seen.throughput.rate(delivered)
     yield Text(f"in {seen.rate_in:.1f}/s  out {out:.1f}/s  latency {shares}")
@@ -369,15 +368,3 @@ def _foot(view: View) -> Iterator[Text]:
 
 def _safe(text: str) -> str:
     return printable(redacted(text))
-
-
-def _latency(seconds: float | None) -> str:
-    """Return a latency in few characters."""
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        return f"{1000 * seconds:.1f}ms" if seconds < 0.01 else f"{1000 * seconds:.0f}ms"
-    return f"{seconds:.1f}s" if seconds < 100 else age(_EPOCH, _EPOCH + timedelta(seconds=round(seconds)))
-
-
-_EPOCH = datetime(1970, 1, 1)

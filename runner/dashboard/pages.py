@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from ..api.problems import Problem
-from ..diagnosis.status import number
+from ..diagnosis.figures import number
 from ..service.version import __version__
 from . import wording
 

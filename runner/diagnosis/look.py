@@ -16,7 +16,7 @@ __all__ = ["MINUTES", "look", "unserved"]
 MINUTES = 5
 """Whole minutes before the present one of which the counters are read."""
 
-_UNDISPATCHED = 1000  # events that are matched one by one; what else is queued is taken to be alike
+_MATCHED = 1000  # events that are matched one by one; what else is queued or recorded is taken to be alike
 
 
 async def look(storage: Storage) -> Snapshot:
@@ -24,12 +24,13 @@ async def look(storage: Storage) -> Snapshot:
     overview, records = storage.overview, storage.records
     return snapshot(
         await overview.queue(),
-        await overview.undispatched(_UNDISPATCHED),
+        await overview.undispatched(_MATCHED),
         await records.instances(),
         await overview.subscribed(),
         await overview.loads(),
         await overview.recent(),
         await storage.throughput.read(MINUTES),
+        await overview.recorded(_MATCHED),
     )
 
 

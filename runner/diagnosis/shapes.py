@@ -13,11 +13,18 @@ __all__ = ["answer_json", "clause_json", "report_json"]
 
 
 def report_json(report: Report) -> dict[str, Any]:
-    """Return a report; rates are per second, durations in seconds. Only the verdict where the store is away."""
+    """
+    Return a report; rates are per second, durations in seconds. Only the verdict where the store is away.
+
+    `store` says whether it can be reached, `tables` whether they are at head; null where nobody can know.
+    """
     seen = report.snapshot
+    store = not any(each.kind == "store_away" for each in report.findings)
     return {
         "verdict": report.verdict.name.lower(),
         "exit_code": int(report.verdict),
+        "store": store,
+        "tables": seen is not None if store else None,
         "findings": [_finding(each) for each in report.findings],
         **({} if seen is None else _snapshot(seen)),
     }
@@ -77,6 +84,7 @@ def _subscribed(each: Subscribed, seen: Snapshot) -> dict[str, Any]:
         "last_success": each.recent.last_success,
         "last_failure": each.recent.last_failure,
         "last_error": each.recent.last_error,
+        "rate_in": None if each.rate_in is None else round(each.rate_in, 3),
         "rate_out": round(each.rate(seen.now), 3),
         "drain": None if drain is None else round(drain.total_seconds(), 3),
         "success_ratio": None if ratio is None else round(ratio, 4),

@@ -16,6 +16,7 @@ from ..storage.contract.records import InstanceView
 from ..storage.contract.registry import Registered
 from ..storage.contract.throughput import BUS, Flow, Throughput
 from ..subscription import Matcher
+from .figures import age, number
 
 __all__ = [
     "Finding",
@@ -23,9 +24,7 @@ __all__ = [
     "Snapshot",
     "Subscribed",
     "Verdict",
-    "age",
     "judge",
-    "number",
     "shares",
     "sinks_of",
     "snapshot",
@@ -72,6 +71,7 @@ class Subscribed:
         undispatched: how many events that are not dispatched yet it matches; an estimate unless `exact`.
         served: whether a live instance has its sink; None where that is not known.
         oldest_at: when the oldest event that waits for it was recorded.
+        rate_in: events recorded per second in the last minute that it matches; None where these were not looked at.
         flow: what the instances have counted for it in the last minutes.
         counted_rate: deliveries per second in these, where the last deliveries on record are of less than a minute.
     """
@@ -84,6 +84,7 @@ class Subscribed:
     exact: bool = True
     served: bool | None = None
     oldest_at: datetime | None = None
+    rate_in: float | None = None
     flow: Flow = field(default_factory=Flow)
     counted_rate: float | None = None
 
@@ -151,10 +152,7 @@ class Snapshot:
     @property
     def rate_in(self) -> float:
         """The events per second recorded in the last minute."""
-        window = RECENT
-        if self.queue.recorded >= SAMPLE and self.queue.recorded_since is not None:
-            window = min(RECENT, self.now - self.queue.recorded_since)
-        return self.queue.recorded / max(window.total_seconds(), 1.0)
+        return _rate_in(self.queue)
 
     @property
     def rate_published(self) -> float:
@@ -184,12 +182,21 @@ def snapshot(
     loads: Mapping[int, Load],
     recent: Mapping[int, Recent],
     throughput: Throughput | None = None,
+    recorded: Sequence[Event] | None = None,
 ) -> Snapshot:
-    """Return what the parts say together. `undispatched` are the first of the queue."""
+    """
+    Return what the parts say together.
+
+    Args:
+        undispatched: the first of the queue.
+        recorded: the last of those recorded within a minute; None where nobody looked.
+    """
     counted = throughput or Throughput()
     since = min((each.since for each in recent.values() if each.since is not None), default=None)
     short = since is not None and queue.now - since < RECENT  # then a busy subscription leaves no room for a slow one
-    share = shares(undispatched, [each for each, active in known if active])
+    active_ones = [each for each, active in known if active]
+    share, incoming = shares(undispatched, active_ones), shares(recorded or (), active_ones)
+    rate_in = _rate_in(queue) / max(len(recorded or ()), 1)
     scale = queue.queued / len(undispatched) if len(undispatched) < queue.queued and undispatched else 1.0
     there = sinks_of(instances)
     made = []
@@ -207,11 +214,19 @@ def snapshot(
                 exact=scale == 1.0 and load.open <= MOST,
                 served=None if there is None else each.subscription.sink in there,
                 oldest_at=min(oldest, default=None),
+                rate_in=None if recorded is None else rate_in * incoming.get(each.id, 0),
                 flow=flow,
                 counted_rate=counted.rate(flow.delivered) if short and flow.delivered else None,
             )
         )
     return Snapshot(queue=queue, instances=instances, subscriptions=made, throughput=counted)
+
+
+def _rate_in(queue: Queue) -> float:
+    window = RECENT
+    if queue.recorded >= SAMPLE and queue.recorded_since is not None:
+        window = min(RECENT, queue.now - queue.recorded_since)
+    return queue.recorded / max(window.total_seconds(), 1.0)
 
 
 def sinks_of(instances: Iterable[InstanceView]) -> Set[str] | None:
@@ -222,11 +237,11 @@ def sinks_of(instances: Iterable[InstanceView]) -> Set[str] | None:
     return {sink for sinks in said for sink in sinks or ()}
 
 
-def shares(undispatched: Iterable[Event], known: Iterable[Registered]) -> Mapping[int, int]:
+def shares(events: Iterable[Event], known: Iterable[Registered]) -> Mapping[int, int]:
     """Return how many of the events each subscription matches, by its id."""
     matcher = Matcher([(each.subscription, each.id) for each in known])
     counted: dict[int, int] = {}
-    for event in undispatched:
+    for event in events:
         try:
             matching = matcher.match(event)
         except UNREADABLE:
@@ -248,18 +263,6 @@ def judge(seen: Snapshot) -> Report:
 def unreachable(reason: str, cure: str, kind: str = "store_away") -> Report:
     """Return the verdict for a store that cannot be reached."""
     return Report(Verdict.DOWN, [Finding(Verdict.DOWN, kind, "", reason, cure)], None)
-
-
-def age(since: datetime, now: datetime) -> str:
-    """Return an age in whole seconds."""
-    return format_duration(timedelta(seconds=max(0, round((now - since).total_seconds()))))
-
-
-def number(count: int, *, exact: bool = True) -> str:
-    """Return a count for people: what was counted no further is `10,000+`, an estimate `~`."""
-    if count > MOST and exact:
-        return f"{MOST:,}+"
-    return f"{count:,}" if exact else f"~{count:,}"
 
 
 def _instances(seen: Snapshot) -> Iterable[Finding]:

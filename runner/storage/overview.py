@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -58,13 +58,11 @@ class SqlOverview(Overview):
     @override
     async def undispatched(self, limit: int) -> Sequence[Event]:
         first = select(*WITHOUT_DATA).join(dispatch, dispatch.c.event_seq == events.c.seq)
-        found = []
-        for row in await self._rows(first.order_by(dispatch.c.position).limit(limit)):
-            try:
-                found.append(event_of(row))
-            except UNREADABLE:
-                continue  # whoever dispatches it says so
-        return found
+        return _readable(await self._rows(first.order_by(dispatch.c.position).limit(limit)))
+
+    @override
+    async def recorded(self, limit: int) -> Sequence[Event]:
+        return _readable(await self._rows(_recorded(limit)))
 
     @override
     async def subscribed(self) -> Sequence[tuple[Registered, bool]]:
@@ -150,6 +148,16 @@ def _ago(age: timedelta) -> ColumnElement[datetime]:
     return Later(literal(-age // _MICROSECOND, BigInteger))
 
 
+def _readable(rows: Iterable[Row[Any]]) -> Sequence[Event]:
+    found = []
+    for row in rows:
+        try:
+            found.append(event_of(row))
+        except UNREADABLE:
+            continue  # whoever dispatches it says so
+    return found
+
+
 def _queue() -> Select[*tuple[Any, ...]]:
     queued = select(dispatch.c.position).limit(MOST + 1).subquery()
     later = select(scheduled.c.due_at).order_by(scheduled.c.due_at).limit(MOST + 1).subquery()
@@ -165,6 +173,12 @@ def _queue() -> Select[*tuple[Any, ...]]:
         select(func.count()).select_from(last).where(lately).scalar_subquery().label("recorded"),
         select(func.min(last.c.created_at)).where(lately).scalar_subquery().label("recorded_since"),
     )
+
+
+def _recorded(limit: int) -> Select[*tuple[Any, ...]]:
+    """Return the query for the last events; no more than `limit` rows are read, however old they are."""
+    last = select(*WITHOUT_DATA).order_by(events.c.seq.desc()).limit(limit).subquery()
+    return select(last).where(last.c.created_at > _ago(RECENT))
 
 
 def _loads() -> Select[*tuple[Any, ...]]:

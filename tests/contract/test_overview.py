@@ -87,6 +87,16 @@ class TestQueue(OverviewTests):
         await publish(store, 4)
         assert [(each.type, each.data) for each in await seen.undispatched(3)] == [("order.created", None)] * 3
 
+    async def test_the_last_events_are_those_of_the_last_minute(
+        self, store: Store, seen: Overview, database: Database
+    ) -> None:
+        await publish(store, 4)
+        await publish(store, 1, delay=HOUR)  # recorded is not due
+        await database.execute(update(events).where(events.c.seq < 3).values(created_at=datetime.now(UTC) - HOUR))
+        lately = await seen.recorded(10)
+        assert [(each.type, each.data) for each in lately] == [("order.created", None)] * 3
+        assert len(await seen.recorded(2)) == 2
+
 
 class TestLoads(OverviewTests):
     async def test_of_a_subscription_with_nothing_to_do(self, store: Store, seen: Overview) -> None:

@@ -75,7 +75,8 @@ async def test_what_sums_a_deployment_up_reads_no_table_that_grows_from_end_to_e
 ) -> None:
     """Each scan of one is by an index, for what stands in it, or for the first so many of it."""
     dialect: Dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # of SQLAlchemy
-    for summary in (overview._queue(), overview._loads(), overview._recent(), overview._tried()):
+    summaries = (overview._queue(), overview._loads(), overview._recent(), overview._tried(), overview._recorded(1000))
+    for summary in summaries:
         text = str(summary.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         plan = [row[0] for row in await connection.fetch(f"EXPLAIN {text}")]
         assert not [line for line in plan if re.search(r"Seq Scan on (events|deliveries|attempts|scheduled)", line)]

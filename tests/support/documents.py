@@ -30,7 +30,7 @@ _COMMENT = re.compile(r"<!-- (?P<key>[a-z ]+?)(?::\s(?P<value>.*?))?\s-->", re.S
 _VARYING = (
     (r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "TIME"),
-    (r"(?:\d+(?:us|ms|[smhdw]))+\b", "T"),
+    (r"(?:\d+(?:\.\d+)?(?:us|ms|[smhdw]))+\b", "T"),
     (r"\d+\.\d/s", "R"),
     (r"(?:postgresql|sqlite)://\S+", "DSN"),
     (r"(?:\S+/|python -m )runner(?= publish)", "runner"),

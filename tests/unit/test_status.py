@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.diagnosis.figures import latency, number, percent
 from runner.diagnosis.shapes import report_json
-from runner.diagnosis.status import Subscribed, Verdict, judge, number, snapshot, unreachable
+from runner.diagnosis.status import Subscribed, Verdict, judge, snapshot, unreachable
 from runner.event import Event
 from runner.policies.breaker import Trip
 from runner.service.histogram import Histogram
@@ -236,6 +237,22 @@ class TestBacklog:
         assert [told[name] for name in names] == [round(flow.latency.quantile(s) or 0, 6) for s in (0.5, 0.95, 0.99)]
         assert [other[name] for name in ("success_ratio", *names)] == [None] * 4
 
+    def test_the_rate_in_of_a_subscription_is_the_share_of_the_last_events_that_it_matches(self) -> None:
+        known = [(registered(), True), (registered(2, "gone"), False)]
+        queue = Queue(now=NOW, recorded=600, recorded_since=ago(MINUTE))
+        recorded = [*orders(1), *orders(3, "refund.made")]
+        crm, gone = snapshot(queue, (), (), known, {}, {}, recorded=recorded).subscriptions
+        assert (crm.rate_in, gone.rate_in) == (2.5, 0.0)
+        [crm, _] = snapshot(EMPTY, (), (), known, {}, {}, recorded=[]).subscriptions
+        assert crm.rate_in == 0.0
+        told = report_json(judge(snapshot(EMPTY, (), (), known, {}, {})))["subscriptions"]
+        assert told[0]["rate_in"] is None
+
+    def test_shares_and_latencies_are_short(self) -> None:
+        assert [percent(each) for each in (None, 0.0, 0.5, 0.99996, 1.0)] == ["", "0.0%", "50.0%", "99.9%", "100.0%"]
+        seconds = (None, 0.0031, 0.025, 3.21, 99.0, 125.0, 7200.0)
+        assert [latency(each) for each in seconds] == ["", "3.1ms", "25ms", "3.2s", "99.0s", "2m5s", "2h"]
+
     def test_what_is_counted_no_further_says_so(self) -> None:
         assert [number(each) for each in (0, 1000, MOST, MOST + 1)] == ["0", "1,000", "10,000", "10,000+"]
         assert number(12_345, exact=False) == "~12,345"
@@ -247,6 +264,14 @@ def test_a_store_that_is_away_is_down() -> None:
     found = report_json(report)
     assert (found["verdict"], found["exit_code"]) == ("down", 2)
     assert found["findings"][0]["kind"] == "store_away"
+    assert (found["store"], found["tables"]) == (False, None)
+
+
+def test_whether_the_store_is_reached_and_its_tables_are_up_to_date_is_told_as_readyz_tells_it() -> None:
+    old = report_json(unreachable("at revision 0001", "runner migrate -c FILE", kind="tables"))
+    assert (old["store"], old["tables"]) == (True, False)
+    well = report_json(judge(snapshot(EMPTY, (), [instance()], (), {}, {})))
+    assert (well["store"], well["tables"]) == (True, True)
 
 
 MOMENTS = st.none() | st.integers(0, 10_000).map(lambda seconds: ago(timedelta(seconds=seconds)))

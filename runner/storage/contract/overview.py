@@ -146,6 +146,9 @@ class Overview(Protocol):
     async def undispatched(self, limit: int) -> Sequence[Event]:
         """Return the first `limit` events that wait to be dispatched, without their data."""
 
+    async def recorded(self, limit: int) -> Sequence[Event]:
+        """Return the last `limit` events, of those recorded within `RECENT`, without their data."""
+
     async def subscribed(self) -> Sequence[tuple[Registered, bool]]:
         """Return every subscription ever known, and whether it is active."""
 
