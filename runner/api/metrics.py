@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import override
 
+from ..service.tally import Outcomes, Tries
 from ..service.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .surface import Surface
 
 __all__ = ["routes"]
+
+_RESULTS = ("accepted", "failed", "rejected", "deferred", "lost")
 
 
 def routes(surface: Surface) -> list[BaseRoute]:
@@ -58,7 +61,8 @@ class _Collector(Collecting):
     Makes the metrics of one process at the moment of a scrape.
 
     Labels hold names of subscriptions, strategies, loops and schedules, of which a deployment has so many, and the
-    first hundred sources.
+    first hundred sources. What is known by name is counted from zero: a scraper sees no increase in a counter that was
+    not there before, so that the first dead delivery would go unnoticed.
     """
 
     def __init__(self, surface: Surface) -> None:
@@ -101,9 +105,8 @@ class _Collector(Collecting):
         )
         hears = [((each.name,), float(each.hears)) for each in surface.process.strategies() if each.hears is not None]
         yield _gauge("strategy_hears", "Whether a strategy is proven to hear.", ("strategy",), hears)
-        yield _counter(
-            "wakes", "Wakes of the worker.", ("strategy",), [((k,), v) for k, v in surface.process.wakes.items()]
-        )
+        wakes = {each.name: 0 for each in surface.process.strategies()} | surface.process.wakes
+        yield _counter("wakes", "Wakes of the worker.", ("strategy",), [((k,), v) for k, v in wakes.items()])
         yield CounterMetricFamily("runner_claims", "Claims of events.", value=tally.claims)
         yield CounterMetricFamily(
             "runner_leases_lost", "Deliveries whose lease ended before they did.", value=tally.leases_lost
@@ -139,12 +142,14 @@ class _Collector(Collecting):
         tally, name_of = self._surface.tally, self._name_of
         ended = [
             ((name_of(id), outcome), count)
-            for id, each in tally.outcomes.items()
+            for id, each in ({id: Outcomes() for id in tally.names} | tally.outcomes).items()
             for outcome, count in (("delivered", each.delivered), ("dead", each.dead))
         ]
         yield _counter("deliveries", "Deliveries that have ended.", ("subscription", "outcome"), ended)
         tried = [
-            ((name_of(id), result), count) for id, each in tally.tries.items() for result, count in each.results.items()
+            ((name_of(id), result), count)
+            for id, each in ({id: Tries() for id in tally.names} | tally.tries).items()
+            for result, count in (dict.fromkeys(_RESULTS, 0) | each.results).items()
         ]
         yield _counter("attempts", "Attempts to deliver.", ("subscription", "result"), tried)
         spent = HistogramMetricFamily(

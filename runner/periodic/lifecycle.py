@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFound
 from ..event import Event
+from ..policies.schedule import tick_text
 from ..service.background import Background
 from ..service.clock import utcnow
 from ..subscription import Matcher, Subscription
@@ -98,7 +99,7 @@ class Lifecycle:
     def on_missed(self, missed: Missed) -> None:
         """Count ticks that were missed, and tell of them."""
         self._tally.add_missed(missed.schedule, missed.count)
-        data = {"count": missed.count, "first": missed.first.isoformat(), "last": missed.last.isoformat()}
+        data = {"count": missed.count, "first": tick_text(missed.first), "last": tick_text(missed.last)}
         self.tell("schedule.missed", missed.schedule, data)
 
     async def _step(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from time import monotonic
 
 import structlog
@@ -57,6 +58,7 @@ class Scheduler:
         schedules: Schedules,
         *,
         announce: Callable[[], object],
+        on_recorded: Callable[[Iterable[str]], object] = lambda _: None,
         on_missed: Callable[[Missed], object] = lambda _: None,
     ) -> None:
         """
@@ -64,10 +66,12 @@ class Scheduler:
 
         Args:
             announce: wakes the worker of this process and notifies the others.
+            on_recorded: called with the sources of the events that were recorded here.
             on_missed: called with each number of ticks that were missed, once it is on record.
         """
         self._schedules = schedules
         self._announce = announce
+        self._on_recorded = on_recorded
         self._on_missed = on_missed
         self._known: dict[tuple[int, int], Schedule] = {}  # by id and revision
         self._woken = asyncio.Event()
@@ -113,6 +117,9 @@ class Scheduler:
         fired = await self._schedules.fire([firing for firing, _ in firings])
         if fired.events:
             self._announce()
+            held = (firing for firing, _ in firings if firing.seen.id in fired.ids)
+            sources = (each.event.source for firing in held for each in firing.occurrences)
+            self._on_recorded(islice(sources, fired.events))  # others were on record before
         for firing, decision in firings:
             if firing.seen.id in fired.ids:
                 self._tell(firing.seen.name, decision)

@@ -108,7 +108,13 @@ class Runner:
 
         look_up = storage.records.event
         self._lifecycle = Lifecycle(plan.deployment_id, self.publish, look_up, tally, enabled=plan.lifecycle)
-        self._scheduler = Scheduler(storage.schedules, announce=announce, on_missed=self._lifecycle.on_missed)
+        self._scheduler = Scheduler(
+            storage.schedules,
+            announce=announce,
+            on_recorded=tally.add_ticks,
+            on_missed=self._lifecycle.on_missed,
+        )
+        tally.expect_schedules(each.name for each in plan.schedules)
         events, queue, registry = storage.events, storage.queue, storage.registry
         if tracing is not None:
             events, queue = tracing.store(events), tracing.store(queue)
@@ -368,6 +374,7 @@ class Runner:
         old = old_records(self._storage, plan.retention, self.subscriptions.remove_expired)
         self._pruner.keep(plan.retention, old)
         self._lifecycle.enable(plan.lifecycle)
+        self._tally.expect_schedules(each.name for each in plan.schedules)
         self._door.change(plan.api)
         self._bus.announce(self._instance.id)  # what waited for a sink or a subscription may go now, anywhere
 

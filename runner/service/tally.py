@@ -10,6 +10,7 @@ from .histogram import Histogram
 __all__ = ["Outcomes", "Tally", "Tries"]
 
 _MOST_SOURCES = 100
+_MOST_OF_SCHEDULES = 50  # of these, so that hundreds of schedules leave room for others
 OTHER = "other"
 """The label of sources beyond the first hundred."""
 
@@ -85,14 +86,16 @@ class Tally:
     def add_published(self, sources: Iterable[str], seconds: float) -> None:
         """Count events that a publisher had recorded, by their sources, and how long that took."""
         self.publish.add(seconds)
-        published = self.published
-        for source in sources:
-            if source in published:
-                published[source] += 1
-            elif len(published) < _MOST_SOURCES:
-                published[source] = 1
-            else:
-                published[OTHER] = published.get(OTHER, 0) + 1
+        self._count(sources, _MOST_SOURCES)
+
+    def add_ticks(self, sources: Iterable[str]) -> None:
+        """Count events that a schedule had recorded, for which no publisher waited, by their sources."""
+        self._count(sources, _MOST_OF_SCHEDULES)
+
+    def expect_schedules(self, names: Iterable[str]) -> None:
+        """Count the missed ticks of these from zero, because a scraper sees no increase from nothing to one."""
+        for name in names:
+            self.schedules_missed.setdefault(name, 0)
 
     def add_missed(self, schedule: str, count: int) -> None:
         """Count ticks of a schedule for which nothing was published."""
@@ -111,3 +114,13 @@ class Tally:
         if found is None:
             found = self.outcomes[id] = Outcomes()
         return found
+
+    def _count(self, sources: Iterable[str], most: int) -> None:
+        published = self.published
+        for source in sources:
+            if source in published:
+                published[source] += 1
+            elif len(published) < most:
+                published[source] = 1
+            else:
+                published[OTHER] = published.get(OTHER, 0) + 1

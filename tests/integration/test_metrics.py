@@ -164,6 +164,41 @@ async def test_all_names_are_there_and_their_labels_are_bounded(bus: Bus) -> Non
         assert openmetrics.body.rstrip().endswith(b"# EOF")
 
 
+async def test_what_is_known_by_name_is_counted_from_zero(bus: Bus) -> None:
+    """Prometheus sees no increase from nothing to one: no alert on the first dead letter or missed tick would come."""
+    runner = load(bus.write(API + "schedules: [{name: yearly, cron: '@yearly', event: {type: tick}}]\n"))
+    runner.subscribe("mail", lambda _event: None)
+    async with runner:
+        await eventually(lambda: _known(runner, "mail"))
+        samples = await scrape(runner)
+        assert at(samples, "schedule_missed_total", schedule="yearly") == 0
+        assert {
+            at(samples, "deliveries_total", subscription="mail", outcome=each) for each in ("delivered", "dead")
+        } == {0}
+        results = ("accepted", "failed", "rejected", "deferred", "lost")
+        assert {at(samples, "attempts_total", subscription="mail", result=each) for each in results} == {0}
+        assert at(samples, "wakes_total", strategy="polling") >= 0
+
+
+async def _known(runner: Runner, subscription: str) -> bool:
+    return ("runner_breaker_open", (("subscription", subscription),)) in await scrape(runner)
+
+
+async def test_the_events_of_schedules_are_counted_as_published(bus: Bus) -> None:
+    runner = load(bus.write(API + "schedules: [{name: pulse, every: 1s, event: {type: tick}}]\n"))
+    async with runner:
+        await eventually(lambda: _ticked(runner))
+        samples = await scrape(runner)
+        recorded = [row for row in await bus.database.rows(events) if row["source"] == "/schedules/pulse"]
+        assert 1 <= at(samples, "events_published_total", source="/schedules/pulse") <= len(recorded)
+        assert at(samples, "publish_seconds_count") == 0  # nobody waited
+
+
+async def _ticked(runner: Runner) -> bool:
+    key = "runner_events_published_total", (("source", "/schedules/pulse"),)
+    return key in await scrape(runner)
+
+
 async def test_what_waits_is_counted_and_how_long(bus: Bus) -> None:
     runner = load(bus.write(API))
     never = asyncio.Event()
