@@ -31,9 +31,11 @@ MakeNats = Callable[..., NatsServer]
 SECOND = timedelta(seconds=1)
 EACH = "{name: pulse, every: 1s, catch_up: all, event: {type: tick}}"
 BETWEEN = 10.0  # seconds between two rounds of kills
-AWAY = float(os.environ.get("CHAOS_AWAY", "4"))  # seconds that a server is away
-WHILE = float(os.environ.get("CHAOS_TICKS", "24"))  # seconds; 120 and an absence of 10 are what was asked for
+WHILE = float(os.environ.get("CHAOS_TICKS", "120"))  # seconds of kills
+AWAY = float(os.environ.get("CHAOS_AWAY", "10"))  # seconds that a server is away meanwhile
+ABSENT = float(os.environ.get("CHAOS_ABSENT", "30"))  # seconds for which nobody, or no server, is there
 HOUR = 3600
+POLICIES = ("all", "one", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +138,9 @@ async def killed_while_it_ticks(
     trial.conclude()
 
 
-async def absent(trial: Trial, seconds: float = 12.0) -> None:
+async def absent(trial: Trial, seconds: float = ABSENT) -> None:
     """Nobody is there for a while: each policy does what it says, and what is not published is counted, exactly."""
-    entries = [
-        f"{{name: {policy}, every: 2s, catch_up: {policy}, event: {{type: tick}}}}" for policy in ("all", "one", "none")
-    ]
-    await trial.start(Subscriber("note", "note"), runners=2, schedules=f"[{', '.join(entries)}]")
-    await eventually(lambda: _recorded(trial, 2, "none"), 60)
+    await _start_each_policy(trial)
     for runner in trial.runners:
         runner.kill()
     gone = datetime.now(UTC)
@@ -150,9 +148,41 @@ async def absent(trial: Trial, seconds: float = 12.0) -> None:
     await asyncio.sleep(seconds)  # the fault itself
     back = datetime.now(UTC)
     await trial.deployment.start(2)
+    await judge_policies(trial, gone, back)
+
+
+async def store_away(trial: Trial, postgres: PostgresServer, nats: NatsServer, seconds: float = ABSENT) -> None:
+    """NATS, then the database is away for a while below running instances: as if nobody had been there, once."""
+    await _start_each_policy(trial)
+    before = {policy: await counted(trial, policy) for policy in POLICIES}
+    for length in (AWAY, seconds):
+        nats.kill()
+        trial.note(f"NATS is away for {length:g} s")
+        await asyncio.sleep(length)  # the fault itself
+        await asyncio.to_thread(nats.start)
+        trial.bite("outages of NATS")
+    after = {policy: await counted(trial, policy) for policy in POLICIES}
+    trial.require(after == before, f"missed while NATS was away: {after}, {before} before")
+    await asyncio.to_thread(postgres.stop, "immediate")
+    gone = datetime.now(UTC)
+    trial.note(f"PostgreSQL is away for {seconds:g} s")
+    await asyncio.sleep(seconds)  # the fault itself
+    await asyncio.to_thread(postgres.start)
+    trial.bite("outages of PostgreSQL")
+    await judge_policies(trial, gone, datetime.now(UTC))
+
+
+async def _start_each_policy(trial: Trial) -> None:
+    entries = [f"{{name: {policy}, every: 2s, catch_up: {policy}, event: {{type: tick}}}}" for policy in POLICIES]
+    await trial.start(Subscriber("note", "note"), runners=2, schedules=f"[{', '.join(entries)}]")
+    await eventually(lambda: _recorded(trial, 2, "none"), 60)
+
+
+async def judge_policies(trial: Trial, gone: datetime, back: datetime) -> None:
+    """Report what a policy did otherwise than it says about the ticks between two moments, and what it counted."""
     working = datetime.now(UTC)
     await eventually(lambda: _passed(trial, working + 5 * SECOND, "none"), 60)
-    for policy in ("all", "one", "none"):
+    for policy in POLICIES:
         seen = await ticks(trial, policy)
         gaps = missing(seen, 2 * SECOND)
         late = [each for each in seen if gone < each.time < back and each.late > 2 * SECOND]
@@ -162,8 +192,12 @@ async def absent(trial: Trial, seconds: float = 12.0) -> None:
         expected = {"all": len(late) + len(gaps), "one": min(len(late), 1), "none": 0}[policy]
         trial.require(len(late) == expected, f"{policy}: {len(late)} published late, {len(gaps)} left out")
         trial.require(len({each.time for each in seen}) == len(seen), f"{policy}: a tick came twice")
-    said = {entry["schedule"]: entry["ticks"] for entry in trial.deployment.logged("ticks missed")}
+    said = Counter[str]()
+    for entry in trial.deployment.logged("ticks missed"):
+        said[entry["schedule"]] += entry["ticks"]
     trial.require(said.keys() == {"one", "none"}, f"the log tells of {said}")
+    told = {policy: await counted(trial, policy) for policy in said}
+    trial.require(dict(said) == told, f"the log tells of {said}, counted are {told}")
     trial.conclude()
 
 
@@ -297,15 +331,29 @@ def sqlite(make_trial: MakeTrial, tmp_path: Path) -> Trial:
 
 @pytest.mark.chaos_postgres
 @pytest.mark.timeout(600)
-@pytest.mark.chaos("FI-37", "a schedule every second, two of five killed every ten seconds, NATS and PostgreSQL away")
+@pytest.mark.chaos(
+    "FI-37",
+    f"a schedule every second, for {WHILE:g} s; two of five instances killed every ten seconds, NATS and PostgreSQL "
+    f"away for {AWAY:g} s each",
+)
 async def test_fi_37(make_trial: MakeTrial, make_postgres: MakePostgres, make_nats_server: MakeNats) -> None:
     postgres, nats = make_postgres(), make_nats_server()
     await killed_while_it_ticks(make_trial(postgres, nats=nats.url), postgres, nats)
 
 
-@pytest.mark.chaos("FI-37", "nobody there for 12 s, with each way to catch up")
+@pytest.mark.chaos("FI-37", f"nobody there for {ABSENT:g} s, with each way to catch up")
 async def test_fi_37_absent(trial: Trial) -> None:
     await absent(trial)
+
+
+@pytest.mark.chaos_postgres
+@pytest.mark.timeout(600)
+@pytest.mark.chaos(
+    "FI-37", f"NATS away for {AWAY:g} s and {ABSENT:g} s, then PostgreSQL for {ABSENT:g} s, with each way to catch up"
+)
+async def test_fi_37_away(make_trial: MakeTrial, make_postgres: MakePostgres, make_nats_server: MakeNats) -> None:
+    postgres, nats = make_postgres(), make_nats_server()
+    await store_away(make_trial(postgres, nats=nats.url), postgres, nats)
 
 
 @pytest.mark.chaos("FI-37", "the clocks of two of three instances an hour ahead and an hour behind")
