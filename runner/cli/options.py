@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ __all__ = [
     "MOMENT",
     "SINCE",
     "config_option",
+    "content_of",
     "count_option",
     "dry_run_option",
     "json_option",
@@ -230,3 +231,26 @@ DURATION = Duration()
 MOMENT = Moment()
 SINCE = Moment(ago=True)
 RATE = Pace()
+
+
+def content_of(data: str) -> bytes:
+    """Return what `--data` means: the text itself, of `@FILE` the content of a file, of `-` standard input."""
+    if data in ("-", "@-"):
+        return _limited(sys.stdin.buffer)
+    if not data.startswith("@"):
+        return data.encode(errors="surrogateescape")
+    try:
+        with open(data[1:], "rb") as file:
+            return _limited(file)
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {data[1:]}: {error.strerror}", param_hint="--data") from error
+
+
+def _limited(file: BinaryIO) -> bytes:
+    """Read to the end, or up to the size limit of an event."""
+    from ..event import MAX_DATA_BYTES
+
+    content = file.read(MAX_DATA_BYTES + 1)
+    if len(content) > MAX_DATA_BYTES:
+        raise click.BadParameter(f"more than {MAX_DATA_BYTES} bytes, which is all that is taken", param_hint="--data")
+    return content

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import DURATION, MOMENT, config_option, dry_run_option, json_option, load
+from .options import DURATION, MOMENT, config_option, content_of, dry_run_option, json_option, load
 from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell, tell_unheard
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def _event(
     """Return the event described by the options, with its data byte for byte."""
     from ..event import Event, new_id
 
-    content = None if data is None else _content(data)
+    content = None if data is None else content_of(data)
     if content is not None and content_type is None:
         _check_json(content)
         content_type = "application/json"
@@ -147,28 +146,6 @@ def _event(
         id=id_ or new_id(),
         datacontenttype=content_type,
     )
-
-
-def _content(data: str) -> bytes:
-    if data in ("-", "@-"):
-        return _limited(sys.stdin.buffer)
-    if not data.startswith("@"):
-        return data.encode(errors="surrogateescape")
-    try:
-        with open(data[1:], "rb") as file:
-            return _limited(file)
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {data[1:]}: {error.strerror}", param_hint="--data") from error
-
-
-def _limited(file: BinaryIO) -> bytes:
-    """Read to the end, or up to the size limit of an event."""
-    from ..event import MAX_DATA_BYTES
-
-    content = file.read(MAX_DATA_BYTES + 1)
-    if len(content) > MAX_DATA_BYTES:
-        raise click.BadParameter(f"more than {MAX_DATA_BYTES} bytes, which is all that is taken", param_hint="--data")
-    return content
 
 
 def _check_json(content: bytes) -> None:

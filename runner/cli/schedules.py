@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .completion import names_of
-from .options import DURATION, MOMENT, config_option, count_option, json_option, load
+from .options import DURATION, MOMENT, config_option, content_of, count_option, json_option, load
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -141,7 +141,7 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 @click.option("--type", "type_", metavar="TYPE", required=True, help="Event type.")
 @click.option("--source", metavar="SOURCE", help="Event source; /schedules/NAME unless given.")
 @click.option("--subject", metavar="SUBJECT", help="Event subject.")
-@click.option("--data", metavar="JSON", help="Event data.")
+@click.option("--data", metavar="JSON|@FILE|-", help="Event data: JSON, the content of a file, or standard input.")
 @json_option
 def put(path: Path, name: str, as_json: bool, type_: str, **options: Any) -> None:
     """Make the schedule NAME, or replace it whole; one of the file is changed there.
@@ -279,7 +279,7 @@ def _schedule(name: str, type_: str, options: dict[str, Any]) -> Schedule:
     event: dict[str, Any] = {"type": type_, "source": options.pop("source"), "subject": options.pop("subject")}
     data = options.pop("data")
     try:
-        event["data"] = None if data is None else orjson.loads(data)
+        event["data"] = None if data is None else orjson.loads(content_of(data))
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
     given = {key: value for key, value in options.items() if value is not None}

@@ -73,6 +73,11 @@ def test_the_life_of_a_schedule(deployment: Deployment) -> None:
         assert deployment.cli(*put)[0] == "mine is put\n"
         assert deployment.cli(*put)[0] == "mine is as it was\n"
         until(lambda: any(id.startswith("mine/") for id in ids(deployment)))
+        data = deployment.directory / "data.json"
+        data.write_text('{"n": 2}')
+        assert deployment.cli(*put[:-1], f"@{data}")[0] == "mine is put\n"
+        [mine] = deployment.json("schedules", "show", "mine")
+        assert mine["event"]["data"] == {"n": 2}
         assert deployment.cli("schedules", "remove", "mine")[0] == "mine is removed\n"
     assert [each["name"] for each in deployment.json("schedules", "list")] == ["nightly", "pulse"]
     header, *rows = deployment.cli("schedules", "list")[0].splitlines()
@@ -108,6 +113,11 @@ def test_the_next_times(deployment: Deployment) -> None:
             "--catch-up: expected one of: none, one, all",
         ),
         (("put", "n", "--type", "a", "--every", "1h", "--data", "{"), 2, "--data: not JSON"),
+        (
+            ("put", "n", "--type", "a", "--every", "1h", "--data", "@none.json"),
+            2,
+            "cannot read none.json: No such file",
+        ),
         (("put", "a b", "--type", "a", "--every", "1h"), 2, "NAME: expected up to 63 letters"),
     ],
 )
