@@ -23,6 +23,7 @@ from .contenders.base import Place
 from .crowd import crowd, member
 from .idle import idle
 from .latency import consume, latency
+from .pulse import pulse
 
 __all__ = ["MEASURES", "main"]
 
@@ -36,6 +37,7 @@ MEASURES: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]] = {
     "claims": claims,
     "horizon": horizon,
     "idle": idle,
+    "pulse": pulse,
 }
 
 
