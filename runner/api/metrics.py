@@ -105,7 +105,7 @@ class _Collector(Collecting):
         )
         hears = [((each.name,), float(each.hears)) for each in surface.process.strategies() if each.hears is not None]
         yield _gauge("strategy_hears", "Whether a strategy is proven to hear.", ("strategy",), hears)
-        wakes = {each.name: 0 for each in surface.process.strategies()} | surface.process.wakes
+        wakes = {**{each.name: 0 for each in surface.process.strategies()}, **surface.process.wakes}
         yield _counter("wakes", "Wakes of the worker.", ("strategy",), [((k,), v) for k, v in wakes.items()])
         yield CounterMetricFamily("runner_claims", "Claims of events.", value=tally.claims)
         yield CounterMetricFamily(

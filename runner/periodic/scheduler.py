@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -17,6 +17,7 @@ from ..policies.schedule import Schedule, tick_text
 from ..policies.ticking import EXAMINED, Decision, decide
 from ..service.background import Background
 from ..service.clock import wait_for
+from ..service.tally import Tally
 from ..storage.contract.schedules import Due, DueSchedule, Firing, Occurrence, Schedules
 
 __all__ = ["Missed", "Scheduler"]
@@ -56,22 +57,22 @@ class Scheduler:
     def __init__(
         self,
         schedules: Schedules,
+        tally: Tally,
         *,
         announce: Callable[[], object],
-        on_recorded: Callable[[Iterable[str]], object] = lambda _: None,
         on_missed: Callable[[Missed], object] = lambda _: None,
     ) -> None:
         """
         Publish through `schedules`.
 
         Args:
+            tally: counts the events that are recorded here.
             announce: wakes the worker of this process and notifies the others.
-            on_recorded: called with the sources of the events that were recorded here.
             on_missed: called with each number of ticks that were missed, once it is on record.
         """
         self._schedules = schedules
         self._announce = announce
-        self._on_recorded = on_recorded
+        self._tally = tally
         self._on_missed = on_missed
         self._known: dict[tuple[int, int], Schedule] = {}  # by id and revision
         self._woken = asyncio.Event()
@@ -119,7 +120,7 @@ class Scheduler:
             self._announce()
             held = (firing for firing, _ in firings if firing.seen.id in fired.ids)
             sources = (each.event.source for firing in held for each in firing.occurrences)
-            self._on_recorded(islice(sources, fired.events))  # others were on record before
+            self._tally.add_ticks(islice(sources, fired.events))  # others were on record before
         for firing, decision in firings:
             if firing.seen.id in fired.ids:
                 self._tell(firing.seen.name, decision)

@@ -101,20 +101,14 @@ class Runner:
         self._functions: dict[str, Subscription] = {}
         self._function_sinks: dict[str, Sink] = {}
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
-        self._tally = tally = Tally()
+        self._tally = tally = Tally(each.name for each in plan.schedules)
 
         def announce() -> None:
             self._bus.announce(self._instance.id)
 
         look_up = storage.records.event
         self._lifecycle = Lifecycle(plan.deployment_id, self.publish, look_up, tally, enabled=plan.lifecycle)
-        self._scheduler = Scheduler(
-            storage.schedules,
-            announce=announce,
-            on_recorded=tally.add_ticks,
-            on_missed=self._lifecycle.on_missed,
-        )
-        tally.expect_schedules(each.name for each in plan.schedules)
+        self._scheduler = Scheduler(storage.schedules, tally, announce=announce, on_missed=self._lifecycle.on_missed)
         events, queue, registry = storage.events, storage.queue, storage.registry
         if tracing is not None:
             events, queue = tracing.store(events), tracing.store(queue)

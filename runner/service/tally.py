@@ -72,7 +72,8 @@ class Tally:
         schedules_missed: ticks for which nothing was published, by schedule.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schedules: Iterable[str] = ()) -> None:
+        """Args: schedules are the names of those that are known; see `expect_schedules()`."""
         self.published: dict[str, int] = {}
         self.publish = Histogram()
         self.tries: dict[int, Tries] = {}
@@ -81,7 +82,7 @@ class Tally:
         self.dispatched = 0
         self.claims = 0
         self.leases_lost = 0
-        self.schedules_missed: dict[str, int] = {}
+        self.schedules_missed: dict[str, int] = dict.fromkeys(schedules, 0)
 
     def add_published(self, sources: Iterable[str], seconds: float) -> None:
         """Count events that a publisher had recorded, by their sources, and how long that took."""

@@ -16,6 +16,7 @@ from runner.periodic import scheduler
 from runner.periodic.scheduler import Missed, Scheduler
 from runner.policies.schedule import EventTemplate, Schedule
 from runner.policies.ticking import EXAMINED, Standing
+from runner.service.tally import Tally
 from runner.storage.contract.schedules import Due, DueSchedule, Fired, Firing, Schedules
 from tests.support.eventually import eventually
 
@@ -94,7 +95,7 @@ def told() -> Told:
 
 @pytest.fixture
 def running(book: Book, told: Told) -> Scheduler:
-    return Scheduler(cast("Schedules", book), announce=told.announce, on_missed=told.missed.append)
+    return Scheduler(cast("Schedules", book), Tally(), announce=told.announce, on_missed=told.missed.append)
 
 
 def every(length: timedelta, name: str = "pulse", **fields: Any) -> Schedule:
