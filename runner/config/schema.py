@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..policies.filter import FilterError, compile_filter
+from ..policies.filter import DIALECTS, FilterError, compile_filter
 from ..policies.limits import WorkerLimits
 from ..policies.order import check_order_by
 from ..policies.schedule import Schedule
@@ -111,7 +111,7 @@ class SubscriptionEntry(Model):
         default=None, description="Event source; `*` stands for any characters. Left out: all."
     )
     filter: Annotated[dict[str, Any], BeforeValidator(unplaced), AfterValidator(_filter)] | None = Field(
-        default=None, description="CloudEvents filter: `exact`, `prefix`, `suffix`, `all`, `any`, `not`."
+        default=None, description=f"CloudEvents filter: {', '.join(f'`{name}`' for name in DIALECTS)}."
     )
     sink: SinkName = Field(description="Name of the sink.")
     concurrency: Number = Field(

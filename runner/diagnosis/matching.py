@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..event import Event
-from ..policies.filter import compile_filter
+from ..policies.filter import COMPARISONS, compile_filter
 from ..subscription import Subscription, matches_pattern
 
 __all__ = ["Clause", "mismatch"]
-
-_WANTED = {"exact": "to be {!r}", "prefix": "to begin with {!r}", "suffix": "to end with {!r}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def _of_filter(spec: Mapping[str, Any], where: str, event: Event) -> Iterator[Cl
                     if not compile_filter({name: {attribute: expected}})(event):
                         value = event.attribute(attribute)
                         actual = None if value is None else repr(value)
-                        yield Clause(f"{place}.{attribute}", _WANTED[name].format(expected), actual)
+                        yield Clause(f"{place}.{attribute}", COMPARISONS[name].expected.format(expected), actual)
 
 
 def _seen(operand: object, event: Event) -> str:
@@ -84,7 +82,7 @@ def _attributes(operand: object) -> Iterator[str]:
     for part in operand if isinstance(operand, list) else [operand]:
         assert isinstance(part, Mapping)  # it compiled
         for name, inner in part.items():
-            if name in _WANTED:
+            if name in COMPARISONS:
                 yield from map(str, inner)
             else:
                 yield from _attributes(inner)

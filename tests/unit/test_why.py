@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.delivery import DeliveryState
-from runner.diagnosis.matching import mismatch
+from runner.diagnosis.matching import Clause, mismatch
 from runner.diagnosis.shapes import answer_json
 from runner.diagnosis.why import Answer, Reason, why
 from runner.event import Event
 from runner.policies.breaker import Trip
+from runner.policies.filter import COMPARISONS
 from runner.policies.rate import Rate
 from runner.storage.contract.overview import Hold, Turned
 from runner.storage.contract.records import EventView, InstanceView
@@ -103,6 +104,11 @@ class TestMatching:
     def test_the_clause_and_the_value_are_named(self, fields: dict[str, Any], said: str) -> None:
         assert str(mismatch(Subscription(name="s", sink="s", **fields), ORDER)) == said
 
+    @pytest.mark.parametrize("dialect", COMPARISONS)
+    def test_every_comparison_is_explained(self, dialect: str) -> None:
+        found = mismatch(Subscription(name="s", sink="s", filter={dialect: {"subject": "never"}}), ORDER)
+        assert found == Clause(f"filter.{dialect}.subject", COMPARISONS[dialect].expected.format("never"), "'eu/1'")
+
     def test_one_for_dead_letters_matches_no_event(self) -> None:
         found = mismatch(Subscription(name="s.dead-letter", sink="s", dead_letter_of="s"), ORDER)
         assert found is not None
@@ -111,7 +117,7 @@ class TestMatching:
 
 TEXTS = st.sampled_from(["eu/1", "eu/", "/shop", "1", "order.created", "x"])
 LEAVES = st.dictionaries(
-    st.sampled_from(["exact", "prefix", "suffix"]),
+    st.sampled_from(sorted(COMPARISONS)),
     st.dictionaries(st.sampled_from(["subject", "source", "type", "tenant"]), TEXTS, min_size=1, max_size=2),
     min_size=1,
     max_size=2,
