@@ -200,8 +200,7 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
         return
     event = fields.pop("event")
     event["data"] = view.schedule.event.data
-    for length in ("every", "jitter", "window"):
-        fields[length] = None if fields[length] is None else timedelta(seconds=fields[length])
+    fields |= {key: value for key, value in vars(view.schedule).items() if isinstance(value, timedelta)}
     print_fields(fields | {f"event.{key}": value for key, value in event.items()})
 
 

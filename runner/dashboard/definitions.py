@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
-from typing import Any
+from dataclasses import fields
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ..config.duration import format_duration
+from ..policies.rate import Rate
+from ..subscription import Destination
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["lines"]
 
-_NOTHING: tuple[object, ...] = (None, [], {}, "")
-_DURATIONS = ("delay", "every", "jitter", "max_age", "max_delay", "max_pause", "pause", "schedule", "timeout", "window")
-_SHARES = ("retry.jitter",)
-_WHOLE = ("filter", "event.data")  # written as they are
+_NOTHING: tuple[object, ...] = (None, (), {}, "")
 
 
-def lines(stored: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key that is set, dotted, with its value in words; durations of `stored` are in seconds."""
-    for name, value in stored.items():
-        key = before + name
-        if value in _NOTHING:
+def lines(definition: DataclassInstance, before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key of a subscription or a schedule that is set, dotted, with its value in words; not its name."""
+    for each in fields(definition):
+        key, value = before + each.name, getattr(definition, each.name)
+        if value in _NOTHING or key == "name":
             continue
-        if isinstance(value, Mapping) and key not in _WHOLE:
-            yield from lines(value, f"{key}.")
-        elif isinstance(value, list):
-            yield key, ", ".join(_words(name, key, each) for each in value)
-        else:
-            yield key, _words(name, key, value)
+        match value:
+            case Rate() | str():
+                yield key, str(value)
+            case Destination():
+                yield from ((f"{key}.{value.kind}.{name}", _words(option)) for name, option in value.shown.items())
+            case tuple():
+                yield key, ", ".join(map(_words, value))
+            case _ if hasattr(value, "__dataclass_fields__"):
+                yield from lines(value, f"{key}.")
+            case _:
+                yield key, _words(value)
 
 
-def _words(name: str, key: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if name in _DURATIONS and key not in _SHARES and isinstance(value, int | float):
-        return format_duration(timedelta(seconds=value))
-    return orjson.dumps(value).decode()
+def _words(value: Any) -> str:
+    match value:
+        case str():
+            return value
+        case timedelta():
+            return format_duration(value)
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case Mapping():
+            return orjson.dumps(dict(value)).decode()
+        case _:
+            return orjson.dumps(value).decode()

@@ -29,7 +29,7 @@ async def _show(view: View) -> dict[str, Any]:
         "one": one,
         "upcoming": await operations.schedules.upcoming(name, _NEXT),
         "events": mine[:_LAST],
-        "plan": list(lines(one.schedule.to_json())),
+        "plan": list(lines(one.schedule)),
     }
 
 

@@ -78,7 +78,7 @@ async def _show(view: View) -> dict[str, Any]:
 def definition(subscribed: Subscribed) -> list[tuple[str, str]]:
     """Return what a subscription says, one line for each key that is set."""
     registered = subscribed.registered
-    return [("origin", registered.origin), *lines(registered.subscription.to_json())]
+    return [("origin", registered.origin), *lines(registered.subscription)]
 
 
 PAGES = (
