@@ -20,6 +20,7 @@ from .acks import acknowledge
 from .contract.audit import Action
 from .contract.corrections import Corrections, ReplayQuery, Rescheduled, nobody
 from .contract.records import DeliveryQuery, EventQuery
+from .event_rows import event_of
 from .expressions import After, Instant, Now
 from .home import home_of
 from .lines import join_lines, leave_lines
@@ -34,7 +35,6 @@ from .selection import (
     delivery_conditions,
     delivery_key,
     event_conditions,
-    event_of,
     fetch,
     in_state,
 )

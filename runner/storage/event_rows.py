@@ -1,9 +1,10 @@
-"""An event as the stores write and read it with statements of their own."""
+"""The rows of events: how the stores read and write them, by statements of their own and by the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -12,7 +13,10 @@ from ..event import NO_EXTENSIONS, Event, ExtensionValue
 from .contract.claims import LARGEST
 from .identity import restored
 
-__all__ = ["check_size", "read_event", "read_extensions", "write_extensions"]
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+__all__ = ["check_size", "event_of", "read_event", "read_extensions", "write_extensions"]
 
 
 def read_event(
@@ -40,6 +44,22 @@ def read_event(
         dataschema=dataschema,
         extensions=more,
         data=data,
+    )
+
+
+def event_of(row: Row[Any]) -> Event:
+    """Return the event in a row of the table."""
+    source, id, extensions = restored(row.source, row.id, row.extensions or NO_EXTENSIONS)
+    return Event(
+        type=row.type,
+        source=source,
+        id=id,
+        subject=row.subject,
+        time=row.time or row.created_at,
+        datacontenttype=row.datacontenttype,
+        dataschema=row.dataschema,
+        extensions=extensions,
+        data=row.data,
     )
 
 

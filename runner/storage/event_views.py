@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..errors import NotFound
 from .contract.records import EventView
-from .selection import OPEN, event_of, fetch, has_id, in_any_source
+from .event_rows import event_of
+from .selection import OPEN, fetch, has_id, in_any_source
 from .tables import delivery_states, dispatch, events, scheduled
 
 __all__ = ["event_views", "find_event"]

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ..policies.order import order_key
 from .bus_row import lock_bus
 from .errors import mapped_errors
-from .selection import OPEN, WITHOUT_DATA, event_of, in_state
+from .event_rows import event_of
+from .selection import OPEN, WITHOUT_DATA, in_state
 from .tables import deliveries, dispatch, events, subscriptions, turns
 
 __all__ = ["join_lines", "leave_lines", "line_up"]

@@ -16,9 +16,10 @@ from ..event import Event
 from .contract.claims import UNREADABLE
 from .contract.overview import MOST, RECENT, SAMPLE, Hold, Load, Overview, Queue, Recent, Turned
 from .contract.registry import Registered
+from .event_rows import event_of
 from .expressions import Among, Keys, Later, Now
 from .registry import named
-from .selection import OPEN, WITHOUT_DATA, event_of, in_state
+from .selection import OPEN, WITHOUT_DATA, in_state
 from .subscription_rows import compilable, readable
 from .tables import (
     attempts,

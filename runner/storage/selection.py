@@ -29,9 +29,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from ..delivery import DeliveryState
-from ..event import NO_EXTENSIONS, Event
 from .contract.records import DeliveryQuery, EventQuery
-from .identity import key_of, restored
+from .identity import key_of
 from .tables import deliveries, dispatch, events, scheduled, subscriptions
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "delivery_conditions",
     "delivery_key",
     "event_conditions",
-    "event_of",
     "fetch",
     "fits",
     "has_id",
@@ -167,22 +165,6 @@ async def _seq_at(connection: AsyncConnection, moment: datetime) -> int:
         else:
             high = middle
     return low or 0
-
-
-def event_of(row: Row[Any]) -> Event:
-    """Return the event in a row of the table."""
-    source, id, extensions = restored(row.source, row.id, row.extensions or NO_EXTENSIONS)
-    return Event(
-        type=row.type,
-        source=source,
-        id=id,
-        subject=row.subject,
-        time=row.time or row.created_at,
-        datacontenttype=row.datacontenttype,
-        dataschema=row.dataschema,
-        extensions=extensions,
-        data=row.data,
-    )
 
 
 WITHOUT_DATA = [null().label("data") if column is events.c.data else column for column in events.c]

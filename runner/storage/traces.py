@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Row, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..tracing.causation import CAUSATION, CORRELATION
+from .event_rows import event_of
 from .expressions import CORRELATION_KEY, Correlation, CorrelationKey
-from .selection import WITHOUT_DATA, event_of, fetch, has_id, in_any_source
+from .selection import WITHOUT_DATA, fetch, has_id, in_any_source
 from .tables import events
 
 __all__ = ["flow_of"]

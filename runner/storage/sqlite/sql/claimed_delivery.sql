@@ -1,5 +1,5 @@
--- The event of a delivery about to be leased, what it weighs, since when it is on record, and how long ago its first attempt on record began; after a
--- retry by hand there are several of that number.
+-- The event of a delivery about to be leased, what it weighs, since when it is on record, and how long ago its first attempt
+-- on record began; after a retry by hand there are several of that number.
 SELECT d.attempts + 1, d.last_error, CASE WHEN d.attempts >= CASE WHEN ? IS NULL THEN 1 ELSE 2 END THEN (
            SELECT ? - a.at + a.duration_us FROM attempts a
            WHERE a.event_seq = d.event_seq AND a.subscription_id = d.subscription_id
