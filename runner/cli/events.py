@@ -210,7 +210,7 @@ def reschedule_event(
     deliveries move that wait: for their next attempt, a rate, an order, or because of a pause. What runs at this
     moment is left alone.
 
-    
+    \b
     Examples:
       runner events reschedule 12 --delay 2h
       runner events reschedule 12 --delay 0s

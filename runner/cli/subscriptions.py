@@ -125,12 +125,12 @@ def put(path: Path, file: BinaryIO, as_json: bool) -> None:
     FILE is YAML or JSON with the keys of one of `subscriptions`, `${VAR}` and `${file:...}` filled in. It may bring a
     destination in place of `sink`, and end by itself. What is secret is sealed with `sealing.keys`.
 
-    
+    \b
     Examples:
       runner subscriptions put crm.yaml
       echo '{name: all, sink: log}' | runner subscriptions put -
 
-    
+    \b
     crm.yaml:
       name: crm
       types: ["order.*"]
