@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ..diagnosis.figures import age, latency, number, percent
-from ..diagnosis.status import Report, Snapshot, Subscribed, Verdict
+from ..diagnosis.status import STATES, Report, Snapshot, Subscribed, Verdict
 from ..log.redaction import redacted
 from ..log.terminal import printable
 from ..service.histogram import Histogram
@@ -19,7 +19,6 @@ from ..storage.contract.records import DeliveryView
 __all__ = ["SORTS", "Opened", "View", "Wish", "lines", "press"]
 
 _STYLES = {Verdict.HEALTHY: "bold green", Verdict.DEGRADED: "bold yellow", Verdict.DOWN: "bold red"}
-_TROUBLE = ("nobody serves it", "breaker open", "breaker half-open", "failing", "paused", "active", "inactive")
 _KEYS = "↑↓ choose  ⏎ open  s sort by {sort}  r reverse  p pause/resume  q quit"
 _OPEN_KEYS = "p pause/resume  q back"
 _HEAD = 7  # lines above the first subscription
@@ -124,7 +123,7 @@ _COLUMNS = (
 _NARROWEST = 16  # cells of a name
 
 SORTS: Sequence[tuple[str, Callable[[Subscribed, Snapshot], tuple[float | str, ...]]]] = (
-    ("trouble", lambda each, _: (_TROUBLE.index(each.state), -each.load.dead, -each.backlog)),
+    ("trouble", lambda each, _: (STATES.index(each.state), -each.load.dead, -each.backlog)),
     ("name", lambda each, _: ()),
     ("waiting", lambda each, _: (-each.backlog,)),
     ("oldest", lambda each, seen: (-(seen.now - each.oldest_at).total_seconds() if each.oldest_at else 0.0,)),

@@ -59,8 +59,7 @@ def worst(seen: Snapshot) -> list[Subscribed]:
     """Return the subscriptions that need a look first: those that fail, then the longest backlogs."""
 
     def rank(each: Subscribed) -> tuple[bool, bool, int, int, str]:
-        ill = each.active and each.state not in ("active", "inactive")
-        return (not ill, not each.load.dead, -each.backlog, -each.flow.delivered, each.name)
+        return (not each.ill, not each.load.dead, -each.backlog, -each.flow.delivered, each.name)
 
     return sorted((each for each in seen.subscriptions if each.active or each.backlog), key=rank)[:_SHOWN]
 

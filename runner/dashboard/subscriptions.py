@@ -38,12 +38,8 @@ async def _list(view: View) -> dict[str, Any]:
 
 def ranked(seen: Snapshot, sort: str) -> list[Subscribed]:
     """Return the subscriptions in an order; inactive ones are the last."""
-
-    def ill(each: Subscribed) -> bool:
-        return each.state not in ("active", "inactive")
-
     keys: dict[str, Callable[[Subscribed], Any]] = {
-        "state": lambda each: (not ill(each), not each.load.dead, -each.backlog, each.name),
+        "state": lambda each: (not each.ill, not each.load.dead, -each.backlog, each.name),
         "name": lambda each: each.name,
         "waiting": lambda each: (-each.backlog, each.name),
         "dead": lambda each: (-each.load.dead, each.name),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 from math import ceil
+from typing import Literal, get_args
 
 from ..config.duration import format_duration
 from ..event import Event
@@ -19,6 +20,7 @@ from ..subscription import Matcher
 from .figures import age, number
 
 __all__ = [
+    "STATES",
     "Finding",
     "Report",
     "Snapshot",
@@ -34,6 +36,13 @@ __all__ = [
 LATE = timedelta(minutes=1)
 """How long an event may wait to be dispatched, or a subscription fail, before the deployment counts as degraded."""
 
+State = Literal[
+    "nobody serves it", "breaker open", "breaker half-open", "failing", "paused", "active", "inactive", "expired"
+]
+STATES: Sequence[State] = get_args(State)
+"""The states of subscriptions, those that need a look first."""
+
+_WELL = STATES[STATES.index("active") :]
 _ORDINARY = Recent()
 
 
@@ -107,7 +116,7 @@ class Subscribed:
         return failure if failure is not None and failure > success else None
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """The state in a few words."""
         if self.registered.expired:
             return "expired"
@@ -121,6 +130,11 @@ class Subscribed:
         if trip is not None:
             return "breaker open" if trip.left > timedelta(0) else "breaker half-open"
         return "active" if self.failing_since is None else "failing"
+
+    @property
+    def ill(self) -> bool:
+        """Whether it needs a look: something keeps its deliveries back."""
+        return self.state not in _WELL
 
     def rate(self, now: datetime) -> float:
         """Return the deliveries per second of the last minute, or of the last minutes that were counted."""

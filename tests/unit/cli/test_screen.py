@@ -10,7 +10,8 @@ from rich.cells import cell_len
 
 from runner.cli.screen import SORTS, Opened, View, Wish, lines, press
 from runner.delivery import DeliveryState
-from runner.diagnosis.status import Snapshot, Subscribed, judge, unreachable
+from runner.diagnosis.status import STATES, Snapshot, Subscribed, judge, unreachable
+from runner.policies.breaker import Trip
 from runner.storage.contract.overview import Load, Queue, Recent
 from runner.storage.contract.records import DeliveryView, InstanceView
 from runner.storage.contract.registry import Instance, Registered, StrategyHealth
@@ -99,6 +100,31 @@ def test_the_worst_is_first_and_every_one_can_be_reached() -> None:
     assert len(met) == 400
     press(view, "home")
     assert named(view, shown(view)) == first
+
+
+def test_every_state_has_a_place() -> None:
+    well = subscribed("well")
+    since = replace(well.load, pending=1, failing_from=NOW - timedelta(minutes=5))
+    states = [
+        well,
+        subscribed("held", paused=True),
+        replace(well, registered=replace(well.registered, breaker=Trip(1, timedelta(seconds=9)))),
+        replace(well, registered=replace(well.registered, breaker=Trip(1, timedelta(0)))),
+        replace(well, served=False),
+        replace(well, load=since, recent=Recent()),
+        replace(well, active=False),
+        replace(well, registered=replace(well.registered, expires_in=timedelta(0))),
+    ]
+    assert {each.state for each in states} == set(STATES)
+    named = [
+        replace(each, registered=replace(each.registered, subscription=Subscription(name=f"s{n}", sink="s")))
+        for n, each in enumerate(states)
+    ]
+    view = view_of(*named)
+    view.sort = [name for name, _ in SORTS].index("trouble")
+    assert [named[int(name[1:])].state for name in view.names()] == list(STATES)
+    assert {each.state for each in named if not each.ill} == {"active", "inactive", "expired"}
+    shown(view)
 
 
 def test_every_order_has_a_name_and_a_way_back() -> None:
