@@ -92,7 +92,9 @@ class Bus:
 
     async def drain(self, timeout: float = 10.0) -> None:
         """
-        Wait until nothing is due and nothing runs. What waits for its time (a retry, a delayed event) goes on waiting.
+        Wait until nothing is due and nothing runs.
+
+        A retry or a delayed event goes on waiting for its time, and a deferred delivery for `runner.ack()`.
 
         Args:
             timeout: seconds.
@@ -156,9 +158,14 @@ class Bus:
         now = datetime.now(UTC)
         for state in (DeliveryState.LEASED, DeliveryState.PENDING):
             async for each in self._storage.records.deliveries(DeliveryQuery(state=state, limit=None)):
-                if state is DeliveryState.LEASED or each.due_at is None or each.due_at <= now:
+                waits = each.due_at is not None and each.due_at > now
+                if not waits or (state is DeliveryState.LEASED and not await self._is_deferred(each)):
                     return f"the delivery of {each.event_type} to {each.subscription} is {state}"
         return None
+
+    async def _is_deferred(self, delivery: DeliveryView) -> bool:
+        """Return whether a delivery is leased by nobody: its sink accepted it for later."""
+        return (await self._storage.overview.hold(delivery.seq, delivery.subscription)).token is None
 
 
 class SyncBus:

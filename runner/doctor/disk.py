@@ -18,7 +18,7 @@ __all__ = ["free_space", "judge_disk", "judge_file_system", "judge_retention", "
 
 MOUNTS = Path("/proc/self/mountinfo")
 
-_NETWORK = (
+_NETWORKS = (
     "9p",
     "afs",
     "ceph",
@@ -29,8 +29,14 @@ _NETWORK = (
     "fuse.sshfs",
     "glusterfs",
     "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "smb3",
+    "smbfs",
+    "virtiofs",
 )
-_NETWORKS = ("nfs", "nfs4", "ncpfs", "ocfs2", "smb3", "smbfs", "virtiofs", *_NETWORK)
 _MEMORY = ("ramfs", "tmpfs")
 _LEAST = timedelta(hours=1)  # of records from which a rate is taken
 _DAY = timedelta(days=1)

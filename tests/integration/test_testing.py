@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import Event, Rejected, testing
+from runner import Deferred, Event, Rejected, testing
 
 
 def order(number: int) -> Event:
@@ -67,6 +67,15 @@ async def test_delayed_events_wait_for_advance() -> None:
         assert seen == []
         assert await bus.advance() == 1
         assert [event.id for event in seen] == ["1"]
+
+
+async def test_a_deferred_delivery_waits_for_its_acknowledgement() -> None:
+    async with testing.bus(later=lambda _event: Deferred(timedelta(hours=1))) as bus:
+        receipt = await bus.publish(order(1))
+        await bus.drain(timeout=5)
+        assert [each.state for each in await bus.deliveries("later")] == ["leased"]
+        assert await bus.runner.ack(receipt.id, "later")
+        assert [each.state for each in await bus.deliveries("later")] == ["delivered"]
 
 
 async def test_what_hangs_is_named() -> None:
