@@ -140,18 +140,9 @@ class Servers:
                     data.parent.chmod(0o711)
                     shutil.chown(data, self._user)
                     shutil.chown(password.name, self._user)
-                command: list[str | Path] = [
-                    programs / "initdb",
-                    "-D",
-                    data,
-                    "-U",
-                    "runner",
-                    "-E",
-                    "UTF8",
-                    "--locale=C",
-                    "--no-instructions",
-                ]
-                command += ["-A", "scram-sha-256", f"--pwfile={password.name}"]
+                options = ["-U", "runner", "-A", "scram-sha-256", f"--pwfile={password.name}"]
+                options += ["-E", "UTF8", "--locale=C", "--no-instructions"]
+                command: list[str | Path] = [programs / "initdb", "-D", data, *options]
                 try:
                     done = subprocess.run(
                         command, capture_output=True, text=True, user=self._user, cwd="/", check=False
@@ -161,9 +152,7 @@ class Servers:
                     continue
             if done.returncode == 0:
                 return programs
-            said = (
-                (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:][0] if done.stderr or done.stdout else ""
-            )
+            said = "".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-1:])
         raise click.ClickException(f"initdb of PostgreSQL fails: {said}")
 
     def _start_nats(self) -> None:

@@ -13,12 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from .expressions import Now
 from .tables import throughput
 
-__all__ = ["TIERS", "Tier", "begin", "roll_up"]
+__all__ = ["SUMMED", "TIERS", "Tier", "begin", "roll_up"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
 _AT_ONCE = 300  # rows in one transaction, about: they are added up in the event loop
-_SUMMED = ("published", "dispatched", "delivered", "failed", "dead")
+SUMMED = ("published", "dispatched", "delivered", "failed", "dead")
+"""The columns that are added up."""
 
 
 class Tier(NamedTuple):
@@ -86,7 +87,7 @@ def _merged(rows: Sequence[Row[Any]]) -> Mapping[str, Any]:
         latency.update(row.latency)
     return {
         "subscription_id": rows[0].subscription_id,
-        **{name: sum(getattr(row, name) for row in rows) for name in _SUMMED},
+        **{name: sum(getattr(row, name) for row in rows) for name in SUMMED},
         "latency": dict(latency),
         "backlog": max((row.backlog for row in rows if row.backlog is not None), default=None),
     }

@@ -32,7 +32,7 @@ from typing_extensions import override
 from ..service.histogram import Histogram
 from .contract.throughput import Counted, Flow, Point, Series, Throughput, ThroughputReader
 from .expressions import Later, Now
-from .rollup import TIERS, begin, roll_up
+from .rollup import SUMMED, TIERS, begin, roll_up
 from .tables import throughput
 from .transactions import Transactions
 
@@ -42,13 +42,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
 _IN_A_STATEMENT = 1000  # rows; a parameter of each column of each
 _KEY = [column.name for column in throughput.primary_key]
-_COUNTS = (
-    throughput.c.published,
-    throughput.c.dispatched,
-    throughput.c.delivered,
-    throughput.c.failed,
-    throughput.c.dead,
-)
+_COUNTS = [throughput.c[name] for name in SUMMED]
 
 
 class SqlThroughput(ThroughputReader):
