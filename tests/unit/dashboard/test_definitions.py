@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -53,5 +54,5 @@ def test_every_length_is_in_words(policy: RetryPolicy | BreakerPolicy | Subscrip
     """An option that is added is shown like the others, without a list of them."""
     for each in fields(policy):
         if isinstance(getattr(policy, each.name), timedelta):
-            shown = dict(lines(replace(policy, **{each.name: timedelta(minutes=90)})))
-            assert shown[each.name] == "1h30m"
+            longer: Any = {each.name: timedelta(minutes=90)}
+            assert dict(lines(replace(policy, **longer)))[each.name] == "1h30m"
