@@ -5,7 +5,7 @@ from runner import Event, load
 runner = load("bus.yaml")
 runner.subscribe("greeter", greet, types=["order.*"])
 async with runner:
-await runner.publish(Event.new("order.created", {"n": 1}, source="/shop"))
+    await runner.publish(Event.new("order.created", {"n": 1}, source="/shop"))
 """
 
 from __future__ import annotations

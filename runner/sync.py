@@ -50,7 +50,7 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Bus:
 
 class Bus:
     """
-    Publish events, and wait until they are durable; who delivers them is another process, `runner start`.
+    Publish events, and wait until they are durable. Another process, `runner start`, delivers them.
 
     One is enough for a process: all threads share its connections, and publishes at the same time share commits.
     """
@@ -69,6 +69,7 @@ class Bus:
         *,
         delay: timedelta | None = None,
         deliver_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         session: object = None,
     ) -> Receipt:
         """
@@ -77,16 +78,18 @@ class Bus:
         Args:
             delay: from now, on the store's clock, until it is due.
             deliver_at: the time at which it is due instead; aware.
+            expires_in: from now, on the store's clock, until it is of no use: what has not been delivered by then is
+                dead.
             session: record it inside this transaction of the caller's. A SQLAlchemy `Session` or `Connection`, a
                 connection of Django, or one of psycopg, psycopg2 or sqlite3; after the commit of one of the last
-                three call `notify()`, for drivers tell nobody of it.
+                three call `notify()`, because drivers do not report it.
 
         Raises:
             EventError: the event breaks CloudEvents 1.0 or a limit.
             EventConflict: the same (source, id) is recorded with other content.
             StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
         """
-        return self.publish_many([Publication(event, delay, deliver_at)], session=session)[0]
+        return self.publish_many([Publication(event, delay, deliver_at, expires_in)], session=session)[0]
 
     def publish_many(self, events: Iterable[Event | Publication], *, session: object = None) -> Sequence[Receipt]:
         """Record events, all or none, in one transaction; return their receipts in order."""
@@ -98,7 +101,7 @@ class Bus:
         return record(session)
 
     def notify(self) -> None:
-        """Signal the workers that there may be work, after the commit of a connection that does not tell of it."""
+        """Signal the workers that there may be work, after the commit of a connection that does not report it."""
         loop = self._running()
         loop.soon(loop.bus.announce)
 

@@ -23,7 +23,7 @@ from .retry import Retry
 from .schedules import Moment, ScheduleEntry
 from .schema import SubscriptionEntry
 
-__all__ = ["Own", "Written", "read_schedule", "read_subscription"]
+__all__ = ["Own", "Written", "read_options", "read_schedule", "read_subscription"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -86,6 +86,17 @@ def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str
     subscription = replace(entry.to_subscription(Retry(), Breaker()), expires_at=read.expires_at)
     given = None if read.destination is None else next(iter(_options(own["destination"])))
     return Written(subscription, read.destination, given)
+
+
+def read_options(name: str, sink: str, options: Mapping[str, Any]) -> Subscription:
+    """
+    Return the subscription that a program describes by `options`, with the keys of the file and its defaults.
+
+    Raises:
+        ConfigError: with a fault in each line.
+    """
+    content = {**options, "name": name, "sink": sink}
+    return _read(SubscriptionEntry, content, Context(base=Path())).to_subscription(Retry(), Breaker())
 
 
 def _options(destination: object) -> Iterator[Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
+from ..policies.breaker import BreakerPolicy
 from ..policies.filter import compile_filter
 from ..policies.limits import WorkerLimits
-from ..policies.order import check_order_by
-from ..policies.rate import Rate
+from ..policies.retry import RetryPolicy
 from ..policies.schedule import Schedule
 from ..storage.contract.archive import Retention
 from ..subscription import Subscription
@@ -60,19 +61,21 @@ class Plan:
 
 def function_subscription(name: str, sink: str, options: Mapping[str, Any]) -> Subscription:
     """
-    Return the subscription of a function.
+    Return the subscription of a function; its options are written as in the file, or are values of `Subscription`.
 
     Raises:
         FilterError: the filter does not compile.
-        ValueError: the rate, or the attribute to order by, is none.
+        ValueError: options that the schema of the file refuses, a fault in each line.
     """
-    options = dict(options)
-    types = options.get("types", ())
-    options["types"] = (types,) if isinstance(types, str) else tuple(types)
+    from ..config.written import read_options  # pydantic, not needed to publish
+
     if options.get("filter"):
         compile_filter(options["filter"])
-    if isinstance(options.get("rate"), str):
-        options["rate"] = Rate.parse(options["rate"])
-    if options.get("order_by") is not None:
-        check_order_by(options["order_by"])
-    return Subscription(name=name, sink=sink, **options)
+    made = {key: value for key, value in options.items() if isinstance(value, RetryPolicy | BreakerPolicy | datetime)}
+    written = {key: value for key, value in options.items() if key not in made}
+    if not written.get("types", "*"):
+        del written["types"]  # none are all, as in `Subscription`
+    try:
+        return replace(read_options(name, sink, written), **made)
+    except ConfigError as error:
+        raise ValueError(f"subscribe({name!r}): {error}") from None

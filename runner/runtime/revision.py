@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigurationFile", "Revision", "reloading_of"]
 
-STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
+STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be a third party's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Revision:
         sinks: all of them; those that have not changed are the ones in use.
         added: those among them that are to be started.
         retired: those in use that are not among them.
-        brokers: connections that `added` needs and nobody has started.
+        brokers: connections that `added` needs and that are not started.
         idle_brokers: connections that only `retired` needs.
     """
 
@@ -88,7 +88,7 @@ class Revision:
 
     @contextlib.asynccontextmanager
     async def logged_in(self, file: ConfigurationFile) -> AsyncIterator[None]:
-        """Renew the logins first: the store may let nobody in with the old password; take that back on failure."""
+        """Renew the logins first, because the store may refuse the old password; take that back on failure."""
         file.renew_logins(self)
         try:
             yield

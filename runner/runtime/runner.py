@@ -171,12 +171,13 @@ class Runner:
             handler: `handler(event)` or `handler(event, delivery)`; async functions run on the loop, others
                 in a thread. What it returns or raises is the outcome, as for a `python` sink. With `batch=100`
                 it is `handler(events)`, a list of at most so many.
-            options: any other field of `Subscription`, such as `types=("order.*",)` or `types="order.*"`,
-                `rate="20/s"`, `order_by="subject"`.
+            options: the keys of a subscription of the file, such as `types="order.*"`, `rate="20/s"`, `timeout="5s"` or
+                `retry={"max_attempts": 3}`; a timedelta and the like will do as well.
 
         Raises:
             FilterError: the filter does not compile.
-            ValueError: the file has a subscription of that name, or `worker.enabled: false`; an option is invalid.
+            ValueError: the file has a subscription of that name, or `worker.enabled: false`; options are invalid,
+                a fault in each line.
         """
         if not self._plan.works:
             raise ValueError(f"subscribe({name!r}): worker.enabled is false, so nothing would call the handler")

@@ -362,6 +362,14 @@ class TestBus(BusTests):
         with pytest.raises(EventError):
             door.publish(Event(type="", source="/"))
 
+    async def test_what_has_expired_is_not_delivered(self, bus: Bus, door: sync.Bus) -> None:
+        door.publish(events(1)[0], expires_in=timedelta(milliseconds=1))
+        runner, handler = bus.runner(), Handler()
+        runner.subscribe("s", handler)
+        async with runner:
+            await eventually(lambda: bus.settled(dead=1))
+        assert handler.seen == []
+
     def test_after_the_end_it_says_so(self, bus: Bus) -> None:
         door = sync.load(bus.write())
         door.publish(events(1)[0])

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from runner.errors import EventError
 from runner.event import Event
+from runner.policies.breaker import BreakerPolicy
 from runner.policies.filter import FilterError
+from runner.policies.rate import Rate
 from runner.policies.retry import RetryPolicy
+from runner.runtime.plan import function_subscription
 from runner.subscription import Matcher, Subscription, matches_pattern
 
 
@@ -192,3 +195,42 @@ def test_a_type_that_is_none_is_no_match_and_concerns_everybody() -> None:
         assert matcher.concerned(type) == (1, 2)
     assert matcher.concerned("a") == (1, 2)
     assert matcher.concerned("b") == (2,)
+
+
+def test_options_of_a_function_are_written_as_in_the_file() -> None:
+    made = function_subscription(
+        "s",
+        "function:s",
+        {
+            "types": "order.*",
+            "rate": "20/s",
+            "timeout": "5s",
+            "retry": {"max_attempts": 3, "delay": "2s"},
+            "breaker": "off",
+        },
+    )
+    assert (made.types, made.rate, made.timeout) == (("order.*",), Rate.parse("20/s"), timedelta(seconds=5))
+    assert made.retry == RetryPolicy(max_attempts=3, delay=timedelta(seconds=2))
+    assert made.breaker is None
+
+
+def test_options_of_a_function_may_be_values() -> None:
+    options = {
+        "types": (),
+        "rate": Rate.parse("20/s"),
+        "timeout": timedelta(seconds=5),
+        "retry": RetryPolicy(max_attempts=3),
+        "breaker": BreakerPolicy(failures=2),
+        "concurrency": 2,
+    }
+    assert function_subscription("s", "function:s", options) == Subscription(name="s", sink="function:s", **options)
+    assert function_subscription("s", "function:s", {}) == Subscription(name="s", sink="function:s")
+
+
+def test_options_of_a_function_that_are_wrong_are_all_named() -> None:
+    with pytest.raises(ValueError, match="subscribe\\('s'\\)") as caught:
+        function_subscription("s", "function:s", {"retry": {"max_atempts": 3}, "timeout": 5, "order": "subject"})
+    text = str(caught.value)
+    assert "retry.max_atempts: unknown key; did you mean 'max_attempts'?" in text
+    assert "timeout: expected a duration such as 30s" in text
+    assert "order: unknown key; did you mean 'order_by'?" in text
