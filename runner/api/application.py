@@ -84,7 +84,7 @@ class ProblemAnswers:
         try:
             await self._app(scope, receive, sending)
         except ClientGone:
-            return  # there is nobody to answer
+            return  # the client is gone
         except Exception as error:
             problem = problem_of(error)
             if isinstance(error, HTTPException) and error.status_code == 405:

@@ -21,7 +21,7 @@ _LINGER = 5.0  # seconds for which the rest of a refused body is still taken fro
 
 
 class ClientGone(Exception):
-    """The client went away in the middle of its request; there is nobody to answer."""
+    """The client went away in the middle of its request; no answer can be sent."""
 
 
 class Bodies:
@@ -54,7 +54,7 @@ class Bodies:
 
         Raises:
             Problem: 400 for a length that is none, 413 for too much, 408 for too slow, 503 for too many at once.
-            ClientGone: there is nobody any more.
+            ClientGone: the client went away.
         """
         self._check_length(headers)
         try:

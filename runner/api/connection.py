@@ -21,7 +21,7 @@ class Connection(HttpToolsProtocol):
     Limit how long a request head may take, and how large it may be.
 
     A head that is not complete after ten seconds ends the connection with 408, one of more than 64 KiB or 200 headers
-    with 431. Between two requests it is uvicorn's keep-alive that counts; of a body, whoever reads it.
+    with 431. Between two requests uvicorn's keep-alive decides, during a body its reader.
     """
 
     _timer: asyncio.TimerHandle | None = None

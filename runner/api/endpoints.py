@@ -181,7 +181,7 @@ def page(items: Sequence[Any], last: Sequence[Any] | None) -> dict[str, Any]:
 
 
 def cursor_of(key: Sequence[Any]) -> str:
-    """Return the key as a cursor, which means nothing to anybody else."""
+    """Return the key as a cursor, an opaque text."""
     return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
 
 

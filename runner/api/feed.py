@@ -40,7 +40,7 @@ class Mark:
     A place from which any instance can go on: everything up to `seq` has been given, and ever will be.
 
     Attributes:
-        at: when the event of that seq was recorded, to the second; None where nobody knows.
+        at: when the event of that seq was recorded, to the second; None where it is unknown.
     """
 
     seq: int
@@ -80,7 +80,7 @@ class Reader:
 
 class Feed:
     """
-    Follow the events while anybody reads, and keep the latest in memory.
+    Follow the events while there are readers, and keep the latest in memory.
 
     A reader that lags behind what is kept reads from the store instead: none holds back another, and each takes a
     bounded amount of memory.
@@ -173,12 +173,12 @@ class Feed:
         await wait_for(self._woken, timedelta(seconds=next(self._waits)))
 
     async def _rest(self) -> None:
-        """Stop following, unless somebody came meanwhile."""
+        """Stop following, unless a reader came meanwhile."""
         async with self._changing:
             if not self._readers:
                 await self._loop.stop()
                 self._follower = None
-                self._next += 1  # nobody takes what is not kept for what comes next
+                self._next += 1  # an item that is not kept is not taken for the next one
                 self._entries.clear()
                 self._size = 0
 

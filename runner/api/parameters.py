@@ -45,7 +45,7 @@ def parameters(query: bytes, known: Collection[str], *, repeated: Collection[str
         if name.lower() in _TOKENS:
             raise bad_parameter(name.lower(), "a token never stands in a URL; send it as `Authorization: Bearer`")
         if name not in known:
-            shown = name if len(name) <= _LONGEST_SHOWN else ""  # it may be something that nobody should see
+            shown = name if len(name) <= _LONGEST_SHOWN else ""  # it may be a secret
             raise bad_parameter(shown, f"unknown; expected {'one of: ' + ', '.join(known) if known else 'none'}")
         if name in given and name not in repeated:
             raise bad_parameter(name, "given twice")

@@ -152,7 +152,7 @@ def _handshake(headers: Headers) -> dict[str, str]:
     """
     Return the headers of the answer to a validation request (Web Hooks for Event Delivery 1.0.2, §4).
 
-    Whoever may publish needs a token all the same: the handshake only says that this place expects events. A callback
+    Publishing takes a token all the same: the handshake only says that this place expects events. A callback
     that is asked for is never called.
     """
     allowed = {"allow": "GET, HEAD, OPTIONS, POST"}

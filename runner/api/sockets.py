@@ -110,7 +110,7 @@ def _clear(path: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             return
-        except OSError:  # it is busy, so somebody has it
+        except OSError:  # it is busy, so another process has it
             pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 

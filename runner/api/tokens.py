@@ -105,7 +105,7 @@ class Tokens(Access):
         self._failures = FailureLimit() if failures is None else failures
 
     def replace(self, entries: Sequence[TokenEntry]) -> None:
-        """Admit the callers of these tokens from now on, and nobody else."""
+        """Admit the callers of these tokens from now on, and no others."""
         self._entries = [(_digest_of(each), each) for each in entries]
 
     @override
@@ -203,5 +203,5 @@ def _filled(event: Event, missing: dict[str, str]) -> Event:
 
 
 def access_of(options: Api) -> Access:
-    """Return who may call, after the file."""
+    """Return what admits callers, after the file."""
     return Tokens(options.tokens) if options.tokens else Anybody()

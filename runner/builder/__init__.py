@@ -209,7 +209,7 @@ async def open_operations(
     async with open_storage(config, writes=writes) as storage:
         try:
             yield Operations(storage, changed.set, actor=f"cli:{who()}", keeper=keeper_of(config))
-        finally:  # also after an interrupt: what was done by then is there for somebody
+        finally:  # also after an interrupt: what was done by then has to be signalled
             if changed.is_set():
                 async with outgoing as strategies:
                     await strategies.notify(new_id())

@@ -58,7 +58,7 @@ class Commits:
         self._at_once = at_once
         self._stopped = False
         self._waiting: list[Caller] = []
-        self._gathered = 0  # events of those who wait
+        self._gathered = 0  # events of the callers that wait
         self._flushing: set[_Flush] = set()
         self._starting = 0  # of those, how many have not taken any callers yet
         self._held = Held(record)
@@ -106,7 +106,7 @@ class Commits:
             while callers:
                 await self._commit(callers)
                 flush.committed()
-                await asyncio.sleep(0)  # who was answered may have more, and goes along
+                await asyncio.sleep(0)  # a caller that was answered may publish more, in the same commit
                 callers = self._take(self._share(self._starting + 1))
         except BaseException:
             fail(callers, StorageUnavailable("the publish was interrupted; the same call again is safe"))

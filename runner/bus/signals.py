@@ -11,7 +11,7 @@ from ..strategies.base import NotifyStrategy
 __all__ = ["Signals"]
 
 SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
-LONGEST_SPACING = 0.005  # who hears has work at hand then, and a signal costs every process more than a publish does
+LONGEST_SPACING = 0.005  # others have work at hand then, and a signal costs every process more than a publish
 
 
 class Signals:

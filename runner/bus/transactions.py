@@ -67,7 +67,7 @@ class TransactionSignals:
     """
     Signal what was published in transactions of the caller's, each once the outermost one has ended.
 
-    After a rollback that may be for nothing. A connection of a driver tells nobody of its end.
+    After a rollback that may be for nothing. A connection of a driver does not report its end.
     """
 
     def __init__(self, announce: Callable[[str], None]) -> None:

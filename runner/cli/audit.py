@@ -42,7 +42,7 @@ def audit(
     done         with how many deliveries, events, subscriptions or schedules it touched
     refused      nothing was changed, for the reason that is given
     failed       the store failed; what it had done by then stays done
-    interrupted  somebody stopped it; what it had done by then stays done
+    interrupted  it was stopped by hand; what it had done by then stays done
 
     Dry runs leave no entry. `retention.audit` of the file says how long entries are kept.
 

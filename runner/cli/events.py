@@ -176,7 +176,7 @@ def replay_events(
 def cancel_event(path: Path, event: str, as_json: bool) -> None:
     """Cancel the open deliveries of one EVENT, given by its seq or its id.
 
-    A scheduled or queued event is delivered to nobody; deliveries that wait or run are cancelled. What a sink has
+    A scheduled or queued event is not delivered; deliveries that wait or run are cancelled. What a sink has
     been given already has arrived.
 
     \b

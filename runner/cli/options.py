@@ -68,7 +68,7 @@ def config_option(command: Command) -> Command:
         "--config",
         "path",
         envvar="RUNNER_CONFIG",
-        type=click.Path(path_type=Path, readable=False),  # one that cannot be read is as wrong as one that is missing
+        type=click.Path(path_type=Path, readable=False),  # reported by the loader, like a missing one
         metavar="FILE",
         callback=_require,
         help="The configuration; unless given $RUNNER_CONFIG, or else ./runner.yaml.",
@@ -125,7 +125,7 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
 
     The log is for people unless the file says `json`: those verbs are typed, and `auto` would see a pipe.
 
-    Only with `imports` is what the file names imported: who publishes or reads need not have it.
+    Only with `imports` is what the file names imported: a verb that publishes or reads does not need it.
 
     Raises:
         ConfigError: with every fault of the file.

@@ -223,7 +223,7 @@ async def _due(operations: Operations, seq: int) -> datetime | None:
 
 
 async def _try_one(config: Config, event: Event, when: _When, as_json: bool) -> None:
-    """Check an event as a publish does, and print who would get it."""
+    """Check an event as a publish does, and print which subscriptions would get it."""
     from orjson import Fragment
 
     from ..builder import type_schemas

@@ -25,7 +25,7 @@ __all__ = ["RemoteTail"]
 _TOKEN = "RUNNER_TOKEN"
 _SILENCE = 45.0  # seconds without a byte, of a stream that gives a sign of life every 15
 _PAUSE = 2.0  # seconds until it is tried again
-_REMEMBERED = 10_000  # seqs, because a stream that goes on repeats some
+_REMEMBERED = 10_000  # seqs: after a reconnect the stream repeats some
 _LINE = 16 * 1024 * 1024
 
 

@@ -40,7 +40,7 @@ def list_schedules(path: Path, as_json: bool) -> None:
 
     \b
     active    it publishes at its times
-    paused    somebody paused it
+    paused    it was paused by hand
     ended     no time is left
     inactive  it is in no file any more
 

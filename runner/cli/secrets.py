@@ -33,7 +33,7 @@ def secrets() -> None:
 @dry_run_option
 @json_option
 def reseal(path: Path, dry_run: bool, as_json: bool) -> None:
-    """Seal with the first of `sealing.keys` whatever is sealed with another one.
+    """Seal with the first of `sealing.keys` what is sealed with another one.
 
     To change the key: put the new one first in `sealing.keys` and start every process with both; reseal; then take the
     old one out. It can be interrupted, and goes on when it is called again.

@@ -27,7 +27,7 @@ __all__ = ["Servers", "free_port"]
 HOST = "127.0.0.1"
 _PATIENCE = 30.0  # seconds for a server to answer
 _PAUSE = 0.05
-_USERS = ("postgres", "nobody")  # of whom PostgreSQL runs where we are root, which it refuses
+_USERS = ("postgres", "nobody")  # users that PostgreSQL runs as where we are root, which it refuses
 
 _NO_POSTGRES = """\
 --servers needs PostgreSQL, and found no initdb and postgres in PATH, /usr/lib/postgresql or this environment
@@ -249,7 +249,7 @@ def _other_user() -> str:
 
 
 def _check_ours(directory: Path) -> None:
-    """Refuse a directory in a place that is open to all, if somebody else has made it."""
+    """Refuse a directory in a place that is open to all, if another user has made it."""
     if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
         raise click.ClickException(f"{directory} belongs to somebody else; remove it")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["start"]
 
-_PATIENCE = 1.0  # seconds that the end of the process waits for who reads why it ends
+_PATIENCE = 1.0  # seconds that the end of the process waits for a reader of its last lines
 
 
 @click.command()
@@ -55,7 +55,7 @@ def start(path: Path, watch: bool) -> None:
             loop.run(_serve(path, config, signals, voice, watch))
     except RunnerError as error:
         if not voice.json or isinstance(error, ConfigError):
-            raise  # faults of the file are for whoever wrote it, whatever reads the log
+            raise  # faults of the file are for its author, not for the reader of the log
         voice.failed(error)
         raise click.exceptions.Exit(error.exit_code) from error
 
@@ -112,7 +112,7 @@ class _Signals:
     def __init__(self) -> None:
         self.last_words = "interrupted again, stopping at once"
         self.stop = asyncio.Event()
-        self._reload = False  # whether one was asked for before anybody could act on it
+        self._reload = False  # whether a reload was asked for before the process could act on it
         self._on_reloads: Callable[[], object] | None = None
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None

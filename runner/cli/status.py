@@ -33,7 +33,7 @@ def status(path: Path, as_json: bool) -> int:
 
     \b
     0  healthy
-    1  degraded: something is late, fails, or is served by nobody
+    1  degraded: something is late, fails, or is served by no process
     2  down: nothing is delivered, or the store cannot be asked
 
     Every finding comes with its cause and its cure. WAITING counts what is not dispatched yet, too; `~` is an

@@ -102,7 +102,7 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 @dry_run_option
 @json_option
 def remove(path: Path, name: str, force: bool, dry_run: bool, as_json: bool) -> None:
-    """Forget the subscription NAME, which nobody serves any more; cancel what waits for it.
+    """Forget the subscription NAME, which no process serves any more; cancel what waits for it.
 
     For one that a program left behind (`subscribe()`), or that is in no file any more. What was delivered or is dead
     stays on record until its retention is over. A file or a program that still has it brings it back, as a new one.

@@ -275,7 +275,7 @@ class _Terminal:
 
     def leave(self) -> None:
         """Give the screen and the keys back."""
-        with contextlib.suppress(OSError):  # nobody is there any more
+        with contextlib.suppress(OSError):  # the terminal is gone
             self._write(_LEAVE)
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)

@@ -12,7 +12,7 @@ from ..service.background import Background
 
 __all__ = ["Watcher", "places"]
 
-_QUIET = 200  # milliseconds without a further change before anybody is called: a burst of writes is one
+_QUIET = 200  # milliseconds without a further change before the callback: a burst of writes is one
 _LONGEST = 2000  # milliseconds of changes without a pause
 _LOOK = 2000  # milliseconds between looks at files that tell of nothing, on a network file system for instance
 _GAP = 0.5  # seconds for which a file may be missing while an editor replaces it

@@ -67,7 +67,7 @@ def import_exception(reference: str) -> type[Exception]:
 def _module(name: str) -> Any:
     directory = os.getcwd()
     if directory not in sys.path:
-        sys.path.append(directory)  # last: a json.py that lies there is nobody else's json
+        sys.path.append(directory)  # last: a json.py there must not replace the standard module
     try:
         if spend(0):
             return importlib.import_module(name)
@@ -76,7 +76,7 @@ def _module(name: str) -> Any:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot import {quoted(name)}: {reason}") from error.with_traceback(None)
     except (Exception, SystemExit) as error:
-        # Anybody's code ran, and anything can come out of it; its text may hold what it was working on.
+        # Foreign code ran and may raise anything; the text of the exception may hold its data.
         reason = f"it raised {type(error).__name__}; python -c 'import {name}' shows where"
         raise ValueError(f"cannot import {quoted(name)}: {reason}") from error
     raise ValueError(f"{quoted(name)} was not imported, after so many faults")

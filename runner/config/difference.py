@@ -14,11 +14,12 @@ from .fields import Model
 from .plugin import Options, Plugin
 from .schema import Config
 
-__all__ = ["Change", "Difference", "difference"]
+__all__ = ["Change", "Difference", "difference", "is_live"]
 
 _LIVE: tuple[tuple[str, ...], ...] = (
     ("api", "tokens"),
     ("breaker",),
+    ("include",),  # what the files say is compared, not their names
     ("lifecycle",),
     ("log",),
     ("retention",),
@@ -185,7 +186,7 @@ def _change(path: tuple[str | int, ...], pair: _Pair) -> Change:
     for step in path:
         text += step if isinstance(step, str) and step.startswith("[") else path_text((_DOT, step))[len(_DOT) :]
     text = text.removeprefix(".")
-    live = _is_live(path, pair)
+    live = is_live(path) or _is_same_place(pair.old, pair.new)
     place = tuple(itertools.takewhile(lambda step: not (isinstance(step, str) and step.startswith("[")), path))
     if pair.old is _ABSENT:
         return Change(text, "added", None, pair.now, live, place)
@@ -197,12 +198,15 @@ def _change(path: tuple[str | int, ...], pair: _Pair) -> Change:
 _DOT = "x"  # in front of a step, so that it is written as one that follows another
 
 
-def _is_live(path: Sequence[str | int], pair: _Pair) -> bool:
+def is_live(path: Sequence[str | int]) -> bool:
+    """
+    Return whether a running process takes another value of the key at `path`; of a DSN, the password alone.
+
+    Items of lists go by index, or by `[name]` after the key of the list.
+    """
     if any(tuple(path[: len(each)]) == each for each in _LIVE):
         return True
     match path:
-        case ("storage", "dsn") | ("strategies", int(), "postgres", "dsn"):
-            return _is_same_place(pair.old, pair.new)
         case ("storage", "password") | ("strategies", int(), "postgres", "password"):
             return True  # the DSN has it, too
         case ("strategies", int(), "nats", str(option)):

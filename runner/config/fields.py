@@ -88,7 +88,7 @@ class Context:
             text = storage.get("dsn")
             dsn = Dsn.parse(str(text), text.base if isinstance(text, PlacedText) else base)
         except ValueError:
-            dsn = None  # said where the field is checked
+            dsn = None  # reported where the field is checked
         return cls(
             base=base,
             dsn=dsn,

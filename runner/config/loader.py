@@ -107,7 +107,7 @@ def _keep_kinds(source: Source) -> None:
     """Keep the kind of a plug-in whose main option is empty: `polling: ${EVERY:-}` is `polling`."""
     for path in source.left_out:
         if len(path) == 3 and path[0] in ("strategies", "sinks"):
-            with contextlib.suppress(LookupError, TypeError):  # something around it is a fault, and said
+            with contextlib.suppress(LookupError, TypeError):  # something around it is a fault, which is reported
                 plugin = source.value[path[0]][path[1]]
                 if plugin == {}:
                     plugin[path[2]] = None
@@ -140,7 +140,7 @@ def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
             while path and path not in source.positions and path not in source.origins:
                 path = path[:-1]
         if any(path[:length] in source.broken for length in range(len(path) + 1)):
-            continue  # said already, and better
+            continue  # reported already, with a better text
         if item["type"] == "too_short" and item["input"]:
             continue  # pydantic does not count items that have faults of their own
         items.append((source.place(path), path, item))

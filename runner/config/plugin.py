@@ -30,7 +30,7 @@ class Options(Model):
     Attributes:
         main: the option that a bare value stands for.
         batches: whether it is a sink that takes several events at once.
-        uniform: whether such a sink takes either batches or single events, whoever sends them.
+        uniform: whether such a sink takes either batches or single events, from all its subscriptions.
     """
 
     main: ClassVar[str | None] = None
@@ -67,7 +67,7 @@ class Kinds(Mapping[str, type[Options]]):
         """Return these kinds, besides which there is none."""
         return Kinds({kind: self._references[kind] for kind in kinds}, open=False)
 
-    __hash__ = object.__hash__  # of a mapping there is none, and annotations are looked up by it
+    __hash__ = object.__hash__  # a mapping has none, and annotations are looked up by it
 
     @override
     def __getitem__(self, kind: str) -> type[Options]:
@@ -123,10 +123,10 @@ class Plugin:
             raise ConfigError(f"{self.kind}: {error}") from error
         try:
             made = factory(*arguments.args, **arguments.kwargs)
-        except RunnerError as error:  # written for the one who configures it, as the guides ask
+        except RunnerError as error:  # its text is for the author of the file, as the guides ask
             raise ConfigError(f"{self.kind}: {error}") from error
         except (Exception, SystemExit) as error:
-            # Its text may repeat an option, and nobody here knows which of them are secret.
+            # Its text may repeat an option, and any of them may be secret.
             raise ConfigError(f"{self.kind}: cannot be built, it raised {type(error).__name__}") from error
         if not all(callable(getattr(made, method, None)) for method in methods):
             expected = f"{', '.join(methods[:-1])} and {methods[-1]}"
@@ -204,5 +204,5 @@ def _adapter(model: type[Options]) -> TypeAdapter[dict[str, Any]]:
 def _shown(plugin: Plugin) -> dict[str, Any]:
     if isinstance(plugin.options, Options):
         return {plugin.kind: plugin.options.model_dump(mode="json", by_alias=True)}
-    # Nobody here knows which options of a third party are secret.
+    # Any option of a third party may be secret.
     return {plugin.kind: dict.fromkeys(plugin.options, MASK)}

@@ -293,7 +293,8 @@ class Config(Model):
         default=Breaker(), description="When a subscription that only fails is left alone; `off` for never."
     )
     retention: Retention = Field(
-        default=Retention(), description="How long events are kept once every delivery of theirs has ended."
+        default=Retention(),
+        description="How long events are kept once every delivery of theirs has ended, and actions by hand.",
     )
     api: Api | None = Field(
         default=None, description="The HTTP interface; left out: none. `{}` serves it with the defaults."

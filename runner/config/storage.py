@@ -38,7 +38,8 @@ class Storage(Model):
     schema_name: Annotated[str, AfterValidator(_schema_name)] | None = Field(
         default=None,
         alias="schema",
-        description="PostgreSQL schema of the tables; null is the first of the search path.",
+        description="PostgreSQL schema of the tables; null is the first of the search path that has them, or else its"
+        " first.",
     )
     pool: Number = Field(default=5, ge=1, le=500, description="Connections to the database, per process.")
     start_timeout: PositiveDuration = Field(

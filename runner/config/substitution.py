@@ -116,5 +116,5 @@ class Substitution:
             raise ValueError(f"file {quoted(name)} {error}") from None
         self.files[self._base / name] = hashlib.sha256(value.encode()).hexdigest()
         for line in value.splitlines():
-            know(line)  # whoever puts a value into a file of its own has a reason
+            know(line)  # a value in a file of its own is meant to be secret
         return value

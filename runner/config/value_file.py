@@ -10,7 +10,7 @@ __all__ = ["read_value"]
 
 _MAX_BYTES = 64 * 1024
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes to would be waited for
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe without a writer would wait
 
 
 def read_value(path: Path) -> str:

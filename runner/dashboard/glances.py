@@ -50,7 +50,7 @@ class Glances:
         """
         Return the verdict and the series of the bus by five statements, none of which grows with what is recorded.
 
-        While somebody looks at a live page it is the verdict of `report()`. Otherwise it knows neither the last errors
+        While a live page is open it is the verdict of `report()`. Otherwise it knows neither the last errors
         nor since when a subscription fails.
         """
         if self._report is not None and monotonic() < self._stale + _HELD:

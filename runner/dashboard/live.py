@@ -98,7 +98,7 @@ class Topic:
 
 
 class Live:
-    """The topics of a process, each as long as somebody looks."""
+    """The topics of a process, each as long as it has viewers."""
 
     def __init__(self, draining: asyncio.Event) -> None:
         """All streams end when `draining` is set."""

@@ -1,4 +1,4 @@
-"""Sessions: the cookie of somebody who has logged in with a token, which every instance reads and none remembers."""
+"""Sessions: the cookie of a visitor who logged in with a token; every instance reads it, none stores it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def open_cookie(cookie: str, live: Sequence[tuple[bytes, TokenEntry]], deploymen
         except (CryptoError, ValueError):
             continue
         if not hmac.compare_digest(digest, known):
-            return None  # made from the hash, by somebody without the token
+            return None  # made from the hash, without the token
         session = Session(entry, nonce, datetime.fromtimestamp(ends, UTC))
         return session if utcnow() < session.ends else None
     return None

@@ -127,7 +127,7 @@ class Site:
         async def follow(request: Request) -> Response:
             visitor = self._guard.visitor(request)
             self._live.check_room()
-            everybody = Visitor("", visitor.acts, "", False)  # what is sent goes to all who look at the same
+            everybody = Visitor("", visitor.acts, "", False)  # what is sent goes to all viewers of the same page
             view = View.of(request, self._surface, self._glances, everybody, shown.query, "")
             view = replace(view, streamed=True)
             asked = tuple(sorted(view.path.items())), tuple(sorted(view.query.items()))
@@ -262,7 +262,7 @@ def _root(request: Request) -> str:
 
 
 def _local(after: str, request: Request) -> str | None:
-    """Return an address of ours to go to; None for any other, which somebody else may have put there."""
+    """Return an address of ours to go to; None for any other, which may be forged."""
     root = _root(request)
     inside = after.startswith(f"{root}{BASE}/") or after.partition("?")[0] == f"{root}/"
     if not inside or not after.isascii() or not after.isprintable() or "\\" in after or ".." in after:

@@ -94,7 +94,7 @@ class Page:
         template: made with what `look` returns.
         look: reads what is on it. Raise `NotFound`, or a `Problem`.
         query: the parameters that it knows.
-        parts: templates of the elements, by their ids, that change while somebody looks.
+        parts: templates of the elements, by their ids, that change while the page is open.
     """
 
     path: str

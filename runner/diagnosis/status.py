@@ -259,7 +259,7 @@ def shares(events: Iterable[Event], known: Iterable[Registered]) -> Mapping[int,
         try:
             matching = matcher.match(event)
         except UNREADABLE:
-            continue  # whoever dispatches it says so
+            continue  # reported with the dispatch
         for id in matching:
             counted[id] = counted.get(id, 0) + 1
     return counted

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 _OF_POSTGRES = ("tls", "encoding", "durability", "clock", "rights", "autovacuum", "horizon")
 _OF_TABLES = ("tables", "instances", "deliveries")
-_STRUCTURE = 1.0  # seconds for the check of a file of SQLite, during which nobody commits
+_STRUCTURE = 1.0  # seconds for the check of a file of SQLite, during which no process commits
 
 
 async def examine_postgres(config: Config, limits: Thresholds) -> AsyncIterator[Finding]:

@@ -26,7 +26,7 @@ async def examine(config: Config, limits: Thresholds | None = None, *, log: int 
     """
     Examine the deployment of `config`, and yield the findings in a fixed order, each as soon as it is known.
 
-    Nothing is changed: statements only read, and the only messages are probes that wake nobody.
+    Nothing is changed: statements only read, and the only messages are probes that wake no worker.
 
     Args:
         log: descriptor of the log, which is standard error.

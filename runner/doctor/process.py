@@ -19,7 +19,7 @@ from .verdict import Finding, fault, fine, warning
 
 __all__ = ["judge_config", "judge_files", "judge_log", "judge_open_files", "judge_tokens"]
 
-_PRIVATE = ("tmpfs", "ramfs")  # containers have their secrets there, for every user who is one
+_PRIVATE = ("tmpfs", "ramfs")  # containers have their secrets there, readable for all of their users
 _SPARE = 64  # open files besides connections: modules, sockets of the API, the log
 
 
@@ -43,7 +43,7 @@ def judge_files(config: Config) -> Iterator[Finding]:
         try:
             mode, text = path.stat().st_mode, path.read_text(encoding="utf-8", errors="replace")
         except OSError:
-            continue  # the configuration says so, or who uses it
+            continue  # reported with the configuration, or where it is used
         modes[path] = mode & 0o777
         if mode & stat.S_IWOTH:
             measured = f"{path} can be changed by every user of this machine (mode {modes[path]:04o})"

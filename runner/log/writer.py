@@ -33,7 +33,7 @@ class LogWriter:
 
     Attributes:
         report: makes the line that says how many were dropped, once the stream takes lines again.
-        patience: seconds that whoever has a message to be read waits for that; None for as long as it takes.
+        patience: seconds that a caller whose message has to be read waits for that; None for as long as it takes.
     """
 
     def __init__(self, stream: TextIO | None, *, limit: int = _LIMIT) -> None:
@@ -75,7 +75,7 @@ class LogWriter:
         Return once every line taken so far is written or dropped.
 
         Args:
-            timeout: seconds, after which it returns all the same; None waits for whoever reads, but not for room.
+            timeout: seconds, after which it returns all the same; None waits for the reader, but not for room.
         """
         if self._thread is None:
             return
@@ -157,7 +157,7 @@ class LogWriter:
                 raise ValueError("there is no stream")
             self.stream.write(f"{line}\n")
             self.stream.flush()
-        except Exception:  # a stream of somebody else's may raise anything
+        except Exception:  # a foreign stream may raise anything
             self._dropped += 1
             return
         if self._dropped:

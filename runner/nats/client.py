@@ -32,7 +32,7 @@ _MOST_PINGS = 100  # a second; a server sends one in two minutes
 
 # Told of a message that the server has taken (None), or why it has not.
 _Told = Callable[["errors.Error | None"], None]
-# A message: its subject as the server would name it, and who is told what became of it.
+# A message: its subject as the server would name it, and the callback for its result.
 _Sent = tuple[str, "_Told | None"]
 
 
@@ -44,7 +44,7 @@ class GuardedClient(Client):
     PONGs was sent between their PINGs: the messages there form a window, which the PONG proves but for those that
     were complained about. A complaint that names none of them is about all of them.
 
-    An answer comes to an inbox of its own, so that a late one is nobody else's.
+    An answer comes to an inbox of its own, so that a late one is not taken for another's.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class GuardedClient(Client):
         Hand a message over, and return the answer to it.
 
         Raises:
-            errors.NoRespondersError: nobody takes messages of the subject.
+            errors.NoRespondersError: there is no subscriber of the subject.
             errors.Error: the server refused it, the connection was lost, or no answer came in time.
         """
         token = next(self._tokens)
@@ -189,7 +189,7 @@ class GuardedClient(Client):
     @override
     async def _process_pong(self) -> None:
         if not self._windows:
-            raise errors.ProtocolError  # nobody asked; a stranger could keep us busy with them
+            raise errors.ProtocolError  # without a request; a foreign server could keep us busy with them
         _tell(self._windows.popleft(), None)
         await super()._process_pong()
 
@@ -232,7 +232,7 @@ class GuardedClient(Client):
 
     @override
     def _connect_command(self) -> bytes:
-        # nats-py encrypts only if the greeting says so, which anybody on the way can change.
+        # nats-py encrypts only if the greeting says so, which an attacker on the way can change.
         if "tls" in self.options and not self._encrypted():
             raise errors.Error("the server offers no TLS, which is required here; no credentials were sent")
         return super()._connect_command()

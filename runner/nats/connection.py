@@ -44,7 +44,7 @@ class Broker:
     """
     The supervised connection to NATS.
 
-    Nothing is buffered while it is down: `publish()` raises, and who has something to say waits for
+    Nothing is buffered while it is down: `publish()` raises, and a caller waits for
     `ready` of its subscription or tries again. Give one `Broker` to all that use the same options.
     """
 
@@ -145,7 +145,7 @@ class Broker:
             timeout: seconds to wait for it.
 
         Raises:
-            NoResponders: nobody takes messages of the subject.
+            NoResponders: there is no subscriber of the subject.
             MessageRefused: it can never be sent.
             BrokerError: as `publish()`, or no answer came in time; the message may have arrived all the same.
         """

@@ -183,7 +183,7 @@ class BrokerOptions:
 
     `credentials` is the file nsc writes: a user's JWT and its nkey seed. Naming any TLS file, or
     `tls`, or a `tls://` URL makes encryption a condition: without it no credentials are sent. With
-    `tls_insecure` nobody checks who the server is.
+    `tls_insecure` the certificate of the server is not verified.
     """
 
     servers: tuple[str, ...]

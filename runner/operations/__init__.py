@@ -249,7 +249,7 @@ class Operations:
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody
     ) -> int:
         """Delete the events past retention; return how many. Workers need no signal."""
-        from ..periodic.pruner import Pruner  # of no use to who publishes
+        from ..periodic.pruner import Pruner  # not needed to publish
 
         kept = {"delivered": retention.delivered, "dead": retention.dead}
         async with self.audit.action("events.prune", None, kept, recorded=not dry_run) as entry:

@@ -18,7 +18,7 @@ async def deployed_difference(config: Config, storage: Storage) -> list[Change]:
     """
     Return what a reload or a start with `config` would change of the subscriptions and schedules on record.
 
-    Those made by functions or by the HTTP interface are nobody's but theirs, and are left out.
+    Those made by functions or by the HTTP interface are not in a file, and are left out.
     """
     wanted = config.to_subscriptions()
     companions = [each for subscription in wanted if (each := subscription.for_dead_letters()) is not None]

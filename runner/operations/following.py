@@ -61,7 +61,7 @@ class Follower:
         return number
 
     def expect(self, gaps: Iterable[tuple[int, int]]) -> None:
-        """Look at these gaps, too, each a first and a last seq, until nobody is left who may fill them."""
+        """Look at these gaps, too, each a first and a last seq, until no transaction is left that may fill them."""
         self._cursor.expect(gaps, time.monotonic())
 
     async def look(self) -> AsyncIterator[EventView]:

@@ -131,7 +131,7 @@ class Reloading(Generic[P]):
     Take the file as it is now, at most one at a time.
 
     Requests that come while one is waiting become one. A store that is away is waited for, unless the request came from
-    somebody who is told.
+    a caller that is answered.
 
     Attributes:
         state: what is in use, and how the last reload went.
@@ -210,7 +210,7 @@ class Reloading(Generic[P]):
 
     async def _run(self, cause: Cause) -> Reload:
         async with self._turn:
-            self._next = None  # whoever comes now may have written since
+            self._next = None  # a caller that comes now may have written the file since
             done, used = await self._attempt(cause)
             if cause == "watch" and self._is_known(done):
                 return done  # it was written and is the same: nothing to tell
@@ -276,7 +276,7 @@ class Reloading(Generic[P]):
         done = await self.reload(cause)
         if done.reason == "store" and not self._stopping:
             await self.loop.rest(wait_for(self._ending, timedelta(seconds=next(self._waits))))
-            self._cause = cause  # nobody else would ask again
+            self._cause = cause  # no other caller would ask again
             self._asked.set()
             return
         self._waits = doubling(0.5, 10.0)

@@ -103,7 +103,7 @@ class SubscriptionOperations:
     async def _put(
         self, name: str, definition: Mapping[str, Any], sinks: Collection[str], precondition: Precondition
     ) -> Put:
-        from ..config.written import read_subscription  # pydantic, of no use to who only publishes
+        from ..config.written import read_subscription  # pydantic, not needed to publish
 
         live = {each for view in await self._storage.records.instances() if view.alive for each in view.sinks or ()}
         there = {each for each in live | set(sinks) if not each.startswith(DESTINATION_PREFIX)}
@@ -204,7 +204,7 @@ class SubscriptionOperations:
                 except ConfigError as error:
                     failed[known.name] = str(error)
                 else:
-                    # One that was changed meanwhile was sealed with the first key by whoever changed it.
+                    # One that was changed meanwhile was sealed with the first key by that change.
                     if dry_run or await self._storage.registry.reseal(known.name, known, again):
                         resealed += 1
             advance(1)

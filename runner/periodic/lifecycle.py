@@ -26,7 +26,7 @@ _MOST = 1000  # that wait to be published; further ones are dropped, the oldest 
 
 class Lifecycle:
     """
-    Publish lifecycle events of source `/runner/DEPLOYMENT`, behind whoever noticed something.
+    Publish lifecycle events of source `/runner/DEPLOYMENT`, without delaying the part that noticed something.
 
     None is about itself: a delivery of a lifecycle event that dies makes none, nor does a breaker or a pause of a
     subscription that would get it. While the store is away they wait.

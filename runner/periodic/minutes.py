@@ -30,7 +30,7 @@ class Minutes:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._holder = _new_holder()
-        self._told: tuple[datetime, float] | None = None  # what the store said, and when
+        self._told: tuple[datetime, float] | None = None  # the time of the store, and when it was read
         self._minute: datetime | None = None  # the last one there is anything of
         self._counted: dict[tuple[datetime, int], Counted] = {}
         self._dirty: set[tuple[datetime, int]] = set()

@@ -111,7 +111,7 @@ class Scheduler:
         due = await self._schedules.due(_BATCH)
         seen_at = monotonic()
         if not due.schedules:
-            self._first = False  # if anything was due, it was for somebody else
+            self._first = False  # if anything was due, another instance published it
             self._sleep(seen_at, due.next_in)
             return
         firings = self._firings(due)

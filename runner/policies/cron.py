@@ -126,7 +126,7 @@ class Cron:
             except (StopIteration, OverflowError):
                 return
             yield wall
-            simulation.dt = wall  # somebody else may have asked meanwhile
+            simulation.dt = wall  # another caller may have asked meanwhile
 
 
 @lru_cache(maxsize=1024)

@@ -78,7 +78,7 @@ class Rate:
         """
         Return the time until more may start: one, or of a rate with a burst half of it.
 
-        So nobody asks more than twenty times a second for what comes, evenly, a thousand times a second.
+        So a claim asks at most twenty times a second for permits that come, evenly, a thousand times a second.
         """
         worthwhile = (self.burst + 1) // 2
         return max(ahead + (worthwhile - 1) * self.interval - self.tolerance, timedelta(0))

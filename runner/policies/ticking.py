@@ -17,7 +17,7 @@ EXAMINED = 1000
 
 _SHORTEST_GRACE, _LONGEST_GRACE = timedelta(seconds=1), timedelta(minutes=1)
 _SHORTEST_HOLD, _LONGEST_HOLD = timedelta(milliseconds=250), timedelta(seconds=5)
-_ABSENCE = 3 * _LONGEST_HOLD  # without a look at a tick that is put off, nobody was there
+_ABSENCE = 3 * _LONGEST_HOLD  # without a look at a tick that is put off for so long, no instance was there
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ class Background:
     Run a step for ever in a background task, survive its errors, stop on request.
 
     `step` is awaited again and again. When it raises, whatever that is, the error is logged and the next try waits
-    `pause`, doubled at each further error up to `longest`; one success resets it. A task that ends although nobody
-    called `stop()`, because something cancelled it, is replaced after `longest`, and counts as stalled until then.
+    `pause`, doubled at each further error up to `longest`; one success resets it. A task that ends without a
+    `stop()`, because something cancelled it, is replaced after `longest`, and counts as stalled until then.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Background:
         """Replace a task that ended without `stop()`."""
         if not self._ending.is_set():
             self._began = self._began or monotonic()
-            # Not at once: who cancels everything, as `asyncio.run()` does at its end, must not find yet another task.
+            # Not at once: `asyncio.run()`, which cancels all tasks at its end, must not find another one.
             task.get_loop().call_later(self._longest, self._replace, task)
 
     def _replace(self, ended: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""Tally: what this process has counted since it began, in plain numbers that are read when somebody asks."""
+"""Tally: what this process has counted since it began, in plain numbers that are read at a scrape."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Tally:
     """
     The counts of one process.
 
-    Whoever does something adds to them, for a whole batch at once where there is one; nobody is told.
+    Each part adds to them what it does, for a whole batch at once where there is one, and signals nothing.
 
     Attributes:
         published: events recorded here, by their source: the first hundred, and `other`.

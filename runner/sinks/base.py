@@ -12,7 +12,7 @@ from ..delivery import Delivery, Outcome
 from ..errors import RunnerError, SinkError
 from ..event import Event
 
-if TYPE_CHECKING:  # nats-py is loaded by those who use it
+if TYPE_CHECKING:  # nats-py is loaded where it is used
     from ..nats.connection import Broker
     from ..nats.options import NatsConnection
     from ..subscription import Subscription
@@ -106,7 +106,7 @@ def _unpaused(name: str, reason: str) -> None:
 
 
 def _hosts() -> Hosts:
-    from .http.hosts import Hosts  # not imported by those who build no webhook
+    from .http.hosts import Hosts  # not imported where no webhook is built
 
     return Hosts()
 

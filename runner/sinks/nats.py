@@ -2,7 +2,7 @@
 The sink that publishes on NATS: CloudEvents in binary or structured mode, on core NATS or to a JetStream stream.
 
 Core NATS delivers at most once: accepted means that the server had the message and did not refuse it, not
-that anybody listened. With JetStream it means that a stream has stored the message.
+that there was a listener. With JetStream it means that a stream has stored the message.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class StreamOptions(Model):
     )
     storage: Literal["file", "memory"] = Field(default="file", description="Where it keeps messages.")
     retention: Literal["limits", "interest", "workqueue"] = Field(
-        default="limits", description="When a message goes: at a limit, once all consumers have it, or once one has it."
+        default="limits",
+        description="When a message goes: at a limit (`limits`), once all consumers have it (`interest`), or once one"
+        " has it (`workqueue`).",
     )
     replicas: Annotated[Number, Field(ge=1, le=5)] = Field(default=1, description="Servers that keep each message.")
     max_age: PositiveDuration | None = Field(
@@ -83,7 +85,8 @@ class StreamOptions(Model):
         default=None, description="Most messages; null: no limit."
     )
     discard: Literal["old", "new"] = Field(
-        default="old", description="At a limit, drop the oldest messages, or refuse new ones, which are tried again."
+        default="old",
+        description="At a limit, drop the oldest messages (`old`), or refuse new ones, which are tried again (`new`).",
     )
     duplicate_window: PositiveDuration = Field(
         default=timedelta(minutes=2),

@@ -222,7 +222,7 @@ class Storage:
         Return whether the tables are those of this version, or of a later one beside which it goes on.
 
         Raises:
-            StorageError: the store cannot be reached, or the tables are nobody's.
+            StorageError: the store cannot be reached, or the tables belong to no deployment.
         """
         from .migrate import status
 

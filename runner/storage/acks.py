@@ -42,7 +42,7 @@ async def acknowledge(
         failure = storable(failure[:_MAX_REASON], encoding)
     async with transactions.read() as connection:
         event = await find_event(connection, reference)
-    for _ in range(3):  # whoever settles the event meanwhile leaves a record, or leaves no work
+    for _ in range(3):  # a settlement meanwhile leaves a record, or no work
         try:
             async with transactions.write() as connection:
                 answered = await _answer(connection, event, subscription, failure)
@@ -87,7 +87,7 @@ async def _succeed(connection: AsyncConnection, row: Row[Any]) -> bool:
     done = {"state": DeliveryState.DELIVERED, "due_at": None, "lease_token": None, "last_error": None}
     await connection.execute(_of(row).values(**done, updated_at=Now()))
     await leave_lines(connection, row.subscription_id, [row.event_seq])
-    if row.attempts > 1:  # the one that ended a delivery after failures
+    if row.attempts > 1:  # the attempt that ended a delivery after failures
         took = row.now - row.updated_at if row.state == DeliveryState.LEASED else timedelta(0)
         await connection.execute(
             insert(attempts).values(

@@ -135,8 +135,8 @@ async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: R
     """
     Remove those of `seqs` that are over, once no other session can change that any more; return them.
 
-    A retry by hand locks deliveries, whoever adds some to an event on record locks the event. What others hold
-    is passed over, so that nobody waits here.
+    A retry by hand locks deliveries; what adds some to an event on record locks the event. What others hold
+    is passed over, so that nothing waits here.
     """
     rows = select(deliveries.c.event_seq).where(_among(deliveries.c.event_seq, seqs))
     held = Counter(await connection.scalars(rows.with_for_update(skip_locked=True)))
@@ -156,8 +156,8 @@ async def _empty_runs(connection: AsyncConnection, after: int, last: int | None)
     """
     Return the ids of runs that begin after the seq `after`, up to `last`, and have no event any more.
 
-    Somebody else removed the last ones: two that prune at once see each other's events, and the version before knows of
-    no runs.
+    Another process removed the last ones: two that prune at once see each other's events, and the version before knows
+    of no runs.
     """
     up_to = [] if last is None else [runs.c.first <= last]
     found = select(runs.c.id).where(runs.c.first > after, *up_to, _without_events())

@@ -1,4 +1,4 @@
-"""The row of the bus: the lock of whoever changes what every instance reads, and the version that tells them to."""
+"""The row of the bus: the lock of changes that every instance reads, and the version that tells them to."""
 
 from __future__ import annotations
 

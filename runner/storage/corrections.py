@@ -249,7 +249,7 @@ async def _withdraw(connection: AsyncConnection, seq: int) -> int | None:
     Take the event's row of work away, and record that it is cancelled, for every subscription that matches it.
 
     Work moves from `scheduled` to `dispatch` to `deliveries`: looked for in that order, it is met wherever it is.
-    Whoever is dispatching it finds its row gone when it settles, and writes nothing.
+    A process that is dispatching it finds its row gone when it settles, and writes nothing.
 
     Returns:
         how many deliveries were recorded; None if the event had no work, and has no delivery that waits or runs.

@@ -43,7 +43,7 @@ _ABOUT_STATEMENTS = (
     "XX",
 )
 
-# The driver's name for what a statement meets that was prepared before somebody changed its tables.
+# The driver's name for the error of a statement whose tables were changed after it was prepared.
 _STALE_PLAN = "InvalidCachedStatementError"
 
 # What a pooler in transaction mode answers to someone who takes it for a server: it knows neither the settings of a

@@ -71,7 +71,7 @@ async def join_lines(connection: AsyncConnection, subscription_id: int, seqs: Se
     rows = (await connection.execute(joining)).all()
     if not rows:
         return
-    # Only the queue gives out positions. These rows of it are gone before anybody can see them.
+    # Only the queue gives out positions. These rows of it are gone before others can see them.
     places = insert(dispatch).returning(dispatch.c.position)
     taken = await connection.scalars(places, [{"event_seq": row.seq} for row in rows])
     positions = sorted(taken)

@@ -127,14 +127,14 @@ def _upgrade(connection: Connection, schema: str | None) -> list[str]:
     from alembic import command
 
     if _current(connection, schema) is None:
-        _refuse_foreign_tables(connection, schema)  # somebody may have made some since `status()` looked
+        _refuse_foreign_tables(connection, schema)  # some may have been made since `status()` looked
     applied: list[str] = []
     command.upgrade(_config(schema, connection=connection, applied=applied), "head")
     return applied
 
 
 def _refuse_foreign_tables(connection: Connection, schema: str | None) -> None:
-    # In this order: whoever migrates at the same time makes the tables and their version visible together.
+    # In this order: another migration at the same time makes the tables and their version visible together.
     taken = sorted(metadata.tables.keys() & inspect(connection).get_table_names(schema=schema))
     if taken and _current(connection, schema) is None:
         raise StorageError(

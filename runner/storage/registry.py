@@ -45,7 +45,7 @@ class SqlRegistry(Registry):
     def __init__(
         self, engine: AsyncEngine, subscriptions: Callable[[], Awaitable[tuple[int, Sequence[Registered]]]]
     ) -> None:
-        """Args: subscriptions reads the active ones, by the driver, as who publishes does without this class."""
+        """Args: subscriptions reads the active ones by the driver, as publishers do without this class."""
         self._transactions = Transactions(engine)
         self._subscriptions = subscriptions
 
@@ -86,7 +86,7 @@ class SqlRegistry(Registry):
     async def put(self, subscription: Subscription, origin: str, check: Check) -> Put:
         letters = subscription.for_dead_letters()
         async with self._transactions.write() as connection:
-            await lock_bus(connection)  # whoever else puts, retires or removes waits until this is committed
+            await lock_bus(connection)  # others that put, retire or remove wait until this is committed
             both = subscriptions.c.name.in_([subscription.name, subscription.name + DEAD_LETTER_SUFFIX])
             rows = await connection.execute(select(subscriptions, Now().label("now")).where(both))
             known = {row.name: row for row in rows}
@@ -152,7 +152,7 @@ class SqlRegistry(Registry):
         async with self._transactions.write() as connection:
             await lock_bus(connection)
             if (await named(connection, name)).active and retired:
-                return  # somebody has put it again
+                return  # it was put again meanwhile
             both = subscriptions.c.name.in_([name, name + DEAD_LETTER_SUFFIX])
             ids = (await connection.scalars(select(subscriptions.c.id).where(both))).all()
             for table in (turns, paces):
@@ -260,7 +260,7 @@ async def _set_inactive(connection: AsyncConnection, *ids: int) -> None:
 
 
 def _seen(row: Row[Any] | None) -> Registered | None:
-    """Return the subscription in a row, for one who would replace it; None for one that cannot be read."""
+    """Return the subscription in a row, to be compared before it is replaced; None for one that cannot be read."""
     return None if row is None else next((each for _, each in readable([row])), None)
 
 
@@ -293,7 +293,7 @@ async def _put(
     if known.spec == spec and known.active and known.origin == origin:
         return False
     if not isinstance(known.spec, dict) or known.spec.get("order_by") != subscription.order_by:  # it may be no spec
-        await leave_lines(connection, known.id)  # whoever serves the subscription lines up anew what waits
+        await leave_lines(connection, known.id)  # the next process that serves the subscription makes the lines again
     await connection.execute(
         update(subscriptions)
         .where(subscriptions.c.id == known.id)

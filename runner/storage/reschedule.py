@@ -56,7 +56,7 @@ async def _move_event(connection: AsyncConnection, seq: int, at: datetime) -> bo
     later = update(scheduled).where(scheduled.c.event_seq == seq).values(due_at=at)
     if (await connection.execute(later)).rowcount:
         return True
-    # What is leased, or was, may have reached somebody.
+    # A delivery that is leased, or was, may have reached its receiver.
     untried = (dispatch.c.lease_until.is_(None), dispatch.c.attempts == 0)
     queued = delete(dispatch).where(dispatch.c.event_seq == seq, *untried)
     if not (await connection.execute(queued)).rowcount:

@@ -60,7 +60,7 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
             raise EventError(f"session: expected one on PostgreSQL or SQLite, got {other}")
     statement = put.values(**_values(event), created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
     seq = (await execute(statement.returning(events.c.seq))).scalar()
-    if seq is None:  # somebody else has recorded it since we looked
+    if seq is None:  # another session has recorded it since we looked
         return Receipt(event.source, event.id, await _known(execute, event) or 0, True)
     if (expires_at := event.expires_at) is not None:
         await execute(insert(expiries).values(event_seq=seq, expires_at=expires_at, look_at=expires_at))

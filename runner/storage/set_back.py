@@ -36,7 +36,7 @@ async def set_back(connection: AsyncConnection, instance_id: str) -> Beat:
     if back < _NOTABLE:
         return Beat(timedelta(0), now)
     await _move_waits(connection)
-    if by_beat >= _NOTABLE:  # else nobody was there who could have held anything
+    if by_beat >= _NOTABLE:  # else no instance was there that could have held a lease
         await _move_leases(connection, beat, by_beat)
     return Beat(back, now)
 

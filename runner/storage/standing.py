@@ -14,7 +14,7 @@ HEAD = "0013"
 
 
 class Standing(NamedTuple):
-    """The revision of the tables, None without one, and the deployment that owns them, None while nobody does."""
+    """The revision of the tables, None without one, and the deployment that owns them, None while there is none."""
 
     revision: str | None
     owner: str | None
@@ -30,7 +30,7 @@ class MigrationStatus:
 
 
 def check_owner(owner: str | None, deployment_id: str) -> None:
-    """Raise `ForeignDeployment` unless the tables are those of `deployment_id`, or nobody's yet."""
+    """Raise `ForeignDeployment` unless the tables are those of `deployment_id`, or of no deployment yet."""
     if owner not in (None, deployment_id):
         raise ForeignDeployment(
             f"the tables belong to deployment {owner!r}, not {deployment_id!r}; "

@@ -227,7 +227,7 @@ subscriptions = Table(
     Column("breaker_until", Instant),  # open, or trying again, since too many deliveries failed in a row
     Column("breaker_trips", Integer, nullable=False, server_default=text("0")),  # in a row
     Column("paused_at", Instant),
-    Column("paused_by", Text),  # as they said of themselves
+    Column("paused_by", Text),  # as the actor gave it
     sqlite_autoincrement=True,
 )
 
@@ -238,7 +238,7 @@ schedules = Table(
     metadata,
     Column("id", Integer, Identity(), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("cron", Text, nullable=False),  # this and the next one for those who look: `spec` has all
+    Column("cron", Text, nullable=False),  # this and the next column are for readers: `spec` has all
     Column("timezone", Text, nullable=False),
     Column("spec", JSON, nullable=False),
     Column("origin", Text, nullable=False),
@@ -301,7 +301,7 @@ throughput = Table(
     Column("dead", BigInteger, nullable=False),
     Column("latency", JSON, nullable=False),
     Column("dispatched", BigInteger, nullable=False, server_default="0"),
-    Column("backlog", BigInteger),  # the most that waited, for the bus; null where nobody looked
+    Column("backlog", BigInteger),  # the most that waited, for the bus; null where it was not counted
 )
 
 # One row for each action by hand, written before it and completed after it; deleted by the pruner.

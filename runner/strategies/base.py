@@ -69,7 +69,7 @@ class StrategyContext:
         subject: of the deployment, with its places filled in.
         dsn: of the store.
         broker: returns the connection to NATS for these options, the same one to all that ask. It is stopped by
-            whoever made it, after the strategies and sinks that use it.
+            the part that made it, after the strategies and sinks that use it.
         connector: returns what makes connections to a PostgreSQL.
         deaf: whether there are push strategies and none hears.
     """

@@ -217,7 +217,7 @@ class Postgres:
         return True
 
     async def _send(self, event_id: str) -> None:
-        # The payload stays empty: ids may be longer than the 8000 bytes there are, and nobody reads it.
+        # The payload stays empty: ids may be longer than the 8000 bytes there are, and no listener reads it.
         while (connection := self._connection) is None:
             self._ready.clear()
             await self._ready.wait()
@@ -228,7 +228,7 @@ class Postgres:
             raise StrategyError(f"NOTIFY failed: {_reason(error)}") from error
 
     async def _notify(self, connection: asyncpg.Connection, payload: str) -> None:
-        # Without arguments asyncpg sends one simple query; channel and payload are ours, not somebody's text.
+        # Without arguments asyncpg sends one simple query; channel and payload are ours, not text of users.
         await connection.execute(f"NOTIFY {self._channel}, '{payload}'", timeout=ANSWER_TIMEOUT)
 
     def _on_notification(self, connection: asyncpg.Connection, pid: int, channel: str, payload: str) -> None:

@@ -107,7 +107,7 @@ class Sqlite:
             version = self._read()
         except (sqlite3.Error, OSError) as error:
             if _is_locked(error):
-                return  # whoever holds the lock is about to commit; the next look sees it
+                return  # the holder of the lock is about to commit; the next look sees it
             if self.hears:
                 log.warning("sqlite watcher failed", error=type(error).__name__)
             self._close("there is no such file" if isinstance(error, FileNotFoundError) else type(error).__name__)

@@ -13,7 +13,7 @@ __all__ = ["OUTGOING", "trace_headers"]
 OUTGOING: ContextVar[Mapping[str, str] | None] = ContextVar("runner_outgoing", default=None)
 """The headers of W3C Trace Context for what the current delivery sends; None without a span."""
 
-# W3C Trace Context 1, §3.2.2 and §3.3.1: what is none of it does not become a header.
+# W3C Trace Context 1, §3.2.2 and §3.3.1: a value of another form does not become a header.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _TRACESTATE = re.compile(r"[ -~]{1,512}\Z")
 

@@ -43,7 +43,7 @@ class Dispatches:
         return _Told(store, self)
 
     def claimed(self, works: Sequence[Any], lease: timedelta) -> None:
-        """Begin the spans of claimed events, and end those whose lease is over: nobody is going to settle them."""
+        """Begin the spans of claimed events, and end those whose lease is over, which are not settled here."""
         now = monotonic()
         while self._open and (seq := next(iter(self._open))) is not None and self._open[seq].until <= now:
             self.settled([seq])

@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry. Only this module and those beside it import that, and nobody imports them unless asked to."""
+"""Spans by OpenTelemetry. Only this module and those beside it import that, and they are imported only on demand."""
 
 from __future__ import annotations
 

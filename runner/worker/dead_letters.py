@@ -63,7 +63,7 @@ def dead_letter(event: Event, subscription: str, death: Death | None) -> Event:
     An event at the limits of attributes is told only what there is room for: it is delivered before it is explained.
 
     Args:
-        death: how it died; None if it is not dead any more, because somebody has retried it since.
+        death: how it died; None if it is not dead any more, because it was retried since.
     """
     told: dict[str, ExtensionValue] = {"deadlettersub": subscription}
     if death is not None:
@@ -71,7 +71,7 @@ def dead_letter(event: Event, subscription: str, death: Death | None) -> Event:
         told["deadletterattempts"] = death.attempts
         told["deadletterat"] = death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     letter = _with(event, told)
-    if _valid(letter) or not _valid(event):  # one that was recorded under other limits is told all of it
+    if _valid(letter) or not _valid(event):  # an event that was recorded under other limits gets all attributes
         return letter
     for name, value in told.items():
         more = _with(event, {name: value})

@@ -194,7 +194,7 @@ class Dispatcher:
         except Exception as error:
             log.error("cannot read the subscriptions", error=type(error).__name__, detail=text_of(error))
             self._budget.claimed -= claim.weight
-            return  # the lease ends, and whoever can read them takes over
+            return  # the lease ends, and a process that can read them takes over
         self._launch(claim, until)
 
     def _launch(self, claim: Claim, until: float) -> None:
@@ -220,13 +220,13 @@ class Dispatcher:
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
-        # One event goes whatever it weighs, and whatever weight waits for receivers.
+        # One event is claimed whatever its size, and however many bytes wait for receivers.
         while not self._stopping and (
             self._unsettled >= self._limits.ahead * self._limits.batch or (self._budget.full and self._dispatches)
         ):
             if any(outlet.open and not outlet.running for outlet in self._roster.outlets.values()):
                 for dispatch in list(self._dispatches)[:1]:
-                    dispatch.hurry()  # somebody could deliver what has not been claimed yet
+                    dispatch.hurry()  # another process could deliver what has not been claimed yet
             self._room_freed.clear()
             await self._room_freed.wait()
 

@@ -25,8 +25,8 @@ class Expiry:
     """
     End the deliveries of expired events that nothing else would look at in time.
 
-    Whoever claims an event or a delivery looks at its expiry itself. What is not claimed, because its subscription is
-    paused, served by nobody, at its rate or behind another in its line, is ended here, a few seconds after it expired.
+    A claim of an event or a delivery looks at its expiry itself. What is not claimed, because its subscription is
+    paused, not served, at its rate or behind another in its line, is ended here, a few seconds after it expired.
     """
 
     def __init__(

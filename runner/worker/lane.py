@@ -24,7 +24,7 @@ class _Task(asyncio.Task[None]):
 
     @override
     def cancel(self, msg: Any = None) -> bool:
-        if asyncio._get_running_loop() is None:  # `asyncio.run()` is about to end, and what is left with it
+        if asyncio._get_running_loop() is None:  # `asyncio.run()` is about to end, and cancels what is left
             self.lane.ending = self.lane.abandoned = True
         return super().cancel(msg)
 
@@ -44,7 +44,7 @@ class Lane:
         self.since = 0.0
         self.verdict: Failed | None = None  # why the delivery was cancelled
         self.ending = False  # whether the lane itself was
-        self.abandoned = False  # whether with the whole event loop: then there is nobody to tell of it
+        self.abandoned = False  # whether the whole event loop ends: then there is no caller to report to
 
     def begin(self, run: Coroutine[Any, Any, None], name: str) -> None:
         """Start the task that runs `run`."""

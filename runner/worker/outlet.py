@@ -187,7 +187,7 @@ class Outlet:
         for flight in self._flights:
             flight.halt()
         for lane in self._lanes:
-            if lane.flight is not None:  # else it ends by itself; a task cancelled before it began never would
+            if lane.flight is not None:  # else it ends by itself; a task that is cancelled before it began would not
                 lane.end()
         if self._lanes:
             await asyncio.wait({lane.task for lane in self._lanes}, timeout=1)

@@ -16,7 +16,7 @@ __all__ = ["Retirement"]
 
 log = structlog.get_logger(__name__)
 
-STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be anybody's
+STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be a third party's
 
 
 class Retirement:

@@ -81,7 +81,7 @@ def unacknowledged(
     """Return the record of a delivery that was deferred, and claimed because no acknowledgement has come."""
     waited = expired.waited
     outcome = Failed(expired.refusal or f"not acknowledged within {round(waited.total_seconds(), 3):g} s")
-    attempt = lease.attempt - 1  # its claim counted one that nobody is going to make
+    attempt = lease.attempt - 1  # its claim counted an attempt that will not be made
     deferred = Lease(lease.seq, lease.subscription_id, attempt, lease.token)
     return settle(policy, deferred, outcome, waited.total_seconds(), max(age - waited, timedelta(0)), left=left)
 

@@ -120,7 +120,7 @@ class Benchmark:
         to = self._subscriptions
         await self._drain("bench.many", backlog, to, f"fan_out_{to}", f"deliver to {to} each")
         await self._latencies("bench.flight", samples)
-        # Last, because nobody is to deliver what these publish.
+        # Last, because these events are not to be delivered.
         await self._publish("bench.rest", few, "publish_1", "publish one at a time")
         await self._publish("bench.rest", many, "publish_16", "publish, 16 at once", callers=16)
         await self._publish("bench.rest", many, "publish_200", "publish, 200 at once", callers=200)
@@ -147,7 +147,7 @@ class Benchmark:
         self, type: str, count: int, name: str | None, title: str, *, callers: int = 1, batch: int = 1
     ) -> int:
         """Publish from a bus that does no work, `batch` events in a call; return how many went in."""
-        firsts = iter(range(0, count, batch))  # each caller takes the next batch that nobody has taken
+        firsts = iter(range(0, count, batch))  # each caller takes the next batch
         async with open_bus(self._config) as bus, self._tally(title, count) as tally:
             await bus.publish(_event(type))  # opens what there is to open
             began = perf_counter()

@@ -31,7 +31,7 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
     Create and remove a migrated deployment: a new PostgreSQL schema, or an SQLite file in a new directory.
 
     It has the store, the strategies and the limits of `config`, and nothing else of it: no sink, no
-    subscription. Nobody hears its signals, because they go out under its own name.
+    subscription. No process hears its signals, because they go out under its own name.
 
     Args:
         keep: leave the place there afterwards; `removal()` says how to remove it.
@@ -45,7 +45,7 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
     file = place.storage.dsn.path
     if file is not None:
         async with open_storage(config, adopt=False):
-            pass  # it has said what is wrong with the file and its directory, if anything
+            pass  # it has reported what is wrong with the file or its directory
         with mapped_errors():
             file.parent.mkdir()
     try:
@@ -120,7 +120,7 @@ def _remove_directory(directory: Path) -> None:
     try:
         shutil.rmtree(directory.rename(directory.with_name(f"{directory.name}.removed")))
     except FileNotFoundError:
-        return  # somebody was quicker
+        return  # another process was quicker
     except OSError as error:
         remove = f"rm -r {shlex.quote(str(directory))}*"
         raise StorageError(f"a directory is left behind: {error.strerror}; remove it with: {remove}") from error

@@ -28,7 +28,7 @@ _FIELD = re.compile(
     rb"^(connection|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:([^\r\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
-_UNTIDY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")  # line ends and folded lines that somebody may read otherwise
+_UNTIDY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")  # line ends and folded lines that other parsers may read as more
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,15}", re.ASCII)
 _SWITCHING_PROTOCOLS = 101  # ends HTTP on the connection: no interim answer

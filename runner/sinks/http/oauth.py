@@ -25,9 +25,9 @@ _READ = 64 * 1024  # bytes of an answer
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")  # what a header can carry (RFC 6750 §2.1)
 _ERROR = re.compile(r"[a-z_]{1,60}")  # of RFC 6749 §5.2
 _LONGEST = 365 * 86400.0  # seconds that a token is believed to last
-_UNSAID = 3600.0  # seconds that one lasts which does not say
+_UNSAID = 3600.0  # seconds that a token lasts whose answer does not say
 _AHEAD = 60.0  # seconds before its end in which a token is renewed, or a fifth of a short life
-_PAUSE = 1.0  # seconds after a failure in which nobody asks again
+_PAUSE = 1.0  # seconds after a failure in which no token is asked for
 
 
 class NoToken(Exception):
@@ -66,7 +66,7 @@ class TokenSource:
     The token of one client, shared by all that ask.
 
     One request is under way at most. The token is renewed while the old one still lasts, so that no delivery waits for
-    that; after a failure nobody asks again for a second.
+    that; after a failure none is asked for during a second.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class TokenSource:
         self._drop()
         asking = self._ask(now)
         if asking is not None:
-            await asyncio.wait({asking})  # it goes on if this delivery is cancelled
+            await asyncio.wait({asking})  # the request goes on if this delivery is cancelled
 
     def _ask(self, now: float) -> asyncio.Task[None] | None:
         """Return the request under way, a new one if there is none; None just after a failure."""

@@ -148,7 +148,7 @@ class Pool:
 
     async def _dial(self) -> Connection:
         """Connect to one of the addresses of the host; the only place that opens connections."""
-        from aiohappyeyeballs import start_connection  # of no use to one who only reads a configuration
+        from aiohappyeyeballs import start_connection  # not needed to read a configuration
 
         loop = asyncio.get_running_loop()
         host, found = self._address.host, await self._resolve()

@@ -15,7 +15,7 @@ class Retention:
     Retention of events that have nothing left to deliver, and of the audit log; None keeps for ever.
 
     Attributes:
-        delivered: after the last of their deliveries succeeded, or after they were recorded if nobody wanted them.
+        delivered: after the last of their deliveries succeeded, or after they were recorded if no subscription matched.
         dead: after a delivery died or was cancelled.
         audit: of actions in the audit log, after they began.
     """
@@ -55,5 +55,5 @@ class Archive(Protocol):
 
         An event is over when each of its deliveries has ended and is older than the retention of its state; it
         goes with all of them and their attempts. One that waits to be dispatched, or has a delivery that is
-        pending or leased, stays, and so does one on which somebody else works at this moment.
+        pending or leased, stays, and so does one that is locked at this moment.
         """

@@ -51,7 +51,7 @@ class Work(Struct):
     """
     One claimed event. `attempt` counts its claims, this one included; `size` is not zero while data is missing.
 
-    `deadline` is for whoever claimed it: when the event expires, on the monotonic clock.
+    `deadline` is when the event expires, on the monotonic clock of the process that claimed it.
     """
 
     position: int
@@ -61,7 +61,7 @@ class Work(Struct):
     size: int = 0
     deadline: float = inf
 
-    age: ClassVar[timedelta] = _NO_AGE  # since the first attempt: what is dispatched has none behind it
+    age: ClassVar[timedelta] = _NO_AGE  # since the first attempt, which a dispatch is
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class ClaimedDelivery:
     """
     One claimed delivery. `attempt` counts its claims, this one included.
 
-    `suspect`: the lease it had ended without an answer, so whoever held it may have died of it. `age`: how
+    `suspect`: the lease it had ended without an answer, so it may have ended the process that held it. `age`: how
     long before the claim the first recorded attempt began. `expired`: it was deferred, and is claimed only
     for what follows. `size`: above zero while the data of the event is missing. `deadline`: as for `Work`. `recorded`:
     when the event was recorded, on the monotonic clock.
@@ -172,7 +172,7 @@ class DeliveryClaim:
     `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
     another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
     the next `RegulatedRequest`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits
-    for an earlier event to be dispatched, of which nobody tells. `unreadable` is what else was leased. `now`: the time
+    for an earlier event to be dispatched, which is not signalled. `unreadable` is what else was leased. `now`: the time
     on the clock of the store; None if nothing was claimed.
     """
 

@@ -76,8 +76,8 @@ class EventStore(Protocol):
         """
         Do the same for events that are all due at once, and lease the new ones to the caller in the same breath.
 
-        Whoever publishes and works, too, need not claim what it has in its hands. No claim comes back where some
-        had been recorded before: a store may then leave the new ones to whoever claims them.
+        A process that publishes and works need not claim what it has in its hands. No claim comes back where some
+        had been recorded before: a store may then leave the new ones to a claim.
         """
 
     async def now(self) -> datetime:

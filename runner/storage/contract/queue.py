@@ -61,9 +61,10 @@ class DeliveryQueue(Protocol):
         """
         Lease deliveries of one subscription that are due, and whose turn it is; no more than `weight`, but always one.
 
-        In order: only the first of each line, and only once no event before it waits to be dispatched, by
-        anybody. One claim visits so many lines at most; who goes on until there are no `more` has seen each, and
-        when the next first one is due. By rate: at most as many as there are permits, each of which is charged.
+        In order: only the first of each line, and only once no event before it waits to be dispatched in
+        any process. One claim visits so many lines at most; a caller that goes on until there are no `more` has seen
+        each, and when the next first one is due. By rate: at most as many as there are permits, each of which is
+        charged.
         """
 
     async def claim_expired(self, limit: int, lease: timedelta) -> ExpiredClaim:

@@ -107,7 +107,7 @@ class TraceView:
     The events that share a correlation, and their deliveries.
 
     Attributes:
-        correlation: what they share: a `correlationid`, which is the id of the first one where nobody gave another.
+        correlation: what they share: a `correlationid`, which is the id of the first one unless another was given.
         events: without data, in the order of their seqs.
         deliveries: by the seq of the event, in the order of their subscriptions.
         complete: whether that is all there is on record.

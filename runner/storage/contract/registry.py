@@ -128,7 +128,7 @@ class Registry(Protocol):
         """Return the owner of the tables, None while they have none; raise as `adopt()` does. Only read."""
 
     async def set_channel(self, channel: str | None) -> None:
-        """Tell SQL publishers which NOTIFY channel somebody listens on; None for none."""
+        """Tell SQL publishers which NOTIFY channel has a listener; None for none."""
 
     async def put_subscriptions(self, subscriptions: Sequence[Subscription], origin: str) -> None:
         """
@@ -184,7 +184,7 @@ class Registry(Protocol):
         """
         Forget a subscription, and the one for its dead letters. Raise `NotFound` for an unknown name.
 
-        With `retired` only while nobody has put it again since `retire()`.
+        With `retired` only while it was not put again since `retire()`.
 
         Its deliveries stay on record without a name; one that is still open is an orphan.
         """
@@ -199,7 +199,7 @@ class Registry(Protocol):
 
     async def orphans(self) -> Sequence[Orphan]:
         """
-        Return the subscriptions with deliveries that nobody can make as things are.
+        Return the subscriptions with deliveries that no process can make now.
 
         One that is paused, inactive or of a function is none: its deliveries wait. Nor is any for its sink, while
         an instance lives that does not say which it has.

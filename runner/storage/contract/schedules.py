@@ -69,7 +69,7 @@ class Occurrence(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firing:
     """
-    One write about a schedule, unless somebody else was first.
+    One write about a schedule, unless another instance was first.
 
     Attributes:
         seen: what was read; it must still be so.
@@ -157,7 +157,7 @@ Check = Callable[[ScheduleView | None], None]
 
 
 def unchecked(_known: ScheduleView | None) -> None:
-    """Change whatever is there."""
+    """Change any schedule of that name."""
 
 
 class Schedules(Protocol):

@@ -26,7 +26,7 @@ class DeliveryRecord:
     `token` is the lease it is held under from now on when `state` is leased, and otherwise the lease
     that must still hold for the write to take effect. `due_in` counts from the database's now.
     `dead_letter` is the subscription to which the same event becomes pending by the same write, with
-    fresh attempts whatever became of it before. A `deferred` one is leased to nobody, and may be claimed
+    fresh attempts whatever became of it before. A `deferred` one is leased without a holder, and may be claimed
     if no acknowledgement has come by then.
     """
 

@@ -26,11 +26,11 @@ class Counted:
     Attributes:
         holder: who counted; never two at once.
         published: events that were published in the process of an instance, for `BUS`.
-        dispatched: events that were given to their subscriptions, whoever published them, for `BUS`.
+        dispatched: events that were given to their subscriptions, also those of other publishers, for `BUS`.
         delivered, dead: deliveries that have ended so; for `BUS` those to all subscriptions.
         failed: attempts of deliveries that go on.
         latency: of those that were delivered, by the number of the bucket in `Histogram`.
-        backlog: events and deliveries that waited, for `BUS`; None where nobody has looked.
+        backlog: events and deliveries that waited, for `BUS`; None where they were not counted.
     """
 
     minute: datetime
@@ -92,7 +92,7 @@ class Point:
 
     Attributes:
         at: when the step begins.
-        backlog: the most that waited; None where nobody has looked.
+        backlog: the most that waited; None where they were not counted.
     """
 
     at: datetime

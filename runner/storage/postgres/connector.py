@@ -49,7 +49,7 @@ _Host = tuple[str | None, int | None]  # None: the driver's own default
 
 class _Reached(NamedTuple):
     connection: asyncpg.Connection
-    timeline: str = ""  # where nobody asked
+    timeline: str = ""  # empty where it was not asked for
 
 
 class PostgresConnector:

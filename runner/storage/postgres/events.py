@@ -107,7 +107,7 @@ class PostgresEvents(EventStore):
         except StorageError as error:
             import asyncpg
 
-            # A deadlock is with somebody who records some of the same, in another order, and has gone on.
+            # The other side of a deadlock records some of the same events in another order, and has gone on.
             if isinstance(error.__cause__, asyncpg.UniqueViolationError | asyncpg.DeadlockDetectedError):
                 return None
             raise

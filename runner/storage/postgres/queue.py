@@ -114,7 +114,7 @@ class PostgresQueue(WorkQueue):
             turns = [each for each in settled.turns if each.seq in held]
             if await connection.execute(self._sql("record"), *columns) != f"INSERT 0 {len(records)}":
                 rows = await connection.fetch(self._sql("recorded"), *columns[:2])
-                ours = {(row[0], row[1]) for row in rows}  # without what somebody acknowledged before
+                ours = {(row[0], row[1]) for row in rows}  # without deliveries that were acknowledged before
                 records = [each for each in records if (each.seq, each.subscription_id) in ours]
                 attempts = [each for each in attempts if (each.seq, each.subscription_id) in ours]
                 turns = [each for each in turns if (each.seq, each.subscription_id) in ours]

@@ -70,7 +70,7 @@ def _context(dsn: Dsn) -> ssl.SSLContext:
 
 def _default(name: str) -> Path | None:
     """Return the file of that name in `~/.postgresql`, where there is one that can be read."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home directory
         path = Path.home() / ".postgresql" / name
         with path.open("rb"):
             return path

@@ -51,7 +51,7 @@ def prepare(cursor: sqlite3.Cursor) -> None:
     """
     Execute `pragmas()` on a new connection; keep the journal mode if another program decides it.
 
-    Who has it open keeps it in WAL mode, or out of it. Out of it our own journal is truncated all the same.
+    Programs that have it open keep it in WAL mode, or out of it. Out of it our own journal is truncated all the same.
     """
     statements = pragmas(sqlite3.sqlite_version_info)
     for statement in statements:

@@ -3,7 +3,7 @@ The connections of one process to an SQLite file.
 
 A transaction is one plain function that runs on the connection's thread, in one hop: it cannot be cut
 in the middle by a cancelled coroutine, which would leave the file locked for everybody. SQLite has one
-writer at a time, so a claim needs no `SKIP LOCKED`: whoever has begun is alone. What finds nothing to do
+writer at a time, so a claim needs no `SKIP LOCKED`: a transaction that has begun is alone. What finds nothing to do
 has only read, so that idle polls neither wait for a lock nor look like a change to those who watch the file.
 """
 

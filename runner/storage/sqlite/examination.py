@@ -16,7 +16,7 @@ from .rows import clock, sql, time_of
 
 __all__ = ["examine"]
 
-_PATIENCE = 2.0  # seconds for a lock of somebody else's
+_PATIENCE = 2.0  # seconds for the lock of another process
 
 
 def examine(path: Path, patience: float) -> FileFacts:
