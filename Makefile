@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test browser manifests test-wheel test-all chaos bench bench-growth format lock sbom clean
+.PHONY: help install start check test browser manifests test-wheel test-all chaos bench bench-growth reference docs format lock sbom clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
@@ -28,6 +28,8 @@ help:
 	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
 	@echo 'make bench      this bus against its peers and the floor (two minutes: QUICK=1; options: BENCH="--only drain")'
 	@echo 'make bench-growth  how its figures grow, as curves'
+	@echo 'make reference  docs/reference.md and docs/commands.md anew, from the schema and the command line'
+	@echo 'make docs       the documents as a site, in build/site'
 	@echo 'make format     let ruff rewrite what `make check` would complain about'
 	@echo 'make lock       requirements/*.txt anew, with the hashes of every file of each version in constraints.txt'
 	@echo 'make sbom       dist/sbom.cdx.json, a bill of materials (CycloneDX) of what the image installs'
@@ -84,6 +86,15 @@ bench: .venv/installed-bench
 bench-growth: .venv/installed-bench
 	$(BIN)/python -m bench --growth $(if $(QUICK),--quick) $(BENCH)
 
+reference: .venv/installed-dev
+	@$(BIN)/python -m tests.support.reference
+
+# A link that leads nowhere fails it. Nothing of it is committed.
+docs: .venv/installed-docs
+	@$(BIN)/python -m tests.support.site build/pages
+	@$(BIN)/zensical build --clean --strict
+	@echo 'open build/site/index.html'
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -127,6 +138,11 @@ clean:
 	@echo 'installing the runner, the peers and the plots into .venv'
 	@$(PIP) --editable '.[test]' --requirement bench/requirements.txt
 	@touch .venv/installed $@
+
+.venv/installed-docs: .venv/bin/python pyproject.toml constraints.txt docs/requirements.txt
+	@echo 'installing the runner and the generator of the site into .venv'
+	@$(PIP) --editable . --requirement docs/requirements.txt
+	@touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

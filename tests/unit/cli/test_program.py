@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ import pytest
 from runner.cli import program
 from runner.cli.program import PROGRAM, run
 from runner.errors import ConfigError, ForeignDeployment, RunnerError, StorageUnavailable
+from tests.support.reference.verbs import commands
 
 HEAVY = {
     "aiohappyeyeballs",
@@ -29,16 +29,6 @@ HEAVY = {
     "yaml",
 }
 ROOT = Path(__file__).parents[3]
-
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        yield (*path, name), command
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
 
 
 ALL = dict(commands(PROGRAM))

@@ -41,6 +41,7 @@ def changes(tmp_path: Path, **changed: Any) -> list[Change]:
 
 def test_nothing_changed(tmp_path: Path) -> None:
     assert changes(tmp_path) == []
+    assert changes(tmp_path, include="parts/*.yaml") == []
     assert changes(tmp_path, subscriptions=BASE["subscriptions"][::-1], log={"level": "info"}) == []
 
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+import yaml
+from pydantic import TypeAdapter
 
 from runner.config import advice, dump, load_config
-from runner.config.duration import format_duration
 from runner.config.errors import KeyPath
+from runner.config.fields import Context
 from runner.config.keys import known_keys, schema_keys
 from runner.config.schema import Config
-from runner.config.size import format_size
 from runner.config.source import parse_source
 from runner.config.substitution import Substitution
 from runner.errors import ConfigError
+from tests.support.reference.keys import EXAMPLES, REFERENCE, default_text, type_text, uncommented, values_by_key
 
 ROOT = Path(__file__).parents[3]
-REFERENCE = ROOT / "configs" / "reference.yaml"
 KEYS = dict(schema_keys(Config))
 
 PROD = {
@@ -42,10 +39,7 @@ def normal(path: KeyPath) -> str:
 
 
 def test_every_key_is_in_the_reference() -> None:
-    text = REFERENCE.read_text()
-    # The sqlite strategy goes with no PostgreSQL, and one way of auth with no other: these stand there as comments.
-    text = re.sub(r"^  # - sqlite:\n  #  ", "  - sqlite:\n   ", text, flags=re.MULTILINE)
-    text = re.sub(r"^( +)# (bearer|basic|tls): ", r"\1\2: ", text, flags=re.MULTILINE)
+    text = uncommented(REFERENCE.read_text())
     source = parse_source(text.encode(), Substitution({}, ROOT))
     assert source.faults == []
     assert set(KEYS) - {normal(path) for path in source.positions} == set()
@@ -83,38 +77,41 @@ def test_prod_says_what_is_not_set(missing: str) -> None:
     assert len(caught.value.faults) == 1
 
 
-def test_the_documentation_lists_every_key_with_its_default() -> None:
-    rows = re.findall(
-        r"^\| `([^`]+)` \| (.+) \| (.*) \|$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
-    )
-    documented = {key: default for key, _, default in rows if key in KEYS}
-    assert documented == {key: default_text(key, info) for key, info in KEYS.items()}
+def test_every_key_has_an_example_that_the_schema_takes() -> None:
+    given = values_by_key(yaml.safe_load(uncommented(REFERENCE.read_text())))
+    empty = {key for key, value in given.items() if value in (None, [], {}, "")}
+    leaves = {key for key in KEYS if not any(other.startswith((f"{key}.", f"{key}[]")) for other in KEYS)}
+    assert leaves - (given.keys() - empty) - EXAMPLES.keys() == set()
+    assert EXAMPLES.keys() <= leaves
+    for key, example in EXAMPLES.items():
+        info = KEYS[key]
+        field: TypeAdapter[Any] = TypeAdapter(Annotated[(info.annotation, key, *info.metadata)])
+        if not str(example).startswith("${"):  # text from outside is checked when it is there
+            assert field.validate_python(example, context=Context(imports=False)) is not None, key
 
 
-def default_text(key: str, info: FieldInfo) -> str:
-    if key == "strategies":
-        return "follows the DSN"
-    if info.is_required():
-        return "required"
-    match info.get_default(call_default_factory=True):
-        case BaseModel():
-            return ""
-        case timedelta() as duration:
-            return f"`{format_duration(duration)}`"
-        case None:
-            return "`null`"
-        case bool() as value:
-            return f"`{str(value).lower()}`"
-        case datetime() as moment:
-            return f"`{moment.isoformat().replace('+00:00', 'Z')}`"
-        case ():
-            return "`[]`"
-        case "":
-            return '`""`'
-        case int() as size if key == "api.limits.body":
-            return f"`{format_size(size)}`"
-        case value:
-            return f"`{value}`"
+@pytest.mark.parametrize(
+    ("key", "type_", "default"),
+    [
+        ("storage.pool", "whole number, 1 to 500", "`5`"),
+        ("storage.start_timeout", "duration", "`30s`"),
+        ("storage.tls", "`optional` or `required` or `verify-ca` or `verify-full`", "`optional`"),
+        ("worker.lease", "duration, from 1s", "`30s`"),
+        ("retry.jitter", "number, 0 to 1", "`0.2`"),
+        ("sinks.<name>.webhook.url", "URL", "required"),
+        ("sinks.<name>.webhook.permanent", "list: whole number, 300 to 599", "`[]`"),
+        ("subscriptions[].types", "text, or a list of them", "`null`"),
+        ("subscriptions[].sink", "name of a sink", "required"),
+        ("subscriptions[].retry", "section", ""),
+        ("api.limits.body", "size", "`1MiB`"),
+        ("destinations.ports", "list: whole number, 1 to 65535", "`[443, 8443]`"),
+        ("schedules[].anchor", "time", "`1970-01-01T00:00:00Z`"),
+    ],
+)
+def test_types_and_defaults_are_told_in_words(key: str, type_: str, default: str) -> None:
+    info = KEYS[key]
+    assert type_text(info.annotation, info.metadata) == type_
+    assert default_text(key, info) == default
 
 
 def test_every_key_is_described() -> None:
