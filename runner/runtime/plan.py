@@ -71,7 +71,8 @@ def function_subscription(name: str, sink: str, options: Mapping[str, Any]) -> S
 
     if options.get("filter"):
         compile_filter(options["filter"])
-    made = {key: value for key, value in options.items() if isinstance(value, RetryPolicy | BreakerPolicy | datetime)}
+    policies = (RetryPolicy, BreakerPolicy, datetime)
+    made: dict[str, Any] = {key: value for key, value in options.items() if isinstance(value, policies)}
     written = {key: value for key, value in options.items() if key not in made}
     if not written.get("types", "*"):
         del written["types"]  # none are all, as in `Subscription`

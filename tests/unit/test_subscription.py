@@ -215,7 +215,7 @@ def test_options_of_a_function_are_written_as_in_the_file() -> None:
 
 
 def test_options_of_a_function_may_be_values() -> None:
-    options = {
+    options: dict[str, Any] = {
         "types": (),
         "rate": Rate.parse("20/s"),
         "timeout": timedelta(seconds=5),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -184,8 +184,8 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     match typing.get_origin(annotation):
         case origin if origin is tuple:
             either = any(getattr(getattr(each, "func", None), "__name__", "") == "_one_or_list" for each in metadata)
-            inner = type_text(arguments[0])
-            return f"{inner}, or a list of them" if either else f"list: {inner}"
+            item = type_text(arguments[0])
+            return f"{item}, or a list of them" if either else f"list: {item}"
         case origin if origin in (Mapping, dict):
             return "mapping" if arguments[1] is Any else f"mapping: {type_text(arguments[1])}"
         case origin if origin is Literal:
@@ -196,9 +196,8 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
-    low = next((item.ge for item in metadata if isinstance(item, Ge)), None)
-    low = next((item.gt for item in metadata if isinstance(item, Gt)), low)
-    high = next((item.le for item in metadata if isinstance(item, Le)), None)
+    low: Any = next((item.ge for item in metadata if isinstance(item, Ge)), None)
+    high: Any = next((item.le for item in metadata if isinstance(item, Le)), None)
     shown = [format_duration(each) if isinstance(each, timedelta) else str(each) for each in (low, high)]
     if high is not None:
         return f", {shown[0]} to {shown[1]}"

@@ -85,7 +85,8 @@ def test_every_key_has_an_example_that_the_schema_takes() -> None:
     assert EXAMPLES.keys() <= leaves
     for key, example in EXAMPLES.items():
         info = KEYS[key]
-        field: TypeAdapter[Any] = TypeAdapter(Annotated[(info.annotation, key, *info.metadata)])
+        annotated: Any = Annotated[(info.annotation, key, *info.metadata)]
+        field: TypeAdapter[Any] = TypeAdapter(annotated)
         if not str(example).startswith("${"):  # text from outside is checked when it is there
             assert field.validate_python(example, context=Context(imports=False)) is not None, key
 
