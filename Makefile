@@ -114,7 +114,7 @@ sbom:
 	@$(PYTHON) -m venv --clear .venv-sbom
 	@.venv-sbom/bin/pip install --quiet 'cyclonedx-bom>=7.5,<8'
 	@mkdir -p dist
-	.venv-sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+	PYTHONWARNINGS=ignore .venv-sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
 		--spec-version 1.6 --output-format JSON --output-file dist/sbom.cdx.json requirements/runtime.txt
 	@rm -rf .venv-sbom
 
