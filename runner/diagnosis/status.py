@@ -31,6 +31,7 @@ __all__ = [
     "sinks_of",
     "snapshot",
     "unreachable",
+    "unserved",
 ]
 
 LATE = timedelta(minutes=1)
@@ -43,6 +44,7 @@ STATES: Sequence[State] = get_args(State)
 """The states of subscriptions, those that need a look first."""
 
 _WELL = STATES[STATES.index("active") :]
+_HELD: Sequence[State] = ("nobody serves it", "breaker open", "paused", "inactive")  # nothing is delivered meanwhile
 _ORDINARY = Recent()
 
 
@@ -174,9 +176,10 @@ class Snapshot:
         return self.throughput.rate(self.throughput.of(BUS).published)
 
     def drain(self, each: Subscribed) -> timedelta | None:
-        """Return the time to the end of a backlog at the rate of the last minute; None if that is never."""
+        """Return the time to the end of a backlog at the rate of the last minute; None if that is never, or held."""
         rate = each.rate(self.now)
-        return timedelta(seconds=each.backlog / rate) if self.live and rate > 0 and each.backlog else None
+        drains = self.live and rate > 0 and each.backlog and each.state not in _HELD
+        return timedelta(seconds=each.backlog / rate) if drains else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +311,10 @@ def _strategies(seen: Snapshot) -> Iterable[Finding]:
             continue
         all_of_it = sum(each.name == name for _, each in told)
         detail = next((each.detail for _, each in deaf if each.detail), "")
-        polling = next((f", {each.detail}" for _, each in told if each.name == "polling"), "")
+        there = [instance for instance, _ in deaf]
+        polling = next((f", {each.detail}" for at, each in told if each.name == "polling" and at in there), "")
         cause = (
-            f"{name} is deaf on {len(deaf)} of {all_of_it} instances ({_places(instance for instance, _ in deaf)})"
+            f"{name} is deaf on {len(deaf)} of {all_of_it} instances ({_places(there)})"
             f"{': ' + detail if detail else ''}; events are found by polling there{polling}"
         )
         cure = "see that its server runs and can be reached: runner check -c FILE --online"
@@ -356,14 +360,20 @@ def _subscription(each: Subscribed, now: datetime) -> Iterable[Finding]:
 
 
 def _unserved(each: Subscribed, backlog: str) -> Finding:
-    cause = f"nobody serves it: no live instance has the sink {each.registered.subscription.sink!r}; {backlog}"
-    if each.registered.origin == "file":
+    cause, cure = unserved(each.registered)
+    return Finding(Verdict.DEGRADED, "nobody_serves", each.name, f"{cause}; {backlog}", cure)
+
+
+def unserved(registered: Registered) -> tuple[str, str]:
+    """Return cause and cure of a subscription that nobody serves."""
+    subscription = registered.subscription
+    if registered.origin == "file":
         cure = "start an instance whose file has the sink"
-    elif each.registered.subscription.destination is not None:
+    elif subscription.destination is not None:
         cure = "read the logs of those that run: they say why they cannot open its destination (sealing.keys)"
     else:
-        cure = f"start the program that subscribes it, or end it: runner subscriptions remove {each.name}"
-    return Finding(Verdict.DEGRADED, "nobody_serves", each.name, cause, cure)
+        cure = f"start the program that subscribes it, or end it: runner subscriptions remove {subscription.name}"
+    return f"nobody serves it: no live instance has the sink {subscription.sink!r}", cure
 
 
 def _failing(each: Subscribed, backlog: str, now: datetime) -> Iterable[Finding]:

@@ -11,7 +11,7 @@ from ..storage.contract.overview import Hold
 from ..storage.contract.records import EventView, InstanceView
 from ..storage.tokens import holder_of
 from .matching import Clause, mismatch
-from .status import sinks_of
+from .status import sinks_of, unserved
 
 __all__ = ["Answer", "Reason", "why"]
 
@@ -172,12 +172,13 @@ class _Question:
             until = hold.now + trip.left
             how = "open" if until > hold.now else "half-open: one delivery at a time is tried"
             cure = f"runner subscriptions resume {self.name}"
-            yield Reason("breaker", f"its breaker is {how}", until if until > hold.now else None, cure)
+            last = f"; its last error: {hold.last_error}" if hold.last_error else ""
+            yield Reason("breaker", f"its breaker is {how}{last}", until if until > hold.now else None, cure)
         if not self.live:
             yield Reason("no_live_instance", "no live instance", cure="start one: runner start -c FILE")
         elif (there := sinks_of(self.live)) is not None and subscription.sink not in there:
-            cause = f"nobody serves it: no live instance has the sink {subscription.sink!r}"
-            yield Reason("nobody_serves", cause, cure="start an instance that has it")
+            cause, cure = unserved(hold.registered)
+            yield Reason("nobody_serves", cause, cure=cure)
         elif all(each.state == "stuck" for each in self.live):
             yield Reason("stuck", "every live instance is stuck", cure="read their logs: runner instances")
 

@@ -115,6 +115,12 @@ class TestStrategies:
         assert (report.verdict, deaf.kind, deaf.subject) == (Verdict.DEGRADED, "deaf", "nats")
         assert "nats is deaf on 1 of 2 instances (host:7): not connected" in deaf.cause
 
+    def test_the_polling_that_is_told_of_is_that_of_the_deaf_one(self) -> None:
+        hearing = (StrategyHealth("polling", None, "every 30 s"), StrategyHealth("nats", True, ""))
+        instances = [instance(strategies=hearing), instance("i2", strategies=self.DEAF)]
+        [deaf] = judge(snapshot(EMPTY, (), instances, (), {}, {})).findings
+        assert deaf.cause.endswith("events are found by polling there, every 2 s")
+
     def test_what_has_not_been_told_yet_is_no_fault(self) -> None:
         assert verdict(instances=[instance(strategies=None)]) == (Verdict.HEALTHY, [])
 
@@ -194,6 +200,21 @@ class TestBacklog:
     def test_more_than_were_read_are_taken_to_be_alike(self) -> None:
         each = self.seen(Queue(now=NOW, queued=9000), [*orders(100), *orders(900, "refund.made")])
         assert (each.backlog, each.exact) == (900, False)
+
+    @pytest.mark.parametrize(
+        ("fields", "sinks", "drains"),
+        [
+            ({}, None, True),
+            ({"paused": True}, None, False),
+            ({"breaker": Trip(1, MINUTE)}, None, False),
+            ({}, [], False),
+        ],
+    )
+    def test_what_is_held_drains_never(self, fields: dict[str, Any], sinks: list[str] | None, drains: bool) -> None:
+        there = instance() if sinks is None else instance(sinks=sinks)
+        recent = {1: Recent(delivered=60)}
+        seen = snapshot(EMPTY, (), [there], [(registered(**fields), True)], {1: Load(pending=60)}, recent)
+        assert seen.drain(seen.subscriptions[0]) == (MINUTE if drains else None)
 
     def test_an_event_that_cannot_be_read_is_left_out(self) -> None:
         unreadable = orders(1)[0].replace(type="")

@@ -209,8 +209,11 @@ class TestDelivery:
         assert (found.kind, found.until, found.cure) == ("deferred", NOW + SECOND, "runner deliveries ack 12 crm")
 
     def test_the_breaker(self) -> None:
-        found = reason(replace(self.PENDING, registered=Registered(1, CRM, False, "file", Trip(1, MINUTE))))
+        tripped = Registered(1, CRM, False, "file", Trip(1, MINUTE))
+        found = reason(replace(self.PENDING, registered=tripped))
         assert (found.kind, found.until) == ("breaker", NOW + MINUTE)
+        failed = reason(replace(self.PENDING, registered=tripped, last_error="HTTP 500"))
+        assert failed.cause == "its breaker is open; its last error: HTTP 500"
 
     def test_nobody_serves_it_or_none_is_alive(self) -> None:
         assert kinds(self.PENDING, instance(sinks=["log"])) == ["nobody_serves"]
