@@ -62,7 +62,10 @@ storage: {dsn: sqlite:///runner.db}
 
 _SERVERS = """
 # Where the events are, and what wakes the workers: the servers that `runner dev --servers` starts.
-storage: {{dsn: "postgresql://runner@127.0.0.1:{postgres}/postgres", password: "${{file:servers/password}}"}}
+storage:
+  dsn: postgresql://runner@127.0.0.1:{postgres}/postgres
+  password: ${{file:servers/password}}
+  schema: dev # a schema belongs to one deployment: another one in the same database takes another schema, or none
 strategies:
   - polling: 30s
   - postgres

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, RunnerError, readable
+from ..errors import ConfigError, RunnerError, StorageHeld, StorageUnavailable, readable
 from ..service.version import __version__
 from .output import OutputClosed, drop_output, tell
 
@@ -199,6 +199,8 @@ def _print_error(error: RunnerError) -> None:
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))
     tell(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}")
+    if isinstance(error, StorageUnavailable) and not isinstance(error, StorageHeld):
+        tell("  cure: see that the database runs, and that storage.dsn leads to it: runner doctor")
 
 
 def _print_unexpected(error: Exception) -> None:

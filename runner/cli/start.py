@@ -81,12 +81,14 @@ class _Voice:
         for line in (*runner.describe(), *(f"warning: {warning}" for warning in advice(config))):
             tell(line, wait=False)
 
-    def how_to_publish(self, path: Path) -> None:
-        """Print the command that publishes an event."""
+    def how_to_use(self, path: Path, dashboard: str) -> None:
+        """Print where the dashboard is, if anywhere, and the command that publishes an event."""
         if self.json:
             self._log.info("publish one", command=_publish_command(path))
-        else:
-            tell(f"publish one:  {_publish_command(path)}", wait=False)
+            return
+        if dashboard:
+            tell(f"dashboard:    {dashboard}", wait=False)
+        tell(f"publish one:  {_publish_command(path)}", wait=False)
 
     def aborted(self) -> None:
         """Print that the process was stopped before it had started."""
@@ -186,7 +188,7 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice, w
             voice.aborted()
             return
         tune_gc()
-        voice.how_to_publish(path)
+        voice.how_to_use(path, _dashboard(runner, config))
         await supervisor.start()
         async with _watching(runner, watch):
             await signals.stop.wait()
@@ -196,6 +198,12 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice, w
             await runner.stop()
         finally:
             await supervisor.stop()
+
+
+def _dashboard(runner: Runner, config: Config) -> str:
+    """Return the address of the dashboard; empty where there is none for a browser."""
+    url = next((each for each in runner.addresses if each.startswith("http")), "")
+    return f"{url}{config.api.root_path}/" if url and config.api is not None and config.api.dashboard else ""
 
 
 def _publish_command(path: Path) -> str:

@@ -27,6 +27,7 @@ def deployment(tmp_path: Path) -> Deployment:
 def test_it_serves_beside_the_worker_and_ends_with_it(deployment: Deployment) -> None:
     with started(deployment) as runner:
         address = runner.wait_for_line(r"listening.*http://127\.0\.0\.1:\d+").rpartition("'http")[2].rstrip("']")
+        assert runner.wait_for_line("^dashboard:").split()[1] == f"http{address}/"
         url = f"http{address}"
         assert ask(url, "/readyz").status == 200
         metrics = ask(url, "/metrics")

@@ -148,6 +148,7 @@ def test_a_database_that_is_not_there_ends_with_69(tmp_path: Path) -> None:
     for command in (["start"], ["publish", "a.b"], ["events", "list"]):
         _, complaint = deployment.cli(*command, code=69)
         assert "127.0.0.1" in complaint
+        assert complaint.endswith("storage.dsn leads to it: runner doctor\n")
         assert "topsecret" not in complaint
 
 
