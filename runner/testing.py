@@ -17,11 +17,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from .builder import build, open_storage
 from .config import load_config
 from .config.retry import RetryOverride
 from .delivery import DeliveryState
-from .errors import StateConflict
+from .errors import NotFound, StateConflict
 from .event import Event
 from .runtime.runner import Runner
 from .storage import Storage
@@ -32,7 +34,7 @@ __all__ = ["Bus", "SyncBus", "bus", "sync_bus"]
 
 _NOTHING = 'deployment_id: test\nstorage: {dsn: "sqlite:///bus.db"}\n'
 # Whatever the file says: nothing outside the test, no ticks of clocks, and no breaker that holds retries back.
-_SETTINGS = ("strategies=[polling: 1s, sqlite: 5ms]", "schedules=[]", "breaker=off", "log.level=error")
+_SETTINGS = ("strategies=[polling: 1s, sqlite: 5ms]", "schedules=[]", "breaker=off", "log.level=warning")
 _PAUSE = 0.005  # seconds between two looks
 
 
@@ -57,6 +59,8 @@ async def bus(
             file.write_text(_NOTHING)
         store = (f"storage={{dsn: 'sqlite:///{directory}/bus.db'}}", "api=", *_SETTINGS)
         config = load_config(file, settings=(*store, *settings))
+        if not structlog.is_configured():
+            config.log.apply(own=True)
         runner = build(config)
         for name, handler in handlers.items():
             runner.subscribe(name, handler, retry=RetryOverride().over(config.retry), breaker=None)
@@ -136,7 +140,15 @@ class Bus:
     async def deliveries(
         self, subscription: str | None = None, state: DeliveryState | str | None = None
     ) -> list[DeliveryView]:
-        """Return the deliveries on record, those of the oldest event first."""
+        """
+        Return the deliveries on record, those of the oldest event first.
+
+        Raises:
+            NotFound: there is no such subscription.
+        """
+        names = [each.subscription.name for each in (await self._storage.registry.subscriptions())[1]]
+        if subscription is not None and subscription not in names:
+            raise NotFound(f"no subscription {subscription!r}; there are: {', '.join(names) or 'none'}")
         wanted = None if state is None else DeliveryState(state)
         query = DeliveryQuery(subscription=subscription, state=wanted, limit=None)
         found = [each async for each in self._storage.records.deliveries(query)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import Deferred, Event, Rejected, testing
+from runner import Deferred, Event, NotFound, Rejected, testing
 
 
 def order(number: int) -> Event:
@@ -104,3 +104,10 @@ def test_without_async_and_with_the_sinks_of_a_file(tmp_path: Path) -> None:
             ("other", "delivered"),
         ]
         assert (len(bus.events()), bus.dead(), bus.advance(), len(seen)) == (1, [], 0, 1)
+
+
+async def test_a_subscription_that_does_not_exist_is_named() -> None:
+    async with testing.bus(confirm=lambda _: None) as bus:
+        assert await bus.dead("confirm") == []
+        with pytest.raises(NotFound, match="no subscription 'confrim'; there are: confirm"):
+            await bus.dead("confrim")

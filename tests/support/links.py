@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["anchors", "links", "local"]
+__all__ = ["ambiguous", "anchors", "links", "local"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,})[^\n]*\n.*?^(?P=indent)(?P=marks)$", re.M | re.S)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
+_ITEM = re.compile(r"(-|\d+\.) ")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.M)
 
 
@@ -33,6 +35,20 @@ def anchors(text: str) -> set[str]:
         if github == re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain.lower()).strip()):
             found.add(github)
     return found
+
+
+def ambiguous(text: str) -> Iterator[int]:
+    """
+    Yield the lines of lists that GitHub and Python-Markdown read differently.
+
+    For the latter a list begins after an empty line, and a paragraph inside of an item is indented by four spaces.
+    """
+    blank = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), _without_code(text), flags=re.S)
+    lines = ["", *blank.splitlines()]
+    for number, (before, line) in enumerate(pairwise(lines), 1):
+        begins = _ITEM.match(line) and before.strip() and not (_ITEM.match(before.lstrip()) or before.startswith("  "))
+        if begins or (not before.strip() and re.match(r" {1,3}\S", line)):
+            yield number
 
 
 def _without_code(text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from runner.storage.home import TABLES
 from tests.support.documents import ROOT
-from tests.support.links import anchors, links, local
+from tests.support.links import ambiguous, anchors, links, local
 from tests.support.reference import PAGES
 from tests.support.site import gather, pages
 
@@ -34,6 +34,12 @@ def test_every_link_leads_to_a_page_and_a_heading() -> None:
             if not file.exists() or (heading and heading not in headings.get(file, ())):
                 faults.append(f"{page.relative_to(ROOT)}:{line}: {link}")
     assert faults == []
+
+
+def test_lists_look_the_same_on_github_and_on_the_site() -> None:
+    odd = [f"{page.relative_to(ROOT)}:{line}" for page in pages() for line in ambiguous(page.read_text())]
+    assert odd == [], "an empty line before a list, four spaces before what belongs to an item"
+    assert list(ambiguous("a\n- b\n- c\n\n   d\n\n1. e\n\n    f\n")) == [2, 5]
 
 
 def test_the_site_has_every_page_once_in_the_order_of_a_reader() -> None:
