@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ..storage.contract.records import EventView
     from .scheduler import Missed
 
-__all__ = ["Lifecycle"]
+__all__ = ["SOURCES", "Lifecycle"]
+
+SOURCES = "/runner/"
+"""The beginning of the sources of what the bus tells of itself; the id of the deployment follows."""
 
 _MOST = 1000  # that wait to be published; further ones are dropped, the oldest first
 
@@ -49,7 +52,7 @@ class Lifecycle:
             tally: counts the ticks that were missed.
             enabled: whether anything is published at all.
         """
-        self._source = f"/runner/{deployment_id}"
+        self._source = f"{SOURCES}{deployment_id}"
         self._publish = publish
         self._look_up = look_up
         self._tally = tally

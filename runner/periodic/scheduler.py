@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -18,7 +18,7 @@ from ..policies.ticking import EXAMINED, Decision, decide
 from ..service.background import Background
 from ..service.clock import wait_for
 from ..service.tally import Tally
-from ..storage.contract.schedules import Due, DueSchedule, Firing, Occurrence, Schedules
+from ..storage.contract.schedules import Due, DueSchedule, Fired, Firing, Occurrence, Schedules
 
 __all__ = ["Missed", "Scheduler"]
 
@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 _BATCH = 500  # schedules in one transaction
 _TICKS = 2000  # looked at before something is written: of schedules that were late for long, there are many
 _BYTES = 8 * 1024 * 1024  # of the data of their events
+_NAMED = 10  # schedules, in a line of the log
 _KEPT = 20_000  # schedules that are remembered as they were read
 _LONGEST = 30.0  # seconds between looks, whatever is due: the store's clock may be set
 _SECOND_BEST = (0.02, 0.06)  # seconds that instances wait which did not publish the last tick, for the one that did
@@ -121,6 +122,7 @@ class Scheduler:
             held = (firing for firing, _ in firings if firing.seen.id in fired.ids)
             sources = (each.event.source for firing in held for each in firing.occurrences)
             self._tally.add_ticks(islice(sources, fired.events))  # others were on record before
+        _tell_taken([firing for firing, _ in firings], fired)
         for firing, decision in firings:
             if firing.seen.id in fired.ids:
                 self._tell(firing.seen.name, decision)
@@ -185,6 +187,15 @@ class Scheduler:
         """Let the loop see that it is to end."""
         self._ending = True
         self._woken.set()
+
+
+def _tell_taken(firings: Sequence[Firing], fired: Fired) -> None:
+    """Report ticks that published nothing, because events of their source and id had been recorded before."""
+    ours = [each for each in firings if each.seen.id in fired.ids]
+    taken = sum(len(each.occurrences) for each in ours) - fired.events
+    if taken > 0:
+        names = sorted(each.seen.name for each in ours if each.occurrences)
+        log.warning("ticks taken, their events were recorded before", count=taken, schedules=names[:_NAMED])
 
 
 def _firing(seen: DueSchedule, schedule: Schedule, decision: Decision) -> Firing:

@@ -14,12 +14,14 @@ import msgspec
 from ..event import Event
 from .cron import Cron
 
-__all__ = ["CATCH_UP", "OVERLAP", "CatchUp", "EventTemplate", "Overlap", "Schedule", "tick_text"]
+__all__ = ["CATCH_UP", "OVERLAP", "SOURCES", "CatchUp", "EventTemplate", "Overlap", "Schedule", "tick_text"]
 
 CatchUp = Literal["none", "one", "all"]
 Overlap = Literal["allow", "skip", "queue"]
 CATCH_UP: tuple[CatchUp, ...] = ("none", "one", "all")
 OVERLAP: tuple[Overlap, ...] = ("allow", "skip", "queue")
+SOURCES = "/schedules/"
+"""The beginning of the sources of ticks; the name of the schedule follows."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
@@ -93,7 +95,7 @@ class Schedule:
     @property
     def source(self) -> str:
         """The source of its events."""
-        return self.event.source or f"/schedules/{self.name}"
+        return self.event.source or f"{SOURCES}{self.name}"
 
     def event_id(self, tick: datetime) -> str:
         """Return the id of the event of a tick."""

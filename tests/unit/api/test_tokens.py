@@ -153,6 +153,18 @@ class TestEvents:
         filled = self.admitted(EVENT.replace(extensions={"other": 1}), **bound)
         assert filled == EVENT.replace(extensions={"other": 1, "tenantid": "shop"}, subject="s")
 
+    @pytest.mark.parametrize("source", ["/schedules/nightly", "/schedules/", "/runner/shop"])
+    def test_nobody_takes_the_place_of_a_tick_or_speaks_for_the_bus(self, source: str) -> None:
+        """Whoever publishes the event of a tick ahead of it keeps the schedule from publishing its own."""
+        event = EVENT.replace(source=source, id="nightly/2037-01-01T02:00:00Z")
+        for bound in ({}, {"types": ["order.*"]}, {"attributes": {"tenantid": "shop"}}):
+            with pytest.raises(Problem) as caught:
+                self.admitted(event, **bound)
+            assert (caught.value.status, caught.value.extensions) == (403, {"attribute": "source"})
+        assert self.admitted(event, scopes=["publish", "admin"]) is event
+        assert self.admitted(event, attributes={"source": source}) is event
+        assert self.admitted(EVENT.replace(source="/schedules")).source == "/schedules"
+
     def test_a_number_is_compared_by_its_text(self) -> None:
         event = EVENT.replace(extensions={"tenantid": 7})
         assert self.admitted(event, attributes={"tenantid": "7"}) is event

@@ -36,6 +36,7 @@ class Book:
         self.fired: list[Firing] = []
         self.away = False
         self.others_first = 0  # times that somebody else is faster
+        self.taken = 0  # events that were recorded before, by somebody else
 
     @property
     def now(self) -> datetime:
@@ -68,7 +69,8 @@ class Book:
                 self.look_at[id] = each.look_at
                 self.rows[id] = replace(each.seen, standing=Standing(each.tick, False, each.queued_until))
         self.fired += firings
-        return Fired(frozenset(each.seen.id for each in firings), sum(len(each.occurrences) for each in firings))
+        events = sum(len(each.occurrences) for each in firings) - self.taken
+        return Fired(frozenset(each.seen.id for each in firings), events)
 
     def events(self) -> list[str]:
         return [each.event.id for firing in self.fired for each in firing.occurrences]
@@ -165,6 +167,17 @@ async def test_what_is_skipped_is_said(book: Book, told: Told, running: Schedule
         await running.stop()
     assert [line["ticks"] for line in logs if "skipped" in line["event"]] == [1]
     assert (book.events(), told.announced, told.missed) == ([], 0, [])
+
+
+async def test_a_tick_whose_event_somebody_has_recorded_before_is_said(book: Book, running: Scheduler) -> None:
+    book.put(every(HOUR), book.start)
+    book.taken = 1
+    with capture_logs() as logs:
+        await running.start()
+        await eventually(lambda: book.fired)
+        await running.stop()
+    [line] = [line for line in logs if line["event"].startswith("ticks taken")]
+    assert (line["log_level"], line["count"], line["schedules"]) == ("warning", 1, ["pulse"])
 
 
 async def test_one_that_cannot_be_read_is_put_off_and_delays_nobody(book: Book, running: Scheduler) -> None:
