@@ -32,6 +32,10 @@ class Caller(Protocol):
     def bound(self) -> bool:
         """Whether there may be events that this caller does not see."""
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether this caller may read of everything: subscriptions and their filters, instances, deliveries."""
+
     def admitted(self, event: Event) -> Event:
         """Return the event as this caller publishes it. Raise a `Problem` of status 403 where it may not."""
 
@@ -67,6 +71,11 @@ class Anybody(Access, Caller):
     @override
     def bound(self) -> bool:
         return False
+
+    @property
+    @override
+    def reads_all(self) -> bool:
+        return True
 
     @override
     def admit(self, request: HTTPConnection, need: Need) -> Caller:

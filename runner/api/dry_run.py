@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..diagnosis.prospects import prospects, prospects_json
+from ..diagnosis.prospects import Prospect, prospects, prospects_json
 from ..service.clock import utcnow
 from ..storage.contract.events import Publication
 
@@ -16,16 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["dry_run"]
 
 
-async def dry_run(surface: Surface, publications: Sequence[Publication]) -> list[dict[str, Any]]:
+async def dry_run(surface: Surface, publications: Sequence[Publication], *, whole: bool) -> list[dict[str, Any]]:
     """
-    Return for each event which subscriptions would get it, and why others would not.
+    Return for each event how many subscriptions would get it, and which, and why others would not.
+
+    Args:
+        whole: without, only how many: names and filters of subscriptions are for those who may read them.
 
     Raises:
         EventError: a publish would be refused.
     """
     surface.bus.check(publications)
     known = [(each, active) for each, active, _ in await surface.storage.records.registered()]
-    return [prospects_json(each.event, prospects(each.event, known), _due_at(each)) for each in publications]
+    return [_verdict(each, prospects(each.event, known), whole=whole) for each in publications]
+
+
+def _verdict(publication: Publication, found: Sequence[Prospect], *, whole: bool) -> dict[str, Any]:
+    told = prospects_json(publication.event, found, _due_at(publication))
+    told["matched"] = sum(each.failing is None for each in found)
+    return told if whole else {**told, "subscriptions": None}
 
 
 def _due_at(publication: Publication) -> datetime | None:

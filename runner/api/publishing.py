@@ -89,7 +89,7 @@ class Publishing:
         events = _admitted(caller, events, batched=batched)
         publications = [Publication(each, asked.delay, asked.deliver_at) for each in events]
         if asked.dry_run:
-            verdicts = await dry_run(self._surface, publications)
+            verdicts = await dry_run(self._surface, publications, whole=caller.reads_all)
             return 200, verdicts if batched else verdicts[0]
         self._room.admitted(len(publications))
         with self._bus.continuing(headers):

@@ -164,10 +164,12 @@ class TestModes:
 class TestReceipts:
     async def test_the_same_again_is_a_duplicate_and_other_content_a_conflict(self, bus: Bus) -> None:
         async with serving(bus) as door:
-            answers = await asyncio.gather(*[door.post(BINARY, b"x") for _ in range(30)])
-            assert {each.status for each in answers} == {202}
-            assert [each.json["duplicate"] for each in answers].count(False) == 1
-            assert len({each.json["seq"] for each in answers}) == 1
+            head = TestBodies.head("content-length: 1", "connection: close")
+            answers = await asyncio.gather(*[door.raw(head + b"x") for _ in range(100)])  # FI-45
+            assert {each.split(b" ")[1] for each in answers} == {b"202"}
+            receipts = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers]
+            assert sorted(each.pop("duplicate") for each in receipts) == [False] + [True] * 99
+            assert receipts == [{"id": "1", "source": "/shop", "seq": 1}] * 100
             answer = await door.post(BINARY, b"y")
             assert (answer.status, answer.json["type"]) == (409, "urn:runner:problem:event-conflict")
             assert [each.data for each in await door.recorded()] == [b"x"]
@@ -434,6 +436,23 @@ class TestDryRun:
             ]
             assert (await door.post({}, query="?dry_run=true")).status == 400
             assert await door.recorded() == []
+
+    @pytest.mark.parametrize("bound", ["", ", types: ['order.*']", ", attributes: {tenantid: shop}"])
+    async def test_who_may_not_read_learns_how_many_and_not_who(self, lite: Bus, bound: str) -> None:
+        """Names and filters of subscriptions are the business of others, of other tenants even."""
+        token, reader = "evb_" + "s" * 43, "evb_" + "r" * 43
+        producer = f"{{name: shop, secret: {token}, scopes: [publish{', read' if bound else ''}]{bound}}}"
+        tokens = f"tokens: [{producer}, {{name: ops, secret: {reader}, scopes: [publish, read]}}]"
+        runner = load(lite.write(f"api: {{listen: '127.0.0.1:0', {tokens}}}\n"))
+        runner.subscribe("canary-orders", lambda event: None, types=("order.*",))
+        runner.subscribe("canary-invoices", lambda event: None, types=("canary-type.*",))
+        async with runner:
+            door = Door(runner)
+            answer = await door.post(BINARY | {"authorization": f"Bearer {token}"}, query="?dry_run=1")
+            assert (answer.status, answer.json["matched"], answer.json["subscriptions"]) == (200, 1, None)
+            assert b"canary" not in answer.body
+            answer = await door.post(BINARY | {"authorization": f"Bearer {reader}"}, query="?dry_run=1")
+            assert (answer.json["matched"], len(answer.json["subscriptions"])) == (1, 2)
 
 
 class TestSchemas:
