@@ -14,17 +14,20 @@ __all__ = ["Connection"]
 _HEAD_TIME = 10.0  # seconds from the connection, or the first byte of a request, to the end of its headers
 _HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete
 _HEADERS = 200
+_BLOCKED = 30.0  # seconds for which a client may take nothing of its answers
 
 
 class Connection(HttpToolsProtocol):
     """
-    Limit how long a request head may take, and how large it may be.
+    Limit how long a request head may take, how large it may be, and how long a client may take nothing of an answer.
 
     A head that is not complete after ten seconds ends the connection with 408, one of more than 64 KiB or 200 headers
-    with 431. Between two requests uvicorn's keep-alive decides, during a body its reader.
+    with 431. Between two requests uvicorn's keep-alive decides, and nothing but another request ends its wait; during
+    a body its reader.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
     _head: int = 0  # bytes that have come of one that is not complete
     _in_head = True
 
@@ -36,11 +39,36 @@ class Connection(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
 
     @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(_BLOCKED, self.transport.abort)
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    @override
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size() and self._stalled is None:  # else it closes when that is taken
+            self._stalled = self.loop.call_later(_BLOCKED, self.transport.abort)
+
+    @override
     def data_received(self, data: bytes) -> None:
+        resting = self.timeout_keep_alive_task
         super().data_received(data)
+        if resting is not None and self._rests_still():
+            # An empty line, or what is left of the body of a request that was refused: no reason to wait longer.
+            self.timeout_keep_alive_task = self.loop.call_at(resting.when(), self.timeout_keep_alive_handler)
         if self._in_head and not self.transport.is_closing():
             self._head += len(data)
             if self._head > _HEAD_SIZE or len(self.headers or ()) > _HEADERS:
@@ -58,6 +86,11 @@ class Connection(HttpToolsProtocol):
         self._rest()
         self._in_head = False
         super().on_headers_complete()
+
+    def _rests_still(self) -> bool:
+        """Return whether there is no request under way, nor the beginning of one, and no time set for the next."""
+        idle = self.timeout_keep_alive_task is None and not self._in_head and not self.pipeline
+        return idle and not self.transport.is_closing() and self.cycle is not None and self.cycle.response_complete
 
     def _rest(self) -> None:
         if self._timer is not None:

@@ -203,6 +203,42 @@ class TestAnswers:
                 assert await reader.readline() == expected
                 writer.close()
 
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    async def test_a_client_that_sends_no_other_request_loses_its_place(
+        self, lite: Bus, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        """Whatever else it sends: an empty line, or more of a body that was refused, held the connection for ever."""
+        monkeypatch.setattr("runner.api.listener._KEEP_ALIVE", 1)
+        token = f"tokens: [{{name: a, secret: {'evb_' + 'a' * 43}, scopes: [publish]}}]"
+        async with serving(lite, f"api: {{listen: '127.0.0.1:0', {token}}}\n") as runner:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(runner.addresses[0].rpartition(":")[2]))
+            path, length = ("/healthz", 0) if method == "GET" else ("/events", 1_000_000)
+            head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+            writer.write(head.encode())
+            answer = await reader.readuntil(b"}")
+            assert answer.split(b" ")[1] == (b"200" if method == "GET" else b"401")
+            writer.write(b"\r\n" if method == "GET" else b"x" * 100)
+            assert b"HTTP" not in await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+
+    async def test_a_client_that_takes_nothing_of_its_answers_loses_its_place(
+        self, lite: Bus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("runner.api.connection._BLOCKED", 0.2)
+        async with serving(lite) as runner:
+            listener = runner._door._listener
+            assert listener is not None
+            assert listener._server is not None
+            connections = listener._server.server_state.connections
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(client, ("127.0.0.1", int(runner.addresses[0].rpartition(":")[2])))
+                await loop.sock_sendall(client, b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 200)
+                await eventually(lambda: len(connections) == 1)
+                await eventually(lambda: not connections)
+
     async def test_a_head_without_end_is_refused(self, lite: Bus) -> None:
         async with serving(lite) as runner:
             port = int(runner.addresses[0].rpartition(":")[2])
