@@ -16,7 +16,7 @@ from ..service.clock import utcnow, wait_for
 from ..storage.contract.records import EventQuery
 from ..subscription import matches_pattern
 from .feed import Entry, Feed, Mark, Reader
-from .parameters import moment, parameters
+from .parameters import bad_parameter, moment, parameters
 from .problems import Problem
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = ["Streaming", "routes"]
 
 _HEARTBEAT = timedelta(seconds=15)
 _BLOCKED = 30.0  # seconds for which a client may read nothing
+_MOST_TYPES = 100  # patterns, with which every event is compared
 _PIECE = 64 * 1024  # bytes that are sent at once, about
 _HEADERS = (
     (b"content-type", b"text/event-stream"),
@@ -183,6 +184,8 @@ def _asked(query: bytes) -> tuple[tuple[str, ...], datetime | None]:
     """Return the patterns of `types`, which may be given several times or with commas, and the time of `since`."""
     given = parameters(query, ("types", "since"), repeated=("types",))
     types = tuple(each for value in given.get("types", ()) for each in value.split(",") if each)
+    if len(types) > _MOST_TYPES:
+        raise bad_parameter("types", f"{len(types)} patterns, at most {_MOST_TYPES} are taken")
     return types, moment("since", given["since"][0]) if "since" in given else None
 
 

@@ -31,7 +31,7 @@ __all__ = ["Destinations", "Keeper", "guard_within"]
 
 log = structlog.get_logger(__name__)
 
-_LARGEST = 64 * 1024  # bytes of options
+_LARGEST = 64 * 1024  # bytes of a definition
 _REMEMBERED = 60.0  # seconds for which secrets that were put are still hidden in what this process writes
 _ENDING = 5.0  # seconds more than its deliveries may take, after which what was replaced is stopped
 
@@ -61,6 +61,20 @@ class Keeper:
         self.keyring = keyring or Keyring()
         self.guard = guard
 
+    @staticmethod
+    def check_size(definition: Mapping[str, Any]) -> None:
+        """
+        Raise `ConfigError` for a definition that is too large to be matched with every event, and shown.
+
+        Done before it is read: all that may be secret in it is learnt then, to be hidden.
+        """
+        try:
+            size = len(orjson.dumps(dict(definition)))
+        except TypeError:
+            raise ConfigError("expected texts, numbers, lists and mappings only") from None
+        if size > _LARGEST:
+            raise ConfigError(f"{size} bytes as JSON, at most {_LARGEST} are taken")
+
     def keep(self, name: str, plugin: Plugin, given: Any) -> Destination:
         """
         Return the destination of the subscription `name` as it is kept.
@@ -76,12 +90,7 @@ class Keeper:
         if faults:
             raise ConfigError(*faults)
         raw = dict(given) if isinstance(given, Mapping) else {options.main or "": given}
-        try:
-            content = orjson.dumps(raw)
-        except TypeError:
-            raise ConfigError(f"destination.{plugin.kind}: expected texts, numbers, lists and mappings only") from None
-        if len(content) > _LARGEST:
-            raise ConfigError(f"destination.{plugin.kind}: {len(content)} bytes as JSON, at most {_LARGEST} are taken")
+        content = orjson.dumps(raw)
         shown = options.model_dump(mode="json", by_alias=True, exclude_unset=True)
         if MASK not in orjson.dumps(shown).decode():
             return Destination(kind=plugin.kind, shown=shown, options=raw)
@@ -128,7 +137,7 @@ class Keeper:
             try:
                 yield
             finally:
-                asyncio.get_running_loop().call_later(_REMEMBERED, _forget, learnt)
+                asyncio.get_running_loop().call_later(_REMEMBERED, lambda: forget(*learnt))
 
     def _faults(self, options: WebhookOptions) -> Iterator[tuple[str, str]]:
         """Yield what a destination must not have, and where: the option, and why."""
@@ -250,10 +259,5 @@ class Destinations:
         if live.sink is not None:
             await live.sink.stop()
             live.sink = None
-        _forget(live.secrets)
+        forget(*live.secrets)
         self._context.hosts.sweep()
-
-
-def _forget(secrets: Sequence[str]) -> None:
-    for each in secrets:
-        forget(each)

@@ -11,8 +11,9 @@ __all__ = ["Outcomes", "Tally", "Tries"]
 
 _MOST_SOURCES = 100
 _MOST_OF_SCHEDULES = 50  # of these, so that hundreds of schedules leave room for others
+_LONGEST_SOURCE = 200  # characters: a source may have 64 KiB, and a label is sent at every scrape
 OTHER = "other"
-"""The label of sources beyond the first hundred."""
+"""The label of sources beyond the first hundred, and of those that are no label for their length."""
 
 
 @dataclass(slots=True)
@@ -121,7 +122,7 @@ class Tally:
         for source in sources:
             if source in published:
                 published[source] += 1
-            elif len(published) < most:
+            elif len(source) <= _LONGEST_SOURCE and len(published) < most + (OTHER in published):
                 published[source] = 1
             else:
                 published[OTHER] = published.get(OTHER, 0) + 1

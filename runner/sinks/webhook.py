@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 from typing_extensions import override
 
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http, to_http_structured
@@ -50,6 +50,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 
 _OWN_HEADERS = frozenset({"connection", "content-length", "content-type", "host", "transfer-encoding"})
 _DEFAULTS = {"User-Agent": "eventbus-runner", "Accept": "*/*", "Accept-Encoding": "identity"}
 _OWN_PREFIXES = ("ce-", "runner-", "webhook-")
+_MOST_HEADERS = 50  # of the file; servers commonly take 100 in all
 _PROOF = re.compile(r"auth|cookie|key|pass|secret|sign|token", re.IGNORECASE)  # headers that prove who calls
 
 Pause = Callable[[str, str], None]
@@ -61,6 +62,13 @@ def _password_of(credentials: str) -> str:
         return b64decode(credentials, validate=True).decode().partition(":")[2]
     except ValueError:
         return ""
+
+
+def _few(headers: object) -> object:
+    """Refuse more headers than servers take, before each is read as a secret to be hidden."""
+    if isinstance(headers, Mapping) and len(headers) > _MOST_HEADERS:
+        raise ValueError(f"{len(headers)} headers, at most {_MOST_HEADERS} are taken")
+    return headers
 
 
 class WebhookOptions(Options):
@@ -96,7 +104,9 @@ class WebhookOptions(Options):
         description="Requests to the host at once, over all sinks of a process; null: as many as the worker delivers.",
     )
     timeout: PositiveDuration = Field(default=_TIMEOUT, description="Longest wait for the answer.")
-    headers: Mapping[str, Secret] = Field(default_factory=dict, description="Further headers, such as X-Api-Key.")
+    headers: Annotated[Mapping[str, Secret], BeforeValidator(_few)] = Field(
+        default_factory=dict, description="Further headers, such as X-Api-Key; at most 50."
+    )
     mode: Literal["binary", "structured"] = Field(
         default="binary",
         description="`binary`: attributes as headers, data as the body; `structured`: one JSON document, also used "

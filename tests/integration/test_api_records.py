@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from runner import Event, Rejected, Runner, load
+from runner.api import event_records
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
 
@@ -367,6 +368,38 @@ class TestTheWhole:
             ]
         assert {each.status for each in answers} == {404}
         assert len({each.body for each in answers}) == 1
+
+    async def test_a_page_costs_a_bounded_amount(
+        self, tables_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever may see few events has no reason to read all, nor anybody to read a gigabyte at once."""
+        monkeypatch.setattr(event_records, "_LOOKED_THROUGH", 10)
+        monkeypatch.setattr(event_records, "_HEAVIEST", 2000)
+        bound, free = "evb_" + "b" * 43, "evb_" + "f" * 43
+        tokens = (
+            f"{{name: b, secret: {bound}, scopes: [read], types: [mine]}}, {{name: f, secret: {free}, scopes: [read]}}"
+        )
+        more = f"api: {{listen: '127.0.0.1:0', tokens: [{tokens}]}}\n"
+        async with running(tmp_path, tables_file) as bus, load(bus.write(more)) as runner:
+            types = ["mine", *["theirs"] * 25, "mine"]
+            await runner.publish_many([Event(type=each, source="/", id=str(n)) for n, each in enumerate(types)])
+            client = Client(runner)
+
+            async def pages(token: str, limit: int) -> list[list[str]]:
+                found, cursor = [], ""
+                while True:
+                    path = f"/events?limit={limit}" + (f"&cursor={cursor}" if cursor else "")
+                    page = (await client.raw("GET", path, authorization=f"Bearer {token}")).json
+                    found.append([each["event"]["id"] for each in page["items"]])
+                    if not (cursor := page["next"]):
+                        return found
+
+            assert await pages(bound, 5) == [["26"], [], ["0"]]
+            assert await pages(bound, 1) == [["26"], [], [], ["0"], []]
+            assert [len(each) for each in await pages(free, 20)] == [20, 7]
+            large = [Event(type="a", source="/", id=f"large-{n}", data=b"x" * 900) for n in range(5)]
+            await runner.publish_many(large)
+            assert [len(each) for each in await pages(free, 20)][:2] == [3, 20]
 
     async def test_without_a_token_nothing_is_told(self, tables_file: str, tmp_path: Path) -> None:
         token = "evb_" + "k" * 43

@@ -186,6 +186,8 @@ async def test_an_expired_one_gets_nothing_new_is_listed_and_goes_in_the_end(bus
         ),
         ({"url": "https://example.com/", "secret": SECRET}, "sealing: {keys: "),
         ({"url": "https://example.com/", "headers": {"A": "b" * 70_000}}, "at most 65536 are taken"),
+        ({"url": "https://example.com/", "headers": {f"A{n}": f"secret-{n}" for n in range(51)}}, "at most 50"),
+        (f"https://example.com/{'/a1b2c3d4e5f6g7h8i9' * 500}", "at most 8000"),
     ],
 )
 async def test_what_may_not_be_is_refused_with_the_cure(tmp_path: Path, options: Any, fault: str) -> None:

@@ -13,6 +13,7 @@ _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(#.*)?", re.IGNORECASE | re.DOTAL
 _AUTHORITY = re.compile(r"(?P<host>\[(?P<v6>[0-9A-Fa-f:.]+)\]|[0-9A-Za-z._-]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LONGEST = 8000  # characters; RFC 9110 §4.1 asks servers for as many bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """Parse `url`. Raise `ValueError`, whose text repeats nothing of the URL."""
+        if len(url) > _LONGEST:
+            raise ValueError(f"a URL of {len(url)} characters is refused; at most {_LONGEST} are taken")
         found = _URL.fullmatch(url)
         if found is None or re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
             raise ValueError("expected an absolute URL, such as https://crm.example.com/events")

@@ -90,6 +90,7 @@ def test_host_and_port(url: str, host: str, port: int, authority: str) -> None:
         ("http://good\\@evil/", "user or password"),
         ("http://me:s3cret@h/", "user or password"),
         ("http://h/#s3cret", "fragment"),
+        ("http://h/" + "s3cret" * 1500, "at most 8000"),
         ("http://büro.example/", "xn--"),
         ("http://\uff11\uff12\uff17.0.0.1/", "xn--"),
     ],
