@@ -23,13 +23,32 @@ _SHORTEST = 6  # characters: what is shorter stands in every other word, and hid
 # What the bus says itself: as a password it protects nothing, and hiding it would garble everything.
 _WORDS = frozenset({"runner", "postgres", "postgresql", "password", "secret", "default", "application/json"})
 
+# The words of our log. Secrets are chosen by others, too: one who brings `warning` as a secret must not blind the log.
+_SAID = (
+    "action addresses after again as audit back be blocked breaker bring brought by cancelled cannot cause "
+    "changes channel claim clock closed concern configuration connected connection count critical database date "
+    "dead debug delivered deliveries delivering delivery deployment depths destination detail did differs digest "
+    "dispatch does dropped ended ends error event events exception expired failed failures fault fetched first "
+    "for given goes grace half has hears id in info insecure instance is it last late lease leased left level "
+    "line lined listen listening listens loaded log logger loop lost made measured missed nats no nobody not "
+    "oauth occurrence odd of on open opened out outcome part path paused pending postgres prune pruned read ready "
+    "reason refused reloaded removed renewed request retired retry revisions running schedule seconds seq server "
+    "serves set settle settlement settlements settling should signal signals sink skipped sqlite stack started "
+    "starting stop stopped stopping store strategy stream subject subjects subscription subscriptions tables "
+    "takes task the ticks timestamp tls to token tries trip unknown unreachable up version waiting warning "
+    "watcher what would "
+)
+_SAYING = re.compile(r'[a-z ":,{}\[\]=_.-]+', re.ASCII)
+_TIME = re.compile(r"[0-9:.-]{6,11}|20[0-9]{2}-[0-9TZ:.-]+")  # hides the time in every line, where others choose it
+
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=~-]{16,}", re.ASCII)
 
-_changing = threading.Lock()  # a file is read in a thread while the event loop renews tokens
+_changing = threading.RLock()  # a file is read in a thread while the event loop renews tokens; a signal may log
 _known: Counter[str] = Counter()  # how often each was registered, and not forgotten since
 _spelling_counts: Counter[str] = Counter()  # of how many of these each is a spelling
 _GATHERED: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
 _spellings: tuple[str, ...] = ()  # the longest first, because one may be part of another; replaced as a whole
+_learnt: set[str] = set()  # spellings that are not among these yet: to sort them for each secret would take too long
 
 
 def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
@@ -39,42 +58,64 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
     Args:
         public: what stands in the open beside it. A password that is the name of its user hides nothing.
     """
-    global _spellings
     secret = secret.strip()
-    if len(secret) < _SHORTEST or secret in _WORDS or secret in public:
+    if len(secret) < _SHORTEST or secret in _WORDS or secret in public or _is_said(secret):
         return
     if (gathered := _GATHERED.get()) is not None:
+        if _TIME.fullmatch(secret):
+            return
         gathered.append(secret)
     spelled = set(_spelled(secret))
     with _changing:
         _known[secret] += 1
         if _known[secret] == 1:
             _spelling_counts.update(spelled)
-        if secret not in _spellings:
-            _spellings = tuple(sorted({*spelled, *_spellings}, key=len, reverse=True))
+        _learnt.update(spelled)
 
 
-def forget(secret: str) -> None:
+def _is_said(secret: str) -> bool:
+    """Return whether nothing is in it but the words of our log, or parts of them, and what stands between them."""
+    return _SAYING.fullmatch(secret) is not None and all(word in _SAID for word in re.findall("[a-z]+", secret))
+
+
+def forget(*secrets: str) -> None:
     """
-    Take back one `know()`: of tokens that are renewed there is no end.
+    Take back one `know()` of each: of tokens that are renewed there is no end.
 
     What was registered elsewhere as well stays hidden.
     """
     global _spellings
-    secret = secret.strip()
     with _changing:
-        if secret not in _known:
-            return
-        _known[secret] -= 1
-        if _known[secret] > 0:
-            return
-        del _known[secret]
-        theirs = set(_spelled(secret))
-        _spelling_counts.subtract(theirs)
-        gone = {each for each in theirs if _spelling_counts[each] <= 0}
-        for each in gone:
-            del _spelling_counts[each]
-        _spellings = tuple(each for each in _spellings if each not in gone)
+        gone = {spelling for secret in secrets for spelling in _taken_back(secret.strip())}
+        if gone:
+            _learnt.difference_update(gone)
+            _spellings = tuple(each for each in _spellings if each not in gone)
+
+
+def _taken_back(secret: str) -> set[str]:
+    """Take back one `know()`, under the lock; return the spellings that are those of no other secret."""
+    if secret not in _known:
+        return set()
+    _known[secret] -= 1
+    if _known[secret] > 0:
+        return set()
+    del _known[secret]
+    theirs = set(_spelled(secret))
+    _spelling_counts.subtract(theirs)
+    gone = {each for each in theirs if _spelling_counts[each] <= 0}
+    for each in gone:
+        del _spelling_counts[each]
+    return gone
+
+
+def _all_spellings() -> tuple[str, ...]:
+    """Return every spelling, those that were learnt since included."""
+    global _spellings
+    if _learnt:
+        with _changing:
+            _spellings = tuple(sorted({*_spellings, *_learnt}, key=len, reverse=True))
+            _learnt.clear()
+    return _spellings
 
 
 @contextlib.contextmanager
@@ -100,11 +141,12 @@ def redacted(text: str, *, cut: bool = False) -> str:
     Args:
         cut: the text may end in the middle of one.
     """
-    for spelling in _spellings:
+    spellings = _all_spellings()
+    for spelling in spellings:
         if spelling in text:
             text = text.replace(spelling, MASK)
     if cut:
-        begun = max((_begun(text, spelling) for spelling in _spellings), default=0)
+        begun = max((_begun(text, spelling) for spelling in spellings), default=0)
         text = text[: len(text) - begun] + MASK if begun else text
     return text
 

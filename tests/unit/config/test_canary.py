@@ -26,6 +26,7 @@ from runner.config.schema import Config
 from runner.config.secret import Secret
 from runner.errors import RunnerError
 from runner.log import redaction
+from tests.support.secrets import forget_everything, nothing_known
 
 CANARY = "cAn4ry9X7kQ2mZ81wP"
 _ONE_IN = 7
@@ -134,9 +135,10 @@ def spelled(canary: str) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+def forgetful() -> Iterator[None]:
     """Nothing is known from before: what is not recognized as a secret is not hidden as one."""
-    monkeypatch.setattr(redaction, "_spellings", ())
+    with nothing_known():
+        yield
 
 
 def test_the_places_are_those_of_the_schema() -> None:
@@ -172,7 +174,7 @@ def test_a_secret_is_never_shown(place: Place, tmp_path: Path) -> None:
     wrong = [(place[: max(1, len(place) - steps)], shape) for _, value in right for shape, steps in shapes(value)]
     for where, value in (*right, *thinned([*misspelt, *wrong], place)):
         if not is_host(where, value):
-            redaction._spellings = ()
+            forget_everything()
             path.write_text(yaml.safe_dump(planted(where, value)))
             said = shown(path, {})
             assert not [each for each in spelled(CANARY) if each in said], f"{value!r} at {where}: {said}"
@@ -186,7 +188,7 @@ def test_nor_one_from_outside(place: Place, tmp_path: Path) -> None:
     values = [spelling.format(CANARY) for spelling in SPELLINGS[:-2]]
     for where, value, reference in thinned(itertools.product(wheres, values, references), place):
         if not is_host(where, value):
-            redaction._spellings = ()
+            forget_everything()
             (tmp_path / "secret").write_text(value)
             path.write_text(yaml.safe_dump(planted(where, reference.replace("%s", value))))
             said = shown(path, {"SECRET": value})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
 import orjson
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from runner.config.secret import Secret
 from runner.log import redaction
-from runner.log.redaction import know, looks_secret, redacted
+from runner.log.redaction import forget, gathered, know, looks_secret, redacted
+from tests.support.secrets import forget_everything, nothing_known
 
 SPECIAL = "c4n/ry+9 X:7\"k\\Q2é&mZ=%'<"
 
@@ -44,8 +46,9 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_spellings", ())
+def forgetful() -> Iterator[None]:
+    with nothing_known():
+        yield
 
 
 @pytest.mark.parametrize("secret", [SPECIAL, "hunter2", "0123456789abcdef", "пароль-секрет"])
@@ -64,11 +67,11 @@ def test_a_known_secret_is_hidden_however_it_is_spelled(spelling: str, secret: s
 @given(st.text(min_size=8, max_size=60), st.text(max_size=30), st.text(max_size=30))
 def test_nothing_but_the_secret_is_touched(secret: str, before: str, after: str) -> None:
     assume(secret.strip() not in redaction._WORDS)
-    redaction._spellings = ()
+    forget_everything()
     know(secret)
     shown = redacted(f"{before}\x00{secret}\x00{after}")
     assert secret.strip() not in shown or not secret.strip() or len(secret.strip()) < 6
-    redaction._spellings = ()
+    forget_everything()
     assert redacted(before) == before
 
 
@@ -78,6 +81,43 @@ def test_what_is_short_or_said_by_everybody_is_let_stand() -> None:
     know("shopkeeper", public=("shopkeeper", None))
     text = "a short runner of postgres says password to the shopkeeper"
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "warning",
+        "delivery dead",
+        "breaker open",
+        '"level": "',
+        "timestamp",
+        "subscription",
+        "livery de",
+        '", "event": "n',
+    ],
+)
+def test_nobody_blinds_the_log_by_what_they_call_a_secret(secret: str) -> None:
+    """Those who may put a destination choose its secrets."""
+    line = json.dumps({"subscription": "crm", "event": "delivery dead", "level": "warning", "timestamp": "2026"})
+    know(secret)
+    assert redacted(line) == line
+    assert redacted("breaker open, nats unreachable") == "breaker open, nats unreachable"
+
+
+@pytest.mark.parametrize("secret", ["2026-0", "2026-01-31T", "09:25:", "127.0.0.1"])
+def test_nor_the_time_by_what_others_call_one(secret: str) -> None:
+    with gathered():  # as for a destination
+        know(secret)
+    line = "2026-01-31T09:25:00Z 127.0.0.1"
+    assert redacted(line) == line
+    know(secret)  # the operator's own file: a number that is a password is one
+    assert "***" in redacted(line)
+
+
+@pytest.mark.parametrize("secret", ["hunter-warning", "correct horse battery", "Warning", "warning1", "пароль"])
+def test_what_only_resembles_the_log_is_hidden(secret: str) -> None:
+    know(secret)
+    assert redacted(f"it is {secret}!") == "it is ***!"
 
 
 def test_a_text_that_was_cut_keeps_no_beginning_of_a_secret() -> None:
@@ -90,6 +130,32 @@ def test_a_text_that_was_cut_keeps_no_beginning_of_a_secret() -> None:
 def test_a_secret_is_known_from_its_first_moment() -> None:
     secret = Secret("cAn4ry9X7kQ2mZ81wP")
     assert redacted(f"said {secret.reveal()}") == "said ***"
+
+
+def test_what_is_forgotten_is_hidden_no_more_unless_it_is_known_elsewhere() -> None:
+    for each in ("first-secret", "other-secret", "other-secret"):
+        know(each)
+    forget("first-secret", "other-secret", "never-known")
+    assert redacted("first-secret other-secret") == "first-secret ***"
+    know("third-secret")
+    forget("third-secret", "other-secret")  # before anything was redacted
+    assert redacted("third-secret other-secret") == "third-secret other-secret"
+
+
+def test_many_secrets_are_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To sort all of them for each one more would hold the event loop for minutes."""
+    sorts: list[int] = []
+
+    def counted(found: set[str], **options: Any) -> list[str]:
+        sorts.append(len(found))
+        return sorted(found, **options)
+
+    monkeypatch.setattr(redaction, "sorted", counted, raising=False)
+    for number in range(1000):
+        know(f"secret-number-{number}")
+    assert redacted("secret-number-77 and secret-number-999") == "*** and ***"
+    assert redacted("again secret-number-77") == "again ***"
+    assert len(sorts) == 1
 
 
 @pytest.mark.parametrize(

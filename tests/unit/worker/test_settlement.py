@@ -150,8 +150,7 @@ def test_giving_back_takes_no_attempt_from_what_never_started(started: bool, att
     assert given_back(Lease(7, 2, 2, 99), started=started) == DeliveryRecord(7, 2, DeliveryState.PENDING, attempts, 99)
 
 
-def test_what_is_kept_of_an_answer_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_spellings", ())
+def test_what_is_kept_of_an_answer_holds_no_secret() -> None:
     redaction.know("cAn4ry9X7kQ2mZ81wP")
     answer = "you sent Bearer cAn4ry9X7kQ2mZ81wP, that is cAn4ry9X7kQ2"  # cut where the excerpt ends
     for outcome in (Failed(answer, status=500, excerpt=answer), Rejected(answer, 400, answer)):
