@@ -17,6 +17,7 @@ import orjson
 
 from ..cloudevents import decode_json
 from ..errors import RunnerError, readable
+from ..log.redaction import know
 from ..storage.contract.records import EventView
 from .output import tell
 
@@ -42,10 +43,12 @@ class RemoteTail:
 
         Raises:
             click.BadParameter: the URL is none.
+            click.UsageError: the token is none.
         """
         self._at = _checked(url)
         query = {"types": pattern, "since": None if since is None else since.astimezone(UTC).isoformat()}
         given = urlencode({name: value for name, value in query.items() if value is not None})
+        self._token = _token()
         self._path = f"{self._at.path.rstrip('/')}/events/stream" + (f"?{given}" if given else "")
         self._last_id: str | None = None
         self._seen: deque[int] = deque(maxlen=_REMEMBERED)
@@ -116,9 +119,18 @@ class RemoteTail:
         headers = {"accept": "text/event-stream"}
         if self._last_id is not None:
             headers["last-event-id"] = self._last_id
-        if token := os.environ.get(_TOKEN):
-            headers["authorization"] = f"Bearer {token}"
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
         return headers
+
+
+def _token() -> str:
+    """Return the token of the environment; empty without. Raise `UsageError`, which does not repeat it."""
+    token = os.environ.get(_TOKEN, "").strip()
+    know(token)
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise click.UsageError(f"${_TOKEN}: a token has neither spaces nor characters that are not ASCII")
+    return token
 
 
 def _checked(url: str) -> SplitResult:

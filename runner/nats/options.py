@@ -260,6 +260,7 @@ def _read_credentials(path: Path) -> str:
             " write the new one beside it and rename it into place"
         )
     know(found["seed"])
+    know(found["jwt"])  # a server may take it without the proof of the seed (`bearer`)
     return (
         f"-----BEGIN NATS USER JWT-----\n{found['jwt']}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{found['seed']}\n------END USER NKEY SEED------\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from ..errors import ChangedMeanwhile, ConfigError, NotFound, StateConflict
+from ..log.redaction import MASK, looks_secret
 from ..storage.contract.corrections import nobody
 from ..storage.contract.records import DeliveryQuery
 from ..subscription import DEAD_LETTER_SUFFIX, DESTINATION_PREFIX
@@ -26,6 +28,8 @@ __all__ = ["MADE", "Resealed", "SubscriptionOperations"]
 
 log = structlog.get_logger(__name__)
 
+_WORD = re.compile(r"[A-Za-z0-9*][A-Za-z0-9*._:/+-]{0,99}", re.ASCII)  # a type with its wildcards, a name, a time
+_WORDS = 20  # of a list
 _KEPT = timedelta(days=1)  # for which an expired subscription is listed, and delivers what it had
 MADE = "api:"
 """The beginning of the origin of a subscription that is in no file and of no program; its name follows."""
@@ -44,6 +48,21 @@ class Resealed(NamedTuple):
     resealed: int
     current: int
     failed: Mapping[str, str]
+
+
+def _told(value: object) -> str | list[str] | None:
+    """
+    Return a part of a definition as the audit log has it, before anybody has checked it.
+
+    What stands in the wrong place may be a secret, and anything may be large: only plain words are kept.
+    """
+    if isinstance(value, list):
+        few = [str(_told(each) or MASK) for each in value[:_WORDS]]
+        return few if len(value) <= _WORDS else [*few, f"and {len(value) - _WORDS} more"]
+    if value is None:
+        return None
+    plain = isinstance(value, str) and _WORD.fullmatch(value) and "//" not in value and not looks_secret(value)
+    return str(value) if plain else MASK
 
 
 class SubscriptionOperations:
@@ -91,7 +110,7 @@ class SubscriptionOperations:
             ChangedMeanwhile: the subscription is in another state.
             StateConflict: it is the file's, or a program's.
         """
-        said = {key: definition.get(key) for key in ("types", "sink", "expires_at")}
+        said = {key: _told(definition.get(key)) for key in ("types", "sink", "expires_at")}
         with self._keeper.secrecy():
             async with self._audit.action("subscriptions.put", name, said) as entry:
                 put = await self._put(name, definition, sinks, precondition)
@@ -105,6 +124,7 @@ class SubscriptionOperations:
     ) -> Put:
         from ..config.written import read_subscription  # pydantic, not needed to publish
 
+        self._keeper.check_size(definition)
         live = {each for view in await self._storage.records.instances() if view.alive for each in view.sinks or ()}
         there = {each for each in live | set(sinks) if not each.startswith(DESTINATION_PREFIX)}
         written = read_subscription(name, definition, there)

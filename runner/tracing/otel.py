@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -12,7 +13,9 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..delivery import Accepted, Deferred, Delivery, Failed, Outcome, Rejected
+from ..errors import described, text_of
 from ..event import Event
+from ..log.redaction import redacted
 from ..service.version import __version__
 from .carrier import OUTGOING
 from .dispatches import Dispatches
@@ -44,7 +47,7 @@ class OpenTelemetry:
         what = first.type if len(events) == 1 else f"{len(events)} events"
         parent = None if trace.get_current_span().get_span_context().is_valid else _context_of(first)
         fields: dict[str, Any] = {**_attributes(first), "messaging.batch.message_count": len(events)}
-        with self._tracer.start_as_current_span(f"publish {what}", parent, SpanKind.PRODUCER, fields):
+        with _current(self._tracer, f"publish {what}", parent, kind=SpanKind.PRODUCER, attributes=fields):
             carried: dict[str, str] = {}
             _W3C.inject(carried)
             yield [_with(event, carried) for event in events] if carried else events
@@ -111,7 +114,7 @@ class _Sink:
         self, name: str, parent: contexts.Context | None, fields: Mapping[str, Any], links: Sequence[Link] = ()
     ) -> Iterator[Span]:
         options: dict[str, Any] = {"kind": SpanKind.CONSUMER, "attributes": fields, "links": links}
-        with self._tracer.start_as_current_span(f"deliver {name}", parent or contexts.Context(), **options) as span:
+        with _current(self._tracer, f"deliver {name}", parent or contexts.Context(), **options) as span:
             carried: dict[str, str] = {}
             _W3C.inject(carried)
             token = OUTGOING.set(carried or None)
@@ -139,6 +142,25 @@ class _BatchSink(_Sink):
         return answer
 
 
+@contextmanager
+def _current(tracer: Tracer, name: str, parent: contexts.Context | None, **options: Any) -> Iterator[Span]:
+    """Start a span that is current in this block; what is raised in it is told without the secrets that are known."""
+    quiet = {"record_exception": False, "set_status_on_exception": False}
+    with tracer.start_as_current_span(name, parent, **options, **quiet) as span:
+        try:
+            yield span
+        except Exception as error:
+            span.record_exception(
+                error,
+                {
+                    "exception.message": redacted(text_of(error)),
+                    "exception.stacktrace": redacted("".join(traceback.format_exception(error))),
+                },
+            )
+            span.set_status(Status(StatusCode.ERROR, redacted(described(error))))
+            raise
+
+
 def _tell(span: Span, outcome: object) -> None:
     """Set the status of a span after the outcome of its delivery."""
     match outcome:
@@ -146,7 +168,7 @@ def _tell(span: Span, outcome: object) -> None:
             span.set_attribute("runner.outcome", "rejected" if isinstance(outcome, Rejected) else "failed")
             if status is not None:
                 span.set_attribute("http.response.status_code", status)
-            span.set_status(Status(StatusCode.ERROR, reason))
+            span.set_status(Status(StatusCode.ERROR, redacted(reason)))
 
 
 def _context_of(event: Event) -> contexts.Context | None:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Deployment:
         """Start a command that goes on."""
         return RunnerProcess(*args, env={"RUNNER_CONFIG": "runner.yaml"}, cwd=self.directory)
 
-    def _run(self, args: list[str], input: str) -> tuple[int, str, str]:
+    def _run(self, args: list[str], input: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
         streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
         with (
             tempfile.TemporaryFile("w+", encoding="utf-8") as stdin,
@@ -95,7 +95,7 @@ class Deployment:
             contextlib.redirect_stdout(streams[0]),
             contextlib.redirect_stderr(streams[1]),
             contextlib.chdir(self.directory),
-            mock.patch.dict(os.environ, {"RUNNER_CONFIG": "runner.yaml", "RUNNER_DEBUG": ""}),
+            mock.patch.dict(os.environ, {"RUNNER_CONFIG": "runner.yaml", "RUNNER_DEBUG": "", **(env or {})}),
             _logging_restored(),
         ):
             stdin.write(input)

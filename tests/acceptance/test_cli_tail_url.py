@@ -81,3 +81,10 @@ def test_what_cannot_work_is_said(bus: Bus) -> None:
         said = bus.refused(code=2, url=url)
         assert "canary" not in said
         assert "--url" in said
+
+
+@pytest.mark.parametrize("token", ["evb_canary\nx", "evb_canary\rx", "evb_canary x", "evb_canary-é"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_repeated(bus: Bus, token: str) -> None:
+    said = bus.refused(code=2, token=token)
+    assert "$RUNNER_TOKEN: a token has" in said
+    assert "canary" not in said

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from runner import Event, Failed, Runner, load
+from runner.config.secret import Secret
 from runner.policies.retry import RetryPolicy
 from runner.storage.tables import events
 from tests.support.eventually import eventually
@@ -128,6 +129,30 @@ class TestSpans(BusTests):
         assert [parent_of(span, spans) for span in deliveries] == ["dispatch a", "publish a"]
         assert [span.status.status_code.name for span in deliveries] == ["ERROR", "UNSET"]
         assert deliveries[0].status.description == "busy"
+
+    @pytest.mark.parametrize("raises", [True, False])
+    async def test_no_secret_gets_into_a_span(self, bus: Bus, exporter: InMemorySpanExporter, raises: bool) -> None:
+        secret = Secret("cAn4ry77x7kQ2mZ81wPb5Nq").reveal()
+        runner = traced(bus)
+
+        async def tell(handled: Event) -> Any:
+            if not raises:
+                return Failed(f"401 for {secret}")
+            try:
+                raise KeyError(secret)
+            except KeyError as error:
+                raise RuntimeError(f"401 for {secret}") from error
+
+        runner.subscribe("one", tell, types=["a"], retry=RetryPolicy(max_attempts=1))
+        async with runner:
+            await runner.publish(event("a", "first"))
+            await eventually(lambda: bus.settled(dead=1))
+            spans = await shown(exporter, 3)
+        [span] = [each for each in spans if each.name == "deliver one"]
+        assert span.status.status_code.name == "ERROR"
+        assert "401 for ***" in str(span.status.description)
+        assert [each.name for each in span.events] == ["exception"] * raises
+        assert secret not in "".join(each.to_json() for each in spans)
 
     async def test_a_trace_of_the_publisher_is_kept_and_continued(
         self, bus: Bus, exporter: InMemorySpanExporter
