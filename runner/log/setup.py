@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ _SHARED: tuple[structlog.typing.Processor, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
 
+_OF_LINES = ("exception", "stack")
 _PLAIN = (str, int, float, bool, type(None))  # what every format can show
 _UNSHOWABLE = "log line that cannot be shown"
 
@@ -215,8 +217,7 @@ def _rendering(format: str, stream: TextIO | None) -> list[structlog.typing.Proc
         # Plain tracebacks: structlog's structured ones include local variables, hence payloads and secrets.
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
-    plain = structlog.dev.plain_traceback  # the default one, by rich, prints local variables
-    return [_escape, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    return [_escape, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback)]
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -226,8 +227,19 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def _traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write a traceback without local variables, which rich's has, and with control characters escaped."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    stream.write(_lines(plain.getvalue()))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _escape(_logger: Any, _method: str, fields: Fields) -> Fields:
     for name, value in fields.items():
         if isinstance(value, str):
-            fields[name] = printable(value)
+            fields[name] = _lines(value) if name in _OF_LINES else printable(value)
     return fields

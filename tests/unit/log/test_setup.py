@@ -93,8 +93,28 @@ def test_what_is_below_the_level_is_dropped() -> None:
     assert stream.getvalue() == ""
 
 
+HOSTILE = "\x1b]0;owned\x07 \x9b2J \u202e\r"
+
+
 def test_a_strangers_text_cannot_steer_the_terminal() -> None:
     stream = Terminal()
     configure("info", "console", stream)
-    structlog.get_logger("runner").warning("delivery failed", error="\x1b]0;owned\x07")
-    assert "\x1b]0;" not in stream.getvalue()
+    structlog.get_logger("runner").warning("delivery failed", error=HOSTILE, many=[HOSTILE])
+    shown = stream.getvalue()
+    assert not [each for each in ("\x1b]0;", "\x07", "\x9b", "\u202e", "\r") if each in shown]
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_nor_can_a_traceback(format: str) -> None:
+    """What a handler or a library says of an event is a stranger's text, too."""
+    stream = io.StringIO()
+    configure("info", format, stream)
+    try:
+        raise ValueError(f"no order {HOSTILE}")
+    except ValueError as error:
+        structlog.get_logger("runner").exception("ours failed")
+        logging.getLogger("library").exception("theirs failed for %s", HOSTILE, stack_info=True)
+        logging.getLogger("asyncio").error("never retrieved", exc_info=error)
+    shown = stream.getvalue()
+    assert shown.count("ValueError") >= 3
+    assert not [each for each in ("\x1b", "\x07", "\x9b", "\u202e", "\r") if each in shown]
