@@ -104,8 +104,15 @@ class Meaning:
         status, wait = fields["status"], fields.get("retry_after")
         if type(status) is not int or not 100 <= status < 600:
             raise ValueError(status)
-        headers = {} if wait is None else {"retry-after": str(wait)}
-        return self.outcome(status, headers, str(fields.get("reason") or "").encode())
+        headers = {} if wait is None else {"retry-after": _plain(wait)}
+        return self.outcome(status, headers, _plain(fields.get("reason") or "").encode())
+
+
+def _plain(value: object) -> str:
+    """Return a scalar as text. Raise `ValueError` for what is nested, perhaps too deeply to be written."""
+    if isinstance(value, list | dict):
+        raise ValueError("expected text or a number")
+    return str(value)
 
 
 def shared(outcome: Outcome, count: int) -> list[Outcome]:
