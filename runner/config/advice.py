@@ -21,6 +21,7 @@ def advice(config: Config) -> list[str]:
         *_unused_sinks(config),
         *_polling_only(config),
         *_idle(config),
+        *_open_to_all(config),
         *_advised_by_options(config),
     ]
 
@@ -30,6 +31,17 @@ def _idle(config: Config) -> Iterator[str]:
         yield config.locate(
             ("worker", "enabled"), "a process without a worker that serves nothing does nothing; add an api section"
         )
+
+
+def _open_to_all(config: Config) -> Iterator[str]:
+    """Yield a warning where a proxy is to show the interface to others, and nobody asks who they are."""
+    api = config.api
+    if api is None or api.tokens:
+        return
+    key = "hosts" if any(not is_near(host.removeprefix("*.")) for host in api.hosts) else "root_path"
+    if key == "hosts" or api.root_path:
+        cure = "add api.tokens, unless the proxy asks everybody who it is"
+        yield config.locate(("api", key), f"without tokens whoever a proxy lets through may do everything; {cure}")
 
 
 def _storage_in_clear(config: Config) -> Iterator[str]:

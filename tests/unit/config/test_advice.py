@@ -58,6 +58,21 @@ class TestAdvice:
             assert cure in line
 
     @pytest.mark.parametrize(
+        ("api", "path"),
+        [
+            ("{hosts: [bus.example.com]}", "api.hosts"),
+            ("{hosts: ['localhost', '*.example.com']}", "api.hosts"),
+            ("{root_path: /bus}", "api.root_path"),
+            ("{}", None),
+            ("{hosts: [localhost, 127.0.0.1]}", None),
+            ("{root_path: /bus, tokens: [{name: a, secret: s, scopes: [read]}]}", None),
+        ],
+    )
+    def test_a_proxy_that_lets_everybody_do_everything(self, load: Load, api: str, path: str | None) -> None:
+        found = [line for line in advice(load(f"{MINIMAL}api: {api}\n")) if "whoever a proxy lets through" in line]
+        assert [f": {path}: " in line for line in found] == ([True] if path else [])
+
+    @pytest.mark.parametrize(
         ("storage", "cure"),
         [
             ("dsn: 'postgresql://db1/b'", "with sslmode=prefer a server at 'db1' that says no to TLS is given"),
