@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -123,3 +125,13 @@ def test_two_deliveries_that_failed_together_do_not_come_back_together() -> None
     waits = {policy.backoff(1) for _ in range(50)}
     assert len(waits) > 40
     assert min(waits) >= timedelta(seconds=48)
+
+
+def test_those_that_failed_together_come_back_evenly_spread() -> None:
+    """No spike for a receiver that is back: chi-square over 20 bins, 19 degrees of freedom, p = 0.001 (FI-40)."""
+    policy, draw = RetryPolicy(delay=timedelta(minutes=1), jitter=0.2), Random(7).random
+    first, last, bins = 48.0, 60.0, 20
+    waits = [policy.backoff(1, draw).total_seconds() for _ in range(10_000)]
+    found = Counter(min(int((wait - first) / (last - first) * bins), bins - 1) for wait in waits)
+    expected = len(waits) / bins
+    assert sum((found[each] - expected) ** 2 / expected for each in range(bins)) < 43.8
