@@ -90,7 +90,7 @@ class Connection(HttpToolsProtocol):
     def _rests_still(self) -> bool:
         """Return whether there is no request under way, nor the beginning of one, and no time set for the next."""
         idle = self.timeout_keep_alive_task is None and not self._in_head and not self.pipeline
-        return idle and not self.transport.is_closing() and self.cycle is not None and self.cycle.response_complete
+        return idle and not self.transport.is_closing() and self.cycle.response_complete
 
     def _rest(self) -> None:
         if self._timer is not None:

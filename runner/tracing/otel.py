@@ -145,8 +145,8 @@ class _BatchSink(_Sink):
 @contextmanager
 def _current(tracer: Tracer, name: str, parent: contexts.Context | None, **options: Any) -> Iterator[Span]:
     """Start a span that is current in this block; what is raised in it is told without the secrets that are known."""
-    quiet = {"record_exception": False, "set_status_on_exception": False}
-    with tracer.start_as_current_span(name, parent, **options, **quiet) as span:
+    options |= {"record_exception": False, "set_status_on_exception": False}
+    with tracer.start_as_current_span(name, parent, **options) as span:
         try:
             yield span
         except Exception as error:

@@ -74,7 +74,7 @@ class Server:
             (self._about / "clear_refs").write_text("5")  # proc(5): the peak becomes what it is now
         except OSError as error:
             pytest.skip(f"the peak of a process cannot be reset here: {error}")
-        return self.memory.memory_info().rss
+        return int(self.memory.memory_info().rss)
 
 
 def _pieces(size: int) -> Iterator[bytes]:

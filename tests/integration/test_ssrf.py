@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,7 @@ async def destination(network: Network, directory: Path) -> None:
 
 
 async def token_of_a_destination(network: Network, directory: Path) -> None:
-    webhook = {"url": f"http://{OUTSIDE}:{network.port}/hook", "auth": oauth2(network.url)}
+    webhook: dict[str, object] = {"url": f"http://{OUTSIDE}:{network.port}/hook", "auth": oauth2(network.url)}
     await _delivered(directory, webhook, attempts=2, delay="1100ms")  # after a failure nobody asks for a second
 
 
@@ -180,7 +181,8 @@ async def test_a_redirect_inside(way: Way, network: Network, tmp_path: Path) -> 
 async def test_no_proxy_of_the_environment_is_used(network: Network) -> None:
     """Without the section `allow`, too: a canary that is a proxy would hear of it."""
     network.addresses = ([OUTSIDE],)
-    for options in ({}, {"allow": ALLOW}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"allow": ALLOW})
+    for options in choices:
         async with sink(f"{network.url}/hook", timeout=timedelta(seconds=5), **options) as crm:
             assert await crm.deliver(DELIVERY) is ACCEPTED
     assert len(network.seen) == 2
