@@ -75,7 +75,8 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
 
 def _is_said(secret: str) -> bool:
     """Return whether nothing is in it but the words of our log, or parts of them, and what stands between them."""
-    return _SAYING.fullmatch(secret) is not None and all(word in _SAID for word in re.findall("[a-z]+", secret))
+    words = re.findall("[a-z]+", secret) if _SAYING.fullmatch(secret) else []
+    return bool(words) and all(word in _SAID for word in words)
 
 
 def forget(*secrets: str) -> None:

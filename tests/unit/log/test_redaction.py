@@ -66,7 +66,7 @@ def test_a_known_secret_is_hidden_however_it_is_spelled(spelling: str, secret: s
 
 @given(st.text(min_size=8, max_size=60), st.text(max_size=30), st.text(max_size=30))
 def test_nothing_but_the_secret_is_touched(secret: str, before: str, after: str) -> None:
-    assume(secret.strip() not in redaction._WORDS)
+    assume(secret.strip() not in redaction._WORDS and not redaction._is_said(secret.strip()))
     forget_everything()
     know(secret)
     shown = redacted(f"{before}\x00{secret}\x00{after}")
