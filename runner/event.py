@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from .errors import EventError, EventTooLarge
+from .service.uri import check_references
 
 __all__ = [
     "CIRCUMSTANCES",
@@ -125,6 +126,7 @@ class Event(Struct, frozen=True, kw_only=True):
             data = _written(data)
         event = cls(type=type, source=source, data=data, **attributes)
         event.validate()
+        check_references(event.source, event.dataschema)
         return event
 
     def json(self) -> Any:
@@ -174,7 +176,12 @@ class Event(Struct, frozen=True, kw_only=True):
         return replace(self, **attributes)
 
     def validate(self) -> None:
-        """Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus."""
+        """
+        Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus.
+
+        The syntax of URIs is asked of what is published alone (`EventBus.publish()`, `Event.new()`): what was recorded
+        before it was is delivered all the same.
+        """
         repeated = self.type, self.source, self.datacontenttype, self.dataschema
         try:
             size = len(self.type) + len(self.source) + len(self.dataschema or "") + len(self.datacontenttype or "")

@@ -15,7 +15,9 @@ from starlette.routing import Route
 
 from ..cloudevents import message_from_http
 from ..config.duration import parse_duration
+from ..errors import EventError
 from ..operations.shapes import receipt_json
+from ..service.uri import check_references, is_uri, is_uri_reference
 from ..storage.contract.events import Publication
 from .bodies import Bodies
 from .dry_run import dry_run
@@ -36,6 +38,7 @@ __all__ = ["Publishing", "routes"]
 _PARAMETERS = ("delay", "deliver_at", "dry_run")
 _ORIGIN = re.compile(r"[A-Za-z0-9*._:-]{1,255}\Z", re.ASCII)
 _RETRY = {"retry-after": "1"}
+_URIS = {"source": is_uri_reference, "dataschema": is_uri}
 
 
 def routes(surface: Surface) -> list[BaseRoute]:
@@ -86,6 +89,9 @@ class Publishing:
         body = await self._bodies.read(headers, receive)
         mode, events = message_from_http(lines, body, limit=self._limits.batch)
         batched = mode == "batched"
+        if mode == "binary":
+            events = [_as_sent(events[0], headers)]
+        _check_references(events, batched=batched)
         events = _admitted(caller, events, batched=batched)
         publications = [Publication(each, asked.delay, asked.deliver_at) for each in events]
         if asked.dry_run:
@@ -104,6 +110,30 @@ class Publishing:
         if self._surface.vitals.draining.is_set():
             raise Problem(503, "stopping", "this process is stopping; try again", headers=_RETRY)
         await self._room.check()
+
+
+def _as_sent(event: Event, headers: Mapping[str, str]) -> Event:
+    """
+    Return an event of binary mode with `source` and `dataschema` as they were sent, where only that is a URI.
+
+    A producer that does not percent-encode header values (HTTP binding §3.1.3.2) sends `/a%20b` as it is. Decoded, as
+    the values of others have to be, it is no URI any more.
+    """
+    for name, fits in _URIS.items():
+        sent = headers.get(f"ce-{name}", "")
+        if "%" in sent and not fits(getattr(event, name)) and fits(sent.strip(" \t")):
+            event = event.replace(**{name: sent.strip(" \t")})
+    return event
+
+
+def _check_references(events: Sequence[Event], *, batched: bool) -> None:
+    for index, event in enumerate(events):
+        try:
+            check_references(event.source, event.dataschema)
+        except EventError as error:
+            if not batched:
+                raise
+            raise error.in_batch(index, len(events)) from error
 
 
 def _admitted(caller: Caller, events: Sequence[Event], *, batched: bool) -> list[Event]:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from ..errors import EventError
 from ..event import EXPIRY, Event, write_timestamp
 from ..service.clock import utcnow
+from ..service.uri import check_references
 from ..storage.contract.events import Publication
 from ..tracing.causation import HANDLED, caused
 
@@ -20,9 +21,12 @@ def check(publication: Publication) -> None:
     """Raise `EventError` for an event that breaks CloudEvents 1.0 or a limit, or for an invalid due time."""
     if not isinstance(publication.event, Event):
         raise EventError(f"expected an Event, got {type(publication.event).__name__}; Event.new() makes one")
-    publication.event.validate()
+    event = publication.event
+    event.validate()
+    if not publication.exported:
+        check_references(event.source, event.dataschema)
     if publication.expires_in is not None:
-        _check_expiry(publication.event, publication.expires_in)
+        _check_expiry(event, publication.expires_in)
     if publication.delay is not None or publication.deliver_at is not None:
         check_due(publication.delay, publication.deliver_at)
 

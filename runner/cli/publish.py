@@ -276,13 +276,21 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
         asyncio.run(_publish_lines(config, name, when, expected, as_json))
 
 
-def _accepted(config: Config) -> Callable[[Event], object]:
+def _accepted(config: Config, *, exported: bool = False) -> Callable[[Event], object]:
     """Return what refuses an event that the bus would refuse."""
     from ..builder import type_schemas
+    from ..service.uri import check_references
     from ..storage.contract.events import Publication
 
     schemas = type_schemas(config)
-    return lambda event: None if schemas is None else schemas.check([Publication(event)])
+
+    def accept(event: Event) -> None:
+        if not exported:
+            check_references(event.source, event.dataschema)
+        if schemas is not None:
+            schemas.check([Publication(event)])
+
+    return accept
 
 
 def publish_file(path: Path, name: str, *, as_json: bool) -> None:
@@ -290,7 +298,7 @@ def publish_file(path: Path, name: str, *, as_json: bool) -> None:
     from ..operations.event_file import check, is_stream
 
     config = load(path)
-    expected = None if is_stream(name) else check(name, _accepted(config))
+    expected = None if is_stream(name) else check(name, _accepted(config, exported=True))
     asyncio.run(_publish_lines(config, name, _When(), expected, as_json, exported=True))
 
 
@@ -316,7 +324,7 @@ async def _publish_lines(
         ended = False
         try:
             with progress("publishing", expected) as advance:
-                async for batch in read_batches(name, _BATCH, _accepted(config)):
+                async for batch in read_batches(name, _BATCH, _accepted(config, exported=exported)):
                     receipts = await transfer.publish(batch)
                     advance(len(batch))
                     with _recorded():

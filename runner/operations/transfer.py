@@ -53,7 +53,8 @@ class Transfer:
         Args:
             delay, deliver_at: when all of them are due, as for `EventBus.publish()`.
             expires_in: how long they are of use, but for those that say it themselves.
-            exported: what is recorded is left as it is, also where its time was the bus's own.
+            exported: what is recorded is left as it is, also where its time was the bus's own; the syntax of URIs is
+                not checked.
             matcher: tells who gets them.
         """
         self._bus = bus
@@ -98,7 +99,10 @@ class Transfer:
         """Publish in order the events without a conflict; find the others by halving, not by one commit each."""
         try:
             return await self._bus.publish_many(
-                [Publication(event, self._delay, self._deliver_at, self._life(event)) for _, event in batch]
+                [
+                    Publication(event, self._delay, self._deliver_at, self._life(event), self._exported)
+                    for _, event in batch
+                ]
             )
         except EventConflict as error:
             if len(batch) == 1:

@@ -13,11 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 
-from runner import Event, Runner, load
-from runner.cloudevents import to_http, to_http_batched, to_http_structured
+from runner import Event, EventError, Runner, load
+from runner.cloudevents import from_http, to_http, to_http_batched, to_http_structured
+from runner.storage.contract.events import Publication
 from runner.event import new_id
 from runner.storage.contract.records import EventQuery, EventView
+from tests.support.receivers import receiver
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
 from tests.unit.cloudevents.conformance import INVALID_BATCHES, INVALID_EVENTS, VALID_BATCHES, VALID_EVENTS
@@ -158,6 +161,57 @@ class TestModes:
                 assert [each["id"] for each in answer.json] == [each.id for each in samples]
             for name, documents, index, _ in INVALID_BATCHES:
                 answer = await door.post(BATCHED, json.dumps(documents).encode())
+class TestUris:
+    async def test_what_is_none_is_a_400_and_recorded_nowhere(self, bus: Bus) -> None:
+        wrong = [("source", "my shop"), ("source", "http://[bad"), ("source", "/%zz"), ("dataschema", "/schema")]
+        async with serving(bus) as door:
+            for name, value in wrong:
+                event = Event(**{"type": "a", "source": "/", "id": "1", name: value})
+                for message in (to_http(event), to_http_structured(event)):
+                    for query in ("", "?dry_run=true"):
+                        answer = await door.post(*message, query=query)
+                        assert (answer.status, answer.json["attribute"]) == (400, name), value
+                        assert answer.json["type"] == "urn:runner:problem:invalid-event"
+                batch = [Event(type="a", source="/"), event]
+                answer = await door.post(*to_http_batched(batch))
+                assert (answer.status, answer.json["attribute"], answer.json["index"]) == (400, name, 1)
+                answer = await door.post(*to_http_batched([event]))
+                assert (answer.status, answer.json["index"]) == (400, 0)
+            assert await door.recorded() == []
+
+    async def test_a_producer_that_does_not_encode_header_values(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            for sent, taken in (("/a%20b", "/a%20b"), ("/caf%C3%A9", "/café"), ("/100%2525", "/100%25")):
+                headers = BINARY | {"ce-source": sent, "ce-dataschema": f"urn:{sent}"}
+                assert (await door.post(headers, b"x")).json["source"] == taken
+            assert [each.dataschema for each in await door.recorded()] == [
+                "urn:/a%20b",
+                "urn:/café",
+                "urn:/100%25",
+            ]
+            answer = await door.post(BINARY | {"ce-source": "/a%20b%zz"}, b"x")
+            assert (answer.status, answer.json["attribute"]) == (400, "source")
+
+    async def test_what_was_recorded_under_other_rules_is_delivered(self, bus: Bus) -> None:
+        delivered: list[Event] = []
+
+        async def keep(request: web.Request) -> web.Response:
+            delivered.append(from_http(request.headers, await request.read()))
+            return web.Response(status=204)
+
+        old = Event(type="a", source="my shop", dataschema="/schema", id="old", data=b"x")
+        async with receiver(keep) as url:
+            more = f"sinks: {{hook: {{webhook: {{url: '{url}'}}}}}}\nsubscriptions: [{{name: s, sink: hook}}]\n"
+            async with load(bus.write(more)) as runner:
+                with pytest.raises(EventError, match="source: expected a URI reference"):
+                    await runner.publish(old)
+                await runner.publish_many([Publication(old, exported=True)])
+                [again] = await runner.publish_many([Publication(old, exported=True)])
+                assert again.duplicate
+                await eventually(lambda: len(delivered) == 1)
+        assert without_time(delivered[0]) == old
+
+
                 assert (answer.status, answer.json["index"]) == (400, index), name
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.engine import Engine
 from runner import Event, Rejected, Runner, load
 from runner.dashboard.glances import Glances
 from runner.dashboard.pages import HEADERS
+from runner.storage.contract.events import Publication
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
 
@@ -213,8 +214,9 @@ class TestHostileEvents:
         runner.subscribe("picky", refuse)
         async with runner:
             browser = Browser(runner)
-            event = Event.new(HOSTILE, {HOSTILE: HOSTILE}, source=f"/{HOSTILE}", id=HOSTILE, subject=HOSTILE)
-            receipt = await runner.publish(event.replace(extensions={"x": HOSTILE}))
+            event = Event.new(HOSTILE, {HOSTILE: HOSTILE}, source="/", id=HOSTILE, subject=HOSTILE)
+            hostile = event.replace(source=f"/{HOSTILE}", extensions={"x": HOSTILE})
+            [receipt] = await runner.publish_many([Publication(hostile, exported=True)])
             await eventually(lambda: self._dead(browser, receipt.seq))
             seq = receipt.seq
             of_it = (f"events/{seq}", f"traces/{seq}", f"deliveries/{seq}/picky", f"events?type={quote(HOSTILE)}")

@@ -180,11 +180,11 @@ class TestTransactions(StoreTests):
     ) -> None:
         event = Event(
             type="order.created",
-            source="/shop/ü?%s",
+            source="/shop/ü?%25s",
             id="1'%(x)s",
             subject="注文",
             datacontenttype="application/json",
-            dataschema="/schema",
+            dataschema="urn:schema",
             extensions={"tenantid": "a%b", "retry": True, "n": -1, "expirytime": "2999-01-31T12:00:00Z"},
             data=b'{"n":\t12345678901234567890123}',
         )

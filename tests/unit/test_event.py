@@ -199,6 +199,14 @@ def test_invalid(attributes: dict[str, Any], message: str) -> None:
         event(**attributes).validate()
 
 
+def test_uris_are_asked_of_what_is_made_and_not_of_what_was_recorded() -> None:
+    event(source="my shop", dataschema="/schema").validate()
+    with pytest.raises(EventError, match="source: expected a URI reference"):
+        Event.new("a", source="my shop")
+    with pytest.raises(EventError, match="dataschema: expected a URI"):
+        Event.new("a", source="/", dataschema="/schema")
+
+
 def test_what_only_equals_a_text_is_none_whatever_was_checked_before() -> None:
     class Lazy:
         def __eq__(self, other: object) -> bool:

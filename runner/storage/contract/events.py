@@ -20,18 +20,20 @@ class Publication(NamedTuple):
     """
     An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`.
 
-    It is of no use `expires_in` from now, which the bus writes into the event as its `expirytime`.
+    It is of no use `expires_in` from now, which the bus writes into the event as its `expirytime`. What was `exported`
+    had been recorded before, maybe by other rules: its URIs are not checked.
     """
 
     event: Event
     delay: timedelta | None = None
     deliver_at: datetime | None = None
     expires_in: timedelta | None = None
+    exported: bool = False
 
 
 def due_at_once(publications: Sequence[Publication]) -> bool:
     """Return whether none of them is to be delivered later, or only until some time."""
-    for event, delay, deliver_at, _ in publications:
+    for event, delay, deliver_at, _, _ in publications:
         if delay is not None or deliver_at is not None:
             return False
         if event.extensions is not NO_EXTENSIONS and EXPIRY in event.extensions:

@@ -143,6 +143,7 @@ schedules:
         ("{type: ''}", "must not be empty"),
         ('{type: "a\\u0007b"}', "type: the character U+0007 is not allowed"),
         ('{type: t, source: "a\\u0007b"}', "source: the character U+0007 is not allowed"),
+        ("{type: t, source: my shop}", "source: expected a URI reference"),
         (f"{{type: t, data: {'x' * 70_000}}}", "data: 70002 bytes as JSON, at most 65536 are taken"),
         ("{}", "this key is required"),
     ],
