@@ -26,6 +26,7 @@ __all__ = [
     "Rejected",
     "RetryIn",
     "Settlement",
+    "Withheld",
 ]
 
 
@@ -105,6 +106,18 @@ class Failed:
     retry_after: timedelta | None = None
     status: int | None = None
     excerpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld(Failed):
+    """
+    Nothing was sent, and not for a reason in the event: the attempt does not count.
+
+    The delivery is due again in `retry_after`. Whether it counts for the breaker depends on `blameless`: a receiver
+    that only wants fewer at once works.
+    """
+
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

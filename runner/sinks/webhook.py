@@ -32,6 +32,7 @@ from .http.address import Address
 from .http.answer import Answer
 from .http.client import Client
 from .http.connection import NoAnswer
+from .http.consent import Consent
 from .http.guard import ANYWHERE, Guard
 from .http.oauth import NoToken, TokenSource
 from .http.options import Auth, MomentField, SigningSecret, Tls, WebAddress, guard_of, shown_url, signer
@@ -42,7 +43,8 @@ __all__ = ["WebhookOptions", "WebhookSink"]
 
 _TIMEOUT = timedelta(seconds=10)
 _LARGEST_HEAD = 8 * 1024  # bytes: the least that common servers take of request line and headers
-_SIGNED, _TOKEN = 400, 2048  # bytes of those for what is added: two signatures, id and time; a token of common length
+# Bytes of those for what is added: two signatures, id and time; a token of common length; the origin.
+_SIGNED, _TOKEN, _ORIGIN = 400, 2048, 300
 _READ = 64 * 1024  # bytes of an answer's body; what is longer ends the connection
 _READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand events
 _UNAUTHORIZED = 401
@@ -120,6 +122,14 @@ class WebhookOptions(Options):
         description="What a 410 means: `reject`, this event is dead; `pause`, the subscription is paused until it is "
         "resumed, and the event waits.",
     )
+    handshake: Literal["required", "warn"] | None = Field(
+        default=None,
+        description="Ask the receiver for its consent, by OPTIONS and WebHook-Request-Origin, before the first delivery: "
+        "`required` delivers nothing without, `warn` only logs that there is none; null: it is not asked.",
+    )
+    origin: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")] | None = Field(
+        default=None, description="DNS name that the handshake gives as the sender; null: the deployment_id."
+    )
     deferred: PositiveDuration | None = Field(
         default=None,
         description="A receiver that answers 202 acknowledges later, within this time; null: 202 is success.",
@@ -147,6 +157,8 @@ class WebhookOptions(Options):
             raise ValueError("previous_secret: there is no secret that follows it; with one alone write secret")
         if self.previous_until is not None and self.previous_secret is None:
             raise ValueError("previous_until: there is no previous_secret that ends then; leave it out")
+        if self.origin is not None and self.handshake is None:
+            raise ValueError("origin: only the handshake says it; add handshake, or leave it out")
         if self.gone == "pause" and GONE in self.permanent:
             raise ValueError("permanent: 410 cannot both reject the event and (gone: pause) pause the subscription")
         address = Address.parse(self.url)
@@ -198,8 +210,10 @@ class WebhookOptions(Options):
         if self.auth is not None and self.auth.header is not None:
             headers["Authorization"] = self.auth.header
         oauth2 = None if self.auth is None else self.auth.oauth2
+        client = Client(address, pool, headers=_all_headers(headers), timeout=self.timeout)
+        origin, required = self.origin or context.deployment_id, self.handshake == "required"
         return WebhookSink(
-            Client(address, pool, headers=_all_headers(headers), timeout=self.timeout),
+            client,
             Meaning(
                 permanent=self.permanent,
                 deferred=self.deferred,
@@ -210,6 +224,7 @@ class WebhookOptions(Options):
             signer=signer(self.secret, self.previous_secret, self.previous_until),
             tokens=None if oauth2 is None else oauth2.source(context.hosts, guard, self.timeout),
             pause=context.pause if self.gone == "pause" else None,
+            consent=None if self.handshake is None else Consent(client, origin, required=required),
         )
 
 
@@ -231,6 +246,7 @@ class WebhookSink:
         signer: Signer | None = None,
         tokens: TokenSource | None = None,
         pause: Pause | None = None,
+        consent: Consent | None = None,
     ) -> None:
         """
         Post through `client`, and take its answers for what `meaning` says.
@@ -241,6 +257,7 @@ class WebhookSink:
             signer: signs each request.
             tokens: gives the token that is sent as `Authorization`.
             pause: called with the name of the subscription, and the reason, when the receiver is gone.
+            consent: decides whether anything may be sent, and when.
         """
         self._client = client
         self._meaning = meaning
@@ -248,9 +265,13 @@ class WebhookSink:
         self._signer = signer
         self._tokens = tokens
         self._pause = pause
+        self._consent = consent
         self._started = False
         self._largest_head = (
-            _LARGEST_HEAD - (_SIGNED if signer is not None else 0) - (_TOKEN if tokens is not None else 0)
+            _LARGEST_HEAD
+            - (_SIGNED if signer is not None else 0)
+            - (_TOKEN if tokens is not None else 0)
+            - (_ORIGIN if consent is not None else 0)
         )
 
     async def start(self) -> None:
@@ -264,6 +285,8 @@ class WebhookSink:
         """Close the connections."""
         if self._started:
             self._started = False
+            if self._consent is not None:
+                await self._consent.stop()
             if self._tokens is not None:
                 await self._tokens.stop()
             await self._client.stop()
@@ -303,6 +326,10 @@ class WebhookSink:
     ) -> Answer | Failed:
         if not self._started:
             raise SinkError("webhook: deliver() before start()")
+        if self._consent is not None:
+            if (withheld := await self._consent.withheld()) is not None:
+                return withheld
+            headers |= self._consent.header
         token = None
         try:
             if self._tokens is not None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..delivery import ACCEPTED, Failed, Outcome
+from ..delivery import ACCEPTED, Failed, Outcome, Withheld
 from ..policies.breaker import Breaker
 from .flight import Flight
 from .lane import LOST
@@ -38,11 +38,13 @@ class Feedback:
             self.outcome(ACCEPTED, now)
 
     def outcome(self, outcome: Outcome, now: float) -> None:
-        """Count one outcome; that a lease was lost says nothing of the receiver."""
+        """Count one outcome; that a lease was lost, or nothing sent, says nothing of the receiver."""
         if not isinstance(outcome, Failed):
             if self._breaker.answered(now):
                 self._on_change()
-        elif outcome is not LOST and self._breaker.failed(now):
+        elif outcome is LOST or (isinstance(outcome, Withheld) and outcome.blameless):
+            return
+        elif self._breaker.failed(now):
             self._halt()
             self._on_change()
 

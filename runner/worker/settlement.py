@@ -21,9 +21,10 @@ from ..delivery import (
     Rejected,
     RetryIn,
     Settlement,
+    Withheld,
 )
 from ..log.redaction import redacted
-from ..policies.retry import RetryPolicy
+from ..policies.retry import MAX_RETRY_AFTER, RetryPolicy
 from ..storage.contract.claims import ExpiredDeferral
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled
 from .endings import Expired
@@ -39,6 +40,7 @@ __all__ = [
     "settle",
     "unacknowledged",
     "unreadable",
+    "withheld",
 ]
 
 _MEANWHILE = timedelta(seconds=30)  # lease of a delivery that has ended and is about to be recorded
@@ -67,6 +69,8 @@ def settle(
     """
     if isinstance(outcome, Expired):
         return dead_untried(lease, outcome.reason), None
+    if isinstance(outcome, Withheld):
+        return withheld(lease, outcome), None
     late = None if left == inf else timedelta(seconds=left)
     settlement = policy.settle(outcome, lease.attempt, age=age + timedelta(seconds=seconds), left=late)
     record = _record(lease, settlement)
@@ -108,6 +112,13 @@ def given_back(lease: Lease, *, started: bool) -> DeliveryRecord:
     """Return the record of a delivery that was claimed and is not going to be finished here."""
     used = lease.attempt if started else lease.attempt - 1
     return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.PENDING, used, lease.token)
+
+
+def withheld(lease: Lease, outcome: Withheld) -> DeliveryRecord:
+    """Return the record of a delivery that its sink did not attempt: its attempt does not count."""
+    wait = min(max(outcome.retry_after or timedelta(0), timedelta(0)), MAX_RETRY_AFTER)
+    used, pending = lease.attempt - 1, DeliveryState.PENDING
+    return DeliveryRecord(lease.seq, lease.subscription_id, pending, used, lease.token, wait, _kept(outcome.reason))
 
 
 def unreadable(lease: Lease, reason: str) -> DeliveryRecord:

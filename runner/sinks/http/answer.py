@@ -25,7 +25,8 @@ _PREFIX = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?:[ \t][^\r\n]*)?\r?\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _FIELD = re.compile(
-    rb"^(connection|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:([^\r\n]*)",
+    rb"^(connection|content-length|content-type|date|retry-after|transfer-encoding|webhook-allowed-(?:origin|rate))"
+    rb"[ \t]*:([^\r\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _UNTIDY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")  # line ends and folded lines that other parsers may read as more

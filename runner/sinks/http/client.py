@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import timedelta
+from typing import Any
 
 from .address import Address
 from .answer import Answer
@@ -34,7 +35,8 @@ class Client:
         self._timeout = timeout.total_seconds()
         self._late = f"no answer within {self._timeout:g} s"
         fields = {"Host": address.authority} | dict(headers)
-        self._beginning = f"POST {address.target} HTTP/1.1\r\n".encode("ascii") + _lines(fields)
+        rest = f" {address.target} HTTP/1.1\r\n".encode("ascii") + _lines(fields)
+        self._beginning, self._options = b"POST" + rest, b"OPTIONS" + rest
         self._fixed = len(self._beginning) + len("Content-Length: 1234567\r\n\r\n")
 
     async def start(self) -> None:
@@ -49,7 +51,7 @@ class Client:
         """Return the bytes of the request line and all headers of a post with these, which are ASCII."""
         return self._fixed + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
 
-    async def post(self, headers: Mapping[str, str], body: bytes, limit: int) -> Answer:
+    def post(self, headers: Mapping[str, str], body: bytes, limit: int) -> Coroutine[Any, Any, Answer]:
         """
         Post once; return what was read of the answer, at most `limit` bytes of the body.
 
@@ -58,8 +60,15 @@ class Client:
         Raises:
             NoAnswer: no status was received in time.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout
         head = b"%b%bContent-Length: %d\r\n\r\n" % (self._beginning, _lines(headers), len(body))
+        return self._exchange(head, body, limit)
+
+    def options(self, headers: Mapping[str, str], limit: int) -> Coroutine[Any, Any, Answer]:
+        """Ask once what the address allows, and return the answer; see `post()`."""
+        return self._exchange(b"%b%b\r\n" % (self._options, _lines(headers)), b"", limit)
+
+    async def _exchange(self, head: bytes, body: bytes, limit: int) -> Answer:
+        deadline = asyncio.get_running_loop().time() + self._timeout
         pool = self._pool
         room = await pool.enter(deadline, self._late)
         try:

@@ -24,7 +24,7 @@ from ...delivery import ACCEPTED, Accepted, Deferred, Failed, Outcome, Rejected
 from ...service.clock import utcnow
 from .answer import Answer
 
-__all__ = ["GONE", "Meaning", "shared"]
+__all__ = ["GONE", "Meaning", "retry_after", "shared"]
 
 GONE = 410
 
@@ -73,7 +73,7 @@ class Meaning:
             return Rejected(named, status, excerpt)
         if 300 <= status < 400:
             return Failed(f"{named}: redirects are not followed, the sink's url has to change", None, status, excerpt)
-        wait = _retry_after(headers) if status in _ASKS_TO_WAIT else None
+        wait = retry_after(headers) if status in _ASKS_TO_WAIT else None
         return Failed(named, wait, status, excerpt)
 
     def outcomes(self, answer: Answer, count: int) -> list[Outcome]:
@@ -127,7 +127,7 @@ def _is_json(answer: Answer) -> bool:
     return answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
-def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
+def retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """Return the wait of Retry-After (RFC 9110 §10.2.3), not below zero; None if it is invalid."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"-?[0-9]{1,20}", value):

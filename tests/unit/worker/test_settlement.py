@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
+from runner.delivery import ACCEPTED, Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected, Withheld
 from runner.log import redaction
 from runner.policies.retry import RetryPolicy
 from runner.storage.contract.claims import ExpiredDeferral
@@ -38,6 +38,14 @@ def test_a_failure_waits_for_its_retry() -> None:
 def test_a_failure_waits_as_long_as_the_other_side_asked_for() -> None:
     record, _ = settle(POLICY, Lease(7, 2, 1, 99), Failed("429", retry_after=timedelta(seconds=40)), 0)
     assert record.due_in == timedelta(seconds=40)
+
+
+@pytest.mark.parametrize(("asked", "due"), [(None, 0), (-1, 0), (40, 40), (10**6, 86_400)])
+def test_what_was_not_sent_is_no_attempt(asked: int | None, due: int) -> None:
+    outcome = Withheld("no consent", None if asked is None else timedelta(seconds=asked))
+    record, attempt = settle(POLICY, Lease(7, 2, 3, 99), outcome, 0.25)
+    assert record == DeliveryRecord(7, 2, DeliveryState.PENDING, 2, 99, timedelta(seconds=due), "no consent")
+    assert attempt is None
 
 
 @pytest.mark.parametrize(
