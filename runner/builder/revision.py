@@ -16,7 +16,7 @@ from ..sinks.base import Sink, SinkContext
 from .brokers import Brokers
 from .faults import Faults
 from .logins import Logins
-from .plan import plan_of
+from .plan import keeper_of, plan_of
 from .sinks import sinks_of
 
 if TYPE_CHECKING:
@@ -121,6 +121,9 @@ class RereadableFile(ConfigurationFile):
     @override
     def use(self, revision: Revision) -> None:
         assert revision.config is self._read.config  # one is read at a time
-        if self._used.config.log != revision.config.log:
-            revision.config.log.change()
+        used, config = self._used.config, revision.config
+        if used.log != config.log:
+            config.log.change()
+        if (used.sealing, used.destinations) != (config.sealing, config.destinations):
+            self._destinations.follow(keeper_of(config))
         self._used = self._read

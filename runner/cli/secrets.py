@@ -35,8 +35,8 @@ def secrets() -> None:
 def reseal(path: Path, dry_run: bool, as_json: bool) -> None:
     """Seal with the first of `sealing.keys` what is sealed with another one.
 
-    To change the key: put the new one first in `sealing.keys` and start every process with both; reseal; then take the
-    old one out. It can be interrupted, and goes on when it is called again.
+    To change the key: put the new one first in `sealing.keys` and reload every process (SIGHUP); reseal; then take
+    the old one out. It can be interrupted, and goes on when it is called again.
 
     \b
     Exit code: 0 if all is sealed with the first key, 1 if something does not open.

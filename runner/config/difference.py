@@ -19,12 +19,14 @@ __all__ = ["Change", "Difference", "difference", "is_live"]
 _LIVE: tuple[tuple[str, ...], ...] = (
     ("api", "tokens"),
     ("breaker",),
+    ("destinations",),
     ("include",),  # what the files say is compared, not their names
     ("lifecycle",),
     ("log",),
     ("retention",),
     ("retry",),
     ("schedules",),
+    ("sealing",),
     ("sinks",),
     ("storage", "migrate"),  # this one and the next are read by a start alone
     ("storage", "start_timeout"),

@@ -165,6 +165,7 @@ class _Live:
 
     destination: Destination
     timeout: timedelta
+    rules: int
     sink: Sink | None = None
     secrets: Sequence[str] = ()
 
@@ -174,7 +175,7 @@ class Destinations:
     The sinks of the destinations of one process.
 
     They follow the subscriptions as they are loaded: made and started when a subscription brings one, replaced when it
-    brings another, stopped once the deliveries that it had then are over.
+    brings another or the rules change, stopped once the deliveries that it had then are over.
 
     Attributes:
         keeper: opens them.
@@ -195,6 +196,7 @@ class Destinations:
         self.on_change: Callable[[], object] = lambda: None
         self._context = context
         self._wrap = wrap
+        self._rules = 0  # how often the keys or the limits have changed
         self._live: dict[str, _Live] = {}
         self._ending: dict[int, tuple[_Live, asyncio.TimerHandle]] = {}
 
@@ -202,6 +204,11 @@ class Destinations:
     def names(self) -> Sequence[str]:
         """The names of the sinks."""
         return [name for name, live in self._live.items() if live.sink is not None]
+
+    def follow(self, keeper: Keeper) -> None:
+        """Take the keys and the limits of `keeper`: at once for what is put, at the next load for what is served."""
+        self.keeper.keyring, self.keeper.guard = keeper.keyring, keeper.guard
+        self._rules += 1
 
     async def adopt(self, subscriptions: Sequence[Subscription]) -> Mapping[str, Sink]:
         """Return the sinks of the destinations of these subscriptions, by name, once they are started."""
@@ -211,7 +218,7 @@ class Destinations:
             self._retire(self._live.pop(name))
         for name, each in wanted.items():
             known = self._live.get(name)
-            if known is None or known.destination != each.destination:
+            if known is None or (known.destination, known.rules) != (each.destination, self._rules):
                 self._live[name] = await self._open(each)
                 if known is not None:
                     self._retire(known)
@@ -231,7 +238,7 @@ class Destinations:
     async def _open(self, subscription: Subscription) -> _Live:
         destination = subscription.destination
         assert destination is not None
-        live = _Live(destination, subscription.timeout)
+        live = _Live(destination, subscription.timeout, self._rules)
         with gathered() as live.secrets:
             try:
                 options = self.keeper.options(subscription.name, destination)

@@ -254,6 +254,39 @@ async def test_keys_are_changed_while_it_runs_and_resealing_goes_on_where_it_was
             await eventually(requests.got(4))
 
 
+async def test_a_reload_takes_other_keys_and_limits(bus: Bus, capfd: pytest.CaptureFixture[str]) -> None:
+    requests = Requests()
+
+    async def reloaded(runner: Runner) -> None:
+        done = await runner.reloading.reload("program")
+        assert (done.outcome, done.faults) == ("reloaded", [])
+
+    async with receiver(requests) as url, load(written(bus, KEY)) as runner:
+        with_secret = {"destination": {"webhook": {"url": url, "secret": SECRET}}}
+        await runner.subscriptions.put("crm", with_secret)
+        written(bus, OTHER_KEY, KEY)
+        await reloaded(runner)
+        assert await runner.subscriptions.reseal() == (1, 0, {})
+        written(bus, OTHER_KEY)
+        await reloaded(runner)
+        await runner.publish(Event.new("a", source="/s"))
+        await eventually(requests.got(1))
+
+        written(bus, KEY)  # by mistake
+        await reloaded(runner)
+        await eventually(lambda: runner.worker.roster.destinations.names == [])
+        await runner.publish(Event.new("a", source="/s"))
+        written(bus, OTHER_KEY, more="")  # https only, and to the world outside
+        await reloaded(runner)
+        await eventually(lambda: "url: http:// is not allowed here" in capfd.readouterr().err)
+        with pytest.raises(ConfigError, match="http:// is not allowed here"):
+            await runner.subscriptions.put("other", with_secret)
+        assert len(requests.seen) == 1
+        written(bus, OTHER_KEY)
+        await reloaded(runner)
+        await eventually(requests.got(2))
+
+
 async def test_without_its_key_a_destination_waits_and_says_so(bus: Bus, capfd: pytest.CaptureFixture[str]) -> None:
     requests = Requests()
     async with receiver(requests) as url:
