@@ -1,4 +1,4 @@
-"""The schemas of all answers, as `/openapi.json` has them; a test holds each against real answers."""
+"""The schemas of all answers, and of events, as `/openapi.json` has them; a test holds each against real answers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,28 @@ _SCHEDULE = {
     "updated_at": _TIME,
 }
 
+_CLOUD_EVENT: Schema = {
+    "type": "object",
+    "description": "A CloudEvent 1.0 in its JSON format; every other member is an extension.",
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "minLength": 1},
+        "source": {"type": "string", "format": "uri-reference", "minLength": 1},
+        "type": {"type": "string", "minLength": 1},
+        "subject": {"type": ["string", "null"], "minLength": 1},
+        "time": _or_null(_TIME),
+        "datacontenttype": {"type": ["string", "null"], "examples": ["application/json"]},
+        "dataschema": {"type": ["string", "null"], "format": "uri", "minLength": 1},
+        "data": {"description": "Any JSON; a text, where `datacontenttype` is not that of JSON."},
+        "data_base64": {"type": ["string", "null"], "contentEncoding": "base64"},
+    },
+    "required": ["specversion", "id", "source", "type"],
+    "propertyNames": {"pattern": "^([a-z0-9]{1,100}|data_base64)$"},
+    "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
+}
+
 ANSWERS: dict[str, Schema] = {
+    "CloudEvent": _CLOUD_EVENT,
     "Problem": _object(type=_TEXT, title=_TEXT, status=_NUMBER),
     "Event": _object(
         seq=_NUMBER,
@@ -205,8 +226,8 @@ PUBLISHING: dict[str, Schema] = {
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/cloudevents+json": {"schema": {"type": "object"}},
-                    "application/cloudevents-batch+json": {"schema": _list({"type": "object"})},
+                    "application/cloudevents+json": {"schema": _ref("CloudEvent")},
+                    "application/cloudevents-batch+json": {"schema": _list(_ref("CloudEvent"))},
                 },
             },
             "responses": {

@@ -84,6 +84,7 @@ class Endpoint:
         query: parameters. Where a change has no body of its own, they may be members of one in JSON as well.
         body: JSON Schemas of the members of its body, all of which may be left out; none for any object.
         errors: further statuses of its answers.
+        definition: name of the schema of its whole body, in place of `body`.
     """
 
     method: str
@@ -95,6 +96,7 @@ class Endpoint:
     query: Mapping[str, Parameter] = field(default_factory=dict)
     body: Mapping[str, Mapping[str, Any]] | None = None
     errors: Sequence[int] = ()
+    definition: str | None = None
 
     def route(self, surface: Surface) -> Route:
         """Return the route."""
@@ -256,9 +258,17 @@ def _members(body: Mapping[str, Any], known: Mapping[str, Parameter], given: Col
             raise Problem(400, "invalid-body", f"{name[:40]!a}: unknown; expected {expected}")
         if name in given:
             raise bad_parameter(name, "given twice")
-        if isinstance(value, bool):
-            value = "true" if value else "false"
-        if not isinstance(value, str | int):
-            raise bad_parameter(name, "expected text, a number, true or false")
-        found[name] = [str(value)]
+        found[name] = [_written(name, value, known[name].schema["type"])]
     return found
+
+
+def _written(name: str, value: object, kind: str) -> str:
+    """Return a JSON value of this type as a query would have it. Raise a `Problem` for one of another type."""
+    match kind, value:
+        case "boolean", bool():
+            return "true" if value else "false"
+        case "string", str():
+            return value
+        case "integer", int() if not isinstance(value, bool):
+            return str(value)
+    raise bad_parameter(name, f"expected a JSON {kind}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from ..service.version import __version__
 from .answers import ANSWERS, PUBLISHING
+from .definitions import PLACE, schemas
 from .problems import MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -30,10 +32,13 @@ _PROBE = {"200": "It is.", "503": "It is not."}
 
 def routes(surface: Surface, endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """Return the route, which needs no token: what there is to call is no secret."""
-    content = orjson.dumps(document(endpoints))
+
+    @functools.cache  # the schemas of definitions take 50 ms, which a start has no use for
+    def content() -> bytes:
+        return orjson.dumps(document(endpoints))
 
     async def openapi(request: Request) -> Response:
-        return Response(content, media_type="application/json")
+        return Response(content(), media_type="application/json")
 
     return [Route("/openapi.json", openapi)]
 
@@ -55,7 +60,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": ANSWERS,
+            "schemas": ANSWERS | schemas(),
         },
     }
 
@@ -82,7 +87,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.body is not None:
         schema: dict[str, Any] = {"type": "object"}
-        if endpoint.body:
+        if endpoint.definition is not None:
+            schema = {"$ref": f"{PLACE}{endpoint.definition}"}
+        elif endpoint.body:
             schema |= {"properties": {name: dict(each) for name, each in endpoint.body.items()}}
         operation["requestBody"] = {"required": True, **_json(schema)}
     elif endpoint.method == "POST" and endpoint.query:

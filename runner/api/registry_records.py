@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from ..cloudevents import decode_json
-from ..config.written import read_schedule
+from ..config.written import read_schedule, read_subscription
 from ..diagnosis.look import look
 from ..diagnosis.matching import mismatch
 from ..diagnosis.shapes import clause_json, report_json
@@ -19,6 +19,7 @@ from ..operations.preconditions import Precondition, schedule_tag, subscription_
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
 from ..storage.contract.corrections import ReplayQuery
 from ..storage.contract.registry import Registered
+from . import definitions
 from .endpoints import Call, Endpoint, flag, limit, past, rate, text
 
 __all__ = ["ENDPOINTS"]
@@ -36,8 +37,9 @@ async def _subscription(call: Call) -> Response:
 
 
 async def _put_subscription(call: Call) -> Response:
-    name = call.path["name"]
-    put = await call.operations.subscriptions.put(name, call.body, precondition=_precondition(call))
+    name, body = call.path["name"], call.body
+    definitions.check("SubscriptionBody", body, lambda: read_subscription(name, body, _named(body)))
+    put = await call.operations.subscriptions.put(name, body, precondition=_precondition(call))
     _, active, waiting = await call.surface.storage.records.subscription(name)
     return _tagged((put.registered, active, waiting), 201 if put.created else 200)
 
@@ -48,6 +50,11 @@ async def _remove_subscription(call: Call) -> dict[str, Any]:
     file = {name} if registered.origin == "file" and active else set[str]()
     remove = call.operations.subscriptions.remove
     return {"name": name, "removed": True, "cancelled": await remove(name, file=file, precondition=_precondition(call))}
+
+
+def _named(body: Mapping[str, Any]) -> list[str]:
+    """Return the sinks that a body names, whether there are any by those names or not."""
+    return [each for each in (body.get("sink"), body.get("dead_letter")) if isinstance(each, str)]
 
 
 def _tagged(view: tuple[Registered, bool, Mapping[str, int]], status: int = 200) -> Response:
@@ -109,7 +116,9 @@ async def _schedule(call: Call) -> Response:
 
 async def _put_schedule(call: Call) -> Response:
     name, schedules = call.path["name"], call.operations.schedules
-    put = await schedules.replace(read_schedule(name, call.body), _precondition(call))
+    schedule = read_schedule(name, call.body)
+    definitions.check("ScheduleBody", call.body, lambda: schedule)
+    put = await schedules.replace(schedule, _precondition(call))
     content = schedule_json(put.view) | {"changed": put.changed}
     return _answer(content, schedule_tag(put.view), 201 if put.created else 200)
 
@@ -176,6 +185,7 @@ ENDPOINTS = (
         answer="Subscription",
         handle=_put_subscription,
         body={},
+        definition="SubscriptionBody",
         errors=(409, 412, 422),
     ),
     Endpoint(
@@ -231,6 +241,7 @@ ENDPOINTS = (
         answer="Explanation",
         handle=_explain,
         body={},
+        definition="CloudEvent",
         errors=(404,),
     ),
     Endpoint(
@@ -268,6 +279,7 @@ ENDPOINTS = (
         answer="SchedulePut",
         handle=_put_schedule,
         body={},
+        definition="ScheduleBody",
         errors=(409, 412, 422),
     ),
     Endpoint(

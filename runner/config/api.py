@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from .errors import got, quoted
-from .fields import FilePath, Model, Name, Number, context_of, is_near
+from .fields import FilePath, Model, Name, Number, OneOrList, context_of, is_near
 from .secret import Secret
 from .size import Size
 from .source import PlacedText
@@ -102,10 +102,6 @@ def _expiry(value: object) -> object:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def _one_or_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 def _type(value: str) -> str:
     if not re.fullmatch(r"[^\x00-\x20\x7f]{1,2048}", value):
         raise ValueError(f"expected text without spaces, in which '*' stands for anything, got {got(value)}")
@@ -123,7 +119,7 @@ class TokenEntry(Model):
     scopes: tuple[Scope, ...] = Field(
         min_length=1, description="What it allows: `publish`, `read`, `subscribe`, `admin`."
     )
-    types: Annotated[tuple[Annotated[str, AfterValidator(_type)], ...], BeforeValidator(_one_or_list)] | None = Field(
+    types: Annotated[tuple[Annotated[str, AfterValidator(_type)], ...], OneOrList()] | None = Field(
         default=None, min_length=1, description="Event types it may publish; `*` stands for any characters. Null: all."
     )
     attributes: Mapping[str, str] = Field(
@@ -183,7 +179,7 @@ class Api(Model):
     root_path: Annotated[str, AfterValidator(_root_path)] = Field(
         default="", description="Path under which a proxy shows it, such as `/bus`."
     )
-    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], BeforeValidator(_one_or_list)] = Field(
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], OneOrList()] = Field(
         default=(),
         description="Host names it answers to. Left out: those of the loopback, or any where it listens beyond that.",
     )

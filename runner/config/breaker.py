@@ -47,7 +47,7 @@ def _off(value: object) -> object:
 
 
 def _or_off(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": "off"})
+    schema["anyOf"].append({"enum": ["off", False]})
 
 
 BreakerField = Annotated[Breaker | None, BeforeValidator(_off), Field(json_schema_extra=_or_off)]

@@ -68,7 +68,7 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "examples": ["30s", "25ms", "1h30m", "7d"]}),
+    WithJsonSchema({"type": "string", "pattern": f"^{_WHOLE.pattern}$", "examples": ["30s", "25ms", "1h30m", "7d"]}),
 ]
 """A field that holds a `timedelta`, from zero upwards."""
 

@@ -16,12 +16,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
     create_model,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from .dsn import Dsn
 from .errors import complaint, got, quoted
@@ -34,6 +37,7 @@ __all__ = [
     "Model",
     "Name",
     "Number",
+    "OneOrList",
     "SinkName",
     "base_of",
     "check_subject",
@@ -204,10 +208,27 @@ def check_subject(template: str, tokens: frozenset[str], reserved: tuple[str, ..
     return template
 
 
+class OneOrList:
+    """Makes a list take its only entry alone, as a text."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read both forms."""
+        return core_schema.no_info_before_validator_function(_one_or_list, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe both forms."""
+        several = handler(schema)
+        return {"anyOf": [several["items"], several]}
+
+
+def _one_or_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 Number = Annotated[int, BeforeValidator(_whole)]
 """A whole number; `yes` is none, although Python says so."""
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 """The name of a thing in commands, URLs and logs."""
 
 SinkName = Annotated[str, AfterValidator(_sink)]

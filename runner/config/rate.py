@@ -25,6 +25,6 @@ RateField = Annotated[
     Rate,
     PlainValidator(_rate),
     PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "examples": ["20/s", "100/m"]}),
+    WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,8}/[smh]$", "examples": ["20/s", "100/m"]}),
 ]
 """A field that holds a `Rate`."""

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -30,7 +31,7 @@ from .destinations import Destinations, Sealing
 from .dsn import Dsn
 from .duration import Duration, PositiveDuration
 from .errors import Fault, KeyPath, got, quoted
-from .fields import Context, Model, Name, Number, SinkName, check_subject, context_of
+from .fields import Context, Model, Name, Number, OneOrList, SinkName, check_subject, context_of
 from .kinds import SINKS, SinkField, StrategyField
 from .plugin import Options
 from .rate import RateField
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
+_PATTERN = r"[^\x00-\x20\x7f]{1,2048}"
 
 
 def _deployment_id(value: str) -> str:
@@ -62,7 +64,7 @@ def _deployment_id(value: str) -> str:
 
 
 def _pattern(value: str) -> str:
-    if not re.fullmatch(r"[^\x00-\x20\x7f]{1,2048}", value):
+    if not re.fullmatch(_PATTERN, value):
         raise ValueError(f"expected text without spaces, in which '*' stands for anything, got {got(value)}")
     return value
 
@@ -75,10 +77,6 @@ def _type_pattern(value: str) -> str:
             f" filter: {{exact: {{type: {quoted(value)}}}}} for a type of that name"
         )
     return _pattern(value)
-
-
-def _one_or_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 def _filter(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,6 +94,9 @@ def _order_by(value: str) -> str:
         raise ValueError(f"{error}, got {got(value)}") from None
 
 
+_AS_PATTERN = WithJsonSchema({"type": "string", "pattern": f"^{_PATTERN}$"})
+_AS_ATTRIBUTE = WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]{1,100}$"})
+_SOME = Field(min_length=1)
 _SUBSCRIPTION = Subscription(name="defaults", sink="defaults")
 _LIMITS = WorkerLimits()
 
@@ -105,9 +106,9 @@ class SubscriptionEntry(Model):
 
     name: Name = Field(description="Unique name; the history of deliveries hangs on it.")
     types: (
-        Annotated[tuple[Annotated[str, AfterValidator(_type_pattern)], ...], BeforeValidator(_one_or_list)] | None
-    ) = Field(default=None, min_length=1, description="Event types; `*` stands for any characters. Left out: all.")
-    source: Annotated[str, AfterValidator(_pattern)] | None = Field(
+        Annotated[tuple[Annotated[str, AfterValidator(_type_pattern), _AS_PATTERN], ...], _SOME, OneOrList()] | None
+    ) = Field(default=None, description="Event types; `*` stands for any characters. Left out: all.")
+    source: Annotated[str, AfterValidator(_pattern), _AS_PATTERN] | None = Field(
         default=None, description="Event source; `*` stands for any characters. Left out: all."
     )
     filter: Annotated[dict[str, Any], BeforeValidator(unplaced), AfterValidator(_filter)] | None = Field(
@@ -132,7 +133,7 @@ class SubscriptionEntry(Model):
         default=None, description="At most so many deliveries, over all processes: `20/s`, `100/m`, `1000/h`."
     )
     dead_letter: SinkName | None = Field(default=None, description="Sink that is given what is dead.")
-    order_by: Annotated[str, AfterValidator(_order_by)] | None = Field(
+    order_by: Annotated[str, AfterValidator(_order_by), _AS_ATTRIBUTE] | None = Field(
         default=None,
         description="Attribute (`subject`, `source`, an extension …) whose equal values are delivered in order.",
     )
@@ -259,7 +260,7 @@ class Log(Model):
 class Config(Model):
     """The whole file."""
 
-    include: Annotated[tuple[str, ...], BeforeValidator(_one_or_list)] = Field(
+    include: Annotated[tuple[str, ...], OneOrList()] = Field(
         default=(),
         description="Files that belong to this one, by paths relative to it or patterns such as `parts/*.yaml`.",
     )

@@ -17,12 +17,12 @@ from aiohttp import web
 
 from runner import Event, EventError, Runner, load
 from runner.cloudevents import from_http, to_http, to_http_batched, to_http_structured
-from runner.storage.contract.events import Publication
 from runner.event import new_id
+from runner.storage.contract.events import Publication
 from runner.storage.contract.records import EventQuery, EventView
-from tests.support.receivers import receiver
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
+from tests.support.receivers import receiver
 from tests.unit.cloudevents.conformance import INVALID_BATCHES, INVALID_EVENTS, VALID_BATCHES, VALID_EVENTS
 
 from .buses import Bus
@@ -161,6 +161,9 @@ class TestModes:
                 assert [each["id"] for each in answer.json] == [each.id for each in samples]
             for name, documents, index, _ in INVALID_BATCHES:
                 answer = await door.post(BATCHED, json.dumps(documents).encode())
+                assert (answer.status, answer.json["index"]) == (400, index), name
+
+
 class TestUris:
     async def test_what_is_none_is_a_400_and_recorded_nowhere(self, bus: Bus) -> None:
         wrong = [("source", "my shop"), ("source", "http://[bad"), ("source", "/%zz"), ("dataschema", "/schema")]
@@ -210,9 +213,6 @@ class TestUris:
                 assert again.duplicate
                 await eventually(lambda: len(delivered) == 1)
         assert without_time(delivered[0]) == old
-
-
-                assert (answer.status, answer.json["index"]) == (400, index), name
 
 
 class TestReceipts:
@@ -542,7 +542,13 @@ class TestTokens:
             assert (await door.post(known | {"ce-id": "3", "ce-type": "invoice"})).status == 403
             batch = [Event(type="order.a", source="/"), Event(type="invoice", source="/")]
             headers, body = to_http_batched(batch)
-            assert (await door.post(headers | {"authorization": f"Bearer {token}"}, body)).status == 403
+            answer = await door.post(headers | {"authorization": f"Bearer {token}"}, body)
+            assert (answer.status, answer.json["index"], answer.json["attribute"]) == (403, 1, "type")
+            assert answer.json["detail"].startswith("event 2 of 2: ")
+            alone = to_http_batched(batch[1:])
+            answer = await door.post(alone[0] | {"authorization": f"Bearer {token}"}, alone[1])
+            assert (answer.status, answer.json["index"]) == (403, 0)
+            assert "index" not in (await door.post(known | {"ce-id": "4", "ce-type": "invoice"})).json
             [recorded] = await door.recorded()
             assert recorded.extensions == {"tenantid": "shop"}
             asked = {"webhook-request-origin": "a.example"}

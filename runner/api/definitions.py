@@ -1,0 +1,60 @@
+"""The bodies that define a subscription or a schedule, held to the schemas that `/openapi.json` has of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..log.redaction import forget, gathered
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+__all__ = ["PLACE", "check", "schemas"]
+
+PLACE = "#/components/schemas/"
+"""Where the schemas are in the document."""
+
+_FAULTS = 20
+
+
+@functools.cache
+def schemas() -> Mapping[str, Any]:
+    """Return the schemas of the bodies and of their parts, by name."""
+    from ..config.json_schema import written_schemas
+
+    return written_schemas(PLACE)
+
+
+def check(name: str, body: Mapping[str, Any], read: Callable[[], object]) -> None:
+    """
+    Refuse a body that the schema `name` refuses, although `read` takes it: a number in quotes, for instance.
+
+    A file may have those, where a variable takes the place of a number. What `read` refuses is left to the operation,
+    which has better words for it, and puts it on record.
+
+    Raises:
+        ConfigError: with a fault a line, which repeats nothing of the body but names.
+    """
+    validator = _validator(name)
+    if validator.is_valid(body):
+        return
+    with gathered() as learnt:
+        try:
+            read()
+        except ConfigError:
+            return
+        finally:
+            for secret in learnt:
+                forget(secret)
+    places = dict.fromkeys(".".join(map(str, each.instance_path)) or name for each in validator.iter_errors(body))
+    raise ConfigError(*[f"{each}: not what {name} in /openapi.json allows" for each in list(places)[:_FAULTS]])
+
+
+@functools.cache
+def _validator(name: str) -> Validator:
+    import jsonschema_rs  # loaded where somebody defines something
+
+    return jsonschema_rs.validator_for({"$ref": f"{PLACE}{name}", "components": {"schemas": dict(schemas())}})
