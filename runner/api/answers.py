@@ -37,6 +37,7 @@ def _page(name: str) -> Schema:
     return _object(items=_list(_ref(name)), next=_or_null(_TEXT))
 
 
+_FAILING = _object(clause=_TEXT, expected=_ANY, actual=_ANY)
 _COUNTS: Schema = {"type": "object", "additionalProperties": _NUMBER}
 _NULLABLE_TEXT, _NULLABLE_TIME = _or_null(_TEXT), _or_null(_TIME)
 
@@ -52,6 +53,24 @@ _DELIVERY = {
     "held_by": _NULLABLE_TEXT,
     "last_error": _NULLABLE_TEXT,
     "updated_at": _TIME,
+}
+
+_SUBSCRIPTION = {
+    "name": _TEXT,
+    "active": _BOOL,
+    "paused": _BOOL,
+    "paused_at": _NULLABLE_TIME,
+    "paused_by": _NULLABLE_TEXT,
+    "origin": _TEXT,
+    "expired": _BOOL,
+    "sink": _TEXT,
+    "types": _list(_TEXT),
+    "destination": _or_null({"type": "object", "description": "Its own sink; what is secret is `***`."}),
+    "expires_at": _NULLABLE_TIME,
+    "breaker_state": {"enum": ["closed", "open", "half-open"]},
+    "breaker_left": _or_null(_DECIMAL),
+    "breaker_trips": _NUMBER,
+    "deliveries": _COUNTS,
 }
 
 _SCHEDULE = {
@@ -118,23 +137,8 @@ ANSWERS: dict[str, Schema] = {
     "RetriedMany": _object(retried=_NUMBER, dry_run=_BOOL),
     "Cancelled": _object(cancelled=_NUMBER),
     "Changed": _object(changed=_BOOL),
-    "Subscription": _object(
-        name=_TEXT,
-        active=_BOOL,
-        paused=_BOOL,
-        paused_at=_NULLABLE_TIME,
-        paused_by=_NULLABLE_TEXT,
-        origin=_TEXT,
-        expired=_BOOL,
-        sink=_TEXT,
-        types=_list(_TEXT),
-        destination=_or_null({"type": "object", "description": "Its own sink; what is secret is `***`."}),
-        expires_at=_NULLABLE_TIME,
-        breaker_state={"enum": ["closed", "open", "half-open"]},
-        breaker_left=_or_null(_DECIMAL),
-        breaker_trips=_NUMBER,
-        deliveries=_COUNTS,
-    ),
+    "Subscription": _object(**_SUBSCRIPTION),
+    "SubscriptionPut": _object(**_SUBSCRIPTION, changed=_BOOL),
     "SubscriptionPage": _page("Subscription"),
     "SubscriptionRemoved": _object(name=_TEXT, removed=_BOOL, cancelled=_NUMBER),
     "Removed": _object(name=_TEXT, removed=_BOOL),
@@ -143,7 +147,7 @@ ANSWERS: dict[str, Schema] = {
     "Explanation": _object(
         name=_TEXT,
         matched=_BOOL,
-        failing=_or_null(_object(clause=_TEXT, expected=_ANY, actual=_ANY)),
+        failing=_or_null(_FAILING),
         version=_NUMBER,
         written_at=_TIME,
         active=_BOOL,
@@ -152,6 +156,16 @@ ANSWERS: dict[str, Schema] = {
     "SchedulePut": _object(**_SCHEDULE, changed=_BOOL),
     "SchedulePage": _page("Schedule"),
     "NextTimes": _object(name=_TEXT, next=_list(_TIME)),
+    "DryRun": _object(
+        dry_run={"const": True},
+        id=_TEXT,
+        source=_TEXT,
+        type=_TEXT,
+        due_at=_NULLABLE_TIME,
+        subscriptions=_list(
+            _object(name=_TEXT, matched=_BOOL, failing=_or_null(_FAILING), held=_NULLABLE_TEXT),
+        ),
+    ),
     "Receipt": _object(id=_TEXT, source=_TEXT, seq=_NUMBER, duplicate=_BOOL),
     "Instance": _object(
         id=_TEXT,
@@ -236,8 +250,8 @@ PUBLISHING: dict[str, Schema] = {
                     "content": {"application/json": {"schema": {"anyOf": [_ref("Receipt"), _list(_ref("Receipt"))]}}},
                 },
                 "200": {
-                    "description": "A dry run.",
-                    "content": {"application/json": {"schema": {"type": ["object", "array"]}}},
+                    "description": "A dry run; a list for a batch.",
+                    "content": {"application/json": {"schema": {"anyOf": [_ref("DryRun"), _list(_ref("DryRun"))]}}},
                 },
                 **{str(status): _problem() for status in (400, 401, 403, 408, 409, 413, 415, 421, 422, 429, 500, 503)},
             },
@@ -250,6 +264,7 @@ PUBLISHING: dict[str, Schema] = {
             "description": "Needs the scope `read` or `subscribe`.",
             "parameters": [
                 {"name": "types", "in": "query", "schema": _TEXT},
+                {"name": "since", "in": "query", "schema": {"type": "string", "examples": ["10m"]}},
                 {"name": "Last-Event-ID", "in": "header", "schema": _TEXT},
             ],
             "responses": {

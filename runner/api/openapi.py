@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["document", "routes"]
 
-_ALWAYS = (400, 401, 403, 413, 421, 429, 500, 503)
+_ALWAYS = (400, 401, 403, 421, 429, 500, 503)
+_WITH_BODY = (408, 413)
 _SCOPES = {"events": "`read`", "subscribe": "`subscribe` or `admin`"}
 _PROBE = {"200": "It is.", "503": "It is not."}
 
@@ -83,7 +84,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         ),
         "description": f"Needs the scope {_SCOPES.get(endpoint.need) or f'`{endpoint.need}`'}.",
         "parameters": parameters,
-        "responses": answers | _problems((*_ALWAYS, *endpoint.errors)),
+        "responses": answers
+        | _problems((*_ALWAYS, *endpoint.errors, *(() if endpoint.method == "GET" else _WITH_BODY))),
     }
     if endpoint.body is not None:
         schema: dict[str, Any] = {"type": "object"}

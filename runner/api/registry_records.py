@@ -41,7 +41,8 @@ async def _put_subscription(call: Call) -> Response:
     definitions.check("SubscriptionBody", body, lambda: read_subscription(name, body, _named(body)))
     put = await call.operations.subscriptions.put(name, body, precondition=_precondition(call))
     _, active, waiting = await call.surface.storage.records.subscription(name)
-    return _tagged((put.registered, active, waiting), 201 if put.created else 200)
+    content = subscription_json(put.registered, active, waiting) | {"changed": put.changed}
+    return _answer(content, subscription_tag(put.registered), 201 if put.created else 200)
 
 
 async def _remove_subscription(call: Call) -> dict[str, Any]:
@@ -57,8 +58,8 @@ def _named(body: Mapping[str, Any]) -> list[str]:
     return [each for each in (body.get("sink"), body.get("dead_letter")) if isinstance(each, str)]
 
 
-def _tagged(view: tuple[Registered, bool, Mapping[str, int]], status: int = 200) -> Response:
-    return _answer(subscription_json(*view), subscription_tag(view[0]), status)
+def _tagged(view: tuple[Registered, bool, Mapping[str, int]]) -> Response:
+    return _answer(subscription_json(*view), subscription_tag(view[0]))
 
 
 def _answer(content: dict[str, Any], tag: str, status: int = 200) -> Response:
@@ -182,7 +183,7 @@ ENDPOINTS = (
         path=_SUBSCRIPTION,
         need="subscribe",
         summary="Make or replace a subscription that is in no file: the keys of the file, without its name.",
-        answer="Subscription",
+        answer="SubscriptionPut",
         handle=_put_subscription,
         body={},
         definition="SubscriptionBody",
