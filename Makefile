@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install start check test browser manifests test-wheel test-all chaos bench bench-growth reference docs format lock sbom clean
+.PHONY: help install start check test browser openapi manifests test-wheel test-all chaos bench bench-growth reference docs format lock sbom clean
 
 help:
 	@echo 'make install    make .venv with the runner in it'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test       the whole test suite, with its own PostgreSQL and NATS (options: PYTEST="-k retry")'
 	@echo 'make browser    what the tests in a browser need: the Chromium of the distribution (by apt) and playwright'
 	@echo 'make manifests  check deploy/kubernetes against the schema of Kubernetes, which it installs, and against its runner.yaml'
+	@echo 'make openapi    every operation of /openapi.json, asked by schemathesis with all its checks (minutes)'
 	@echo 'make test-wheel every code block of the documents, run from the wheel in an empty environment'
 	@echo 'make test-all   both, the former on both PostgreSQL versions, 18 and 16'
 	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
@@ -49,7 +50,7 @@ check: .venv/installed-dev
 # First what may run side by side, then what measures time. Exit code 5: the half has none of the tests asked for.
 # A debugger needs one process: PYTEST='-n0 --pdb'.
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest -m 'not chaos and not alone and not wheel' --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST); \
+	@$(BIN)/python -m pytest -m 'not chaos and not alone and not wheel and not openapi' --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST); \
 		first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
 		$(BIN)/python -m pytest -m 'alone or chaos_short' $(PYTEST); \
 		second=$$?; [ $$second -ne 5 ] || exit $$first; exit $$second
@@ -67,6 +68,15 @@ browser: .venv/installed-dev
 manifests: .venv/installed-dev
 	@$(PIP) --requirement requirements/manifests.txt
 	@$(BIN)/python -m pytest -n0 tests/unit/test_kubernetes.py $(PYTEST)
+
+# In an environment of its own, for it wants another jsonschema-rs. Options: PYTEST='-k sqlite'.
+openapi: .venv/installed-dev .venv-openapi/installed
+	@$(BIN)/python -m pytest -m openapi tests/openapi $(PYTEST)
+
+.venv-openapi/installed: tests/openapi/requirements.txt
+	@$(PYTHON) -m venv --clear .venv-openapi
+	@.venv-openapi/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
 
 test-wheel: .venv/installed-dev
 	@$(BIN)/python -m pytest -m wheel $(PYTEST)
@@ -119,7 +129,7 @@ sbom:
 	@rm -rf .venv-sbom
 
 clean:
-	rm -rf .venv .venv-lock .venv-sbom build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lock .venv-sbom .venv-openapi build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run instant; a change of the dependencies makes them old.

@@ -209,6 +209,14 @@ ANSWERS: dict[str, Schema] = {
             )
         ),
     ),
+    "Health": _object(status={"enum": ["ok", "failing"]}),
+    "Readiness": _object(
+        ready=_BOOL,
+        phase=_TEXT,
+        store=_BOOL,
+        tables=_BOOL,
+        strategies=_list(_object(name=_TEXT, hears=_or_null(_BOOL))),
+    ),
     "Finding": _object(
         verdict={"enum": ["note", "degraded", "down"]}, kind=_TEXT, subject=_NULLABLE_TEXT, cause=_TEXT, cure=_TEXT
     ),

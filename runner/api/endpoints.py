@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..config.duration import parse_duration
+from ..config.duration import DURATION, parse_duration
+from ..config.rate import RATE
 from ..policies.rate import Rate
 from .bodies import Bodies
 from .parameters import bad_parameter, boolean, parameters, rfc3339
@@ -43,6 +45,9 @@ __all__ = [
     "rate",
     "text",
 ]
+
+_PLAIN = r"^[^\u0000-\u001f\u007f-\u009f]+$"
+_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 MOST = 1000
 """The largest page of a list."""
@@ -85,6 +90,8 @@ class Endpoint:
         body: JSON Schemas of the members of its body, all of which may be left out; none for any object.
         errors: further statuses of its answers.
         definition: name of the schema of its whole body, in place of `body`.
+        conditional: whether it heeds `If-Match` and `If-None-Match`.
+        tagged: whether its answer has an `ETag`.
     """
 
     method: str
@@ -97,6 +104,8 @@ class Endpoint:
     body: Mapping[str, Mapping[str, Any]] | None = None
     errors: Sequence[int] = ()
     definition: str | None = None
+    conditional: bool = False
+    tagged: bool = False
 
     def route(self, surface: Surface) -> Route:
         """Return the route."""
@@ -122,7 +131,7 @@ class Endpoint:
 
 def text(description: str) -> Parameter:
     """Return a parameter that is any text."""
-    return Parameter(_text, {"type": "string", "minLength": 1, "maxLength": 2048}, description)
+    return Parameter(_text, {"type": "string", "maxLength": 2048, "pattern": _PLAIN}, description)
 
 
 def choice(values: Sequence[str], description: str) -> Parameter:
@@ -143,8 +152,10 @@ def moment(description: str) -> Parameter:
 
 def past(description: str) -> Parameter:
     """Return a parameter that is a time with an offset, or a duration ago."""
-    examples = ["2026-01-31T12:00:00Z", "10m"]
-    return Parameter(_past, {"type": "string", "examples": examples}, description)
+    forms = [{"format": "date-time"}, {"pattern": DURATION}]
+    return Parameter(
+        _past, {"type": "string", "anyOf": forms, "examples": ["2026-01-31T12:00:00Z", "10m"]}, description
+    )
 
 
 def flag(description: str) -> Parameter:
@@ -154,12 +165,12 @@ def flag(description: str) -> Parameter:
 
 def duration(description: str) -> Parameter:
     """Return a parameter that is a duration."""
-    return Parameter(_duration, {"type": "string", "examples": ["30s", "10m", "1d"]}, description)
+    return Parameter(_duration, {"type": "string", "pattern": DURATION, "examples": ["30s", "10m", "1d"]}, description)
 
 
 def rate(description: str) -> Parameter:
     """Return a parameter that is a rate; its value is the time between two."""
-    return Parameter(_every, {"type": "string", "examples": ["10/s", "500/m"]}, description)
+    return Parameter(_every, {"type": "string", "pattern": RATE, "examples": ["10/s", "500/m"]}, description)
 
 
 def limit(most: int = MOST, default: int = 100) -> Parameter:
@@ -200,23 +211,20 @@ def _decoded(name: str, value: str) -> list[Any]:
 
 
 def _text(name: str, value: str) -> str:
-    if not value or len(value) > 2048 or not value.isprintable():
+    if len(value) > 2048 or not re.fullmatch(_PLAIN, value):
         raise bad_parameter(name, "expected text without control characters, at most 2048 long")
     return value
 
 
 def _moment(name: str, value: str) -> datetime:
-    return _in_range(name, rfc3339(name, value))
+    found = rfc3339(name, value)
+    if not _EARLIEST <= found < _LATEST:
+        raise bad_parameter(name, "expected a year from 1900 to 8999")
+    return found
 
 
 def _past(name: str, value: str) -> datetime:
-    return _in_range(name, moment_or_ago(name, value))
-
-
-def _in_range(name: str, found: datetime) -> datetime:
-    if not 1900 <= found.year < 9000:
-        raise bad_parameter(name, "expected a year from 1900 to 8999")
-    return found
+    return min(max(moment_or_ago(name, value), _EARLIEST), _LATEST)  # which the stores can reckon with
 
 
 def _duration(name: str, value: str) -> timedelta:

@@ -28,7 +28,18 @@ __all__ = ["document", "routes"]
 _ALWAYS = (400, 401, 403, 421, 429, 500, 503)
 _WITH_BODY = (408, 413)
 _SCOPES = {"events": "`read`", "subscribe": "`subscribe` or `admin`"}
+_PROBES = {
+    "/healthz": ("Whether the process goes round.", "Health"),
+    "/readyz": ("Whether it can be given work.", "Readiness"),
+}
 _PROBE = {"200": "It is.", "503": "It is not."}
+_TAG = {"ETag": {"description": "Names this state, for `If-Match`.", "schema": {"type": "string"}}}
+_PRECONDITIONS = {
+    "If-Match": "Only if it is in one of the states with these entity tags.",
+    "If-None-Match": "Only if it is in none of the states with these entity tags; `*`: only if there is none.",
+}
+_AGAIN = {"Retry-After": {"description": "Seconds until it may be tried again.", "schema": {"type": "string"}}}
+_WAIT = ("429", "503")
 
 
 def routes(surface: Surface, endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
@@ -51,8 +62,9 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths.setdefault(each.path.replace(":path", ""), {})[each.method.lower()] = _operation(each)
     for path, methods in PUBLISHING.items():
         paths.setdefault(path, {}).update(methods)
-    for path, what in (("/healthz", "Whether the process goes round."), ("/readyz", "Whether it can be given work.")):
-        answers = {code: {"description": text, **_json({"type": "object"})} for code, text in _PROBE.items()}
+    for path, (what, name) in _PROBES.items():
+        shape = _json({"$ref": f"{PLACE}{name}"})
+        answers = {code: {"description": text, **shape} for code, text in _PROBE.items()}
         paths[path] = {"get": {"summary": what, "security": [], "responses": answers | _problems((421,))}}
     return {
         "openapi": "3.1.0",
@@ -75,7 +87,12 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         parameters.append(
             {"name": name, "in": "query", "schema": dict(parameter.schema), "description": parameter.description}
         )
-    ok = {"description": endpoint.summary, **_json({"$ref": f"#/components/schemas/{endpoint.answer}"})}
+    if endpoint.conditional:
+        for name, text in _PRECONDITIONS.items():
+            parameters.append({"name": name, "in": "header", "schema": {"type": "string"}, "description": text})
+    ok: dict[str, Any] = {"description": endpoint.summary, **_json({"$ref": f"{PLACE}{endpoint.answer}"})}
+    if endpoint.tagged:
+        ok["headers"] = _TAG
     answers = {"200": ok, **({"201": ok} if endpoint.method == "PUT" else {})}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
@@ -104,11 +121,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _problems(statuses: Sequence[int]) -> dict[str, Any]:
-    reference = {"$ref": "#/components/schemas/Problem"}
-    return {
-        str(status): {"description": "A problem.", "content": {MEDIA_TYPE: {"schema": reference}}}
-        for status in sorted(set(statuses))
-    }
+    problem = {"description": "A problem.", "content": {MEDIA_TYPE: {"schema": {"$ref": f"{PLACE}Problem"}}}}
+    codes = [str(status) for status in sorted(set(statuses))]
+    return {code: problem | ({"headers": _AGAIN} if code in _WAIT else {}) for code in codes}
 
 
 def _json(schema: Mapping[str, Any]) -> dict[str, Any]:

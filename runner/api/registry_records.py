@@ -176,6 +176,7 @@ ENDPOINTS = (
         summary="One subscription.",
         answer="Subscription",
         handle=_subscription,
+        tagged=True,
         errors=(404,),
     ),
     Endpoint(
@@ -185,6 +186,8 @@ ENDPOINTS = (
         summary="Make or replace a subscription that is in no file: the keys of the file, without its name.",
         answer="SubscriptionPut",
         handle=_put_subscription,
+        conditional=True,
+        tagged=True,
         body={},
         definition="SubscriptionBody",
         errors=(409, 412, 422),
@@ -196,6 +199,7 @@ ENDPOINTS = (
         summary="Remove a subscription that is in no file, and cancel what waits for it.",
         answer="SubscriptionRemoved",
         handle=_remove_subscription,
+        conditional=True,
         errors=(404, 409, 412),
     ),
     Endpoint(
@@ -270,6 +274,7 @@ ENDPOINTS = (
         summary="One schedule.",
         answer="Schedule",
         handle=_schedule,
+        tagged=True,
         errors=(404,),
     ),
     Endpoint(
@@ -279,6 +284,8 @@ ENDPOINTS = (
         summary="Make or replace a schedule that is in no file: the keys of the file, without its name.",
         answer="SchedulePut",
         handle=_put_schedule,
+        conditional=True,
+        tagged=True,
         body={},
         definition="ScheduleBody",
         errors=(409, 412, 422),
@@ -290,6 +297,7 @@ ENDPOINTS = (
         summary="Remove a schedule that is in no file.",
         answer="Removed",
         handle=_remove_schedule,
+        conditional=True,
         errors=(404, 409, 412),
     ),
     Endpoint(

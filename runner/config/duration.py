@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonS
 
 from .errors import got
 
-__all__ = ["Duration", "PositiveDuration", "format_duration", "parse_duration"]
+__all__ = ["DURATION", "Duration", "PositiveDuration", "format_duration", "parse_duration"]
 
 _UNITS = {
     "w": timedelta(weeks=1),
@@ -23,6 +23,8 @@ _UNITS = {
 }
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(us|ms|[wdhms])", re.ASCII)
 _WHOLE = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
+DURATION = f"^{_WHOLE.pattern}$"
+"""The form of a duration, for JSON Schema."""
 _LONGEST = timedelta(days=3653)  # ten years; a database's clock arithmetic stays far from its limits
 _LONGEST_TEXT = 200
 _EXAMPLES = "30s, 25ms, 1h30m or 7d"
@@ -68,7 +70,7 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": f"^{_WHOLE.pattern}$", "examples": ["30s", "25ms", "1h30m", "7d"]}),
+    WithJsonSchema({"type": "string", "pattern": DURATION, "examples": ["30s", "25ms", "1h30m", "7d"]}),
 ]
 """A field that holds a `timedelta`, from zero upwards."""
 

@@ -9,7 +9,10 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from ..policies.rate import Rate
 from .errors import got
 
-__all__ = ["RateField"]
+__all__ = ["RATE", "RateField"]
+
+RATE = "^[1-9][0-9]{0,8}/[smh]$"
+"""The form of a rate, for JSON Schema."""
 
 
 def _rate(value: object) -> Rate:
@@ -25,6 +28,6 @@ RateField = Annotated[
     Rate,
     PlainValidator(_rate),
     PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,8}/[smh]$", "examples": ["20/s", "100/m"]}),
+    WithJsonSchema({"type": "string", "pattern": RATE, "examples": ["20/s", "100/m"]}),
 ]
 """A field that holds a `Rate`."""

@@ -124,8 +124,8 @@ class WebhookOptions(Options):
     )
     handshake: Literal["required", "warn"] | None = Field(
         default=None,
-        description="Ask the receiver for its consent, by OPTIONS and WebHook-Request-Origin, before the first delivery: "
-        "`required` delivers nothing without, `warn` only logs that there is none; null: it is not asked.",
+        description="Ask the receiver for its consent, by OPTIONS and WebHook-Request-Origin, before the first"
+        " delivery: `required` delivers nothing without, `warn` only logs that there is none; null: it is not asked.",
     )
     origin: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")] | None = Field(
         default=None, description="DNS name that the handshake gives as the sender; null: the deployment_id."

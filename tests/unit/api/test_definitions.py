@@ -34,7 +34,11 @@ SUBSCRIPTIONS: list[dict[str, Any]] = [
     TO | {"breaker": {"failures": 5, "pause": "30s"}, "dead_letter": "log"},
     {"destination": AT},
     {"destination": {"webhook": "https://crm.example"}, "sink": None},
-    {"destination": {"webhook": AT["webhook"] | {"tls": None, "allow": None, "mode": "structured", "permanent": [404]}}},
+    {
+        "destination": {
+            "webhook": AT["webhook"] | {"tls": None, "allow": None, "mode": "structured", "permanent": [404]}
+        }
+    },
     {"destination": {"webhook": AT["webhook"] | {"auth": {"bearer": "t"}, "headers": {"X-A": "b"}, "connections": 5}}},
     {"destination": {"webhook": AT["webhook"] | {"handshake": "required", "deferred": "10m", "gone": "pause"}}},
 ]

@@ -92,5 +92,10 @@ def test_the_error_names_the_attribute(source: str, dataschema: str | None, attr
 
 def test_a_long_one_costs_no_more_than_its_length() -> None:
     # With backtracking these would take hours.
-    for text in ("%41" * 20_000 + " ", "http://" + "a:" * 30_000 + " ", "a@" * 30_000 + "[", "//" + "a" * 60_000 + "@["):
+    for text in (
+        "%41" * 20_000 + " ",
+        "http://" + "a:" * 30_000 + " ",
+        "a@" * 30_000 + "[",
+        "//" + "a" * 60_000 + "@[",
+    ):
         assert not is_uri_reference(text)
