@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from ..cloudevents import decode_json
-from ..config.written import read_schedule, read_subscription
+from ..config.written import read_schedule
 from ..diagnosis.look import look
 from ..diagnosis.matching import mismatch
 from ..diagnosis.shapes import clause_json, report_json
@@ -38,8 +38,9 @@ async def _subscription(call: Call) -> Response:
 
 async def _put_subscription(call: Call) -> Response:
     name, body = call.path["name"], call.body
-    definitions.check("SubscriptionBody", body, lambda: read_subscription(name, body, _named(body)))
-    put = await call.operations.subscriptions.put(name, body, precondition=_precondition(call))
+    subscriptions = call.operations.subscriptions
+    definitions.check("SubscriptionBody", body, lambda: subscriptions.read(name, body, _named(body)))
+    put = await subscriptions.put(name, body, precondition=_precondition(call))
     _, active, waiting = await call.surface.storage.records.subscription(name)
     content = subscription_json(put.registered, active, waiting) | {"changed": put.changed}
     return _answer(content, subscription_tag(put.registered), 201 if put.created else 200)

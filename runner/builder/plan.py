@@ -70,7 +70,8 @@ def keeper_of(config: Config) -> Keeper:
     from ..operations.destinations import Keeper, guard_within
 
     keyring = None if config.sealing is None else config.sealing.keyring
-    return Keeper(keyring, guard_within(config.destinations))
+    limits = config.destinations
+    return Keeper(keyring, guard_within(limits), handshake=limits.handshake, origin=limits.origin)
 
 
 def retention_of(config: Config) -> Retention:

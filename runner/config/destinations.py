@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, field_validator
 
@@ -13,7 +13,7 @@ from .errors import got
 from .fields import Model, Number
 from .secret import Secret
 
-__all__ = ["Allow", "Destinations", "Sealing"]
+__all__ = ["Allow", "Destinations", "Origin", "Sealing"]
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -50,6 +50,10 @@ NetworkField = Annotated[
 """A network of IP addresses."""
 
 
+Origin = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")]
+"""The DNS name of a sender."""
+
+
 class Allow(Model):
     """Limits to where posts go: https, and public addresses, but for what is named here."""
 
@@ -82,6 +86,15 @@ class Destinations(Model):
     allow: Allow = Field(default=Allow(), description="What is allowed besides https and public addresses.")
     ports: tuple[Annotated[Number, Field(ge=1, le=65535)], ...] | None = Field(
         default=(443, 8443), min_length=1, description="Ports; null: any."
+    )
+
+    handshake: Literal["required", "warn"] | None = Field(
+        default=None,
+        description="What is asked of their receivers at least, as by `handshake` of a webhook; null: what each says"
+        " itself.",
+    )
+    origin: Origin | None = Field(
+        default=None, description="DNS name that their handshakes give as the sender; null: the deployment_id."
     )
 
     @field_validator("ports")

@@ -46,7 +46,7 @@ def written_schemas(place: str) -> Mapping[str, Schema]:
         return made
 
     body, own, webhook = schema_of(SubscriptionEntry), schema_of(Own), schema_of(SINKS["webhook"])
-    for part, name in ((webhook, "allow"), (webhook, "tls"), (found["OAuth2"], "tls")):
+    for part, name in ((webhook, "allow"), (webhook, "origin"), (webhook, "tls"), (found["OAuth2"], "tls")):
         part["properties"][name] = {"type": "null"}  # the operator's
     for name in ("Allow", "Tls"):
         del found[name]

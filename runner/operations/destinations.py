@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import structlog
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Destinations", "Keeper", "guard_within"]
 
 log = structlog.get_logger(__name__)
+
+Handshake = Literal["required", "warn"]
 
 _LARGEST = 64 * 1024  # bytes of a definition
 _REMEMBERED = 60.0  # seconds for which secrets that were put are still hidden in what this process writes
@@ -55,11 +57,22 @@ class Keeper:
     Attributes:
         keyring: seals and opens.
         guard: where destinations may lead.
+        handshake: what is asked of their receivers at least.
+        origin: the name of this system in it; None for that of the deployment.
     """
 
-    def __init__(self, keyring: Keyring | None = None, guard: Guard = PUBLIC) -> None:
+    def __init__(
+        self,
+        keyring: Keyring | None = None,
+        guard: Guard = PUBLIC,
+        *,
+        handshake: Handshake | None = None,
+        origin: str | None = None,
+    ) -> None:
         self.keyring = keyring or Keyring()
         self.guard = guard
+        self.handshake = handshake
+        self.origin = origin
 
     @staticmethod
     def check_size(definition: Mapping[str, Any]) -> None:
@@ -128,7 +141,8 @@ class Keeper:
         options = WebhookOptions.model_validate(raw)
         for place, fault in self._faults(options):
             raise ValueError(f"{place}: {fault}")
-        return options
+        asked = self.handshake if options.handshake != "required" else "required"
+        return options.model_copy(update={"handshake": asked or options.handshake, "origin": self.origin})
 
     @contextlib.contextmanager
     def secrecy(self) -> Iterator[None]:
@@ -149,6 +163,8 @@ class Keeper:
                 "allow",
                 "where destinations may lead is set in the runner's file, by destinations.allow; leave it out",
             )
+        if options.origin is not None:
+            yield "origin", "it is the name of the runner's system, which destinations.origin sets; leave it out"
         if (fault := self.guard.url_fault(Address.parse(options.url))) is not None:
             yield "url", fault
         oauth2 = None if options.auth is None else options.auth.oauth2
@@ -208,6 +224,7 @@ class Destinations:
     def follow(self, keeper: Keeper) -> None:
         """Take the keys and the limits of `keeper`: at once for what is put, at the next load for what is served."""
         self.keeper.keyring, self.keeper.guard = keeper.keyring, keeper.guard
+        self.keeper.handshake, self.keeper.origin = keeper.handshake, keeper.origin
         self._rules += 1
 
     async def adopt(self, subscriptions: Sequence[Subscription]) -> Mapping[str, Sink]:

@@ -15,7 +15,7 @@ from ..errors import ChangedMeanwhile, ConfigError, NotFound, StateConflict
 from ..log.redaction import MASK, looks_secret
 from ..storage.contract.corrections import nobody
 from ..storage.contract.records import DeliveryQuery
-from ..subscription import DEAD_LETTER_SUFFIX, DESTINATION_PREFIX
+from ..subscription import DEAD_LETTER_SUFFIX, DESTINATION_PREFIX, Subscription
 from .audit import AuditLog
 from .preconditions import UNCONDITIONAL, Precondition, subscription_tag
 
@@ -122,17 +122,29 @@ class SubscriptionOperations:
     async def _put(
         self, name: str, definition: Mapping[str, Any], sinks: Collection[str], precondition: Precondition
     ) -> Put:
+        live = {each for view in await self._storage.records.instances() if view.alive for each in view.sinks or ()}
+        there = {each for each in live | set(sinks) if not each.startswith(DESTINATION_PREFIX)}
+        subscription = self.read(name, definition, there)
+        return await self._storage.registry.put(subscription, f"{MADE}{name}", precondition.check_subscription)
+
+    def read(self, name: str, definition: Mapping[str, Any], sinks: Collection[str]) -> Subscription:
+        """
+        Return the subscription that a definition describes, with its destination as it is kept.
+
+        Args:
+            sinks: names of those there are.
+
+        Raises:
+            ConfigError: the definition is wrong, a fault a line; or there is no key to seal a secret.
+        """
         from ..config.written import read_subscription  # pydantic, not needed to publish
 
         self._keeper.check_size(definition)
-        live = {each for view in await self._storage.records.instances() if view.alive for each in view.sinks or ()}
-        there = {each for each in live | set(sinks) if not each.startswith(DESTINATION_PREFIX)}
-        written = read_subscription(name, definition, there)
-        subscription = written.subscription
-        if written.destination is not None:
-            kept = self._keeper.keep(name, written.destination, written.given)
-            subscription = replace(subscription, destination=kept)
-        return await self._storage.registry.put(subscription, f"{MADE}{name}", precondition.check_subscription)
+        written = read_subscription(name, definition, sinks)
+        if written.destination is None:
+            return written.subscription
+        kept = self._keeper.keep(name, written.destination, written.given)
+        return replace(written.subscription, destination=kept)
 
     async def remove(
         self,

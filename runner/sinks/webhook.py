@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_serializer, model_validator
 from typing_extensions import override
 
 from ..cloudevents import BATCH_FORMAT, encode_batch, to_http, to_http_structured
-from ..config.destinations import Allow
+from ..config.destinations import Allow, Origin
 from ..config.duration import PositiveDuration
 from ..config.errors import got
 from ..config.fields import Number, is_near
@@ -127,7 +127,7 @@ class WebhookOptions(Options):
         description="Ask the receiver for its consent, by OPTIONS and WebHook-Request-Origin, before the first"
         " delivery: `required` delivers nothing without, `warn` only logs that there is none; null: it is not asked.",
     )
-    origin: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")] | None = Field(
+    origin: Origin | None = Field(
         default=None, description="DNS name that the handshake gives as the sender; null: the deployment_id."
     )
     deferred: PositiveDuration | None = Field(

@@ -176,6 +176,10 @@ async def test_an_expired_one_gets_nothing_new_is_listed_and_goes_in_the_end(bus
         ("https://0x7f.1/", "another form than"),
         ("https://example.com:22/", "port 22 is not allowed"),
         ({"url": "https://example.com/", "tls": {"ca": "/etc/passwd"}}, "tls: it names files"),
+        (
+            {"url": "https://example.com/", "handshake": "warn", "origin": "trusted.example"},
+            "origin: it is the name of",
+        ),
         ({"url": "https://example.com/", "allow": {}}, "allow: where destinations may lead is set in"),
         (
             {
@@ -221,6 +225,31 @@ async def test_a_name_that_leads_inside_is_not_connected_to_and_nothing_tells_wh
         [view] = [each async for each in runner._operations.records.deliveries(DeliveryQuery())]
         assert view.last_error == f"localhost:{port}: cannot connect to the destination (attempt 1 of 1)"
         assert connections == []
+
+
+@pytest.mark.parametrize("wanted", [None, "warn"])
+async def test_the_operator_may_have_every_receiver_asked(bus: Bus, wanted: str | None) -> None:
+    allowed: dict[str, str] = {}
+    seen: list[tuple[str, str | None]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append((request.method, request.headers.get("webhook-request-origin")))
+        return web.Response(headers=allowed if request.method == "OPTIONS" else {})
+
+    asked = ANYWHERE.replace("ports: null", "ports: null, handshake: required, origin: bus.example")
+    async with receiver(answer) as url, load(written(bus, more=asked)) as runner:
+        await runner.subscriptions.put("crm", {"destination": {"webhook": {"url": url, "handshake": wanted}}})
+        await runner.publish(Event.new("a", source="/s"))
+
+        async def withheld() -> bool:
+            return await bus.settled(pending=1)
+
+        await eventually(withheld)
+        assert seen == [("OPTIONS", "bus.example")]
+        allowed["WebHook-Allowed-Origin"] = "*"
+        await runner.subscriptions.put("crm", {"destination": {"webhook": {"url": f"{url}/2", "handshake": wanted}}})
+        await runner.publish(Event.new("a", source="/s"))
+        await eventually(lambda: seen[1:] == [("OPTIONS", "bus.example"), ("POST", "bus.example")])
 
 
 async def test_the_answer_of_such_a_receiver_is_not_kept(bus: Bus) -> None:

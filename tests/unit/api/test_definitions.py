@@ -90,7 +90,7 @@ NO_SUBSCRIPTIONS: list[dict[str, Any]] = [
     {"destination": {"webhook": AT["webhook"] | {"connections": 0}}},
     {"destination": {"webhook": AT["webhook"] | {"headers": {"X-A": 5}}}},
     {"destination": {"webhook": AT["webhook"] | {"handshake": True}}},
-    {"destination": {"webhook": AT["webhook"] | {"origin": "a b"}}},
+    {"destination": {"webhook": AT["webhook"] | {"handshake": "warn", "origin": "a b"}}},
 ]
 SCHEDULES: list[dict[str, Any]] = [
     DAY,
