@@ -285,6 +285,8 @@ PUBLISHING: dict[str, Schema] = {
         "get": {
             "summary": "Metrics, as Prometheus reads them.",
             "operationId": "get_metrics",
+            "description": "Needs the scope `read`, but for a listener on the loopback or a unix socket.",
+            "security": [{}, {"token": []}],
             "responses": {
                 "200": {"description": "The metrics.", "content": {"text/plain": {"schema": _TEXT}}},
                 **{str(status): _problem() for status in (401, 403, 421)},

@@ -11,6 +11,7 @@ import orjson
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..config.fields import NAME
 from ..service.version import __version__
 from .answers import ANSWERS, PUBLISHING
 from .definitions import PLACE, schemas
@@ -33,6 +34,8 @@ _PROBES = {
     "/readyz": ("Whether it can be given work.", "Readiness"),
 }
 _PROBE = {"200": "It is.", "503": "It is not."}
+_NAME = {"type": "string", "pattern": NAME}
+_REFERENCE = {"type": "string", "minLength": 1}
 _TAG = {"ETag": {"description": "Names this state, for `If-Match`.", "schema": {"type": "string"}}}
 _PRECONDITIONS = {
     "If-Match": "Only if it is in one of the states with these entity tags.",
@@ -80,7 +83,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {"name": name, "in": "path", "required": True, "schema": _NAME if name == "name" else _REFERENCE}
         for name in re.findall(r"\{(\w+)", endpoint.path)
     ]
     for name, parameter in endpoint.query.items():

@@ -31,6 +31,7 @@ from .errors import complaint, got, quoted
 from .source import PlacedText
 
 __all__ = [
+    "NAME",
     "Context",
     "DsnField",
     "FilePath",
@@ -49,6 +50,8 @@ __all__ = [
 T = TypeVar("T", dict[str, Any], list[Any])
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+NAME = f"^{_NAME.pattern}$"
+"""The form of a name, for JSON Schema."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -228,7 +231,7 @@ def _one_or_list(value: object) -> object:
 Number = Annotated[int, BeforeValidator(_whole)]
 """A whole number; `yes` is none, although Python says so."""
 
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
 """The name of a thing in commands, URLs and logs."""
 
 SinkName = Annotated[str, AfterValidator(_sink)]
