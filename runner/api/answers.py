@@ -104,6 +104,10 @@ _CLOUD_EVENT: Schema = {
         "data_base64": {"type": ["string", "null"], "contentEncoding": "base64"},
     },
     "required": ["specversion", "id", "source", "type"],
+    "not": {
+        "required": ["data", "data_base64"],
+        "properties": {"data": {"not": {"type": "null"}}, "data_base64": {"type": "string"}},
+    },
     "propertyNames": {"pattern": "^([a-z0-9]{1,100}|data_base64)$"},
     "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
 }

@@ -88,7 +88,7 @@ class ProblemAnswers:
         except Exception as error:
             problem = problem_of(error)
             if isinstance(error, HTTPException) and error.status_code == 405:
-                problem.headers["allow"] = ", ".join(self._methods(scope))
+                problem.headers = {"allow": ", ".join(self._methods(scope))}  # not those of the first route alone
             if problem.status == 500 or started:
                 log.error("request failed", path=Request(scope).url.path, error=type(error).__name__)
             if started:

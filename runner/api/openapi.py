@@ -76,7 +76,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": ANSWERS | schemas(),
+            "schemas": {**ANSWERS, **schemas()},
         },
     }
 

@@ -17,6 +17,7 @@ from ..diagnosis.status import judge, unreachable
 from ..errors import StorageUnavailable
 from ..operations.preconditions import Precondition, schedule_tag, subscription_tag
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
+from ..service.uri import check_references
 from ..storage.contract.corrections import ReplayQuery
 from ..storage.contract.registry import Registered
 from . import definitions
@@ -101,6 +102,7 @@ async def _replay(call: Call) -> dict[str, Any]:
 
 async def _explain(call: Call) -> dict[str, Any]:
     event = decode_json(call.content)
+    check_references(event.source, event.dataschema)  # as a publish would
     hold = await call.surface.storage.overview.hold(0, call.path["name"])
     failing = mismatch(hold.registered.subscription, event)
     told = {"version": hold.version, "written_at": hold.updated_at, "active": hold.active}

@@ -28,7 +28,7 @@ Schema = dict[str, Any]
 def json_schema() -> Schema:
     """Return the JSON Schema of the configuration file."""
     made = Config.model_json_schema(schema_generator=_FileGenerator)
-    return {"$schema": _FileGenerator.schema_dialect} | _tidied(made, references=True)
+    return {"$schema": _FileGenerator.schema_dialect, **_tidied(made, references=True)}
 
 
 def written_schemas(place: str) -> Mapping[str, Schema]:
@@ -41,7 +41,7 @@ def written_schemas(place: str) -> Mapping[str, Schema]:
     found: dict[str, Schema] = {}
 
     def schema_of(model: type[BaseModel]) -> Schema:
-        made = _tidied(model.model_json_schema(ref_template=f"{place}{{model}}", schema_generator=_Generator))
+        made: Schema = _tidied(model.model_json_schema(ref_template=f"{place}{{model}}", schema_generator=_Generator))
         found.update(made.pop("$defs", {}))
         return made
 

@@ -288,7 +288,7 @@ async def test_a_reload_takes_other_keys_and_limits(bus: Bus, capfd: pytest.Capt
 
     async def reloaded(runner: Runner) -> None:
         done = await runner.reloading.reload("program")
-        assert (done.outcome, done.faults) == ("reloaded", [])
+        assert (done.outcome, list(done.faults)) == ("reloaded", [])
 
     async with receiver(requests) as url, load(written(bus, KEY)) as runner:
         with_secret = {"destination": {"webhook": {"url": url, "secret": SECRET}}}

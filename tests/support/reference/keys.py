@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from runner.config.difference import is_live
 from runner.config.dsn import Dsn
 from runner.config.duration import format_duration
-from runner.config.fields import Name, SinkName
+from runner.config.fields import Name, OneOrList, SinkName
 from runner.config.keys import schema_keys
 from runner.config.plugin import Plugin
 from runner.config.schema import Config
@@ -183,7 +183,7 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             return name
     match typing.get_origin(annotation):
         case origin if origin is tuple:
-            either = any(getattr(getattr(each, "func", None), "__name__", "") == "_one_or_list" for each in metadata)
+            either = any(isinstance(each, OneOrList) for each in metadata)
             item = type_text(arguments[0])
             return f"{item}, or a list of them" if either else f"list: {item}"
         case origin if origin in (Mapping, dict):

@@ -294,7 +294,7 @@ def test_the_json_schema_speaks_as_the_file_does() -> None:
         {"type": "integer", "minimum": 1, "maximum": 10_000},
         {"type": "string", "pattern": r"\$\{.*\}"},
     ]
-    assert "PT" not in json.dumps(json_schema())
+    assert '"PT' not in json.dumps(json_schema())
 
 
 def _references(node: object) -> list[str]:

@@ -109,7 +109,9 @@ CASES = {
         DEAD, lambda o: on_pulse(o, o.schedules.remove("pulse")), "schedules.remove", "pulse", {}, 1
     ),
 }
-LOOKS = {"by", "delivery", "holds", "matcher", "query", "schedules.all", "schedules.one", "schedules.upcoming"}
+LOOKS = {"by", "delivery", "holds", "matcher", "query", "schedules.all", "schedules.one", "schedules.upcoming"} | {
+    "subscriptions.read"
+}
 OTHERS = {"schedules.replace", "subscriptions.remove_expired"}  # what `put()` calls, and what calls `remove()`
 
 
