@@ -69,7 +69,7 @@ def init(path: Path, parts: tuple[str, ...], force: bool) -> None:
     except FileExistsError as error:
         raise click.ClickException(f"{path} is there already; --force replaces it") from error
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+        raise click.ClickException(f"cannot write {path}: {error.strerror}; give another PATH") from error
     option = f"-c {shlex.quote(str(path))}"
     tell(f"wrote {path}")
     tell(f"  check it:     runner check {option}")
