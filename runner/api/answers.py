@@ -185,6 +185,15 @@ ANSWERS: dict[str, Schema] = {
         running=_or_null(_NUMBER),
         sinks=_or_null(_list(_TEXT)),
         strategies=_or_null(_list(_object(name=_TEXT, hears=_or_null(_BOOL), detail=_TEXT))),
+        configuration=_or_null(
+            _object(
+                digest=_TEXT,
+                loaded_at=_TIME,
+                outcome=_or_null({"enum": ["reloaded", "refused", "failed"]}),
+                tried_at=_NULLABLE_TIME,
+                faults=_list(_TEXT),
+            )
+        ),
     ),
     "InstancePage": _page("Instance"),
     "Action": _object(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +26,17 @@ from .trace import trace_event
 from .transfer import export_events, import_events
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from ..config import Config
     from ..event import Event
     from ..storage.contract.corrections import ReplayQuery
-    from ..storage.contract.records import EventQuery, EventView
+    from ..storage.contract.records import EventQuery, EventView, Records
 
 __all__ = ["events"]
 
 _STATES = ("scheduled", "queued", "settled", "cancelled")
+_PATIENCE = timedelta(seconds=5)  # until a search says how far it is
 _PAUSE = 0.5  # seconds between two looks of `tail`
 
 
@@ -233,13 +235,37 @@ async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
     from .output import print_json, print_table
     from .rows import EVENT_COLUMNS, EVENT_SPARE, event_row
 
-    async with open_storage(config, writes=False) as storage:
-        if as_json:
-            async for view in storage.records.events(query):
-                print_json(event_json(view))
-        else:
-            rows = [event_row(view) async for view in storage.records.events(query)]
+    rows: list[Any] = []
+    try:
+        async with open_storage(config, writes=False) as storage:
+            async for view in _found(storage.records, query):
+                print_json(event_json(view)) if as_json else rows.append(event_row(view))
+    except asyncio.CancelledError:  # an impatient user still gets what was found
+        if rows:
             print_table(EVENT_COLUMNS, rows, spare=EVENT_SPARE)
+        raise
+    if not as_json:
+        print_table(EVENT_COLUMNS, rows, spare=EVENT_SPARE)
+
+
+async def _found(records: Records, query: EventQuery) -> AsyncIterator[EventView]:
+    """Yield what a query finds; while that takes long, say how far the search is."""
+    from .output import tell
+
+    left, below = query.limit, query.before_seq
+    while left > 0:
+        size = min(left, 500)  # of which the data is held at once
+        found, reached = await records.search(replace(query, limit=size, before_seq=below), _PATIENCE)
+        for view in found:
+            yield view
+        left -= len(found)
+        if len(found) == size:
+            below = found[-1].seq
+        elif reached is None:
+            return
+        else:
+            below = reached
+            tell(f"looked at the events from seq {reached} on, and goes on; --since makes a search shorter")
 
 
 async def _show(config: Config, reference: str, as_json: bool) -> None:

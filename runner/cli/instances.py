@@ -33,6 +33,9 @@ def instances(path: Path, as_json: bool) -> None:
 
     HEARS says of each strategy that is told of events whether it is: `nats no` is a broker out of reach.
 
+    FILE is the digest of the configuration file that it has in use; `kept` marks one that the last reload left in use,
+    because the file as it was then could not be used. `--json` has the faults.
+
     \b
     Examples:
       runner instances
@@ -62,13 +65,20 @@ async def _list(config: Config, as_json: bool) -> None:
             view.running,
             view.lag,
             _heard(view),
+            _file(view),
             view.started_at,
             view.heartbeat_at,
         )
         for view in views
     ]
-    columns = ("id", "host", "pid", "version", "state", "running", "lag", "hears", "started", "heartbeat")
-    print_table(columns, rows, spare=("version", "started", "lag", "hears"))
+    columns = ("id", "host", "pid", "version", "state", "running", "lag", "hears", "file", "started", "heartbeat")
+    print_table(columns, rows, spare=("version", "started", "lag", "file", "hears"))
+
+
+def _file(view: InstanceView) -> str:
+    """Return the digest of the file of an instance, with a mark where the last reload left it in use."""
+    used = view.configuration
+    return "" if used is None else f"{used.digest} kept" if used.kept else used.digest
 
 
 def _heard(view: InstanceView) -> str:

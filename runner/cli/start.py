@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, RunnerError, readable
+from ..log.redaction import redacted
 from .loop import loop_factory, tune_gc
 from .options import config_option, settings
 from .output import tell
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..operations.reloading import ReloadState
     from ..runtime.runner import Runner
 
 __all__ = ["start"]
@@ -180,9 +182,15 @@ async def _serve(path: Path, config: Config, signals: _Signals, voice: _Voice, w
 
     signals.attach()
     runner = build(config)
-    signals.on_reload(lambda: runner.reloading.ask("signal"))
-    voice.built(runner, config)
     supervisor = Supervisor(os.environ)
+    voice.built(runner, config)
+
+    def reload() -> None:
+        supervisor.reloading()
+        runner.reloading.ask("signal")
+
+    signals.on_reload(reload)
+    runner.reloading.when_done(lambda: supervisor.reloaded(_status(runner.reloading.state)))
     try:
         if await _first(runner.start(), signals.stop.wait()) == 1:
             voice.aborted()
@@ -204,6 +212,13 @@ def _dashboard(runner: Runner, config: Config) -> str:
     """Return the address of the dashboard; empty where there is none for a browser."""
     url = next((each for each in runner.addresses if each.startswith("http")), "")
     return f"{url}{config.api.root_path}/" if url and config.api is not None and config.api.dashboard else ""
+
+
+def _status(state: ReloadState) -> str:
+    """Return a line on the file in use, for `systemctl status`."""
+    if not state.kept or state.last is None:
+        return f"file {state.digest}, read at {state.loaded_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"not reloaded, goes on with the file it had: {redacted(state.last.faults[0])}"
 
 
 def _publish_command(path: Path) -> str:

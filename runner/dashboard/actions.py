@@ -34,7 +34,7 @@ class Question:
     Attributes:
         text: what would happen, with the count.
         yes: the words on the button that does it; None where there is nothing to do.
-        back: the address to return to.
+        back: the address to return to; empty for the form, with what is in it.
         danger: whether it cannot be undone.
     """
 
@@ -67,9 +67,11 @@ class Action:
         do: does it. Raise any error of the package, which is shown as a page.
         ask: returns the question; None to act at once.
         fields: of the form, which the question passes on.
+        again: the template of the form, to be shown with what is in it where something of that is wrong.
     """
 
     path: str
     do: Callable[[Act], Awaitable[Outcome]]
     ask: Callable[[Act], Awaitable[Question]] | None = None
     fields: tuple[str, ...] = ()
+    again: str = ""

@@ -7,15 +7,14 @@ from typing import Any
 
 from ..api.parameters import bad_parameter, moment
 from ..delivery import DeliveryState
-from ..diagnosis.why import why
 from ..operations import DeliveryRef
 from ..storage.contract.records import DeliveryQuery
-from .events import Way, page_size
+from .events import page_size, patience, ways_of
 from .view import Page, View
 
 __all__ = ["PAGES"]
 
-_PLACE = re.compile(r"([0-9]{1,18})~(.{1,300})", re.ASCII | re.DOTALL)
+_PLACE = re.compile(r"([0-9]{1,18})~(.{0,300})", re.ASCII | re.DOTALL)
 
 
 async def _dead(view: View) -> dict[str, Any]:
@@ -34,11 +33,13 @@ async def _listed(view: View, state: DeliveryState) -> dict[str, Any]:
     asked: dict[str, Any] = {name: view.query[name] for name in ("subscription", "type") if name in view.query}
     asked |= {name: moment(name, view.query[name]) for name in ("since", "until") if name in view.query}
     query = DeliveryQuery(state=state, **asked, before=_before(view), limit=page_size + 1)
-    found = [each async for each in operations.records.deliveries(await operations.query(query))]
-    last = found[page_size - 1] if len(found) > page_size else None
+    found, reached = await operations.records.search_deliveries(await operations.query(query), patience)
+    if len(found) > page_size:
+        reached = found[page_size - 1].seq, found[page_size - 1].subscription
     return {
         "deliveries": found[:page_size],
-        "following": None if last is None else f"{last.seq}~{last.subscription}",
+        "following": None if reached is None else f"{reached[0]}~{reached[1]}",
+        "broken_off": reached is not None and len(found) <= page_size,
         "filtered": bool(asked),
         "newest": {name: value for name, value in view.query.items() if name != "before"},
         "state_shown": state.value,
@@ -57,13 +58,13 @@ def _before(view: View) -> tuple[int, str] | None:
 
 
 async def _show(view: View) -> dict[str, Any]:
-    which = DeliveryRef(str(view.path["seq"]), view.path["subscription"])
-    operations = view.surface.operations
-    event = await operations.records.event(which.event)
-    delivery, attempts = await operations.delivery(which)
-    hold = await view.surface.storage.overview.hold(event.seq, which.subscription)
-    answer = why(event, hold, await operations.records.instances())
-    return {"event": event, "ways": [Way(delivery, attempts, answer)], "more": False, "others": ()}
+    operations, name = view.surface.operations, view.path["subscription"]
+    event = await operations.records.event(str(view.path["seq"]))
+    query = DeliveryQuery(seq=event.seq, subscription=name)
+    found = [each async for each in operations.records.deliveries(query)]
+    if not found:
+        await operations.delivery(DeliveryRef(str(event.seq), name))  # which says what is not there
+    return {"event": event, "ways": await ways_of(view, event, found), "more": False, "others": ()}
 
 
 _FILTERS = ("subscription", "type", "since", "until", "before")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..api.parameters import bad_parameter, moment
@@ -19,15 +19,16 @@ from .view import Page, View
 from .wording import moment as moment_of
 
 if TYPE_CHECKING:
-    from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
+    from ..storage.contract.records import AttemptView, DeliveryView, EventView
 
-__all__ = ["PAGES", "Way", "page_size"]
+__all__ = ["PAGES", "Way", "page_size", "patience", "seq_of", "ways_of"]
 
 STATES = ("scheduled", "queued", "settled", "cancelled")
 page_size = 50
 
 _DELIVERIES = 200  # of one event that are listed
 _WAYS = 20  # of them that are shown with every attempt
+patience = timedelta(seconds=2)  # for a search; what it has not looked at by then the visitor may go on with
 _PATTERNS = ("type", "source", "subject", "id")
 
 
@@ -46,11 +47,12 @@ async def _list(view: View) -> dict[str, Any]:
         raise bad_parameter("state", f"expected one of: {', '.join(STATES)}")
     asked |= {name: moment(name, view.query[name]) for name in ("since", "until") if name in view.query}
     query = EventQuery(**asked, before_seq=seq_of(view), limit=page_size + 1, data=False)
-    found = [each async for each in view.surface.operations.records.events(query)]
+    found, reached = await view.surface.operations.records.search(query, patience)
     more = len(found) > page_size
     return {
         "events": found[:page_size],
-        "following": found[page_size - 1].seq if more else None,
+        "following": found[page_size - 1].seq if more else reached,
+        "reached": reached,
         "filtered": bool(asked),
         "newest": {name: value for name, value in view.query.items() if name != "before"},
         "states": STATES,
@@ -72,8 +74,7 @@ async def _show(view: View) -> dict[str, Any]:
     event = await records.event(view.path["ref"])
     deliveries = [each async for each in records.deliveries(DeliveryQuery(seq=event.seq, limit=_DELIVERIES))]
     deliveries.sort(key=lambda each: (_RANKS.get(each.state, 9), each.subscription))
-    instances = await records.instances()
-    ways = [await _way(view, event, each, instances) for each in deliveries[:_WAYS]]
+    ways = await ways_of(view, event, deliveries[:_WAYS])
     ways += [Way(each, None, None) for each in deliveries[_WAYS:]]
     return {
         "event": event,
@@ -88,11 +89,18 @@ async def _show(view: View) -> dict[str, Any]:
 _RANKS = {DeliveryState.DEAD: 0, DeliveryState.LEASED: 1, DeliveryState.PENDING: 2, DeliveryState.CANCELLED: 3}
 
 
-async def _way(view: View, event: EventView, delivery: DeliveryView, instances: Sequence[InstanceView]) -> Way:
-    name = delivery.subscription
-    _, attempts = await view.surface.operations.records.delivery(event.seq, name)
-    hold = await view.surface.storage.overview.hold(event.seq, name)
-    return Way(delivery, attempts, explained(event, hold, instances))
+async def ways_of(view: View, event: EventView, deliveries: Sequence[DeliveryView]) -> list[Way]:
+    """Return deliveries of an event, each with its attempts and why it is as it is, by three statements."""
+    if not deliveries:
+        return []
+    records, names = view.surface.operations.records, [each.subscription for each in deliveries]
+    attempts = await records.attempts(event.seq, names)
+    holds = await view.surface.storage.overview.holds(event.seq, names)
+    instances = await records.instances()
+    return [
+        Way(each, attempts[name], explained(event, holds[name], instances) if name in holds else None)
+        for name, each in zip(names, deliveries, strict=True)
+    ]
 
 
 async def _others(view: View, event: EventView, having: set[str]) -> list[tuple[str, Clause | None]]:

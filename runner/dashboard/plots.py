@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["RANGES", "Line", "Plot", "Range", "plots"]
 
 HEIGHT, WIDTH = 150, 560
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 8, 8, 22
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 8, 22
+_ZERO = re.compile(r"\.0(?!\d)")  # at the end of a mark: `75.0 %`
 _LEAST_SECONDS = 0.001  # at the foot of a scale of durations
 
 
@@ -141,8 +143,9 @@ class _Frame:
         self.steps: list[tuple[Point | None, float]] = [
             (found.get(at), over if at < last else max((now - at).total_seconds(), 1.0)) for at in self._times
         ]
-        if (now - last).total_seconds() < min(over / 2, 60):
-            self.steps.pop()  # too short yet to say anything
+        begun = any(each is not None for each, _ in self.steps[:-1])
+        if begun and (now - last).total_seconds() < min(over / 2, 60):
+            self.steps.pop()  # too short yet to say anything beside the others
             self._times.pop()
 
     def plot(
@@ -156,7 +159,7 @@ class _Frame:
         values = [value for _, _, each in lines for value in each if value is not None]
         scale, marks = (scale_of or _counts)(values)
         drawn = [Line(name, tone, *self._path(each, scale), words(_last(each))) for name, tone, each in lines]
-        up = [(scale(mark), words(mark)) for mark in marks]
+        up = [(scale(mark), _ZERO.sub("", words(mark))) for mark in marks]
         said = [f"{line.name} {line.last}, at most {words(max(each))}" for line, each in _having(drawn, lines)]
         return Plot(title, unit, drawn, self._across(), up, f"{title}: {'; '.join(said) or 'nothing yet'}", not values)
 

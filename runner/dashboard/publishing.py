@@ -24,7 +24,7 @@ _NAMED = 5  # subscriptions
 
 
 async def _form(view: View) -> Mapping[str, Any]:
-    return {"source": view.query["source"] or "/dashboard"}
+    return {}
 
 
 def _publication(act: Act) -> Publication:
@@ -61,7 +61,7 @@ async def _ask(act: Act) -> Question:
         title="Publish this event?",
         text=f"Will publish 1 event of the type {publication.event.type}{when}. {get}.",
         yes="Publish it",
-        back=act.view.url("publish"),
+        back="",
     )
 
 
@@ -77,4 +77,4 @@ async def _publish(act: Act) -> Outcome:
 
 
 PAGES = (Page(path="/publish", template="publish.html", look=_form, query=("type", "source")),)
-ACTIONS = (Action(path="/publish", do=_publish, ask=_ask, fields=_FIELDS),)
+ACTIONS = (Action(path="/publish", do=_publish, ask=_ask, fields=_FIELDS, again="publish.html"),)

@@ -29,7 +29,7 @@ async def _show(view: View) -> dict[str, Any]:
         "one": one,
         "upcoming": await operations.schedules.upcoming(name, _NEXT),
         "events": mine[:_LAST],
-        "plan": list(lines(one.schedule)),
+        "plan": [each for each in lines(one.schedule) if not (one.schedule.cron and each[0] == "anchor")],  # of `every`
     }
 
 

@@ -31,7 +31,7 @@ from .glances import Glances
 from .guard import Guard, LoginNeeded, Visitor
 from .live import Live
 from .pages import BASE, HEADERS, Urls, page, static
-from .view import Page, View
+from .view import Page, Query, View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,11 +152,22 @@ class Site:
                 raise Problem(403, "forbidden", f"the token {visitor.name!r} has not the scope admin")
             view = View.of(request, self._surface, self._glances, visitor, (), "")
             asked = Act(view=view, form=form)
-            if action.ask is not None and not form.get("confirm"):
-                question = await action.ask(asked)
-                kept = {name: form[name] for name in action.fields if name in form}
-                return page("question.html", **view.context(), question=question, action=request.url.path, kept=kept)
-            return self._done(await action.do(asked), view)
+            kept = {name: form[name] for name in action.fields if name in form}
+            try:
+                if action.again and form.get("edit"):
+                    return page(action.again, **view.context() | {"query": Query(kept)})
+                if action.ask is not None and not form.get("confirm"):
+                    question = await action.ask(asked)
+                    return page(
+                        "question.html", **view.context(), question=question, action=request.url.path, kept=kept
+                    )
+                return self._done(await action.do(asked), view)
+            except Exception as error:
+                problem = problem_of(error)
+                if not action.again or problem.status >= 500:
+                    raise
+                context = view.context() | {"query": Query(kept), "fault": problem.detail or problem.name}
+                return page(action.again, problem.status, **context)
 
         return act
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .glances import Glances
     from .guard import Visitor
 
-__all__ = ["Page", "View"]
+__all__ = ["Page", "Query", "View"]
 
 
 class Query(dict[str, str]):

@@ -22,9 +22,10 @@ _MATCHED = 1000  # events that are matched one by one; what else is queued or re
 async def look(storage: Storage) -> Snapshot:
     """Return a snapshot of the store, by a few statements of bounded cost."""
     overview, records = storage.overview, storage.records
+    queue = await overview.queue()
     return snapshot(
-        await overview.queue(),
-        await overview.undispatched(_MATCHED),
+        queue,
+        await overview.undispatched(_MATCHED) if queue.queued else (),
         await records.instances(),
         await overview.subscribed(),
         await overview.loads(),

@@ -296,11 +296,22 @@ def _instances(seen: Snapshot) -> Iterable[Finding]:
         verdict = Verdict.DOWN if len(stuck) == len(live) else Verdict.DEGRADED
         cause = f"{len(stuck)} of {len(live)} instances look for no work ({_places(stuck)})"
         yield Finding(verdict, "stuck_instance", "", cause, "read their logs; if they say nothing, restart them")
+    yield from _kept(live)
     silent = [each for each in seen.instances if not each.alive]
     if silent:
         cause = f"{len(silent)} instances ended without a word or cannot report ({_places(silent)})"
         cure = "look at the process and its log; one that is gone is forgotten after a day"
         yield Finding(Verdict.HEALTHY, "silent_instance", "", cause, cure)
+
+
+def _kept(live: Sequence[InstanceView]) -> Iterable[Finding]:
+    """Yield what keeps instances from the file as it is now."""
+    kept = [each for each in live if each.configuration is not None and each.configuration.kept]
+    if kept:
+        faults = [fault for each in kept if each.configuration is not None for fault in each.configuration.faults]
+        first = f": {faults[0]}" if faults else ""
+        cause = f"{len(kept)} of {len(live)} instances go on with the file they had ({_places(kept)}){first}"
+        yield Finding(Verdict.HEALTHY, "not_reloaded", "", cause, "mend the file and reload, or restart them")
 
 
 def _strategies(seen: Snapshot) -> Iterable[Finding]:

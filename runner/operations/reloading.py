@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import structlog
 
 from ..config.difference import Difference
 from ..errors import ConfigError, RunnerError, StorageError
+from ..log.redaction import redacted
 from ..service.background import Background
 from ..service.backoff import doubling
 from ..service.clock import utcnow, wait_for
+from ..storage.contract.registry import Configuration
 
 __all__ = ["Proposal", "Reload", "ReloadState", "Reloading"]
 
@@ -30,6 +32,8 @@ OUTCOMES: Sequence[Outcome] = ("reloaded", "refused", "failed")
 NONE = Difference()
 _APART = timedelta(seconds=1)  # between two reloads that signals or writes ask for: a storm of them is two
 _SHOWN = 20  # changes in a line of the log
+_REPORTED = 5  # faults that are written with every heartbeat, of so many characters
+_LONGEST = 300
 _END = 10.0  # seconds that a stop waits for a reload that is being applied
 
 
@@ -88,16 +92,14 @@ class ReloadState:
         """Whether the last reload left the file that was in use before."""
         return self.last is not None and self.last.outcome != "reloaded"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as instances report it."""
-        last = self.last
-        return {
-            "digest": self.digest,
-            "loaded_at": self.loaded_at.isoformat(),
-            "last_reload": None
-            if last is None
-            else {"outcome": last.outcome, "at": last.at.isoformat(), "faults": list(last.faults[:_SHOWN])},
-        }
+    def configuration(self) -> Configuration | None:
+        """Return the state as instances report it; None for a configuration that was made in a program."""
+        if not self.file:
+            return None
+        if self.last is None:
+            return Configuration(self.digest, self.loaded_at)
+        faults = [redacted(each)[:_LONGEST] for each in self.last.faults[:_REPORTED]]
+        return Configuration(self.digest, self.loaded_at, self.last.outcome, self.last.at, faults)
 
 
 class Proposal(Protocol):
@@ -155,12 +157,12 @@ class Reloading(Generic[P]):
             read: reads the file; called in a thread. Raises `ConfigError` for its faults.
             apply: uses it from now on; raises a `RunnerError` if it cannot, and then has changed nothing.
             ready: whether the process runs, so that it can reload.
-            told: called after each reload.
+            told: called after each reload that tells anything.
         """
         self._read = read
         self._apply = apply
         self._ready = ready
-        self._told = told
+        self._told = [told]
         self.state = ReloadState(file=file, files=files, digest=digest, loaded_at=utcnow())
         self._counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self._cause: Cause | None = None  # of the request that waits for the loop
@@ -175,6 +177,10 @@ class Reloading(Generic[P]):
     def counts(self) -> Mapping[str, int]:
         """How many reloads had each outcome."""
         return self._counts
+
+    def when_done(self, told: Callable[[], object]) -> None:
+        """Call `told` after each reload, too; `state` says what became of it."""
+        self._told.append(told)
 
     def start(self) -> None:
         """Begin to act on `ask()`; what was asked for before counts."""
@@ -220,7 +226,8 @@ class Reloading(Generic[P]):
             also = tuple(each for each in done.files if each not in self.state.files)
             self.state = replace(self.state, files=(*self.state.files, *also), last=done)
             _log(done)
-            self._told()
+            for told in self._told:
+                told()
             return done
 
     async def _attempt(self, cause: Cause, *, dry_run: bool = False) -> tuple[Reload, P | None]:

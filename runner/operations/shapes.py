@@ -119,6 +119,7 @@ def instance_json(view: InstanceView) -> dict[str, Any]:
         "running": view.running,
         "sinks": view.sinks,
         "strategies": None if view.strategies is None else [each._asdict() for each in view.strategies],
+        "configuration": None if view.configuration is None else view.configuration._asdict(),
     }
 
 

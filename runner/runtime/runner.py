@@ -380,6 +380,7 @@ class Runner:
             running=self.worker.busy,
             sinks=sorted([*self._sinks, *self.worker.roster.destinations.names]),
             strategies=[StrategyHealth(*astuple(each)) for each in self.strategies()] if self._started else None,
+            configuration=self.reloading.state.configuration(),
         )
 
     async def _notify(self) -> None:

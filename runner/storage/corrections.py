@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import BigInteger, Select, bindparam, delete, func, literal, select, true, update
@@ -32,12 +33,14 @@ from .selection import (
     WITHOUT_DATA,
     Conditions,
     Key,
+    attribute_conditions,
     delivery_conditions,
     delivery_key,
-    event_conditions,
     fetch,
     in_state,
+    seq_range,
 )
+from .stretches import Stretches
 from .subscription_rows import readable, registered
 from .tables import deliveries, delivery_states, dispatch, events, scheduled, subscriptions
 from .transactions import Transactions
@@ -115,13 +118,16 @@ class SqlCorrections(Corrections):
     ) -> int:
         async with self._transactions.read() as connection:
             wanted = registered(await named(connection, query.subscription, active=True))
-            conditions = await event_conditions(connection, _events_of(query))
-            last = await connection.scalar(select(func.max(events.c.seq))) or 0
+            asked = _events_of(query)
+            conditions = attribute_conditions(connection, asked)
+            stretches = Stretches(*await seq_range(connection, asked), newest_first=False)
         start, step = await self._now(), _STEP if every is None else max(every, _STEP)
         matcher = Matcher([(wanted.subscription, True)])
-        after, made = 0, 0
-        while after < last:
-            page = _replay_page(*conditions, events.c.seq > after, events.c.seq <= last)
+        made = 0
+        while stretches.left:
+            first, last = stretches.next()
+            began = monotonic()
+            page = _replay_page(*conditions, events.c.seq.between(first, last))
             async with self._transactions.read() as connection:
                 rows = await fetch(connection, page)
                 matching = [row.seq for row in rows if matcher.match(event_of(row))]
@@ -134,7 +140,7 @@ class SqlCorrections(Corrections):
                 number = len(seqs)
             made += number
             advance(number)
-            after = rows[-1].seq if rows else last
+            stretches.looked_through(rows[-1].seq if len(rows) == _PAGE else last, monotonic() - began)
         return made
 
     @override

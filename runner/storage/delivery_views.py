@@ -7,6 +7,7 @@ from datetime import datetime
 from heapq import merge
 from itertools import islice, takewhile
 from operator import itemgetter
+from time import monotonic
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, Table, and_, func, literal, or_, select, tuple_
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..delivery import DeliveryState
 from ..event import NO_EXTENSIONS
-from .contract.records import DeliveryQuery, DeliveryView
+from .contract.records import DeliveryQuery, DeliveryView, EventQuery
 from .expressions import Among, Holds, Keys
 from .identity import restored
 from .runs import BLOCK, block_of
@@ -27,16 +28,31 @@ from .selection import (
     delivery_key,
     fetch,
     of_type,
+    seq_range,
 )
+from .stretches import Stretches
 from .tables import deliveries, delivery_states, events, runs, subscriptions
 from .transactions import Transactions
 
-__all__ = ["delivery_view", "delivery_views", "list_deliveries"]
+__all__ = ["DeliveryPage", "delivery_pages", "delivery_view", "delivery_views", "list_deliveries"]
 
 _DELETED = "(deleted)"  # in place of a subscription's name
 _PAGE = 500  # rows read in one transaction
 _RUNS = 32  # read at once
+_STRETCH = 1000  # seqs that are looked through at first: each may have hundreds of deliveries
 _UNMATCHED = 5000  # deliveries of runs that are looked at in one transaction, where the type decides which are wanted
+
+
+class DeliveryPage(NamedTuple):
+    """
+    Some of the deliveries that a query finds.
+
+    Attributes:
+        reached: down to where that is all, a seq and the name of a subscription; None where there is nothing below.
+    """
+
+    views: Sequence[DeliveryView]
+    reached: tuple[int, str] | None
 
 
 class _Recorded(NamedTuple):
@@ -82,6 +98,17 @@ def delivery_view(row: Row[Any]) -> DeliveryView:
 
 async def list_deliveries(transactions: Transactions, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
     """Yield the deliveries `query` describes; each page is a transaction of its own."""
+    async for page in delivery_pages(transactions, query):
+        for view in page.views:
+            yield view
+
+
+async def delivery_pages(transactions: Transactions, query: DeliveryQuery) -> AsyncIterator[DeliveryPage]:
+    """
+    Yield the deliveries `query` describes, page by page; each is a transaction of its own.
+
+    A page may be empty: what no index leads to is looked for by statements that take a fraction of a second each.
+    """
     states = (query.state,) if query.state else ()
     if query.seq is not None and not query.soonest_first:
         pages = _pages(transactions, query, delivery_states, delivery_conditions(query, states, delivery_states))
@@ -91,9 +118,8 @@ async def list_deliveries(transactions: Transactions, query: DeliveryQuery) -> A
         pages = _merged_pages(transactions, query, delivery_conditions(query, states))
     left = query.limit
     async for page in pages:
-        for view in page[:left]:
-            yield view
-        left = None if left is None else left - len(page)
+        yield page if left is None else page._replace(views=page.views[:left])
+        left = None if left is None else left - len(page.views)
         if left is not None and left <= 0:
             return
 
@@ -102,20 +128,47 @@ def _size(query: DeliveryQuery) -> int:
     return _PAGE if query.limit is None else min(query.limit, _PAGE)
 
 
+async def _stretches(transactions: Transactions, query: DeliveryQuery) -> Stretches | None:
+    """Return the stretches to look through; None where an index leads to the deliveries, or nearly all of them fit."""
+    filtered = (query.subscription, query.type, query.since, query.until) != (None,) * 4
+    if query.seq is not None or query.soonest_first:
+        return None
+    if query.state is not DeliveryState.CANCELLED and not (filtered and query.state in (None, DeliveryState.DELIVERED)):
+        return None
+    async with transactions.read() as connection:
+        before = None if query.before is None else query.before[0] + 1
+        first, last = await seq_range(connection, EventQuery(before_seq=before))
+    return Stretches(first, last, length=_STRETCH)
+
+
 async def _pages(
     transactions: Transactions, query: DeliveryQuery, of: Table, conditions: Conditions
-) -> AsyncIterator[list[DeliveryView]]:
+) -> AsyncIterator[DeliveryPage]:
     """Yield pages of rows of one table or view."""
-    size, beyond = _size(query), Conditions()
+    size, beyond, within, first = _size(query), Conditions(), Conditions(), 0
     order = SOONEST_FIRST if query.soonest_first else (of.c.event_seq.desc(), of.c.subscription_id.desc())
-    while size:
-        page = delivery_views(of, *conditions, *beyond).order_by(*order).limit(size)
+    stretches = await _stretches(transactions, query)
+    while size and (stretches is None or stretches.left):
+        if stretches is not None:
+            first, last = stretches.next()
+            within = [of.c.event_seq.between(first, last)]
+        began = monotonic()
+        page = delivery_views(of, *conditions, *beyond, *within).order_by(*order).limit(size)
         async with transactions.read() as connection:
             rows = await fetch(connection, page)
-        yield [delivery_view(row) for row in rows]
-        if len(rows) < size:
+        full = len(rows) == size
+        more = full
+        if stretches is not None:
+            # The event of the last row may have more of them.
+            stretches.looked_through(rows[-1].event_seq + 1 if full else first, monotonic() - began)
+            more = stretches.left
+        views = [delivery_view(row) for row in rows]
+        reached = (views[-1].seq, views[-1].subscription) if full else (first, "")
+        yield DeliveryPage(views, reached if more else None)
+        if not more:
             return
-        beyond = [_beyond(rows[-1], of, soonest_first=query.soonest_first)]
+        if full:
+            beyond = [_beyond(rows[-1], of, soonest_first=query.soonest_first)]
 
 
 def _beyond(last: Row[Any], of: Table, *, soonest_first: bool) -> ColumnElement[bool]:
@@ -133,7 +186,7 @@ def _beyond(last: Row[Any], of: Table, *, soonest_first: bool) -> ColumnElement[
 
 async def _merged_pages(
     transactions: Transactions, query: DeliveryQuery, conditions: Conditions
-) -> AsyncIterator[list[DeliveryView]]:
+) -> AsyncIterator[DeliveryPage]:
     """Yield pages of what rows and runs record, the newest event first."""
     async with transactions.read() as connection:
         known = select(subscriptions.c.id, subscriptions.c.name)
@@ -142,10 +195,14 @@ async def _merged_pages(
     subscription_id = None if query.subscription is None else ids.get(query.subscription, 0)
     before = None if query.before is None else (query.before[0], ids.get(query.before[1], 0))
     recorded = _run_conditions(query, subscription_id)
+    stretches = await _stretches(transactions, query)
     size = _size(query)
     while size:
+        began = monotonic()
         async with transactions.read() as connection:
             found, floor = await _recorded(connection, recorded, before, subscription_id, query.type, size)
+            floor = _higher(floor, stretches)
+            found = [each for each in found if floor is None or each.key >= floor]
             found = await _plain(connection, found, subscription_id)
             beyond = [*_under(before), *_from(floor)]
             page = delivery_views(deliveries, *conditions, *beyond).order_by(*NEWEST_FIRST).limit(size)
@@ -155,10 +212,22 @@ async def _merged_pages(
             floor = (rows[-1].event_seq, rows[-1].subscription_id)
         views |= {(row.event_seq, row.subscription_id): delivery_view(row) for row in rows}
         keys = sorted((key for key in views if floor is None or key >= floor), reverse=True)[:size]
-        yield [views[key] for key in keys]
         before = keys[-1] if len(keys) == size else floor
+        reached = None if before is None else (before[0], names.get(before[1], ""))
+        yield DeliveryPage([views[key] for key in keys], reached)
         if before is None:
             return
+        if stretches is not None:
+            # Of the event of the last key there may be more, unless the key is the end of a stretch.
+            stretches.looked_through(before[0] + bool(before[1]), monotonic() - began)
+
+
+def _higher(floor: Key | None, stretches: Stretches | None) -> Key | None:
+    """Return the first key of the next stretch, or where that is higher, or there is no further stretch, `floor`."""
+    if stretches is None or not stretches.left or stretches.is_last:
+        return floor
+    start = (stretches.next()[0], 0)
+    return start if floor is None else max(floor, start)
 
 
 def _run_conditions(query: DeliveryQuery, subscription_id: int | None) -> Conditions:

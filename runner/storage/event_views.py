@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import CompoundSelect, Integer, Row, Text, cast, func, literal_column, null, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..errors import NotFound
@@ -34,27 +35,22 @@ async def find_event(connection: AsyncConnection, reference: str) -> EventView:
 
 
 async def event_views(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[EventView]:
-    """
-    Return the events in `rows`, each with its state.
-
-    Their work is looked for in the order it moves in, so that none is missed between two statements.
-    """
+    """Return the events in `rows`, each with its state, by one statement."""
     seqs = [row.seq for row in rows]
     if not seqs:
         return []
-    later = select(scheduled).where(scheduled.c.event_seq.in_(seqs))
-    due = {row.event_seq: row.due_at for row in await connection.execute(later)}
-    queued = set(await connection.scalars(select(dispatch.c.event_seq).where(dispatch.c.event_seq.in_(seqs))))
-    by_state = (
-        select(delivery_states.c.event_seq, delivery_states.c.state, func.count().label("number"))
-        .where(delivery_states.c.event_seq.in_(seqs))
-        .group_by(delivery_states.c.event_seq, delivery_states.c.state)
-    )
+    due: dict[int, datetime] = {}
+    queued: set[int] = set()
     counts: dict[int, dict[str, int]] = {}
-    for row in await connection.execute(by_state):
-        counts.setdefault(row.event_seq, {})[row.state] = row.number
-        if row.state in OPEN:
+    for row in await connection.execute(_work(seqs)):
+        if row.state == _SCHEDULED:
+            due[row.event_seq] = row.due_at
+        elif row.state == _QUEUED:
             queued.add(row.event_seq)
+        else:
+            counts.setdefault(row.event_seq, {})[row.state] = row.number
+            if row.state in OPEN:
+                queued.add(row.event_seq)
     return [
         EventView(
             seq=row.seq,
@@ -72,3 +68,24 @@ def _state(row: Row[Any], *, scheduled: bool, queued: bool) -> str:
     if scheduled or queued:
         return "scheduled" if scheduled else "queued"
     return "settled" if row.cancelled_at is None else "cancelled"
+
+
+_SCHEDULED, _QUEUED = "scheduled", "queued"
+
+
+def _work(seqs: Sequence[int]) -> CompoundSelect[*tuple[Any, ...]]:
+    """Return the query for what is to come and what has become of events: one row for each state and its number."""
+    later = select(
+        scheduled.c.event_seq,
+        literal_column(f"'{_SCHEDULED}'", Text).label("state"),
+        scheduled.c.due_at,
+        literal_column("0", Integer).label("number"),
+    )
+    now = select(dispatch.c.event_seq, literal_column(f"'{_QUEUED}'", Text), null(), literal_column("0", Integer))
+    state = delivery_states.c.state
+    made = select(delivery_states.c.event_seq, cast(state, Text), null(), func.count())
+    return union_all(
+        later.where(scheduled.c.event_seq.in_(seqs)),
+        now.where(dispatch.c.event_seq.in_(seqs)),
+        made.where(delivery_states.c.event_seq.in_(seqs)).group_by(delivery_states.c.event_seq, state),
+    )

@@ -75,7 +75,7 @@ class SqlOverview(Overview):
         rows = await self._rows(_loads())
         oldest = [row.oldest for row in rows if row.oldest is not None]
         recorded = select(events.c.seq, events.c.created_at).where(Among(events.c.seq, literal(oldest, Keys())))
-        at = {row.seq: row.created_at for row in await self._rows(recorded)}
+        at = {row.seq: row.created_at for row in await self._rows(recorded)} if oldest else {}
         return {
             row.id: Load(
                 pending=row.waiting - row.leased,
@@ -110,11 +110,21 @@ class SqlOverview(Overview):
 
     @override
     async def hold(self, seq: int, subscription: str) -> Hold:
-        rows = await self._rows(_hold(seq, subscription))
-        if not rows:
+        holds = await self.holds(seq, [subscription])
+        if not holds:
             async with self._transactions.read() as connection:
-                rows = [await named(connection, subscription)]  # which raises, with the names there are
-        row = rows[0]
+                await named(connection, subscription)  # raises, with the names there are
+        return holds[subscription]
+
+    @override
+    async def holds(self, seq: int, names: Sequence[str]) -> Mapping[str, Hold]:
+        found: dict[str, Hold] = {}
+        for row in await self._rows(_holds(seq, names)):
+            if row.name not in found:  # of several places in the queue the first counts
+                found[row.name] = await self._hold(row)
+        return found
+
+    async def _hold(self, row: Row[Any]) -> Hold:
         turn = None
         if row.order_key is not None:
             [line] = await self._rows(_line(row.id, row.order_key, row.position))
@@ -268,7 +278,7 @@ def _tried() -> Select[*tuple[Any, ...]]:
     return select(last_).where(last_.c.error.is_not(None)).order_by(last_.c.serial.desc())
 
 
-def _hold(seq: int, subscription: str) -> Select[*tuple[Any, ...]]:
+def _holds(seq: int, names: Sequence[str]) -> Select[*tuple[Any, ...]]:
     its = select(delivery_states).where(delivery_states.c.event_seq == seq).subquery()
     place = turns.c.event_seq == seq, turns.c.subscription_id == subscriptions.c.id
     return (
@@ -297,9 +307,8 @@ def _hold(seq: int, subscription: str) -> Select[*tuple[Any, ...]]:
         .outerjoin(its, its.c.subscription_id == subscriptions.c.id)
         .outerjoin(turns, place[0] & place[1])
         .outerjoin(paces, paces.c.subscription_id == subscriptions.c.id)
-        .where(subscriptions.c.name == subscription)
+        .where(subscriptions.c.name.in_(names))
         .order_by(dispatch.c.position)
-        .limit(1)
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import (
@@ -29,20 +29,20 @@ from .contract.records import (
     DeliveryView,
     EventQuery,
     EventView,
+    Found,
+    FoundDeliveries,
     InstanceView,
     Records,
     TraceView,
 )
-from .contract.registry import Instance, Registered, StrategyHealth
-from .delivery_views import delivery_view, delivery_views, list_deliveries
+from .contract.registry import Configuration, Instance, Registered, StrategyHealth
+from .delivery_views import delivery_pages, delivery_view, delivery_views, list_deliveries
+from .event_search import event_pages, with_data
 from .event_views import event_views, find_event
 from .expressions import Now
 from .registry import ALIVE, named
 from .selection import (
     OPEN,
-    WITHOUT_DATA,
-    Conditions,
-    event_conditions,
     fetch,
     in_state,
 )
@@ -67,9 +67,6 @@ _WRITERS = select(_LOCKS.c.virtualtransaction).where(
     _LOCKS.c.mode == "RowExclusiveLock",
 )
 
-_PAGE = 500  # rows read in one transaction
-_PIECE = 4 * 1024 * 1024  # bytes of data read in one
-
 
 class SqlRecords(Records):
     """
@@ -83,34 +80,23 @@ class SqlRecords(Records):
 
     @override
     async def events(self, query: EventQuery) -> AsyncIterator[EventView]:
-        async with self._transactions.read() as connection:
-            conditions = await event_conditions(connection, query)
-        order = events.c.seq.desc() if query.newest_first else events.c.seq
-        left, beyond = query.limit, Conditions()
-        while left > 0:
-            size = min(left, _PAGE)
-            size_of = func.coalesce(func.length(events.c.data), 0).label("size")
-            page = select(*WITHOUT_DATA, size_of).where(*conditions, *beyond).order_by(order).limit(size)
-            async with self._transactions.read() as connection:
-                rows = await fetch(connection, page)
-                views = await event_views(connection, rows)
-            for piece in _pieces(list(zip(views, (row.size for row in rows), strict=True))):
-                contents: Mapping[int, bytes | None] = {}
-                if query.data:
-                    wanted = select(events.c.seq, events.c.data).where(events.c.seq.in_([each.seq for each in piece]))
-                    async with self._transactions.read() as connection:
-                        contents = {row.seq: row.data for row in await fetch(connection, wanted)}
-                for view in piece:
-                    if query.state not in (None, view.state):
-                        continue  # it went on between two statements
-                    if not query.data:
-                        yield view
-                    elif view.seq in contents:  # else it has been pruned
-                        yield replace(view, event=view.event.replace(data=contents[view.seq]))
-            if len(rows) < size:
-                return
-            left -= len(views)
-            beyond = [events.c.seq < rows[-1].seq if query.newest_first else events.c.seq > rows[-1].seq]
+        async for page in event_pages(self._transactions, query):
+            if not query.data:
+                for view in page.views:
+                    yield view
+                continue
+            async for view in with_data(self._transactions, page):
+                yield view
+
+    @override
+    async def search(self, query: EventQuery, patience: timedelta) -> Found:
+        ends, found, reached = monotonic() + patience.total_seconds(), list[EventView](), None
+        async for page in event_pages(self._transactions, query):
+            found += [each async for each in with_data(self._transactions, page)] if query.data else page.views
+            reached = page.reached
+            if monotonic() >= ends:
+                break
+        return Found(found, None if len(found) >= query.limit else reached)
 
     @override
     async def seqs(self, end: int | None, limit: int) -> Sequence[int]:
@@ -154,6 +140,17 @@ class SqlRecords(Records):
             yield view
 
     @override
+    async def search_deliveries(self, query: DeliveryQuery, patience: timedelta) -> FoundDeliveries:
+        ends, found, reached = monotonic() + patience.total_seconds(), list[DeliveryView](), None
+        async for page in delivery_pages(self._transactions, query):
+            found += page.views
+            reached = page.reached
+            if monotonic() >= ends:
+                break
+        full = query.limit is not None and len(found) >= query.limit
+        return FoundDeliveries(found, None if full else reached)
+
+    @override
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         async with self._transactions.read() as connection:
             this = (delivery_states.c.event_seq == seq, subscriptions.c.name == subscription)
@@ -166,6 +163,18 @@ class SqlRecords(Records):
             )
             made = await fetch(connection, tried.order_by(attempts.c.serial))
         return delivery_view(rows[0]), [_attempt_view(row) for row in made]
+
+    @override
+    async def attempts(self, seq: int, names: Sequence[str]) -> Mapping[str, Sequence[AttemptView]]:
+        theirs = select(attempts, subscriptions.c.name).join(
+            subscriptions, subscriptions.c.id == attempts.c.subscription_id
+        )
+        mine = (attempts.c.event_seq == seq, subscriptions.c.name.in_(names))
+        made: dict[str, list[AttemptView]] = {name: [] for name in names}
+        async with self._transactions.read() as connection:
+            for row in await fetch(connection, theirs.where(*mine).order_by(attempts.c.serial)):
+                made[row.name].append(_attempt_view(row))
+        return made
 
     @override
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
@@ -199,6 +208,7 @@ class SqlRecords(Records):
                 sinks=row.sinks,
                 strategies=None if row.strategies is None else [_strategy(each) for each in row.strategies],
                 holder=row.holder,
+                configuration=None if row.configuration is None else _configuration(row.configuration),
             )
             for row in rows
         ]
@@ -218,23 +228,19 @@ async def _unfinished(connection: AsyncConnection, *conditions: ColumnElement[bo
     return counts
 
 
-def _pieces(views: Sequence[tuple[EventView, int]]) -> Iterator[list[EventView]]:
-    """Yield the views, each with the bytes of its data, in pieces that hold no more than `_PIECE` of it."""
-    piece: list[EventView] = []
-    bytes_ = 0
-    for view, size in views:
-        if piece and bytes_ + size > _PIECE:
-            yield piece
-            piece, bytes_ = [], 0
-        piece.append(view)
-        bytes_ += size
-    if piece:
-        yield piece
-
-
 def _strategy(stored: Mapping[str, Any]) -> StrategyHealth:
     """Return the reported state of a strategy; a later version may report more."""
     return StrategyHealth(stored["name"], stored["hears"], stored["detail"])
+
+
+def _configuration(stored: Mapping[str, Any]) -> Configuration:
+    """Return the reported file of an instance; a later version may report more."""
+    loaded, tried = (None if stored[name] is None else datetime.fromisoformat(stored[name]) for name in _MOMENTS)
+    assert loaded is not None
+    return Configuration(stored["digest"], loaded, stored["outcome"], tried, tuple(stored["faults"]))
+
+
+_MOMENTS = ("loaded_at", "tried_at")
 
 
 def _attempt_view(row: Row[Any]) -> AttemptView:

@@ -16,7 +16,7 @@ from ..errors import NotFound, SchemaMismatch, StateConflict, StorageError
 from ..policies.breaker import Trip
 from ..subscription import DEAD_LETTER_SUFFIX, Subscription
 from .bus_row import bump_version, lock_bus
-from .contract.registry import Beat, Check, Health, Instance, Orphan, Put, Registered, Registry
+from .contract.registry import Beat, Check, Configuration, Health, Instance, Orphan, Put, Registered, Registry
 from .contract.throughput import Counted
 from .expressions import Later, Now
 from .lines import leave_lines
@@ -205,6 +205,7 @@ class SqlRegistry(Registry):
             "sinks": list(health.sinks),
             "strategies": None if health.strategies is None else [each._asdict() for each in health.strategies],
             "holder": HOLDER,
+            "configuration": None if health.configuration is None else _stored(health.configuration),
         }
         async with self._transactions.write() as connection:
             beat = await set_back(connection, instance.id)
@@ -300,6 +301,12 @@ async def _put(
         .values(spec=spec, origin=origin, active=True, updated_at=Now(), **_CLOSED)
     )
     return True
+
+
+def _stored(configuration: Configuration) -> dict[str, Any]:
+    times = (configuration.loaded_at, configuration.tried_at)
+    loaded, tried = (None if each is None else each.isoformat() for each in times)
+    return {**configuration._asdict(), "loaded_at": loaded, "tried_at": tried, "faults": list(configuration.faults)}
 
 
 def _deleted() -> Select[int]:

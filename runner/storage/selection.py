@@ -10,11 +10,13 @@ from typing import Any
 from sqlalchemy import (
     Boolean,
     ColumnElement,
+    Integer,
     Row,
     Select,
     Table,
     Text,
     and_,
+    case,
     func,
     literal,
     literal_column,
@@ -30,6 +32,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from ..delivery import DeliveryState
 from .contract.records import DeliveryQuery, EventQuery
+from .expressions import Instant
 from .identity import key_of
 from .tables import deliveries, dispatch, events, scheduled, subscriptions
 
@@ -41,6 +44,7 @@ __all__ = [
     "WITHOUT_DATA",
     "Conditions",
     "Key",
+    "attribute_conditions",
     "delivery_conditions",
     "delivery_key",
     "event_conditions",
@@ -50,6 +54,7 @@ __all__ = [
     "in_any_source",
     "in_state",
     "of_type",
+    "seq_range",
 ]
 
 # How far the order of seq and the order of recording may be apart: a transaction that waited, a clock set back.
@@ -91,15 +96,7 @@ def fits(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
 
 async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Conditions:
     """Return the conditions of `query`; its times are looked up, so that the primary key can serve them."""
-    conditions: Conditions = []
-    patterns = ((events.c.type, query.type), (events.c.source, query.source), (events.c.subject, query.subject))
-    for column, pattern in patterns:
-        if pattern is not None:
-            conditions.append(fits(column, pattern))
-    if query.id is not None:
-        conditions += [has_id(query.id), in_any_source()]
-    if query.state is not None:
-        conditions += _in_event_state(connection, query.state)
+    conditions = attribute_conditions(connection, query)
     if query.after_seq is not None and query.gaps:
         conditions.append(events.c.seq >= min(first for first, _ in query.gaps))  # where the index is entered
         in_gaps = [events.c.seq.between(first, last) for first, last in query.gaps]
@@ -109,12 +106,45 @@ async def event_conditions(connection: AsyncConnection, query: EventQuery) -> Co
     if query.before_seq is not None:
         conditions.append(events.c.seq < query.before_seq)
     if query.since is not None:
-        conditions.append(events.c.created_at >= query.since)
         conditions.append(events.c.seq >= await _seq_at(connection, query.since - _DISORDER))
     if query.until is not None:
-        conditions.append(events.c.created_at < query.until)
         conditions.append(events.c.seq <= await _seq_at(connection, query.until + _DISORDER))
     return conditions
+
+
+def attribute_conditions(connection: AsyncConnection, query: EventQuery) -> Conditions:
+    """Return the conditions of `query` but for those on the seq."""
+    conditions: Conditions = []
+    patterns = ((events.c.type, query.type), (events.c.source, query.source), (events.c.subject, query.subject))
+    for column, pattern in patterns:
+        if pattern is not None:
+            conditions.append(fits(column, pattern))
+    if query.id is not None:
+        conditions += [has_id(query.id), in_any_source()]
+    if query.state is not None:
+        conditions += _in_event_state(connection, query.state)
+    if query.since is not None:
+        conditions.append(events.c.created_at >= query.since)
+    if query.until is not None:
+        conditions.append(events.c.created_at < query.until)
+    return conditions
+
+
+async def seq_range(connection: AsyncConnection, query: EventQuery) -> tuple[int, int]:
+    """Return the first and the last seq that `query` can find; the first is greater where it can find nothing."""
+    ends = (await connection.execute(select(_least(), _most()))).one()
+    first, last = ends
+    if None in ends:
+        return 1, 0
+    if query.after_seq is not None:
+        first = max(first, query.after_seq + 1)
+    if query.before_seq is not None:
+        last = min(last, query.before_seq - 1)
+    if query.since is not None:
+        first = max(first, await _seq_at(connection, query.since - _DISORDER))
+    if query.until is not None:
+        last = min(last, await _seq_at(connection, query.until + _DISORDER))
+    return first, last
 
 
 def _in_event_state(connection: AsyncConnection, state: str) -> Conditions:
@@ -155,16 +185,23 @@ def in_any_source() -> ColumnElement[bool]:
 
 async def _seq_at(connection: AsyncConnection, moment: datetime) -> int:
     """Return the seq of about the first event recorded at `moment` or later: a binary search over the primary key."""
-    low, high = (await connection.execute(select(func.min(events.c.seq), func.max(events.c.seq) + 1))).one()
-    while low is not None and low < high:
-        middle = (low + high) // 2
-        at = select(events.c.created_at).where(events.c.seq >= middle).order_by(events.c.seq).limit(1)
-        recorded = await connection.scalar(at)
-        if recorded is not None and recorded < moment:
-            low = middle + 1
-        else:
-            high = middle
-    return low or 0
+    steps = select(_least().label("low"), (_most() + 1).label("high")).cte("steps", recursive=True)
+    middle = (steps.c.low + steps.c.high) // literal_column("2", Integer)
+    at = select(events.c.created_at).where(events.c.seq >= middle).order_by(events.c.seq).limit(1)
+    earlier = at.correlate(steps).scalar_subquery() < literal(moment, Instant)
+    low, high = case((earlier, middle + 1), else_=steps.c.low), case((earlier, steps.c.high), else_=middle)
+    steps = steps.union_all(select(low, high).where(steps.c.low < steps.c.high))
+    return await connection.scalar(select(steps.c.low).where(steps.c.low >= steps.c.high)) or 0
+
+
+def _least() -> ColumnElement[int]:
+    """Return the first seq, found by one probe; both ends at once SQLite would look for in the whole table."""
+    return select(func.min(events.c.seq)).scalar_subquery()
+
+
+def _most() -> ColumnElement[int]:
+    """Return the last seq, found by one probe."""
+    return select(func.max(events.c.seq)).scalar_subquery()
 
 
 WITHOUT_DATA = [null().label("data") if column is events.c.data else column for column in events.c]

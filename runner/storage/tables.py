@@ -285,6 +285,7 @@ instances = Table(
     Column("sinks", JSON),  # their names
     Column("strategies", JSON(none_as_null=True)),  # name, hears and detail of each
     Column("holder", BigInteger),  # the first half of the tokens of its leases
+    Column("configuration", JSON(none_as_null=True)),  # `Configuration`
 )
 
 # What one holder, an instance, has counted within a minute; written again as a whole while the minute lasts. The

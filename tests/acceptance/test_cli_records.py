@@ -327,7 +327,7 @@ def test_a_breaker_is_shown_and_closed_by_hand(deployment: Deployment) -> None:
 
 def test_instances_are_listed(deployment: Deployment) -> None:
     assert deployment.cli("instances")[0].splitlines() == [
-        "ID  HOST  PID  VERSION  STATE  RUNNING  LAG  HEARS  STARTED  HEARTBEAT"
+        "ID  HOST  PID  VERSION  STATE  RUNNING  LAG  HEARS  FILE  STARTED  HEARTBEAT"
     ]
     with started(deployment) as runner:
         _wait(lambda: deployment.json("instances"))
@@ -335,7 +335,7 @@ def test_instances_are_listed(deployment: Deployment) -> None:
         assert (instance["pid"], instance["alive"]) == (runner.pid, True)
         assert (instance["state"], instance["running"]) == ("working", 0)
         assert instance["sinks"] == ["broken", "stuck", "terminal"]
-        told = {"alive", "state", "progress_at", "lag", "running", "sinks", "strategies"}
+        told = {"alive", "state", "progress_at", "lag", "running", "sinks", "strategies", "configuration"}
         assert instance.keys() == {"id", "host", "pid", "version", "started_at", "heartbeat_at"} | told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,11 +15,12 @@ import pytest
 
 from tests.support.documents import ROOT, commands, read
 
+FILE = 'deployment_id: d\nstorage: {dsn: "sqlite:///bus.db"}'
 UNIT = Path(__file__).parents[2] / "deploy" / "runner.service"
 
 
-def test_systemd_is_told_of_readiness_life_and_stop(tmp_path: Path) -> None:
-    (tmp_path / "runner.yaml").write_text('deployment_id: d\nstorage: {dsn: "sqlite:///bus.db"}')
+def test_systemd_is_told_of_readiness_life_reloads_and_stop(tmp_path: Path) -> None:
+    (tmp_path / "runner.yaml").write_text(FILE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(tmp_path / "notify"))
         told.settimeout(60)
@@ -29,14 +31,27 @@ def test_systemd_is_told_of_readiness_life_and_stop(tmp_path: Path) -> None:
         try:
             assert told.recv(100) == b"READY=1"
             assert told.recv(100) == b"WATCHDOG=1"
+            for text, status in (
+                (FILE, "STATUS=file "),
+                ("nonsense", "STATUS=not reloaded, goes on with the file it had"),
+            ):
+                (tmp_path / "runner.yaml").write_text(text)
+                process.send_signal(signal.SIGHUP)
+                assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d{6,}", _news(told))
+                assert _news(told).startswith(f"READY=1\n{status}")
             process.send_signal(signal.SIGTERM)
-            while (state := told.recv(100)) == b"WATCHDOG=1":
-                pass
-            assert state == b"STOPPING=1"
+            assert _news(told) == "STOPPING=1"
             assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
+
+
+def _news(told: socket.socket) -> str:
+    """Return the next state that is not of life alone."""
+    while (state := told.recv(1000)) == b"WATCHDOG=1":
+        pass
+    return state.decode()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")

@@ -174,6 +174,17 @@ class TestHold(OverviewTests):
         hold = await seen.hold(later, "crm")
         assert (hold.queued, hold.scheduled_at is not None) == (False, True)
 
+    async def test_those_of_several_subscriptions_are_read_together(self, store: Store, seen: Overview) -> None:
+        await self.subscribed(store, CRM, replace(CRM, name="mail"))
+        [seq] = await publish(store, 1)
+        holds = await seen.holds(seq, ["crm", "nobody", "mail"])
+        assert {name: hold.registered.subscription.name for name, hold in holds.items()} == {
+            "crm": "crm",
+            "mail": "mail",
+        }
+        assert all(hold.queued for hold in holds.values())
+        assert await seen.holds(seq, []) == {}
+
     async def test_a_delivery_that_waits_in_its_line(self, store: Store, seen: Overview) -> None:
         [crm] = await self.subscribed(store, replace(CRM, order_by="subject", rate=Rate.parse("1/h")))
         events_ = [publication(number, subject="a") for number in range(2)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from runner.config.dsn import Dsn
 from runner.delivery import DeliveryState
 from runner.errors import NotFound
 from runner.policies.retry import RetryPolicy
+from runner.storage import stretches
 from runner.storage.contract.corrections import Corrections, ReplayQuery
 from runner.storage.contract.records import DeliveryQuery, EventQuery, EventView, Records
+from runner.storage.contract.registry import Configuration, Health, Instance
 from runner.storage.corrections import SqlCorrections
 from runner.storage.expressions import Now
 from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords
+from runner.storage.registry import SqlRegistry
 from runner.storage.tables import attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
 from runner.subscription import Subscription
 from tests.support.engines import open_engine
@@ -243,6 +247,74 @@ class TestEvents:
         assert await seqs(records, subject="order/*") == [2, 1]
 
 
+class TestSearch:
+    """What no index leads to is looked for stretch by stretch."""
+
+    SEQS = (1, 2, 3, 4, 5, 6, 7, 40, 41, 42, 43, 100)  # of which the odd ones are of a rare type
+
+    @pytest.fixture(autouse=True)
+    async def rows(self, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stretches, "_FIRST", 3)
+        monkeypatch.setattr(stretches, "_MOST", 50)
+        types = ("common", "rare")
+        await put(engine, events, *(event_row(seq, type=types[seq % 2], subject=f"s{seq}") for seq in self.SEQS))
+
+    async def test_all_that_fits_is_found_however_far_apart(self, records: Records) -> None:
+        odd = [seq for seq in self.SEQS if seq % 2]
+        assert await seqs(records, type="rare") == odd[::-1]
+        assert await seqs(records, type="rare", newest_first=False) == odd
+        assert await seqs(records, type="r*", limit=2) == odd[:-3:-1]
+        assert await seqs(records, subject="s1") == [1]
+        assert await seqs(records, source="/*", limit=100) == list(self.SEQS[::-1])
+        assert await seqs(records, type="none") == []
+        assert await seqs(records, state="settled") == list(self.SEQS[::-1])
+        assert await seqs(records, state="cancelled") == []
+
+    async def test_the_ends_of_a_query_are_kept(self, records: Records) -> None:
+        assert await seqs(records, type="rare", before_seq=41) == [7, 5, 3, 1]
+        assert await seqs(records, type="rare", after_seq=5, newest_first=False) == [7, 41, 43]
+        at = {seq: START + timedelta(minutes=seq) for seq in self.SEQS}
+        assert await seqs(records, type="rare", since=at[5], until=at[43]) == [41, 7, 5]
+        assert await seqs(records, since=at[40]) == [100, 43, 42, 41, 40]
+        assert await seqs(records, until=at[3]) == [2, 1]
+        assert await seqs(records, type="rare", since=at[100] + timedelta(days=1)) == []
+
+    async def test_one_that_is_broken_off_says_how_far_it_came_and_goes_on_from_there(self, records: Records) -> None:
+        for newest_first in (True, False):
+            found: list[int] = []
+            reached: int | None = None
+            rounds = 0
+            while rounds == 0 or reached is not None:
+                query = EventQuery(type="rare", newest_first=newest_first)
+                query = replace(query, before_seq=reached) if newest_first else replace(query, after_seq=reached)
+                views, reached = await records.search(query, timedelta(0))
+                found += [view.seq for view in views]
+                rounds += 1
+            assert rounds > 3
+            assert found == sorted((seq for seq in self.SEQS if seq % 2), reverse=newest_first)
+
+    async def test_one_that_has_what_it_wants_or_all_there_is_is_complete(self, records: Records) -> None:
+        views, reached = await records.search(EventQuery(type="common", limit=2, data=False), timedelta(minutes=1))
+        assert [view.seq for view in views] == [100, 42]
+        assert reached is None
+        assert (await records.search(EventQuery(type="none"), timedelta(minutes=1))) == ([], None)
+        assert (await records.search(EventQuery(), timedelta(0))).reached is None
+
+    async def test_a_page_costs_the_same_however_many_deliveries_its_events_have(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        await put(engine, deliveries, *(delivery_row(seq, id, DELIVERED) for seq in self.SEQS for id in range(1, 30)))
+        seen = 0
+
+        @event.listens_for(engine.sync_engine, "before_cursor_execute")
+        def note(*_: object) -> None:
+            nonlocal seen
+            seen += 1
+
+        assert len(await seqs(records, limit=10, data=False)) == 10
+        assert seen <= 4  # of which one or two begin a transaction
+
+
 class TestOneEvent:
     async def test_by_seq_or_id(self, records: Records, engine: AsyncEngine) -> None:
         await put(engine, events, event_row(1), event_row(2, id="77"), event_row(3, id="2"), event_row(4, id="²"))
@@ -262,6 +334,23 @@ class TestOneEvent:
         await put(engine, events, *(event_row(seq, id="same", source=f"/{seq}") for seq in (1, 2)))
         with pytest.raises(NotFound, match=r"give the seq .* 1 \(source /1\), 2 \(source /2\)"):
             await records.event("same")
+
+    async def test_the_attempts_of_several_deliveries_are_read_together(
+        self, records: Records, engine: AsyncEngine
+    ) -> None:
+        await put_events(engine, 2)
+        await put_subscriptions(engine, "crm", "audit", "mail")
+        rows = [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1)]
+        one = {"at": START, "duration_us": 1500, "error": "no"}
+        made = [{"event_seq": seq, "subscription_id": id, "number": number, **one} for seq, id, number in rows]
+        await put(engine, attempts, *made)
+        found = await records.attempts(1, ["crm", "mail", "nobody"])
+        assert {name: [each.number for each in its] for name, its in found.items()} == {
+            "crm": [1, 2],
+            "mail": [],
+            "nobody": [],
+        }
+        assert found["crm"][0].duration == timedelta(milliseconds=1.5)
 
 
 class TestDeliveries:
@@ -725,6 +814,19 @@ class TestParticipants:
             "old": "working",
         }
         assert (found["fine"].lag, found["fine"].running, found["fine"].sinks) == (1.5 * second / 1000, 2, ["a"])
+
+    async def test_an_instance_says_which_file_it_has(self, records: Records, engine: AsyncEngine) -> None:
+        said = [
+            Configuration("abc", START),
+            Configuration("abc", START, "failed", START + timedelta(hours=1), ("runner.yaml:1:1: bad",)),
+            None,
+        ]
+        registry = SqlRegistry(engine, lambda: asyncio.sleep(0, (0, [])))
+        one = Instance("one", "h", 7, "1.0")
+        for configuration in said:
+            await registry.beat(one, Health(configuration=configuration))
+            [view] = await records.instances()
+            assert view.configuration == configuration
 
 
 class TestPlans:

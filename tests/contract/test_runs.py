@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -46,7 +47,7 @@ from .storage_contract import (
     settled,
 )
 
-DELIVERED, DEAD, PENDING = DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.PENDING
+PENDING, _, DELIVERED, DEAD, CANCELLED = DeliveryState
 WEEK = Retention(delivered=timedelta(days=7), dead=timedelta(days=90))
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
@@ -205,10 +206,15 @@ class TestReading(RunTests):
             await database.execute(column.table.delete().where(column.in_(gone)))
         return seqs
 
+    @pytest.mark.parametrize("stretch", [200, 1000])  # seqs that are looked through at once
     async def test_a_list_is_that_of_the_view_whatever_is_asked_for(
-        self, store: Store, database: Database, records: SqlRecords
+        self, store: Store, database: Database, records: SqlRecords, stretch: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("runner.storage.delivery_views._STRETCH", stretch)
+        monkeypatch.setattr("runner.storage.stretches._MOST", max(stretch, 100))
         seqs = await self.mixture(store, database)
+        some = deliveries.c.event_seq % 5 == 0
+        await database.execute(update(deliveries).where(some).values(state=CANCELLED.value))
         names = {1: "one", 2: "two", 3: "three"}
         rows = sorted(await database.rows(delivery_states), key=lambda row: (row["event_seq"], row["subscription_id"]))
         assert len({(row["event_seq"], row["subscription_id"]) for row in rows}) == len(rows)
@@ -218,6 +224,7 @@ class TestReading(RunTests):
             DeliveryQuery(limit=37),
             DeliveryQuery(state=DELIVERED, limit=1001),
             DeliveryQuery(state=DEAD, limit=None),
+            DeliveryQuery(state=CANCELLED, limit=None),
             DeliveryQuery(subscription="two", limit=None),
             DeliveryQuery(subscription="nobody", limit=None),
             DeliveryQuery(subscription="one", state=DELIVERED, limit=None),
@@ -245,6 +252,14 @@ class TestReading(RunTests):
                 async for view in records.deliveries(query)
             ]
             assert found == expected, query
+            searched: list[tuple[int, str]] = []
+            going: DeliveryQuery | None = query
+            while going is not None:
+                part, reached = await records.search_deliveries(going, timedelta(0))
+                searched += [(view.seq, view.subscription) for view in part]
+                left = None if query.limit is None else query.limit - len(searched)
+                going = None if reached is None else replace(query, before=reached, limit=left)
+            assert searched == [each[:2] for each in expected], query
 
     async def test_an_event_counts_what_runs_record(
         self, store: Store, database: Database, records: SqlRecords

@@ -20,8 +20,8 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.engine import Engine
 
 from runner import Event, Rejected, Runner, load
-from runner.dashboard.glances import Glances
 from runner.dashboard.pages import HEADERS
+from runner.dashboard.view import View
 from runner.storage.contract.events import Publication
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
@@ -314,6 +314,64 @@ class TestEvents:
             assert seen == [f"i{n}" for n in range(119, -1, -2)]
             assert b"No event fits" in (await browser("/dashboard/events?type=q")).body
 
+    async def test_a_search_that_takes_long_shows_how_far_it_came_and_goes_on(
+        self, bus: Bus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("runner.storage.stretches._FIRST", 10)
+        monkeypatch.setattr("runner.dashboard.events.patience", timedelta(0))
+        async with load(bus.write(OPEN)) as runner:
+            browser, pages, seen = Browser(runner), 0, list[str]()
+            await runner.publish_many(
+                [Event.new("rare" if n in (0, 27) else "common", source="/s", id=f"i{n}") for n in range(40)]
+            )
+            path = "/dashboard/events?type=rare"
+            while path:
+                text, pages = (await browser(path)).body.decode(), pages + 1
+                seen += re.findall(r"<bdi>(i\d+)</bdi>", text)
+                following = re.search(r'rel="next" href="([^"]+)">Search on', text)
+                assert ("there are older" in text) == bool(following)
+                path = following[1].replace("&amp;", "&") if following else ""
+            assert (seen, pages) == (["i27", "i0"], 4)
+
+    async def test_one_event_costs_as_many_queries_with_twenty_deliveries_as_with_one(self, bus: Bus) -> None:
+        runner = load(bus.write(OPEN))
+        for number in range(20):
+            runner.subscribe(f"s{number}", lambda event: Rejected("odd"), types=["many"] if number else ["many", "one"])
+        async with runner:
+            browser, costs = Browser(runner), []
+            for type in ("one", "many"):
+                receipt = await runner.publish(Event.new(type, source="/s"))
+                await eventually(partial(self._all_dead, browser, receipt.seq))
+                statements = _Statements()
+                with statements.counted():
+                    await browser(f"/dashboard/events/{receipt.seq}")
+                costs.append(statements.number)
+            assert costs[0] == costs[1] <= 8
+
+    @staticmethod
+    async def _all_dead(browser: Browser, seq: int) -> bool:
+        text = (await browser(f"/dashboard/events/{seq}")).body
+        return b'"state bad">dead' in text and b'"state info">' not in text
+
+    async def test_an_instance_shows_the_file_it_has_and_why_not_the_last_one(self, bus: Bus) -> None:
+        path = bus.write(OPEN)
+        async with load(path) as runner:
+            browser = Browser(runner)
+            digest = runner.reloading.state.digest
+            assert await eventually(lambda: self._shows(browser, digest))
+            path.write_text("nothing: of use\n")
+            assert (await runner.reloading.reload("program")).outcome == "failed"
+            assert await eventually(lambda: self._shows(browser, "not reloaded</span>"))
+            assert await self._shows(browser, digest)
+            [instance] = (await browser("/instances")).json["items"]
+            assert instance["configuration"]["outcome"] == "failed"
+            assert "this key is required" in instance["configuration"]["faults"][0]
+
+    @staticmethod
+    async def _shows(browser: Browser, words: str) -> bool:
+        await asyncio.sleep(0)
+        return words in (await browser("/")).body.decode()
+
 
 async def test_a_session_ends_with_the_time_of_its_token(lite: Bus) -> None:
     import time_machine
@@ -369,7 +427,7 @@ async def _listens(runner: Runner) -> bool:
 
 
 class _Statements:
-    """Counts the statements that one method causes, whatever else the process does."""
+    """Counts the statements that pages cause, whatever else the process does."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -377,18 +435,18 @@ class _Statements:
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        first = Glances.first
+        of = View.of
 
-        async def counting(*args: Any) -> Any:
-            self._counting.set(True)
-            return await first(*args)
+        def counting(*args: Any) -> View:
+            self._counting.set(True)  # until the end of this request
+            return of(*args)
 
         def note(_: object, __: object, statement: str, *___: object) -> None:
             self.number += self._counting.get() and not statement.startswith("BEGIN")
 
         sqlalchemy_event.listen(Engine, "before_cursor_execute", note)
         try:
-            with patch.object(Glances, "first", counting):
+            with patch.object(View, "of", counting):
                 yield
         finally:
             sqlalchemy_event.remove(Engine, "before_cursor_execute", note)

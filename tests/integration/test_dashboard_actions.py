@@ -148,6 +148,19 @@ async def test_a_question_passes_the_form_on_as_it_is(shop: Browser) -> None:
     assert {name: unescape(value) for name, value in kept}.items() >= given.items()
 
 
+async def test_the_form_comes_again_with_what_was_in_it_to_be_mended_or_changed(shop: Browser) -> None:
+    given = {"type": "n", "source": "/here", "subject": "s/1", "id": "7", "delay": "10m", "data": '{"n":\r\n 1,}'}
+    for more, status in (({}, 400), ({"confirm": "yes"}, 400), ({"confirm": "yes", "edit": "yes"}, 200)):
+        answer = await shop("/dashboard/publish", {"csrf": await shop.csrf(), **given, **more})
+        text = answer.body.decode()
+        assert answer.status == status
+        assert ("data: no JSON" in text) == (status == 400)
+        fields = dict(re.findall(r'<input name="(\w+)" value="([^"]*)"', text))
+        assert fields == {name: given[name] for name in ("type", "source", "subject", "id", "delay")}
+        assert unescape(re.findall(r"<textarea[^>]*>([^<]*)<", text)[0]) == given["data"]
+    assert await entries(shop) == []
+
+
 async def test_schedules_pause_and_resume(shop: Browser) -> None:
     assert (await asked(shop, "/schedules/daily/pause")).startswith("Nothing is published for daily until")
     assert await done(shop, "/schedules/daily/pause") == "daily is paused."

@@ -19,7 +19,7 @@ from runner.policies.breaker import Trip
 from runner.service.histogram import Histogram
 from runner.storage.contract.overview import MOST, SAMPLE, Load, Queue, Recent
 from runner.storage.contract.records import InstanceView
-from runner.storage.contract.registry import Instance, Registered, StrategyHealth
+from runner.storage.contract.registry import Configuration, Instance, Registered, StrategyHealth
 from runner.storage.contract.throughput import BUS, Flow, Throughput
 from runner.subscription import Subscription
 
@@ -103,6 +103,12 @@ class TestInstances:
 
     def test_a_silent_one_beside_others_is_a_note(self) -> None:
         assert verdict(instances=[instance(), instance("i2", alive=False)]) == (Verdict.HEALTHY, ["silent_instance"])
+
+    def test_one_that_goes_on_with_the_file_it_had_is_a_note(self) -> None:
+        kept = Configuration("abc", ago(HOUR), "failed", ago(MINUTE), ["runner.yaml:8:7: unknown key"])
+        assert verdict(instances=[instance(configuration=kept)]) == (Verdict.HEALTHY, ["not_reloaded"])
+        for fine in (None, Configuration("abc", ago(HOUR)), kept._replace(outcome="reloaded", faults=())):
+            assert verdict(instances=[instance(configuration=fine)]) == (Verdict.HEALTHY, [])
 
 
 class TestStrategies:

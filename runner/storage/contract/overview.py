@@ -160,3 +160,6 @@ class Overview(Protocol):
 
     async def hold(self, seq: int, subscription: str) -> Hold:
         """Return what holds an event for a subscription. Raise `NotFound` for an unknown name."""
+
+    async def holds(self, seq: int, names: Sequence[str]) -> Mapping[str, Hold]:
+        """Return what holds an event for each of these subscriptions; those that are not known are left out."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ...delivery import DeliveryState
 from ...event import Event
-from .registry import Instance, Registered, StrategyHealth
+from .registry import Configuration, Instance, Registered, StrategyHealth
 
 __all__ = [
     "AttemptView",
@@ -17,6 +17,8 @@ __all__ = [
     "DeliveryView",
     "EventQuery",
     "EventView",
+    "Found",
+    "FoundDeliveries",
     "InstanceView",
     "Records",
     "TraceView",
@@ -79,6 +81,7 @@ class InstanceView:
         sinks: their names.
         strategies: how each was at the last heartbeat.
         holder: what its lease tokens begin with, see `tokens.py`.
+        configuration: the file that it has in use.
     """
 
     instance: Instance
@@ -91,6 +94,7 @@ class InstanceView:
     sinks: Sequence[str] | None = None
     strategies: Sequence[StrategyHealth] | None = None
     holder: int | None = None
+    configuration: Configuration | None = None
 
     @property
     def state(self) -> str:
@@ -145,6 +149,19 @@ class EventQuery:
     data: bool = True
 
 
+class Found(NamedTuple):
+    """
+    The events that a search has found.
+
+    Attributes:
+        reached: the seq up to which these are all, where it ended before it had looked at everything and before it had
+            as many as were wanted: it goes on with `before_seq`, or `after_seq` where the oldest come first.
+    """
+
+    events: Sequence[EventView]
+    reached: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryQuery:
     """
@@ -166,11 +183,31 @@ class DeliveryQuery:
     soonest_first: bool = False
 
 
+class FoundDeliveries(NamedTuple):
+    """
+    The deliveries that a search has found.
+
+    Attributes:
+        reached: what to go on from, as `before` of the query, where it ended before it had looked at everything and
+            before it had as many as were wanted.
+    """
+
+    deliveries: Sequence[DeliveryView]
+    reached: tuple[int, str] | None
+
+
 class Records(Protocol):
     """Read records. Not on the hot path."""
 
     def events(self, query: EventQuery) -> AsyncIterator[EventView]:
         """Yield the events `query` describes, read in pages."""
+
+    async def search(self, query: EventQuery, patience: timedelta) -> Found:
+        """
+        Return the events `query` describes, those that are found within `patience`.
+
+        What has few results among many events is looked for in all of them. No statement of that takes long.
+        """
 
     async def seqs(self, end: int | None, limit: int) -> Sequence[int]:
         """Return the seqs of the last `limit` events, up to `end`."""
@@ -194,11 +231,17 @@ class Records(Protocol):
             limit: events, and deliveries, that are read at most.
         """
 
+    async def search_deliveries(self, query: DeliveryQuery, patience: timedelta) -> FoundDeliveries:
+        """Return the deliveries `query` describes, newest event first, those that are found within `patience`."""
+
     def deliveries(self, query: DeliveryQuery) -> AsyncIterator[DeliveryView]:
         """Yield the deliveries `query` describes, newest event first unless it says otherwise, read in pages."""
 
     async def delivery(self, seq: int, subscription: str) -> tuple[DeliveryView, Sequence[AttemptView]]:
         """Return one delivery and its attempts in order. Raise `NotFound`."""
+
+    async def attempts(self, seq: int, names: Sequence[str]) -> Mapping[str, Sequence[AttemptView]]:
+        """Return the attempts to deliver an event to each of these subscriptions, in order."""
 
     async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
         """

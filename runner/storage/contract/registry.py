@@ -11,7 +11,7 @@ from ...policies.breaker import Trip
 from ...subscription import Subscription
 from .throughput import Counted
 
-__all__ = ["Beat", "Health", "Instance", "Orphan", "Put", "Registered", "Registry", "StrategyHealth"]
+__all__ = ["Beat", "Configuration", "Health", "Instance", "Orphan", "Put", "Registered", "Registry", "StrategyHealth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,31 @@ class StrategyHealth(NamedTuple):
     detail: str
 
 
+class Configuration(NamedTuple):
+    """
+    The file that an instance has in use, and its last reload.
+
+    Attributes:
+        digest: of all files that were read for it.
+        loaded_at: when, by the clock of the instance.
+        outcome: of the last reload: `reloaded`, `refused` or `failed`; None before the first one. Unless it is
+            `reloaded` the file in use is the one from before.
+        tried_at: when that was.
+        faults: why it is not reloaded, the first few of them.
+    """
+
+    digest: str
+    loaded_at: datetime
+    outcome: str | None = None
+    tried_at: datetime | None = None
+    faults: Sequence[str] = ()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the last reload left the file that was in use before."""
+        return self.outcome not in (None, "reloaded")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """
@@ -81,6 +106,7 @@ class Health:
         running: deliveries that run now.
         sinks: their names.
         strategies: how each is; None until they are started.
+        configuration: its file; None where it has none.
     """
 
     stalled: timedelta = timedelta(0)
@@ -88,6 +114,7 @@ class Health:
     running: int = 0
     sinks: Sequence[str] = ()
     strategies: Sequence[StrategyHealth] | None = None
+    configuration: Configuration | None = None
 
 
 class Beat(NamedTuple):

@@ -74,3 +74,22 @@ def test_a_step_without_attempts_is_a_gap_and_one_without_counts_nothing() -> No
 @pytest.mark.parametrize("name", RANGES)
 def test_nothing_is_said_to_be_nothing(name: str) -> None:
     assert all(plot.empty and plot.summary.endswith("nothing yet") for plot in plots(series([], name), RANGES[name]))
+
+
+def test_the_first_minute_shows_though_it_has_just_begun() -> None:
+    """Later ones do so when half of them is over, lest each begins with a jump."""
+    now, minute = NOW.replace(second=5), RANGES["15m"].step
+    first = Point(now.replace(second=0), Flow(dispatched=50, delivered=50), 3)
+    throughput = plots(Series(now=now, step=minute, points=[first]), RANGES["15m"])[0]
+    assert (throughput.empty, throughput.lines[0].last) == (False, "10.0")
+    before = Point(first.at - minute, Flow(dispatched=120, delivered=120), 3)
+    throughput = plots(Series(now=now, step=minute, points=[before, first]), RANGES["15m"])[0]
+    assert throughput.lines[0].last == "2.0"
+
+
+@pytest.mark.parametrize(
+    ("most", "marks"), [(60, ["0", "0.5", "1"]), (6, ["0", "0.05", "0.1"]), (600, ["0", "5", "10"])]
+)
+def test_marks_have_no_idle_digits(most: int, marks: list[str]) -> None:
+    shown = [words for _, words in plots(series([most, 0]), RANGES["15m"])[0].up]
+    assert shown[:: len(shown) // 2] == marks

@@ -1,0 +1,67 @@
+"""Reloads at bad moments: while the process drains, and while the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from runner import Event, load
+from runner.service.vitals import Phase
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+from .buses import Bus, Gate
+
+OPEN = "api: {listen: '127.0.0.1:0'}\nsinks: {out: stdout}\n"
+ANOTHER = OPEN + "subscriptions: [{name: another, types: [b], sink: out}]\n"
+
+
+async def test_a_process_that_drains_takes_no_other_file_and_ends_as_it_would(tables_file: str, tmp_path: Path) -> None:
+    bus, gate = Bus(tmp_path, tables_file), Gate()
+    runner = load(bus.write(OPEN))
+    runner.subscribe("slow", gate)
+    await runner.start()
+    await runner.publish(Event.new("a", source="/s", id="1"))
+    await eventually(lambda: gate.seen)
+    stopping = asyncio.create_task(runner.stop())
+    await eventually(lambda: runner._vitals.phase is Phase.DRAINING)
+    bus.write(ANOTHER)
+    digest = runner.reloading.state.digest
+    runner.reloading.ask("signal")
+    done = await runner.reloading.reload("http")
+    assert (done.outcome, done.reason, done.files) == ("failed", "not-running", ())
+    assert runner.reloading.state.digest == digest
+    gate.opened.set()
+    await stopping
+    assert (gate.ids, gate.done) == (["1"], 1)
+    await bus.settled(delivered=1)
+    await bus.close()
+
+
+async def test_a_database_that_is_away_is_waited_for_and_the_old_file_stays_in_use(
+    tables_dsn: str, tmp_path: Path
+) -> None:
+    async with Proxy(tables_dsn) as way:
+        bus, gate = Bus(tmp_path, way.url), Gate()
+        gate.opened.set()
+        runner = load(bus.write(OPEN))
+        runner.subscribe("kept", gate, types=["a"])
+        async with runner:
+            digest = runner.reloading.state.digest
+            await way.set_mode("refuse")
+            bus.write(ANOTHER)
+            done = await runner.reloading.reload("http")
+            assert (done.outcome, done.reason) == ("failed", "store")
+            assert runner.reloading.state.kept
+            runner.reloading.ask("signal")
+            await eventually(lambda: runner.reloading.counts["failed"] >= 3)  # it is tried again without being asked
+            assert runner.reloading.state.digest == digest
+            assert set(runner._sinks) == {"function:kept", "out"}
+            await way.set_mode("pass")
+            await eventually(lambda: runner.reloading.counts["reloaded"] == 1)
+            now = runner.reloading.state
+            assert (now.kept, now.digest == digest) == (False, False)
+            await runner.publish_many([Event.new(type, source="/s") for type in "ab"])
+            await eventually(lambda: bus.reached(delivered=2))
+            assert len(gate.seen) == 1
+        await bus.close()
