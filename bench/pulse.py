@@ -9,6 +9,7 @@ Each round drains and publishes once in each variant, in turns, each in a proces
 - `traced`: with `tracing: otel` and a provider whose spans go nowhere; `on` is `tracing` off.
 
 Prints the ratios to `off`, and of `scraped` and `traced` to `on`: the median of the rounds' ratios, and their range.
+Those of CPU time say something on a busy machine, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import contextlib
 import json
 import statistics
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
@@ -41,8 +43,11 @@ _EVERY = 0.2  # seconds between two scrapes
 async def pulse(subject: Contender, place: Place, *, variant: str, events: int) -> dict[str, Any]:
     """Publish a backlog in batches and drain it, in one variant. Rates are per second."""
     async with _varied(Path(place.directory) / "bench.yaml", variant) as seen:
+        before = time.process_time()
         measured = await drain(subject, place, events=events)
-    return {"drain": measured["rate"], "publish": measured["published"], "scrapes": seen[0]}
+        busy = time.process_time() - before
+    per_cpu = events / busy  # published, drained and, by the scraper, asked for
+    return {"drain": measured["rate"], "publish": measured["published"], "events/CPU s": per_cpu, "scrapes": seen[0]}
 
 
 @contextlib.asynccontextmanager
@@ -120,7 +125,7 @@ def main(rounds: int, events: int) -> None:
                 found[variant].append(stage.run(Trial("pulse/runner", "pulse", {"variant": variant, "events": events})))
                 rates = {name: round(value) for name, value in found[variant][-1].items()}
                 click.echo(f"{variant}: {rates}", err=True)
-    for measure in ("drain", "publish"):
+    for measure in ("drain", "publish", "events/CPU s"):
         for variant, against in (("on", "off"), ("scraped", "on"), ("traced", "on")):
             ratios = [one[measure] / other[measure] for one, other in zip(found[variant], found[against], strict=True)]
             click.echo(f"{measure}: {variant} / {against}  {_spread(ratios)}")

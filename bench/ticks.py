@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import psutil
 
 from runner import Event, load
 from runner.builder import open_storage
@@ -55,9 +56,10 @@ async def _measure(
     server: PostgresServer, directory: Path, schedules: int, rounds: int, rows: int, samples: int
 ) -> None:
     for count, every, number in ((1, 1, 5 * rounds), (schedules, 5, rounds)):
-        late = await _lateness(_file(directory, server.create_database()), count, every, number)
+        late, (ours, theirs) = await _lateness(_file(directory, server.create_database()), count, every, number)
         p50, p99 = _quantiles(late)
         click.echo(f"delivery - nominal time of {count} at once: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {len(late)} ticks")
+        click.echo(f"  CPU a round, with what goes on beside it: {ours:.0f} ms here, {theirs:.0f} ms in PostgreSQL")
     empty, full = server.create_database(), server.create_database()
     paths = [_file(directory, empty), _file(directory, full, "full.yaml")]
     async with contextlib.AsyncExitStack() as stack:
@@ -68,20 +70,37 @@ async def _measure(
             click.echo(f"{name}: {one:.2f} ms, beside {rows} scheduled {other:.2f} ms, {other / one:.2f} times")
 
 
+def _busy() -> tuple[float, float]:
+    """Return the seconds of CPU that this process and the server below it have used."""
+    theirs = 0.0
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            times = each.cpu_times()
+            theirs += times.user + times.system + times.children_user + times.children_system
+    return time.process_time(), theirs
+
+
 def _file(directory: Path, dsn: str, name: str = "bench.yaml") -> Path:
     path = directory / name
     path.write_text(_FILE.format(dsn=dsn))
     return path
 
 
-async def _lateness(path: Path, count: int, every: int, rounds: int) -> list[float]:
-    """Return milliseconds from the nominal time of each tick to its delivery, without the first round."""
+async def _lateness(path: Path, count: int, every: int, rounds: int) -> tuple[list[float], tuple[float, float]]:
+    """
+    Return milliseconds from the nominal time of each tick to its delivery, without the first round.
+
+    And those of CPU that a round took, of this process and of the server, the time between two rounds included.
+    """
     late: list[tuple[datetime, float]] = []
+    busy: list[tuple[float, float]] = []
     done = asyncio.Event()
 
     async def take(event: Event) -> None:
         assert event.time is not None
         late.append((event.time, (datetime.now(UTC) - event.time) / timedelta(milliseconds=1)))
+        if len(late) in (count, count * (rounds + 1)):
+            busy.append(_busy())
         if len(late) == count * (rounds + 1):
             done.set()
 
@@ -95,7 +114,8 @@ async def _lateness(path: Path, count: int, every: int, rounds: int) -> list[flo
     async with runner:
         await asyncio.wait_for(done.wait(), 30 + 2 * every * rounds)
     first = min(moment for moment, _ in late)
-    return [each for moment, each in late if moment > first]
+    ours, theirs = (1000 * (after - before) / rounds for before, after in zip(*busy, strict=True))
+    return [each for moment, each in late if moment > first], (ours, theirs)
 
 
 def _with(runner: Runner, schedules: Sequence[Schedule]) -> Runner:
