@@ -166,8 +166,9 @@ ANSWERS: dict[str, Schema] = {
         source=_TEXT,
         type=_TEXT,
         due_at=_NULLABLE_TIME,
-        subscriptions=_list(
-            _object(name=_TEXT, matched=_BOOL, failing=_or_null(_FAILING), held=_NULLABLE_TEXT),
+        matched=_NUMBER,
+        subscriptions=_or_null(
+            _list(_object(name=_TEXT, matched=_BOOL, failing=_or_null(_FAILING), held=_NULLABLE_TEXT))
         ),
     ),
     "Receipt": _object(id=_TEXT, source=_TEXT, seq=_NUMBER, duplicate=_BOOL),

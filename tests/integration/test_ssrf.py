@@ -57,8 +57,8 @@ class Network:
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            length = next(int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length"))
-            await reader.readexactly(length)
+            lengths = [int(line.partition(":")[2]) for line in head if line.lower().startswith("content-length")]
+            await reader.readexactly(sum(lengths))
             answer = self.answers[len(self.seen) % len(self.answers)]
             self.seen.append(head[0])
             writer.write(f"HTTP/1.1 {answer}\r\nConnection: close\r\n\r\n".encode())
@@ -118,6 +118,14 @@ async def token_of_the_file(network: Network, directory: Path) -> None:
             await crm.deliver(DELIVERY)
 
 
+async def handshake(network: Network, directory: Path) -> None:
+    async with sink(f"{network.url}/hook", allow=ALLOW, handshake="required") as crm:
+        assert crm._consent is not None
+        for _ in range(TIMES):
+            crm._consent._until = 0.0  # as if it were time to ask again
+            await crm.deliver(DELIVERY)
+
+
 async def destination(network: Network, directory: Path) -> None:
     await _delivered(directory, {"url": f"{network.url}/hook"})
 
@@ -144,7 +152,14 @@ async def _delivered(directory: Path, webhook: dict[str, object], *, attempts: i
         await eventually(over)
 
 
-WAYS: tuple[Way, ...] = (sink_of_the_file, batches, token_of_the_file, destination, token_of_a_destination)
+WAYS: tuple[Way, ...] = (
+    sink_of_the_file,
+    batches,
+    token_of_the_file,
+    handshake,
+    destination,
+    token_of_a_destination,
+)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
