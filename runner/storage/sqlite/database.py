@@ -2,9 +2,10 @@
 The connections of one process to an SQLite file.
 
 A transaction is one plain function that runs on the connection's thread, in one hop: it cannot be cut
-in the middle by a cancelled coroutine, which would leave the file locked for everybody. SQLite has one
-writer at a time, so a claim needs no `SKIP LOCKED`: a transaction that has begun is alone. What finds nothing to do
-has only read, so that idle polls neither wait for a lock nor look like a change to those who watch the file.
+in the middle by a cancelled coroutine, which would leave the file locked for everybody. Those that wait
+for the thread at the same time share one commit (`calls.py`). SQLite has one writer at a time, so a claim
+needs no `SKIP LOCKED`: a transaction that has begun is alone. What finds nothing to do has only read, so that idle
+polls neither wait for a lock nor look like a change to those who watch the file.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -24,6 +26,7 @@ from ..errors import is_unavailable, mapped_errors
 from ..home import Home
 from ..standing import Standing
 from ..subscription_rows import SubscriptionRow, compilable, spec_in
+from .calls import Call, work_off
 from .connection import Opened, TidyConnection, connect, prepare
 from .rows import clock, sql, time_of
 
@@ -46,6 +49,13 @@ R = TypeVar("R")
 _PATIENCE = 2.0  # seconds for which the end of a connection is waited for that is of no more use
 
 
+class _Held(NamedTuple):
+    """A connection, and the calls that its thread has not begun."""
+
+    connection: aiosqlite.Connection
+    calls: deque[Call]
+
+
 class SqliteDatabase:
     """
     The connections of one process to one SQLite file.
@@ -61,7 +71,7 @@ class SqliteDatabase:
         self.home = Home(encoding="UTF8")
         self._path = path
         self._pool = pool
-        self._held: aiosqlite.Connection | None = None
+        self._held: _Held | None = None
         self._opened = Opened()
         self._opening = asyncio.Lock()
 
@@ -87,10 +97,13 @@ class SqliteDatabase:
         """Run `function` on the connection's thread, to its end even if the caller is cancelled."""
         with mapped_errors():
             held = await self._open()
+            call = Call(function, args)
             try:
                 # aiosqlite has no public way to run a function on its thread; it is pinned, and a test guards this.
-                hop = held._execute(_tidily, held._conn, function, *args)  # type: ignore[no-untyped-call]  # untyped there
-                result: R = await asyncio.shield(hop)
+                hop = held.connection._execute(_tidily, held.connection._conn, held.calls)  # type: ignore[no-untyped-call]  # untyped there
+                held.calls.append(call)
+                await asyncio.shield(hop)  # by its end the call has been run, perhaps by the hop of an earlier one
+                result: R = call.outcome()
                 return result
             except (OverflowError, UnicodeEncodeError) as error:  # the driver cannot bind it
                 raise StorageRefused(f"the store refused: {type(error).__name__}") from error
@@ -123,13 +136,13 @@ class SqliteDatabase:
 
         return await self.run(fire_schedules, firings)
 
-    async def _open(self) -> aiosqlite.Connection:
+    async def _open(self) -> _Held:
         async with self._opening:
             if self._held is None:
-                self._held = await _connection(self._path)
+                self._held = _Held(await _connection(self._path), deque())
             return self._held
 
-    async def _discard(self, held: aiosqlite.Connection) -> None:
+    async def _discard(self, held: _Held) -> None:
         if held is self._held:
             await asyncio.wait({asyncio.ensure_future(self._end_held())}, timeout=_PATIENCE)
 
@@ -137,7 +150,7 @@ class SqliteDatabase:
         held, self._held = self._held, None
         if held is not None:
             with contextlib.suppress(Exception):
-                await held.close()
+                await held.connection.close()
 
 
 async def _connection(path: Path) -> aiosqlite.Connection:
@@ -181,7 +194,6 @@ def _prepare(db: TidyConnection) -> None:
         prepare(cursor)
 
 
-def _tidily(db: TidyConnection, function: Callable[..., R], *args: Any) -> R:
-    result = function(db, *args)
+def _tidily(db: TidyConnection, calls: deque[Call]) -> None:
+    work_off(db, calls)
     db.copy_back()
-    return result

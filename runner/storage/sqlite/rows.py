@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -26,6 +27,7 @@ __all__ = [
     "fault",
     "lease_deliveries",
     "microseconds",
+    "sharing",
     "sql",
     "time_of",
     "transaction",
@@ -43,12 +45,16 @@ class LeasedDeliveries(NamedTuple):
     cut: bool = False
 
 
+_shared: set[int] = set()  # ids of the connections whose transaction is shared now
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
 def transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) -> R:
-    """Run `function` as one transaction that has the write lock from its start."""
+    """Run `function` as one transaction that has the write lock from its start, or as a part of a shared one."""
+    if id(db) in _shared:
+        return function(db, *args)
     db.execute("BEGIN IMMEDIATE")
     try:
         result = function(db, *args)
@@ -58,6 +64,16 @@ def transaction(db: sqlite3.Connection, function: Callable[..., R], *args: Any) 
             db.execute("ROLLBACK")
         raise
     return result
+
+
+@contextlib.contextmanager
+def sharing(db: sqlite3.Connection) -> Iterator[None]:
+    """Have each `transaction()` in here be a part of the one that the caller has begun and will end."""
+    _shared.add(id(db))
+    try:
+        yield
+    finally:
+        _shared.discard(id(db))
 
 
 @cache
