@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, DateTime, Dialect, Integer, Text, TypeDecorator
 from sqlalchemy.dialects.postgresql import INT8MULTIRANGE
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
+from typing_extensions import override
 
 __all__ = [
     "CORRELATION_KEY",
@@ -196,6 +198,11 @@ class Among(FunctionElement[bool]):
 
     type = Boolean()
     inherit_cache = True
+
+    @override
+    def self_group(self, against: OperatorType | None = None) -> Self:
+        # As a boolean it would be compared with 1 on SQLite, which then uses no index.
+        return self
 
 
 @compiles(Among)

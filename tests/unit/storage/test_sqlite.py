@@ -13,9 +13,11 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
+from sqlalchemy import literal, select
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from runner.storage.expressions import Among, Keys
 from runner.storage.sqlite.connection import TidyConnection, pragmas, wal_is_safe
 from runner.storage.tables import metadata
 
@@ -46,6 +48,17 @@ class TestPragmas:
         first, *others = pragmas(version)
         assert first == "PRAGMA busy_timeout = 5000"
         assert {"PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"} <= set(others)
+
+
+def test_many_keys_are_looked_up_by_the_index() -> None:
+    """A condition that is compared with 1, as booleans are on SQLite, would read the whole table."""
+    wanted = select(metadata.tables["events"].c.seq).where(Among(metadata.tables["events"].c.seq, literal([1], Keys())))
+    for statement in (wanted, wanted.where(metadata.tables["events"].c.type == "a")):
+        text = str(statement.compile(dialect=dialect.dialect()))
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.execute(str(CreateTable(metadata.tables["events"]).compile(dialect=dialect.dialect())))
+            plan = db.execute(f"EXPLAIN QUERY PLAN {text}", ("[1]", "a")[: text.count("?")]).fetchall()
+        assert "SEARCH events USING" in plan[0][3], (text, plan)
 
 
 class TestPrivateDoor:
