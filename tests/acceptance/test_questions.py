@@ -93,7 +93,7 @@ MEANWHILE = {
         rf"(?ms)^in +\d+\.\d/s$.*^mail +active +\d+ +{LENGTH} +0 +\d+\.\d/s +\d+\.\d/s +{LENGTH} "
     ),
     "What share succeeds, and how long does it take?": Answer(r"(?m)^mail .* 100\.0% +\S+s +\S+s +\S+s "),
-    "Does nobody serve it?": Answer(r"(?m)^greeter +nobody serves it "),
+    "Is it served by any process?": Answer(r"(?m)^greeter +nobody serves it "),
     "Which process hears NATS?": Answer(r"(?m) nats yes "),
     "Why is this event not delivered?": Answer(
         r"(?m)^retry: it waits to be retried: RuntimeError: no such customer, until 20",
