@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -56,11 +56,13 @@ def _told(value: object) -> str | list[str] | None:
 
     What stands in the wrong place may be a secret, and anything may be large: only plain words are kept.
     """
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         few = [str(_told(each) or MASK) for each in value[:_WORDS]]
         return few if len(value) <= _WORDS else [*few, f"and {len(value) - _WORDS} more"]
     if value is None:
         return None
+    if isinstance(value, datetime):
+        return value.isoformat()
     plain = isinstance(value, str) and _WORD.fullmatch(value) and "//" not in value and not looks_secret(value)
     return str(value) if plain else MASK
 

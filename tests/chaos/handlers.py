@@ -97,6 +97,14 @@ async def revolt(event: Event, delivery: Delivery) -> None:
     raise BaseException("revolted")
 
 
+async def devour(event: Event, delivery: Delivery) -> None:
+    """Take two gigabytes."""
+    _write("begun", event, delivery)
+    _write("failed", event, delivery)
+    taken = bytearray(2 * 2**30)
+    raise AssertionError(f"there were {len(taken)} bytes")
+
+
 async def perish(event: Event, delivery: Delivery) -> None:
     """End its own task at the first two attempts, each time in another way."""
     await _perish(event, delivery, 0.0)

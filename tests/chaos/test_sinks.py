@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import signal
 import socket
@@ -26,9 +27,11 @@ from .publisher import CANARY
 from .trial import Trial
 
 TIMEOUT = 2.0  # seconds a webhook waits for an answer
+SMALL_GROWTH = 8  # MiB that it may grow by under receivers that misbehave in other ways
 GROWTH = 24  # MiB that a worker may grow by under answers without end; one that keeps them grows by thousands
 TAKEN = 16  # MiB of an answer without end that may leave the receiver: what the sockets hold, and little more
 FAILURES, PAUSE = 10, 2.0  # in a row until the breaker opens; seconds it stays open
+RATE = 300  # deliveries a second: what a receiver that is back is given at most
 LATE = 1.0  # seconds: what a sibling may wait at most at p99, if that was less than a third of it before
 
 
@@ -52,7 +55,7 @@ async def hostile_receivers(trial: Trial) -> None:
     trial.publish(400, first=240, rate=60.0, types=["evil", *["load"] * 39])
     await trial.drain(25)
     grown = max(psutil.Process(runner.pid).memory_info().rss - before[runner.pid] for runner in trial.runners)
-    trial.require(grown < GROWTH * 2**20, f"a worker has grown by {grown / 2**20:.0f} MiB")
+    trial.require(grown < SMALL_GROWTH * 2**20, f"a worker has grown by {grown / 2**20:.0f} MiB")
     siblings = late(trial, "note", "hook", first=240)
     trial.require(
         siblings < trial.bound(max(3 * usual, LATE)), f"siblings waited {siblings:.2f} s at p99, {usual:.2f} s before"
@@ -189,12 +192,15 @@ async def loop_held_for_ever(trial: Trial) -> None:
 
 async def handlers_misbehave(trial: Trial) -> None:
     """Nothing of this ends a process."""
-    ways = {"leave": "poison.leave", "revolt": "poison.revolt", "sleep": "poison.sleep", "block": "poison.block"}
+    ways = {name: f"poison.{name}" for name in ("leave", "revolt", "sleep", "devour", "block")}
     await trial.start(Subscriber("note", "note"), *[_poison(name, type) for name, type in ways.items()])
+    for runner in trial.runners:  # as a container would; what it has, and half of what one handler wants
+        about = psutil.Process(runner.pid)
+        about.rlimit(psutil.RLIMIT_AS, (about.memory_info().vms + 2**30, psutil.RLIM_INFINITY))
     pids = {runner.pid for runner in trial.runners}
     # The one that blocks comes alone: what its process held besides is claimed again, and counted again.
     *others, blocking = ways.values()
-    trial.publish(400, rate=40.0, types=[*others, *["load"] * 197, blocking, *["load"] * 199])
+    trial.publish(400, rate=40.0, types=[*others, *["load"] * 196, blocking, *["load"] * 199])
     await trial.drain(25)
     trial.require({runner.pid for runner in trial.runners} == pids, "a handler ended its process")
     await _dead_of_poison(trial, ways)
@@ -205,7 +211,8 @@ async def receiver_down(trial: Trial) -> None:
     """Refuses everything for ten seconds, under a backlog; then it is found again, and not overrun."""
     port, events = free_port(), 1500
     options = (
-        "concurrency: 4, retry: {max_attempts: 50, delay: 300ms, max_delay: 1s, jitter: 1},"
+        f"concurrency: 4, rate: {RATE}/s,"
+        " retry: {max_attempts: 50, delay: 300ms, max_delay: 1s, jitter: 1},"
         f" breaker: {{failures: {FAILURES}, pause: {PAUSE:g}s, max_pause: {PAUSE:g}s}}"
     )
     sick = Subscriber("sick", sink=_webhook(port, "sick?status=500&while=down"), options=options)
@@ -229,7 +236,18 @@ async def receiver_down(trial: Trial) -> None:
     await trial.drain(25)
     usual = late(trial, "note")
     trial.require(usual < trial.bound(LATE), f"siblings waited {usual:.2f} s at p99")
+    most = _most_in_a_second(trial, "sick")
+    trial.note(f"at most {most} in a second after it")
+    trial.bite("accepted at the rate", most)
+    trial.require(most <= 1.1 * RATE + 1, f"{most} in a second, the rate is {RATE}")
     await trial.verify(recovery=10.0)
+
+
+def _most_in_a_second(trial: Trial, name: str) -> int:
+    """Return how many deliveries a subscription has accepted at most in any second; a rate has a burst of a tenth."""
+    seen = trial.deployment.deliveries.read()
+    times = sorted(each.at for each in seen if each.subscription == name and each.step == "accepted")
+    return max((bisect.bisect_left(times, at + 1.0) - index for index, at in enumerate(times)), default=0)
 
 
 async def secrets_kept(trial: Trial) -> None:
@@ -457,7 +475,9 @@ async def test_fi_42_spinning(trial: Trial) -> None:
     await loop_held_for_ever(trial)
 
 
-@pytest.mark.chaos("FI-42", "handlers that call sys.exit, raise BaseException, keep a thread, block the loop")
+@pytest.mark.chaos(
+    "FI-42", "handlers that call sys.exit, raise BaseException, keep a thread, want 2 GB, block the loop"
+)
 async def test_fi_42_in_process(trial: Trial) -> None:
     await handlers_misbehave(trial)
 
