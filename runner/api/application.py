@@ -23,7 +23,7 @@ from . import (
 )
 from .bodies import ClientGone, refuse
 from .hosts import HostGuard
-from .problems import problem_of, problem_response
+from .problems import Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +82,8 @@ class ProblemAnswers:
 
         scope.setdefault("app", self)  # then the router raises for what it has not, and writes no plain text
         try:
+            if "\0" in scope["path"]:
+                raise Problem(404, "not-found", "no name has a NUL")  # which not every store can look for
             await self._app(scope, receive, sending)
         except ClientGone:
             return  # the client is gone

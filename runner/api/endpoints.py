@@ -7,7 +7,7 @@ import binascii
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -18,7 +18,7 @@ from ..config.duration import DURATION, parse_duration
 from ..config.rate import RATE
 from ..policies.rate import Rate
 from .bodies import Bodies
-from .parameters import bad_parameter, boolean, parameters, rfc3339
+from .parameters import EARLIEST, LATEST, bad_parameter, boolean, parameters, rfc3339
 from .parameters import moment as moment_or_ago
 from .problems import Problem
 
@@ -47,7 +47,6 @@ __all__ = [
 ]
 
 _PLAIN = r"^[^\u0000-\u001f\u007f-\u009f]+$"
-_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 MOST = 1000
 """The largest page of a list."""
@@ -218,13 +217,13 @@ def _text(name: str, value: str) -> str:
 
 def _moment(name: str, value: str) -> datetime:
     found = rfc3339(name, value)
-    if not _EARLIEST <= found < _LATEST:
+    if not EARLIEST <= found < LATEST:
         raise bad_parameter(name, "expected a year from 1900 to 8999")
     return found
 
 
 def _past(name: str, value: str) -> datetime:
-    return min(max(moment_or_ago(name, value), _EARLIEST), _LATEST)  # which the stores can reckon with
+    return moment_or_ago(name, value)
 
 
 def _duration(name: str, value: str) -> timedelta:

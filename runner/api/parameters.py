@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from ..cloudevents.attributes import time_of
@@ -14,10 +14,13 @@ from ..errors import EventError
 from ..service.clock import utcnow
 from .problems import Problem
 
-__all__ = ["bad_parameter", "boolean", "moment", "parameters", "rfc3339"]
+__all__ = ["EARLIEST", "LATEST", "bad_parameter", "boolean", "moment", "parameters", "rfc3339"]
 
 _TOKENS = ("access_token", "token", "authorization", "api_key")
 _BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+"""The times between which every store can reckon."""
+
 _MOST = 50
 _LONGEST_SHOWN = 20  # characters of a name that is not known
 _OFFSET = re.compile(r" (\d\d:\d\d)\Z", re.ASCII)  # `+` in a query is a blank
@@ -49,6 +52,8 @@ def parameters(query: bytes, known: Collection[str], *, repeated: Collection[str
             raise bad_parameter(shown, f"unknown; expected {'one of: ' + ', '.join(known) if known else 'none'}")
         if name in given and name not in repeated:
             raise bad_parameter(name, "given twice")
+        if "\0" in value:
+            raise bad_parameter(name, "expected text without NUL")  # PostgreSQL has none
         given.setdefault(name, []).append(value)
     return given
 
@@ -72,11 +77,15 @@ def rfc3339(name: str, text: str) -> datetime:
 def moment(name: str, text: str) -> datetime:
     """Return the time that `text` says: RFC 3339, or a duration ago. Raise a `Problem`."""
     with contextlib.suppress(EventError):
-        return time_of(_OFFSET.sub(r"+\1", text))
+        return _within(time_of(_OFFSET.sub(r"+\1", text)))
     try:
-        return utcnow() - parse_duration(text)
-    except ValueError:
+        return _within(utcnow() - parse_duration(text))
+    except (ValueError, OverflowError):
         raise bad_parameter(name, "expected a time such as 2026-01-31T12:00:00Z, or a duration ago: 10m") from None
+
+
+def _within(found: datetime) -> datetime:
+    return min(max(found, EARLIEST), LATEST)
 
 
 def bad_parameter(name: str, fault: str) -> Problem:

@@ -417,3 +417,31 @@ class TestTheWhole:
             bearer = {"authorization": f"Bearer {token}"}
             assert (await client.raw("GET", "/instances", **bearer)).status == 200
             assert (await client.raw("POST", "/deliveries/retry", **bearer)).status == 403
+
+
+ODD = """
+    GET /events/%00 404, GET /events/%ed%a0%80 404, GET /events/9223372036854775808 404, POST /events/%00/cancel 404,
+    GET /subscriptions/a%00b 404, DELETE /subscriptions/a%00b 404, POST /subscriptions/a%00b/pause 404,
+    GET /schedules/%00 404, DELETE /schedules/%00 404, POST /schedules/%00/run 404, GET /deliveries/%00/x 404,
+    GET /deliveries/1/%00 404, POST /deliveries/1/%00/retry 404, GET /deliveries/9223372036854775808/x 404,
+    GET /events?type=%00 400, GET /events?since=0001-01-01T00:00:00Z 200,
+    GET /events/stream?types=%00 400, GET /audit?who=%00 400, POST /events?deliver_at=0001-01-01T00:00:00Z 202,
+    GET /dashboard/subscriptions/%00 404, GET /dashboard/events/%00 404, GET /dashboard/deliveries/1/%00 404,
+    GET /dashboard/schedules/%00 404, GET /dashboard/traces/%00 404, GET /dashboard/traces/9223372036854775808 404,
+    GET /dashboard/events?type=%00 400, GET /dashboard/events?id=%00 400, GET /dashboard/audit?who=%00 400,
+    GET /dashboard/dead-letters?subscription=%00 400, GET /dashboard/deliveries?type=%00 400,
+    GET /dashboard/events?since=0001-01-01T00:00:00Z 200, GET /dashboard/events?since=9999-12-31T23:59:59Z 200,
+    GET /dashboard/events?since=999999999999d 400, GET /dashboard/events?before=999999999999999999 200
+"""
+
+
+async def test_odd_names_and_times_are_answered_alike_on_both_stores(dsn: str, tmp_path: Path) -> None:
+    """A NUL, a lone surrogate, a number beyond 64 bits, the year 1: what one of the stores cannot look for."""
+    bus = Bus(tmp_path, dsn)
+    async with load(bus.write("api: {listen: '127.0.0.1:0'}\n")) as runner:
+        for case in ODD.split(","):
+            method, path, status = case.split()
+            address = runner.addresses[0]
+            headers = {"ce-specversion": "1.0", "ce-type": "a", "ce-source": "/", "ce-id": "1"}
+            answer = await asyncio.to_thread(lambda: ask(address, path, method=method, headers=headers))  # noqa: B023
+            assert answer.status == int(status), (case, answer.body[-200:])
