@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .status import Snapshot, sinks_of, snapshot
+from .shares import sinks_of
+from .status import Snapshot, snapshot
 
 if TYPE_CHECKING:
     from ..storage import Storage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -11,13 +11,12 @@ from typing import Literal, get_args
 
 from ..config.duration import format_duration
 from ..event import Event
-from ..storage.contract.claims import UNREADABLE
 from ..storage.contract.overview import MOST, RECENT, SAMPLE, Load, Queue, Recent
 from ..storage.contract.records import InstanceView
 from ..storage.contract.registry import Registered
 from ..storage.contract.throughput import BUS, Flow, Throughput
-from ..subscription import Matcher
 from .figures import age, number
+from .shares import shares, sinks_of
 
 __all__ = [
     "STATES",
@@ -27,8 +26,6 @@ __all__ = [
     "Subscribed",
     "Verdict",
     "judge",
-    "shares",
-    "sinks_of",
     "snapshot",
     "unreachable",
     "unserved",
@@ -244,28 +241,6 @@ def _rate_in(queue: Queue) -> float:
     if queue.recorded >= SAMPLE and queue.recorded_since is not None:
         window = min(RECENT, queue.now - queue.recorded_since)
     return queue.recorded / max(window.total_seconds(), 1.0)
-
-
-def sinks_of(instances: Iterable[InstanceView]) -> Set[str] | None:
-    """Return the sinks that live instances have; None where none is alive, or one has not said."""
-    said = [each.sinks for each in instances if each.alive]
-    if not said or any(sinks is None for sinks in said):
-        return None
-    return {sink for sinks in said for sink in sinks or ()}
-
-
-def shares(events: Iterable[Event], known: Iterable[Registered]) -> Mapping[int, int]:
-    """Return how many of the events each subscription matches, by its id."""
-    matcher = Matcher([(each.subscription, each.id) for each in known])
-    counted: dict[int, int] = {}
-    for event in events:
-        try:
-            matching = matcher.match(event)
-        except UNREADABLE:
-            continue  # reported with the dispatch
-        for id in matching:
-            counted[id] = counted.get(id, 0) + 1
-    return counted
 
 
 def judge(seen: Snapshot) -> Report:

@@ -11,7 +11,8 @@ from ..storage.contract.overview import Hold
 from ..storage.contract.records import EventView, InstanceView
 from ..storage.tokens import holder_of
 from .matching import Clause, mismatch
-from .status import sinks_of, unserved
+from .shares import sinks_of
+from .status import unserved
 
 __all__ = ["Answer", "Reason", "why"]
 
