@@ -18,6 +18,8 @@ from tests.support.documents import ROOT
 pytestmark = [pytest.mark.openapi, pytest.mark.timeout(1200)]
 
 TOKEN = "evb_" + "t" * 43
+# An id may have slashes: `GET /events/a/cancel` is the event `a/cancel`, which these take for another method.
+MISTAKEN = "unsupported_method,allow_header_conformance"
 CONFIG = """\
 deployment_id: shop
 storage: {{dsn: "{dsn}"}}
@@ -63,7 +65,14 @@ async def test_every_operation(schemathesis: str, runner: Runner, who: str, tmp_
     headers = ["--header", f"Authorization: Bearer {TOKEN}"] if who == "known" else []
     command = [schemathesis, "--config-file", str(Path(__file__).parent / "schemathesis.toml"), "run"]
     asked = [f"{runner.addresses[0]}/openapi.json", "--checks", "all", "--no-color", *headers]
-    asked += ["--max-examples", os.environ.get("EXAMPLES", "15"), "--phases", "examples,coverage,fuzzing"]
+    asked += [
+        "--exclude-checks",
+        MISTAKEN,
+        "--max-examples",
+        os.environ.get("EXAMPLES", "15"),
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]
     done = await asyncio.to_thread(
         subprocess.run, [*command, *asked], cwd=tmp_path, capture_output=True, text=True, timeout=1100, check=False
     )
