@@ -236,7 +236,7 @@ def test_who_could_publish_by_function_before_still_can(
     deployment.write()
     deployment.cli("migrate")
     postgres.psql(
-        f"ALTER TABLE instances DROP COLUMN strategies, DROP COLUMN holder;"
+        f"ALTER TABLE instances DROP COLUMN strategies, DROP COLUMN holder, DROP COLUMN configuration;"
         f"ALTER TABLE subscriptions DROP COLUMN paused_at, DROP COLUMN paused_by;"
         f"DROP VIEW delivery_states; DROP TABLE expiries, throughput, runs, audit;"
         f"DROP INDEX events_correlation, schedules_next_at;"
@@ -248,7 +248,7 @@ def test_who_could_publish_by_function_before_still_can(
         f"GRANT INSERT, SELECT, UPDATE ON events TO {role}",
         postgres_dsn,
     )
-    assert deployment.cli("migrate")[0] == "applied 0003, 0004, 0005, 0006, 0007, 0008, 0010, 0012, 0013\n"
+    assert deployment.cli("migrate")[0] == "applied 0003, 0004, 0005, 0006, 0007, 0008, 0010, 0012, 0013, 0015\n"
     publish = "SELECT publish_event('a.b', source => '/s')"
     assert postgres.psql(publish, as_role(postgres_dsn, role)) == "1"
     postgres.psql(f"REVOKE EXECUTE ON FUNCTION publish_event FROM {role}", postgres_dsn)

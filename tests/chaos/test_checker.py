@@ -64,7 +64,10 @@ def test_what_is_on_record_for_a_subscription_that_does_not_take_it_is_unexpecte
 
 def test_what_nobody_published_is_unexpected() -> None:
     assert check((), ()).unexpected == ["e1: recorded, but never published"]
-    assert check(prefix="slow.").unexpected == ["e1 for work: does not match"]
+    assert check(prefix="slow.").unexpected == [
+        "e1 for work: delivered on record, but does not match",
+        "e1 for work: does not match",
+    ]
     assert check((replace(INVOKE, hash="other"), OK)).unexpected == ["e1 for work: another body than was published"]
     assert check((INVOKE, replace(OK, step="fail"))).unexpected == ["e1: refused, but recorded"]
     assert check(tables=replace(TABLES, recorded=Counter({"e1": 2}))).unexpected == ["e1: recorded 2 times"]

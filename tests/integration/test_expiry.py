@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import time_machine
 from runner import Deferred, Event, EventError, Failed, Publication, StateConflict
 from runner.policies.retry import RetryPolicy
 from runner.storage.tables import attempts
+from runner.worker import worker
+from runner.worker.expiry import Expiry
 from tests.support.eventually import eventually
 
 from .buses import Bus, BusTests, Gate, Handler, events
@@ -26,6 +29,12 @@ async def died(bus: Bus) -> Sequence[Mapping[str, Any]]:
 
 def perishable(count: int, expires_in: timedelta = SOON) -> list[Publication]:
     return [Publication(event, expires_in=expires_in) for event in events(count)]
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what expired while it waits twice a second, and not every ten seconds."""
+    monkeypatch.setattr(worker, "Expiry", partial(Expiry, every=timedelta(milliseconds=500)))
 
 
 class TestExpiry(BusTests):

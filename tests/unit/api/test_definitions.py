@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Any
 
 import jsonschema_rs
@@ -176,7 +177,7 @@ def test_no_schema_has_the_name_of_another() -> None:
 
 
 def test_a_refusal_repeats_no_value_and_remembers_no_secret() -> None:
-    secret = "hunter2-hunter2-hunter2"
+    secret = token_hex()  # known to no other test
     body = {"concurrency": "64", "destination": {"webhook": AT["webhook"] | {"auth": {"bearer": secret}}}}
     with pytest.raises(ConfigError, match=r"concurrency: not what SubscriptionBody in /openapi\.json allows") as caught:
         check("SubscriptionBody", body, lambda: read_subscription("mine", body, []))

@@ -198,6 +198,9 @@ class TestTheFile:
             assert said in capsys.readouterr().err
 
 
+AWAY = "  cure: see that the database runs, and that storage.dsn leads to it: runner doctor\n"
+
+
 class Failing(click.Command):
     """A verb that ends as a test wants."""
 
@@ -215,12 +218,12 @@ class Failing(click.Command):
         (RunnerError("no luck"), 1, "Error: no luck\n"),
         (ConfigError("a.yaml:1:2: x: bad", "a.yaml:3:4: y: worse"), 78, "a.yaml:1:2: x: bad\na.yaml:3:4: y: worse\n"),
         (ForeignDeployment("taken"), 78, "Error: taken\n"),
-        (StorageUnavailable("gone"), 69, "Error: gone\n"),
-        (StorageUnavailable("a:1: [Errno 111] Connection refused"), 69, "Error: a:1: connection refused\n"),
+        (StorageUnavailable("gone"), 69, f"Error: gone\n{AWAY}"),
+        (StorageUnavailable("a:1: [Errno 111] Connection refused"), 69, f"Error: a:1: connection refused\n{AWAY}"),
         (
             StorageUnavailable("a:1: [Errno -2] Name or service not known"),
             69,
-            "Error: a:1: name or service not known\n",
+            f"Error: a:1: name or service not known\n{AWAY}",
         ),
         (
             RunnerError(
