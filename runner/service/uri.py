@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from ..errors import EventError
 
-__all__ = ["check_references", "is_uri", "is_uri_reference"]
+__all__ = ["check_references", "is_ipv6", "is_uri", "is_uri_reference"]
 
 _ENCODED = "%[0-9A-Fa-f]{2}"
 _ANYWHERE = r"\w.~!$&'()*+,;=\x80-\U0010ffff-"  # unreserved, sub-delims, and what is percent-encoded
@@ -80,10 +80,11 @@ def _parsed(text: str) -> re.Match[str] | None:
     if found is None or "[" not in text:
         return found
     host = found["host"] or found["other"] or ""
-    return found if host[:1] in ("v", "V") or _is_ipv6(host) else None
+    return found if host[:1] in ("v", "V") or is_ipv6(host) else None
 
 
-def _is_ipv6(text: str) -> bool:
+def is_ipv6(text: str) -> bool:
+    """Return whether `text` is an IPv6 address, without brackets."""
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import quote
+
+from ...service.uri import is_ipv6
 
 __all__ = ["Address"]
 
@@ -53,7 +54,7 @@ class Address:
             raise ValueError("the host of the URL is not ASCII; write an international name as xn--…")
         parts = _AUTHORITY.fullmatch(authority)
         port = int(parts["port"] or _DEFAULT_PORTS[scheme.lower()]) if parts else 0
-        if parts is None or not 0 < port < 65536 or (parts["v6"] and not _is_ipv6(parts["v6"])):
+        if parts is None or not 0 < port < 65536 or (parts["v6"] and not is_ipv6(parts["v6"])):
             raise ValueError("expected an absolute URL with a host, such as https://crm.example.com/events")
         named = parts["host"] if port == _DEFAULT_PORTS[scheme.lower()] else f"{parts['host']}:{port}"
         path = target if target.startswith("/") else f"/{target}"
@@ -63,11 +64,3 @@ class Address:
     def peer(self) -> str:
         """Host and port, the only parts of the URL that may be shown; the rest can be secret."""
         return f"{self.host}:{self.port}"
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
