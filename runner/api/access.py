@@ -1,4 +1,4 @@
-"""Access: who may call what. The seam that the routes ask, and its two plainest forms."""
+"""Access: which callers may use which routes. The seam that routes ask, and its form without tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAFE = ("GET", "HEAD")
 
 
 class Caller(Protocol):
-    """One who was admitted."""
+    """A caller that was admitted."""
 
     @property
     def name(self) -> str:
@@ -34,7 +34,7 @@ class Caller(Protocol):
 
     @property
     def reads_all(self) -> bool:
-        """Whether this caller may read of everything: subscriptions and their filters, instances, deliveries."""
+        """Whether this caller may read everything: subscriptions and their filters, instances, deliveries."""
 
     def admitted(self, event: Event) -> Event:
         """Return the event as this caller publishes it. Raise a `Problem` of status 403 where it may not."""
@@ -59,7 +59,7 @@ class Anybody(Access, Caller):
     """
     Admits everyone: where only this machine can connect, and the file has no tokens.
 
-    A browser on this machine can, too: a page of another origin may read nothing, and is not let to change anything.
+    A browser on this machine can connect, too, so a page of another origin may neither read nor change anything.
     """
 
     @property

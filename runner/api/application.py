@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 def create(surface: Surface, pages: Sequence[BaseRoute] = ()) -> ASGIApp:
     """Return the ASGI application of one runner; `pages` are the routes for people."""
     routes = [
-        *publishing.routes(surface),  # first, for it is looked for the most
+        *publishing.routes(surface),  # first: the route that is used most
         *health.routes(surface),
         *metrics.routes(surface),
         *stream.routes(surface),
@@ -80,17 +80,19 @@ class ProblemAnswers:
             started = True
             await send(message)
 
-        scope.setdefault("app", self)  # then the router raises for what it has not, and writes no plain text
+        # so that the router raises for an unknown path, instead of answering in plain text
+        scope.setdefault("app", self)
         try:
             if "\0" in scope["path"]:
-                raise Problem(404, "not-found", "no name has a NUL")  # which not every store can look for
+                raise Problem(404, "not-found", "no name has a NUL")  # PostgreSQL refuses it as a parameter
             await self._app(scope, receive, sending)
         except ClientGone:
             return  # the client is gone
         except Exception as error:
             problem = problem_of(error)
             if isinstance(error, HTTPException) and error.status_code == 405:
-                problem.headers = {"allow": ", ".join(self._methods(scope))}  # not those of the first route alone
+                # of all routes of the path, not of the first alone
+                problem.headers = {"allow": ", ".join(self._methods(scope))}
             if problem.status == 500 or started:
                 log.error("request failed", path=Request(scope).url.path, error=type(error).__name__)
             if started:
@@ -116,7 +118,8 @@ class RootPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         root = self._root_path
-        if root and scope["type"] == "http" and not scope.get("root_path"):  # else a program has mounted us
+        # otherwise a program has mounted this application
+        if root and scope["type"] == "http" and not scope.get("root_path"):
             path = scope["path"]
             if path != root and not path.startswith(f"{root}/"):
                 path = root + path

@@ -1,4 +1,4 @@
-"""Bodies of requests, read within limits: of one, of all that are under way, and of the time it may take."""
+"""Read the bodies of requests within limits: on the size of each, on all in progress together, and on time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Bodies", "ClientGone", "discard", "refuse"]
 
-_TOGETHER = 64  # bodies of the largest size that may be under way at once
+_TOGETHER = 64  # bodies of the largest size that may be in progress at once
 _SILENCE = 10.0  # seconds without a byte
 _LONGEST = 60.0  # seconds for a whole body
-_LINGER = 5.0  # seconds for which the rest of a refused body is still taken from the network, and thrown away
+_LINGER = 5.0  # seconds for which the rest of a refused body is read and discarded
 
 
 class ClientGone(Exception):
@@ -28,8 +28,8 @@ class Bodies:
     """
     Read the bodies of requests.
 
-    Whatever is too large is refused before it is buffered: by its `Content-Length`, or once more has come than is
-    taken. All bodies under way hold a bounded amount of memory together.
+    A body that is too large is refused before it is buffered: by its `Content-Length`, or once more has arrived than is
+    allowed. All bodies in progress together hold a bounded amount of memory.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Bodies:
         Take bodies of up to `limit` bytes.
 
         Args:
-            together: bytes of all that are under way at once.
+            together: bytes of all bodies in progress.
             silence: seconds that may pass without a byte.
             longest: seconds that one body may take.
         """
@@ -53,7 +53,8 @@ class Bodies:
         Return the whole body of a request with these headers, whose names are in lower case.
 
         Raises:
-            Problem: 400 for a length that is none, 413 for too much, 408 for too slow, 503 for too many at once.
+            Problem: 400 for an invalid length, 413 for too large a body, 408 for too slow a client, 503 for too many at
+                once.
             ClientGone: the client went away.
         """
         self._check_length(headers)
@@ -109,7 +110,7 @@ class Bodies:
 
 
 async def refuse(problem: Problem, receive: Receive, send: Send) -> None:
-    """Answer, and take the rest of the body from the network before the connection is closed."""
+    """Answer, and discard the rest of the body before the connection is closed."""
     response = problem_response(problem)
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
@@ -119,7 +120,7 @@ async def refuse(problem: Problem, receive: Receive, send: Send) -> None:
 
 async def discard(receive: Receive) -> None:
     """
-    Take what is left of a body, for some seconds, and throw it away.
+    Read and discard the rest of a body, for some seconds.
 
     A connection that is closed with unread input is reset, and the client never sees the answer.
     """
@@ -133,4 +134,4 @@ async def discard(receive: Receive) -> None:
         return
 
 
-_CLOSE = {"connection": "close"}  # what is left of the request is not read
+_CLOSE = {"connection": "close"}  # the rest of the request is not read

@@ -14,16 +14,16 @@ __all__ = ["Connection"]
 _HEAD_TIME = 10.0  # seconds from the connection, or the first byte of a request, to the end of its headers
 _HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete
 _HEADERS = 200
-_BLOCKED = 30.0  # seconds for which a client may take nothing of its answers
+_BLOCKED = 30.0  # seconds for which a client may read nothing of its answers
 
 
 class Connection(HttpToolsProtocol):
     """
-    Limit how long a request head may take, how large it may be, and how long a client may take nothing of an answer.
+    Limit how long a request head may take, how large it may be, and how long a client may read nothing of an answer.
 
     A head that is not complete after ten seconds ends the connection with 408, one of more than 64 KiB or 200 headers
-    with 431. Between two requests uvicorn's keep-alive decides, and nothing but another request ends its wait; during
-    a body its reader.
+    with 431. Between two requests uvicorn's keep-alive applies, and only another request ends its wait. During a body
+    the limits of its reader apply.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -59,7 +59,8 @@ class Connection(HttpToolsProtocol):
     @override
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        if self.transport.get_write_buffer_size() and self._stalled is None:  # else it closes when that is taken
+        # otherwise it closes once the buffer is sent
+        if self.transport.get_write_buffer_size() and self._stalled is None:
             self._stalled = self.loop.call_later(_BLOCKED, self.transport.abort)
 
     @override
@@ -88,7 +89,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _rests_still(self) -> bool:
-        """Return whether there is no request under way, nor the beginning of one, and no time set for the next."""
+        """Return whether no request is in progress or has begun to arrive, and no timer runs for the next one."""
         idle = self.timeout_keep_alive_task is None and not self._in_head and not self.pipeline
         return idle and not self.transport.is_closing() and self.cycle.response_complete
 

@@ -30,13 +30,13 @@ def schemas() -> Mapping[str, Any]:
 
 def check(name: str, body: Mapping[str, Any], read: Callable[[], object]) -> None:
     """
-    Refuse a body that the schema `name` refuses, although `read` takes it: a number in quotes, for instance.
+    Refuse a body that the schema `name` refuses although `read` accepts it: a number in quotes, for instance.
 
-    A file may have those, where a variable takes the place of a number. What `read` refuses is left to the operation,
-    which has better words for it, and puts it on record.
+    A file may have one, because a variable may stand for a number. A body that `read` refuses is left to the operation,
+    whose messages are better, and which records the refusal in the audit log.
 
     Raises:
-        ConfigError: with a fault a line, which repeats nothing of the body but names.
+        ConfigError: one fault per line; of the body they repeat names only.
     """
     validator = _validator(name)
     if validator.is_valid(body):
@@ -55,6 +55,6 @@ def check(name: str, body: Mapping[str, Any], read: Callable[[], object]) -> Non
 
 @functools.cache
 def _validator(name: str) -> Validator:
-    import jsonschema_rs  # loaded where somebody defines something
+    import jsonschema_rs  # only loaded for a definition
 
     return jsonschema_rs.validator_for({"$ref": f"{PLACE}{name}", "components": {"schemas": dict(schemas())}})

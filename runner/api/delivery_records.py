@@ -1,4 +1,4 @@
-"""`/deliveries`: one event for one subscription, with its attempts, and what a person does to it."""
+"""`/deliveries`: one event for one subscription, with its attempts; retry, cancel and acknowledge."""
 
 from __future__ import annotations
 

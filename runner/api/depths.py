@@ -19,12 +19,12 @@ __all__ = ["DepthGauge"]
 
 log = structlog.get_logger(__name__)
 
-_FRESH = 5.0  # seconds for which a look holds
-_PATIENCE = 5.0  # seconds that a caller waits for one
+_FRESH = 5.0  # seconds for which a result is used again
+_PATIENCE = 5.0  # seconds that a caller waits for a new one
 
 
 class DepthGauge:
-    """Look at the depths of the store with one query, at most once in five seconds however many ask."""
+    """Read the depths of the store with one query, at most once in five seconds whatever the number of callers."""
 
     def __init__(self, read: Callable[[], Awaitable[Depths]]) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""The door: the HTTP interface of one runner, of which nothing is imported before it is used."""
+"""The door: the HTTP interface of one runner, whose modules are imported only when it is used."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Door:
         return Lifespan(self._application(), runner)
 
     def change(self, options: Api | None) -> None:
-        """Take what a running process can of another section `api`: its tokens."""
+        """Apply what a running process can change of another section `api`: its tokens."""
         if options is not None and self._options is not None:
             self._options = options
             if self._surface is not None:
@@ -73,7 +73,7 @@ class Door:
         Listen, if the file says so.
 
         Raises:
-            ListenError: the address is taken, or not to be had.
+            ListenError: the address is in use, or cannot be bound.
             ConfigError: a file of `api.tls` cannot be used.
         """
         if self._options is not None and not self._mounted and self._listener is None:

@@ -1,4 +1,4 @@
-"""Dry runs: what would become of a publish, which is checked and not recorded."""
+"""Dry runs: check a publish and predict its deliveries, without recording it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["dry_run"]
 
 async def dry_run(surface: Surface, publications: Sequence[Publication], *, whole: bool) -> list[dict[str, Any]]:
     """
-    Return for each event how many subscriptions would get it, and which, and why others would not.
+    Return, for each event, how many subscriptions would get it, which ones, and why the others would not.
 
     Args:
-        whole: without, only how many: names and filters of subscriptions are for those who may read them.
+        whole: false for the number alone: names and filters of subscriptions are for callers that may read them.
 
     Raises:
         EventError: a publish would be refused.

@@ -13,7 +13,7 @@ from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
 
-_LOOKED_THROUGH = 10_000  # events, for one page
+_LOOKED_THROUGH = 10_000  # events that are examined for one page
 _HEAVIEST = 16 * 1024 * 1024  # bytes of data, above which a page ends
 _STATES = ("scheduled", "queued", "settled", "cancelled")
 
@@ -22,12 +22,13 @@ async def _list(call: Call) -> dict[str, Any]:
     query = dict(call.query)
     size = query.pop("limit", 100)
     cursor = query.pop("cursor", None)
-    # A caller who may see some only is given a page of those, as far as they are found among so many.
+    # A caller that may see only some events gets a page of those found among this many.
     most = _LOOKED_THROUGH if call.caller.bound else size
     asked = EventQuery(**query, limit=most, before_seq=None if cursor is None else cursor[0])
     seen: list[dict[str, Any]] = []
     count = weight = 0
-    async with contextlib.aclosing(call.surface.storage.records.events(asked)) as views:  # type: ignore[type-var]  # it is a generator
+    # it is a generator
+    async with contextlib.aclosing(call.surface.storage.records.events(asked)) as views:  # type: ignore[type-var]
         async for view in views:
             count += 1
             if call.caller.sees(view.event):
@@ -46,7 +47,8 @@ async def _show(call: Call) -> dict[str, Any]:
     except NotFound:
         if not call.caller.bound:
             raise
-    raise Problem(404, "not-found", "no such event")  # the same whether it is not there, or is not for this caller
+    # the same answer for an unknown event and for one that this caller may not see
+    raise Problem(404, "not-found", "no such event")
 
 
 async def _cancel(call: Call) -> dict[str, Any]:

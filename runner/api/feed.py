@@ -1,4 +1,4 @@
-"""The feed: what is recorded, read once for all streams of a process."""
+"""The feed: recorded events, read once for all streams of a process."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Feed", "Mark", "Reader"]
 
 _SHORTEST, _LONGEST = 0.05, 0.5  # seconds between two looks: after one that found something, and while none does
-_ENTRIES = 1000  # that are kept for readers that lag behind, and at most so many
-_BYTES = 4 * 1024 * 1024  # of them
+_ENTRIES = 1000  # entries that are kept for readers that lag behind
+_BYTES = 4 * 1024 * 1024  # of the text of these entries
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """
-    A place from which any instance can go on: everything up to `seq` has been given, and ever will be.
+    A position from which any instance can continue: all events up to `seq` have been given, and no other can appear.
 
     Attributes:
         at: when the event of that seq was recorded, to the second; None where it is unknown.
@@ -69,7 +69,7 @@ class Entry:
 
 
 class Reader:
-    """Where one stream is in the feed; `woken` is set when there may be more, or when it is to end."""
+    """The position of one stream; `woken` is set when there may be more entries, or when the stream must end."""
 
     __slots__ = ("position", "woken")
 
@@ -82,8 +82,8 @@ class Feed:
     """
     Follow the events while there are readers, and keep the latest in memory.
 
-    A reader that lags behind what is kept reads from the store instead: none holds back another, and each takes a
-    bounded amount of memory.
+    A reader that lags behind the kept entries reads from the store instead, so no reader delays another, and each takes
+    a bounded amount of memory.
     """
 
     def __init__(self, records: Records, draining: asyncio.Event) -> None:
@@ -92,7 +92,7 @@ class Feed:
         self._draining = draining
         self._follower: Follower | None = None
         self._entries: deque[Entry] = deque()
-        self._size = 0  # bytes of them
+        self._size = 0  # bytes of the text of the entries
         self._next = 0  # number of the entry that comes next
         self._readers: set[Reader] = set()
         self._woken = asyncio.Event()
@@ -103,12 +103,12 @@ class Feed:
 
     @property
     def ended(self) -> bool:
-        """Whether the streams are to end."""
+        """Whether the streams must end."""
         return self._draining.is_set()
 
     @contextlib.asynccontextmanager
     async def reader(self) -> AsyncIterator[Reader]:
-        """Give a reader that begins behind the last event there is."""
+        """Yield a reader that begins after the newest event."""
         async with self._changing:
             if self._follower is None:
                 self._follower = await Follower.beginning(self._records)
@@ -124,7 +124,7 @@ class Feed:
                 await self._rest()
 
     def take(self, reader: Reader, most: int = 100) -> list[Entry] | None:
-        """Return what comes next for a reader, and move it on; None if that is not kept any more."""
+        """Return the next entries for a reader, and advance it; None if they are no longer kept."""
         first = self._next - len(self._entries)
         if reader.position < first:
             return None
@@ -135,12 +135,11 @@ class Feed:
 
     async def history(self, reader: Reader, after: Mark) -> AsyncGenerator[Entry, None]:
         """
-        Yield from the store what was recorded after a mark; the reader goes on behind it.
+        Yield from the store the events recorded after a mark; the reader continues behind them.
 
-        What is being written there is looked for by the feed from then on, so that nothing is passed over. Some events
-        may come twice.
+        The feed watches the gaps in that range from then on, so that no event is missed. Some events may come twice.
         """
-        assert self._follower is not None  # a reader reads
+        assert self._follower is not None  # there is a reader, so the feed follows
         reader.position = self._next
         end = self._follower.newest
         cursor, now = Cursor(after.seq), monotonic()
@@ -151,7 +150,7 @@ class Feed:
                     break
                 cursor.fresh(view.seq, now)
                 if view.seq % _ENTRIES == 0:
-                    cursor.forget_gaps(now)  # no more gaps than are worth it
+                    cursor.forget_gaps(now)  # keeps the number of gaps bounded
                 yield _entry(view, cursor.safe)
         if self._follower is not None:
             gaps = cursor.gaps
@@ -178,7 +177,7 @@ class Feed:
             if not self._readers:
                 await self._loop.stop()
                 self._follower = None
-                self._next += 1  # an item that is not kept is not taken for the next one
+                self._next += 1  # so that a reader does not take a later entry for one that was dropped
                 self._entries.clear()
                 self._size = 0
 

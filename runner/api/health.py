@@ -1,4 +1,4 @@
-"""The probes: `/healthz` says whether the process goes round, `/readyz` whether it can be given work."""
+"""The probes: `/healthz` says whether the loops of the process run, `/readyz` whether it can take work."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def routes(surface: Surface) -> list[BaseRoute]:
     """Return the routes of the probes, which need no token."""
 
     async def healthz(request: Request) -> Response:
-        """Say whether every loop goes round; reveal nothing else."""
+        """Report whether every loop runs; reveal nothing else."""
         well = not surface.vitals.faults()
         return JSONResponse({"status": "ok" if well else "failing"}, 200 if well else 503, headers=_NO_STORE)
 
     async def readyz(request: Request) -> Response:
-        """Say whether this process can be given work; a strategy that is deaf costs latency alone."""
+        """Report whether this process can take work; a strategy that does not hear does not count."""
         readiness, phase = surface.readiness, surface.vitals.phase
         await readiness.refresh()
         ready = phase is Phase.RUNNING and readiness.store and readiness.tables

@@ -32,7 +32,7 @@ class HostGuard:
     def __init__(self, app: ASGIApp, options: Api) -> None:
         self._app = app
         self._allowed = _rule(options)
-        self._known: set[bytes] = set()  # values of the header that were found to be good
+        self._known: set[bytes] = set()  # values of the header that were accepted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

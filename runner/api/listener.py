@@ -81,7 +81,7 @@ class Listener:
             unlink(self._options.place.path, self._inode)
 
     def _config(self, app: ASGIApp) -> uvicorn.Config:
-        # What it has to say at `info` is of no interest, and its traceback of an error may hold anything.
+        # uvicorn's `info` lines add nothing to ours, and a traceback of its may hold a payload.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         tls = self._options.tls
         config = uvicorn.Config(

@@ -60,9 +60,9 @@ class _Collector(Collecting):
     """
     Makes the metrics of one process at the moment of a scrape.
 
-    Labels hold names of subscriptions, strategies, loops and schedules, of which a deployment has so many, and the
-    first hundred sources. What is known by name is counted from zero: a scraper sees no increase in a counter that was
-    not there before, so that the first dead delivery would go unnoticed.
+    Labels hold names of subscriptions, strategies, loops and schedules, whose number a deployment bounds, and the first
+    hundred sources. A counter is exported from zero for every known name: a scraper sees no increase in a counter that
+    did not exist before, so the first dead delivery would go unnoticed.
     """
 
     def __init__(self, surface: Surface) -> None:
@@ -70,11 +70,11 @@ class _Collector(Collecting):
         self._depths: Depths | None = None
 
     async def refresh(self) -> None:
-        """Look at the store, unless that was done a moment ago."""
+        """Read the store, unless that was done a moment ago."""
         self._depths = await self._surface.depths.look()
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: what there is to collect is found out at a scrape."""
+        """Return nothing: the metrics are known only at a scrape."""
         return ()
 
     @override

@@ -46,9 +46,9 @@ _WAIT = ("429", "503")
 
 
 def routes(surface: Surface, endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
-    """Return the route, which needs no token: what there is to call is no secret."""
+    """Return the route, which needs no token: the document holds no secret."""
 
-    @functools.cache  # the schemas of definitions take 50 ms, which a start has no use for
+    @functools.cache  # made on demand: the schemas of definitions take 50 ms
     def content() -> bytes:
         return orjson.dumps(document(endpoints))
 

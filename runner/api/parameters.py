@@ -1,4 +1,4 @@
-"""Parameters of a query: read strictly, because what is misspelt must not be left out in silence."""
+"""Query parameters, read strictly: a misspelt one must not be ignored silently."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["EARLIEST", "LATEST", "bad_parameter", "boolean", "moment", "paramete
 _TOKENS = ("access_token", "token", "authorization", "api_key")
 _BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-"""The times between which every store can reckon."""
+"""The range of times that every store can compute with."""
 
 _MOST = 50
-_LONGEST_SHOWN = 20  # characters of a name that is not known
+_LONGEST_SHOWN = 20  # characters of an unknown name that are repeated
 _OFFSET = re.compile(r" (\d\d:\d\d)\Z", re.ASCII)  # `+` in a query is a blank
 
 
@@ -89,6 +89,6 @@ def _within(found: datetime) -> datetime:
 
 
 def bad_parameter(name: str, fault: str) -> Problem:
-    """Return the answer to a parameter that cannot be acted on."""
+    """Return the problem of an invalid parameter."""
     shown = ascii(name)[1:-1]
     return Problem(400, "invalid-parameter", f"{shown or 'query'}: {fault}", parameter=shown)

@@ -34,7 +34,7 @@ TYPE_PREFIX = "urn:runner:problem:"
 
 _RETRY_AFTER = "1"  # seconds
 
-# From the most special error to the most general one: status, name, and whether its text is for the caller.
+# From the most specific error to the most general one: status, name, and whether its text is for the caller.
 _ERRORS: tuple[tuple[type[RunnerError], int, str, bool], ...] = (
     (ConfigError, 422, "invalid-definition", True),
     (NotFound, 404, "not-found", True),
@@ -62,7 +62,7 @@ _NAMES = {404: "no-such-path", 405: "method-not-allowed", 413: "too-large", 415:
 
 class Problem(Exception):
     """
-    An error that is answered as it is.
+    An error that carries its own answer.
 
     Attributes:
         status: of the answer.
@@ -94,7 +94,7 @@ class Problem(Exception):
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the answer to an error; the text of one that this package has no name for is not shown."""
+    """Return the problem of an error; the text of an error that is not this package's is not shown."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
@@ -109,7 +109,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _place_of(error: RunnerError) -> dict[str, Any]:
-    """Return where an error is: which attribute, which event of a batch, which part of the data."""
+    """Return the place of an error: the attribute, the event of a batch, the part of the data."""
     place = {name: getattr(error, name, None) for name in ("attribute", "index", "pointer")}
     return {name: value for name, value in place.items() if value is not None}
 

@@ -18,16 +18,16 @@ __all__ = ["Process"]
 
 class Process(NamedTuple):
     """
-    The process around the HTTP interface, as far as it tells of it.
+    The state of the process that the HTTP interface reports.
 
     Attributes:
-        vitals: its health; `vitals.draining` ends what goes on for ever.
+        vitals: its health; `vitals.draining` ends streams.
         tally: its counts.
         strategies: returns the state of each strategy.
         breakers: returns for each subscription served here whether its breaker is open.
         wakes: how often each strategy has woken the worker.
         watchdog: watches its event loop.
-        retention: returns how long events are kept, as far as it knows.
+        retention: returns how long events are kept.
         reloading: takes the file as it is now; `reloading.state` is what is in use, and how the last reload went.
     """
 

@@ -106,7 +106,7 @@ class Publishing:
         return 202, receipt_json(receipt)
 
     async def _check_room(self) -> None:
-        """Raise a `Problem` of status 503 while no more events are taken."""
+        """Raise a `Problem` of status 503 while no more events are accepted."""
         if self._surface.vitals.draining.is_set():
             raise Problem(503, "stopping", "this process is stopping; try again", headers=_RETRY)
         await self._room.check()
@@ -114,10 +114,10 @@ class Publishing:
 
 def _as_sent(event: Event, headers: Mapping[str, str]) -> Event:
     """
-    Return an event of binary mode with `source` and `dataschema` as they were sent, where only that is a URI.
+    Return an event of binary mode with `source` and `dataschema` as they were sent, if only that form is a URI.
 
     A producer that does not percent-encode header values (HTTP binding §3.1.3.2) sends `/a%20b` as it is. Decoded, as
-    the values of others have to be, it is no URI any more.
+    the values of other producers must be, it is no longer a URI.
     """
     for name, fits in _URIS.items():
         sent = headers.get(f"ce-{name}", "")
@@ -182,8 +182,8 @@ def _handshake(headers: Headers) -> dict[str, str]:
     """
     Return the headers of the answer to a validation request (Web Hooks for Event Delivery 1.0.2, §4).
 
-    Publishing takes a token all the same: the handshake only says that this place expects events. A callback
-    that is asked for is never called.
+    Publishing still needs a token: the handshake only says that this endpoint expects events. A requested callback is
+    never called.
     """
     allowed = {"allow": "GET, HEAD, OPTIONS, POST"}
     origin = headers.get("webhook-request-origin")

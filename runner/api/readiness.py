@@ -1,4 +1,4 @@
-"""Readiness: whether the store answers with tables of our version."""
+"""Readiness: whether the store answers, with tables of this version."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Readiness"]
 
 log = structlog.get_logger(__name__)
 
-_FRESH = 1.0  # seconds for which an answer of the store holds, however many ask
+_FRESH = 1.0  # seconds for which an answer of the store is used again
 _PATIENCE = 2.0  # seconds that a probe waits for the store
 
 
 class Readiness:
     """
-    Whether the store answers with tables of our version, asked at most once a second.
+    Whether the store answers, with tables of this version; asked at most once a second.
 
-    A look that hangs is never cancelled, for that would leave its statement behind; a probe does not wait for it.
+    A look that hangs is never cancelled, because that would leave its statement behind; a probe does not wait for it.
     """
 
     def __init__(self, look: Callable[[], Awaitable[bool]]) -> None:
@@ -50,7 +50,7 @@ class Readiness:
             self.store = True
         except StorageUnavailable:
             self.store = False
-        except RunnerError as error:  # it answers, and with tables that are none of ours
+        except RunnerError as error:  # it answers, with tables of another deployment or version
             self.store, self.tables = True, False
             log.warning("not ready", detail=str(error))
         finally:

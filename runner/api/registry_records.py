@@ -1,4 +1,4 @@
-"""`/subscriptions`, `/schedules`, `/instances` and `/status`: who wants what, what comes when, and how it all is."""
+"""`/subscriptions`, `/schedules`, `/instances` and `/status`: the registry, the processes and the verdict."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def _remove_subscription(call: Call) -> dict[str, Any]:
 
 
 def _named(body: Mapping[str, Any]) -> list[str]:
-    """Return the sinks that a body names, whether there are any by those names or not."""
+    """Return the sinks that a body names, whether they exist or not."""
     return [each for each in (body.get("sink"), body.get("dead_letter")) if isinstance(each, str)]
 
 

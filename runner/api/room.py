@@ -19,16 +19,16 @@ class Room:
     """
     Admit publishes while fewer events wait than the file allows.
 
-    The store is asked again once as many were admitted as there was room for, so that a publish costs no query while
-    there is plenty.
+    The store is asked again once as many were admitted as it had room for, so a publish costs no query while few events
+    wait.
     """
 
     def __init__(self, most: int | None, depths: DepthGauge) -> None:
         """Admit while fewer than `most` wait; None is no limit."""
         self._most = most
         self._depths = depths
-        self._waiting: int | None = None  # when the store was asked last
-        self._admitted = 0  # since then
+        self._waiting: int | None = None  # as the store last said
+        self._admitted = 0  # events, since the store was asked
 
     async def check(self) -> None:
         """Raise a `Problem` of status 503 while too many events wait."""

@@ -24,7 +24,7 @@ async def listen(options: Api) -> list[socket.socket]:
     Return sockets that listen where `options.listen` says: one for each address of the host.
 
     Raises:
-        ListenError: the address is taken, not ours, or not to be had.
+        ListenError: the address is in use, not of this machine, or cannot be bound.
     """
     place = options.place
     if place.path is not None:
@@ -35,7 +35,7 @@ async def listen(options: Api) -> list[socket.socket]:
     except OSError as error:
         raise ListenError(f"api.listen: {place.host!r} has no address here: {error.strerror or error}") from error
     if place.port == 0:
-        found = found[:1]  # else each address would get a port of its own
+        found = found[:1]  # with port 0 each address would get a port of its own
     made: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(found):
@@ -95,7 +95,7 @@ def _on_path(path: Path) -> socket.socket:
 
 
 def _clear(path: Path) -> None:
-    """Remove a socket that a process has left behind which is no more."""
+    """Remove a socket left behind by a process that has ended."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def _clear(path: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             return
-        except OSError:  # it is busy, so another process has it
+        except OSError:  # another process listens on it
             pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 

@@ -21,12 +21,12 @@ class StandIn:
     Take the connections that wait for a blocked event loop, and answer each with 503.
 
     Without it a probe would learn nothing before its own timeout, and a publisher would wait for an answer that may be
-    minutes away. `answer()` is for another thread than that of the loop; code that never lets go of the interpreter's
-    lock stops that, too.
+    minutes away. `answer()` is for another thread than that of the loop; code that never releases the interpreter's
+    lock stops it, too.
     """
 
     def __init__(self, listening: socket.socket, *, tls: bool) -> None:
-        """Args: tls says that the answer cannot be given in clear; then connections are closed."""
+        """Args: with tls no answer in clear can be given, so connections are closed."""
         self._listening = listening.dup()
         self._listening.setblocking(False)
         self._tls = tls

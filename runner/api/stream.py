@@ -30,7 +30,7 @@ __all__ = ["Streaming", "routes"]
 
 _HEARTBEAT = timedelta(seconds=15)
 _BLOCKED = 30.0  # seconds for which a client may read nothing
-_MOST_TYPES = 100  # patterns, with which every event is compared
+_MOST_TYPES = 100  # patterns; every event is compared with each
 _PIECE = 64 * 1024  # bytes that are sent at once, about
 _HEADERS = (
     (b"content-type", b"text/event-stream"),
@@ -74,7 +74,7 @@ class Streaming:
                     await stream.go_on(_HEARTBEAT)
                 await stream.end()
             except TimeoutError:
-                return  # it reads nothing, and loses its connection
+                return  # the client reads nothing, and loses its connection
             finally:
                 gone.cancel()
 
@@ -100,7 +100,7 @@ class Streaming:
 
 
 class _Stream:
-    """One stream: what it is given, and where it has got to."""
+    """One stream: what it selects, and its position."""
 
     def __init__(self, feed: Feed, reader: Reader, caller: Caller, types: Sequence[str], send: Send) -> None:
         self._feed = feed
@@ -111,7 +111,7 @@ class _Stream:
         self._mark = feed.mark
 
     async def begin(self, after: Mark | None, truncated: dict[str, int | None] | None) -> None:
-        """Send the head, and what was recorded after a mark."""
+        """Send the head, and the events recorded after a mark."""
         await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         self._mark = after or self._mark
         head = _RETRY + _id(self._mark)
@@ -122,7 +122,7 @@ class _Stream:
             await self._catch_up()
 
     async def go_on(self, heartbeat: timedelta) -> None:
-        """Send what there is; without anything wait for it, and give a sign of life."""
+        """Send the next events; while there are none, wait for them and send a comment as a sign of life."""
         entries = self._feed.take(self._reader)
         if entries is None:
             await self._catch_up()
@@ -136,11 +136,11 @@ class _Stream:
                 await self._put(b":\n" + _id(self._mark) + b"\n")
 
     async def end(self) -> None:
-        """End the answer; a client comes back, and goes on behind what it has."""
+        """End the answer; a client reconnects, and continues after the last event it has."""
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _catch_up(self) -> None:
-        """Send what the store has, from where this stream is."""
+        """Send the events of the store from this stream's position on."""
         entries: list[Entry] = []
         async with contextlib.aclosing(self._feed.history(self._reader, self._mark)) as history:
             async for entry in history:

@@ -1,4 +1,4 @@
-"""The surface: all that the routes of the HTTP interface work with."""
+"""The surface: everything that the routes of the HTTP interface work with."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Surface:
     Attributes:
         options: the section `api` of the file, as it was at the start; its tokens may have changed since.
         access: is asked by every route but the probes before anything else.
-        vitals: how this process is; `vitals.draining` ends what goes on for ever.
+        vitals: how this process is; `vitals.draining` ends streams.
         tally: what this process has counted.
         readiness: whether it can be given work.
         depths: how much waits in the store.
-        process: what else its metrics tell of.
+        process: what else its metrics report.
     """
 
     options: Api
@@ -50,7 +50,7 @@ class Surface:
     process: Process
 
     def change(self, options: Api) -> None:
-        """Admit by the tokens of `options` from now on; whether any are needed stays."""
+        """Admit by the tokens of `options` from now on; this does not change whether a token is needed."""
         if isinstance(self.access, Tokens) and options.tokens:
             self.access.replace(options.tokens)
 

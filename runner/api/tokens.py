@@ -1,4 +1,4 @@
-"""Tokens: who calls, by the bearer token of the request, and what the file allows that caller."""
+"""Tokens: the caller of a request by its bearer token, and what the file allows that caller."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FailureLimit", "TokenCaller", "Tokens", "access_of"]
 
-_FAILURES = 20  # of one address in a minute
+_FAILURES = 20  # that one address may have in a minute
 _WINDOW = 60.0  # seconds
-_ADDRESSES = 4096  # that are remembered
+_ADDRESSES = 4096  # whose failures are remembered
 _CHALLENGE = 'Bearer realm="runner"'
-_OWN = (schedule.SOURCES, lifecycle.SOURCES)  # of what the bus publishes itself
+_OWN = (schedule.SOURCES, lifecycle.SOURCES)  # sources of the events that the bus itself publishes
 _CORE = ("subject", "source", "type", "id", "dataschema", "datacontenttype")
 
 
 class FailureLimit:
-    """Count failures by address; those who have too many in a minute are to wait for its end."""
+    """Count failures by address; one with too many in a minute must wait for its end."""
 
     def __init__(self, most: int = _FAILURES, window: float = _WINDOW, now: Callable[[], float] = monotonic) -> None:
         """Args: window is in seconds, `now` the clock it is measured by."""
@@ -103,7 +103,8 @@ class TokenCaller(Caller):
         """
         Return whether the file lets this token publish as a schedule, or as the bus itself.
 
-        Who publishes the event of a tick ahead of it, under the id that everybody can reckon, takes its place.
+        The ids of ticks are predictable, so an event published under one ahead of its time would take the place of the
+        tick.
         """
         return "admin" in self.entry.scopes or self.entry.attributes.get("source") == event.source
 
@@ -217,7 +218,7 @@ def _forbidden(detail: str, attribute: str) -> Problem:
 
 
 def _filled(event: Event, missing: dict[str, str]) -> Event:
-    """Return the event with the attributes it did not have."""
+    """Return the event with its missing attributes filled in."""
     core = {name: value for name, value in missing.items() if name in _CORE}
     extensions = {name: value for name, value in missing.items() if name not in _CORE}
     if extensions:
@@ -226,5 +227,5 @@ def _filled(event: Event, missing: dict[str, str]) -> Event:
 
 
 def access_of(options: Api) -> Access:
-    """Return what admits callers, after the file."""
+    """Return the access that the file asks for."""
     return Tokens(options.tokens) if options.tokens else Anybody()

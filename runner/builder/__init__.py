@@ -87,7 +87,7 @@ def build(config: Config, environ: Mapping[str, str] | None = None) -> Runner:
     Raises:
         ConfigError: every plug-in that cannot be built, and every file of a DSN that cannot be used, one per line.
     """
-    # The verbs that only publish or look have no use for a worker.
+    # Imported here, because verbs that only publish or read need no worker.
     from ..operations.destinations import Destinations
     from ..runtime.runner import Runner
     from ..sinks.http.hosts import Hosts
@@ -162,7 +162,7 @@ async def open_storage(
     Args:
         create: make the tables where there are none; older ones are for `runner migrate` and `runner start`.
         adopt: make sure that the tables are up to date and belong to this deployment.
-        writes: whether the errand writes; one that only looks needs no right to.
+        writes: whether the command writes; one that only reads needs no right to write.
 
     Raises:
         SchemaMismatch: the tables are missing, older or newer.
@@ -180,7 +180,7 @@ async def open_storage(
 
 @contextlib.asynccontextmanager
 async def open_bus(config: Config) -> AsyncIterator[EventBus]:
-    """Open the bus of `config` to publish from a process that does no work; its signals are out when this ends."""
+    """Open the bus of `config` to publish from a process without a worker; at the end all signals have been sent."""
     async with open_publishing(config) as (bus, _):
         yield bus
 
@@ -209,14 +209,14 @@ async def open_operations(
     async with open_storage(config, writes=writes) as storage:
         try:
             yield Operations(storage, changed.set, actor=f"cli:{who()}", keeper=keeper_of(config))
-        finally:  # also after an interrupt: what was done by then has to be signalled
+        finally:  # also after an interrupt: the changes made so far must be signalled
             if changed.is_set():
                 async with outgoing as strategies:
                     await strategies.notify(new_id())
 
 
 def open_strategies(config: Config) -> contextlib.AbstractAsyncContextManager[StrategyStack]:
-    """Open the strategies of `config` in a process without a worker: they send and hear, and wake nothing."""
+    """Open the strategies of `config` in a process without a worker: they send and receive, and wake nothing."""
     return _outgoing(config, None)
 
 

@@ -19,7 +19,7 @@ class Brokers:
     """One connection to NATS for each distinct way to reach it."""
 
     def __init__(self, config: Config, made: Mapping[BrokerOptions, Broker] | None = None) -> None:
-        """Args: made are those that are there already."""
+        """Args: made has the existing ones."""
         self.made: dict[BrokerOptions, Broker] = dict(made or {})
         self._config = config
 
@@ -33,7 +33,7 @@ class Brokers:
         return self.made[options]
 
     def following(self, config: Config) -> Brokers:
-        """Return the brokers for another state of the file: the same ones, under the logins that this one has."""
+        """Return the brokers for another state of the file: the same ones, with the logins of that state."""
         renewed = {old: new for old, new in zip(_strategies(self._config), _strategies(config), strict=True)}
         return Brokers(config, {renewed.get(options, options): broker for options, broker in self.made.items()})
 
@@ -43,7 +43,7 @@ class Brokers:
             broker.renew_login(options)
 
     def unwanted(self) -> list[BrokerOptions]:
-        """Return the options of those that neither a strategy nor a sink of the file asks for."""
+        """Return the options of the brokers that no strategy and no sink of the file uses."""
         from ..sinks.nats import NatsSinkOptions
 
         sinks = [each.options for each in self._config.sinks.values() if isinstance(each.options, NatsSinkOptions)]

@@ -1,4 +1,4 @@
-"""Read the configuration file again, and build of it what is not in use already."""
+"""Read the configuration file again, and build the parts of it that are not in use already."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class RereadableFile(ConfigurationFile):
 
     @override
     def use(self, revision: Revision) -> None:
-        assert revision.config is self._read.config  # one is read at a time
+        assert revision.config is self._read.config  # revisions are read one at a time
         used, config = self._used.config, revision.config
         if used.log != config.log:
             config.log.change()

@@ -28,7 +28,7 @@ def sinks_of(
     Return the sinks of `config` by name, none where the process does not deliver; collect their faults.
 
     Args:
-        kept: those that are there already.
+        kept: the existing sinks that stay.
     """
     sinks = dict(kept or {})
     for name, plugin in config.sinks.items() if config.worker.enabled else ():

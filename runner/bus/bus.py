@@ -34,9 +34,9 @@ class EventBus:
     """
     Publish events.
 
-    An event is recorded, with its one row of work, before `publish()` returns; only then are workers
-    signalled. Concurrent calls share commits: while as many as help are in flight, the next ones gather and go
-    together (group commit).
+    An event is recorded, with its one row of work, before `publish()` returns; only then are workers signalled.
+    Concurrent calls share commits: while as many commits as help throughput are in flight, further calls gather for the
+    next one (group commit).
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class EventBus:
         Publish into `store`, and signal through `strategy`.
 
         Args:
-            wake: called for work in this process, without a detour over the strategy.
+            wake: called for work in this process, in place of a signal through the strategy.
             local_worker: takes events straight from the publisher while it has room for them.
             schemas: what the data of events has to fit.
-            tally: counts what is recorded; but not inside sessions of callers, which may still roll back.
+            tally: counts the events recorded, except in sessions of callers, which may still roll back.
             tracing: makes spans; None for none.
         """
         self._store = store
@@ -90,9 +90,9 @@ class EventBus:
         Args:
             delay: from now, on the store's clock, until it is due.
             deliver_at: the time at which it is due instead; aware. A past one is due at once.
-            expires_in: from now, on the store's clock, until it is of no use: what has not been delivered by then is
-                dead. It becomes the extension `expirytime`, which may be given instead.
-            session: record it inside this transaction of the caller's: it exists if and when that commits, and workers
+            expires_in: from now, on the store's clock, until it expires: a delivery not made by then is dead. It
+                becomes the extension `expirytime`, which may be given instead.
+            session: record it inside this transaction of the caller: the event exists once that commits, and workers
                 are signalled then. A SQLAlchemy `AsyncSession`, or (blocking the event loop as that does itself) a
                 `Session` or `Connection`, a connection of Django, or one of psycopg, psycopg2 or sqlite3.
 
@@ -101,8 +101,8 @@ class EventBus:
             SchemaViolation: its data does not fit the schema of its type.
             EventConflict: the same (source, id) is recorded with other content.
             StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
-            StorageHeld: of these, one that is certain: it was not recorded, because for 5 s another session had the
-                same event in its transaction.
+            StorageHeld: the same, but it certainly was not recorded, because for 5 s another session had the same event
+                in its transaction.
         """
         publication = Publication(event, delay, deliver_at, expires_in)
         if session is not None:
@@ -138,7 +138,7 @@ class EventBus:
         return await self._traced(self._tracing, publications, add)
 
     async def recorder(self, events: Iterable[Event | Publication]) -> Callable[[Any], Sequence[Receipt]]:
-        """Return a function, for any thread, that records events in a synchronous `session` as `publish()` has it."""
+        """Return a function, for any thread, that records events in a synchronous `session`, as for `publish()`."""
         return await self._recorder(await self._prepared(events))
 
     async def _recorder(self, publications: Sequence[Publication]) -> Callable[[Any], Sequence[Receipt]]:
@@ -169,13 +169,13 @@ class EventBus:
         publications: Sequence[Publication],
         add: Callable[[Sequence[Publication]], Awaitable[Sequence[Receipt]]],
     ) -> Sequence[Receipt]:
-        """Record events within a span, whose trace they carry from then on."""
+        """Record events within a span, and give them its trace."""
         with tracing.publishing([each.event for each in publications]) as events:
             return await add([each._replace(event=event) for each, event in zip(publications, events, strict=True)])
 
     def continuing(self, headers: Mapping[str, str]) -> AbstractContextManager[None]:
         """
-        Continue the trace of a request: what is published in this block follows from it, if there is any tracing.
+        Continue the trace of a request: events published in this block belong to it, if tracing is on.
 
         Args:
             headers: of the request, with names in lower case.
@@ -190,48 +190,48 @@ class EventBus:
         return receipts
 
     def check(self, publications: Sequence[Publication]) -> None:
-        """Raise the `EventError` for which `publish_many()` would refuse them; the store is not asked."""
+        """Raise the `EventError` that `publish_many()` would raise without asking the store."""
         for publication in publications:
             check(publication)
         if self._schemas is not None:
             self._schemas.check(publications)
 
     def use_schemas(self, schemas: TypeSchemas | None) -> None:
-        """Hold the data of events to these schemas from now on."""
+        """Check the data of events against these schemas from now on."""
         self._schemas = schemas
 
     def announce(self, event_id: str | None = None) -> None:
         """Wake the worker of this process and notify the others: there may be work."""
         if self._wake is not None:
             self._wake()
-        # Signals differ, because a strategy knows its own by what they carry.
+        # Each signal has its own id, because a strategy recognises its own signals by it.
         self.notify(event_id or new_id())
 
     def notify(self, event_id: str) -> None:
         """
         Signal the other processes.
 
-        Signals go out in the background, since a strategy may be slow. Those that pile up meanwhile become one.
+        Signals are sent in the background, since a strategy may be slow; those that wait are merged into one.
         """
         self._signals.notify(event_id)
 
     def start(self) -> None:
-        """Take events again after a `stop()`."""
+        """Accept events again after a `stop()`."""
         self._stopped = False
         self._commits.start()
 
     async def commits_done(self) -> None:
-        """Return once the commits that are in flight now are over."""
+        """Return once the commits that are in flight now have ended."""
         await self._commits.done()
 
     async def stop(self) -> None:
-        """Take no more events, and return once what was given is recorded and signalled."""
+        """Accept no more events, and return once the accepted ones are recorded and signalled."""
         self._stopped = True
         await self._commits.stop()
         await self._signals.stop()
 
     async def _prepared(self, events: Iterable[Event | Publication]) -> list[Publication]:
-        """Return the events, checked and linked, for a bus that takes them."""
+        """Return the events as publications, checked and linked."""
         self._check_running()
         publications = [each if isinstance(each, Publication) else Publication(each) for each in events]
         self.check(publications)

@@ -14,7 +14,7 @@ from ..tracing.causation import HANDLED, caused
 __all__ = ["MAX_DELAY", "check", "check_due", "expiring", "linked"]
 
 MAX_DELAY = timedelta(days=366)  # how far ahead an event may be scheduled
-MAX_LIFE = timedelta(days=3660)  # for how long one may say that it is of use
+MAX_LIFE = timedelta(days=3660)  # the longest `expires_in`
 
 
 def check(publication: Publication) -> None:
@@ -58,7 +58,7 @@ def _check_expiry(event: Event, expires_in: timedelta) -> None:
 
 
 def check_due(delay: timedelta | None, deliver_at: datetime | None) -> None:
-    """Raise `EventError` unless at most one of the two is given, and is a time that something can be due at."""
+    """Raise `EventError` if both are given, or the one given is no valid due time."""
     if delay is not None and deliver_at is not None:
         raise EventError("give either delay or deliver_at, not both")
     if deliver_at is not None:

@@ -1,4 +1,4 @@
-"""Group commit: while as many commits as help are in flight, the next callers gather and go together."""
+"""Group commit: while enough commits are in flight, further callers gather and share the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Commits"]
 
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
-SHARE = 4  # events that make a second commit beside the first worth it: fewer gain more from company
+SHARE = 4  # events for which a second commit beside the first pays off; fewer are faster in a shared one
 
 
 class _Flush:
@@ -64,7 +64,7 @@ class Commits:
         self._held = Held(record)
 
     async def add(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
-        """Have events recorded with the next commit; return their receipts when that is over."""
+        """Record events with the next commit; return their receipts once it has ended."""
         answer: Answer = asyncio.get_running_loop().create_future()
         if self._held and self._held.has_any(publications):
             self._held.add([(publications, answer)])
@@ -87,7 +87,7 @@ class Commits:
         self._stopped = False
 
     async def done(self) -> None:
-        """Return once the commits that are in flight now are over."""
+        """Return once the commits that are in flight now have ended."""
         await asyncio.gather(*[flush.look_on() for flush in self._flushing])
 
     async def stop(self) -> None:
@@ -149,7 +149,7 @@ class Commits:
         except Exception as error:
             held = isinstance(error, StorageHeld)
             if len(callers) > 1 and (held or not isinstance(error, StorageUnavailable)):
-                await self._commit_apart(callers)  # the others must not hear of it
+                await self._commit_apart(callers)  # an error of one caller must not reach the others
             elif held and not self._stopped:
                 self._held.add(callers)
             else:

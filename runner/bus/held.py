@@ -13,7 +13,7 @@ from .callers import Caller, fail, halves, keys
 
 __all__ = ["Held"]
 
-PATIENCE = 5.0  # seconds for which an event is tried again that another session is recording
+PATIENCE = 5.0  # seconds for which an event that another session is recording is retried
 _PAUSE = 0.02  # seconds between two tries
 
 
@@ -39,7 +39,7 @@ class Held:
         return not all(wanted.isdisjoint(keys(each)) for callers, _ in self._waiting for each, _ in callers)
 
     def add(self, callers: list[Caller]) -> None:
-        """Add callers whose events another session is recording, or seems to be."""
+        """Add callers whose events another session is recording, or may be."""
         self._waiting.append((callers, monotonic() + PATIENCE))
         if self._task is None:
             self._task = asyncio.create_task(self._insist(), name="publish what is held")

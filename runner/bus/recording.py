@@ -19,7 +19,7 @@ class LocalWorker(Protocol):
     """A worker in the publisher's own process, which takes events that are recorded as leased to it."""
 
     def lease_for(self, count: int, weight: int) -> timedelta | None:
-        """Return the lease under which it would take `count` events now that weigh so much; None if it has no room."""
+        """Return the lease under which it would take `count` events of `weight` bytes now; None if it has no room."""
 
     def take(self, claim: Claim, until: float) -> None:
         """
@@ -61,6 +61,6 @@ class Recording:
         until = monotonic() + lease.total_seconds()
         receipts, claim = await self._store.append_leased(publications, lease)
         if claim is None or monotonic() >= until:
-            return receipts, False  # what took so long may have changed hands; it is found like any other
+            return receipts, False  # the lease has ended meanwhile; the work is claimed like any other
         self._local_worker.take(claim, until)
         return receipts, True

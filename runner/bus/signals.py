@@ -10,15 +10,15 @@ from ..strategies.base import NotifyStrategy
 
 __all__ = ["Signals"]
 
-SPACING = 0.001  # seconds from one signal to the next, doubled up to the longest while publishes go on and on:
-LONGEST_SPACING = 0.005  # others have work at hand then, and a signal costs every process more than a publish
+SPACING = 0.001  # seconds between two signals, doubled up to the longest while publishes continue without a pause:
+LONGEST_SPACING = 0.005  # the others are busy then, and a signal costs every process more than a publish
 
 
 class Signals:
     """Send signals through a strategy in the background; merge those that pile up."""
 
     def __init__(self, strategy: NotifyStrategy) -> None:
-        """Args: strategy may take its time."""
+        """Args: strategy may be slow."""
         self._strategy = strategy
         self._unsent: str | None = None  # the id the next signal carries
         self._sending: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""Transactions of the caller's: which driver connection is in one, and signals once it has ended."""
+"""Transactions of callers: the driver connection of each, and signals once it has ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EXPECTED = (
     "session: expected a SQLAlchemy AsyncSession, Session or Connection, a connection of Django, "
     "or one of psycopg, psycopg2 or sqlite3"
 )
-_PATIENCE = 10.0  # seconds that a commit which has begun may take until the signal goes out all the same
+_PATIENCE = 10.0  # seconds after the beginning of a commit in which the signal is sent even without its end
 
 
 def resolved(session: Any) -> Any:
@@ -52,7 +52,7 @@ def driver_connection(session: Any) -> Any:
             session = session.connection()
         if isinstance(session, Connection):
             if not session.in_transaction():
-                session.begin()  # SQLAlchemy does so before its own statements alone
+                session.begin()  # SQLAlchemy itself begins only before statements of its own
             return session.connection.driver_connection
     if all(callable(getattr(session, name, None)) for name in ("cursor", "commit", "rollback")):
         return session
@@ -65,9 +65,9 @@ def _is_django(session: Any) -> bool:
 
 class TransactionSignals:
     """
-    Signal what was published in transactions of the caller's, each once the outermost one has ended.
+    Signal events published in transactions of callers, each once the outermost transaction has ended.
 
-    After a rollback that may be for nothing. A connection of a driver does not report its end.
+    After a rollback the signal is superfluous, and harmless. A connection of a driver does not report its end.
     """
 
     def __init__(self, announce: Callable[[str], None]) -> None:
@@ -108,14 +108,14 @@ class TransactionSignals:
             self._soon(self._announce, event_id)
 
     def _connection_commits(self, connection: Connection) -> None:
-        """Take note of a commit that is about to be sent: SQLAlchemy has no event after it."""
+        """Note a commit that is about to be sent: SQLAlchemy has no event after it."""
         event_id = self._unsignalled.pop(connection, None)
         transaction = connection.get_transaction()
         if event_id is not None and transaction is not None:
             self._soon(self._watch, transaction, event_id)
 
     def _watch(self, transaction: RootTransaction, event_id: str, pause: float = 0.001, waited: float = 0.0) -> None:
-        """Signal once a commit is over, which another thread may still be waiting for."""
+        """Signal once a commit has ended, which another thread may still be waiting for."""
         if transaction.is_active and waited < _PATIENCE:
             assert self._loop is not None
             self._loop.call_later(pause, self._watch, transaction, event_id, min(2 * pause, 0.05), waited + pause)
@@ -123,7 +123,7 @@ class TransactionSignals:
             self._announce(event_id)
 
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function in the loop of the bus, unless that is closed: then a look at the store finds the event."""
+        """Call a function in the loop of the bus, unless that is closed: then polling finds the event."""
         loop = self._loop
         assert loop is not None
         if asyncio._get_running_loop() is loop:

@@ -1,4 +1,4 @@
-"""Schemas of types: which data schemas an event has to fit before it is recorded."""
+"""Schemas of types: the data schemas that an event must satisfy before it is recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["TypeSchemas"]
 
 
 class TypeSchemas:
-    """The data schemas of a deployment, by the type of event; of several that match a type each has to hold."""
+    """The data schemas of a deployment, by the type of event; an event must satisfy all that match its type."""
 
     def __init__(self, schemas: Mapping[str, DataSchema]) -> None:
         """Args: schemas by pattern of the type, in which `*` stands for any characters."""

@@ -1,4 +1,4 @@
-"""`runner check`: say what the configuration would build; with `--online`, whether it would find its servers."""
+"""`runner check`: print what the configuration would build; with `--online`, also whether its servers answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(path: Path, online: bool, as_json: bool) -> None:
 
     try:
         config = load(path, imports=True)
-        build(config)  # what only the parts themselves can find wrong; nothing connects
+        build(config)  # finds the faults that only show when the parts are built; nothing connects
     except ConfigError as error:
         if as_json:
             print_json({"valid": False, "faults": list(error.faults)})
@@ -112,7 +112,7 @@ def _plan(config: Config) -> Iterator[str]:
 
 
 async def _connect(config: Config, found: _Online, show: Callable[[str], object]) -> None:
-    """Check every server and show its state; raise afterwards what keeps a runner from starting."""
+    """Check every server and print its state; raise afterwards the error that keeps a runner from starting."""
     from ..builder import nats_subjects
     from ..doctor.brokers import look_at_broker
 

@@ -23,7 +23,7 @@ def names_of(section: str) -> Callable[[click.Context, click.Parameter, str], li
 
     def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         path = ctx.params.get("path") or os.environ.get("RUNNER_CONFIG") or "runner.yaml"
-        with contextlib.suppress(Exception):  # a prompt is no place for faults
+        with contextlib.suppress(Exception):  # completion must not print errors
             return [CompletionItem(name) for name in _names(Path(path), section) if name.startswith(incomplete)]
         return []
 
@@ -31,7 +31,7 @@ def names_of(section: str) -> Callable[[click.Context, click.Parameter, str], li
 
 
 def _names(path: Path, section: str) -> list[str]:
-    """Return the names as the files spell them, without a check, so that it takes no longer than to read them."""
+    """Return the names as the files spell them, without validation, so that it takes no longer than reading them."""
     from ..config.inclusion import read_source
 
     found: Any = read_source(str(path), os.environ).value.get(section, [])

@@ -67,7 +67,7 @@ def next_times(expression: str, zone: str, since: datetime | None, count: int, a
 
 
 def print_ticks(ticks: Iterator[datetime], zone: str, as_json: bool) -> None:
-    """Print times in UTC, and as the clock on the wall shows them."""
+    """Print times in UTC and in local time."""
     from ..policies.cron import zone_of
     from ..policies.schedule import tick_text
     from .output import print_json, print_table

@@ -210,7 +210,7 @@ async def _list(config: Config, query: DeliveryQuery, event: str | None, as_json
 
 
 def _held_by(view: DeliveryView, holds: Mapping[str, str]) -> str | None:
-    """Return the reason, other than its due time, for which a delivery waits."""
+    """Return why a delivery waits, apart from its due time."""
     return holds.get(view.subscription) if view.state == "pending" else None
 
 

@@ -1,4 +1,4 @@
-"""`runner dev`: a bus to try things with, in one command."""
+"""`runner dev`: a bus for trying things out, in one command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["dev"]
 
 _PORT = 8080
 _PORT_VARIABLE = "RUNNER_DEV_PORT"
-_LOOK_EVERY = 0.2  # seconds, for events of other processes
+_LOOK_EVERY = 0.2  # seconds between two reads of events that other processes publish
 _TYPES = ("order.created", "order.paid", "order.shipped")
 
 _FILE = """\
@@ -252,7 +252,7 @@ def _introduction(path: Path, runner: Runner, every: timedelta | None) -> Iterat
 
 
 def _command(verb: str) -> str:
-    """Return the verb as it is typed in another shell, in the form this one was."""
+    """Return the verb as it is typed in another shell, called in the same way as this one."""
     program = Path(sys.argv[0])
     found = shutil.which(program.name)
     if program.name == "__main__.py":
@@ -262,7 +262,7 @@ def _command(verb: str) -> str:
 
 
 def _prints(config: Config) -> bool:
-    """Return whether deliveries show up here by themselves."""
+    """Return whether a sink of the file prints deliveries on this terminal."""
     used = {each.sink for each in config.subscriptions}
     return any(plugin.kind == "stdout" and name in used for name, plugin in config.sinks.items())
 

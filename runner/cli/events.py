@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["events"]
 
 _STATES = ("scheduled", "queued", "settled", "cancelled")
-_PATIENCE = timedelta(seconds=5)  # until a search says how far it is
+_PATIENCE = timedelta(seconds=5)  # until a search prints its progress
 _PAUSE = 0.5  # seconds between two looks of `tail`
 
 
@@ -240,7 +240,7 @@ async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
         async with open_storage(config, writes=False) as storage:
             async for view in _found(storage.records, query):
                 print_json(event_json(view)) if as_json else rows.append(event_row(view))
-    except asyncio.CancelledError:  # an impatient user still gets what was found
+    except asyncio.CancelledError:  # after Ctrl-C the events found so far are printed
         if rows:
             print_table(EVENT_COLUMNS, rows, spare=EVENT_SPARE)
         raise
@@ -249,7 +249,7 @@ async def _list(config: Config, query: EventQuery, as_json: bool) -> None:
 
 
 async def _found(records: Records, query: EventQuery) -> AsyncIterator[EventView]:
-    """Yield what a query finds; while that takes long, say how far the search is."""
+    """Yield the events that a query finds; print the progress of a long search."""
     from .output import tell
 
     left, below = query.limit, query.before_seq

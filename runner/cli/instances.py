@@ -76,7 +76,7 @@ async def _list(config: Config, as_json: bool) -> None:
 
 
 def _file(view: InstanceView) -> str:
-    """Return the digest of the file of an instance, with a mark where the last reload left it in use."""
+    """Return the digest of an instance's file, marked `kept` if the last reload failed."""
     used = view.configuration
     return "" if used is None else f"{used.digest} kept" if used.kept else used.digest
 

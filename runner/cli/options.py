@@ -43,7 +43,7 @@ _DEFAULT = Path("runner.yaml")  # what `runner init` writes
 def _require(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path:
     if path is not None:
         return path
-    if ctx.params.get("url"):  # what is asked is a server
+    if ctx.params.get("url"):  # then a server is asked, and no file is needed
         return _DEFAULT
     if not _DEFAULT.exists():
         raise click.UsageError(
@@ -68,7 +68,7 @@ def config_option(command: Command) -> Command:
         "--config",
         "path",
         envvar="RUNNER_CONFIG",
-        type=click.Path(path_type=Path, readable=False),  # reported by the loader, like a missing one
+        type=click.Path(path_type=Path, readable=False),  # the loader reports an unreadable file
         metavar="FILE",
         callback=_require,
         help="The configuration; unless given $RUNNER_CONFIG, or else ./runner.yaml.",
@@ -123,16 +123,16 @@ def load(path: Path, *, level: str = "warning", imports: bool = False) -> Config
     """
     Read the configuration for a verb that ends by itself, and log no less than `level`.
 
-    The log is for people unless the file says `json`: those verbs are typed, and `auto` would see a pipe.
+    The log is for people unless the file says `json`: these verbs are typed, and `auto` would see a pipe.
 
-    Only with `imports` is what the file names imported: a verb that publishes or reads does not need it.
+    The modules that the file names are imported only with `imports`: a verb that publishes or reads does not need them.
 
     Raises:
         ConfigError: with every fault of the file.
     """
-    with _absent("rich"):  # structlog would load it for tracebacks that are never printed by it
+    with _absent("rich"):  # structlog would load it for tracebacks, which it never prints
         from ..log.setup import configure
-    if not imports:  # to look for plug-ins of pydantic takes as long as to read the file, and none of ours is meant
+    if not imports:  # looking for plug-ins of pydantic takes as long as reading the file, and we use none
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from ..config import load_config
 
@@ -190,7 +190,7 @@ class Moment(click.ParamType[datetime]):
         except ValueError:
             moment = None
         if moment is not None and moment.tzinfo is not None:
-            if moment.year not in _YEARS:  # near the ends of the calendar no clock can add or take away an hour
+            if moment.year not in _YEARS:  # near the ends of the calendar an offset would overflow
                 self.fail(f"{value!r} is too far away; expected a year from {_YEARS[0]} to {_YEARS[-1]}", param, ctx)
             return moment.astimezone(UTC)
         if moment is not None:

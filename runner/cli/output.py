@@ -43,7 +43,7 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
     Print on standard output, as it is.
 
     Raises:
-        OutputClosed: that is no failure of a verb which has nothing else to do.
+        OutputClosed: which is no failure of a verb that only prints.
     """
     try:
         click.echo(text, nl=nl)
@@ -52,7 +52,7 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
 
 
 def tell(text: str, *, wait: bool = True) -> None:
-    """Print a message for people on standard error; see `log.tell()`, which takes its time to import."""
+    """Print a message for people on standard error; see `log.tell()`, which is imported on demand."""
     from ..log import setup as log
 
     log.tell(text, wait=wait)
@@ -66,7 +66,7 @@ def tell_unheard(reason: str) -> None:
 
 
 def drop_output() -> None:
-    """Discard unwritten output, which the interpreter would complain about again at exit."""
+    """Discard unwritten output, so that the interpreter does not report it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -97,10 +97,10 @@ def duration(length: timedelta) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()) -> None:
     """
-    Print aligned columns, and nothing but a header without rows.
+    Print aligned columns; without rows, only a header.
 
-    Off a terminal as plain text, always the same columns and times in full; on a terminal with rich, times
-    shortened, and so that nothing is cut.
+    Off a terminal as plain text, always the same columns and times in full; on a terminal with rich, times shortened,
+    nothing cut.
 
     Args:
         spare: the columns that a narrow terminal does not show, the least important one first.
@@ -148,7 +148,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 
 def brief(time: datetime) -> str:
-    """Return a time in UTC in the fewest characters: that of today, or else the date."""
+    """Return a time in UTC in few characters: the time of day if it is today's, else the date."""
     return time.strftime("%H:%M:%SZ" if time.date() == datetime.now(UTC).date() else "%Y-%m-%d")
 
 

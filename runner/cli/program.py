@@ -20,7 +20,7 @@ from .output import OutputClosed, drop_output, tell
 
 __all__ = ["PROGRAM", "LazyGroup", "main", "run"]
 
-# What a file says that takes no more; verbs write to no other than standard output.
+# Errors of a file that accepts no more output; verbs write to standard output only.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
         """Return the command; for an unknown one, suggest similar names."""
         try:
             return super().resolve_command(ctx, args)
-        except click.NoSuchCommand as error:  # it knows of the commands that are loaded, none
+        except click.NoSuchCommand as error:  # click suggests only loaded commands, and none is
             raise click.NoSuchCommand(error.command_name, possibilities=self._modules, ctx=ctx) from None
 
 
@@ -120,7 +120,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _interrupt)
         code = run(sys.argv[1:])
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    except KeyboardInterrupt:  # in the moments before and after `run` looks for it
+    except KeyboardInterrupt:  # before or after `run` catches it
         code = INTERRUPTED
     sys.exit(code)
 
@@ -139,7 +139,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except (OutputClosed, BrokenPipeError):  # of the latter click lets through what `flush()` raises, and no other
+    except (OutputClosed, BrokenPipeError):  # click lets a BrokenPipeError through only from `flush()`
         drop_output()
         return DONE
     except OSError as error:
@@ -159,18 +159,19 @@ def _open_streams() -> None:
     """
     Open the standard descriptors that were closed when the process started.
 
-    Else the first file or connection that is opened takes the place of standard error, and gets what is meant for that.
+    Otherwise the first file or connection opened would take descriptor 2, and receive what is written to standard
+    error.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  # until the end
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the locale has not fails nothing
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character unknown to the locale must not raise
 
 
 def _interrupt(_number: int, _frame: object) -> None:

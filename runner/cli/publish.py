@@ -32,7 +32,7 @@ _BATCH = 500  # events in one transaction
 
 @dataclass(frozen=True, slots=True)
 class _When:
-    """The due time of events, of which at most one of the first two fields is set, and how long they are of use."""
+    """The due time of events, given by at most one of the first two fields, and when they expire."""
 
     delay: timedelta | None = None
     deliver_at: datetime | None = None
@@ -218,12 +218,12 @@ async def _due(operations: Operations, seq: int) -> datetime | None:
 
     try:
         return (await operations.records.event(str(seq))).due_at
-    except RunnerError:  # the store has gone since; the event is recorded
+    except RunnerError:  # the store is unreachable now, but the event is recorded
         return None
 
 
 async def _try_one(config: Config, event: Event, when: _When, as_json: bool) -> None:
-    """Check an event as a publish does, and print which subscriptions would get it."""
+    """Check an event as publishing does, and print which subscriptions would get it."""
     from orjson import Fragment
 
     from ..builder import type_schemas
@@ -251,7 +251,7 @@ async def _try_one(config: Config, event: Event, when: _When, as_json: bool) -> 
 
 
 async def _registered(config: Config) -> list[tuple[Registered, bool]]:
-    """Return the subscriptions in the store, as far as it can be asked: a dry run needs none."""
+    """Return the subscriptions in the store; none if it cannot be reached, because a dry run needs no store."""
     from ..builder import open_storage
     from ..errors import SchemaMismatch, StorageUnavailable
 
@@ -277,7 +277,7 @@ def _publish_file(path: Path, name: str, when: _When, dry_run: bool, as_json: bo
 
 
 def _accepted(config: Config, *, exported: bool = False) -> Callable[[Event], object]:
-    """Return what refuses an event that the bus would refuse."""
+    """Return a function that raises for an event that the bus would refuse."""
     from ..builder import type_schemas
     from ..service.uri import check_references
     from ..storage.contract.events import Publication

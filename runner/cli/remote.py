@@ -24,15 +24,15 @@ from .output import tell
 __all__ = ["RemoteTail"]
 
 _TOKEN = "RUNNER_TOKEN"
-_SILENCE = 45.0  # seconds without a byte, of a stream that gives a sign of life every 15
-_PAUSE = 2.0  # seconds until it is tried again
-_REMEMBERED = 10_000  # seqs: after a reconnect the stream repeats some
+_SILENCE = 45.0  # seconds without a byte; the stream sends at least a comment every 15
+_PAUSE = 2.0  # seconds before a reconnect
+_REMEMBERED = 10_000  # seqs, because the stream repeats some events after a reconnect
 _LINE = 16 * 1024 * 1024
 
 
 class RemoteTail:
     """
-    Read the events of a bus over HTTP, and go on where it was after a lost connection.
+    Read the events of a bus over HTTP, and continue at the same position after a lost connection.
 
     The token is that of `$RUNNER_TOKEN`.
     """
@@ -42,8 +42,8 @@ class RemoteTail:
         Prepare to read.
 
         Raises:
-            click.BadParameter: the URL is none.
-            click.UsageError: the token is none.
+            click.BadParameter: the URL is invalid.
+            click.UsageError: the token is invalid.
         """
         self._at = _checked(url)
         query = {"types": pattern, "since": None if since is None else since.astimezone(UTC).isoformat()}
@@ -147,7 +147,7 @@ def _checked(url: str) -> SplitResult:
 
 
 def _refuse(answer: http.client.HTTPResponse) -> None:
-    """Raise for an answer that is no stream: to be tried again, or not."""
+    """Raise for an answer that is no stream: an error to retry, or a final one."""
     try:
         detail = orjson.loads(answer.read(65_536)).get("detail") or answer.reason
     except (ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""`runner schedules`: look at what is published at regular times; make, pause, run and remove it."""
+"""`runner schedules`: look at schedules; make, pause, run and remove them."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def _schedule(name: str, type_: str, options: dict[str, Any]) -> Schedule:
 
 
 def _option(place: tuple[int | str, ...]) -> str:
-    """Return the option, or the argument, that a fault is about."""
+    """Return the option or argument that a fault belongs to."""
     names = [str(step).replace("_", "-") for step in place]
     return {(): "schedule", ("name",): "NAME"}.get(tuple(names), f"--{(names or [''])[-1]}")
 

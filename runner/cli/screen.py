@@ -1,4 +1,4 @@
-"""The screen of `runner top`: from what was seen to lines of text, and from keys to what is wanted. No I/O."""
+"""The screen of `runner top`: snapshots become lines of text, keys become requests. No I/O."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class View:
     The state of the screen.
 
     Attributes:
-        chosen: the name of the subscription that keys are about.
+        chosen: the name of the subscription that keys act on.
         first: how many rows are scrolled past.
-        asking: what is to be confirmed.
+        asking: the request that waits for a confirmation.
         message: a line for the one at the keys, until the next key.
         trouble: why the last look failed; empty if it did not.
     """
@@ -131,7 +131,7 @@ SORTS: Sequence[tuple[str, Callable[[Subscribed, Snapshot], tuple[float | str, .
     ("out/s", lambda each, seen: (-each.rate(seen.now),)),
     ("p95", lambda each, _: (-(each.flow.latency.quantile(0.95) or 0.0),)),
 )
-"""The orders there are: a name, and what is compared; equal ones are in the order of their names."""
+"""The sort orders: a name and a key function; ties are in the order of names."""
 
 
 def _sorted(view: View, seen: Snapshot) -> list[Subscribed]:
@@ -140,7 +140,7 @@ def _sorted(view: View, seen: Snapshot) -> list[Subscribed]:
 
 
 def press(view: View, key: str) -> Wish | None:
-    """Change the view by one key; return what is wanted beyond that."""
+    """Change the view by one key; return a request that goes beyond the screen."""
     view.message = ""
     if view.asking is not None:
         wish, view.asking = view.asking, None
@@ -197,7 +197,7 @@ def lines(view: View, width: int, height: int | None) -> list[Text]:
     Return the lines of the screen, none wider than `width`.
 
     Args:
-        height: how many lines there are; None for as many as it takes, without a choice and without keys.
+        height: how many lines there are; None for as many as it takes, without a cursor and without key hints.
     """
     seen = view.seen
     made = [*_head(view, seen, width), Text()]

@@ -1,4 +1,4 @@
-"""`runner secrets`: the secrets that the tables keep, sealed."""
+"""`runner secrets`: the sealed secrets in the tables."""
 
 from __future__ import annotations
 

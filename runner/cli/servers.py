@@ -1,4 +1,4 @@
-"""A PostgreSQL and a NATS server of one's own, for `runner dev --servers`: from what is installed on this machine."""
+"""Private PostgreSQL and NATS servers for `runner dev --servers`, from programs installed on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Servers", "free_port"]
 HOST = "127.0.0.1"
 _PATIENCE = 30.0  # seconds for a server to answer
 _PAUSE = 0.05
-_USERS = ("postgres", "nobody")  # users that PostgreSQL runs as where we are root, which it refuses
+_USERS = ("postgres", "nobody")  # users that PostgreSQL may run as when we are root, because it refuses root
 
 _NO_POSTGRES = """\
 --servers needs PostgreSQL, and found no initdb and postgres in PATH, /usr/lib/postgresql or this environment
@@ -65,7 +65,7 @@ class Servers:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Args: directory is made where there is none."""
+        """Args: directory is created if missing."""
         self.directory = directory
         self._nats = _nats_program()
         self._postgres = list(_postgres_programs())
@@ -96,7 +96,7 @@ class Servers:
         self.stop()
 
     def stop(self) -> None:
-        """End both the polite way, at most in ten seconds each."""
+        """Terminate both; wait at most ten seconds for each."""
         while self._running:
             process, number = self._running.pop()
             with contextlib.suppress(ProcessLookupError):
@@ -126,7 +126,7 @@ class Servers:
         self.versions = f"PostgreSQL {_version(program)}"
 
     def _initialise(self, data: Path) -> Path:
-        """Make the data directory with the first programs that can; return these."""
+        """Create the data directory with the first installation that works; return the directory of its programs."""
         said = ""
         for programs in self._postgres:
             shutil.rmtree(data, ignore_errors=True)
@@ -176,7 +176,7 @@ class Servers:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for us; we stop it when the bus has drained
+                start_new_session=True,  # Ctrl-C must not reach it; it is stopped after the bus has drained
                 user=user,
                 cwd="/",
             )
@@ -189,7 +189,7 @@ class Servers:
             time.sleep(_PAUSE)
 
     def _data(self) -> Path:
-        """Return the data directory of PostgreSQL: one that its user can reach, where that is not us."""
+        """Return the data directory of PostgreSQL, which its user can reach even if that is another one."""
         if self._user is None:
             return self.directory / "postgres"
         name = sha256(str(self.directory.resolve()).encode()).hexdigest()[:12]
@@ -249,7 +249,7 @@ def _other_user() -> str:
 
 
 def _check_ours(directory: Path) -> None:
-    """Refuse a directory in a place that is open to all, if another user has made it."""
+    """Refuse a directory that another user has created, in a place writable by all."""
     if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
         raise click.ClickException(f"{directory} belongs to somebody else; remove it")
 
@@ -260,7 +260,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _answers(port: int) -> bool:
-    """Return whether PostgreSQL takes logins: it answers to a request for TLS from its first moment on."""
+    """Return whether PostgreSQL accepts logins, by its answer to a request for TLS."""
     try:
         with socket.create_connection((HOST, port), timeout=1) as connection:
             connection.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")  # SSLRequest, "Message Formats"

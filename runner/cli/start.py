@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["start"]
 
-_PATIENCE = 1.0  # seconds that the end of the process waits for a reader of its last lines
+_PATIENCE = 1.0  # seconds that the exit waits for the last lines to be read
 
 
 @click.command()
@@ -57,7 +57,7 @@ def start(path: Path, watch: bool) -> None:
             loop.run(_serve(path, config, signals, voice, watch))
     except RunnerError as error:
         if not voice.json or isinstance(error, ConfigError):
-            raise  # faults of the file are for its author, not for the reader of the log
+            raise  # faults of the file are printed, not logged
         voice.failed(error)
         raise click.exceptions.Exit(error.exit_code) from error
 
@@ -158,7 +158,7 @@ class _Signals:
         if self._loop is None:
             action()
         else:
-            self._loop.call_soon_threadsafe(action)  # the loop may be asleep in its selector
+            self._loop.call_soon_threadsafe(action)  # wakes a loop that sleeps in its selector
 
 
 def _say_at_last(words: str) -> None:
@@ -222,7 +222,7 @@ def _status(state: ReloadState) -> str:
 
 
 def _publish_command(path: Path) -> str:
-    """Return the command that publishes an event from another shell, in the form this one was typed."""
+    """Return the command that publishes an event from another shell, called in the same way as this one."""
     program = Path(sys.argv[0])
     command = "python -m runner" if program.name == "__main__.py" else sys.argv[0]
     return f"{command} publish -c {shlex.quote(str(path))} hello.world --data '{{\"n\": 1}}'"
@@ -230,7 +230,7 @@ def _publish_command(path: Path) -> str:
 
 @contextlib.asynccontextmanager
 async def _watching(runner: Runner, watch: bool) -> AsyncIterator[None]:
-    """Have the runner reload whenever one of its files changes, if that is asked for."""
+    """Reload the runner whenever one of its files changes, if `--watch` was given."""
     if not watch:
         yield
         return

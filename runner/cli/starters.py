@@ -120,7 +120,7 @@ def starter(parts: Collection[str] = (), schema: str = "runner.schema.json") -> 
         schema: the JSON Schema for editors, as the file names it.
 
     Raises:
-        ValueError: a part that there is not, or two stores.
+        ValueError: an unknown part, or two stores.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:

@@ -110,7 +110,7 @@ def _fields(config: Config, seen: Snapshot) -> dict[str, object]:
     later = f"; {number(queue.scheduled)} scheduled" if queue.scheduled else ""
     return {
         "store": str(config.storage.dsn),
-        "tables": "up to date",  # or there would be no snapshot
+        "tables": "up to date",  # otherwise there would be no snapshot
         "instances": f"{len(seen.live)} alive, {running} deliveries run",
         "hears": ", ".join(f"{name} {count}" for name, count in hears.items()) or None,
         "queue": f"{number(queue.queued)} not dispatched{oldest}{later}",

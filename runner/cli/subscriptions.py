@@ -175,7 +175,7 @@ async def _list(config: Config, as_json: bool) -> None:
     rows = []
     for registered, active, open_deliveries in known:
         name = registered.subscription.name
-        each = judged.get(name)  # not of one made in this moment
+        each = judged.get(name)  # None if it was made just now
         queued = each.undispatched if each else 0
         if as_json:
             more = {"queued": queued, "served": each.served if each else None}
@@ -230,7 +230,7 @@ async def _explain(config: Config, name: str, file: BinaryIO, as_json: bool) -> 
 
     event = _read(file)
     async with open_storage(config, writes=False) as storage:
-        hold = await storage.overview.hold(0, name)  # of no event
+        hold = await storage.overview.hold(0, name)  # seq 0: of no event
     failing = mismatch(hold.registered.subscription, event)
     if as_json:
         told = {"version": hold.version, "written_at": hold.updated_at, "active": hold.active}

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["top"]
 
 _SHOWN = 8  # deliveries of each kind, where a subscription is opened
-_REDRAW = 1.0  # seconds without a key or an answer
+_REDRAW = 1.0  # seconds after which the screen is redrawn without a key or an answer
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"  # alternate screen, no cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
-_BEGIN, _END = "\x1b[?2026h\x1b[H", "\x1b[J\x1b[?2026l"  # one update, where the terminal knows that
+_BEGIN, _END = "\x1b[?2026h\x1b[H", "\x1b[J\x1b[?2026l"  # synchronized update, where the terminal supports it
 _KEYS = {
     "A": "up",
     "B": "down",
@@ -166,7 +166,7 @@ class _Watch:
         self._changed.set()
 
     def _suspend(self) -> None:
-        """Give the terminal back while the process is stopped by Ctrl-Z."""
+        """Restore the terminal while the process is stopped by Ctrl-Z."""
         self._terminal.leave()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._terminal.enter()
@@ -211,7 +211,7 @@ class _Watch:
                 self._start(self._set_paused(wish.name, wish.kind == "pause"))
 
     async def _look(self) -> None:
-        """Look again and again; an outage is shown, and looks go on."""
+        """Query the store at intervals; show an outage, and continue."""
         while True:
             self._look_now.clear()
             with contextlib.suppress(TimeoutError):
@@ -253,7 +253,7 @@ class _Watch:
 
 
 class _Terminal:
-    """The terminal as a screen; use it in a `with` block, at whose end it is as it was, however that ends."""
+    """The terminal as a screen; a `with` block restores it however the block ends."""
 
     def __init__(self) -> None:
         self._input, self._output = sys.stdin.fileno(), sys.stdout.fileno()
@@ -275,7 +275,7 @@ class _Terminal:
 
     def leave(self) -> None:
         """Give the screen and the keys back."""
-        with contextlib.suppress(OSError):  # the terminal is gone
+        with contextlib.suppress(OSError):  # the terminal has been closed
             self._write(_LEAVE)
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
@@ -289,7 +289,7 @@ class _Terminal:
         return size if all(size) else os.terminal_size((80, 24))
 
     def draw(self, lines: Sequence[Text], width: int) -> None:
-        """Draw the whole screen in one write: what is equal does not flicker."""
+        """Draw the whole screen in one write, so that unchanged parts do not flicker."""
         shown = "\x1b[K\r\n".join(_encoded(lines, width, colored=True))
         self._write(f"{_BEGIN}{shown}\x1b[K{_END}")
 

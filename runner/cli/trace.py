@@ -1,4 +1,4 @@
-"""`runner events trace`: which events led to each other, as a tree."""
+"""`runner events trace`: the causes and effects of an event, as a tree."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def _export(config: Config, query: EventQuery) -> None:
     from ..cloudevents import encode_exactly
     from .output import print_json, progress
 
-    # A terminal gets no character that could steer it; a file gets every byte as it is.
+    # On a terminal control characters are escaped; a file gets every byte unchanged.
     write = print_json if sys.stdout.isatty() else _write
     async with open_storage(config) as storage:
         with progress("exporting", None) as advance:

@@ -14,7 +14,7 @@ __all__ = ["Watcher", "places"]
 
 _QUIET = 200  # milliseconds without a further change before the callback: a burst of writes is one
 _LONGEST = 2000  # milliseconds of changes without a pause
-_LOOK = 2000  # milliseconds between looks at files that tell of nothing, on a network file system for instance
+_LOOK = 2000  # milliseconds between checks of files without change notifications, such as on a network file system
 _GAP = 0.5  # seconds for which a file may be missing while an editor replaces it
 _LINKS = 40  # symbolic links on the way to a file; the kernel follows no more
 
@@ -23,13 +23,13 @@ class Watcher:
     """
     Call `changed` soon after a file is written, replaced, removed, or comes back.
 
-    The kernel tells of changes; between them the process sleeps. Of a file itself is told, not of what else is in its
-    directory, which may be the database. Where symbolic links lead to it their directories are watched,
-    too: a ConfigMap of Kubernetes is replaced by another link.
+    The kernel reports changes; between them the process sleeps. Changes of other files in the same directory, which may
+    be the database, are not reported. Directories of symbolic links that lead to a file are watched, too: Kubernetes
+    replaces a ConfigMap by changing a link.
     """
 
     def __init__(self, files: Callable[[], Sequence[Path]], changed: Callable[[], object]) -> None:
-        """Args: files returns the absolute paths to watch; they may be others after a change."""
+        """Args: files returns the absolute paths to watch; a change may add or remove some."""
         self._files = files
         self._changed = changed
         self._stopping = asyncio.Event()
@@ -37,7 +37,7 @@ class Watcher:
         self._loop = Background("watch files", self._step, nudge=self._stopping.set)
 
     async def start(self) -> None:
-        """Call back once, for they may have changed since they were read, and watch the files from then on."""
+        """Call back once, because the files may have changed since they were read, and watch them from then on."""
         self._stopping.clear()
         self._seen = _look(self._files())
         self._changed()
@@ -76,10 +76,10 @@ class Watcher:
                     return
 
     async def _noted(self, files: Sequence[Path]) -> bool:
-        """Return whether a file is not as it was, and call back if so."""
+        """Return whether a file has changed, and call back if so."""
         now = _look(files)
         before = {path: each for path, each in self._seen.items() if path in now}
-        if now == before:  # else a file is new here, too, and may have changed since it was read
+        if now == before:  # otherwise a file is new here, and may have changed since it was read
             self._seen = now
             return False
         if None in now.values():
@@ -94,7 +94,7 @@ class Watcher:
 
 
 def _look(files: Iterable[Path]) -> dict[Path, tuple[int, int, int] | None]:
-    """Return of each file when it was written, its size and its inode; None for one that is not there."""
+    """Return the modification time, size and inode of each file; None for a missing one."""
     found: dict[Path, tuple[int, int, int] | None] = {}
     for path in files:
         try:
@@ -107,7 +107,7 @@ def _look(files: Iterable[Path]) -> dict[Path, tuple[int, int, int] | None]:
 
 
 def places(files: Iterable[Path]) -> list[str]:
-    """Return what is to be watched for `files`: each itself or the directory it is missing in, and those of links."""
+    """Return the paths to watch: each file, or the directory it is missing from, and the directories of links."""
     found: dict[str, None] = {}
     for path in files:
         for place in _places(path):

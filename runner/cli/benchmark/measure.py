@@ -26,11 +26,11 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _DATA = b'{"order": 1234567, "customer": "c-98765", "currency": "EUR", "amount": 129.9, "items": [1, 2, 3, 4, 5]}'
-_LONGEST = 10.0  # seconds for one measure that could as well end earlier, on a slow database
+_LONGEST = 10.0  # seconds after which a measure ends on a slow database
 _BATCH = 500  # events in one transaction
 _IN_BATCHES = f"publish in batches of {_BATCH}"
-_PAUSE = 0.005  # seconds between two events of a latency: the one before is settled by then
-_LOST = 60.0  # seconds for one delivery; with no signal at all, it waits for the polling
+_PAUSE = 0.005  # seconds between two events of a latency, so that the first one is settled before the second
+_LOST = 60.0  # seconds for one delivery; without any signal it waits for polling
 _HEARING = 10.0  # seconds a strategy gets to prove that it hears
 
 
@@ -51,7 +51,7 @@ class Measure:
 
 
 class _Tally:
-    """Count deliveries, and the part of them that was shown."""
+    """Count deliveries, and how many of them the progress shows."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -149,7 +149,7 @@ class Benchmark:
         """Publish from a bus that does no work, `batch` events in a call; return how many went in."""
         firsts = iter(range(0, count, batch))  # each caller takes the next batch
         async with open_bus(self._config) as bus, self._tally(title, count) as tally:
-            await bus.publish(_event(type))  # opens what there is to open
+            await bus.publish(_event(type))  # opens the connections
             began = perf_counter()
 
             async def call() -> None:
@@ -187,14 +187,14 @@ class Benchmark:
                 runner.subscribe(f"{type}.{number}", deliver, types=(type,))
             async with runner:
                 began = perf_counter()
-                # The worker waits for a store that is gone; this look at it does not.
+                # The worker waits for an unreachable store; this query does not.
                 while await work_is_queued(storage.engine) or not delivered.is_set():
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(1):
                             await delivered.wait()
                 seconds = perf_counter() - began
                 for number in range(1, subscriptions + 1):
-                    await runner.unsubscribe(f"{type}.{number}")  # the next one does not serve it
+                    await runner.unsubscribe(f"{type}.{number}")  # the next runner does not serve it
         self._rate(name, title, deliveries, seconds, "deliveries/s")
 
     async def _latencies(self, type: str, count: int) -> None:
@@ -224,7 +224,7 @@ class Benchmark:
 
     @asynccontextmanager
     async def _tally(self, title: str, total: int) -> AsyncIterator[_Tally]:
-        """Count steps, and show the count from time to time; showing every step would cost more than the step."""
+        """Count steps, and show the count from time to time, because showing one costs more than a step."""
         tally = _Tally()
         with self._progress(title, total) as advance:
 
@@ -248,7 +248,7 @@ class Benchmark:
 
 
 async def _hears(runner: Runner) -> bool:
-    """Return whether a strategy brings signals; it gets a while to prove it."""
+    """Return whether a strategy receives signals, waiting a while for the proof."""
     if all(state.hears is None for state in runner.strategies()):
         return False
     ends = perf_counter() + _HEARING

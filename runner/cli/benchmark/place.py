@@ -22,7 +22,7 @@ from ...storage.scratch import drop_schema, drop_statement, missing_right
 
 __all__ = ["removal", "throwaway"]
 
-_GRACE = timedelta(seconds=2)  # what is delivered here takes no time, so this is for a store that is gone
+_GRACE = timedelta(seconds=2)  # deliveries here are instant, so this only matters for an unreachable store
 
 
 @asynccontextmanager
@@ -34,10 +34,10 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
     subscription. No process hears its signals, because they go out under its own name.
 
     Args:
-        keep: leave the place there afterwards; `removal()` says how to remove it.
+        keep: do not remove the place afterwards; `removal()` says how to remove it.
 
     Raises:
-        ConfigError: the directory of SQLite's file is not there, or cannot be written to.
+        ConfigError: the directory of SQLite's file does not exist, or cannot be written to.
         StorageError: the role may not create a schema, or what was created cannot be removed.
         StorageUnavailable: the store cannot be reached.
     """
@@ -45,14 +45,14 @@ async def throwaway(config: Config, *, keep: bool = False) -> AsyncIterator[Conf
     file = place.storage.dsn.path
     if file is not None:
         async with open_storage(config, adopt=False):
-            pass  # it has reported what is wrong with the file or its directory
+            pass  # the fault of the file or its directory was reported
         with mapped_errors():
             file.parent.mkdir()
     try:
         async with open_storage(place, adopt=False) as storage:
             await _check_rights(storage)
             try:
-                await storage.migrate()  # makes the schema too
+                await storage.migrate()  # also creates the schema
                 yield place
             finally:
                 if not keep and storage.schema is not None:
