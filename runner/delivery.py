@@ -66,7 +66,7 @@ class Lease(Struct, frozen=True):
 
     @classmethod
     def of(cls, claimed: Claimed, token: int) -> Lease:
-        """Return the lease of what a claim brought under `token`."""
+        """Return the lease of a delivery claimed under `token`."""
         return cls(claimed.seq, claimed.subscription_id, claimed.attempt, token)
 
     @property
@@ -111,7 +111,7 @@ class Failed:
 @dataclass(frozen=True, slots=True)
 class Withheld(Failed):
     """
-    Nothing was sent, and not for a reason in the event: the attempt does not count.
+    Nothing was sent, for a reason outside the event: the attempt does not count.
 
     The delivery is due again in `retry_after`. Whether it counts for the breaker depends on `blameless`: a receiver
     that only wants fewer at once works.

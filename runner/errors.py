@@ -1,24 +1,18 @@
 """Every error this package raises on purpose.
 
-    RunnerError
-    ├── ConfigError          the file, or what it names, is wrong (exit code 78)
-    ├── EventError           an event breaks CloudEvents 1.0 or a limit of the bus
-    │   ├── EventConflict        same source and id, other content
-    │   ├── EventTooLarge        it is larger than the bus takes, or there are more of them
-    │   ├── FormatUnsupported    a message is in an event format, or in a mode, that is not read here
-    │   └── SchemaViolation      its data does not fit the schema of its type
-    ├── StorageError         the store refused, or holds something unexpected
-    │   ├── StorageRefused       it refuses one row for what is in it; trying again does not help
-    │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
-    │   │   └── StorageHeld          another session holds what is to be written; nothing was
-    │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78)
-    │   └── SchemaMismatch       the tables are missing, older or newer than this version
-    ├── ListenError          the address of the HTTP interface is taken, or not to be had
-    ├── StrategyError        a wake-up path failed; costs latency, never an event
-    ├── SinkError            a sink cannot be built or started
-    ├── NotFound             what was asked for by name or number does not exist
-    └── StateConflict        it exists, and is in no state for what was asked
-        └── ChangedMeanwhile     it is not, or no longer, what the change was meant for
+    RunnerError ├── ConfigError          the file, or what it names, is wrong (exit code 78) ├── EventError           an
+    event breaks CloudEvents 1.0 or a limit of the bus │   ├── EventConflict        same source and id, other content │
+    ├── EventTooLarge        it is larger than the bus accepts, or a batch has too many │   ├── FormatUnsupported    a
+    message is in an unsupported event format or mode │   └── SchemaViolation      its data does not fit the schema of
+    its type ├── StorageError         the store refused, or holds something unexpected │   ├── StorageRefused       it
+    refuses the content of one row; trying again does not help │   ├── StorageUnavailable it cannot be reached; trying
+    again is safe (exit code 69 at start) │   │   └── StorageHeld          another session holds the rows; nothing was
+    written │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78) │   └── SchemaMismatch
+    the tables are missing, older or newer than this version ├── ListenError the address of the HTTP interface is in
+    use, or cannot be bound ├── StrategyError        a wake-up path failed; costs latency, never an event ├── SinkError
+    a sink cannot be built or started ├── NotFound             no object has the given name or number └── StateConflict
+    the state of the object does not allow the operation └── ChangedMeanwhile     the object is not in the state the
+    change requires
 
 A foreign exception is mapped where it enters (`raise ... from error`), and its text
 is never shown where it could carry a DSN or a payload.
@@ -73,7 +67,7 @@ class ConfigError(RunnerError):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
-        self.files: tuple[Path, ...] = ()  # that were read, where it is about files
+        self.files: tuple[Path, ...] = ()  # the files that were read, if any
 
 
 class EventError(RunnerError, ValueError):
@@ -81,8 +75,8 @@ class EventError(RunnerError, ValueError):
     An event breaks CloudEvents 1.0 or a limit of the bus.
 
     Attributes:
-        attribute: the name of the attribute it is about; None where it is about none, or the whole.
-        index: which event of a batch it is about, counted from 0; None outside a batch.
+        attribute: the name of the attribute at fault; None if there is none, or the whole event is at fault.
+        index: the index in the batch of the event at fault, from 0; None outside a batch.
     """
 
     def __init__(self, message: str, *, attribute: str | None = None, index: int | None = None) -> None:
@@ -103,11 +97,11 @@ class EventConflict(EventError):
 
 
 class EventTooLarge(EventError):
-    """An event, or one of its attributes, is larger than the bus takes; or a batch has more events."""
+    """An event, or one of its attributes, is larger than the bus accepts; or a batch has too many events."""
 
 
 class FormatUnsupported(EventError):
-    """A message is in an event format, or in a mode, that is not read here."""
+    """A message is in an unsupported event format or mode."""
 
 
 class SchemaViolation(EventError):
@@ -128,7 +122,7 @@ class StorageError(RunnerError):
     The store refused, or holds something unexpected.
 
     Attributes:
-        told: whether the log has said so already, as "database lost".
+        told: whether the log already reports it as "database lost".
     """
 
     told = False
@@ -159,7 +153,7 @@ class SchemaMismatch(StorageError):
 
 
 class ListenError(RunnerError):
-    """The address of the HTTP interface is taken, or not to be had."""
+    """The address of the HTTP interface is in use, or cannot be bound."""
 
 
 class StrategyError(RunnerError):
@@ -179,7 +173,7 @@ class StateConflict(RunnerError):
 
 
 class ChangedMeanwhile(StateConflict):
-    """The requested object is not, or no longer, what the change was meant for. Nothing was changed."""
+    """The requested object is not, or no longer, in the state that the change requires. Nothing was changed."""
 
 
 def readable(text: str) -> str:

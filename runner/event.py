@@ -40,26 +40,26 @@ __all__ = [
 ExtensionValue = str | int | bool
 
 MAX_DATA_BYTES = 1024 * 1024
-"""Largest `data` the bus takes, in bytes. CloudEvents 1.0 §6 obliges intermediaries to carry 64 KiB."""
+"""The largest `data` that the bus accepts, in bytes. CloudEvents 1.0 §6 obliges intermediaries to carry 64 KiB."""
 
 _MAX_ATTRIBUTE = 65_536  # characters: CloudEvents 1.0 §6 obliges intermediaries to carry events of 64 KiB
 _MAX_TOGETHER = 131_072  # bytes of all attributes, and of the names of extensions
 _MAX_EXTENSIONS = 1000
-_FEW = _MAX_TOGETHER // 4  # characters that cannot be too many bytes
+_FEW = _MAX_TOGETHER // 4  # characters; so few are never too many bytes
 _DIGITS_OF_INTEGER = 11  # at most, and the sign
-_REPEATED = 4096  # characters of attributes that are the same in event after event, to be remembered as checked
+_REPEATED = 4096  # characters of repeated attributes that are cached as checked
 NO_EXTENSIONS: Mapping[str, ExtensionValue] = MappingProxyType({})
 """The extensions of most events: one empty object for all of them."""
 CIRCUMSTANCES = frozenset({"causationid", "correlationid", "expirytime", "runnerhops", "traceparent", "tracestate"})
-"""Extensions that tell how and for how long an event was published, and nothing of what happened.
+"""Extensions that describe the publishing of an event, and not what happened.
 
-They differ when the same call is made again. So they are no part of what an event with the same source and id must
-have in common with it, and stay as they were recorded first."""
-_ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,100}\Z")  # more than 20 are allowed, if not recommended (§3.1)
+They differ when the same call is made again. So they do not count when events of the same source and id are compared,
+and stay as first recorded."""
+_ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,100}\Z")  # more than 20 characters are allowed, though not recommended (§3.1)
 # RFC 2045 §5.1: type "/" subtype, then parameters; printable ASCII, because it travels as a header of its own.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ ]*(?:;[ -~]*)?\Z", re.ASCII)
 EXPIRY = "expirytime"
-"""The CloudEvents extension that says until when an event is of use."""
+"""The CloudEvents extension for the time at which an event expires."""
 
 _RFC3339 = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)[Tt](?P<minute>(?:[01]\d|2[0-3]):[0-5]\d):(?P<second>[0-5]\d|60)"
@@ -160,11 +160,11 @@ class Event(Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the event is of no use any more, from its `expirytime`; None without one that can be read."""
+        """When the event expires, by its `expirytime`; None if it is missing or cannot be read."""
         expiry = self.extensions.get(EXPIRY)
         try:
             return None if expiry is None else read_timestamp(EXPIRY, expiry)
-        except EventError:  # others may have recorded it
+        except EventError:  # a row written by another program
             return None
 
     def recorded_at(self, moment: datetime) -> Event:
@@ -179,14 +179,14 @@ class Event(Struct, frozen=True, kw_only=True):
         """
         Raise `EventError` at the first attribute that breaks CloudEvents 1.0 §3 or a limit of the bus.
 
-        The syntax of URIs is asked of what is published alone (`EventBus.publish()`, `Event.new()`): what was recorded
-        before it was is delivered all the same.
+        The syntax of URIs is checked only at publishing (`EventBus.publish()`, `Event.new()`): events recorded by
+        earlier versions are still delivered.
         """
         repeated = self.type, self.source, self.datacontenttype, self.dataschema
         try:
             size = len(self.type) + len(self.source) + len(self.dataschema or "") + len(self.datacontenttype or "")
             (_check_repeated if size <= _REPEATED else _check_repeated.__wrapped__)(*repeated)
-        except TypeError:  # a value that has no length, or cannot be looked up
+        except TypeError:  # a value without a length, or that cannot be hashed
             _check_repeated.__wrapped__(*repeated)
         _check_text("id", self.id)
         if self.subject is not None:
@@ -215,7 +215,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 def lasting(extensions: Mapping[str, ExtensionValue]) -> Mapping[str, ExtensionValue]:
-    """Return the extensions without circumstances: those that are the same whenever the event is published again."""
+    """Return the extensions that stay the same when the event is published again."""
     if CIRCUMSTANCES.isdisjoint(extensions):
         return extensions
     return {name: value for name, value in extensions.items() if name not in CIRCUMSTANCES}
@@ -225,7 +225,7 @@ def read_timestamp(name: str, value: object) -> datetime:
     """
     Return a timestamp of RFC 3339 §5.6 in UTC; digits beyond microseconds are cut off.
 
-    A leap second is the first moment of the next day, as on every clock that has none.
+    A leap second is read as the first moment of the next day.
 
     Args:
         name: of the attribute, for the error.
@@ -264,7 +264,7 @@ def write_timestamp(time: datetime) -> str:
 
 
 def shown(value: object) -> str:
-    """Return how an error shows a value: short, and with nothing in it that could drive a terminal."""
+    """Return a value for an error message: short, without control characters."""
     if value is None:
         return "nothing"
     if isinstance(value, dict | list):
@@ -284,7 +284,7 @@ def _written(data: object) -> bytes:
         written = orjson.dumps(data)
     except orjson.JSONEncodeError as error:
         raise EventError(f"data: cannot be written as JSON: {error}") from error
-    if b"null" in written and _holds_no_number(data):  # orjson's word for NaN and infinity
+    if b"null" in written and _holds_no_number(data):  # orjson writes NaN and infinity as null
         raise EventError("data: cannot be written as JSON: NaN and infinity are no numbers there (RFC 8259 §6)")
     return written
 
@@ -340,7 +340,7 @@ def _fault_of(value: object, is_media_type: bool) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1024, typed=True)  # what is equal to a text, and none, is checked on its own
+@lru_cache(maxsize=1024, typed=True)  # typed: a value of another type that equals a text is checked separately
 def _check_repeated(type: object, source: object, datacontenttype: object, dataschema: object) -> None:
     """Check the attributes that many events share, with a cache."""
     _check_text("type", type)

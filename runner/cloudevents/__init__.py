@@ -1,8 +1,8 @@
 """
 The CloudEvents codec, version 1.0.2: JSON event format, HTTP binding and NATS binding.
 
-`data` is bytes, and stays the bytes that came: what a producer sent is what every sink gets, whatever the mode it came
-in. The JSON format alone embeds JSON data in its own text, without the blanks around it.
+`data` is bytes, and is never changed: every sink gets the bytes that the producer sent, in whatever mode. Only the JSON
+format embeds JSON data in its own text, without the blanks around it.
 """
 
 from .content_types import BATCH_FORMAT, JSON_FORMAT

@@ -29,7 +29,7 @@ def event_of(given: dict[str, Any], data: bytes | None) -> Event:
     Return the event that has these attributes and no others.
 
     Args:
-        given: attributes by name, as they were read; `time` as text, without `specversion`. It is used up.
+        given: attributes by name, as they were read; `time` as text, without `specversion`. The mapping is consumed.
         data: the bytes of its data; None without any.
 
     Raises:

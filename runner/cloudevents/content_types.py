@@ -1,4 +1,4 @@
-"""Media types and charsets: what a content type says of the bytes it comes with."""
+"""Media types and charsets: the meaning of a content type for the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JSON_FORMAT = "application/cloudevents+json"
 BATCH_FORMAT = "application/cloudevents-batch+json"
 """Media type of several (JSON batch format §4.2)."""
 
-# Named by strangers: those in use whose codecs take linear time. Python knows dozens more, not all of them of texts.
+# Charsets in use whose codecs take linear time, because strangers name them. Python has dozens more, some not of texts.
 _CHARSETS = (
     *(
         "utf-8",

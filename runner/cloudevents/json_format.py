@@ -19,7 +19,7 @@ from .content_types import charset, codec, is_json, media_type
 __all__ = ["decode_batch", "decode_json", "encode_batch", "encode_exactly", "encode_json"]
 
 _BLANK = " \t\r\n"
-_LINE_BREAK = re.compile(rb"[\r\n][ \t\r\n]*")  # in JSON only ever between values
+_LINE_BREAK = re.compile(rb"[\r\n][ \t\r\n]*")  # in JSON it can only stand between values
 _DECODER = json.JSONDecoder()
 # How a member begins. Most values are texts without an escape; those are read by the expression itself.
 _MEMBER = re.compile(rf'[{{,][{_BLANK}]*"([a-z0-9_]+)"[{_BLANK}]*:[{_BLANK}]*(?:"([^"\\]*)"[{_BLANK}]*(?=[,}}]))?')
@@ -28,15 +28,15 @@ _COLON = re.compile(rf"[{_BLANK}]*:[{_BLANK}]*")
 _BLANKS = re.compile(rf"[{_BLANK}]*")
 _BEFORE_ITEM = re.compile(rf"[\[,][{_BLANK}]*")
 
-_Member = tuple[Any, int, int]  # its value, and where the text of it begins and ends
+_Member = tuple[Any, int, int]  # the value, and where its text begins and ends
 
 
 def decode_json(document: bytes | str, *, assign_id: bool = False) -> Event:
     """
     Return the event one JSON document describes (JSON event format §3).
 
-    JSON data is kept as the very text that stands in the document. Data without a `datacontenttype`
-    is `application/json` (§3.1.2).
+    JSON data is kept as the exact text in the document. Data without a `datacontenttype` is `application/json`
+    (§3.1.2).
 
     Args:
         document: UTF-8 without a byte order mark, or text.
@@ -63,11 +63,11 @@ def decode_batch(document: bytes | str, *, limit: int | None = None) -> list[Eve
 
     Args:
         document: as in `decode_json()`.
-        limit: the most events that are taken.
+        limit: the largest number of events.
 
     Raises:
         EventTooLarge: there are more of them.
-        EventError: this is not a JSON array of CloudEvents; the error says which of them is none.
+        EventError: this is not a JSON array of CloudEvents; the error says which one.
     """
     try:
         documents = _strictly(document)
@@ -86,8 +86,8 @@ def encode_json(event: Event, *, one_line: bool = True) -> bytes:
     """
     Return the event as one JSON document (JSON event format §3).
 
-    JSON data is embedded as it is, text as a string; anything else, and what is not what its content
-    type says, goes into `data_base64`.
+    JSON data is embedded as it is, text as a string; anything else, and data that contradicts its content type, goes
+    into `data_base64`.
 
     Args:
         one_line: put a blank in place of each line break of JSON data, so that the document is one line.
@@ -127,7 +127,7 @@ def encode_batch(events: Iterable[Event]) -> bytes:
 
 
 def _strictly(document: bytes | str) -> Any:
-    """Return what orjson reads, which is the strict one: UTF-8, no NaN, no lone surrogates, bounded depth."""
+    """Return what orjson reads; it is strict: UTF-8, no NaN, no lone surrogates, bounded depth."""
     return orjson.loads(document)
 
 
@@ -276,5 +276,5 @@ def _embedded(data: bytes, content_type: str | None, one_line: bool) -> dict[str
             if media_type(content_type).startswith("text/") and codec(content_type) == "utf-8":
                 return {"data": data.decode()}
         except ValueError:
-            pass  # the content type promises what the data is not; Base64 carries it all the same
+            pass  # the data is not what its content type says; Base64 carries it
     return {"data_base64": base64.b64encode(data).decode()}

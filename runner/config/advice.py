@@ -11,7 +11,8 @@ from .schema import Config
 
 __all__ = ["advice"]
 
-_NO_PROMISE = ("disable", "allow", "prefer")  # the modes in which anything is sent in clear, if the server likes
+# the modes in which the server decides whether the connection is encrypted
+_NO_PROMISE = ("disable", "allow", "prefer")
 
 
 def advice(config: Config) -> list[str]:
@@ -34,7 +35,7 @@ def _idle(config: Config) -> Iterator[str]:
 
 
 def _open_to_all(config: Config) -> Iterator[str]:
-    """Yield a warning where a proxy is to show the interface to others, and nobody asks who they are."""
+    """Yield a warning if a proxy exposes the interface to others, and no tokens are configured."""
     api = config.api
     if api is None or api.tokens:
         return

@@ -1,4 +1,4 @@
-"""The HTTP interface in the file: where it listens, who may call it, and what it takes."""
+"""The HTTP interface in the file: its address, its tokens, its limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Api", "ApiLimits", "ApiTls", "Place", "Scope", "TokenEntry", "place_
 Scope = Literal["publish", "read", "subscribe", "admin"]
 
 _SOCKET = "unix:"
-_LIVE = 2  # tokens of one name at once: the old one and the new one
+_LIVE = 2  # tokens that may have the same name: the old one and the new one
 _HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9a-fA-F:.]+\]", re.ASCII)
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
 _EXPECTED = "expected address:port or unix:/path, such as 127.0.0.1:8080, [::1]:8080 or unix:/run/runner.sock"
@@ -83,13 +83,13 @@ def _host(value: str) -> str:
 
 def _sha256(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
-        # Not repeated: it may be the token itself, in the wrong place.
+        # The value is not repeated: it may be the token itself, in the wrong place.
         raise ValueError("expected the SHA-256 of the token, 64 hexadecimal digits: printf %s TOKEN | sha256sum")
     return value.lower()
 
 
 def _expiry(value: object) -> object:
-    """Take a date for the moment at which it begins, in UTC, and a time without an offset for one in UTC."""
+    """Read a date as its first moment in UTC, and a time without an offset as UTC."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)

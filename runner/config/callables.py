@@ -16,7 +16,7 @@ __all__ = ["import_callable", "import_exception", "is_reference"]
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
 
-_FAILED = 100  # what it costs to look for a module that is not there, in comparisons of words
+_FAILED = 100  # the cost of looking for a missing module, in comparisons of words
 
 _EXCEPTIONS = {
     name: each for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, Exception)
@@ -33,7 +33,7 @@ def import_callable(reference: str) -> Callable[..., Any]:
     Import `module:name`; modules of the working directory are found after all others.
 
     Raises:
-        ValueError: the reference has another form, does not import, is not there, or cannot be called.
+        ValueError: the reference is malformed, cannot be imported, does not exist, or cannot be called.
     """
     found = _REFERENCE.match(reference)
     if not found:
@@ -76,7 +76,7 @@ def _module(name: str) -> Any:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot import {quoted(name)}: {reason}") from error.with_traceback(None)
     except (Exception, SystemExit) as error:
-        # Foreign code ran and may raise anything; the text of the exception may hold its data.
+        # Foreign code may raise anything, and the text of its exception may hold data.
         reason = f"it raised {type(error).__name__}; python -c 'import {name}' shows where"
         raise ValueError(f"cannot import {quoted(name)}: {reason}") from error
     raise ValueError(f"{quoted(name)} was not imported, after so many faults")

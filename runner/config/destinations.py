@@ -1,4 +1,4 @@
-"""Subscriptions made by the API, the command line or a program: the keys of their secrets, and where they may lead."""
+"""Subscriptions made at run time: the keys of their secrets, and the addresses that are allowed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Origin = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")]
 
 
 class Allow(Model):
-    """Limits to where posts go: https, and public addresses, but for what is named here."""
+    """Limits of the destinations of posts: https and public addresses, except those named here."""
 
     hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
         default=(), description="Host names that may be at any address; `*.example.com` for all below it."
@@ -67,7 +67,7 @@ class Allow(Model):
 
 
 class Sealing(Model):
-    """Keys that secrets are sealed with where the tables keep them."""
+    """Keys that seal the secrets in the tables."""
 
     keys: tuple[Annotated[Secret, AfterValidator(_key)], ...] = Field(
         min_length=1,
@@ -81,7 +81,7 @@ class Sealing(Model):
 
 
 class Destinations(Model):
-    """Where subscriptions may lead that bring a destination of their own: https and public addresses by default."""
+    """Limits of the destinations that subscriptions bring: https and public addresses by default."""
 
     allow: Allow = Field(default=Allow(), description="What is allowed besides https and public addresses.")
     ports: tuple[Annotated[Number, Field(ge=1, le=65535)], ...] | None = Field(

@@ -20,7 +20,7 @@ _LIVE: tuple[tuple[str, ...], ...] = (
     ("api", "tokens"),
     ("breaker",),
     ("destinations",),
-    ("include",),  # what the files say is compared, not their names
+    ("include",),  # the content of the files is compared, not their names
     ("lifecycle",),
     ("log",),
     ("retention",),
@@ -28,15 +28,15 @@ _LIVE: tuple[tuple[str, ...], ...] = (
     ("schedules",),
     ("sealing",),
     ("sinks",),
-    ("storage", "migrate"),  # this one and the next are read by a start alone
+    ("storage", "migrate"),  # this key and the next take effect only at a start
     ("storage", "start_timeout"),
     ("subscriptions",),
     ("types",),
     ("worker", "shutdown_grace"),
 )
-"""What a running process takes; a key that is not below one of these needs a restart."""
+"""The keys that a running process can change; any other key needs a restart."""
 
-_LOGIN = ("credentials", "password", "token", "user")  # of a connection that reconnects
+_LOGIN = ("credentials", "password", "token", "user")  # options of connections, used at the next reconnect
 _ABSENT = object()
 
 
@@ -46,9 +46,9 @@ class Change:
     One key that differs.
 
     Attributes:
-        path: of the key, with the name of what is listed by name: `subscriptions[crm].retry.delay`.
+        path: of the key; named entries go by their names: `subscriptions[crm].retry.delay`.
         was, now: as JSON, secrets as `***`; None where there is none.
-        live: whether a running process takes it; else it needs a restart.
+        live: whether a running process can change it; otherwise it needs a restart.
         place: its path in the file, up to what is listed by name.
     """
 
@@ -60,7 +60,7 @@ class Change:
     place: KeyPath = ()
 
     def __str__(self) -> str:
-        """Return what became of the key, with plain values."""
+        """Return the change of the key, with plain values."""
         plain = all(isinstance(each, str | int | float | None) for each in (self.was, self.now))
         if self.kind != "changed" or not plain or self.was == self.now:
             return self.kind
@@ -95,14 +95,13 @@ def difference(old: Config, new: Config) -> Difference:
     """
     Return what changed from `old` to `new`.
 
-    Subscriptions, schedules, sinks and tokens are compared by their names: their order means nothing. Values are
-    compared as they were understood, so that a default that is written out, or a secret that comes another way, is
-    no change.
+    Subscriptions, schedules, sinks and tokens are compared by their names: their order means nothing. Parsed values are
+    compared, so a default that is written out, or a secret from another source, is no change.
     """
     pairs = _Pair(old, new, old.model_dump(mode="json", by_alias=True), new.model_dump(mode="json", by_alias=True))
     changes = tuple(_changes((), pairs))
     if old.api is not None and new.api is not None and bool(old.api.tokens) != bool(new.api.tokens):
-        # Whether a token is needed at all decides what is served: pages, metrics, who is let in by the listener.
+        # Whether tokens are configured decides how pages and metrics are served, and whom the listener admits.
         changes = tuple(replace(each, live=each.live and each.place[:2] != ("api", "tokens")) for each in changes)
     return Difference(changes)
 
@@ -197,12 +196,12 @@ def _change(path: tuple[str | int, ...], pair: _Pair) -> Change:
     return Change(text, "changed", pair.was, pair.now, live, place)
 
 
-_DOT = "x"  # in front of a step, so that it is written as one that follows another
+_DOT = "x"  # stands before a step, so that the step is written as one that follows another
 
 
 def is_live(path: Sequence[str | int]) -> bool:
     """
-    Return whether a running process takes another value of the key at `path`; of a DSN, the password alone.
+    Return whether a running process can change the key at `path`; of a DSN only the password.
 
     Items of lists go by index, or by `[name]` after the key of the list.
     """
@@ -210,12 +209,12 @@ def is_live(path: Sequence[str | int]) -> bool:
         return True
     match path:
         case ("storage", "password") | ("strategies", int(), "postgres", "password"):
-            return True  # the DSN has it, too
+            return True  # it is also part of the DSN
         case ("strategies", int(), "nats", str(option)):
             return option in _LOGIN
     return False
 
 
 def _is_same_place(old: object, new: object) -> bool:
-    """Return whether two DSNs differ in the password alone, which the next connection takes."""
+    """Return whether two DSNs differ only in the password, which the next connection uses."""
     return isinstance(old, Dsn) and isinstance(new, Dsn) and replace(old, password=new.password) == new

@@ -22,12 +22,12 @@ _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
 _EXAMPLES = "postgresql://user@host:5432/database or sqlite:///file.db"
 _DEFAULT_PORT = 5432
 _MOST_HOSTS = 100
-_SOCKET_BYTES = 107  # what the kernel has room for in the address of a socket
+_SOCKET_BYTES = 107  # the kernel's limit for the address of a socket
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")  # weakest first
-_DEFAULT_MODE = "prefer"  # promises nothing, as libpq's
+_DEFAULT_MODE = "prefer"  # guarantees nothing, as libpq's
 _SYSTEM = "system"
 TLS_LEVELS = {"required": "require", "verify-ca": "verify-ca", "verify-full": "verify-full"}
-_SESSIONS = ("any", "primary", "read-write")  # of libpq's six, those that let a runner write
+_SESSIONS = ("any", "primary", "read-write")  # those of libpq's six with which a runner can write
 _SETTINGS = ("application_name", "options")
 _FILES = ("sslrootcert", "sslcert", "sslkey")
 _KNOWN = ("host", "port", "user", "password", "dbname", "sslmode", "connect_timeout", "target_session_attrs")
@@ -102,8 +102,8 @@ class Dsn:
 
         Args:
             password: the one that is kept apart.
-            tls: the least that encryption has to be, one of `TLS_LEVELS` or else nothing; sockets need none.
-            environ: PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY fill in what nothing else says.
+            tls: the lowest level of encryption, one of `TLS_LEVELS`, or None; sockets need none.
+            environ: PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY are the defaults.
 
         Raises:
             ValueError: the password is given twice, or the DSN allows less than `tls`.
@@ -181,7 +181,7 @@ def _postgresql(rest: str, base: Path) -> dict[str, Any]:
     authority, database, query = found[1], found[2] or "", found[3] or ""
     userinfo, at, hosts = authority.rpartition("@")
     if "@" in database or ("@" in query and not at):
-        # The '/' or '?' that ended the host was part of a password: say so, and repeat nothing of it.
+        # The '/' or '?' that ended the host was part of a password: the message says so, and repeats nothing of it.
         raise ValueError(f"an '@' comes after the first '/' or '?'; {_ENCODE}")
     user, colon, password = userinfo.partition(":")
     given: dict[str, list[str]] = {}

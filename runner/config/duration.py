@@ -25,7 +25,7 @@ _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(us|ms|[wdhms])", re.ASCII)
 _WHOLE = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
 DURATION = f"^{_WHOLE.pattern}$"
 """The form of a duration, for JSON Schema."""
-_LONGEST = timedelta(days=3653)  # ten years; a database's clock arithmetic stays far from its limits
+_LONGEST = timedelta(days=3653)  # ten years, far below the limits of a database's clock arithmetic
 _LONGEST_TEXT = 200
 _EXAMPLES = "30s, 25ms, 1h30m or 7d"
 
@@ -34,7 +34,7 @@ def parse_duration(text: object) -> timedelta:
     """
     Parse a duration.
 
-    Not left to a library: those at hand take `1h, er, 30m` and read `5mm` as five months.
+    Own code, because common libraries accept `1h, er, 30m` and read `5mm` as five months.
 
     Raises:
         ValueError: not a sequence of number and unit (w, d, h, m, s, ms, us), or longer than ten years.

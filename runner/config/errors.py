@@ -32,9 +32,9 @@ KeyPath = tuple[str | int, ...]
 Position = tuple[int, int]
 
 MOST_FAULTS = 100
-"""Faults that are listed; whoever has more is helped by the first ones."""
+"""The largest number of faults that are listed."""
 
-_MOST_CHOICES = 30  # names that are listed as what was expected
+_MOST_CHOICES = 30  # expected names that are listed
 _EFFORT = 20_000  # comparisons of words, for suggestions in one file: about a second's worth
 _LONGEST_ECHO = 60  # characters of a wrong value that are repeated
 _SCHEME = re.compile(r"[a-z][a-z0-9+]{0,20}")

@@ -56,7 +56,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 class Model(BaseModel):
-    """The base of every part of the schema: unknown keys are faults, values never change."""
+    """The base of every part of the schema: unknown keys are faults, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -72,19 +72,19 @@ def optional(model: type[Model]) -> Any:
 
 @dataclass(slots=True)
 class Context:
-    """Facts that parts of the file need of each other, gathered before validation."""
+    """Facts about the whole file that validators of its parts need, gathered before validation."""
 
     base: Path = field(default_factory=Path)
     dsn: Dsn | None = None
     pgbouncer: bool = False
     tls: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
-    sinks: Mapping[str, str] | None = None  # name -> kind, or what stands in its place
-    singly: frozenset[str] = frozenset()  # sinks that some subscription wants to take one event at a time
-    attempts: object = None  # the default of `max_attempts`, as it stands in the file
+    sinks: Mapping[str, str] | None = None  # name -> kind, or the value in its place
+    singly: frozenset[str] = frozenset()  # sinks that have a subscription without `batch`
+    attempts: object = None  # the default of `max_attempts` as written in the file
     nats: bool = True
-    imports: bool = True  # whether what the file names is to be imported
-    names: set[tuple[str, str]] = field(default_factory=set)  # (kind of thing, name) met so far
+    imports: bool = True  # whether modules that the file names are imported
+    names: set[tuple[str, str]] = field(default_factory=set)  # (kind, name) that are reserved so far
 
     @classmethod
     def of(cls, document: object, base: Path, environ: Mapping[str, str], imports: bool = True) -> Context:
@@ -132,7 +132,7 @@ def _kind(plugin: object) -> str:
 
 
 def context_of(info: ValidationInfo) -> Context:
-    """Return the context of the file; the default has the working directory as its base and no facts."""
+    """Return the context of the file; by default one without facts, based at the working directory."""
     return info.context if isinstance(info.context, Context) else Context()
 
 
@@ -184,7 +184,7 @@ def _dsn(value: object, info: ValidationInfo) -> Dsn:
     if isinstance(value, Dsn):
         return value
     if not isinstance(value, str):
-        # The value is not repeated: whatever stands here may hold a password.
+        # The value is not repeated: it may hold a password.
         raise ValueError("expected a DSN such as postgresql://user@host:5432/database or sqlite:///file.db")
     return Dsn.parse(value, base_of(value, info))
 
@@ -193,8 +193,8 @@ def check_subject(template: str, tokens: frozenset[str], reserved: tuple[str, ..
     """
     Return `template` if it can become a NATS subject.
 
-    Each token between dots holds letters, digits, `_`, `-` and the placeholders in `tokens`: what else
-    NATS allows (`*`, `>`) would reach other deployments, and an empty token is published into nothing.
+    Each token between dots holds letters, digits, `_`, `-` and the placeholders in `tokens`: the wildcards `*` and `>`
+    would reach other deployments, and a subject with an empty token reaches no one.
     """
     placeholders = re.findall(r"\{([^{}]*)\}", template)
     for name in placeholders:
@@ -212,7 +212,7 @@ def check_subject(template: str, tokens: frozenset[str], reserved: tuple[str, ..
 
 
 class OneOrList:
-    """Makes a list take its only entry alone, as a text."""
+    """Accept a single text for a list of one entry."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read both forms."""
@@ -229,7 +229,7 @@ def _one_or_list(value: object) -> object:
 
 
 Number = Annotated[int, BeforeValidator(_whole)]
-"""A whole number; `yes` is none, although Python says so."""
+"""A whole number; unlike in Python, a boolean is none."""
 
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
 """The name of a thing in commands, URLs and logs."""

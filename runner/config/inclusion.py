@@ -21,16 +21,16 @@ __all__ = ["INCLUDE", "read_source"]
 
 INCLUDE = "include"
 _MOST_FILES = 500
-# What several files may give items of, by the paths of the lists; any other list is one value.
+# The lists that several files may add items to; any other list is one value.
 _JOINED = frozenset({("subscriptions",), ("schedules",), ("strategies",), ("api", "tokens")})
-# Sections of named things: their entries are each given whole, in one file.
+# Sections of named entries; each entry stands in one file.
 _NAMED = frozenset({"sinks", "types", "destinations"})
 _CALLED = {("subscriptions",): "subscription", ("schedules",): "schedule"}
 
 
 def read_source(file: str, environ: Mapping[str, str]) -> Source:
     """
-    Return what `file` says, together with all that it includes; what is wrong with an included file is a fault of it.
+    Return the content of `file` and of all files it includes; a problem of an included file is a fault.
 
     Raises:
         ConfigError: the file itself cannot be read.
@@ -42,7 +42,7 @@ class _Reading:
     """
     One reading of a file and of those it includes.
 
-    A file is read once, however it is named. All files together have the limits of one.
+    A file is read once, whatever paths lead to it. The limits of one file hold for all together.
     """
 
     def __init__(self, file: str, environ: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class _Reading:
         self._substitution = Substitution(environ, self._base)
         self._whole = Source()
         self._bytes = 0
-        self._read: dict[str, str] = {}  # real path -> where it was named
+        self._read: dict[str, str] = {}  # real path -> place of the `include`
 
     def all(self) -> Source:
         path = Path(self._file)
@@ -121,7 +121,7 @@ class _Reading:
         return part
 
     def _shown(self, path: Path) -> str:
-        """Return the path as the user would write it, from where the first file was named."""
+        """Return the path as the user would write it, relative as that of the first file is."""
         return os.path.normpath(os.path.join(self._directory, os.path.relpath(path, self._base)))
 
 
@@ -133,13 +133,13 @@ def _listed(patterns: object) -> list[tuple[KeyPath, object]]:
 
 
 def _searched(base: Path, pattern: str) -> Path:
-    """Return the directory that a pattern looks into: the part of it before the first one with a wildcard."""
+    """Return the directory that a pattern searches: its parts before the first one with a wildcard."""
     steps = itertools.takewhile(lambda step: not glob.has_magic(step), Path(pattern).parts)
     return Path(os.path.normpath(base.joinpath(*steps)))
 
 
 def _matching(base: Path, pattern: object) -> list[Path]:
-    """Return the files that `pattern` stands for, by name; a pattern may stand for none, a path stands for itself."""
+    """Return the files that `pattern` matches, by name; a pattern may match none, a path matches itself."""
     if not isinstance(pattern, str) or not pattern or "\0" in pattern:
         raise ValueError(f"expected the path of a file, such as parts/*.yaml, or a list of them, got {got(pattern)}")
     path = os.path.join(base, pattern)
@@ -151,10 +151,10 @@ def _matching(base: Path, pattern: object) -> list[Path]:
 
 class _Joining:
     """
-    One file's part on its way into the whole.
+    Join the part of one file to the whole.
 
     Sections are joined key by key, and lists of subscriptions, schedules, strategies and tokens one after the other.
-    Everything else is given by one file: a second one that gives it is a fault that names both places.
+    Any other value comes from one file; a second one is a fault that names both places.
     """
 
     def __init__(self, whole: Source, part: Source, file: str, main: str) -> None:
@@ -183,7 +183,7 @@ class _Joining:
         whole.faults += [_in(fault, self._file) for fault in part.faults]
 
     def _moved(self, path: KeyPath) -> KeyPath | None:
-        """Return the path in the whole of what is at `path` in the part; None if it is not there."""
+        """Return the path in the whole of the value at `path` in the part; None if it was not adopted."""
         for length in range(1, len(path) + 1):
             if path[:length] in self._adopted:
                 return self._adopted[path[:length]] + path[length:]

@@ -1,4 +1,4 @@
-"""JSON Schemas: of the file, for editors, and of what is put while it runs, for `/openapi.json`."""
+"""JSON Schemas: of the file, for editors, and of definitions made at run time, for `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .written import Own
 __all__ = ["json_schema", "written_schemas"]
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{.*\}"}  # `${VAR}` becomes a number or a bool only later
-_LIMITS = {"ge": "minimum", "le": "maximum"}  # pydantic leaves them as they are where a validator comes first
+_LIMITS = {"ge": "minimum", "le": "maximum"}  # pydantic keeps its own names where a validator runs first
 
 Schema = dict[str, Any]
 
@@ -47,7 +47,7 @@ def written_schemas(place: str) -> Mapping[str, Schema]:
 
     body, own, webhook = schema_of(SubscriptionEntry), schema_of(Own), schema_of(SINKS["webhook"])
     for part, name in ((webhook, "allow"), (webhook, "origin"), (webhook, "tls"), (found["OAuth2"], "tls")):
-        part["properties"][name] = {"type": "null"}  # the operator's
+        part["properties"][name] = {"type": "null"}  # only the file may set it
     for name in ("Allow", "Tls"):
         del found[name]
     found["Webhook"] = webhook
@@ -67,7 +67,7 @@ def written_schemas(place: str) -> Mapping[str, Schema]:
 
 
 def _one_of(*names: str) -> list[Schema]:
-    """Return the alternatives that each have one of the members, and no other that is not null."""
+    """Return the alternatives that each have exactly one of the members; the others are absent or null."""
     return [
         {
             "required": [each],
@@ -79,7 +79,7 @@ def _one_of(*names: str) -> list[Schema]:
 
 def _tidied(schema: Any, *, references: bool = False) -> Any:
     """
-    Return the schema with its limits by the names that JSON Schema has for them.
+    Return the schema with its limits under their names in JSON Schema.
 
     Args:
         references: accept `${…}` wherever a text has a pattern.

@@ -27,7 +27,7 @@ from .source import Source
 
 __all__ = ["dump", "load_config"]
 
-# Faults about a key that is not in the file: they stay where they are, others move up to what is there.
+# Faults about a missing key keep their path; other faults move up to the nearest value in the file.
 _ABOUT_ABSENCE = frozenset({"missing", "extra_forbidden"})
 
 
@@ -46,9 +46,9 @@ def load_config(
     Args:
         path: as the user wrote it; messages begin with it.
         environ: what `${VAR}` is looked up in; the process's environment by default.
-        imports: import what `python:` sinks and third-party plug-ins name, to see that it is there. One who
-            only publishes or reads may not have it.
-        settings: `a.b=value`, each in place of what the file says there; the last one counts.
+        imports: import the modules of `python:` sinks and third-party plug-ins, as a check. A process that only
+            publishes or reads may lack them.
+        settings: `a.b=value`, each in place of the value in the file; the last one counts.
 
     Raises:
         ConfigError: every fault of the file, in its order, one per line; then those of the files it includes.
@@ -89,7 +89,7 @@ def _checked(
 
 
 def _schema_files(config: Config) -> dict[Path, str]:
-    """Return the schema files that can be read; the others are said where they are loaded."""
+    """Return the schema files that can be read; the others are reported where they are loaded."""
     found = {}
     for entry in config.types.values():
         with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ def _keep_kinds(source: Source) -> None:
     """Keep the kind of a plug-in whose main option is empty: `polling: ${EVERY:-}` is `polling`."""
     for path in source.left_out:
         if len(path) == 3 and path[0] in ("strategies", "sinks"):
-            with contextlib.suppress(LookupError, TypeError):  # something around it is a fault, which is reported
+            with contextlib.suppress(LookupError, TypeError):  # a fault around it is reported
                 plugin = source.value[path[0]][path[1]]
                 if plugin == {}:
                     plugin[path[2]] = None
@@ -115,9 +115,10 @@ def _keep_kinds(source: Source) -> None:
 
 def dump(config: Config) -> dict[str, Any]:
     """Return the configuration with all defaults, as JSON types: durations as text, secrets as `***`."""
-    document = config.model_dump(mode="json", by_alias=True, exclude={"include"})  # what they say is here
+    # their content is part of the document
+    document = config.model_dump(mode="json", by_alias=True, exclude={"include"})
     if document["api"] is None:
-        del document["api"]  # nothing in its place would look like one with the defaults
+        del document["api"]  # null in its place would look like a section with the defaults
     document["retry"] = _shown(RetryOverride().over(config.retry))
     for entry, subscription in zip(document["subscriptions"], config.to_subscriptions(), strict=True):
         entry["retry"] = _shown(subscription.retry)
@@ -132,7 +133,7 @@ def _shown(policy: RetryPolicy) -> dict[str, Any]:
 
 
 def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
-    """Return the first faults in the order of the file, and how many more there are; wording all would take minutes."""
+    """Return the first faults, in the order of the file, and how many others there are: wording all takes minutes."""
     items = []
     for item in error.errors(include_url=False):
         path: KeyPath = tuple(step for step in item["loc"] if step != "[key]")
@@ -145,7 +146,7 @@ def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
             continue  # pydantic does not count items that have faults of their own
         items.append((source.place(path), path, item))
     items.sort(key=lambda each: (each[0].file, each[0].position or (0, 0)))
-    # A message says what stands in the file in place of what came from outside, which may be a secret.
+    # A message shows the text of the file, not the substituted value, which may be a secret.
     outside = [(quoted(value), quoted(template)) for value, template in source.templates.items()]
     outside = [pair for pair in outside if MASK not in pair[0]]
     faults = []

@@ -45,7 +45,7 @@ def describe(error: Mapping[str, Any], known: Iterable[str]) -> str:
     for prefix, expected in _EXPECTED.items():
         if kind.startswith(prefix):
             return f"expected {expected}, got {shape(value) if prefix in _CONTAINERS else got(value)}"
-    # Pydantic's own words hold no value, only the rule that was broken.
+    # Pydantic's own message names the broken rule, and no value.
     return str(error["msg"])
 
 

@@ -1,4 +1,4 @@
-"""One strategy or sink of the file: `kind`, `kind: {options}` or `kind: main option`."""
+"""One strategy or sink in the file: `kind`, `kind: {options}` or `kind: main option`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["Kinds", "Options", "Plugin", "PluginField"]
 
 class Options(Model):
     """
-    The options of one kind, and how it is built from them.
+    The options of one kind, which build it.
 
     Attributes:
         main: the option that a bare value stands for.
-        batches: whether it is a sink that takes several events at once.
+        batches: whether it is a sink that accepts several events at once.
         uniform: whether such a sink takes either batches or single events, from all its subscriptions.
     """
 
@@ -64,10 +64,10 @@ class Kinds(Mapping[str, type[Options]]):
         self.open = open
 
     def only(self, *kinds: str) -> Kinds:
-        """Return these kinds, besides which there is none."""
+        """Return these kinds, and allow no third-party ones."""
         return Kinds({kind: self._references[kind] for kind in kinds}, open=False)
 
-    __hash__ = object.__hash__  # a mapping has none, and annotations are looked up by it
+    __hash__ = object.__hash__  # a mapping has no hash, and pydantic looks annotations up by it
 
     @override
     def __getitem__(self, kind: str) -> type[Options]:
@@ -93,8 +93,8 @@ class Plugin:
     """
     One strategy or sink: its kind, and its checked options.
 
-    A third-party kind is `module:name`, which was seen to import; its options are the mapping from the
-    file as it stands, for the callable to check.
+    A third-party kind is `module:name`, which can be imported; its options are the mapping of the file, unchecked, for
+    the callable to check.
     """
 
     kind: str
@@ -107,8 +107,8 @@ class Plugin:
         Args:
             context: for the built-in kinds.
             what: the seam it is of.
-            methods: those of the seam, which a third party's has to have.
-            given: arguments that a third party's is called with, besides its options.
+            methods: those of the seam, which a third-party object must have.
+            given: arguments for a third-party callable, besides its options.
 
         Raises:
             ConfigError: a third party's cannot be built.
@@ -123,7 +123,7 @@ class Plugin:
             raise ConfigError(f"{self.kind}: {error}") from error
         try:
             made = factory(*arguments.args, **arguments.kwargs)
-        except RunnerError as error:  # its text is for the author of the file, as the guides ask
+        except RunnerError as error:  # its text is meant for the author of the file, as the guides say
             raise ConfigError(f"{self.kind}: {error}") from error
         except (Exception, SystemExit) as error:
             # Its text may repeat an option, and any of them may be secret.
@@ -136,7 +136,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class PluginField:
-    """Makes a field of the schema take any of the kinds in `table`, or a third-party one."""
+    """Let a field of the schema accept any of the kinds in `table`, or a third-party one."""
 
     table: Kinds
 
@@ -190,7 +190,7 @@ class PluginField:
             raw = {}
         elif not isinstance(raw, dict) and model.main:
             raw = {model.main: raw}
-        # Validated as a mapping of one key, so that the kind is part of where pydantic says a fault is.
+        # Validated as a mapping of one key, so that the kind is part of pydantic's location of a fault.
         options: Options = _adapter(model).validate_python({kind: raw}, context=info.context)[kind]
         options.check(context_of(info))
         return Plugin(kind, options)

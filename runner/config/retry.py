@@ -51,9 +51,9 @@ class RetryOverride(optional(Retry)):  # type: ignore[misc]  # its fields are th
         own = {name: value for name, value in self if value is not None}
         fields = dict(defaults) | own
         if "delay" in own or "max_delay" in own:
-            fields["schedule"] = None  # waits that double, in place of those listed in the defaults
+            fields["schedule"] = None  # doubling waits replace the listed ones of the defaults
         waits = fields["schedule"] = fields["schedule"] or ()
         limited = "max_attempts" in own or ("schedule" not in own and "max_attempts" in defaults.model_fields_set)
         if waits and not limited:
-            fields["max_attempts"] = len(waits) + 1  # the default of doubling waits is none for a list of them
+            fields["max_attempts"] = len(waits) + 1  # the default belongs to doubling waits, not to a list
         return RetryPolicy(**fields)

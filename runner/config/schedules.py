@@ -32,7 +32,7 @@ from .source import unplaced
 __all__ = ["ScheduleEntry", "Template"]
 
 _EXAMPLE = "2026-01-31T02:00:00Z"
-_MOST_DATA = 64 * 1024  # bytes: of hundreds of schedules that are due in one moment each has its own
+_MOST_DATA = 64 * 1024  # bytes; hundreds of schedules may be due at the same moment
 _MOST_TEXT = 1024
 _SECOND = timedelta(seconds=1)
 _WHOLE = "expected whole seconds: the id of an event has no more of its time"
@@ -47,7 +47,7 @@ def _cron(value: str) -> str:
     except NeverFires:
         raise ValueError(f"{got(value)} names no date that ever comes") from None
     except CronError as error:
-        named = repr(value) if re.fullmatch("@[A-Za-z]{1,20}", value) else got(value)  # no login, for all its @
+        named = repr(value) if re.fullmatch("@[A-Za-z]{1,20}", value) else got(value)  # not a login, in spite of its @
         raise ValueError(f"expected a cron expression such as '0 2 * * *', got {named}: {error}") from error
     return value
 
@@ -120,7 +120,7 @@ class Template(Model):
         return self
 
     def to_template(self) -> EventTemplate:
-        """Return the template. Raise `ValueError` where no event can be made of it."""
+        """Return the template. Raise `ValueError` if it makes no valid event."""
         try:
             event = Event.new(self.type, self.data, source=self.source or "/schedules", subject=self.subject)
         except EventError as error:
@@ -132,7 +132,7 @@ class Template(Model):
 
 
 class ScheduleEntry(Model):
-    """An event at regular times: of `cron`, or `every` so often."""
+    """An event at regular times, by `cron` or `every`."""
 
     name: Name = Field(description="Unique name.")
     cron: Annotated[str, AfterValidator(_cron)] | None = Field(

@@ -214,7 +214,7 @@ class Worker(Model):
 
 
 class Retention(Model):
-    """How long events are kept once every delivery of theirs has ended, and actions; null keeps them for ever."""
+    """How long actions are kept, and events once all of their deliveries have ended; null keeps them for ever."""
 
     delivered: PositiveDuration | None = Field(
         default=timedelta(days=7), description="With deliveries that succeeded, or none at all."
@@ -240,7 +240,7 @@ class Log(Model):
         Log as this section says from now on; see `log.setup`.
 
         Args:
-            own: only this package's events, and leave the rest to the program.
+            own: configure this package's log only, and leave the rest to the program.
             patience: seconds that messages for people wait for a reader at most; None for as long as it takes.
         """
         from ..log.setup import configure, configure_own
@@ -251,7 +251,7 @@ class Log(Model):
             configure(self.level, self.format, patience=patience)
 
     def change(self) -> None:
-        """Log as this section says, in the way that `apply()` was called before; without that, leave it alone."""
+        """Apply this section in the way of the earlier `apply()`; without one, do nothing."""
         from ..log.setup import change
 
         change(self.level, self.format)
@@ -349,7 +349,7 @@ class Config(Model):
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that differ where any of the files or settings does; empty without a file."""
+        """Twelve hexadecimal digits that change with any of the files or settings; empty without a file."""
         if not self._source.files:
             return ""
         read = "\0".join((*self._source.files.values(), *self._settings))

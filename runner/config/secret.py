@@ -17,17 +17,16 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 class Secret:
     """
-    Text whose `str`, `repr`, format and JSON are `***`; `reveal()` is the only way to it.
+    Text whose `str`, `repr`, format and JSON are `***`; `reveal()` is the only access.
 
-    It is known from then on, and hidden in all that is kept or printed.
-
-    No subclass of `str`: joining, formatting and JSON encoders would take the text out unseen.
+    From its creation on the text is redacted in everything that is kept or printed. It is no subclass of `str`: joins,
+    formatting and JSON encoders would expose the text silently.
     """
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str, *, public: tuple[str | None, ...] = ()) -> None:
-        """Args: public is what stands in the open beside it; see `redaction.know()`."""
+        """Args: public is the text shown beside it, such as the user; see `redaction.know()`."""
         self._text = text
         know(text, public=public)
 

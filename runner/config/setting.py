@@ -1,4 +1,4 @@
-"""`--set a.b=c`: values that the command line gives in place of those of the file."""
+"""`--set a.b=c`: values of the command line that replace those of the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_setting(text: str) -> tuple[KeyPath, str]:
     Return the path and the YAML of `a.b[0].c=value`; a key with dots is quoted: `types."order.*".schema=…`.
 
     Raises:
-        ValueError: it has no such form.
+        ValueError: the text is malformed.
     """
     steps: list[str | int] = []
     end = 0
@@ -45,7 +45,7 @@ def apply_settings(source: Source, settings: Iterable[str], environ: Mapping[str
     """
     Put the values into the document, in their order; each is YAML, and may refer to the environment.
 
-    A section that is missing is made, an item of a list is not. What is wrong is a fault of `--set KEY`.
+    A missing section is created, a missing item of a list is not. Errors are faults of `--set KEY`.
 
     Raises:
         ConfigError: a setting has no form that can be read.
@@ -95,9 +95,9 @@ def _put(source: Source, path: KeyPath, value: Any, file: str) -> None:
 
 
 def _check_known(source: Source, path: KeyPath) -> None:
-    """Raise `ValueError` for a key that the schema has not."""
+    """Raise `ValueError` for an unknown key."""
     known = known_keys(Config, path[:-1])
-    if known and path[-1] not in known and ":" not in str(path[-1]):  # third-party kinds have one
+    if known and path[-1] not in known and ":" not in str(path[-1]):  # kinds of third parties contain one
         raise ValueError(complaint(str(path[-1]), known, what="key"))
 
 
@@ -116,7 +116,7 @@ def _shape(value: object) -> str:
 
 
 def _keep_places(source: Source, path: KeyPath, given: Source, file: str) -> None:
-    """Let what was at `path` be forgotten, and what is there now be named as the setting."""
+    """Forget the places at and below `path`, and record the setting as the place of the new value."""
     depth = len(path)
     for forgotten in [each for each in source.positions if each[:depth] == path]:
         del source.positions[forgotten]

@@ -16,10 +16,10 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Place", "PlacedText", "Sourc
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
-MAX_VALUES = 50_000  # mappings, lists and what is in them: some thousands of subscriptions
-_MAX_FAULTS = 1000  # after which the rest is not worth reading
+MAX_VALUES = 50_000  # mappings, lists and their values; enough for thousands of subscriptions
+_MAX_FAULTS = 1000  # after which reading stops
 
-# libyaml where it was built in: the pure parser takes seconds for what it reads in milliseconds.
+# libyaml if available: the parser in Python takes seconds for what libyaml reads in milliseconds.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _NO_TAGS = "tags (!name) are not supported; quote a text that begins with '!'"
@@ -34,14 +34,14 @@ _LEFT_OUT = object()
 
 
 class PlacedText(str):
-    """A text of an included file in another directory, which the paths in it are relative to."""
+    """A text of an included file, with the directory that its paths are relative to."""
 
     __slots__ = ("base",)
     base: Path
 
 
 def unplaced(value: Any) -> Any:
-    """Return the value with plain text in it: what the schema takes as it stands is kept, and handed on."""
+    """Return the value with plain text in place of `PlacedText`, for parts that are kept unparsed."""
     match value:
         case PlacedText():
             return str(value)
@@ -56,8 +56,8 @@ class Place(NamedTuple):
     """
     The place of a value.
 
-    `file` is as in `Fault`. `path` counts the items of lists as that file does. A position of None belongs to what is
-    in no file.
+    `file` is as in `Fault`. `path` counts the items of lists as that file does. The position is None for a value in no
+    file.
     """
 
     file: str
@@ -70,11 +70,11 @@ class Source:
     """
     The content of a file before validation, or of several that make one document.
 
-    `positions` holds the place of every key and list item. `templates` leads from a substituted value
-    back to what the file says, for messages. The values at the `broken` paths are faults already. Those `left_out`
-    are in the file, but not in `value`: nothing was given for them, for the reason that is kept here. `files` holds
-    the content's SHA-256 of every file that was read for it. `origins` leads to the file and the path there of what
-    is not from the file that was asked for. `directories` are those that patterns of files look into.
+    `positions` holds the place of every key and list item. `templates` leads from a substituted value back to the text
+    of the file, for messages. The values at the `broken` paths are faults already. Those `left_out` are in the file but
+    not in `value`, because their variables are empty; it holds the reasons. `files` holds the SHA-256 of the content of
+    every file that was read. `origins` leads to the file and the path in it of a value from another file than the
+    first. `directories` are those searched for patterns.
     """
 
     value: Any = None
@@ -111,11 +111,11 @@ def parse_source(
     """
     Parse `content` into a document with its faults; `value` is None if it cannot be read.
 
-    With a `base`, texts are `PlacedText` with it. Of the values there may be, `room` are left.
+    With a `base`, texts are `PlacedText` with it. At most `room` more values are allowed.
 
-    Cuts early whatever is no configuration: more than 1 MiB, deeper than 32, anchors and aliases,
-    merge keys, tags, a second document, more than 50,000 values or 1,000 faults.
-    Duplicate keys, and keys that are not text, are faults.
+    Input that is no configuration is refused early: more than 1 MiB, deeper than 32, anchors and aliases, merge keys,
+    tags, a second document, more than 50,000 values or 1,000 faults. Duplicate keys, and keys that are not text, are
+    faults.
     """
     source = Source()
     if len(content) > MAX_BYTES:
@@ -220,7 +220,7 @@ class _Walk:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._key(event, path, depth)
             if key is None or (key in entries or (*path, key) in self._source.left_out):
-                # Its value is read for the faults in it, under a path that nothing else has.
+                # Its value is read only for its faults, under a path of its own.
                 inside: KeyPath = (*path, key or "?")
                 if key is not None:
                     self._duplicate(inside, event)

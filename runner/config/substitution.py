@@ -18,21 +18,21 @@ _REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?\Z", re.DOTALL
 _NULL = re.compile(r"\$\{[^}]*:-(?:~|null|Null|NULL)\}\Z")
 _BARE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE = "file:"
-_MAX_CHARACTERS = 4 * 1024 * 1024  # of all values that are put in, together
+_MAX_CHARACTERS = 4 * 1024 * 1024  # of all substituted values together
 _FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message} or ${file:/path}"
 
 
 class LeftOut(Exception):
-    """Raised for a value that becomes empty: its key counts as missing."""
+    """Signal a value that becomes empty, so that its key counts as missing."""
 
 
 class Substitution:
     """
     Replace `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `${file:/path}` in one text, once.
 
-    `$$` stands for one `$`; any other `$` for itself. A variable that is set but empty counts as unset
-    where there is a default or a message, as in a shell. Of a file the last line end and a byte order mark are dropped;
-    what it holds counts as a secret.
+    `$$` stands for one `$`; any other `$` for itself. A variable that is set but empty counts as unset where there is a
+    default or a message, as in a shell. A byte order mark and the last line end of a file are dropped; its content
+    counts as a secret.
     """
 
     def __init__(self, environ: Mapping[str, str], base: Path) -> None:
@@ -40,7 +40,7 @@ class Substitution:
         self._environ = environ
         self._base = base
         self._room = [_MAX_CHARACTERS]
-        self.files: dict[Path, str] = {}  # that were read, and the SHA-256 of what they hold
+        self.files: dict[Path, str] = {}  # that were read, with the SHA-256 of their content
 
     def at(self, base: Path) -> Substitution:
         """Return one for a file in the directory `base`; both share their limit and their `files`."""
@@ -57,8 +57,8 @@ class Substitution:
         Return the text of a whole value, or None for `${VAR:-null}`.
 
         Raises:
-            LeftOut: nothing is left of it, as its defaults say: `${VAR:-}`.
-            ValueError: as `apply()`, and where nothing is left of a variable that has no default.
+            LeftOut: it is empty, and its default allows that: `${VAR:-}`.
+            ValueError: as `apply()`, and if it is empty without such a default.
         """
         value = self.apply(text)
         if (
@@ -116,5 +116,5 @@ class Substitution:
             raise ValueError(f"file {quoted(name)} {error}") from None
         self.files[self._base / name] = hashlib.sha256(value.encode()).hexdigest()
         for line in value.splitlines():
-            know(line)  # a value in a file of its own is meant to be secret
+            know(line)  # a value in a file of its own counts as secret
         return value

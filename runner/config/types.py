@@ -1,4 +1,4 @@
-"""Types of events in the file: what their data has to look like."""
+"""Types of events in the file, with the schemas of their data."""
 
 from __future__ import annotations
 

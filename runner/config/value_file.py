@@ -10,7 +10,7 @@ __all__ = ["read_value"]
 
 _MAX_BYTES = 64 * 1024
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe without a writer would wait
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # opening a pipe without a writer must not block
 
 
 def read_value(path: Path) -> str:
@@ -20,7 +20,8 @@ def read_value(path: Path) -> str:
     Never waits for a pipe, and never reads more than 64 KiB.
 
     Raises:
-        ValueError: there is no value; the message goes on after the name of the file, and repeats nothing of it.
+        ValueError: there is no value; the message continues a sentence that names the file, and repeats nothing of its
+            content.
     """
     content = _content(path)
     if len(content) > _MAX_BYTES:
@@ -40,7 +41,7 @@ def read_value(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """Return the beginning of a regular file, one byte more than may be."""
+    """Return the beginning of a regular file, up to one byte more than allowed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | _NON_BLOCKING)
     except OSError as error:

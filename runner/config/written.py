@@ -1,4 +1,4 @@
-"""Parts of a configuration that are put while it runs: read by the schema of the file, and refused as it is."""
+"""Definitions made at run time: read by the schema of the file, with the same faults."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _DESTINATIONS = SINKS.only("webhook")
 
 
 def read_schedule(name: str, content: Mapping[str, Any]) -> Schedule:
-    """Return the schedule that `content` describes, with the keys of the file. Raise `ConfigError`, a fault a line."""
+    """Return the schedule in `content`, with the keys of the file. Raise `ConfigError`, one fault per line."""
     return _read(ScheduleEntry, _named(content, name), Context(base=Path())).to_schedule()
 
 
 class Own(Model):
-    """Parts of a subscription that no file has."""
+    """Keys of a subscription that the file does not allow."""
 
     destination: Annotated[Plugin, PluginField(_DESTINATIONS)] | None = Field(
         default=None, description="Its own sink, in place of `sink`: `{webhook: {url: …}}`."
@@ -47,12 +47,12 @@ class Own(Model):
 
 class Written(NamedTuple):
     """
-    A subscription as it was put.
+    A subscription as it was defined.
 
     Attributes:
         subscription: it, without its destination.
-        destination: what it brings, checked by the schema.
-        given: the options of that, as they came.
+        destination: its own destination, checked by the schema.
+        given: the options of the destination as they were written.
     """
 
     subscription: Subscription
@@ -100,7 +100,7 @@ def read_options(name: str, sink: str, options: Mapping[str, Any]) -> Subscripti
 
 
 def _options(destination: object) -> Iterator[Any]:
-    """Yield the options of a destination as they came; nothing for a kind without any."""
+    """Yield the options of a destination as they were written; nothing for a kind without any."""
     if isinstance(destination, Mapping):
         yield from destination.values()
     else:
@@ -108,7 +108,7 @@ def _options(destination: object) -> Iterator[Any]:
 
 
 def _named(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the content with its name, which comes from its path. Raise `ConfigError` for another one in it."""
+    """Return the content with `name`, that of the path. Raise `ConfigError` if the content has another name."""
     if content.get("name", name) != name:
         raise ConfigError(f"name: expected {name!r}, as in the path, or none")
     return {**content, "name": name}
@@ -123,7 +123,7 @@ def _read(model: type[M], content: dict[str, Any], context: Context) -> M:
 
 
 def _gathering(model: type[M], content: dict[str, Any], context: Context, faults: list[str]) -> M | None:
-    """Return the part that `content` describes; None, and its faults, a line each, if it is none."""
+    """Return the part that `content` describes; None and the faults, one line each, if it is invalid."""
     try:
         with limited_effort():
             return model.model_validate(content, context=context)

@@ -1,4 +1,4 @@
-"""The data of an event as text, kept to the token and cut where it is long."""
+"""The data of an event as text, shortened; no token of it is rewritten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..event import Event
 __all__ = ["Shown", "indented", "shown"]
 
 _MOST = 64 * 1024  # bytes that are shown
-_BINARY = 512  # of data that is no text
+_BINARY = 512  # bytes of binary data that are shown
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
 
 
@@ -45,7 +45,7 @@ def shown(event: Event) -> Shown | None:
 
 
 def indented(text: str) -> str:
-    """Return JSON with a line for each member. Its tokens stay as they are: no number is read and written again."""
+    """Return JSON with a line for each member. Its tokens stay unchanged: no number is parsed and formatted again."""
     tokens = _TOKEN.findall(text)
     parts: list[str] = []
     depth = 0

@@ -1,4 +1,4 @@
-"""Definitions as a person reads them: a line for each key of the file, durations in words."""
+"""Definitions for display: a line for each key of the file, durations in words."""
 
 from __future__ import annotations
 

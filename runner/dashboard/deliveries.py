@@ -63,7 +63,8 @@ async def _show(view: View) -> dict[str, Any]:
     query = DeliveryQuery(seq=event.seq, subscription=name)
     found = [each async for each in operations.records.deliveries(query)]
     if not found:
-        await operations.delivery(DeliveryRef(str(event.seq), name))  # which says what is not there
+        # raises `NotFound`, which names what does not exist
+        await operations.delivery(DeliveryRef(str(event.seq), name))
     return {"event": event, "ways": await ways_of(view, event, found), "more": False, "others": ()}
 
 

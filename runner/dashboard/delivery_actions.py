@@ -59,7 +59,7 @@ async def _ask_cancel(act: Act) -> Question:
 
 
 async def _refused(act: Act, fitting: tuple[DeliveryState, ...], done: str) -> DeliveryRef:
-    """Return the delivery that is meant. Raise `NotFound`, or `StateConflict` where it is in no state for it."""
+    """Return the delivery. Raise `NotFound`, or `StateConflict` if its state does not allow the action."""
     view, _ = await act.view.surface.operations.delivery(_which(act))
     if view.state not in fitting:
         raise StateConflict(f"this delivery is {view.state.value}; only {' or '.join(fitting)} ones can be {done}")

@@ -1,4 +1,4 @@
-"""The guard: admits visitors, and checks whether a form comes from one of ours."""
+"""The guard: admits visitors, and checks that a form comes from a page of the dashboard."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Visitor:
 
 class Guard:
     """
-    Admit visitors: by the session of a token with the scope `read`, or everybody where the API has no tokens.
+    Admit visitors: by the session of a token with the scope `read`, or everybody if the API has no tokens.
 
-    The tokens are asked for at each request, so that a session ends at once when its token does.
+    The token is checked at each request, so a session ends with its token.
     """
 
     def __init__(self, surface: Surface) -> None:

@@ -1,4 +1,4 @@
-"""Pages: templates made into answers that a browser runs nothing foreign in."""
+"""Pages: templates rendered as answers, with a policy that allows no foreign scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wording: numbers, durations and times as people read them, and hostile text made visible."""
+"""Wording: numbers, durations and times for people, and hostile text made visible."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _shows(character: str) -> bool:
 
 
 def count(number: float | None) -> str:
-    """Return a number with its thousands apart, above a million in short: `12,345`, `1.2M`."""
+    """Return a number with separated thousands, shortened above a million: `12,345`, `1.2M`."""
     if number is None:
         return NOTHING
     for least, unit in ((1e9, "G"), (1e6, "M")):
@@ -49,7 +49,7 @@ def count(number: float | None) -> str:
 
 
 def rate(per_second: float | None) -> str:
-    """Return a rate with as many digits as say something: `0.25`, `4.2`, `1,204`."""
+    """Return a rate with its significant digits: `0.25`, `4.2`, `1,204`."""
     if per_second is None:
         return NOTHING
     if per_second == 0:
@@ -60,7 +60,7 @@ def rate(per_second: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent; one that is short of all never shows as 100 %."""
+    """Return a share in percent; less than all is never rounded up to 100 %."""
     if share is None:
         return NOTHING
     if share >= 1.0:

@@ -1,1 +1,1 @@
-"""Answers to what an operator asks: pure functions from what the store knows to a verdict, or to a reason."""
+"""Answers for operators: pure functions from the state of the store to a verdict or a reason."""

@@ -25,7 +25,7 @@ def latency(seconds: float | None) -> str:
 
 
 def number(count: int, *, exact: bool = True) -> str:
-    """Return a count for people: what was counted no further is `10,000+`, an estimate `~`."""
+    """Return a count for people: `10,000+` where counting stopped, `~` before an estimate."""
     if count > MOST and exact:
         return f"{MOST:,}+"
     return f"{count:,}" if exact else f"~{count:,}"

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["MINUTES", "look", "unserved"]
 
 MINUTES = 5
-"""Whole minutes before the present one of which the counters are read."""
+"""Whole minutes before the current one whose counters are read."""
 
-_MATCHED = 1000  # events that are matched one by one; what else is queued or recorded is taken to be alike
+_MATCHED = 1000  # events that are matched one by one; the rest is estimated from these
 
 
 async def look(storage: Storage) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Prospects of an event that is not published: which subscriptions would get it, and why others would not."""
+"""Prospects of an unpublished event: the subscriptions that would get it, and why the others would not."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ __all__ = ["answer_json", "clause_json", "report_json"]
 
 def report_json(report: Report) -> dict[str, Any]:
     """
-    Return a report; rates are per second, durations in seconds. Only the verdict where the store is away.
+    Return a report; rates are per second, durations in seconds. Only the verdict if the store cannot be reached.
 
-    `store` says whether it can be reached, `tables` whether they are at head; null where nobody can know.
+    `store` says whether it can be reached, `tables` whether they are at head; null if that is unknown.
     """
     seen = report.snapshot
     store = not any(each.kind == "store_away" for each in report.findings)

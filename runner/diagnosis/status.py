@@ -38,7 +38,7 @@ State = Literal[
     "nobody serves it", "breaker open", "breaker half-open", "failing", "paused", "active", "inactive", "expired"
 ]
 STATES: Sequence[State] = get_args(State)
-"""The states of subscriptions, those that need a look first."""
+"""The states of subscriptions, the most urgent first."""
 
 _WELL = STATES[STATES.index("active") :]
 _HELD: Sequence[State] = ("nobody serves it", "breaker open", "paused", "inactive")  # nothing is delivered meanwhile
@@ -199,15 +199,16 @@ def snapshot(
     recorded: Sequence[Event] | None = None,
 ) -> Snapshot:
     """
-    Return what the parts say together.
+    Return the snapshot made of the parts.
 
     Args:
         undispatched: the first of the queue.
-        recorded: the last of those recorded within a minute; None where nobody looked.
+        recorded: the last of those recorded within a minute; None if they were not read.
     """
     counted = throughput or Throughput()
     since = min((each.since for each in recent.values() if each.since is not None), default=None)
-    short = since is not None and queue.now - since < RECENT  # then a busy subscription leaves no room for a slow one
+    # then deliveries of a busy subscription may have crowded out those of a slow one
+    short = since is not None and queue.now - since < RECENT
     active_ones = [each for each, active in known if active]
     share, incoming = shares(undispatched, active_ones), shares(recorded or (), active_ones)
     rate_in = _rate_in(queue) / max(len(recorded or ()), 1)
@@ -248,7 +249,7 @@ def judge(seen: Snapshot) -> Report:
     found = [*_instances(seen), *_strategies(seen), *_queue(seen)]
     for each in seen.subscriptions:
         found += _subscription(each, seen.now)
-    found.sort(key=lambda finding: -finding.verdict)  # stable: otherwise in the order of looking
+    found.sort(key=lambda finding: -finding.verdict)  # stable: equal verdicts keep their order
     return Report(max((each.verdict for each in found), default=Verdict.HEALTHY), found, seen)
 
 
@@ -280,7 +281,7 @@ def _instances(seen: Snapshot) -> Iterable[Finding]:
 
 
 def _kept(live: Sequence[InstanceView]) -> Iterable[Finding]:
-    """Yield what keeps instances from the file as it is now."""
+    """Yield the instances that could not take the current file."""
     kept = [each for each in live if each.configuration is not None and each.configuration.kept]
     if kept:
         faults = [fault for each in kept if each.configuration is not None for fault in each.configuration.faults]

@@ -98,7 +98,7 @@ class _Question:
                 yield from found or [Reason("due", "nothing holds it: a process takes it next")]
 
     def _revival(self) -> str:
-        """Return how a dead delivery is made after all."""
+        """Return the cure of a dead delivery."""
         expires_at = self.event.event.expires_at
         if expires_at is not None and expires_at <= self.hold.now:
             return "publish it anew, with another id: a retry would be too late as well"
@@ -123,7 +123,7 @@ class _Question:
         yield from self._of_subscription()
 
     def _passed(self) -> Reason:
-        """Return why an event that matches, and has been dispatched, was not for the subscription."""
+        """Return why a dispatched event that matches has no delivery for the subscription."""
         again = f"runner events replay --subscription {self.name} --missing"
         if self.event.state == "cancelled":
             return Reason("cancelled", "the event was cancelled")

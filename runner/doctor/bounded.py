@@ -1,4 +1,4 @@
-"""Checks within a time budget, whatever hangs."""
+"""Run checks within a time budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def performed(
     check: str, work: Callable[[], Awaitable[Sequence[Finding]]], budget: float
 ) -> tuple[Sequence[Finding], bool]:
     """
-    Make one check; return what it found, and whether it came to its end.
+    Run one check; return its findings, and whether it finished.
 
     Args:
         budget: seconds; a check that takes longer is a finding by itself, and so is one that fails.
@@ -47,8 +47,8 @@ async def in_thread(function: Callable[..., R], *args: object) -> R:
     """
     Run `function` in a thread of its own, and await it.
 
-    Unlike those of an executor the thread is not waited for at the end of the process: a name server or a network file
-    system that hangs does not keep the process.
+    Unlike a thread of an executor, it does not delay the exit of the process while a name server or a network file
+    system hangs.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[R] = loop.create_future()

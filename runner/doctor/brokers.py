@@ -1,4 +1,4 @@
-"""The NATS servers of a configuration: whether they are there, and take what is to be sent."""
+"""The NATS servers of a configuration: whether they answer, and accept the messages of the file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def look_at_broker(
     config: Config, options: BrokerOptions, subjects: Sequence[str], *, name: str, patience: float
 ) -> BrokerFacts:
     """
-    Connect to NATS, and return what it says. No message is sent.
+    Connect to NATS, and return what the server permits. No message is sent.
 
     Args:
         name: of the connection, as the server shows it.

@@ -1,4 +1,4 @@
-"""The checks of the database, one after the other: each on the answer of one before."""
+"""The checks of the database, in order; each builds on the answer of an earlier one."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def examine_sqlite(config: Config, limits: Thresholds) -> AsyncIterator[Fi
     for finding in judge_journal(file):
         yield finding
     if not file.usual:
-        # Our connections would change the mode of the journal, and an examination changes nothing.
+        # A connection of the bus would change the journal mode, and an examination changes nothing.
         for check in _OF_TABLES:
             yield skipped(check, f"to read them would change the journal mode, which is {file.journal}")
         return
@@ -181,7 +181,7 @@ async def _file(config: Config, path: Path, facts: list[FileFacts]) -> Sequence[
 
 
 async def _examine_tables(config: Config, limits: Thresholds, there: list[Report]) -> AsyncIterator[Finding]:
-    """Yield the findings about the tables and what is in them; leave the report in `there` if they are at head."""
+    """Yield the findings about the tables and their content; store the report in `there` if they are at head."""
     cure = f"runner migrate -c {config.file}, or start a runner, which does it unless storage.migrate is false"
 
     async def tables() -> Sequence[Finding]:
@@ -242,7 +242,7 @@ def _reached(work: Callable[[], Awaitable[Sequence[Finding]]]) -> Callable[[], A
 
 
 def _parted(text: str) -> tuple[str, str]:
-    """Return the fault and the cure of an error's text, which a semicolon or a colon parts."""
+    """Return the fault and the cure in an error's text, split at a semicolon or a colon."""
     for sign in ("; ", ": "):
         what, _, cure = text.rpartition(sign)
         if what:

@@ -38,7 +38,7 @@ _NETWORKS = (
     "virtiofs",
 )
 _MEMORY = ("ramfs", "tmpfs")
-_LEAST = timedelta(hours=1)  # of records from which a rate is taken
+_LEAST = timedelta(hours=1)  # the shortest history of records that gives a rate
 _DAY = timedelta(days=1)
 
 
@@ -57,7 +57,7 @@ def kind_of(path: Path, mounts: Path = MOUNTS) -> str:
             continue
         point = fields[4].encode().decode("unicode_escape")
         inside = point == "/" or resolved == point or resolved.startswith(f"{point}/")
-        if inside and len(point) >= len(best):  # a later mount covers one before it
+        if inside and len(point) >= len(best):  # a later mount hides an earlier one
             best, kind = point, right.split(" ")[0]
     return kind
 

@@ -1,4 +1,4 @@
-"""The examination: every check of a deployment, those that wait for others' answers side by side."""
+"""The examination: all checks of a deployment; those that wait for servers run concurrently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .verdict import Finding, Level, fine, skipped
 
 __all__ = ["examine"]
 
-_IN_DATABASE = ("postgres", "sqlite")  # strategies whose signals go through it
+_IN_DATABASE = ("postgres", "sqlite")  # strategies whose signals pass through the database
 
 
 async def examine(config: Config, limits: Thresholds | None = None, *, log: int = 2) -> AsyncIterator[Finding]:
@@ -76,7 +76,7 @@ def _of_this_process(config: Config, limits: Thresholds, log: int) -> Iterator[F
 
 
 def _time_zones(config: Config) -> Iterator[Finding]:
-    """Yield the time zones in use; that each is known here has been checked with the file."""
+    """Yield the time zones in use; the file was already checked for unknown ones."""
     zones = sorted({each.timezone for each in config.to_schedules() if each.cron is not None})
     if not zones:
         return

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _RELOAD = "SELECT pg_reload_conf()"
-_PLAIN = ("disable", "allow", "prefer")  # the modes of libpq that promise nothing
+_PLAIN = ("disable", "allow", "prefer")  # the modes of libpq that guarantee nothing
 
 
 def judge_server(facts: ServerFacts, limits: Thresholds) -> Iterator[Finding]:
@@ -133,7 +133,7 @@ def judge_durability(facts: ServerFacts) -> Iterator[Finding]:
 
 
 def judge_search_path(facts: ServerFacts) -> Iterator[Finding]:
-    """Yield whether functions of others could be taken for PostgreSQL's own."""
+    """Yield whether functions of other roles could shadow PostgreSQL's own."""
     path = facts.settings["search_path"]
     if path != SEARCH_PATH:
         yield warning(
@@ -145,7 +145,7 @@ def judge_search_path(facts: ServerFacts) -> Iterator[Finding]:
 
 
 def judge_clock(clock: Clock, limits: Thresholds) -> Iterator[Finding]:
-    """Yield whether this machine and the database agree on the time, as far as the round trip lets it be known."""
+    """Yield whether the clocks of this machine and the database agree, within the precision of the round trip."""
     ahead, uncertain = clock.ahead, clock.after - clock.before
     off = abs(ahead)
     if off < limits.skew:
@@ -175,7 +175,7 @@ def judge_rights(missing: Sequence[str], facts: ServerFacts) -> Iterator[Finding
 
 def judge_seats(seats: Seats, each: int, processes: int) -> Iterator[Finding]:
     """
-    Yield whether the connections of every process fit.
+    Yield whether the server has enough connections for all processes.
 
     Args:
         each: connections that one process may hold.

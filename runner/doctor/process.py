@@ -19,8 +19,8 @@ from .verdict import Finding, fault, fine, warning
 
 __all__ = ["judge_config", "judge_files", "judge_log", "judge_open_files", "judge_tokens"]
 
-_PRIVATE = ("tmpfs", "ramfs")  # containers have their secrets there, readable for all of their users
-_SPARE = 64  # open files besides connections: modules, sockets of the API, the log
+_PRIVATE = ("tmpfs", "ramfs")  # containers keep secrets there, readable for all of their users
+_SPARE = 64  # open files other than connections: modules, sockets of the API, the log
 
 
 def judge_config(config: Config) -> Iterator[Finding]:
@@ -62,7 +62,7 @@ def judge_files(config: Config) -> Iterator[Finding]:
 def _secret_line(config: Config, path: Path, text: str) -> int:
     """Return the number of the first line that holds a secret; 0 if none does."""
     if path not in config.files:
-        return 1  # a key, or credentials
+        return 1  # a key, or a file of credentials
     return next((number for number, line in enumerate(text.splitlines(), 1) if redacted(line) != line), 0)
 
 
@@ -76,7 +76,7 @@ def _keys(config: Config) -> Iterator[Path]:
 
 
 def judge_log(descriptor: int, limits: Thresholds) -> Iterator[Finding]:
-    """Yield whether a log on this descriptor would be written: that of this process, where a service's goes."""
+    """Yield whether a log on this descriptor, that of this process, would be written."""
     cure = "mend what reads it, or send it elsewhere; deliveries go on meanwhile, but the log is lost"
     try:
         mode = os.fstat(descriptor).st_mode
@@ -118,7 +118,7 @@ def _unwritable(descriptor: int) -> str:
 
 
 def judge_open_files(config: Config) -> Iterator[Finding]:
-    """Yield whether the process may open as many files as it would at full load."""
+    """Yield whether the limit of open files suffices at full load."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = config.worker.concurrency + config.storage.pool + _SPARE
     if soft != resource.RLIM_INFINITY and soft < need:

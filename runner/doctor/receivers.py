@@ -1,4 +1,4 @@
-"""The hosts of webhooks: whether their names resolve, and to addresses that may be dialled."""
+"""The hosts of webhooks: whether their names resolve to addresses that are allowed."""
 
 from __future__ import annotations
 

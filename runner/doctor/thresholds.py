@@ -1,4 +1,4 @@
-"""The thresholds of the doctor: from which value on something is a finding."""
+"""The thresholds of the doctor: the limits beyond which a value is a finding."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Thresholds:
             what is five minutes off (Standard Webhooks 1.0.0).
         old_transaction: age of a transaction that keeps dead rows. The bus itself holds none for ten seconds.
         dead_rows: dead rows of one table; a claim takes many times as long behind a million of them.
-        wal_kept: bytes of WAL that a slot keeps.
+        wal_kept: bytes of WAL that a slot retains.
         free: bytes of free space on the disk of the data.
-        shrinking: share of a disk that may be taken, what is to come within the retention included.
+        shrinking: share of a disk that may be used, including the growth expected within the retention.
         expiry: how long before its end a token is a warning.
         oldest_server: the oldest version of PostgreSQL that the bus is tested with.
     """

@@ -19,7 +19,7 @@ class Level(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAULT = "fault"
-    SKIPPED = "skipped"  # it could not be made, for a reason that another finding gives
+    SKIPPED = "skipped"  # it was not run, for a reason that another finding gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Finding:
         measured: the value, and what is wrong with it.
         cure: what to do; empty where nothing is wrong.
         kind: a stable name of what is wrong, such as `fsync_off`; empty where nothing is.
-        subject: what of several things it is about, such as a sink or a table; empty for the whole.
+        subject: the sink, table or the like that it is about; empty for the whole.
     """
 
     level: Level
@@ -49,17 +49,17 @@ def fine(check: str, measured: str) -> Finding:
 
 
 def warning(check: str, kind: str, measured: str, cure: str, subject: str = "") -> Finding:
-    """Return something that will harm one day, or costs latency."""
+    """Return a warning: a risk, or a cost in latency."""
     return Finding(Level.WARNING, check, measured, cure, kind, subject)
 
 
 def fault(check: str, kind: str, measured: str, cure: str, subject: str = "") -> Finding:
-    """Return something that loses events, stops deliveries, or is about to."""
+    """Return a fault: it loses events or stops deliveries, or soon will."""
     return Finding(Level.FAULT, check, measured, cure, kind, subject)
 
 
 def skipped(check: str, why: str) -> Finding:
-    """Return the finding of a check that could not be made."""
+    """Return the finding of a check that could not be run."""
     return Finding(Level.SKIPPED, check, why)
 
 

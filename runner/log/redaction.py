@@ -1,4 +1,4 @@
-"""Keep the secrets of this process out of everything that is written or printed."""
+"""Redact the secrets of this process in everything that is written or printed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["MASK", "forget", "gathered", "know", "looks_secret", "redacted"]
 MASK = "***"
 """The text in place of a secret, whatever its length."""
 
-_SHORTEST = 6  # characters: what is shorter stands in every other word, and hiding it would tell where
+_SHORTEST = 6  # characters; a shorter secret occurs within ordinary words, and hiding it would reveal it
 
-# What the bus says itself: as a password it protects nothing, and hiding it would garble everything.
+# Words of the bus itself: they protect nothing as a password, and hiding them would garble everything.
 _WORDS = frozenset({"runner", "postgres", "postgresql", "password", "secret", "default", "application/json"})
 
-# The words of our log. Secrets are chosen by others, too: one who brings `warning` as a secret must not blind the log.
+# The words of the log. Others choose secrets, too, and a secret such as `warning` must not blind the log.
 _SAID = (
     "action addresses after again as audit back be blocked breaker bring brought by cancelled cannot cause "
     "changes channel claim clock closed concern configuration connected connection count critical database date "
@@ -39,16 +39,17 @@ _SAID = (
     "watcher what would "
 )
 _SAYING = re.compile(r'[a-z ":,{}\[\]=_.-]+', re.ASCII)
-_TIME = re.compile(r"[0-9:.-]{6,11}|20[0-9]{2}-[0-9TZ:.-]+")  # hides the time in every line, where others choose it
+_TIME = re.compile(r"[0-9:.-]{6,11}|20[0-9]{2}-[0-9TZ:.-]+")  # as a secret it would hide the time of every line
 
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=~-]{16,}", re.ASCII)
 
-_changing = threading.RLock()  # a file is read in a thread while the event loop renews tokens; a signal may log
-_known: Counter[str] = Counter()  # how often each was registered, and not forgotten since
-_spelling_counts: Counter[str] = Counter()  # of how many of these each is a spelling
+_changing = threading.RLock()  # files are read in a thread while the loop renews tokens, and a signal handler may log
+_known: Counter[str] = Counter()  # registrations of each that were not forgotten
+_spelling_counts: Counter[str] = Counter()  # the number of secrets with each spelling
 _GATHERED: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
-_spellings: tuple[str, ...] = ()  # the longest first, because one may be part of another; replaced as a whole
-_learnt: set[str] = set()  # spellings that are not among these yet: to sort them for each secret would take too long
+# longest first, because one may be part of another; the tuple is replaced, never changed
+_spellings: tuple[str, ...] = ()
+_learnt: set[str] = set()  # spellings not yet among these: sorting for each secret would take too long
 
 
 def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
@@ -56,7 +57,7 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
     Register a secret, to be hidden in all its encodings.
 
     Args:
-        public: what stands in the open beside it. A password that is the name of its user hides nothing.
+        public: text shown beside it. A password that equals the name of its user is not hidden.
     """
     secret = secret.strip()
     if len(secret) < _SHORTEST or secret in _WORDS or secret in public or _is_said(secret):
@@ -74,16 +75,16 @@ def know(secret: str, *, public: tuple[str | None, ...] = ()) -> None:
 
 
 def _is_said(secret: str) -> bool:
-    """Return whether nothing is in it but the words of our log, or parts of them, and what stands between them."""
+    """Return whether it consists of words of the log, or parts of them, and separators."""
     words = re.findall("[a-z]+", secret) if _SAYING.fullmatch(secret) else []
     return bool(words) and all(word in _SAID for word in words)
 
 
 def forget(*secrets: str) -> None:
     """
-    Take back one `know()` of each: of tokens that are renewed there is no end.
+    Undo one `know()` of each, because renewed tokens would accumulate.
 
-    What was registered elsewhere as well stays hidden.
+    A secret that is also registered elsewhere stays hidden.
     """
     global _spellings
     with _changing:
@@ -94,7 +95,7 @@ def forget(*secrets: str) -> None:
 
 
 def _taken_back(secret: str) -> set[str]:
-    """Take back one `know()`, under the lock; return the spellings that are those of no other secret."""
+    """Undo one `know()`, under the lock; return the spellings that belong to no other secret."""
     if secret not in _known:
         return set()
     _known[secret] -= 1
@@ -110,7 +111,7 @@ def _taken_back(secret: str) -> set[str]:
 
 
 def _all_spellings() -> tuple[str, ...]:
-    """Return every spelling, those that were learnt since included."""
+    """Return every spelling, including new ones."""
     global _spellings
     if _learnt:
         with _changing:
@@ -121,7 +122,7 @@ def _all_spellings() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def gathered() -> Iterator[list[str]]:
-    """Yield a list of what is registered meanwhile in this context, for `forget()`."""
+    """Yield a list of the secrets registered in this context, for `forget()`."""
     learnt: list[str] = []
     token = _GATHERED.set(learnt)
     try:
@@ -131,7 +132,7 @@ def gathered() -> Iterator[list[str]]:
 
 
 def looks_secret(word: str) -> bool:
-    """Return whether a word looks like a token: long, of letters and digits, and no more than that."""
+    """Return whether a word looks like a token: long, made of letters and digits only."""
     return _TOKEN.fullmatch(word) is not None
 
 
@@ -171,14 +172,14 @@ def _spelled(secret: str) -> Iterator[str]:
         yield re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
     for escaped in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
         yield escaped[1:-1]
-        yield json.dumps(escaped[1:-1])[1:-1]  # and once more, in a log line of JSON that quotes it
+        yield json.dumps(escaped[1:-1])[1:-1]  # escaped twice, in a JSON log line that quotes it
     yield html.escape(secret)
     yield secret.encode("unicode_escape").decode()
     yield from _within_base64(secret.encode())
 
 
 def _within_base64(secret: bytes) -> Iterator[str]:
-    """Yield the part of Base64 that depends on the secret alone, at each of the three offsets."""
+    """Yield the part of its Base64 that depends on the secret only, at each of the three offsets."""
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret + bytes(-(before + len(secret)) % 3)).decode()
         begin = -(-before * 8 // 6)

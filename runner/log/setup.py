@@ -1,4 +1,4 @@
-"""Logging: one set-up for our own structlog events and for what libraries send through `logging`."""
+"""Logging: one set-up for this package's structlog events and for the records of libraries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHARED: tuple[structlog.typing.Processor, ...] = (
 )
 
 _OF_LINES = ("exception", "stack")
-_PLAIN = (str, int, float, bool, type(None))  # what every format can show
+_PLAIN = (str, int, float, bool, type(None))  # types that every format can show
 _UNSHOWABLE = "log line that cannot be shown"
 
 
@@ -37,8 +37,8 @@ def configure(
     """
     Send every log record of this process to `stream`, standard error unless given.
 
-    Libraries are heard from `warning` upwards whatever `level` says: below it, drivers write statements
-    and addresses that may carry secrets.
+    Records of libraries are logged from `warning` upwards whatever `level` says: below it, drivers write statements and
+    addresses that may carry secrets.
 
     Args: as `configure_own()`, and
         patience: seconds that `tell()` waits for a reader at most; None for as long as it takes.
@@ -60,7 +60,7 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_number(level), logging.WARNING))
-    # nats-py reports a ping that was given up with a traceback; our broker says what became of its connection.
+    # nats-py logs an abandoned ping with a traceback; the broker reports the state of its connection itself.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
@@ -69,7 +69,7 @@ def configure_own(level: str = "info", format: str = "auto", stream: TextIO | No
     """
     Send this package's log events to `stream`, standard error by default, and leave `logging` to the program.
 
-    To log never raises and never waits, whatever the stream is or becomes; see `LogWriter`.
+    Logging never raises and never blocks, whatever the state of the stream; see `LogWriter`.
 
     Args:
         level: debug, info, warning or error.
@@ -90,7 +90,7 @@ def configure_own(level: str = "info", format: str = "auto", stream: TextIO | No
 
 
 def change(level: str, format: str) -> None:
-    """Log by another level and format where this module was set up before; leave a program's own logging alone."""
+    """Change level and format if this module was set up before; leave a program's own logging alone."""
     if _again is not None:
         _again(level, format)
 
@@ -100,7 +100,7 @@ def tell(text: str, *, wait: bool = True) -> None:
     Print a message on standard error, after everything logged before it; never raise.
 
     Args:
-        wait: for a reader; without, the message goes out in the background, as the log does.
+        wait: until it is written; otherwise it is written in the background, like the log.
     """
     writer = _writer(None)
     for line in text.split("\n"):
@@ -129,7 +129,7 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 def _writer(stream: TextIO | None) -> LogWriter:
-    """Return the one writer of the process, anew for another `stream`; standard error unless given."""
+    """Return the writer of the process, a new one for another `stream`; standard error unless given."""
     global _current
     stream = sys.stderr if stream is None else stream
     if _current is None or _current.stream is not stream:
@@ -177,7 +177,7 @@ class _Rendering:
     """
     Render an event as a line by a chain of processors, even if the `repr()` of a field fails.
 
-    What raises is shown by its type, for the sake of the other fields.
+    A field that raises is shown by its type, so that the others are not lost.
     """
 
     def __init__(self, chain: Sequence[structlog.typing.Processor]) -> None:
@@ -194,7 +194,7 @@ class _Rendering:
                 return str(result)
             except (KeyboardInterrupt, structlog.DropEvent):
                 raise
-            except BaseException:  # a `repr` may raise anything; to log is never what ends a loop
+            except BaseException:  # a `repr` may raise anything, and logging must not end a loop
                 continue
         return _UNSHOWABLE
 

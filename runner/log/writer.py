@@ -1,4 +1,4 @@
-"""The log writer: accepts lines at once, and writes them in a thread."""
+"""The log writer: accepts lines immediately, and writes them in a thread."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .redaction import redacted
 
 __all__ = ["LogWriter"]
 
-_LIMIT = 4 * 1024 * 1024  # bytes that wait for the stream at most
+_LIMIT = 4 * 1024 * 1024  # bytes that may wait for the stream
 _LONGEST = 0.5  # seconds between two tries while there is no room on the disk
-_REPORT_WITHIN = 1.0  # seconds, of lines that were dropped while others were written
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # what may pass; all else is for good
+_REPORT_WITHIN = 1.0  # seconds within which dropped lines are reported while others are written
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # errors that may pass; all others are final
 
 
 class LogWriter:
@@ -28,12 +28,13 @@ class LogWriter:
     Write lines to a stream that may be slow, unread, full, closed or missing.
 
     `write()` never raises and never waits: a thread writes to the descriptor, past Python's buffers, and holds at most
-    `limit` bytes meanwhile. Lines beyond that are dropped and counted, as are those for a reader that has gone. A full
-    disk is tried until there is room. A stream without a descriptor, such as a test's, is written to in place.
+    `limit` bytes meanwhile. Lines beyond that are dropped and counted, as are those for a reader that has gone. Writing
+    to a full disk is retried until there is room. A stream without a descriptor, such as a test's, is written to
+    directly.
 
     Attributes:
         report: makes the line that says how many were dropped, once the stream takes lines again.
-        patience: seconds that a caller whose message has to be read waits for that; None for as long as it takes.
+        patience: seconds that a caller waits until its message is written; None for no limit.
     """
 
     def __init__(self, stream: TextIO | None, *, limit: int = _LIMIT) -> None:
@@ -47,7 +48,7 @@ class LogWriter:
         self._forget()
 
     def _forget(self) -> None:
-        # Both can be entered again by a signal handler, in the middle of themselves.
+        # Reentrant, because a signal handler may log while one of them is held.
         self._lock = threading.RLock()
         self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -142,7 +143,7 @@ class LogWriter:
                 descriptor = self.stream.fileno()
                 data = data[os.write(descriptor, data) :]
                 self._full = False
-            except BlockingIOError:  # another process made the pipe we share non-blocking
+            except BlockingIOError:  # another process made the shared pipe non-blocking
                 _await_room(descriptor)
             except (OSError, ValueError) as error:
                 if getattr(error, "errno", None) not in _FULL:
