@@ -121,7 +121,7 @@ class Dispatcher:
         """Return the lease for events published in this process; None if they must be claimed instead."""
         if not self._accepting or self._roster.stale or not self._queue_empty:
             return None
-        if self._unsettled + count > self._limits.batch or weight > self._budget.left:
+        if self._unsettled + count > self._limits.ahead * self._limits.batch or weight > self._budget.left:
             return None
         return self._handed_over
 

@@ -79,6 +79,29 @@ class TestAppend(StoreTests):
         assert first.seq == second.seq != middle.seq
         assert await database.count(events, dispatch) == [2, 2]
 
+    @pytest.mark.parametrize("leased", [False, True])
+    async def test_among_hundreds_each_receipt_is_that_of_its_event(
+        self, store: Store, other: Store, *, leased: bool
+    ) -> None:
+        known = [publication(number) for number in (3, 300, 699)]
+        before = {identity(each): each.seq for each in await store.events.append(known)}
+        call = [publication(number) for number in range(700)]
+        call[3], call[300], call[699], call[400] = *known, call[100]
+        if leased:
+            receipts, claim = await store.events.append_leased(call, LEASE)
+        else:
+            receipts, claim = await store.events.append(call), None
+        handed_out = [*(claim.works if claim else ()), *(await other.queue.claim(1000, LEASE)).works]
+        recorded = {work.seq: (work.event.source, work.event.id) for work in handed_out}
+        assert [recorded[each.seq] for each in receipts] == [(each.event.source, each.event.id) for each in call]
+        assert [place for place, each in enumerate(receipts) if each.duplicate] == [3, 300, 400, 699]
+        assert {identity(each): each.seq for each in receipts} | before == {
+            identity(each): each.seq for each in receipts
+        }
+        new = [each.seq for each in receipts if not each.duplicate]
+        assert new == sorted(set(new))
+        assert len(recorded) == len(new) + 3
+
     async def test_a_duplicate_changes_neither_the_work_nor_its_time(self, store: Store, database: Database) -> None:
         one = publication()
         await store.events.append([one])
@@ -342,6 +365,12 @@ class TestAppendLeased(StoreTests):
         assert [(work.seq, work.attempt) for work in claim.works] == [(each.seq, 1) for each in receipts]
         assert not (await other.queue.claim(100, LEASE)).works
         assert await store.queue.settle(Settled(claim.token, claim.works, [Run((), 5)])) == 5
+
+    async def test_what_is_settled_already_is_not_settled_with_the_rest(self, store: Store) -> None:
+        _, claim = await store.events.append_leased([publication(number) for number in range(10)], LEASE)
+        assert claim
+        assert await store.queue.settle(Settled(claim.token, claim.works[2:5], [Run((), 3)])) == 3
+        assert await store.queue.settle(Settled(claim.token, claim.works, [Run((), 10)])) == 7
 
     @pytest.mark.parametrize("size", SIZES)
     async def test_the_events_are_those_a_claim_would_bring(self, store: Store, other: Store, size: int) -> None:

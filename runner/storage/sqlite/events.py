@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -13,7 +13,7 @@ from typing_extensions import override
 from ...errors import EventConflict
 from ...event import Event, lasting, weigh
 from ..contract.claims import UNREADABLE, Claim, Work
-from ..contract.events import EventStore, Publication, Receipt
+from ..contract.events import EventStore, Publication, Receipt, due_at_once
 from ..errors import mapped_errors
 from ..event_rows import read_extensions, write_extensions
 from ..identity import shortened
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["SqliteEvents"]
 
 _Row = tuple[Any, ...]
+
+_ROWS = (256, 64, 16, 4, 1)  # of one statement: few lengths, so that each is parsed once
 
 
 class SqliteEvents(EventStore):
@@ -67,10 +69,13 @@ class SqliteEvents(EventStore):
 
 def _append(db: sqlite3.Connection, publications: Sequence[Publication]) -> Sequence[Receipt]:
     now = clock(db)
-    receipts, queued, scheduled, expiries = [], [], [], []
-    for publication in publications:
-        receipt = _record_event(db, publication.event, now)
-        receipts.append(receipt)
+    receipts = _record_events(db, publications, now)
+    if due_at_once(publications):
+        if new := _new(receipts):
+            db.execute(sql("queue_recorded"), new)
+        return receipts
+    queued, scheduled, expiries = [], [], []
+    for publication, receipt in zip(publications, receipts, strict=True):
         if not receipt.duplicate:
             due_at = _due_at(publication, now)
             if due_at <= now:
@@ -90,18 +95,60 @@ def _append_leased(
     db: sqlite3.Connection, publications: Sequence[Publication], token: int, lease: timedelta
 ) -> tuple[Sequence[Receipt], Claim]:
     now = clock(db)
-    receipts, works = [], []
-    for publication in publications:
-        receipt = _record_event(db, publication.event, now)
-        receipts.append(receipt)
-        if not receipt.duplicate:
-            queued = db.execute(sql("queue_leased"), (receipt.seq, now + microseconds(lease), token))
-            event = publication.event.recorded_at(EPOCH + now * MICROSECOND)
-            works.append(Work(queued.lastrowid or 0, 1, receipt.seq, event))
+    receipts = _record_events(db, publications, now)
+    works = []
+    if new := _new(receipts):
+        queued = db.execute(sql("queue_leased"), (now + microseconds(lease), token, *new))
+        position = (queued.lastrowid or 0) - queued.rowcount  # of the one before: there is no gap within a statement
+        moment = EPOCH + now * MICROSECOND
+        for publication, receipt in zip(publications, receipts, strict=True):
+            if not receipt.duplicate:
+                position += 1
+                works.append(Work(position, 1, receipt.seq, publication.event.recorded_at(moment)))
     [(version, _, _)] = db.execute(sql("outlook")).fetchall()
     started = ago(now, now)
     weight = weigh([work.event for work in works])
     return receipts, Claim(token, works, version, weight=weight, recorded=(started, started))
+
+
+def _new(receipts: Sequence[Receipt]) -> tuple[int, int] | None:
+    """Return the first and the last seq of the events that are new, between which there are no others; None without."""
+    seqs = [receipt.seq for receipt in receipts if not receipt.duplicate]
+    return (seqs[0], seqs[-1]) if seqs else None
+
+
+def _record_events(db: sqlite3.Connection, publications: Sequence[Publication], now: int) -> list[Receipt]:
+    """
+    Record the events, many with a statement.
+
+    With each step of a statement the driver lets go of the interpreter's lock, and waits for it while the event loop is
+    busy; and a row costs less than a statement.
+    """
+    events = [publication.event for publication in publications]
+    receipts: list[Receipt] = []
+    for rows in _ROWS:
+        while len(events) - len(receipts) >= rows:
+            receipts += _record_together(db, events[len(receipts) : len(receipts) + rows], now)
+    return receipts
+
+
+def _record_together(db: sqlite3.Connection, events: Sequence[Event], now: int) -> list[Receipt]:
+    if len(events) > 1:
+        values = [value for event in events for value in (*_row(event), now)]
+        try:
+            first = (db.execute(_insert(len(events)), values).lastrowid or 0) - len(events) + 1
+        except sqlite3.IntegrityError:
+            pass  # one of them is known; nothing was inserted
+        else:
+            return [Receipt(event.source, event.id, seq, False) for seq, event in enumerate(events, first)]
+    return [_record_event(db, event, now) for event in events]
+
+
+@cache
+def _insert(rows: int) -> str:
+    """Return the statement that records so many new events."""
+    head, row = sql("insert_events").rstrip().rsplit("VALUES", 1)
+    return f"{head}VALUES{','.join([row] * rows)}"
 
 
 def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:

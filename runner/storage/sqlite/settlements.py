@@ -16,14 +16,16 @@ from .rows import EPOCH, MICROSECOND, as_json, clock, microseconds, sql
 __all__ = ["deaths", "renew", "settle", "settle_deliveries"]
 
 _UNFINISHED = (DeliveryState.PENDING, DeliveryState.LEASED)
+_MANY = 4  # rows: to fetch what was removed of more, row by row, costs more than to count it before
 
 
 def settle(db: sqlite3.Connection, settled: Settled) -> int:
     """Remove the rows of work that are still held, and record their deliveries."""
     now = clock(db)
     held: dict[int, int] = {}  # attempts of the dispatch, by seq
-    for first, last in stretches([work.position for work in settled.works]):
-        held.update(db.execute(sql("remove_stretch"), (first, last, settled.token)).fetchall())
+    seqs = {work.position: work.seq for work in settled.works}
+    for first, last in stretches(list(seqs)):
+        held.update(_removed(db, [seqs[position] for position in range(first, last + 1)], first, last, settled.token))
     _record_delivered(db, settled, held, now)
     records = [record for record in settled.records if record.seq in held]
     written = [record for record in records if db.execute(sql("record"), _record(record, now)).rowcount]
@@ -67,6 +69,18 @@ def deaths(db: sqlite3.Connection, keys: Sequence[tuple[int, int]]) -> Mapping[t
         for key in keys
         for reason, attempts, at in db.execute(sql("death"), key).fetchall()
     }
+
+
+def _removed(
+    db: sqlite3.Connection, seqs: Sequence[int], first: int, last: int, token: int
+) -> Iterable[tuple[int, int]]:
+    """Remove the rows of work in these positions that are still held; return the seq and the attempts of each."""
+    stretch = (first, last, token)
+    if len(seqs) >= _MANY and db.execute(sql("held"), stretch).fetchall() == [(len(seqs), 1)]:
+        db.execute(sql("remove_held"), stretch)
+        return [(seq, 1) for seq in seqs]
+    removed: list[tuple[int, int]] = db.execute(sql("remove_stretch"), stretch).fetchall()
+    return removed
 
 
 def _record_delivered(db: sqlite3.Connection, settled: Settled, held: Mapping[int, int], now: int) -> None:

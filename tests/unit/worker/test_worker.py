@@ -99,11 +99,11 @@ class TestHandOver:
         store.open.set()
         await worker.stop(timedelta(0))
 
-    async def test_a_batch_at_most_and_under_a_short_lease(self, worker: Worker) -> None:
-        lease = worker.dispatcher.lease_for(BATCH, 0)
+    async def test_two_batches_at_most_and_under_a_short_lease(self, worker: Worker) -> None:
+        lease = worker.dispatcher.lease_for(2 * BATCH, 0)
         assert lease is not None
         assert lease <= timedelta(seconds=5)
-        assert worker.dispatcher.lease_for(BATCH + 1, 0) is None
+        assert worker.dispatcher.lease_for(2 * BATCH + 1, 0) is None
 
     async def test_nothing_while_it_declines(self, worker: Worker) -> None:
         worker.stop_accepting()
@@ -111,10 +111,10 @@ class TestHandOver:
 
     async def test_nothing_beyond_what_it_has_in_hand(self, worker: Worker, store: Store) -> None:
         worker.dispatcher.take(Claim(2, works(3), 1), inf)
-        assert worker.dispatcher.lease_for(BATCH - 3, 0)
-        assert worker.dispatcher.lease_for(BATCH - 2, 0) is None
+        assert worker.dispatcher.lease_for(2 * BATCH - 3, 0)
+        assert worker.dispatcher.lease_for(2 * BATCH - 2, 0) is None
         store.open.set()
-        await eventually(lambda: worker.dispatcher.lease_for(BATCH, 0))
+        await eventually(lambda: worker.dispatcher.lease_for(2 * BATCH, 0))
         assert [len(each.works) for each in store.settled] == [3]
 
     async def test_nothing_while_older_events_wait(self, worker: Worker, store: Store) -> None:
