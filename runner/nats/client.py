@@ -19,12 +19,12 @@ from typing_extensions import override
 
 __all__ = ["GuardedClient", "honest_cancellation"]
 
-# nats-py hands the server's words on in lower case. A subject is between the quotes of Go's %q.
+# nats-py passes errors of the server on in lower case. A subject is quoted as by Go's %q.
 _NOT_PERMITTED = re.compile(r"permissions violation for publish to (\".*\")")
 _REPLY_NOT_PERMITTED = "permissions violation for publish with reply of "
 _SUBSCRIPTION_NOT_PERMITTED = "permissions violation for subscription"
-_RESERVED_REPLY = "_R_.runner"  # no client may ask for answers there
-_LONGEST = 200  # characters of a server's words that are kept
+_RESERVED_REPLY = "_R_.runner"  # a reply subject that the server allows no client to use
+_LONGEST = 200  # characters of a server's error that are kept
 
 _LONGEST_LINE = 256 * 1024  # bytes; a greeting names every node of a cluster
 _LARGEST_MESSAGE = 64 * 1024 * 1024  # bytes, the most that a server can be told to take
@@ -40,9 +40,9 @@ class GuardedClient(Client):
     """
     A client that reports for each message whether the server has taken it.
 
-    A server handles what we say in order, and a PONG answers each PING. So whatever it complains about between two
-    PONGs was sent between their PINGs: the messages there form a window, which the PONG proves but for those that
-    were complained about. A complaint that names none of them is about all of them.
+    A server handles what we say in order, and a PONG answers each PING. So an error between two PONGs concerns a
+    message sent between their PINGs. The messages there form a window; the PONG proves all of them that no error names.
+    An error that names none of them concerns all.
 
     An answer comes to an inbox of its own, so that a late one is not taken for another's.
     """
@@ -175,8 +175,8 @@ class GuardedClient(Client):
 
     @override
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # nats-py writes a PING past the messages that still wait, so that its PONG would prove nothing about
-        # them; and a PONG for a future that was given up would end its read loop.
+        # nats-py writes a PING ahead of the messages that still wait, so that its PONG would prove nothing about them;
+        # and a PONG for a future that was given up would end its read loop.
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if future is not None:
             pong.add_done_callback(lambda _: None if future.done() else future.set_result(True))
@@ -253,7 +253,7 @@ class _BoundedParser(Parser):
             await super().parse(data)
         except (errors.Error, OSError):
             raise
-        except Exception as error:  # the read loop would end, and the connection look alive
+        except Exception as error:  # otherwise the read loop would end while the connection looks alive
             raise errors.ProtocolError from error
         if self.state == AWAITING_CONTROL_LINE:
             if len(self.buf) > _LONGEST_LINE:

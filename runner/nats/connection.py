@@ -1,9 +1,9 @@
 """
 The one connection to NATS, shared by the wake-up path and the sinks.
 
-nats-py is not trusted to heal: an error from the server closes it for good, an exception in a callback
-or a stuck socket ends its reconnecting unseen. So a client connects once, is asked every few seconds
-whether it still answers, and is thrown away when it does not; a new one takes its place.
+The reconnecting of nats-py is not used: an error of the server ends it for good, an exception in a callback or a stuck
+socket silently. So a client connects once, is probed every few seconds, and is replaced by a new one when it does not
+answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Broker:
     def __init__(self, options: BrokerOptions, *, name: str = "runner") -> None:
         self.counts = Counts()
         self.last_error = "not connected yet"
-        self.away = asyncio.Event()  # set while no server could be connected to, and none is
+        self.away = asyncio.Event()  # set while not connected, after an attempt has failed
         self._options = options
         self._name = name
         self._configured = options.parsed()
@@ -167,7 +167,7 @@ class Broker:
 
     @contextlib.contextmanager
     def _carrier(self) -> Iterator[Link]:
-        """Use the connection for a message, and map the errors of nats-py."""
+        """Lend the connection for a message, and map the errors of nats-py."""
         link = self._link
         if link is None or not link.alive:
             raise BrokerError(f"not connected to NATS: {self.last_error}")
@@ -202,7 +202,7 @@ class Broker:
             return  # it serves until the next one is there
         self._link = None
         await link.close(broken=True)
-        # A server that lets us in and throws us out must not be asked in a tight loop.
+        # A server that accepts and then ends connections must not be dialled in a tight loop.
         self._hurried = self._hurried + 1 if time.monotonic() - began < STEADY else 0
         if self._hurried:
             await asyncio.sleep(_BACKOFF.backoff(self._hurried).total_seconds())

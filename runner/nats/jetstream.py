@@ -39,7 +39,7 @@ class StreamRefusal(BrokerError):
 
 @dataclass(frozen=True, slots=True)
 class PubAck:
-    """The word of a stream that it has a message; `duplicate` if it had one with that id already."""
+    """The acknowledgement of a stream; `duplicate` if it already had a message with that id."""
 
     stream: str
     seq: int
@@ -92,9 +92,9 @@ class Stream:
 
 class JetStream:
     """
-    Publish to streams, and see to it that the one of the file is there.
+    Publish to streams, and create the one of the file.
 
-    Many messages are on their way at once; each gets the answer to itself and no other.
+    Many messages are in flight at once; each gets its own answer.
     """
 
     def __init__(self, broker: Broker, *, timeout: timedelta, stream: Stream | None = None) -> None:
@@ -175,7 +175,7 @@ class JetStream:
             except StreamRefusal as error:
                 if error.code != _NAME_IN_USE:
                     raise StreamRefusal(f"stream {stream.name!r} cannot be made: {error}", error.code) from error
-                found = await self._find(stream.name)  # another process was quicker
+                found = await self._find(stream.name)  # another process created it first
             else:
                 log.info("nats stream made", stream=stream.name, subjects=stream.subjects)
         return [] if found is None else list(stream.differences(found))

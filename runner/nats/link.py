@@ -22,7 +22,7 @@ CONNECT_TIMEOUT = 2  # seconds for each step: the connection, the greeting, the 
 ANSWER_TIMEOUT = 1  # seconds to answer a ping
 CLOSE_TIMEOUT = 1.0  # seconds
 _MOST_NODES = 100  # of a cluster that are remembered
-PENDING_MESSAGES = 64  # received and not yet looked at; more are dropped, since signals all say the same
+PENDING_MESSAGES = 64  # received and not yet handled; further ones are dropped, since all signals mean the same
 
 LOST = (errors.Error, OSError, TimeoutError)
 """The errors that nats-py raises when the other side, or the way to it, is the cause."""

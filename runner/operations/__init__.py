@@ -44,9 +44,10 @@ class DeliveryRef(NamedTuple):
 
 class Operations:
     """
-    Look at a bus and correct it.
+    Read the state of a bus, and correct it.
 
-    Workers, here and elsewhere, hear of every change that gives them something to do. Every change is in the audit log.
+    Workers, in this process and others, are signalled after every change that makes work for them. Every change is in
+    the audit log.
 
     Attributes:
         audit: records the actions.
@@ -139,7 +140,7 @@ class Operations:
         action = None if self.audit.actor == LIBRARY else said
         changed = await self._storage.corrections.ack(reference, subscription, failure=failure, action=action)
         if changed and (failure is not None or self._in_order(subscription)):
-            self._announce()  # a failure is claimed at once, and behind a success the next of its line
+            self._announce()  # a failure can be claimed at once; after a success the next one in its line
         return changed
 
     async def cancel_event(self, reference: str) -> tuple[EventView, int]:
@@ -156,7 +157,7 @@ class Operations:
             if number is None:
                 raise StateConflict(f"event {view.seq} is {view.state}; nothing of it is still to come")
             entry.touched = 1
-            self._announce()  # what stood behind it in a line may go
+            self._announce()  # deliveries behind it in a line may start
             return view, number
 
     async def reschedule(
@@ -168,7 +169,7 @@ class Operations:
         subscription: str | None = None,
     ) -> tuple[EventView, Rescheduled]:
         """
-        Have an event be due at another time, or those of its deliveries that wait.
+        Change the due time of an event, or of its deliveries that wait.
 
         Args:
             delay: from now, on the store's clock, until it is due.
@@ -200,7 +201,7 @@ class Operations:
             return view, moved
 
     async def _refuse_reschedule(self, which: DeliveryRef, *, running: int) -> NoReturn:
-        """Raise what says why nothing could be moved."""
+        """Raise the error that says why nothing could be moved."""
         if which.subscription:
             delivery, _ = await self.delivery(which)
             what, state = f"the delivery of event {delivery.seq} to {delivery.subscription}", delivery.state.value

@@ -49,8 +49,8 @@ class AuditLog:
     """
     Record the actions of one actor.
 
-    An action is recorded, and that committed, before it begins, and its outcome after it: also one of many transactions
-    leaves exactly one row, and none that a crash cuts off is missing.
+    An action is recorded, and that committed, before it begins, and its outcome after it: so an action of many
+    transactions leaves exactly one row, also if a crash interrupts it.
     """
 
     def __init__(self, storage: Storage, actor: str = LIBRARY) -> None:
@@ -109,7 +109,7 @@ class AuditLog:
         return self.action(name, None, conditions_of(which, every), recorded=recorded)
 
     def by(self, name: str | None) -> Mapping[str, str | None]:
-        """Return the parameter that says for whom the actor acts, unless the actor says it already."""
+        """Return the parameter for the person behind the actor, unless the actor names that person."""
         return {"by": None if name is None or self.actor.endswith(f":{name}") else name}
 
     def entry(self, name: str, target: str | None, parameters: Mapping[str, Any] | None) -> Action:
@@ -140,7 +140,7 @@ def conditions_of(query: DeliveryQuery | ReplayQuery, every: timedelta | None = 
 
 
 def _judged(error: BaseException) -> tuple[ActionOutcome, str]:
-    """Return what an error makes of an action: the caller's is a refusal, and the store's a failure."""
+    """Return the outcome of an action that raised: an error of the caller is a refusal, one of the store a failure."""
     if isinstance(error, CancelledError | KeyboardInterrupt | GeneratorExit):
         return ActionOutcome.INTERRUPTED, "interrupted; what was done stays"
     if not isinstance(error, RunnerError):

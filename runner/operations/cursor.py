@@ -25,9 +25,9 @@ class Cursor:
     """
     The numbers seen of a growing sequence in which a number may appear after a later one.
 
-    Numbers are given out before the commit that makes them visible, so a gap may fill; after a rollback it never
-    does. Each gap is looked at again for as long as any writer is left that was at work after it was seen: call
-    `look()` with the writers of this moment, read what is in `gaps` and behind `newest`, then `forget_gaps()`.
+    Numbers are assigned before the commit that makes them visible, so a gap may fill; after a rollback it never does.
+    Each gap is read again while any writer remains that was active after the gap was seen: call `look()` with the
+    writers of this moment, read what is in `gaps` and behind `newest`, then `forget_gaps()`.
     """
 
     def __init__(self, newest: int, *, patience: float = 2.0) -> None:
@@ -38,7 +38,7 @@ class Cursor:
 
     @property
     def safe(self) -> int:
-        """The number up to which nothing can appear any more that has not been seen."""
+        """The number up to which all have been seen, and no other can appear."""
         return self._gaps[0].first - 1 if self._gaps else self.newest
 
     @property
@@ -72,7 +72,7 @@ class Cursor:
         self._gaps = [_Gap(gap.first, gap.last, gap.since, _left(gap.waits, writers)) for gap in self._gaps]
 
     def forget_gaps(self, now: float) -> int:
-        """Forget the gaps that were read after their last writer had ended; return how many had to be given up."""
+        """Forget the gaps read after their last writer had ended; return how many others were dropped as too many."""
         self._gaps = [gap for gap in self._gaps if gap.waits != frozenset() or now - gap.since < self._patience]
         given_up = max(0, len(self._gaps) - _MOST)
         del self._gaps[:given_up]

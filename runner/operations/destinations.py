@@ -52,7 +52,7 @@ def guard_within(limits: Limits) -> Guard:
 
 class Keeper:
     """
-    Checks destinations, and says how they are kept: as they are where nothing of them is secret, else sealed.
+    Check destinations, and convert them for the store: sealed if any option is secret.
 
     Attributes:
         keyring: seals and opens.
@@ -79,7 +79,7 @@ class Keeper:
         """
         Raise `ConfigError` for a definition that is too large to be matched with every event, and shown.
 
-        Done before it is read: all that may be secret in it is learnt then, to be hidden.
+        Called before it is parsed, because parsing registers everything in it that may be secret.
         """
         try:
             size = len(orjson.dumps(dict(definition)))
@@ -146,7 +146,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def secrecy(self) -> Iterator[None]:
-        """Hide what is read meanwhile, and for a minute more, in all that this process writes."""
+        """Redact the secrets read in this block in everything this process writes, until a minute after it."""
         with gathered() as learnt:
             try:
                 yield
@@ -154,7 +154,7 @@ class Keeper:
                 asyncio.get_running_loop().call_later(_REMEMBERED, lambda: forget(*learnt))
 
     def _faults(self, options: WebhookOptions) -> Iterator[tuple[str, str]]:
-        """Yield what a destination must not have, and where: the option, and why."""
+        """Yield the faults of a destination: the option, and the reason."""
         files = "it names files of the machine that the runner is on; leave it out"
         if options.tls is not None:
             yield "tls", files
@@ -188,7 +188,7 @@ class _Live:
 
 class Destinations:
     """
-    The sinks of the destinations of one process.
+    The sinks of one process for destinations that subscriptions brought.
 
     They follow the subscriptions as they are loaded: made and started when a subscription brings one, replaced when it
     brings another or the rules change, stopped once the deliveries that it had then are over.
@@ -263,14 +263,14 @@ class Destinations:
                 await sink.start()
             except (CannotOpen, RunnerError) as error:
                 log.error("destination not opened", subscription=subscription.name, detail=str(error))
-            except Exception as error:  # what was kept by another version may be anything
+            except Exception as error:  # another version may have stored anything
                 log.error("destination not opened", subscription=subscription.name, detail=described(error))
             else:
                 live.sink = sink
         return live
 
     def _retire(self, live: _Live) -> None:
-        """Stop a sink once what it delivers now has come to its end."""
+        """Stop a sink once its running deliveries have ended."""
         after = live.timeout.total_seconds() + _ENDING
         timer = asyncio.get_running_loop().call_later(after, self._retired, live)
         self._ending[id(live)] = live, timer

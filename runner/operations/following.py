@@ -1,4 +1,4 @@
-"""Following the events as they are recorded: nothing is passed over, although numbers become visible out of order."""
+"""Follow the events as they are recorded, without a gap, although their numbers become visible out of order."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Follower:
     @classmethod
     async def beginning(cls, records: Records, since: datetime | None = None) -> Follower:
         """
-        Return one that begins behind the last event there is, or before the first one since then.
+        Return a follower that begins after the newest event, or before the first one since then.
 
-        It knows of the gaps before that: what is still being written there has not been seen either.
+        It watches the gaps before that position, because events may still be written there.
         """
         end = None
         if since is not None:
@@ -52,7 +52,7 @@ class Follower:
 
     @property
     def safe(self) -> int:
-        """The seq up to which everything has been given that ever will be: before the first gap that may be filled."""
+        """The seq before the first gap that may still be filled: up to it every event has been given."""
         return self._cursor.safe
 
     def given_up(self) -> int:
@@ -65,7 +65,7 @@ class Follower:
         self._cursor.expect(gaps, time.monotonic())
 
     async def look(self) -> AsyncIterator[EventView]:
-        """Yield what can be seen now, and has not been given yet."""
+        """Yield the visible events that have not been given yet."""
         if self._cursor.gaps:
             self._cursor.look(await self._records.writers())
         now = time.monotonic()

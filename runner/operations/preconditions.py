@@ -1,4 +1,4 @@
-"""Preconditions of a change, by entity tags (RFC 9110 §13.1): it is meant for one state, and for no other."""
+"""Preconditions of a change, by entity tags (RFC 9110 §13.1): the state that it requires."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Precondition:
 
     def check(self, tag: str | None) -> None:
         """
-        Check the tag of what is there; None where nothing is.
+        Check the tag of the current state; None if the object does not exist.
 
         Raises:
             ChangedMeanwhile: the change is meant for another state.
@@ -55,7 +55,7 @@ class Precondition:
 
 
 UNCONDITIONAL = Precondition()
-"""Meant for any state."""
+"""Allow any state."""
 
 
 def subscription_tag(registered: Registered) -> str:

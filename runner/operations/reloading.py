@@ -1,4 +1,4 @@
-"""Reloading: have a running process take the file as it is now, or keep the one it has."""
+"""Reloading: make a running process use the current file, or keep the one it has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Outcome = Literal["reloaded", "refused", "failed"]
 OUTCOMES: Sequence[Outcome] = ("reloaded", "refused", "failed")
 
 NONE = Difference()
-_APART = timedelta(seconds=1)  # between two reloads that signals or writes ask for: a storm of them is two
+_APART = timedelta(seconds=1)  # between two reloads that signals or writes request: any number at once become two
 _SHOWN = 20  # changes in a line of the log
 _REPORTED = 5  # faults that are written with every heartbeat, of so many characters
 _LONGEST = 300
@@ -40,7 +40,7 @@ _END = 10.0  # seconds that a stop waits for a reload that is being applied
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reload:
     """
-    One reload, and what became of it.
+    One reload and its result.
 
     Attributes:
         outcome: `reloaded`; `refused`, because something needs a restart; `failed`, for any other fault. Unless it is
@@ -70,7 +70,7 @@ class Reload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadState:
     """
-    The file that is in use, and the last try to take another one.
+    The file in use, and the last attempt to replace it.
 
     Attributes:
         file: its path, as it was given; empty for a configuration that was made in a program.
@@ -130,7 +130,7 @@ P = TypeVar("P", bound=Proposal)
 
 class Reloading(Generic[P]):
     """
-    Take the file as it is now, at most one at a time.
+    Apply the current file, one reload at a time.
 
     Requests that come while one is waiting become one. A store that is away is waited for, unless the request came from
     a caller that is answered.
@@ -157,7 +157,7 @@ class Reloading(Generic[P]):
             read: reads the file; called in a thread. Raises `ConfigError` for its faults.
             apply: uses it from now on; raises a `RunnerError` if it cannot, and then has changed nothing.
             ready: whether the process runs, so that it can reload.
-            told: called after each reload that tells anything.
+            told: called after each reload with something to report.
         """
         self._read = read
         self._apply = apply
@@ -231,7 +231,7 @@ class Reloading(Generic[P]):
             return done
 
     async def _attempt(self, cause: Cause, *, dry_run: bool = False) -> tuple[Reload, P | None]:
-        """Return what becomes of one reload, and what is in use from now on, if that is another file."""
+        """Return the result of one reload, and the proposal that is in use from now on, if any."""
         begun, at, proposal = monotonic(), utcnow(), None
         files: Sequence[Path] = ()
         try:
@@ -261,7 +261,7 @@ class Reloading(Generic[P]):
         return done, proposal if not reason and not dry_run else None
 
     def _is_known(self, done: Reload) -> bool:
-        """Return whether a reload tells nothing that the last one has not told."""
+        """Return whether a reload has the same result as the last one."""
         state = self.state
         if done.outcome == "reloaded":
             return done.digest == state.digest and not state.kept
@@ -283,7 +283,7 @@ class Reloading(Generic[P]):
         done = await self.reload(cause)
         if done.reason == "store" and not self._stopping:
             await self.loop.rest(wait_for(self._ending, timedelta(seconds=next(self._waits))))
-            self._cause = cause  # no other caller would ask again
+            self._cause = cause  # no other caller would repeat the request
             self._asked.set()
             return
         self._waits = doubling(0.5, 10.0)

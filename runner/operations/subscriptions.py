@@ -54,7 +54,7 @@ def _told(value: object) -> str | list[str] | None:
     """
     Return a part of a definition as the audit log has it, before anybody has checked it.
 
-    What stands in the wrong place may be a secret, and anything may be large: only plain words are kept.
+    A value in the wrong place may be a secret, and any value may be large, so only plain words are kept.
     """
     if isinstance(value, list | tuple):
         few = [str(_told(each) or MASK) for each in value[:_WORDS]]
@@ -194,7 +194,7 @@ class SubscriptionOperations:
             name, left = registered.subscription.name, registered.expires_in
             if left is None or left > -after:
                 continue
-            # Only as it was seen: one that is put again has a later end. Another instance may be first.
+            # Only in the state that was read: one that was put again has a later end. Another instance may be first.
             seen = Precondition(frozenset({subscription_tag(registered)}))
             with contextlib.suppress(NotFound, ChangedMeanwhile):
                 await by_itself.remove(name, force=True, precondition=seen)
@@ -254,7 +254,7 @@ class SubscriptionOperations:
     async def _refuse_remove(
         self, name: str, file: Collection[str], precondition: Precondition, *, force: bool
     ) -> None:
-        """Raise what stands against the removal of a subscription."""
+        """Raise the error that forbids the removal of a subscription."""
         registered, active, _ = await self._storage.records.subscription(name)
         precondition.check_subscription(registered)
         subscription = registered.subscription

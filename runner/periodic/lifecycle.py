@@ -1,4 +1,4 @@
-"""Lifecycle events: what an operator wants to be told of, published as events, so that an alert is a subscription."""
+"""Lifecycle events: notices for operators, published as events, so that an alert is a subscription."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["SOURCES", "Lifecycle"]
 
 SOURCES = "/runner/"
-"""The beginning of the sources of what the bus tells of itself; the id of the deployment follows."""
+"""The beginning of the sources of lifecycle events; the id of the deployment follows."""
 
-_MOST = 1000  # that wait to be published; further ones are dropped, the oldest first
+_MOST = 1000  # waiting events; beyond it the oldest are dropped
 
 
 class Lifecycle:
@@ -67,7 +67,7 @@ class Lifecycle:
             self.loop.start()
 
     def enable(self, enabled: bool) -> None:
-        """Publish from now on, or notice nothing more; what was noticed before is published."""
+        """Accept notices from now on, or ignore them; those accepted before are still published."""
         self._enabled = enabled
         self.start()
 
@@ -85,7 +85,7 @@ class Lifecycle:
         seq: int | None = None,
     ) -> None:
         """
-        Have an event of type `runner.TYPE` published.
+        Queue an event of type `runner.TYPE` to be published.
 
         Args:
             subject: name of the subscription or the schedule.

@@ -1,4 +1,4 @@
-"""The minutes: what this instance has counted in each, until the store has it."""
+"""The minutes: the counts of this instance in each minute, until the store has them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Minutes:
         self._tally = tally
         self._holder = _new_holder()
         self._told: tuple[datetime, float] | None = None  # the time of the store, and when it was read
-        self._minute: datetime | None = None  # the last one there is anything of
+        self._minute: datetime | None = None  # the newest minute with counts
         self._counted: dict[tuple[datetime, int], Counted] = {}
         self._dirty: set[tuple[datetime, int]] = set()
         self._published = self._dispatched = 0  # of the tally, at the last look
         self._seen: dict[int, tuple[int, int, int, Histogram]] = {}
 
     def unwritten(self) -> Sequence[Counted]:
-        """Return the counts that the store does not have as they are; none before it has said what time it is."""
+        """Return the counts that the store does not have in their current state; none before its time is known."""
         if self._told is not None:
             told, when = self._told
             self._look(told + timedelta(seconds=monotonic() - when))

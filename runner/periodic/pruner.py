@@ -19,7 +19,7 @@ __all__ = ["PrunePage", "Pruner"]
 log = structlog.get_logger(__name__)
 
 PrunePage = Callable[[int], Awaitable[int]]
-"""Delete about so many of the oldest records that are past their age; return how many there were."""
+"""Delete about this many of the oldest expired records; return how many were deleted."""
 
 _PAGE = 1000  # events looked at in one transaction
 _EVERY = timedelta(minutes=10)  # between two passes
@@ -31,9 +31,9 @@ class Pruner:
     """
     Delete the events past retention, page by page from the oldest, and then other records: counters, the audit log.
 
-    After each page it rests as long as the page took. A pass goes on where the last one ended; what was
-    not over then (a delivery that is dead, or still tried) is looked at again by a whole pass, which comes
-    after a tenth of the shortest retention, and at least once a day. So an event may stay that much longer.
+    After each page it rests as long as the page took. A pass goes on where the last one ended; what was not over then
+    (a delivery that is dead, or still tried) is looked at again by a whole pass, which comes after a tenth of the
+    shortest retention, and at least once a day. An event may stay that much longer.
     """
 
     def __init__(

@@ -25,13 +25,13 @@ __all__ = ["Missed", "Scheduler"]
 log = structlog.get_logger(__name__)
 
 _BATCH = 500  # schedules in one transaction
-_TICKS = 2000  # looked at before something is written: of schedules that were late for long, there are many
+_TICKS = 2000  # examined before a write, because a schedule that is far behind has many
 _BYTES = 8 * 1024 * 1024  # of the data of their events
 _NAMED = 10  # schedules, in a line of the log
 _KEPT = 20_000  # schedules that are remembered as they were read
 _LONGEST = 30.0  # seconds between looks, whatever is due: the store's clock may be set
-_SECOND_BEST = (0.02, 0.06)  # seconds that instances wait which did not publish the last tick, for the one that did
-_CROWDED = (0.01, 0.04)  # seconds, where others have been faster
+_SECOND_BEST = (0.02, 0.06)  # seconds that the other instances wait for the one that published the last tick
+_CROWDED = (0.01, 0.04)  # seconds, after another instance was faster
 _UNREADABLE = timedelta(minutes=1)  # between looks at a schedule that cannot be read
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _MARGIN = timedelta(hours=1)  # for which occurrences are kept beyond the window: clocks are set
@@ -79,7 +79,7 @@ class Scheduler:
         self._woken = asyncio.Event()
         self._ending = False
         self._look_at = 0.0  # on the monotonic clock
-        self._first = False  # whether this instance was, the last time
+        self._first = False  # whether this instance published the last tick
         self.loop = Background("schedule", self._look, nudge=self._nudge)
 
     def wake(self) -> None:
@@ -92,7 +92,7 @@ class Scheduler:
         self.loop.start()
 
     async def stop(self) -> None:
-        """Return once the events in hand are on record."""
+        """Return once the events in progress are recorded."""
         await self.loop.stop()
 
     @property
@@ -108,7 +108,7 @@ class Scheduler:
         self._woken.clear()
         if self._ending:
             return
-        self._look_at = 0.0  # should this fail, the next try looks at once
+        self._look_at = 0.0  # if this step fails, the next one looks at once
         due = await self._schedules.due(_BATCH)
         seen_at = monotonic()
         if not due.schedules:

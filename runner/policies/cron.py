@@ -28,7 +28,7 @@ _ONE_OF = re.compile(
 )  # a step in a span of one, which cronsim takes for "from it on"
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
-_GAPS = 100  # hours that the clock skips, one after the other, before an expression counts as naming nothing else
+_GAPS = 100  # skipped hours in a row after which an expression counts as having no further time
 _LONGEST = 1000  # characters of an expression
 _BEGINNING = datetime(2024, 1, 1)
 
@@ -38,7 +38,7 @@ class CronError(ValueError):
 
 
 class NeverFires(CronError):
-    """The expression names no date that ever comes, such as 30 February."""
+    """The expression names no date that exists, such as 30 February."""
 
 
 class Cron:

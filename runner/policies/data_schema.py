@@ -1,4 +1,4 @@
-"""Data schemas: what the data of events has to look like (JSON Schema)."""
+"""Data schemas: the required form of the data of events (JSON Schema)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST = 1024 * 1024  # bytes of a schema
 
 
 class DataSchema:
-    """A JSON Schema that the data of events has to fit."""
+    """A JSON Schema that the data of events must satisfy."""
 
     def __init__(self, validator: Validator) -> None:
         """Take a compiled schema; see `load()`."""

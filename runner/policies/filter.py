@@ -1,8 +1,8 @@
 """
 Filters: which events of the matching types a subscription wants.
 
-The dialects are those every implementation of the CloudEvents Subscriptions API 1.0 (§3.2.4) has
-to know: `exact`, `prefix`, `suffix`, `all`, `any`, `not`. An attribute an event does not have never matches.
+The dialects are those required by the CloudEvents Subscriptions API 1.0 (§3.2.4): `exact`, `prefix`, `suffix`, `all`,
+`any`, `not`. An attribute an event does not have never matches.
 """
 
 from __future__ import annotations

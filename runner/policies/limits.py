@@ -1,4 +1,4 @@
-"""How much a worker takes on."""
+"""The limits of a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["WorkerLimits"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLimits:
     """
-    How much a worker takes on.
+    The limits of a worker.
 
     Attributes:
         batch: events in one claim.

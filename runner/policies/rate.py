@@ -19,10 +19,9 @@ class Rate:
     """
     So many per second, minute or hour, evenly: a permit every `interval`.
 
-    What was not used is kept for a burst of 100 ms worth, at least one. All that has to be remembered is one
-    instant, from which on the rate is as if it had never been used (the theoretical arrival time of the
-    generic cell rate algorithm, ITU-T I.371 annex A). While it is ahead of now, so much is used up; `ahead`
-    is that time, negative or zero for none.
+    What was not used is kept for a burst of 100 ms worth, at least one. The only state is one instant, from which on
+    the full rate is available again (the theoretical arrival time of the generic cell rate algorithm, ITU-T I.371 annex
+    A). `ahead` is its distance from now: the share of the rate in use; zero or less for none.
     """
 
     count: int
@@ -43,7 +42,7 @@ class Rate:
 
     @property
     def interval(self) -> timedelta:
-        """The time one permit takes to grow, in whole microseconds, rounded up."""
+        """The time between two permits, in whole microseconds, rounded up."""
         return -(-(self.per // _MICROSECOND) // self.count) * _MICROSECOND
 
     @property

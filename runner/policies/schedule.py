@@ -29,7 +29,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 _NOTHING = timedelta(0)
 _FAR = timedelta(days=1)
-_TIMES = ("cron", "timezone", "every", "anchor", "start_at", "end_at")  # what the ticks depend on
+_TIMES = ("cron", "timezone", "every", "anchor", "start_at", "end_at")  # the fields that determine the ticks
 
 
 def tick_text(tick: datetime) -> str:

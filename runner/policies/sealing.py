@@ -1,4 +1,4 @@
-"""Sealing: what is secret is kept encrypted, so that a copy of the tables is worth nothing without a key."""
+"""Sealing: secrets are stored encrypted, so that a copy of the tables reveals none without a key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Key:
 
     @classmethod
     def of(cls, text: str) -> _Key:
-        """Derive from the text of a key what encrypts, what makes nonces, and what may be shown of it."""
+        """Derive from the text of a key the encryption key, the nonce key and the public id."""
         secret = text.encode()
         return cls(
             id=hashlib.blake2b(secret, digest_size=6, person=b"runner key id").hexdigest(),

@@ -1,4 +1,4 @@
-"""The place of a process in its deployment: its tables, what its file has in them, what of them is old."""
+"""The place of a process in its deployment: the tables, the entries of its file, the deletion of old rows."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Revision:
 
     @contextlib.asynccontextmanager
     async def logged_in(self, file: ConfigurationFile) -> AsyncIterator[None]:
-        """Renew the logins first, because the store may refuse the old password; take that back on failure."""
+        """Renew the logins first, because the store may refuse the old password; restore them on failure."""
         file.renew_logins(self)
         try:
             yield
@@ -142,7 +142,7 @@ class ConfigurationFile(Protocol):
         """
 
     def renew_logins(self, revision: Revision | None = None) -> None:
-        """Have connections that reconnect take the passwords of `revision`, or again of what is in use."""
+        """Use the passwords of `revision`, or again those in use, for the next connections."""
 
     def use(self, revision: Revision) -> None:
         """Note that `revision` is in use."""

@@ -295,7 +295,8 @@ class Runner:
             await end("scheduler", self._scheduler.stop)
             await end("lifecycle", self._lifecycle.stop)
             await end("pruner", self._pruner.stop)
-            await end("publishing", self._bus.commits_done)  # what the commit in flight hands over is still taken
+            # the worker still accepts the events of the commit in flight
+            await end("publishing", self._bus.commits_done)
             await end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
         await end("http", lambda: self._door.stop(timedelta(seconds=max(1.0, ends - monotonic()))))
         if self._started:
@@ -350,7 +351,7 @@ class Runner:
         return self._door.mount(self)
 
     async def _apply(self, revision: Revision) -> None:
-        """Use another state of the file from now on; raise a `RunnerError` if that cannot be, and change nothing."""
+        """Use another state of the file from now on; raise a `RunnerError` if it cannot be used, and change nothing."""
         assert self._file is not None
         revision.check(self._functions.values(), self._function_sinks)
         async with revision.started(), revision.logged_in(self._file):
@@ -371,7 +372,8 @@ class Runner:
         self._lifecycle.enable(plan.lifecycle)
         self._tally.expect_schedules(each.name for each in plan.schedules)
         self._door.change(plan.api)
-        self._bus.announce(self._instance.id)  # what waited for a sink or a subscription may go now, anywhere
+        # deliveries that waited for a sink or a subscription may start now, in any process
+        self._bus.announce(self._instance.id)
 
     def _health(self) -> Health:
         return Health(
@@ -384,5 +386,5 @@ class Runner:
         )
 
     async def _notify(self) -> None:
-        # Under an id of our own: a signal with the id another process sent last would pass there for its echo.
+        # With a new id: a process would take a signal with the id it sent last for its own echo.
         self._bus.notify(self._instance.id)

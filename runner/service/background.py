@@ -71,7 +71,7 @@ class Background:
         self._longest = longest
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
-        self._began: float | None = None  # when the step began that has not ended well; None at rest
+        self._began: float | None = None  # when the current step, or the first of the failed ones, began; None at rest
 
     def start(self) -> None:
         """Begin; a second call does nothing while the first one's task runs."""
@@ -127,7 +127,7 @@ class Background:
         """Replace a task that ended without `stop()`."""
         if not self._ending.is_set():
             self._began = self._began or monotonic()
-            # Not at once: `asyncio.run()`, which cancels all tasks at its end, must not find another one.
+            # Later, because `asyncio.run()` cancels all tasks at its end and must not find a new one.
             task.get_loop().call_later(self._longest, self._replace, task)
 
     def _replace(self, ended: asyncio.Task[None]) -> None:
@@ -159,7 +159,7 @@ class Background:
                 async with asyncio.timeout(seconds):
                     await self._ending.wait()
         else:
-            await asyncio.sleep(0)  # a step that has nothing to wait for must not keep everybody else from running
+            await asyncio.sleep(0)  # a step that never waits must not starve other tasks
         return self._ending.is_set()
 
 

@@ -28,8 +28,8 @@ class Backoff:
     The waits between retries, and the rate-limited log of the failures.
 
     Each wait is twice the one before. The log hears of the first few failures in a row, then of every one whose number
-    is a power of two. Of a store that is away it hears not at all if it was told of the outage, and else, since
-    connections break and are made again, not of the first few.
+    is a power of two. Errors of an unreachable store are not logged if the outage was; otherwise the first few are not,
+    since connections break and are made again.
     """
 
     def __init__(self, pause: float, longest: float) -> None:

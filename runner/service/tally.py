@@ -1,4 +1,4 @@
-"""Tally: what this process has counted since it began, in plain numbers that are read at a scrape."""
+"""Tally: the counters of this process since its start, as plain numbers read at a scrape."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .histogram import Histogram
 __all__ = ["Outcomes", "Tally", "Tries"]
 
 _MOST_SOURCES = 100
-_MOST_OF_SCHEDULES = 50  # of these, so that hundreds of schedules leave room for others
+_MOST_OF_SCHEDULES = 50  # sources that are schedules, so that hundreds of schedules leave room for others
 _LONGEST_SOURCE = 200  # characters: a source may have 64 KiB, and a label is sent at every scrape
 OTHER = "other"
-"""The label of sources beyond the first hundred, and of those that are no label for their length."""
+"""The label of sources beyond the first hundred, and of sources too long for a label."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Vitals: in which phase this process is, and whether its loops go round."""
+"""Vitals: the phase of this process, and whether its loops run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Phase(StrEnum):
 
 
 class Loop(Protocol):
-    """A loop that is to go round while the process runs."""
+    """A loop that must run while the process does."""
 
     @property
     def name(self) -> str:
@@ -46,11 +46,11 @@ class Vitals:
     """
     How one process is.
 
-    A loop that fails because the store is away goes round, and a new process would not help; so a loop counts as stuck
-    only for the time in which the store has answered the heartbeat.
+    A loop that fails because the store is unreachable still runs, and a restart would not help. So a loop counts as
+    stuck only for the time in which the store has answered the heartbeat.
 
     Attributes:
-        draining: set when a stop begins; what goes on for ever ends then.
+        draining: set when a stop begins, which ends streams.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Vitals:
         return {loop.name: loop.stalled for loop in self._loops}
 
     def faults(self) -> list[str]:
-        """Return the names of the loops that have ended or are stuck; none but of a process that runs."""
+        """Return the names of the loops that have ended or are stuck, while the process is in the phase of running."""
         if self.phase is not Phase.RUNNING:
             return []
         answering = None if self._answering is None else monotonic() - self._answering
@@ -102,7 +102,7 @@ class Vitals:
 
 def faults(loops: Iterable[Loop], answering: float | None) -> list[str]:
     """
-    Return the names of the loops that have ended, or hang although nothing keeps them from going round.
+    Return the names of the loops that have ended, or hang while the store answers.
 
     Args:
         answering: seconds for which the store has answered without a break; None while it does not.

@@ -29,8 +29,8 @@ class Watchdog:
     A thread that looks every second whether the event loop still runs.
 
     While code blocks the loop nothing else happens in this process: no delivery, no renewal of a lease, no heartbeat.
-    So the log says once where the loop is stuck, and once more when it goes on. Code that never lets go of the
-    interpreter's lock stops the thread, too; then there is only the silence.
+    So the log says once where the loop is stuck, and once more when it goes on. Code that never releases the
+    interpreter's lock stops the thread, too; then nothing is logged.
 
     Attributes:
         on_blocked: called in the thread again and again while the loop has been blocked for three looks or longer.
@@ -96,7 +96,7 @@ class Watchdog:
         while not ended.wait(wait):
             before, looked = looked, monotonic()
             if looked - before > 2 * _LOOK:
-                continue  # we had no turn ourselves: the whole process was paused
+                continue  # this thread did not run either: the whole process was paused
             late = looked - self._due
             wait = _LOOK
             if late >= _BLOCKED and (tell := self.on_blocked) is not None:

@@ -49,8 +49,8 @@ class EventSink(Sink, Protocol):
     """
     A sink that can deliver an event without its delivery.
 
-    Where `deliver_event` is not None it is called in place of `deliver()`, with the same meaning: a delivery
-    object less for each of what may be hundreds of thousands a second.
+    If `deliver_event` is not None, it is called in place of `deliver()`, with the same meaning. That saves an object
+    for each delivery, of which there may be hundreds of thousands a second.
     """
 
     @property
@@ -65,8 +65,8 @@ class BatchSink(Sink, Protocol):
         """
         Deliver events of one subscription; return their outcomes in the same order.
 
-        An exception, a timeout, or any other number of outcomes, counts as `Failed` for all of them. What
-        failed comes again in a batch of its own: reject none for what another may be the cause of.
+        An exception, a timeout, or any other number of outcomes, counts as `Failed` for all of them. What failed comes
+        again in a batch of its own: so reject none of a batch for a failure that another event may have caused.
         """
 
 

@@ -47,7 +47,7 @@ _STREAM_SUBJECT = re.compile(r"(?:(?:[A-Za-z0-9_-]+|\*)\.)*(?:[A-Za-z0-9_-]+|\*|
 _TIMEOUT = timedelta(seconds=5)
 _LONGEST_ID = 256  # characters of `Nats-Msg-Id`, each of which a stream keeps in memory for a while
 
-# What the options of a stream are called by the server.
+# The server's names for the options of a stream.
 _SETTINGS = {"replicas": "num_replicas", "max_messages": "max_msgs"}
 
 
@@ -169,7 +169,7 @@ class NatsSinkOptions(NatsConnection):
     def advice(self) -> Iterator[tuple[str, str]]:
         yield from super().advice()
         if self.stream is None or not self.stream.subjects or "{deployment_id}" in self.subject:
-            return  # these take all, or are for others to compare: the options do not know the deployment
+            return  # such subjects cover the template, or depend on the deployment, which the options do not know
         if not any(covers(pattern, shape(self.subject)) for pattern in self.stream.subjects):
             whole = _whole(self.subject)
             yield "stream", f"not all that {self.subject!r} may become is taken by its subjects; add {whole!r}"
@@ -200,7 +200,7 @@ class NatsSink:
     """
     Publish each event, and accept it once the server has it.
 
-    The connection is the broker's, which others share; it is started and stopped by who made it.
+    The connection is the broker's, which others share; it is started and stopped by its owner.
     """
 
     def __init__(
@@ -254,10 +254,10 @@ class Subject:
     """
     A template such as `orders.{type}`, with placeholders for type, source, subject, id and deployment_id.
 
-    What an event puts into a place can never change the structure of the subject: every character other
-    than A-Z, a-z, 0-9, `-` and `_` becomes `_` and the two hexadecimal digits of each of its bytes, and
-    nothing becomes `_`. Only the dots of a type separate tokens, as they do in the type. The template is one that
-    `NatsSinkOptions` has checked.
+    The value of an event for a placeholder can never change the structure of the subject: every character other than
+    A-Z, a-z, 0-9, `-` and `_` becomes `_` and the two hexadecimal digits of each of its bytes, and nothing becomes `_`.
+    Only the dots of a type separate tokens, as they do in the type. The template is one that `NatsSinkOptions` has
+    checked.
     """
 
     def __init__(self, template: str, deployment_id: str) -> None:

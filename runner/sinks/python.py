@@ -110,7 +110,7 @@ class PythonSink:
             answer = Failed("handler called sys.exit()")
         except self._permanent as error:
             if len(events) > 1:
-                raise  # which of them is to blame shows when each is tried alone
+                raise  # each is retried alone, which shows the one at fault
             answer = Rejected(described(error))
         if isinstance(answer, list | tuple):
             return [_outcome(each) for each in answer]

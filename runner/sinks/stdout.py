@@ -57,7 +57,7 @@ class StdoutSink:
         self._written: asyncio.Future[Outcome] | None = None
 
     async def start(self) -> None:
-        """Do nothing: there is nothing to get ready."""
+        """Do nothing: no preparation is needed."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Return once the line has been handed to the operating system."""

@@ -46,7 +46,7 @@ _LARGEST_HEAD = 8 * 1024  # bytes: the least that common servers take of request
 # Bytes of those for what is added: two signatures, id and time; a token of common length; the origin.
 _SIGNED, _TOKEN, _ORIGIN = 400, 2048, 300
 _READ = 64 * 1024  # bytes of an answer's body; what is longer ends the connection
-_READ_OUTCOMES = 1024 * 1024  # the same where an answer may speak of a thousand events
+_READ_OUTCOMES = 1024 * 1024  # the same for a batch, whose answer may have an outcome for each of a thousand events
 _UNAUTHORIZED = 401
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2, token
 _OWN_HEADERS = frozenset({"connection", "content-length", "content-type", "host", "transfer-encoding"})
@@ -67,7 +67,7 @@ def _password_of(credentials: str) -> str:
 
 
 def _few(headers: object) -> object:
-    """Refuse more headers than servers take, before each is read as a secret to be hidden."""
+    """Refuse more headers than servers accept, before each is registered as a secret."""
     if isinstance(headers, Mapping) and len(headers) > _MOST_HEADERS:
         raise ValueError(f"{len(headers)} headers, at most {_MOST_HEADERS} are taken")
     return headers
@@ -203,7 +203,7 @@ class WebhookOptions(Options):
         return self.build_within(context, ANYWHERE if self.allow is None else guard_of(self.allow))
 
     def build_within(self, context: SinkContext, guard: Guard) -> WebhookSink:
-        """Build the sink; it posts nowhere but where `guard` lets it. Nothing connects yet."""
+        """Build the sink; it posts only to destinations that `guard` allows. Nothing connects yet."""
         address = Address.parse(self.url)
         pool = context.hosts.pool(address, connections=self.connections, tls=self.tls, guard=guard)
         headers = {name: value.reveal() for name, value in self.headers.items()}
@@ -249,7 +249,7 @@ class WebhookSink:
         consent: Consent | None = None,
     ) -> None:
         """
-        Post through `client`, and take its answers for what `meaning` says.
+        Post through `client`, and read its answers by `meaning`.
 
         Args:
             structured: send every event as one JSON document, and not only those whose attributes need more headers

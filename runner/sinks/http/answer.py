@@ -1,9 +1,9 @@
 """
 Reading an HTTP/1.1 answer (RFC 9112) within limits, apart from any connection.
 
-The status decides once its line has been read. Whatever follows may be missing, broken, too long or without end: it
-only costs the excerpt of the body, and the connection, which is used again only after an answer that leaves no doubt
-where it ends. Nothing is decompressed.
+The status decides once its line has been read. If the rest is missing, malformed, too long or endless, only the excerpt
+of the body and the connection are lost: a connection is used again only after an answer with an unambiguous end.
+Nothing is decompressed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIELD = re.compile(
     rb"[ \t]*:([^\r\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
-_UNTIDY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")  # line ends and folded lines that other parsers may read as more
+_UNTIDY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]")  # line ends and folded lines that parsers read differently
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _LENGTH = re.compile(r"[0-9]{1,15}", re.ASCII)
 _SWITCHING_PROTOCOLS = 101  # ends HTTP on the connection: no interim answer
@@ -92,7 +92,7 @@ class _Received:
 
 
 class AnswerReader:
-    """The answer to one request. What it costs is bounded by `limit` and `OVERHEAD`, whatever arrives."""
+    """The answer to one request. `limit` and `OVERHEAD` bound its cost for any input."""
 
     def __init__(self, limit: int) -> None:
         """

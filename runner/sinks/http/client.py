@@ -55,7 +55,7 @@ class Client:
         """
         Post once; return what was read of the answer, at most `limit` bytes of the body.
 
-        What may have reached the peer is never sent again from here.
+        A request that may have reached the peer is not repeated here.
 
         Raises:
             NoAnswer: no status was received in time.

@@ -70,7 +70,8 @@ class Guard:
         hosts: names that may be at any address; `*.example.com` stands for every name below that one.
         cidrs: networks that may be dialled besides the public ones.
         ports: the only ports, if there are any.
-        discreet: never say why a connection failed, because that would tell who set the destination what is where.
+        discreet: never say why a connection failed, because that would let the author of a destination scan the
+            network.
     """
 
     public: bool = True
@@ -108,7 +109,7 @@ class Guard:
         return next((fault for each in addresses if (fault := self.address_fault(host, each))), None)
 
     def refusal(self, fault: str | None) -> str:
-        """Return what is said of a connection that was not made for this reason."""
+        """Return the error of a connection refused for this reason."""
         if self.discreet:
             return "cannot connect to the destination"
         return f"not allowed: {fault}; name its host or network in allow if it is meant"

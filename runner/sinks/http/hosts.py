@@ -43,7 +43,7 @@ class Hosts:
         guard: Guard = ANYWHERE,
     ) -> Pool:
         """
-        Return the connections to the origin of `address`; the smallest limit that is asked for is that of all.
+        Return the connections to the origin of `address`; the smallest limit requested applies to all.
 
         Raises:
             SinkError: a file of `tls` cannot be used.

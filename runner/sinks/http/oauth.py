@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 _READ = 64 * 1024  # bytes of an answer
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")  # what a header can carry (RFC 6750 §2.1)
 _ERROR = re.compile(r"[a-z_]{1,60}")  # of RFC 6749 §5.2
-_LONGEST = 365 * 86400.0  # seconds that a token is believed to last
-_UNSAID = 3600.0  # seconds that a token lasts whose answer does not say
-_AHEAD = 60.0  # seconds before its end in which a token is renewed, or a fifth of a short life
+_LONGEST = 365 * 86400.0  # the longest lifetime in seconds that is believed
+_UNSAID = 3600.0  # the lifetime in seconds if the answer has none
+_AHEAD = 60.0  # seconds before its end at which a token is renewed; of a short lifetime, a fifth
 _PAUSE = 1.0  # seconds after a failure in which no token is asked for
 
 

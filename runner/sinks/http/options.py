@@ -1,4 +1,4 @@
-"""Options of a post that have parts of their own: who we are, TLS, where it may go, and what signs it."""
+"""Sections of the options of a post: authentication, TLS, allowed destinations, signatures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _web_address(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """Return the URL as it may be shown: many receivers put their key in the query, some in the path."""
+    """Return the URL without secrets: many receivers put their key in the query, some in the path."""
     parts = urlsplit(redacted(url))
     return parts._replace(query=MASK if parts.query else "").geturl()
 
@@ -185,7 +185,7 @@ class OAuth2(Model):
 
 
 class Auth(Model):
-    """How the receiver knows us; exactly one of them."""
+    """Authentication to the receiver; exactly one of these."""
 
     bearer: Secret | None = Field(default=None, description="A token that is sent as it is.")
     basic: Basic | None = Field(default=None, description="User and password.")

@@ -54,7 +54,7 @@ class Meaning:
             permanent: further statuses that reject an event for good.
             deferred: how long the receiver has to acknowledge what it answers with 202; None if 202 is a success.
             gone_rejects: whether a 410 is about the event, which is rejected then, or else about the receiver.
-            excerpts: whether the beginning of an answer is kept; not where who set the destination could read it.
+            excerpts: whether the beginning of an answer is kept; not if the author of the destination could read it.
         """
         self.deferred = None if deferred is None else Deferred(deferred)
         self._excerpts = excerpts

@@ -85,7 +85,7 @@ class Pool:
             connection.abort()
         self._idle.clear()
         self._lookup, self._free = None, asyncio.Semaphore(self.limit)
-        await asyncio.sleep(0)  # the turn in which the event loop closes what was aborted
+        await asyncio.sleep(0)  # lets the event loop close aborted connections
 
     async def enter(self, deadline: float, late: str) -> asyncio.Semaphore:
         """Wait for room; return what is to be released in the end. Raise `NoAnswer` with the text `late`."""
