@@ -145,7 +145,7 @@ class Subscription:
             "dead_letter_of": self.dead_letter_of,
             "rate": self.rate and str(self.rate),
             "order_by": self.order_by,
-            # Only where they are: what is written without them stays equal to what earlier versions wrote.
+            # Only if set, so that the stored form stays equal to that of earlier versions.
             **({} if self.destination is None else {"destination": self.destination.to_json()}),
             **({} if self.expires_at is None else {"expires_at": self.expires_at.isoformat()}),
         }
@@ -153,7 +153,7 @@ class Subscription:
     @classmethod
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Subscription:
         """Read the output of `to_json()`, of this version or an earlier one."""
-        # What an older version has not written has its default.
+        # Keys that an older version did not write have their defaults.
         rate = stored.get("rate")
         found = msgspec.convert({**stored, "name": name, "rate": None}, cls, strict=False)
         return found if rate is None else replace(found, rate=Rate.parse(rate))
@@ -184,9 +184,9 @@ class Matcher(Generic[T]):
     """
     Find the targets of events, indexed by type.
 
-    Compiled once per version of the subscription set. The candidates of a type are looked up once
-    and kept, so that an event costs what matches it, however many subscriptions there are. Equal
-    results are the same tuple object as long as no source or filter has a say.
+    Compiled once per version of the subscription set. The candidates of a type are looked up once and kept, so that an
+    event costs what matches it, however many subscriptions there are. Equal results are the same tuple object unless a
+    source pattern or a filter takes part.
     """
 
     _KEPT = 10_000  # event types whose candidates are remembered
@@ -211,8 +211,7 @@ class Matcher(Generic[T]):
         """
         Return the targets of `event`, each once, in the order of the subscriptions.
 
-        Raises:
-            Exception: an attribute that has a say is none that an event can have.
+        Raises: Exception: an attribute used by a source pattern or a filter is invalid.
         """
         kept = self._kept.get(event.type)
         if kept is None:

@@ -33,7 +33,7 @@ from .storage.contract.records import AttemptView, DeliveryQuery, DeliveryView, 
 __all__ = ["Bus", "SyncBus", "bus", "sync_bus"]
 
 _NOTHING = 'deployment_id: test\nstorage: {dsn: "sqlite:///bus.db"}\n'
-# Whatever the file says: nothing outside the test, no ticks of clocks, and no breaker that holds retries back.
+# Override the file: nothing outside the test, no schedules, and no breaker that delays retries.
 _SETTINGS = ("strategies=[polling: 1s, sqlite: 5ms]", "schedules=[]", "breaker=off", "log.level=warning")
 _PAUSE = 0.005  # seconds between two looks
 
@@ -114,7 +114,7 @@ class Bus:
 
     async def advance(self, timeout: float = 10.0) -> int:
         """
-        Make everything due that waits for its time, deliver it, and return how many events were brought forward.
+        Make everything due that waits for its time, deliver it, and return how many events were affected.
 
         `while await bus.advance(): pass` carries retries to their end: delivered or dead.
         """

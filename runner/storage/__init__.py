@@ -181,7 +181,7 @@ class Storage:
         self, deployment_id: str, *, create: bool, upgrade: bool, cure: str = "", writes: bool = True
     ) -> Sequence[str]:
         """
-        Make the tables ours: ensure that they exist and belong to `deployment_id`; return the applied revisions.
+        Ensure that the tables exist and belong to `deployment_id`; return the applied revisions.
 
         The owner is checked first, so that no other deployment's tables are changed.
 
@@ -189,7 +189,7 @@ class Storage:
             create: make the tables where there are none.
             upgrade: bring older ones up to date.
             cure: the end of the error message where the tables are not up to date and may not be changed.
-            writes: whether the caller will write; a reader leaves tables without an owner as they are.
+            writes: whether the caller will write; a reader does not become the owner of tables without one.
 
         Raises:
             ForeignDeployment: they belong to another.
@@ -219,7 +219,7 @@ class Storage:
 
     async def at_head(self) -> bool:
         """
-        Return whether the tables are those of this version, or of a later one beside which it goes on.
+        Return whether the tables are of this version, or of a later one that it can work with.
 
         Raises:
             StorageError: the store cannot be reached, or the tables belong to no deployment.
@@ -240,7 +240,7 @@ class Storage:
         return await concerns(self.engine)
 
     async def close(self) -> None:
-        """Close every connection, at most in five seconds: one to a dead peer would take its time."""
+        """Close every connection, within five seconds even if a peer is dead."""
         if "engine" in vars(self._database):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5):
@@ -258,7 +258,7 @@ def open_storage(dsn: Dsn, *, schema: str | None = None, pool: int = 5, pgbounce
         pgbouncer: the DSN leads to a pooler in transaction mode: no session state, no prepared statements.
 
     Raises:
-        ConfigError: neither the DSN nor the system says who we are to the database.
+        ConfigError: neither the DSN nor the system names a user for the database.
     """
     if dsn.path is not None:
         from .sqlite.database import SqliteDatabase

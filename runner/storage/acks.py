@@ -42,7 +42,7 @@ async def acknowledge(
         failure = storable(failure[:_MAX_REASON], encoding)
     async with transactions.read() as connection:
         event = await find_event(connection, reference)
-    for _ in range(3):  # a settlement meanwhile leaves a record, or no work
+    for _ in range(3):  # a concurrent settlement may have moved the delivery to another table
         try:
             async with transactions.write() as connection:
                 answered = await _answer(connection, event, subscription, failure)
@@ -105,7 +105,7 @@ async def _fail(connection: AsyncConnection, row: Row[Any], reason: str) -> bool
     """End the wait now; the claim that follows applies the retry policy, with this as the reason."""
     if row.state != DeliveryState.LEASED or row.lease_token is not None:
         raise _not_waiting(row.event_seq, "running" if row.state == DeliveryState.LEASED else row.state)
-    # Not `updated_at`: from that time on the acknowledgement was waited for.
+    # `updated_at` stays: it is the time from which on the acknowledgement was waited for.
     await connection.execute(_of(row).values(due_at=Now(), last_error=reason))
     return True
 

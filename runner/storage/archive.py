@@ -25,7 +25,7 @@ __all__ = ["SqlArchive"]
 
 log = structlog.get_logger(__name__)
 
-_RUNS = 1000  # without events that are removed at once
+_RUNS = 1000  # runs without events that one statement removes
 
 _DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
@@ -34,8 +34,8 @@ class SqlArchive(Archive):
     """
     `Archive` on SQLAlchemy Core.
 
-    Events are walked by their key, so that no index of theirs has to be kept for it. A page of which nothing is
-    over is only read.
+    Events are walked by their key, so that no index of theirs has to be kept for it. A page with nothing to remove is
+    only read.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -57,8 +57,8 @@ class SqlArchive(Archive):
         if over and not dry_run:
             over, refused = await in_halves(over, partial(self._remove, retention))
             if not over and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
-                raise error  # of each page that follows, as likely as not
-            if refused:  # what others keep by a foreign key or a trigger keeps nothing else here
+                raise error  # the following pages would probably fail alike
+            if refused:  # events that a foreign key or a trigger keeps must not keep the others
                 log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
         return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)
 
@@ -72,7 +72,7 @@ class SqlArchive(Archive):
 
 
 async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> dict[int, int]:
-    """Return those of `seqs` that are over, each with the number of its deliveries."""
+    """Return those of `seqs` that can be removed, each with the number of its deliveries."""
     if not seqs:
         return {}
     # First what is still to be dispatched: it leaves the queue together with the record of its deliveries, so
@@ -133,10 +133,10 @@ def _among(column: ColumnElement[int], seqs: Sequence[int]) -> ColumnElement[boo
 
 async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> list[int]:
     """
-    Remove those of `seqs` that are over, once no other session can change that any more; return them.
+    Remove those of `seqs` past retention, once no other session can change that; return them.
 
-    A retry by hand locks deliveries; what adds some to an event on record locks the event. What others hold
-    is passed over, so that nothing waits here.
+    A retry by hand locks deliveries; what adds some to an event on record locks the event. Rows that others hold are
+    skipped, so that nothing waits here.
     """
     rows = select(deliveries.c.event_seq).where(_among(deliveries.c.event_seq, seqs))
     held = Counter(await connection.scalars(rows.with_for_update(skip_locked=True)))

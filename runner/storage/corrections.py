@@ -49,7 +49,7 @@ __all__ = ["SqlCorrections"]
 
 _BATCH = 1000  # rows changed in one transaction
 _PAGE = 500  # events looked at, and delivered again, in one transaction
-_STEP = timedelta(microseconds=1)  # between two deliveries that are due at once, so that they stay in order
+_STEP = timedelta(microseconds=1)  # between the due times of deliveries due at the same time, which keeps their order
 
 _ENDED = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 _REPLAYABLE = (DeliveryState.DELIVERED, DeliveryState.DEAD)
@@ -311,7 +311,7 @@ async def _replayable(
     if not seqs:
         return []
     left_out: set[int] = set()
-    for table in (scheduled, dispatch):  # in the order in which work moves, so that none is missed in between
+    for table in (scheduled, dispatch):  # in the order in which work moves between tables, so that none is missed
         left_out.update(await connection.scalars(select(table.c.event_seq).where(table.c.event_seq.in_(seqs))))
     of = (
         delivery_states if missing else deliveries

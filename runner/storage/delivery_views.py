@@ -39,7 +39,7 @@ __all__ = ["DeliveryPage", "delivery_pages", "delivery_view", "delivery_views", 
 _DELETED = "(deleted)"  # in place of a subscription's name
 _PAGE = 500  # rows read in one transaction
 _RUNS = 32  # read at once
-_STRETCH = 1000  # seqs that are looked through at first: each may have hundreds of deliveries
+_STRETCH = 1000  # seqs of the first stretch, each of which may have hundreds of deliveries
 _UNMATCHED = 5000  # deliveries of runs that are looked at in one transaction, where the type decides which are wanted
 
 

@@ -11,14 +11,14 @@ from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailab
 
 __all__ = ["is_pooled", "is_unavailable", "mapped_errors", "reason_of", "storage_error"]
 
-# SQLSTATE classes and codes after which a connection, or the node behind it, is of no more use:
-# connection exceptions, shutdown and crash, too many connections, a node that turned read-only.
+# SQLSTATE classes and codes after which a connection, or the node behind it, is unusable: connection exceptions,
+# shutdown and crash, too many connections, a node that turned read-only.
 _UNAVAILABLE = ("08", "57P", "53", "25006")
 
 # Worth another try on a live connection: serialization failure, deadlock, statement or lock timeout.
 _REPEATABLE = frozenset({"40001", "40P01", "57014", "55P03"})
 
-# Of those: another session has what is to be written, and the server has undone what was asked.
+# Of those: another session holds the rows, and the server has rolled the statement back.
 _HELD = frozenset({"40001", "40P01", "55P03"})
 
 # Classes of what is wrong with a statement, a session, a right or the server. Anything else is wrong with a row: also
@@ -46,8 +46,8 @@ _ABOUT_STATEMENTS = (
 # The driver's name for the error of a statement whose tables were changed after it was prepared.
 _STALE_PLAN = "InvalidCachedStatementError"
 
-# What a pooler in transaction mode answers to someone who takes it for a server: it knows neither the settings of a
-# session nor, another time, the statements prepared in it.
+# Errors of a pooler in transaction mode that is used like a server: settings of a session and prepared statements are
+# missing on another server process.
 _POOLED = frozenset({"42P05", "26000"})
 _NO_SETTINGS = "unsupported startup parameter"
 

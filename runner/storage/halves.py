@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IN_A_ROW = 2
-"""So many that are held one after the other say that all of them may be: by a lock on the whole table, say."""
+"""After this many held items in a row all may be held, for example by a lock on the whole table."""
 
 
 async def in_halves(
@@ -32,7 +32,7 @@ async def in_halves(
         return list(await write(items)), []
     except StorageHeld as error:
         refusal: StorageError = error
-        size = 1  # each half with the one that is held would wait for it
+        size = 1  # otherwise each half with the held item would wait for its lock
     except StorageRefused as error:
         refusal = error
         size = -(-len(items) // 2)

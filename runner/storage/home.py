@@ -33,8 +33,10 @@ TABLES = (
 """The names of the tables in `tables.py`, for statements that do without it."""
 
 SEARCH_PATH = "pg_catalog, pg_temp"
-"""The search path of every connection. Tables are named with their schema, so that nothing a stranger may create, such
-as a function `unnest(int[])` in `public`, is ever taken for PostgreSQL's own."""
+"""The search path of every connection.
+
+Tables are named with their schema, so that no object of another role, such as a function `unnest(int[])` in `public`,
+shadows one of PostgreSQL's."""
 
 # Names with their schema throughout: the search path is still the one that the role or the DSN gave.
 _PATH = "SELECT pg_catalog.current_schemas(false)"

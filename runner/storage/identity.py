@@ -21,8 +21,9 @@ def shortened(event: Event) -> Event:
     """
     Return the event as it is recorded: itself, unless its identity is too long for the index.
 
-    Then what is long of it stands with the extensions, under its own name, which no extension may have, and a digest in
-    its place. No attribute can be such a digest: it begins with a control character. `publish_event` does the same.
+    Then its long parts are stored with the extensions, under their own names, which no extension may have, and digests
+    in their places. No attribute can be such a digest: it begins with a control character. `publish_event` does the
+    same.
     """
     if len(event.source) + len(event.id) <= _SURELY_SHORT:
         return event

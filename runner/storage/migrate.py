@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "MigrationStatus", "migrate", "offline_sql", "scripts", "status"]
 
-# Alembic tells of every plug-in and step; what `migrate()` returns is enough.
+# Alembic logs every plug-in and step; the result of `migrate()` is enough.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # Alembic keeps the running migration in module globals, so there is one at a time.
@@ -41,7 +41,7 @@ async def status(engine: AsyncEngine) -> MigrationStatus:
         StorageUnavailable: the store cannot be reached.
     """
     if engine.dialect.name == "sqlite" and not os.path.exists(str(engine.url.database)):  # noqa: ASYNC240
-        return MigrationStatus(None, HEAD, _pending(None, None))  # to look would leave an empty file
+        return MigrationStatus(None, HEAD, _pending(None, None))  # connecting would create an empty file
     with mapped_errors():
         async with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
             schema = home_of(engine).schema
@@ -57,8 +57,8 @@ async def migrate(engine: AsyncEngine) -> list[str]:
     """
     Bring the tables to `HEAD` in one transaction; return the revisions this call applied, in order.
 
-    Any number of processes may call it at once: one migrates, the others wait and find nothing to do.
-    Whatever interrupts it, nothing remains, and the next call begins again.
+    Any number of processes may call it at once: one migrates, the others wait and find nothing to do. An interrupted
+    migration leaves no trace, and the next call begins again.
 
     Raises:
         SchemaMismatch: the tables are at a revision this version does not know.

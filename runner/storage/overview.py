@@ -165,7 +165,7 @@ def _readable(rows: Iterable[Row[Any]]) -> Sequence[Event]:
         try:
             found.append(event_of(row))
         except UNREADABLE:
-            continue  # whoever dispatches it says so
+            continue  # reported by the dispatch
     return found
 
 

@@ -33,7 +33,7 @@ async def reschedule(
         at = await _due_at(connection, due)
         if before is not None and at >= before:
             raise StateConflict(f"event {seq} expires at {_written(before)}, which is not after {_written(at)}")
-        # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is met wherever it is.
+        # Work moves from `scheduled` to `dispatch` to `deliveries`: in that order it is found in any of them.
         if subscription is None and await _move_event(connection, seq, at):
             return Rescheduled(at, whole=True)
         conditions = _theirs(seq, subscription)

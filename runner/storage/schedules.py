@@ -59,7 +59,7 @@ class SqlSchedules(Schedules):
     @override
     async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
         async with self._transactions.write() as connection:
-            await lock_bus(connection)  # instances that start together do not race
+            await lock_bus(connection)  # so that instances that start together do not race
             if await _put_all(connection, wanted, origin):
                 await bump_version(connection)
 

@@ -1,4 +1,4 @@
-"""Publishing inside a transaction of the caller's, on whatever driver it uses."""
+"""Publish inside a transaction of the caller, on any driver."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def append_in(
     options = {} if schema is None else {"schema_translate_map": {None: schema}}
     execute = partial(connection.execute, execution_options=options)
     batch = distinct(publications)
-    # What cannot be recorded is found before anything is: the caller's transaction may go on after the error.
+    # Check all events before any is recorded: the caller's transaction may go on after the error.
     known = [await _known(execute, publication.event) for publication in batch.unique]
     receipts = [
         Receipt(publication.event.source, publication.event.id, seq, True)

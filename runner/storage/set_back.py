@@ -15,7 +15,7 @@ from .tables import deliveries, dispatch, events, instances
 
 __all__ = ["set_back"]
 
-_NOTABLE = timedelta(minutes=1)  # less is waited for
+_NOTABLE = timedelta(minutes=1)  # shorter delays are simply waited for
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -23,9 +23,9 @@ async def set_back(connection: AsyncConnection, instance_id: str) -> Beat:
     """
     Return by how much the clock has been set back since the last beat of any instance, and what time it is.
 
-    At the first beat of this one, the last event counts as well. What would else be due that much later is moved
-    back: every delivery that was written with a wait, and the leases that were held. What is scheduled stays: it may
-    be for a time of the day. Doing it twice does no harm.
+    At the first beat of this one, the last event counts as well. Deliveries written with a wait, and held leases, are
+    moved back, because they would otherwise be due that much later. Scheduled events stay: they may be meant for a time
+    of day. The operation is idempotent.
     """
     known = select(instances.c.id).where(instances.c.id == instance_id).exists()
     last = select(events.c.created_at).order_by(events.c.seq.desc()).limit(1).scalar_subquery()

@@ -1,4 +1,4 @@
-"""The version of the tables, and who owns them: what every process asks first, without SQLAlchemy or Alembic."""
+"""The version of the tables, and who owns them: read first by every process, without SQLAlchemy or Alembic."""
 
 from __future__ import annotations
 

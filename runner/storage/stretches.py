@@ -1,4 +1,4 @@
-"""Stretches: the parts in which a search looks through a table, so that no statement of it takes long."""
+"""Stretches: the ranges in which a search reads a table, so that each statement is short."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Stretches:
     """
     A range of seqs, cut into stretches from the newest on, or from the oldest.
 
-    Each is up to four times as long as the one before, while they are looked through quickly: where seqs lie far apart
-    few of them have a row.
+    Each is up to four times as long as the one before, while they are read quickly: where seqs lie far apart few of
+    them have a row.
     """
 
     def __init__(self, first: int, last: int, *, newest_first: bool = True, length: int | None = None) -> None:

@@ -16,7 +16,7 @@ from .tables import events
 
 __all__ = ["flow_of"]
 
-_FURTHEST = 100  # causes that are followed upwards, one query each
+_FURTHEST = 100  # ancestors that are looked up, one query each
 
 
 async def flow_of(connection: AsyncConnection, seq: int, limit: int) -> tuple[str, Sequence[Row[Any]], bool]:

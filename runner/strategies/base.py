@@ -31,8 +31,8 @@ class NotifyStrategy(Protocol):
         """
         Begin listening; call `wake` on every signal, from the event loop.
 
-        Returns at once: a peer that is down is tried again behind. `wake` is also called once after
-        every (re)connect, because signals may have been missed before it.
+        Returns at once: a peer that is down is retried in the background. `wake` is also called once after every
+        (re)connect, because signals may have been missed before it.
         """
 
     async def notify(self, event_id: str) -> None:

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 PROBE = b"\x01probe"
 """The payload of a probe. No event id starts with a control character (CloudEvents 1.0 §3.1)."""
 
-PATIENCE = 2.0  # seconds until a probe is taken for lost
+PATIENCE = 2.0  # seconds until a probe counts as lost
 
 
 class NatsOptions(NatsConnection):
@@ -131,7 +131,7 @@ class Nats:
         self._heard_at = time.monotonic()
         self._proven = True
         self._heard.set()
-        # Our own signal proves that we hear; it is no news, because the publisher has woken us already.
+        # Our own signal only proves that we hear: the publisher has woken this worker already.
         if payload.startswith(PROBE) or payload == self._own or self._wake is None:
             return
         self.received += 1

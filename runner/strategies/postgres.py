@@ -174,7 +174,7 @@ class Postgres:
                 self._forget()
                 await _close(connection)
         except Exception as error:
-            # The service loop: whatever a driver raises, the answer is another connection.
+            # Whatever the driver raises, the answer is another connection.
             self._away.set()
             self._failed(_reason(error))
         self._failures = self._failures + 1 if time.monotonic() - began < STEADY else 1
@@ -217,7 +217,7 @@ class Postgres:
         return True
 
     async def _send(self, event_id: str) -> None:
-        # The payload stays empty: ids may be longer than the 8000 bytes there are, and no listener reads it.
+        # The payload is empty: an id may exceed the limit of 8000 bytes, and no listener reads it.
         while (connection := self._connection) is None:
             self._ready.clear()
             await self._ready.wait()
@@ -236,7 +236,7 @@ class Postgres:
         if connection is not self._connection:
             return
         if own:
-            # Our own: proof that we hear, and no news, because the publisher has woken us already.
+            # Our own signal only proves that we hear: the publisher has woken this worker already.
             self._echo.set()
         elif payload != PROBE and self._wake is not None:
             self.received += 1

@@ -23,8 +23,8 @@ class Signaller:
     """
     Send signals one at a time, in the background.
 
-    Those that pile up while one is on its way become one, which leaves after the last of them. One that
-    fails is kept and sent again, so that a peer that comes back gets one signal and no burst.
+    Signals requested while one is being sent are merged into one, which is sent afterwards. A failed signal is kept and
+    retried, so that a peer that comes back gets one signal and no burst.
     """
 
     def __init__(self, name: str, send: Callable[[str], Awaitable[None]], *, away: asyncio.Event | None = None) -> None:
@@ -33,7 +33,7 @@ class Signaller:
 
         Args:
             send: delivers one signal, waiting for its connection if need be, or raises `StrategyError`.
-            away: is set while it is known that there is no connection to be had.
+            away: is set while it is known that no connection can be made.
         """
         self.sent = 0
         self.failed = 0
@@ -88,7 +88,7 @@ class Signaller:
             await asyncio.sleep(RETRY_AFTER)
             return
         except BaseException:
-            self._asked.set()  # the loop says what happened, and sends it again
+            self._asked.set()  # the loop logs the error, and sends it again
             raise
         self.sent += 1
         if not self._asked.is_set():

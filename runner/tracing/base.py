@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Tracing(Protocol):
-    """Make spans; the bus, the store and the sinks know nothing of them but this."""
+    """Make spans; the only interface to them for the bus, the store and the sinks."""
 
     def publishing(self, events: Sequence[Event]) -> AbstractContextManager[Sequence[Event]]:
         """

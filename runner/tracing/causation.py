@@ -1,5 +1,5 @@
 """
-The event that is being handled, and what an event published meanwhile is given of it.
+The event that is being handled, and the attributes that events published meanwhile get from it.
 
 The attributes are those of the CloudEvents extension Correlation, and `runnerhops`, which counts how many events
 stand between an event and the first one of its chain.
@@ -40,7 +40,7 @@ def caused_by(event: Event) -> Iterator[None]:
 
 def caused(event: Event, cause: Event) -> Event:
     """
-    Return `event` with what says that `cause` led to it.
+    Return `event` with the attributes that name `cause` as its cause.
 
     `causationid` is the id of the cause, `correlationid` its correlation or, without one, its id; either is kept where
     the publisher has given it. `runnerhops` is one more than that of the cause, whatever the publisher has given, so

@@ -39,7 +39,7 @@ class Dispatches:
         return self._spans.get((event.source, event.id))
 
     def around(self, store: Any) -> Any:
-        """Return a store that does what `store` does, and tells of claims and settlements."""
+        """Return a store that works as `store` does, and reports claims and settlements."""
         return _Told(store, self)
 
     def claimed(self, works: Sequence[Any], lease: timedelta) -> None:
@@ -64,7 +64,7 @@ class Dispatches:
 
 
 class _Told:
-    """A store that tells of claims and settlements; all else goes straight through."""
+    """A store that reports claims and settlements, and delegates everything else."""
 
     def __init__(self, store: Any, dispatches: Dispatches) -> None:
         self._store = store

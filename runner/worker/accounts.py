@@ -22,8 +22,8 @@ class Accounts:
     """
     Count settlements in the tally once the store has taken them: runs as a whole, single deliveries one by one.
 
-    Of the events of a claim only the first and the last are known to have been recorded when they were; what lies in
-    between is taken to be evenly spread, so that a latency is off by the stretch of its claim at most.
+    Of the events of a claim only the first and the last are known to have been recorded when they were; the others are
+    assumed to be evenly spread between, so a latency is wrong by the span of its claim at most.
     """
 
     def __init__(self, tally: Tally) -> None:
@@ -43,7 +43,7 @@ class Accounts:
             self.late(len(settled.works) - held)
 
     def late(self, count: int) -> None:
-        """Count settlements that came too late, and were not taken."""
+        """Count settlements that came too late, and were not recorded."""
         self._tally.leases_lost += count
         log.warning("late settlements dropped", count=count)
 

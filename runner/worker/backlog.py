@@ -104,7 +104,7 @@ class Backlog:
         self._outlets = self._starter.outlets = outlets
         self._looks = {id: Look() for id, outlet in outlets.items() if outlet.subscription.regulated}
         self._line_up_at = 0.0
-        self._refill.set()  # what waited for a subscription that was paused, or had no sink here, may go now
+        self._refill.set()  # deliveries of a subscription that was paused, or had no sink here, may start now
 
     def expect(self) -> None:
         """Note that deliveries wait in the store."""
@@ -156,7 +156,7 @@ class Backlog:
         while self._intake.full and len(self._leases) and not self._stopping:
             self._room_freed.clear()
             await self.loop.rest(wait_for(self._room_freed, _CROWDED))
-        due = self._pause()  # looked at before the quotas: where it has just ended there is one
+        due = self._pause()  # read before the quotas: a breaker whose pause has just ended has one
         quotas = self._quotas()
         found = False
         for ask in self._asks(quotas):
@@ -179,7 +179,7 @@ class Backlog:
         if others:
             yield partial(self._intake.claim_deliveries, others)
         for id, look in list(self._looks.items()):
-            if quotas.get(id, 0) > 0 and id in self._looks:  # else it has gone since
+            if quotas.get(id, 0) > 0 and id in self._looks:  # it may have been removed since
                 yield partial(self._claim_regulated, self._outlets[id].subscription, id, quotas[id], look)
 
     async def _claim_regulated(self, subscription: Subscription, id: int, quota: int, look: Look) -> DeliveryClaim:
@@ -210,7 +210,7 @@ class Backlog:
         self._lull = now + max(_SLOWED, now - self._began) if self._idle_wakes > _IDLE_WAKES else 0.0
 
     async def _line_up(self) -> None:
-        """Repair the lines once per lease, for deliveries written by processes that did not know of the order."""
+        """Repair the lines once per lease: a process that did not know of the order may have written deliveries."""
         for id, outlet in list(self._outlets.items()):
             order_by = outlet.subscription.order_by
             if order_by is not None:

@@ -54,7 +54,7 @@ class DeliveryStarter:
 
         Args:
             room_freed: set whenever a delivery that is held ends.
-            rest: awaits what may take as long as a receiver does.
+            rest: awaits a step that may take as long as a receiver.
         """
         self._intake = intake
         self._writer = writer
@@ -138,13 +138,13 @@ class DeliveryStarter:
         """
         Deliver a suspect alone, and wait for its end: if it kills the process, nothing else is affected.
 
-        The others go back first, as if nothing had been tried: when it does kill, it alone has lost an
-        attempt, and they are delivered while its lease runs out. Until then they are tried alone, too.
+        The others go back first, as if nothing had been tried: if it kills the process, it alone has lost an attempt,
+        and the others are delivered while its lease runs out. Until then they are tried alone, too.
         """
         for each in claimed:
             if each is not suspect:
                 self._writer.submit(given_back(Lease.of(each, token), started=False), None)
-        await self._writer.written()  # if this one kills, it must not take other answers with it
+        await self._writer.written()  # other outcomes must be written before a delivery that may kill the process
         there = await self._fetched([suspect], token)
         if there:
             self.suspects.discard((suspect.seq, suspect.subscription_id))
@@ -154,7 +154,7 @@ class DeliveryStarter:
             await self._rest(self._room_freed.wait())
 
     def _suspicious(self, claimed: ClaimedDelivery) -> bool:
-        """Return whether the delivery may be what kills its holders."""
+        """Return whether the delivery may be the one that kills its holders."""
         outlet = self.outlets.get(claimed.subscription_id)
         if not claimed.suspect or outlet is None:
             return False

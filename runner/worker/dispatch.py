@@ -32,10 +32,10 @@ class Dispatch:
     """
     One claim: start its deliveries, wait a short grace, return the settlement.
 
-    What has finished by then is settled. What is still running is written as leased, and settles
-    later under its own lease. What could not start, because its subscription is at its limit, paused,
-    or not served here, is written as pending, free for any instance. What cannot be read is dead for
-    every subscription that may have wanted it, and what is at the end of too long a chain for every one that matches.
+    What has finished by then is settled. What is still running is written as leased, and settles later under its own
+    lease. What could not start, because its subscription is at its limit, paused, or not served here, is written as
+    pending, free for any instance. An unreadable event is dead for every subscription that may match it, and an event
+    with too many hops for every subscription that matches.
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class Dispatch:
         Args:
             closed: the outlets whose deliveries it may not start.
             crash_limit: how often an event may be claimed before its deliveries are tried one by one.
-            max_hops: how many events may have led to one that is delivered.
-            sent, until: when it was asked for, and when its lease ends, on the monotonic clock.
+            max_hops: the most hops of an event that is delivered.
+            sent, until: when it was requested, and when its lease ends, on the monotonic clock.
         """
         self.claim = claim
         self.flights: dict[Outlet, Flight[Work]] = {}
-        self._runs: list[tuple[tuple[Outlet, ...], int]] = []  # a match, and how many events in a row share it
+        # a result of the matcher, and how many events in a row have it
+        self._runs: list[tuple[tuple[Outlet, ...], int]] = []
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
         self._turns: list[Turn] = []
@@ -125,7 +126,7 @@ class Dispatch:
     def _assign(
         self, matcher: Matcher[Outlet], closed: Set[Outlet], crash_limit: int, endings: Mapping[int, str]
     ) -> None:
-        """Match every event, and assign the works to the open outlets, but for those that end here."""
+        """Match every event, and assign the works to the open outlets, except those that end here."""
         match = matcher.match
         last: tuple[Outlet, ...] = ()
         count = 0

@@ -77,7 +77,7 @@ class Dispatcher:
         self._held = 0  # events claimed and not yet settled
         self._more_waiting = False  # whether the last claim left something
         self._queue_empty = False  # whether it took all there was
-        self._due: timedelta | None = timedelta(0)  # when the next one is worth it, unless woken
+        self._due: timedelta | None = timedelta(0)  # until the next claim, unless woken
         self._taking: set[asyncio.Task[None]] = set()
         self._dispatches: dict[Dispatch, asyncio.Task[None]] = {}
         self._stopping = False
@@ -154,7 +154,7 @@ class Dispatcher:
         self.claim_ahead(len(claim.works))
         self._queue_empty = not full and not self._claims.unanswered
         if claim.version != self._roster.version:
-            # Should that fail, nothing more is claimed before it succeeds: others may be able to.
+            # Until that succeeds nothing more is claimed, because other processes may be able to read them.
             self._roster.stale = True
             try:
                 await self._writer.patiently(self._roster.load)
@@ -202,7 +202,7 @@ class Dispatcher:
         if not claim.works and not claim.unreadable:
             self._budget.claimed -= claim.weight
             return
-        if _expired(claim, until, self._budget):  # whatever was waited for in between
+        if _expired(claim, until, self._budget):  # while waiting for the subscriptions
             return
         roster, limits = self._roster, self._limits
         dispatch = Dispatch(
@@ -214,13 +214,13 @@ class Dispatcher:
             sent=until - limits.lease.total_seconds(),
             until=until,
         )
-        dispatch.start()  # before the task below has its first turn: what is to be delivered waits for nothing else
+        dispatch.start()  # before the first turn of the task below, so that deliveries begin at once
         self._held += len(claim.works)
         self._dispatches[dispatch] = spawn(self._dispatch(dispatch), "dispatch")
 
     async def _room(self) -> None:
         """Return once another batch fits; hurry the oldest dispatch rather than wait for its grace."""
-        # One event is claimed whatever its size, and however many bytes wait for receivers.
+        # One event is claimed even if it is large, or many bytes wait for receivers.
         while not self._stopping and (
             self._unsettled >= self._limits.ahead * self._limits.batch or (self._budget.full and self._dispatches)
         ):
@@ -235,7 +235,7 @@ class Dispatcher:
         if self._due == timedelta(0):
             return
         if self._idle_wakes > _IDLE_WAKES:
-            # Signals that bring nothing, from others' work or from a flood, must not cost a claim each.
+            # Signals without work for this process, or a flood of them, must not cost a claim each.
             await asyncio.sleep(_SLOWED)
         # Look at least once in a lease, to learn when the lease of an instance that died will end.
         await self.loop.rest(wait_for(self._woken, earlier(self._due, self._limits.lease)))

@@ -1,4 +1,4 @@
-"""Which claimed events are not to be delivered any more, and why."""
+"""The claimed events that must not be delivered any more, and why."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def expired(expires_at: datetime | None) -> str:
 
 
 def telling(works: Sequence[W]) -> Sequence[W]:
-    """Return the works whose events carry any extensions: only those may expire, or be at the end of a chain."""
+    """Return the works whose events carry extensions: only those may expire, or have hops."""
     return [work for work in works if work.event.extensions is not NO_EXTENSIONS]
 
 

@@ -57,7 +57,7 @@ class Expiry:
         await self.loop.stop()
 
     async def _look(self) -> None:
-        """End what there is to end, and sleep until the next event expires."""
+        """End the deliveries of expired events, and sleep until the next event expires."""
         claim = await self._queue.claim_expired(_AT_ONCE, self._lease)
         for each in claim.deliveries:
             reason = expired(each.expired_at)

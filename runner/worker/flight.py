@@ -82,7 +82,7 @@ class Flight(Generic[W]):
         )  # of each, what is known: nothing, that it SUCCEEDED, or that it was REPORTED
         self.troubles: list[tuple[int, Outcome, float]] = []  # index, outcome, seconds it took
         self.watched = False  # whether successes are reported too
-        self.credited = 0  # of those that have succeeded unreported, how many the breaker knows
+        self.credited = 0  # how many of the unreported successes the breaker has counted
         self._ended = ended
         self._held: list[tuple[int, Outcome, float]] | None = None
         self._report: Callable[[int, Outcome, float], None] | None = None

@@ -14,7 +14,7 @@ from .flight import Flight
 
 __all__ = ["LOST", "Lane"]
 
-LOST = Failed("its lease was lost")  # which says nothing of the receiver
+LOST = Failed("its lease was lost")  # which does not count against the receiver
 
 
 class _Task(asyncio.Task[None]):

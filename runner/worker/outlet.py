@@ -49,7 +49,7 @@ class Slots:
         return 0 if self._budget.crowded else self.limit - self.used
 
 
-_MOST = 1000  # deliveries in batches that are asked for at once
+_MOST = 1000  # deliveries of a subscription with batches that are claimed at once
 
 
 class Outlet:
@@ -62,9 +62,9 @@ class Outlet:
     subscription can starve another. While its breaker is not closed, it takes one delivery at a time from the
     backlog once the pause is over, and nothing else.
 
-    With a subscription that takes batches each lane runs one batch at a time, of what is there: it
-    never waits for a batch to fill. What has been tried before goes alone, so that one event that cannot be
-    delivered spoils no other's second attempt.
+    With a subscription that takes batches each lane runs one batch at a time, of the deliveries at hand: it never waits
+    for a batch to fill. A retry goes alone, so that an event that cannot be delivered does not fail the retries of
+    others.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Outlet:
         for flight in self._flights:
             flight.halt()
         for lane in self._lanes:
-            if lane.flight is not None:  # else it ends by itself; a task that is cancelled before it began would not
+            if lane.flight is not None:  # an idle lane ends by itself; a task cancelled before it began never would
                 lane.end()
         if self._lanes:
             await asyncio.wait({lane.task for lane in self._lanes}, timeout=1)
@@ -240,7 +240,8 @@ class Outlet:
         except BaseException as error:
             if lane.ending:
                 raise
-            if flight.next == first < flight.stop:  # it failed before it began: without progress it would for ever
+            # it failed before it began, and would do so for ever without progress
+            if flight.next == first < flight.stop:
                 lane.index, lane.count, lane.since, flight.next = first, 1, monotonic(), first + 1
             for index in lane.indexes:
                 flight.landed(index, Failed(described(error)), monotonic() - lane.since)

@@ -21,7 +21,7 @@ STOP_TIMEOUT = 5.0  # seconds a sink gets, which may be a third party's
 
 class Retirement:
     """
-    Stop sinks that nothing is given to any more, behind the deliveries that they began.
+    Stop sinks that get no more deliveries, after those that they have begun.
 
     A delivery ends with the sink it began with: accepted, failed, or cancelled at its subscription's timeout.
     """
@@ -52,7 +52,7 @@ class Retirement:
             self._changed.set()
 
     async def stop(self) -> None:
-        """Stop what is still there, without waiting for deliveries."""
+        """Stop the remaining sinks, without waiting for deliveries."""
         self._stopping.set()
         self._changed.set()
         if self._retiring:

@@ -20,7 +20,7 @@ __all__ = ["Roster"]
 
 log = structlog.get_logger(__name__)
 
-_LONGEST = timedelta(days=1)  # that a timer runs
+_LONGEST = timedelta(days=1)  # the longest timer
 
 
 class Roster:

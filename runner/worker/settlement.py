@@ -109,7 +109,7 @@ def overdue(policy: RetryPolicy, lease: Lease) -> DeliveryRecord:
 
 
 def given_back(lease: Lease, *, started: bool) -> DeliveryRecord:
-    """Return the record of a delivery that was claimed and is not going to be finished here."""
+    """Return the record of a claimed delivery that is given back unfinished."""
     used = lease.attempt if started else lease.attempt - 1
     return DeliveryRecord(lease.seq, lease.subscription_id, DeliveryState.PENDING, used, lease.token)
 
@@ -145,7 +145,7 @@ def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
     """
     Return the settlement of one event with all of its deliveries leased, and their records to be written apart.
 
-    What runs or waits untried stays as it is: nothing is known of it that could be refused.
+    Deliveries that run or wait untried are kept as they are: they have no text that could be refused.
     """
     [(work, delivered)] = settled.each()
     ended = [DeliveryRecord(work.seq, id, DeliveryState.DELIVERED, work.attempt, settled.token) for id in delivered]

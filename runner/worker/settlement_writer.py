@@ -35,15 +35,15 @@ T = TypeVar("T")
 Key = tuple[int, int]  # seq of the event, id of the subscription
 
 _HELD = 1.0  # seconds until what another session holds is tried again
-_PAUSE = 0.05  # seconds between tries of what is held, of which each waits for its lock
+_PAUSE = 0.05  # seconds between retries, each of which waits for a lock
 
 
 class SettlementWriter:
     """
     Gather settlements while one write is in flight, and write them together.
 
-    While the store is unavailable it tries again and again: every write is fenced, so the worst that can
-    come of a late one is nothing.
+    While the store is unavailable it tries again and again: every write is fenced by its lease token, so a late one has
+    no effect.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SettlementWriter:
         """
         Settle a claim; return its records as they were written.
 
-        While another session holds one of its events, this is done behind the caller, who goes on without records.
+        While another session holds one of its events, it is settled in the background, and the caller gets no records.
         """
         complete = replace(settled, records=self._dead_letters.addressed(settled.records))
         try:
@@ -187,7 +187,7 @@ class SettlementWriter:
                 held.append(index)
             else:
                 records += await self._settle_apart(part(settled, [index]))
-        # The first ones were tried alone; what comes behind them may be free.
+        # The first ones were tried alone; the ones behind them may be free.
         groups = [*([index] for index in held[:IN_A_ROW]), held[IN_A_ROW:]]
         return records, [part(settled, group) for group in groups if group]
 

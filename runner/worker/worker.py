@@ -68,7 +68,7 @@ class Worker:
         Work off `queue`.
 
         Args:
-            notify: tells other instances that there are deliveries anyone may take.
+            notify: notifies other instances that deliveries wait.
             on_load: called whenever the subscriptions have been read.
             tally: counts what is done.
             tell: has a lifecycle event published (see `Lifecycle.tell()`).
@@ -132,8 +132,8 @@ class Worker:
         Deliver through `sinks`, and through none that are not among them, from now on.
 
         Args:
-            retired: those that were there and are not any more; each is stopped after its last delivery.
-            then: what they work with, stopped after them.
+            retired: the sinks that are no longer used; each is stopped after its last delivery.
+            then: the services that they use, stopped after them.
         """
         self.roster.replace_sinks(sinks)
         self.roster.retirement.retire(retired, then)
@@ -163,7 +163,7 @@ class Worker:
             self._room_freed.clear()
             await wait_for(self._room_freed, timedelta(seconds=ends - monotonic()))
         await asyncio.gather(*[outlet.stop() for outlet in self._running_outlets()])
-        self._leases.give_back()  # without what has still answered
+        self._leases.give_back()  # except deliveries that have finished
         await self.roster.retirement.stop()
         await self._orphans.stop()
         await self._expiry.stop()
@@ -234,7 +234,7 @@ class Worker:
         """Act on a breaker that has opened or closed."""
         if not outlet.breaker.closed:
             self._leases.hand_back(outlet)
-        if self.roster.note_breaker(outlet):  # else it has been replaced, and runs out
+        if self.roster.note_breaker(outlet):  # a replaced outlet only finishes its deliveries
             self._breaker_sync.changed(outlet)
             trip = outlet.breaker.trip(monotonic())
             data = {} if trip is None else {"trip": trip.number, "tries_in": round(trip.left.total_seconds(), 3)}

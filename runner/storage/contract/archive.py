@@ -1,4 +1,4 @@
-"""The seam of the pruner: events past their retention go; and the values that cross."""
+"""The seam of the pruner, which removes events past their retention, and its values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Archive", "Pruned", "Retention"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """
-    Retention of events that have nothing left to deliver, and of the audit log; None keeps for ever.
+    Retention of events without open deliveries, and of the audit log; None keeps for ever.
 
     Attributes:
         delivered: after the last of their deliveries succeeded, or after they were recorded if no subscription matched.
@@ -26,7 +26,7 @@ class Retention:
 
     @property
     def shortest(self) -> timedelta | None:
-        """The age before which no event goes; None if none ever does."""
+        """The age below which no event is removed; None if none ever is."""
         return min((limit for limit in (self.delivered, self.dead) if limit is not None), default=None)
 
 
@@ -36,7 +36,7 @@ class Pruned:
     The result of pruning one page of events.
 
     Attributes:
-        events: how many went.
+        events: how many were removed.
         after: the last one that was old enough to be looked at.
         ended: whether no older one is left behind it.
     """
@@ -51,9 +51,9 @@ class Archive(Protocol):
 
     async def prune(self, retention: Retention, after: int, limit: int, *, dry_run: bool = False) -> Pruned:
         """
-        Remove, of the next `limit` events after the seq `after`, those that are over.
+        Remove, of the next `limit` events after the seq `after`, those past their retention.
 
-        An event is over when each of its deliveries has ended and is older than the retention of its state; it
-        goes with all of them and their attempts. One that waits to be dispatched, or has a delivery that is
-        pending or leased, stays, and so does one that is locked at this moment.
+        An event is past its retention when each of its deliveries has ended and is older than the retention of its
+        state. It is removed with all of them and their attempts. One that waits to be dispatched, or has a delivery
+        that is pending or leased, stays, and so does one that is locked.
         """

@@ -37,8 +37,10 @@ CLAIM = 8 * 1024 * 1024
 """The most that the events of one claim may weigh: bytes of their data, and sixteen for each of their extensions'."""
 
 AT_ONCE = 1024 * 1024
-"""The weight of events whose data comes with the claim. That of others is asked for later: a claim that was answered
-stands, so that what kills its process while it is fetched has cost it an attempt."""
+"""The weight of events whose data comes with the claim.
+
+The data of others is fetched later, when the claim is committed: an event that kills its process while it is fetched
+has then used an attempt."""
 
 LARGEST = 16 * 1024 * 1024
 """The most that an event may weigh to be read at all: one that weighs more was not written by the bus."""
@@ -85,7 +87,7 @@ class Claim(Struct, frozen=True):
         unreadable: what else was leased.
         version: of the subscription set, read in the same round trip.
         scheduled_in: until the first scheduled event is due (zero or less: now); None without one.
-        again_in: until the queue is worth another look though no signal came (a lease that ends); None if never.
+        again_in: until the queue should be read again without a signal (a lease that ends); None if never.
         waiting: whether any delivery is pending or leased.
         weight: what the events weigh together.
         more: whether some that are due were left for a later claim.
@@ -119,10 +121,10 @@ class ClaimedDelivery:
     """
     One claimed delivery. `attempt` counts its claims, this one included.
 
-    `suspect`: the lease it had ended without an answer, so it may have ended the process that held it. `age`: how
-    long before the claim the first recorded attempt began. `expired`: it was deferred, and is claimed only
-    for what follows. `size`: above zero while the data of the event is missing. `deadline`: as for `Work`. `recorded`:
-    when the event was recorded, on the monotonic clock.
+    `suspect`: the lease it had ended without an answer, so it may have ended the process that held it. `age`: how long
+    before the claim the first recorded attempt began. `expired`: its deferral has ended, and it is claimed only to be
+    settled. `size`: above zero while the data of the event is missing. `deadline`: as for `Work`. `recorded`: when the
+    event was recorded, on the monotonic clock.
     """
 
     seq: int
@@ -152,8 +154,8 @@ class RegulatedRequest:
     """
     A request for deliveries of one subscription with an order or a rate.
 
-    `after` is where the last claim left off in its lines, so that each key has its turn. `since` is from where on,
-    round to `after`, claims have taken all that may go.
+    `after` is the key at which the last claim stopped, so that each key has its turn. From `since` on, round to
+    `after`, claims have taken every delivery that may start.
     """
 
     subscription_id: int
@@ -169,11 +171,11 @@ class DeliveryClaim:
     """
     The result of a claim of deliveries.
 
-    `next_due` is until the next one this caller could take, of what it has seen; zero says that it is worth
-    another claim. `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for
-    the next `RegulatedRequest`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits
-    for an earlier event to be dispatched, which is not signalled. `unreadable` is what else was leased. `now`: the time
-    on the clock of the store; None if nothing was claimed.
+    `next_due` is the time until the next one this caller could claim, as far as seen; zero asks for another claim.
+    `paced`: only its rate keeps the subscription from more until then. `after` and `since` are for the next
+    `RegulatedRequest`; `more`: there are lines that claims since then have not seen. `held_up`: a line waits for the
+    dispatch of an earlier event, which sends no signal. `unreadable` is what else was leased. `now`: the time on the
+    clock of the store; None if nothing was claimed.
     """
 
     token: int
@@ -201,8 +203,8 @@ class ExpiredClaim(NamedTuple):
     """
     Deliveries of expired events, leased under `token`.
 
-    `due_now` is how many scheduled events were made due. `again_in` is until the next look is worth it: zero if there
-    is more, None if no event on record expires.
+    `due_now` is how many scheduled events were made due. `again_in` is the time until the next look: zero if there is
+    more, None if no recorded event expires.
     """
 
     token: int

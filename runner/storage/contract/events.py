@@ -20,8 +20,8 @@ class Publication(NamedTuple):
     """
     An event on its way in, and when it is due: at once, `delay` from now, or at `deliver_at`.
 
-    It is of no use `expires_in` from now, which the bus writes into the event as its `expirytime`. What was `exported`
-    had been recorded before, maybe by other rules: its URIs are not checked.
+    It expires `expires_in` from now, which the bus writes into the event as its `expirytime`. An `exported` event was
+    recorded before, possibly by other rules: its URIs are not checked.
     """
 
     event: Event
@@ -32,7 +32,7 @@ class Publication(NamedTuple):
 
 
 def due_at_once(publications: Sequence[Publication]) -> bool:
-    """Return whether none of them is to be delivered later, or only until some time."""
+    """Return whether all of them are due now, and none expires."""
     for event, delay, deliver_at, _, _ in publications:
         if delay is not None or deliver_at is not None:
             return False
@@ -76,10 +76,10 @@ class EventStore(Protocol):
         self, publications: Sequence[Publication], lease: timedelta
     ) -> tuple[Sequence[Receipt], Claim | None]:
         """
-        Do the same for events that are all due at once, and lease the new ones to the caller in the same breath.
+        Do the same for events that are all due at once, and lease the new ones to the caller in the same transaction.
 
-        A process that publishes and works need not claim what it has in its hands. No claim comes back where some
-        had been recorded before: a store may then leave the new ones to a claim.
+        So a process that publishes and works need not claim them. The claim is None if some had been recorded before: a
+        store may then leave the new ones to be claimed.
         """
 
     async def now(self) -> datetime:

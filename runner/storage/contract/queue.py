@@ -36,8 +36,7 @@ class EventQueue(Protocol):
 
         A delivery that is on record already, acknowledged before this, stays as it is.
 
-        Returns:
-            how many were still held; what was not is not recorded.
+        Returns: how many were still held; the others are not recorded.
         """
 
     async def promote(self, limit: int) -> int:
@@ -69,7 +68,7 @@ class DeliveryQueue(Protocol):
 
     async def claim_expired(self, limit: int, lease: timedelta) -> ExpiredClaim:
         """
-        Lease deliveries that wait for anything though their event has expired, of at most `limit` events.
+        Lease waiting deliveries of expired events, of at most `limit` events.
 
         A subscription need not be active, served or free for that; what is a dead letter is left alone. Events that
         were to be dispatched later are due now, and end at their dispatch.
@@ -79,7 +78,7 @@ class DeliveryQueue(Protocol):
         """
         Give a turn to each unfinished delivery that has none, before all others; end the turns of finished ones.
 
-        That mends what a change of `order_by`, or a process that did not know of it yet, left behind.
+        That repairs lines after a change of `order_by`, or writes of a process that did not know of it yet.
 
         Returns:
             how many turns were given or ended.

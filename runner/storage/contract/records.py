@@ -206,7 +206,7 @@ class Records(Protocol):
         """
         Return the events `query` describes, those that are found within `patience`.
 
-        What has few results among many events is looked for in all of them. No statement of that takes long.
+        A query without an index reads all events, by statements that each take a fraction of a second.
         """
 
     async def seqs(self, end: int | None, limit: int) -> Sequence[int]:
@@ -224,7 +224,7 @@ class Records(Protocol):
 
     async def trace(self, reference: str, limit: int) -> TraceView:
         """
-        Return the events that led to an event, or that it led to, as far as they carry the same correlation.
+        Return the events that led to an event, or that it led to, if they carry the same correlation.
 
         Args:
             reference: the event, by its seq or its id, as for `event()`.

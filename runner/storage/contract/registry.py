@@ -49,7 +49,7 @@ class Put(NamedTuple):
 
 
 Check = Callable[[Registered | None], None]
-"""Called with what is there, in the transaction that would change it; raises where the change is not meant for that."""
+"""Called with the current object, in the transaction of the change; raises if the change does not apply to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The seam of the scheduler, and of those who manage schedules; and the values that cross."""
+"""The seam of the scheduler and of the operations on schedules, and its values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class DueSchedule:
     """
-    A schedule that is to be looked at, and what was seen of it.
+    A schedule that is due, as it was read.
 
     Attributes:
         revision: changes with everything but its ticks.
@@ -72,7 +72,7 @@ class Firing:
     One write about a schedule, unless another instance was first.
 
     Attributes:
-        seen: what was read; it must still be so.
+        seen: the schedule as read; the firing fails if it has changed.
         occurrences: in the order of their ticks.
         tick: the first one that is not done with then; None if there is none any more.
         look_at: when the schedule is due next; None for never.
@@ -153,7 +153,7 @@ class PutSchedule(NamedTuple):
 
 
 Check = Callable[[ScheduleView | None], None]
-"""Called with what is there, in the transaction that would change it; raises where the change is not meant for that."""
+"""Called with the current object, in the transaction of the change; raises if the change does not apply to it."""
 
 
 def unchecked(_known: ScheduleView | None) -> None:

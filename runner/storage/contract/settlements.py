@@ -1,4 +1,4 @@
-"""Settlements: what a worker writes down of what it claimed."""
+"""Settlements: the records that a worker writes about claimed work."""
 
 from __future__ import annotations
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND_TIMEOUT", "CONNECT_TIMEOUT", "ISOLATION", "PostgresConnector"]
 
-CONNECT_TIMEOUT = 3.0  # seconds for each host: a dead first host must not eat the time of the second
+CONNECT_TIMEOUT = 3.0  # seconds for each host, so that a dead first host leaves time for the second
 HEAD_START = 0.5  # seconds that a host has for itself before the next one is tried, too
 COMMAND_TIMEOUT = 10.0  # seconds; without it a dead peer blocks a call for ever, closing included
 
 ISOLATION = "READ COMMITTED"
 """Of every transaction: a claim that meets another goes on to the next rows, where a stricter one would fail."""
 
-# These hold whatever was set for the role or the database. What is not here is theirs to decide: `synchronous_commit`
-# and `default_transaction_read_only` above all.
+# These override settings of the role and the database. Others stay as they are set there, above all
+# `synchronous_commit` and `default_transaction_read_only`.
 _SERVER_SETTINGS = {
     "application_name": "runner",
     "default_transaction_isolation": ISOLATION.lower(),
@@ -75,7 +75,7 @@ class PostgresConnector:
 
     async def connect(self) -> asyncpg.Connection:
         """Return a new connection. Raise `StorageUnavailable` when no host takes one."""
-        # The first time all are asked: of two primaries, only the timelines tell which one is the present one.
+        # The first time all are asked: of two primaries, only the timelines tell which one is current.
         head_start = HEAD_START if self._timeline else 0.0
         waiting = list(self._hosts)
         tries: dict[asyncio.Task[_Reached], _Host] = {}
@@ -146,7 +146,8 @@ class PostgresConnector:
         import asyncpg
 
         dsn = self._dsn
-        settings = {"application_name": _SERVER_SETTINGS["application_name"]}  # all that a pooler keeps for each client
+        # the only setting that a pooler keeps for each client
+        settings = {"application_name": _SERVER_SETTINGS["application_name"]}
         if not self._pgbouncer:
             settings = dict(_SERVER_SETTINGS)
             if at_home:

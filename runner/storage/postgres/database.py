@@ -60,7 +60,7 @@ class PostgresDatabase:
             pgbouncer: the DSN leads to a pooler in transaction mode: no session state, no prepared statements.
 
         Raises:
-            ConfigError: neither the DSN nor the system says who we are to the database.
+            ConfigError: neither the DSN nor the system names a user for the database.
         """
         _check_user(dsn)
         self.home = Home(schema)
@@ -90,7 +90,7 @@ class PostgresDatabase:
     async def open(self) -> None:
         """Open the connections of a worker, so that its first claims wait for none."""
         with contextlib.suppress(StorageUnavailable), mapped_errors():
-            async with self.engine.connect():  # should the server have few left, one of them stays with the engine
+            async with self.engine.connect():  # reserves one for the engine, if the server has few left
                 await self.connections.open(_WORKING)
 
     async def close(self) -> None:

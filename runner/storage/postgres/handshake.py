@@ -14,7 +14,7 @@ from ...log.terminal import printable
 __all__ = ["MAX_ITERATIONS", "SuspiciousLoop"]
 
 MAX_ITERATIONS = 1_000_000
-"""Of SCRAM: the driver reckons them in the event loop, a third of a second for so many. The default is 4,096."""
+"""The most iterations of SCRAM, which the driver computes in the event loop in a third of a second (default: 4,096)."""
 
 _LONGEST_MESSAGE = 64 * 1024  # bytes
 _MOST_MESSAGES = 1000  # a server sends some twenty
@@ -56,11 +56,11 @@ class SuspiciousLoop:
     """
     The event loop as lent to asyncpg for one connection: input of the server passes a `_Gate` first.
 
-    asyncpg reads messages of any length, reckons SCRAM for as long as it is told to, and does not mind what it does not
-    understand before it fails somewhere. Once the server is ready the gate is gone, and with it its cost.
+    asyncpg reads messages of any length, computes SCRAM for as many iterations as the server asks for, and does not
+    validate messages. Once the server is ready the gate is removed, and costs nothing more.
 
     Attributes:
-        fault: what the server did that no PostgreSQL does.
+        fault: the violation of the protocol, if any.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -68,7 +68,7 @@ def work_off(db: sqlite3.Connection, calls: deque[Call]) -> None:
     if writers and len(group) > 1:
         try:
             db.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # somebody else has locked it, for longer than anybody waits: once for all
+        except sqlite3.Error as error:  # another process holds the lock beyond the timeout: fail all of them at once
             for call in writers:
                 call.error = error
             group = [call for call in group if not call.writes]

@@ -64,7 +64,7 @@ def prepare(cursor: sqlite3.Cursor) -> None:
         if mode != wanted:
             try:
                 if mode == "wal":
-                    cursor.execute("PRAGMA busy_timeout = 0")  # as long as the other one runs, there is no use waiting
+                    cursor.execute("PRAGMA busy_timeout = 0")  # waiting would not help while the other program runs
                 cursor.execute(statement)
             except sqlite3.OperationalError:
                 if mode != "wal" and wanted != "wal":
@@ -117,7 +117,7 @@ class Opened:
 
 def _make_private(file: str) -> None:
     """Make the file, where there is none, for its owner alone; its -wal, -shm and -journal get the same rights."""
-    with contextlib.suppress(OSError):  # it is there, or SQLite says why it cannot be
+    with contextlib.suppress(OSError):  # it exists, or SQLite reports why it cannot be created
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 

@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 R = TypeVar("R")
 
-_PATIENCE = 2.0  # seconds for which the end of a connection is waited for that is of no more use
+_PATIENCE = 2.0  # seconds to wait for the end of an unusable connection
 
 
 class _Held(NamedTuple):
@@ -108,8 +108,8 @@ class SqliteDatabase:
             except (OverflowError, UnicodeEncodeError) as error:  # the driver cannot bind it
                 raise StorageRefused(f"the store refused: {type(error).__name__}") from error
             except sqlite3.OperationalError as error:
-                # Whatever is wrong with it (a rollback that failed, a file that was replaced), the next
-                # call is better off with a new connection; what waits in its thread's queue still runs.
+                # Whatever the error (a rollback that failed, a file that was replaced), the next call is better off
+                # with a new connection; what waits in its thread's queue still runs.
                 if is_unavailable(error):
                     log.warning("connection dropped", reason=str(error))
                     await asyncio.shield(self._discard(held))
@@ -117,7 +117,7 @@ class SqliteDatabase:
 
     async def standing(self) -> Standing | None:
         """Return where the tables stand; None where they are not there."""
-        return await self.run(_standing) if self._path.exists() else None  # to look would leave an empty file
+        return await self.run(_standing) if self._path.exists() else None  # connecting would create an empty file
 
     async def subscriptions(self) -> tuple[int, Sequence[Registered]]:
         """Return the version of the set, and the active subscriptions; see `Registry.subscriptions()`."""
