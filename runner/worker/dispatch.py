@@ -81,7 +81,7 @@ class Dispatch:
             if outlet.open:
                 outlet.start(flight)
             else:  # since it was assigned
-                self._ended()
+                flight.end()
         if not self._flying:
             self.hurry()
 

@@ -145,6 +145,11 @@ class Flight(Generic[W]):
             self.troubles.append((index, outcome, seconds))
 
     def end(self) -> None:
-        """Report that nothing runs and nothing is left to start."""
-        if self._ended is not None:
-            self._ended()
+        """
+        Report that nothing runs and nothing is left to start.
+
+        Then let go of those it reports to: they hold the flight, and events in a circle stay until the collector comes.
+        """
+        ended, self._ended, self._report = self._ended, None, None
+        if ended is not None:
+            ended()

@@ -79,10 +79,9 @@ class Leases:
             lease = Lease(work.seq, outlet.id, work.attempt, token)
             self._let_go(lease.key)
             self._held[lease.key] = _Held(lease, outlet, flight, index, weight)
-        ended = partial(self._ended, outlet, flight)
-        flight.report_to(self._reporter(outlet, flight, token), ended)
+        flight.report_to(self._reporter(outlet, flight, token), partial(self._ended, outlet, flight))
         if flight.over:
-            ended()
+            flight.end()
 
     async def renew(self) -> None:
         """

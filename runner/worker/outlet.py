@@ -262,6 +262,7 @@ class Outlet:
         if lane not in self._lanes:
             return
         self._lanes.remove(lane)
+        del lane.task  # which holds the lane
         self._slots.used -= 1
         if self._flights and not lane.ending:
             if not self._lanes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -18,12 +19,14 @@ from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.retry import RetryPolicy
-from runner.storage.contract.claims import DeliveryClaim
+from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, Work
 from runner.storage.contract.records import DeliveryQuery
 from runner.storage.expressions import Now
 from runner.storage.postgres.connector import _SERVER_SETTINGS
 from runner.storage.tables import attempts, deliveries, dispatch
 from runner.subscription import Subscription
+from runner.worker.dispatch import Dispatch
+from runner.worker.flight import Flight
 from tests.support.eventually import eventually
 from tests.support.faulty import Faulty
 from tests.support.postgres import PostgresServer
@@ -45,7 +48,49 @@ def retry(**options: float | timedelta | tuple[timedelta, ...]) -> RetryPolicy:
     return RetryPolicy(**{"delay": timedelta(milliseconds=10), "jitter": 0, **options})  # type: ignore[arg-type]  # as named
 
 
+@contextlib.contextmanager
+def no_collector() -> Iterator[None]:
+    """Leave what holds itself in a circle where it is."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def in_memory() -> int:
+    """Return how many claimed events and deliveries there are in this process."""
+    return sum(isinstance(each, Work | ClaimedDelivery | Flight | Dispatch) for each in gc.get_objects())
+
+
 class TestOutcomes(BusTests):
+    async def test_what_is_settled_leaves_no_event_in_memory_for_the_collector(self, bus: Bus) -> None:
+        """Else a process would hold many times the bytes that its budget counts."""
+        runner, plain, late = bus.runner(patience=timedelta(milliseconds=10)), Handler(), Gate()
+
+        async def states() -> list[str]:
+            return [row["state"] for row in await bus.deliveries()]
+
+        async def apart() -> bool:
+            return (await states()).count("leased") == 2
+
+        async def over() -> bool:
+            return set(await states()) == {"delivered"}
+
+        runner.subscribe("plain", plain)
+        runner.subscribe("fails", failing(Failed("not yet"), ACCEPTED), types=["bad"])
+        runner.subscribe("late", late, types=["late"])
+        async with runner:
+            with no_collector():
+                before = in_memory()
+                await runner.publish_many([*events(20), *events(2, "late"), *events(1, "bad")])
+                await eventually(lambda: len(plain.seen) == 23 and len(late.seen) == 2)
+                await eventually(apart)  # from their dispatch, each under a lease of its own
+                late.opened.set()
+                await eventually(over)
+                await eventually(lambda: in_memory() == before)
+
     async def test_what_is_published_is_delivered_to_every_subscription_that_matches(self, bus: Bus) -> None:
         runner, everything, orders, nothing = bus.runner(), Handler(), Handler(), Handler()
         runner.subscribe("everything", everything)

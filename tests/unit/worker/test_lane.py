@@ -337,11 +337,11 @@ class TestWhatEndsItsOwnTask:
         one, told = outlet(Handlers([forever, succeeds]), concurrency=1), Told(2)  # type: ignore[arg-type]  # a sink of another class
         one.start(told.flight)
         await tick(2)
-        [lane] = one._lanes
-        lane.task.get_coro().close()  # what the interpreter does to a task nobody has
+        [task] = [lane.task for lane in one._lanes]
+        task.get_coro().close()  # what the interpreter does to a task nobody has
         assert (told.delivered, told.failed, one.running) == (set(), {}, 0)
-        lane.task.cancel()
-        await asyncio.gather(lane.task, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     def test_the_end_of_asyncio_run_is_no_answer_and_no_failure(self) -> None:
         async def scenario() -> None:
