@@ -140,8 +140,15 @@ async def main(plan: Plan) -> None:
     print("published", flush=True)
 
 
+async def _load(plan: Plan) -> None:
+    """Import what a child needs, once for all of them; each would spend most of its life on that."""
+    async with open_bus(load_config(plan.config)):
+        pass
+
+
 def live_again_and_again(plan: Plan) -> None:
     """Publish in one child after the other, of which all but the last are killed soon after they began."""
+    asyncio.run(_load(plan))
     chance = random.Random(f"{plan.seed}:kills")
     journal = Journal(Path(plan.journal), Publishing)
     for _ in range(plan.kills):

@@ -89,7 +89,7 @@ async def no_larger_files(trial: Trial) -> AsyncIterator[None]:
 async def writer_killed_in_its_commits(trial: Trial, kills: int = 50, count: int = 2000) -> None:
     await trial.start(Subscriber("work"), runners=1)
     publisher = trial.publish(count, rate=1000.0, kills=kills)
-    await asyncio.to_thread(publisher.wait_for_line, "published", 60.0)
+    await trial.finished(publisher)
     unanswered = [int(line.split()[1]) for line in publisher.stdout if line.startswith("killed")]
     trial.note(f"a writer was killed {len(unanswered)} times")
     trial.bite("writers killed in a commit", sum(count > 0 for count in unanswered))
@@ -214,6 +214,7 @@ async def test_fi_32_limit(sqlite: Trial) -> None:
     await disk_full(sqlite, no_larger_files)
 
 
+@pytest.mark.timeout(600)  # fifty lives, however long each takes to begin on a busy machine
 @pytest.mark.chaos("FI-33", "kill -9 of a writer in its commits, fifty times")
 async def test_fi_33(sqlite: Trial) -> None:
     await writer_killed_in_its_commits(sqlite)

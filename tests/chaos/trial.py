@@ -138,6 +138,17 @@ class Trial:
         with contextlib.suppress(AssertionError):
             await eventually(lambda: self.answered() >= count, self.bound(timeout))
 
+    async def finished(self, publisher: RunnerProcess) -> None:
+        """Return once a publisher has ended, however long it takes; raise `AssertionError` if it writes nothing more."""
+        while publisher.returncode is None:
+            written = len(self.deployment.published.read())
+            await eventually(
+                lambda written=written: (  # type: ignore[misc]  # of this round
+                    publisher.returncode is not None or len(self.deployment.published.read()) > written
+                )
+            )
+        assert publisher.returncode == 0, publisher.report()
+
     def moments(self, count: int, of: int) -> list[int]:
         """Return `count` random moments in the course of `of` publishes, in order, not at the beginning or the end."""
         return sorted(self.random.sample(range(of // 10, of * 9 // 10), count))
