@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,9 +24,10 @@ import nkeys
 import psutil
 import pytest
 
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.http import Answer, ask
 from tests.support.nats_jwt import Operator
+from tests.support.postgres import PostgresServer
 from tests.support.process import RunnerProcess
 from tests.support.secrets import nothing_known
 from tests.support.server import HOST, free_port
@@ -276,11 +278,32 @@ def _spelled(secret: str) -> set[str]:
     return {secret, secret.removeprefix("whsec_"), quote(secret, safe=""), encoded, secret.encode().hex()}
 
 
-def test_no_secret_is_shown_anywhere(tmp_path: Path, echo: str) -> None:
-    """On SQLite, as text for people; FI-53 of the chaos suite has PostgreSQL and JSON, under faults."""
-    shop = Shop(tmp_path, "sqlite:///shop.db", echo)
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Callable[[], str]]:
+    """The DSN of an empty store, and what gives all its rows as text."""
+    if request.param == "sqlite":
+        return "sqlite:///shop.db", partial(_dump, tmp_path / "shop.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    dsn: str = request.getfixturevalue("postgres_dsn")
+    secret = f":{SECRETS['password of the database']}@"  # the server takes any
+    return dsn.replace("@", secret, 1), partial(server.psql, ALL_ROWS, dsn)
+
+
+ALL_ROWS = r"SELECT format('TABLE %I', tablename) FROM pg_tables WHERE schemaname = 'public' \gexec"
+
+
+def _dump(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return "\n".join(database.iterdump())
+
+
+@pytest.mark.timeout(600)  # sixty commands, one after the other
+def test_no_secret_is_shown_anywhere(tmp_path: Path, echo: str, place: tuple[str, Callable[[], str]]) -> None:
+    """As text for people; FI-53 of the chaos suite has JSON, under faults."""
+    dsn, rows = place
+    shop = Shop(tmp_path, dsn, echo)
     with RunnerProcess("start", "-c", "runner.yaml", env=shop.environ, cwd=tmp_path) as server:
-        server.wait_for_line("started")
+        server.wait_for_line("started", 4 * PATIENCE)
         misuse(shop)
         publish(shop)
         for path in PATHS:
@@ -291,9 +314,8 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path, echo: str) -> None:
             shop.verb(args)
         server.stop()
         shop.seen["log"] = "\n".join([*server.stdout, *server.stderr])
-    with sqlite3.connect(tmp_path / "shop.db") as database:
-        shop.seen["tables"] = "\n".join(database.iterdump())
-    database.close()
+    shop.seen["tables"] = rows()
+    assert "order.created" in shop.seen["tables"], "these are not the rows"
     assert "Traceback" not in shop.seen["log"]
     assert shop.seen["log"].count("delivery dead") >= len(SINKS) + 1
     assert not shop.leaks(), "\n".join(shop.leaks())

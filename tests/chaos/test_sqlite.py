@@ -214,7 +214,6 @@ async def test_fi_32_limit(sqlite: Trial) -> None:
     await disk_full(sqlite, no_larger_files)
 
 
-@pytest.mark.timeout(600)  # fifty lives, however long each takes to begin on a busy machine
 @pytest.mark.chaos("FI-33", "kill -9 of a writer in its commits, fifty times")
 async def test_fi_33(sqlite: Trial) -> None:
     await writer_killed_in_its_commits(sqlite)

@@ -48,18 +48,19 @@ async def control(trial: Trial, count: int = 5000, patience: float = 30.0) -> No
 async def killed_again_and_again(trial: Trial) -> None:
     kills = 5
     await trial.start(Subscriber("work"), Subscriber("hook", hook=0.02))
-    trial.publish(2400, rate=200.0)
-    for moment in trial.moments(kills, of=2000):
-        await trial.reach(moment)
+    publisher = trial.publish(20_000, rate=200.0)
+    for _ in range(kills):
+        await trial.reach(trial.answered() + trial.random.randint(50, 500))
         await trial.kill(await trial.busy())  # one that has just been started may find no work
         trial.fault()
         await trial.deployment.start()
+    publisher.signal(signal.SIGTERM)  # it went on for as long as the new ones took to start
     await trial.verify(duplicates=trial.held(kills), recovery=TAKEN_OVER)
 
 
 async def all_killed_at_once(trial: Trial) -> None:
     """Nothing is published after the kill: no signal tells those that start of what the dead ones held."""
-    lease = 3 * LEASE  # it must outlast the start of the new ones, or their first look finds everything
+    lease = round(trial.bound(3 * LEASE))  # it must outlast the start of the new ones, or their first look finds all
     await trial.start(Subscriber("work"), Subscriber("toil", "toil", prefix="slow."), lease=lease)
     count = trial.random.randint(300, 600)
     trial.publish(count, types=["slow.load", *["load"] * 19])
@@ -264,11 +265,12 @@ async def stopped_before_it_started(trial: Trial, mode: Mode) -> None:
 
 async def restarted_one_by_one(trial: Trial) -> None:
     await trial.start(Subscriber("work"), Subscriber("hook", hook=0.02))
-    trial.publish(2400, rate=200.0)
-    for moment, victim in zip(trial.moments(3, of=1500), trial.runners, strict=True):
-        await trial.reach(moment)
+    publisher = trial.publish(20_000, rate=200.0)
+    for victim in trial.runners:
+        await trial.reach(trial.answered() + trial.random.randint(50, 500))
         await _stop(trial, victim, GRACE)
         await trial.deployment.start()
+    publisher.signal(signal.SIGTERM)
     await trial.verify()
 
 
