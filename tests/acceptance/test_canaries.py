@@ -311,7 +311,8 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path, echo: str, place: tuple[str
         shop.visit()
         shop.seen["ps"] = " ".join(psutil.Process(server.pid).cmdline())
         for args in VERBS:
-            shop.verb(args)
+            if not (dsn.startswith("postgresql") and args.endswith("--json")):  # whose texts are the same on both
+                shop.verb(args)
         server.stop()
         shop.seen["log"] = "\n".join([*server.stdout, *server.stderr])
     shop.seen["tables"] = rows()

@@ -245,7 +245,7 @@ class Storm:
     async def replace(self) -> None:
         victim = self._victim()
         victim.signal(signal.SIGTERM)
-        await asyncio.to_thread(victim.wait, 30.0)
+        await asyncio.to_thread(victim.wait)
         await self.trial.deployment.start()
 
     async def kill_the_publisher(self) -> None:

@@ -34,7 +34,7 @@ async def pooled(trial: Trial, pooler: PgBouncer, console: Callable[[str], str])
     through = pooler.dsn(trial.dsn.rsplit("/", 1)[1])
     options: dict[str, Any] = {"runner_dsn": through, "publisher_dsn": through}
     unaware = trial.deploy(Subscriber("work"), **options).launch()
-    code = await asyncio.to_thread(unaware.wait, 20.0)
+    code = await asyncio.to_thread(unaware.wait)
     trial.require(code == 1, f"without the option a runner ended with {code}")
     told = any("set storage.pgbouncer: true" in line for line in unaware.stderr)
     trial.require(told, f"the cure is not named: {unaware.stderr[-1:]}")

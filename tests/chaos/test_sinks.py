@@ -39,13 +39,15 @@ async def hostile_receivers(trial: Trial) -> None:
     """Nine ways to misbehave, at once, beside a function and a webhook that behave."""
     port = free_port()
     ways = [*ACCEPTING, *REFUSING]
+    patience = min(trial.bound(TIMEOUT), 20.0)  # a receiver on a busy machine takes its time
     hostile = []
     for way in ways:
         # A reset costs an attempt for each connection that is kept open.
         attempts = 12 if way in ACCEPTING else 2
         retry = f"{{max_attempts: {attempts}, delay: 200ms, max_delay: 400ms}}"
         options = f"timeout: 30s, breaker: off, concurrency: 4, retry: {retry}"
-        hostile.append(Subscriber(way, prefix="evil", sink=_webhook(port, way), options=options))
+        sink = _webhook(port, way, timeout=patience)
+        hostile.append(Subscriber(way, prefix="evil", sink=sink, options=options))
     await trial.start(Subscriber("note", "note"), Subscriber("hook", hook=0.0), *hostile)
     trial.deployment.accompany("tests.chaos.hostile", str(port), "deliveries.jsonl")
     trial.publish(240, rate=60.0)
@@ -64,7 +66,7 @@ async def hostile_receivers(trial: Trial) -> None:
     trial.note(
         f"longest attempt {longest:.2f} s, growth {grown / 2**20:.1f} MiB, p99 {usual:.3f} s, then {siblings:.3f} s"
     )
-    trial.require(longest < trial.bound(TIMEOUT + 1), f"an attempt took {longest:.1f} s")
+    trial.require(longest < trial.bound(patience + 1), f"an attempt took {longest:.1f} s")
     ends = await _states(trial)
     for way in ways:
         trial.bite(f"deliveries to {way}", sum(ends[way].values()))
@@ -78,7 +80,9 @@ async def answers_without_end(trial: Trial, events: int = 10) -> None:
     port = free_port()
     options = "timeout: 30s, breaker: off, concurrency: 10, retry: {max_attempts: 2, delay: 200ms, max_delay: 400ms}"
     ways = [*REFUSING_WITHOUT_END, *ACCEPTING_WITHOUT_END]
-    hostile = [Subscriber(way, prefix="evil", sink=_webhook(port, way, timeout=5.0), options=options) for way in ways]
+    patience = min(trial.bound(5.0), 20.0)  # a receiver on a busy machine takes its time
+    sinks = {way: _webhook(port, way, timeout=patience) for way in ways}
+    hostile = [Subscriber(way, prefix="evil", sink=sink, options=options) for way, sink in sinks.items()]
     await trial.start(Subscriber("note", "note"), Subscriber("hook", hook=0.0), *hostile)
     trial.deployment.accompany("tests.chaos.hostile", str(port), "deliveries.jsonl")
     trial.publish(240, rate=60.0)
@@ -90,7 +94,9 @@ async def answers_without_end(trial: Trial, events: int = 10) -> None:
     grown = max(psutil.Process(runner.pid).memory_info().rss - before[runner.pid] for runner in trial.runners)
     trial.require(grown < GROWTH * 2**20, f"a worker has grown by {grown / 2**20:.0f} MiB")
     siblings = late(trial, "note", "hook", first=240)
-    trial.require(siblings < max(3 * usual, LATE), f"siblings waited {siblings:.2f} s at p99, {usual:.2f} s before")
+    trial.require(
+        siblings < trial.bound(max(3 * usual, LATE)), f"siblings waited {siblings:.2f} s at p99, {usual:.2f} s before"
+    )
     trial.note(f"growth {grown / 2**20:.1f} MiB, p99 {usual:.3f} s, then {siblings:.3f} s")
     floods = [int(line) for line in (trial.directory / FLOODS).read_text().split()]
     trial.bite("answers that were cut off", len(floods))
@@ -155,7 +161,7 @@ async def told_to_wait(trial: Trial) -> None:
     for name, (_, least, most) in waits.items():
         gaps = list(_gaps(trial, name))
         trial.bite(f"waits of {name}", len(gaps))
-        within = gaps and least <= min(gaps) and max(gaps) <= most
+        within = gaps and least <= min(gaps) and max(gaps) <= trial.bound(most)
         trial.require(within, f"{name}: waited {gaps}, expected {least:g} to {most:g} s")
     ends = await _states(trial)
     trial.require(ends["gone"] == {"dead": 5}, f"gone: {dict(ends['gone'])}")

@@ -191,7 +191,7 @@ async def stopped_under_load(trial: Trial) -> None:
     await trial.drain()
     for runner in trial.runners:
         runner.signal(signal.SIGTERM)
-        trial.require(await asyncio.to_thread(runner.wait, 15.0) == 0, "the exit code of a stop is not 0")
+        trial.require(await asyncio.to_thread(runner.wait) == 0, "the exit code of a stop is not 0")
     await trial.verify()
 
 
@@ -201,7 +201,7 @@ async def _stop(trial: Trial, victim: RunnerProcess, limit: float) -> None:
     running = trial.deployment.running(victim)
     began = monotonic()
     victim.signal(signal.SIGTERM)
-    code = await asyncio.to_thread(victim.wait, 30.0)
+    code = await asyncio.to_thread(victim.wait)
     took = monotonic() - began
     trial.note(f"SIGTERM of {victim.pid}, {running} deliveries running, exit {code} after {took:.2f} s")
     trial.bite("deliveries running at a stop", running)
@@ -236,7 +236,7 @@ async def stopped_twice(trial: Trial) -> None:
     await asyncio.to_thread(victim.wait_for_line, "stopping")
     began = monotonic()
     victim.signal(signal.SIGTERM)
-    code = await asyncio.to_thread(victim.wait, 30.0)
+    code = await asyncio.to_thread(victim.wait)
     trial.fault()
     trial.note(f"two SIGTERMs, exit {code} after {monotonic() - began:.2f} s")
     trial.require(code == 130, f"the exit code is {code}, expected 130")
@@ -256,7 +256,7 @@ async def stopped_before_it_started(trial: Trial, mode: Mode) -> None:
         await eventually(lambda: mode == "refuse" or database.connections > 0)
         began = monotonic()
         runner.signal(signal.SIGTERM)
-        code = await asyncio.to_thread(runner.wait, 30.0)
+        code = await asyncio.to_thread(runner.wait)
         trial.bite("stopped before it had started", "stopped before it had started" in "".join(runner.stderr))
     trial.require(code == 0, f"the exit code is {code}, expected 0")
     trial.require(monotonic() - began <= trial.bound(LEAVING), f"the stop took {monotonic() - began:.2f} s")

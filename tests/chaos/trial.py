@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,13 @@ class Trial:
             await eventually(lambda: self.answered() >= count, self.bound(timeout))
 
     async def finished(self, publisher: RunnerProcess) -> None:
-        """Return once a publisher has ended, however long it takes; raise `AssertionError` if it writes nothing more."""
+        """Return once a publisher has ended, however long it takes; `AssertionError` if it writes nothing more."""
+
+        def goes_on(written: int) -> bool:
+            return publisher.returncode is not None or len(self.deployment.published.read()) > written
+
         while publisher.returncode is None:
-            written = len(self.deployment.published.read())
-            await eventually(
-                lambda written=written: (  # type: ignore[misc]  # of this round
-                    publisher.returncode is not None or len(self.deployment.published.read()) > written
-                )
-            )
+            await eventually(partial(goes_on, len(self.deployment.published.read())))
         assert publisher.returncode == 0, publisher.report()
 
     def moments(self, count: int, of: int) -> list[int]:
