@@ -15,6 +15,7 @@ import asyncpg
 import psutil
 import pytest
 
+from tests.support.eventually import PATIENCE
 from tests.support.nats import NatsServer
 from tests.support.process import RunnerProcess, run_cli
 from tests.support.proxy import Proxy
@@ -330,7 +331,7 @@ async def _look_for_canaries(trial: Trial, server: NatsServer) -> None:
 
 def _shown(trial: Trial, command: str, file: str) -> str:
     """Return all that a command prints."""
-    result = run_cli(*command.split(), "-c", file, cwd=trial.directory)
+    result = run_cli(*command.split(), "-c", file, cwd=trial.directory, timeout=10 * PATIENCE)  # many at once
     return result.stdout + result.stderr
 
 
