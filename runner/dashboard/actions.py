@@ -1,4 +1,4 @@
-"""Actions: what a visitor with the scope `admin` does on a page, asked once more where it concerns many."""
+"""Actions: what a visitor whose token has the scope for it does on a page, asked once more where it concerns many."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Action:
     An action.
 
     Its route is a POST with a form that has the field `csrf`. The site checks the origin, the session, that field and
-    the scope `admin` before anything else. Without `confirm` in the form it shows the question, where there is one,
+    the scope before anything else. Without `confirm` in the form it shows the question, where there is one,
     whose button sends the form again with it.
 
     Attributes:
@@ -67,6 +67,7 @@ class Action:
         do: does it. Raise any error of the package, which is shown as a page.
         ask: returns the question; None to act at once.
         fields: of the form, which the question passes on.
+        scope: that the token needs.
         again: the template of the form, to be shown with what is in it where something of that is wrong.
     """
 
@@ -74,4 +75,5 @@ class Action:
     do: Callable[[Act], Awaitable[Outcome]]
     ask: Callable[[Act], Awaitable[Question]] | None = None
     fields: tuple[str, ...] = ()
+    scope: str = "admin"
     again: str = ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..api.access import is_foreign
+from ..api.access import Anybody, Caller, is_foreign
 from ..api.problems import Problem
 from ..api.tokens import TokenCaller, Tokens
 from .session import Session, open_cookie, seal_cookie
@@ -27,6 +27,8 @@ __all__ = ["CSRF", "Guard", "LoginNeeded", "Visitor"]
 CSRF = "csrf"
 """The field of a form that says which session it was made for."""
 
+_ALL = frozenset(("read", "admin", "publish"))
+
 
 class LoginNeeded(Exception):
     """The visitor has to log in first."""
@@ -38,18 +40,44 @@ class Visitor:
     A person who looks at a page.
 
     Attributes:
-        name: that of the token.
-        acts: whether the visitor may change anything.
+        caller: the token as the API knows it.
+        scopes: that the token has.
         nonce: of the session, secret.
         logged_in: whether there is a session to end.
         cookie: to be set with the answer; None for none.
     """
 
-    name: str
-    acts: bool
+    caller: Caller
+    scopes: frozenset[str]
     nonce: str
     logged_in: bool
     cookie: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the token."""
+        return self.caller.name
+
+    @property
+    def acts(self) -> bool:
+        """Whether the visitor may change anything."""
+        return "admin" in self.scopes
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the visitor may publish."""
+        return "publish" in self.scopes
+
+    @property
+    def rights(self) -> str:
+        """What the token allows, in words."""
+        named = {"read": "look", "admin": "act", "publish": "publish"}
+        *others, last = [words for scope, words in named.items() if scope in self.scopes]
+        return f"may {', '.join(others)} and {last}" if others else f"may {last}"
+
+    def unnamed(self) -> Visitor:
+        """Return any visitor who is shown the same."""
+        return replace(self, caller=Anybody(), nonce="", logged_in=False, cookie=None)
 
     @property
     def csrf(self) -> str:
@@ -74,7 +102,7 @@ class Guard:
         if not isinstance(access, Tokens):
             new = not _is_nonce(cookie)
             nonce = secrets.token_hex(16) if new else cookie
-            return Visitor(access.admit(request, "read").name, True, nonce, False, nonce if new else None)
+            return Visitor(access.admit(request, "read"), _ALL, nonce, False, nonce if new else None)
         session = open_cookie(cookie, access.live(), self._surface.deployment_id)
         if session is None or not _sees(session.entry):
             raise LoginNeeded
@@ -120,7 +148,7 @@ class Guard:
 
 
 def _visitor(session: Session) -> Visitor:
-    return Visitor(session.entry.name, "admin" in session.entry.scopes, session.nonce, True)
+    return Visitor(TokenCaller(session.entry), frozenset(session.entry.scopes), session.nonce, True)
 
 
 def _sees(entry: TokenEntry) -> bool:

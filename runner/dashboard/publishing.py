@@ -43,6 +43,7 @@ def _publication(act: Act) -> Publication:
         **given,
     )
     delay = act.form.get("delay", "").strip()
+    event = act.view.visitor.caller.admitted(event)
     return Publication(event, _DELAY.read("delay", delay) if delay else None)
 
 
@@ -77,4 +78,4 @@ async def _publish(act: Act) -> Outcome:
 
 
 PAGES = (Page(path="/publish", template="publish.html", look=_form, query=("type", "source")),)
-ACTIONS = (Action(path="/publish", do=_publish, ask=_ask, fields=_FIELDS, again="publish.html"),)
+ACTIONS = (Action(path="/publish", do=_publish, ask=_ask, fields=_FIELDS, scope="publish", again="publish.html"),)

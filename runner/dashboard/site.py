@@ -127,15 +127,15 @@ class Site:
         async def follow(request: Request) -> Response:
             visitor = self._guard.visitor(request)
             self._live.check_room()
-            everybody = Visitor("", visitor.acts, "", False)  # what is sent goes to all viewers of the same page
+            everybody = visitor.unnamed()  # what is sent goes to all viewers of the same page
             view = View.of(request, self._surface, self._glances, everybody, shown.query, "")
             view = replace(view, streamed=True)
             asked = tuple(sorted(view.path.items())), tuple(sorted(view.query.items()))
-            key = shown.path, *asked, view.url.root, visitor.acts
+            key = shown.path, *asked, view.url.root, visitor.scopes
 
             def admitted() -> bool:
                 with contextlib.suppress(LoginNeeded, Problem):
-                    return self._guard.visitor(request).acts == visitor.acts
+                    return self._guard.visitor(request).scopes == visitor.scopes
                 return False
 
             stream = self._live.stream(key, shown, view, admitted)
@@ -148,8 +148,8 @@ class Site:
             visitor = self._guard.visitor(request)
             form = await self._form(request)
             self._guard.check_form(request, visitor, form)
-            if not visitor.acts:
-                raise Problem(403, "forbidden", f"the token {visitor.name!r} has not the scope admin")
+            if action.scope not in visitor.scopes:
+                raise Problem(403, "forbidden", f"the token {visitor.name!r} has not the scope {action.scope}")
             view = View.of(request, self._surface, self._glances, visitor, (), "")
             asked = Act(view=view, form=form)
             kept = {name: form[name] for name in action.fields if name in form}

@@ -10,13 +10,17 @@ from html import unescape
 import pytest
 
 from runner import Event, Rejected, load
+from runner.policies.schedule import SOURCES
 from runner.storage.contract.audit import ActionQuery
 from tests.support.eventually import eventually
 
 from .buses import Bus
 from .test_dashboard import ADMIN, GUARDED, READ, Browser
 
-FILE = f"""{GUARDED}
+BOSS, CLERK = f"evb_{'o' * 43}", f"evb_{'c' * 43}"
+FILE = f"""{GUARDED.replace("[read, admin]", "[read, admin, publish]").rstrip()}
+    - {{name: boss, secret: {BOSS}, scopes: [read, admin]}}
+    - {{name: clerk, secret: {CLERK}, scopes: [read, publish]}}
 schedules:
   - {{name: daily, cron: "@daily", event: {{type: day}}}}
 """
@@ -214,3 +218,36 @@ async def test_nothing_is_done_without_the_scope_the_session_or_the_page(shop: B
     assert await entries(shop) == []
     assert b"formaction" not in (await reader("/dashboard/dead-letters")).body
     assert b'action="/dashboard/deliveries/retry"' not in (await reader("/dashboard/dead-letters")).body
+
+
+async def test_publishing_takes_the_scope_publish_and_no_other(shop: Browser) -> None:
+    form = {"type": "n", "source": "/test", "data": '{"n": 4}'}
+    boss = Browser(shop.runner)
+    await boss.log_in(BOSS)
+    for more in ({}, {"confirm": "yes"}):
+        answer = await boss("/dashboard/publish", {"csrf": await boss.csrf(), **form, **more})
+        assert answer.status == 403
+        assert b"has not the scope publish" in answer.body
+    for path in ("/", "/dashboard/publish", "/dashboard/events?type=x"):
+        assert b'href="/dashboard/publish"' not in (await boss(path)).body
+        assert b'action="/dashboard/publish"' not in (await boss(path)).body
+    assert await entries(shop) == []
+
+    clerk = Browser(shop.runner)
+    await clerk.log_in(CLERK)
+    assert b'href="/dashboard/publish"' in (await clerk("/")).body
+    answer = await clerk("/dashboard/subscriptions/picky/pause", {"csrf": await clerk.csrf(), "confirm": "yes"})
+    assert answer.status == 403
+    assert await done(clerk, "/publish", **form) == "Event 4 is published."
+    assert await entries(shop) == [("dashboard:clerk", "events.publish", 1)]
+
+
+async def test_a_token_that_may_only_publish_does_not_speak_for_the_bus(shop: Browser) -> None:
+    clerk = Browser(shop.runner)
+    await clerk.log_in(CLERK)
+    form = {"csrf": await clerk.csrf(), "type": "day", "source": f"{SOURCES}daily", "id": "of a tick to come"}
+    for more in ({}, {"confirm": "yes"}):
+        answer = await clerk("/dashboard/publish", {**form, **more})
+        assert answer.status == 403
+        assert b"the bus&#39;s own" in answer.body
+    assert await entries(shop) == []
