@@ -3,14 +3,13 @@
 
 First a store is filled with deliveries that are over, in runs and as rows, and every page is opened again and again
 through a server that holds nothing from one opening to the next. The statements of a page are counted in the log of
-PostgreSQL: the fewest of some openings, because the server has other loops. Then `runner start` drains backlogs, in
-turns without a dashboard and beside many, each opened as a browser opens it.
+PostgreSQL: the fewest of some openings, because the server has other loops. Then `runner start` drains a backlog, in
+turns without a dashboard and beside many, each opened as a browser opens it (`bench.beside`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import html
 import http.client
 import json
 import re
@@ -19,17 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import asyncpg
 import click
 
-from runner.event import new_id
 from tests.support.postgres import PostgresServer
 from tests.support.server import free_port
 
+from .beside import HANDLERS, Drain, compared
 from .rows import PER_EVENT, add_recorded
 
 _ROOT = Path(__file__).parents[1]
@@ -68,24 +66,6 @@ api: {{listen: "127.0.0.1:{port}"}}
 log: {{level: error}}
 """
 
-# Says when it is called with the first event of a backlog, and when with the last one.
-_HANDLERS = """\
-import time
-
-async def note(event):
-    if event.id.endswith(("first", "last")):
-        print(time.monotonic(), flush=True)
-"""
-
-_BACKLOG = """
-WITH e AS (
-    INSERT INTO events (id, source, type, data, created_at)
-    SELECT $1 || CASE n WHEN 1 THEN 'first' WHEN $2 THEN 'last' ELSE n::text END, '/backlog', 'bench.drain',
-        repeat('x', 100)::bytea, clock_timestamp()
-    FROM generate_series(1, $2::int) n RETURNING seq)
-INSERT INTO dispatch (event_seq) SELECT seq FROM e ORDER BY seq
-"""
-
 PAGES = {
     "overview": "/",
     "overview, 7 days": "/?range=7d",
@@ -114,23 +94,20 @@ PAGES = {
 }
 """Every page of the dashboard, and searches."""
 
-_OPEN = ["/"] * 4 + ["/?range=7d", "/dashboard/subscriptions", "/dashboard/events", "/dashboard/dead-letters"]
-_OPEN += ["/dashboard/subscriptions/s1", "/dashboard/events?type=bench.drain"]
-
 
 @click.command()
 @click.option("--deliveries", default=10_000_000, show_default=True, help="Deliveries that are on record.")
 @click.option("--openings", default=20, show_default=True, help="Openings of each page; 0 leaves that out.")
 @click.option("--dashboards", default=50, show_default=True, help="How many are open beside a drain.")
-@click.option("--rounds", default=6, show_default=True, help="Drains without and with them each; 0 leaves that out.")
-@click.option("--events", default=100_000, show_default=True, help="Events of a drain, for a subscription each.")
-def main(deliveries: int, openings: int, dashboards: int, rounds: int, events: int) -> None:
+@click.option("--pairs", default=10, show_default=True, help="Windows without and with them each; 0 leaves that out.")
+@click.option("--seconds", default=6.0, show_default=True, help="How long such a window is.")
+def main(deliveries: int, openings: int, dashboards: int, pairs: int, seconds: float) -> None:
     """Print one line of JSON for each page, one for the drains, and what misses its target."""
     server = PostgresServer(18, settings=_SETTINGS)
     missed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="runner-bench-") as name:
         directory = Path(name)
-        (directory / "handlers.py").write_text(_HANDLERS)
+        (directory / "handlers.py").write_text(HANDLERS)
         try:
             server.start()
             dsn = server.create_database()
@@ -143,8 +120,8 @@ def main(deliveries: int, openings: int, dashboards: int, rounds: int, events: i
                 )
                 if openings:
                     missed += _open_all(server, port, openings)
-            if rounds:
-                missed += _drain_all(directory, dsn, dashboards, rounds, events)
+            if pairs:
+                missed += _drain_beside(server, directory, dsn, dashboards, pairs, seconds)
         finally:
             server.discard()
     for each in missed:
@@ -251,76 +228,18 @@ _STATEMENT = re.compile(
 # --- drains ---------------------------------------------------------------------------------------------------------
 
 
-def _drain_all(directory: Path, dsn: str, dashboards: int, rounds: int, events: int) -> list[str]:
-    """Drain backlogs, in turns without and beside open dashboards; return what misses its target."""
-    rates: dict[int, list[float]] = {0: [], dashboards: []}
+def _drain_beside(
+    server: PostgresServer, directory: Path, dsn: str, dashboards: int, pairs: int, seconds: float
+) -> list[str]:
+    """Drain beside open dashboards and without, in turns; return what misses its target."""
+    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
     with _served(directory, dsn, works=True) as (port, process):
-        asyncio.run(_drain(port, process, dsn, 0, events, "warm"))
-        for number in range(rounds):
-            for beside in (0, dashboards) if number % 2 else (dashboards, 0):
-                took = asyncio.run(_drain(port, process, dsn, beside, events, f"{number}-{beside}"))
-                rates[beside].append(events / took)
-    alone, watched = statistics.median(rates[0]), statistics.median(rates[dashboards])
-    pairs = [two / one for one, two in zip(rates[0], rates[dashboards], strict=True)]
-    shown = {"drain": round(alone), f"beside_{dashboards}": round(watched)}
-    spread = [round(each, 3) for each in sorted(pairs)]
-    click.echo(json.dumps({"events_per_second": shown, "ratio": round(statistics.median(pairs), 3), "ratios": spread}))
-    ratio = statistics.median(pairs)
+        drain = Drain(port, process, dsn, postmaster)
+        found = asyncio.run(compared(drain, dashboards, pairs, seconds))
+    click.echo(json.dumps(found))
+    ratio = found["ratio"]
+    assert isinstance(ratio, float)
     return [f"{dashboards} dashboards: {ratio:.3f} of the drain without"] if ratio < _LEAST else []
-
-
-async def _drain(port: int, process: subprocess.Popen[str], dsn: str, dashboards: int, events: int, name: str) -> float:
-    """Return the seconds from the first to the last of so many deliveries, beside so many dashboards."""
-    async with AsyncExitStack() as stack:
-        for number in range(dashboards):
-            await stack.enter_async_context(_watching(port, _OPEN[number % len(_OPEN)]))
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(_BACKLOG, f"{name}-", events)
-        await connection.close()
-        await _request(port, _WAKE)
-        assert process.stdout is not None
-        lines = [await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 120) for _ in range(2)]
-        return float(lines[1]) - float(lines[0])
-
-
-_WAKE = (
-    "POST /events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nce-specversion: 1.0\r\nce-type: bench.wake\r\n"
-    "ce-source: /bench\r\nce-id: {id}\r\ncontent-length: 0\r\n\r\n"
-)
-
-
-async def _request(port: int, head: str) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head.format(id=new_id()).encode())
-    answer = (await reader.read()).decode()
-    writer.close()
-    if " 20" not in answer[:16]:
-        raise SystemExit(f"refused: {answer[:200]}")
-    return answer
-
-
-@asynccontextmanager
-async def _watching(port: int, path: str) -> AsyncIterator[None]:
-    """Open a page as a browser does: the page, then the stream of what changes on it, which is read and thrown away."""
-    text = await _request(port, f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-    found = re.search(r'data-live="([^"]+)"', text)
-    if found is None:
-        raise SystemExit(f"{path} is no live page")
-    live = html.unescape(found[1])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {live} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n".encode())
-    await reader.readuntil(b"data: ")
-
-    async def read() -> None:
-        while await reader.read(65536):
-            pass
-
-    reading = asyncio.create_task(read())
-    try:
-        yield
-    finally:
-        reading.cancel()
-        writer.close()
 
 
 if __name__ == "__main__":

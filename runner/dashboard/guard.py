@@ -70,7 +70,7 @@ class Visitor:
 
     @property
     def rights(self) -> str:
-        """What the token allows, in words."""
+        """The rights of the token, in words."""
         named = {"read": "look", "admin": "act", "publish": "publish"}
         *others, last = [words for scope, words in named.items() if scope in self.scopes]
         return f"may {', '.join(others)} and {last}" if others else f"may {last}"

@@ -56,15 +56,21 @@ class Topic:
         self._draining = draining
         self._share = share
         self._parts: dict[str, _Part] = {}
+        self._messages: dict[int, bytes] = {}  # for those who have seen a version
         self._pause = 0.0
         self.version = 0
         self.news = asyncio.Event()
         self.readers = 0
         self.loop = Background("live page", self._step, nudge=self._tell)
 
-    def since(self, version: int) -> dict[str, str]:
-        """Return the parts that changed after a version."""
-        return {name: part.html for name, part in self._parts.items() if part.version > version}
+    def since(self, version: int) -> bytes:
+        """Return the parts that changed after a version as a message, made once for all; empty where none did."""
+        if version >= self.version:
+            return b""
+        if version not in self._messages:
+            changed = {name: part.html for name, part in self._parts.items() if part.version > version}
+            self._messages[version] = b"data: " + orjson.dumps(changed) + b"\n\n"
+        return self._messages[version]
 
     async def _step(self) -> None:
         await wait_for(self._draining, timedelta(seconds=self._pause))
@@ -90,6 +96,7 @@ class Topic:
                 changed = True
         if changed:
             self.version += 1
+            self._messages.clear()
             self._tell()
 
     def _tell(self) -> None:
@@ -129,7 +136,7 @@ class Live:
                 news, changed = topic.news, topic.since(version)
                 version = topic.version
                 if changed:
-                    yield b"data: " + orjson.dumps(changed) + b"\n\n"
+                    yield changed
                 else:
                     await wait_for(news, _HEARTBEAT)
                     if not news.is_set():

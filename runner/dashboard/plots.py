@@ -18,7 +18,7 @@ __all__ = ["RANGES", "Line", "Plot", "Range", "plots"]
 
 HEIGHT, WIDTH = 150, 560
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 8, 22
-_ZERO = re.compile(r"\.0(?!\d)")  # at the end of a mark: `75.0 %`
+_ZERO = re.compile(r"\.0+(?!\d)|(?<=\.\d)0+(?!\d)")  # at the end of a mark: `75.0 %`, `99.50 %`
 _LEAST_SECONDS = 0.001  # at the foot of a scale of durations
 
 

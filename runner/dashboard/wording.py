@@ -98,11 +98,10 @@ def _long(seconds: int) -> str:
 
 def size(number: int) -> str:
     """Return a number of bytes."""
-    for unit in ("B", "KiB"):
-        if number < 1024:
-            return f"{number} {unit}"
-        number //= 1024
-    return f"{number} MiB"
+    if number < 1024:
+        return f"{number} B"
+    amount, unit = (number / 1024, "KiB") if number < 1024**2 else (number / 1024**2, "MiB")
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
 
 
 def moment(time: datetime | None) -> str:
@@ -113,7 +112,7 @@ def moment(time: datetime | None) -> str:
 def ago(time: datetime | None, now: datetime | None = None) -> Markup:
     """Return a time as an element: relative to now, which the script keeps true, with the whole one on hover."""
     if time is None:
-        return Markup('<span class="none">{}</span>').format(NOTHING)
+        return Markup('<span class="none nil">{}</span>').format(NOTHING)
     apart = ((now or utcnow()) - time).total_seconds()
     words = "now" if abs(apart) < 1 else f"{_long(int(apart))} ago" if apart > 0 else f"in {_long(int(-apart))}"
     iso = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -43,6 +44,11 @@ def pictures() -> Path:
     return directory
 
 
+_SMALL = """() => [...document.querySelectorAll("button, .button, input:not([type=hidden]), select, nav a")]
+  .filter(each => each.offsetParent && each.getBoundingClientRect().height < 24 && each.type !== "checkbox")
+  .map(each => `${Math.round(each.getBoundingClientRect().height)} pixels high: ${each.outerHTML.slice(0, 120)}`)"""
+
+
 def until(check: Callable[[], object]) -> None:
     """Wait until `check` returns something true."""
     deadline = time.monotonic() + PATIENCE
@@ -70,11 +76,27 @@ class Tab:
         if not request.url.startswith((f"{self.address}/", "data:")):
             self.faults.append(f"a request to {request.url}")
 
-    def open(self, path: str) -> None:
-        """Open a path of the dashboard."""
-        answer = self.page.goto(self.address + path)
+    def open(self, path: str, status: int = 200) -> None:
+        """Open a path of the dashboard, which answers with a status."""
+        with self.expecting(status) if status != 200 else contextlib.nullcontext():
+            answer = self.page.goto(self.address + path)
         assert answer is not None
-        assert answer.status == 200, (path, answer.status)
+        assert answer.status == status, (path, answer.status)
+
+    @contextlib.contextmanager
+    def expecting(self, status: int) -> Iterator[None]:
+        """Expect an answer with a status that the browser complains of."""
+        before = len(self.faults)
+        yield
+        until(lambda: len(self.faults) > before or self.page.evaluate("0"))
+        assert [f"status of {status}" in each for each in self.faults[before:]] == [True]
+        del self.faults[before:]
+
+    def look(self, size: str, theme: str) -> None:
+        """Show the page that is open at a size and in a theme."""
+        width, height = SIZES[size]
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme=theme)
 
     def log_in(self, token: str) -> None:
         """Log in as a person does."""
@@ -90,8 +112,9 @@ class Tab:
         Args:
             rules: only these; all without any.
         """
-        axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-        self.page.evaluate(axe)  # by the debugger, so that the page's own policy stays as it is
+        if not self.page.evaluate("'axe' in window"):
+            axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+            self.page.evaluate(axe)  # by the debugger, so that the page's own policy stays as it is
         options: dict[str, Any] = {"resultTypes": ["violations"]}
         if rules:
             options["runOnly"] = {"type": "rule", "values": list(rules)}
@@ -102,6 +125,11 @@ class Tab:
             if each["impact"] in ("serious", "critical")
             for node in each["nodes"]
         ]
+
+    def too_small(self) -> list[str]:
+        """Return the controls outside of text that a finger misses: lower than 24 pixels (WCAG 2.2, 2.5.8)."""
+        found: list[str] = self.page.evaluate(_SMALL)
+        return found
 
     def overflow(self) -> int:
         """Return by how many pixels the page is wider than its window."""

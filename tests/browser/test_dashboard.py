@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-TOKEN = f"evb_{'t' * 43}"
+TOKEN, READER = (f"evb_{letter * 43}" for letter in "tr")
+LONG = f"a-name-{'that-is-long-' * 3}as-long-as-may-be"
 SHOP = """\
 from pathlib import Path
 
@@ -49,9 +51,14 @@ subscriptions:
   - {{name: orders-to-crm, types: ["order.*"], sink: crm}}
   - {{name: mails, types: ["order.*", "customer.*"], sink: mail, retry: {{delay: 1h}}}}
   - {{name: billing, types: ["order.*"], sink: bill}}
+  - {{name: {LONG}, types: ["long.*"], sink: bill}}
 schedules:
   - {{name: nightly, cron: "0 2 * * *", timezone: Europe/Paris, event: {{type: report.due}}}}
-api: {{listen: "127.0.0.1:0", tokens: [{{name: ops, secret: {TOKEN}, scopes: [read, admin, publish]}}]}}
+api:
+  listen: "127.0.0.1:0"
+  tokens:
+    - {{name: ops, secret: {TOKEN}, scopes: [read, admin, publish]}}
+    - {{name: eve, secret: {READER}, scopes: [read]}}
 log: {{format: json}}
 """
 
@@ -184,42 +191,76 @@ PAGES = {
 }
 """Every page; a test holds that none is missing."""
 
-ALL: tuple[str, ...] = ()  # the rules of axe-core; only that of colors depends on the theme
-COLORS = ("color-contrast",)
-NONE = None
+ASIDE = {
+    "nothing-found": "/dashboard/events?type=nobody.sends",
+    "subscription-long": f"/dashboard/subscriptions/{LONG}",
+    "event-long": "/dashboard/events/9",
+    "login": "/dashboard/login",
+}
+"""Pages as they look where there is nothing, or too much."""
+
+LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light")]
+if "PICTURES" in os.environ:
+    LOOKS.append(("phone", "dark"))  # for the picture; its colors are those of the desktop
+COLORS = ("color-contrast",)  # the only rules of axe-core that depend on the theme
 
 
-def question(tab: Tab) -> None:
+def ask_to_retry(tab: Tab) -> None:
     """Ask to retry all dead letters, without doing it."""
     tab.open(PAGES["dead-letters"])
     tab.page.get_by_role("button", name="Retry all").click()
     tab.page.get_by_text("Will retry").wait_for()
 
 
+def publish_wrongly(tab: Tab) -> None:
+    """Send a form with a fault in it."""
+    tab.open(PAGES["publish"])
+    tab.page.get_by_label("Type").fill("order.paid")
+    tab.page.get_by_label("Data").fill('{"number": 4711,}')
+    tab.page.get_by_role("button", name="Check").click()
+    tab.page.get_by_role("alert").wait_for()
+
+
+def look_from_all_sides(tab: Tab, name: str, pictures: Path) -> list[str]:
+    """Return what is wrong with the page in either theme at either size, by one load of it; keep pictures."""
+    found = []
+    for size, theme in LOOKS:
+        tab.look(size, theme)
+        faults = tab.barriers(*(COLORS if theme == "dark" else ()))
+        if wide := tab.overflow():
+            faults.append(f"{wide} pixels wider than the window")
+        if size == "phone" and theme == "light":
+            faults += tab.too_small()
+        found += [f"{name} {size} {theme}: {each}" for each in faults]
+        tab.page.screenshot(path=pictures / f"{name}-{size}-{theme}.png", full_page=True)
+    return found
+
+
+@pytest.mark.timeout(600)  # some eighty looks at pages
 def test_every_page_is_readable_for_everybody_in_both_themes_and_on_a_phone(
-    shop: Shop, chromium: Browser, pictures: Path
+    shop: Shop, tab: Tab, chromium: Browser, pictures: Path
 ) -> None:
+    shop.publish(f"long.{'type' * 20}", "id" * 60, f'{{"text": "{"x" * 3000}"}}')
     found: list[str] = []
-    for theme, size, rules in (("light", "desktop", ALL), ("dark", "desktop", COLORS), ("light", "phone", NONE)):
-        tab = open_tab(chromium, shop.address, size, theme)
-        tab.log_in(TOKEN)
-        for name, path in {**PAGES, "question": "", "login": "/dashboard/login"}.items():
-            if path:
-                tab.open(path)
-            else:
-                question(tab)
-            faults = tab.barriers(*rules) if rules is not NONE else []
-            if wide := tab.overflow():
-                faults.append(f"{wide} pixels wider than the window")
-            found += [f"{size} {theme} {name}: {each}" for each in faults]
-            tab.page.screenshot(path=pictures / f"{name}-{size}-{theme}.png", full_page=True)
-            if size == "phone" and name in ("overview", "dead-letters"):
-                tab.page.emulate_media(color_scheme="dark")
-                tab.page.screenshot(path=pictures / f"{name}-{size}-dark.png", full_page=True)
-                tab.page.emulate_media(color_scheme="light")
-        found += tab.faults
-        tab.page.context.close()
-    assert found == []
+    for name, path in {**PAGES, **ASIDE}.items():
+        tab.open(path)
+        found += look_from_all_sides(tab, name, pictures)
+    tab.open("/dashboard/events/4711", status=404)
+    found += look_from_all_sides(tab, "fault", pictures)
+    ask_to_retry(tab)
+    found += look_from_all_sides(tab, "question", pictures)
+    with tab.expecting(400):
+        publish_wrongly(tab)
+    found += look_from_all_sides(tab, "publish-fault", pictures)
+
+    reader = open_tab(chromium, shop.address)
+    reader.log_in(READER)
+    for name in ("dead-letters", "publish"):
+        reader.open(PAGES[name])
+        assert reader.page.get_by_role("main").get_by_role("button", name=re.compile("Retry|Check")).count() == 0
+        found += look_from_all_sides(reader, f"{name}-reader", pictures)
+    assert found + reader.faults == []
+    reader.page.context.close()
 
 
 def test_no_page_is_left_out() -> None:
