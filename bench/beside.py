@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import IO
 
 import asyncpg
@@ -104,15 +105,17 @@ class Drain:
         return Window(events / (ended - began), 1e6 * (busy_then - busy) / events, 1e6 * server / events)
 
     async def _fill(self, seconds: float) -> None:
-        """Add events where too few wait, and wait until the worker is at them."""
+        """Add events where too few wait for a window, and wait until the worker is at them."""
         done = self._told[-1][2] if self._told else 0.0
-        rate = 0.0 if len(self._told) < 2 else self._rate()
-        if self._added - done >= max(_LEAST, rate * (seconds + 3 * _SETTLE)):
+        rate = self._rate() if len(self._told) > 1 else 0.0
+        need = max(_LEAST, rate * (seconds + 3 * _SETTLE)) - (self._added - done)
+        if need <= 0:
             return
         connection = await asyncpg.connect(self._dsn)
-        await connection.execute(_BACKLOG, f"{self._added}-", _STOCK, timeout=120)
+        for _ in range(ceil(need / _STOCK)):
+            await connection.execute(_BACKLOG, f"{self._added}-", _STOCK, timeout=120)
+            self._added += _STOCK
         await connection.close()
-        self._added += _STOCK
         before = len(self._told)
         await self._request(_WAKE)
         await eventually(lambda: len(self._told) >= before + 2)

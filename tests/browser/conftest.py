@@ -37,9 +37,11 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Path:
-    """Where pictures of the pages go."""
-    directory = Path(os.environ.get("PICTURES", Path(__file__).parents[2] / ".cache" / "pictures"))
+def pictures() -> Path | None:
+    """The directory for pictures of the pages, `$PICTURES`; None where nobody wants any, for they take their time."""
+    if "PICTURES" not in os.environ:
+        return None
+    directory = Path(os.environ["PICTURES"])
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
@@ -125,6 +127,11 @@ class Tab:
             if each["impact"] in ("serious", "critical")
             for node in each["nodes"]
         ]
+
+    def keep(self, pictures: Path | None, name: str) -> None:
+        """Keep a picture of the whole page, where somebody wants some."""
+        if pictures is not None:
+            self.page.screenshot(path=pictures / f"{name}.png", full_page=True)
 
     def too_small(self) -> list[str]:
         """Return the controls outside of text that a finger misses: lower than 24 pixels (WCAG 2.2, 2.5.8)."""

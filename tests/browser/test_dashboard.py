@@ -153,7 +153,9 @@ def test_a_test_event_is_published_and_arrives_live(shop: Shop, tab: Tab) -> Non
     assert watching.faults == []
 
 
-def test_a_deployment_of_400_subscriptions_stays_usable(tmp_path: Path, chromium: Browser, pictures: Path) -> None:
+def test_a_deployment_of_400_subscriptions_stays_usable(
+    tmp_path: Path, chromium: Browser, pictures: Path | None
+) -> None:
     many = "".join(f'  - {{name: tenant-{number:03}, types: ["t{number}.*"], sink: bill}}\n' for number in range(400))
     shop = Shop(tmp_path, many)
     shop.publish("t123.created", "first", "{}")
@@ -163,7 +165,7 @@ def test_a_deployment_of_400_subscriptions_stays_usable(tmp_path: Path, chromium
     assert page.get_by_role("row").count() < 100  # the overview shows those that need a look
     page.get_by_role("link", name="Subscriptions").click()
     page.get_by_role("row").nth(400).wait_for()
-    tab.page.screenshot(path=pictures / "subscriptions-many-desktop-light.png")
+    tab.keep(pictures, "subscriptions-many-desktop-light")
     page.get_by_label("Name has").fill("tenant-123")
     page.get_by_role("button", name="Show").click()
     page.get_by_role("link", name="tenant-123").click()
@@ -221,8 +223,8 @@ def publish_wrongly(tab: Tab) -> None:
     tab.page.get_by_role("alert").wait_for()
 
 
-def look_from_all_sides(tab: Tab, name: str, pictures: Path) -> list[str]:
-    """Return what is wrong with the page in either theme at either size, by one load of it; keep pictures."""
+def look_from_all_sides(tab: Tab, name: str, pictures: Path | None) -> list[str]:
+    """Return what is wrong with the page in either theme at either size, by one load of it."""
     found = []
     for size, theme in LOOKS:
         tab.look(size, theme)
@@ -232,13 +234,13 @@ def look_from_all_sides(tab: Tab, name: str, pictures: Path) -> list[str]:
         if size == "phone" and theme == "light":
             faults += tab.too_small()
         found += [f"{name} {size} {theme}: {each}" for each in faults]
-        tab.page.screenshot(path=pictures / f"{name}-{size}-{theme}.png", full_page=True)
+        tab.keep(pictures, f"{name}-{size}-{theme}")
     return found
 
 
 @pytest.mark.timeout(600)  # some eighty looks at pages
 def test_every_page_is_readable_for_everybody_in_both_themes_and_on_a_phone(
-    shop: Shop, tab: Tab, chromium: Browser, pictures: Path
+    shop: Shop, tab: Tab, chromium: Browser, pictures: Path | None
 ) -> None:
     shop.publish(f"long.{'type' * 20}", "id" * 60, f'{{"text": "{"x" * 3000}"}}')
     found: list[str] = []

@@ -2,7 +2,7 @@
 `make docs`: the pages of the site, gathered into one directory for the generator.
 
 The repository stays as it is: README.md becomes the first page, and all other files keep their places, so that links
-between them hold.
+between them hold. Only diagrams become pictures, so that no page fetches a program from elsewhere to draw them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from .diagrams import drawn
 from .documents import ROOT
 from .links import links, local
 
@@ -31,7 +32,7 @@ def gather(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     for page in pages():
-        text = page.read_text()
+        text = drawn(page, page.read_text())
         for _, link in links(text):
             found = local(page, link)
             if found is not None:

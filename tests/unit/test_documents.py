@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from runner.storage.home import TABLES
+from tests.support.diagrams import pictures_of
 from tests.support.documents import ROOT
 from tests.support.links import ambiguous, anchors, links, local
 from tests.support.reference import PAGES
@@ -62,6 +63,19 @@ def test_the_pages_of_the_site_link_to_what_it_has(tmp_path: Path) -> None:
             if found is not None and not found[0].is_file():
                 dead.append(f"{page.relative_to(tmp_path)}:{line}: {link}")
     assert dead == []
+
+
+def test_no_page_of_the_site_draws_with_a_program_from_elsewhere(tmp_path: Path) -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages()
+        for name in pictures_of(page.read_text())
+        if not (ROOT / "docs/img" / name).is_file()
+    ]
+    assert missing == [], "a diagram has changed: `python -m tests.support.diagrams` draws it"
+    gather(tmp_path)
+    assert [str(page) for page in tmp_path.rglob("*.md") if "```mermaid" in page.read_text()] == []
+    assert "mermaid" not in (ROOT / "zensical.toml").read_text()
 
 
 def test_every_table_is_told() -> None:
