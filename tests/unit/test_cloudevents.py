@@ -13,7 +13,16 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.cloudevents import decode_json, encode_batch, encode_json, from_http, from_nats, to_http, to_nats
+from runner.cloudevents import (
+    decode_batch,
+    decode_json,
+    encode_batch,
+    encode_json,
+    from_http,
+    from_nats,
+    to_http,
+    to_nats,
+)
 from runner.errors import EventError
 from runner.event import Event
 
@@ -118,6 +127,52 @@ def test_no_member_makes_the_decoder_fail_in_another_way(members: dict[str, Any]
 def test_a_batch_is_an_array_of_the_same_documents(batch: list[Event]) -> None:
     documents = [json.loads(encode_json(event)) for event in batch]
     assert json.loads(encode_batch(batch)) == documents
+
+
+BLANKS = st.sampled_from(["", "", "", " ", "\n\t "])
+TEXTS = [
+    '"a"',
+    '"/s"',
+    '"\\u0061 é"',
+    '""',
+    "null",
+    "1",
+    "1 ",
+    "-0",
+    "4294967296",
+    "99999999999999999999",
+    "1e2",
+    "true",
+    "[ ]",
+]
+TEXTS += ['{"a": 1 , "a":2.50}', '"YQ=="', '"text/plain"', '"application/json"', '"1.0"']
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    """JSON objects that are nearly events, whose members may stand twice, with blanks around anything."""
+    always = [f'"{name}"{draw(BLANKS)}:{draw(BLANKS)}"{value}"' for name, value in MINIMAL.items()]
+    names = st.sampled_from(
+        ["subject", "data", "data", "data_base64", "datacontenttype", "x", "id", "i\\u0064", "dat\\u0061"]
+    )
+    more = draw(st.lists(st.tuples(names, st.sampled_from(TEXTS), BLANKS), max_size=3))
+    members = always + [f'"{name}"{blank}:{blank}{text}' for name, text, blank in more]
+    blank = draw(BLANKS)
+    return f"{blank}{{{blank}{f'{blank},{blank}'.join(draw(st.permutations(members)))}{blank}}}{blank}"
+
+
+@given(st.lists(documents(), min_size=1, max_size=3))
+def test_a_batch_is_read_as_its_documents_are_one_by_one(batch: list[str]) -> None:
+    def read(decode: Callable[[str], list[Event]], text: str) -> list[Event] | str | None:
+        try:
+            return decode(text)
+        except EventError as error:
+            return error.attribute
+
+    apart = [read(lambda text: [decode_json(text)], each) for each in batch]
+    wrong = [each for each in apart if not isinstance(each, list)]
+    together = read(decode_batch, f"[{','.join(batch)}]")
+    assert together == (wrong[0] if wrong else [event for each in apart if isinstance(each, list) for event in each])
 
 
 def test_an_event_that_breaks_the_rules_breaks_its_batch() -> None:
