@@ -36,7 +36,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     metavar="N",
     help="Deliver each event of the fan-out to N subscriptions.",
 )
-@click.option("--keep", is_flag=True, help="Leave the tables of the measurement there.")
+@click.option("--keep", is_flag=True, help="Keep the tables of the measurement.")
 @json_option
 def bench(path: Path, events: int, subscriptions: int, keep: bool, as_json: bool) -> None:
     """Measure the database and the strategies of a configuration, in tables that are thrown away.

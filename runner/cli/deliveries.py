@@ -67,7 +67,7 @@ def deliveries() -> None:
     "--sort",
     type=click.Choice(("event", "due")),
     default="event",
-    help="The newest event first, or what is due soonest, of what waits or runs.",
+    help="Newest event first; or by due time, only those that wait or run.",
 )
 @limit_option
 @json_option
@@ -150,7 +150,7 @@ def cancel(path: Path, target: tuple[str, ...], dry_run: bool, as_json: bool, **
 @config_option
 @click.argument("event")
 @click.argument("subscription", shell_complete=names_of("subscriptions"))
-@click.option("--fail", "failure", metavar="REASON", help="It has failed; the retry policy decides what follows.")
+@click.option("--fail", "failure", metavar="REASON", help="Report a failure; the retry policy decides what follows.")
 @json_option
 def ack(path: Path, event: str, subscription: str, failure: str | None, as_json: bool) -> None:
     """Acknowledge the delivery of EVENT (its seq or its id) to SUBSCRIPTION, which its sink deferred.

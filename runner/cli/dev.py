@@ -88,7 +88,7 @@ strategies:
     default=Path(".runner"),
     show_default=True,
     metavar="DIR",
-    help="Where file and data are kept.",
+    help="Directory of the file and the data.",
 )
 @click.option("--scratch", is_flag=True, help="Use a temporary directory, which is removed at the end.")
 @click.option(
@@ -217,7 +217,7 @@ async def _serve(path: Path, config: Config, every: timedelta | None) -> None:
             await waiting
             for task in tasks:
                 task.cancel()
-        tell("\nfinishing what runs; Ctrl-C again ends at once")
+        tell("\nfinishing running deliveries; Ctrl-C again ends at once")
     finally:
         for future in (starting, waiting):
             future.cancel()

@@ -36,7 +36,7 @@ _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
     metavar="DURATION",
     help="Time for each check; one that takes longer is a fault.",
 )
-@click.option("--allow-warnings", is_flag=True, help="Exit with 0 where nothing is worse than a warning.")
+@click.option("--allow-warnings", is_flag=True, help="Exit with 0 if there are warnings but no faults.")
 @json_option
 def doctor(path: Path, timeout: timedelta, allow_warnings: bool, as_json: bool) -> int:
     """Examine the deployment and everything it stands on; say what is wrong, and what to do about it.

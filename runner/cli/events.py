@@ -104,7 +104,7 @@ def show_event(path: Path, event: str, as_json: bool) -> None:
 @config_option
 @click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
 @click.option("--since", type=SINCE, metavar="TIME", help="Begin at TIME, such as 10m (ago); otherwise now.")
-@click.option("--url", metavar="URL", is_eager=True, help="Of a bus over HTTP, with the token of $RUNNER_TOKEN.")
+@click.option("--url", metavar="URL", is_eager=True, help="Follow a bus over HTTP, with the token of $RUNNER_TOKEN.")
 @json_option
 def tail_events(path: Path, type_: str | None, since: datetime | None, url: str | None, as_json: bool) -> None:
     """Print events as they are published, until interrupted.
@@ -131,13 +131,13 @@ def tail_events(path: Path, type_: str | None, since: datetime | None, url: str 
     metavar="NAME",
     shell_complete=names_of("subscriptions"),
     required=True,
-    help="Who is to get them.",
+    help="The subscription that gets them.",
 )
 @click.option("--type", "type_", metavar="PATTERN", help="Only these types; * stands for any characters.")
 @click.option("--source", metavar="PATTERN", help="Only these sources; * stands for any characters.")
 @click.option("--since", type=SINCE, metavar="TIME", help="Recorded at or after TIME, such as 1h (ago).")
 @click.option("--until", type=SINCE, metavar="TIME", help="Recorded before TIME.")
-@click.option("--missing", is_flag=True, help="Only those that the subscription has no delivery of.")
+@click.option("--missing", is_flag=True, help="Only events without a delivery to the subscription.")
 @rate_option
 @dry_run_option
 @json_option
@@ -371,7 +371,7 @@ async def _tail(config: Config, pattern: str | None, since: datetime | None, as_
                 if pattern is None or matches_pattern(pattern, view.event.type):
                     _print_line(view, as_json)
             if given_up := follower.given_up():
-                tell(f"waits no longer for what may fill {given_up} gaps in seq, and may have passed over events")
+                tell(f"gave up on {given_up} gaps in seq: events in them may be missed")
             await asyncio.sleep(_PAUSE)
 
 

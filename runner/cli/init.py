@@ -34,9 +34,14 @@ class Parts(click.ParamType[tuple[str, ...]]):
 @click.command()
 @click.argument("path", default="runner.yaml", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "--from", "parts", type=Parts(), default="sqlite", metavar="PART+PART", help="What it is made of; see below."
+    "--from",
+    "parts",
+    type=Parts(),
+    default="sqlite",
+    metavar="PART+PART",
+    help="Parts of the configuration; see below.",
 )
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 def init(path: Path, parts: tuple[str, ...], force: bool) -> None:
     """Write a commented configuration to PATH, runner.yaml unless given.
 

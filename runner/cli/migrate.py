@@ -19,7 +19,7 @@ __all__ = ["migrate"]
 
 @click.command()
 @config_option
-@click.option("--status", "only_status", is_flag=True, help="Say where the tables stand, and change nothing.")
+@click.option("--status", "only_status", is_flag=True, help="Print the version of the tables, and change nothing.")
 @click.option("--sql", "only_sql", is_flag=True, help="Print the script for an empty database, and change nothing.")
 @click.option("--roles", "only_roles", is_flag=True, help="Print the script for roles with least rights (PostgreSQL).")
 @json_option

@@ -103,7 +103,7 @@ def limit_option(command: Command) -> Command:
 def count_option(command: Command) -> Command:
     """Add `-n N` as the argument `count`."""
     return click.option(
-        "-n", "count", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Print so many."
+        "-n", "count", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of times to print."
     )(command)
 
 

@@ -22,7 +22,7 @@ __all__ = ["PROGRAM", "LazyGroup", "main", "run"]
 
 # Errors of a file that accepts no more output; verbs write to standard output only.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 # verb -> module that holds it under the same name
 VERBS = {

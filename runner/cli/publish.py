@@ -59,10 +59,10 @@ class _When:
 @click.option(
     "--data", metavar="JSON|@FILE|-", help="The data: JSON, the content of a file, or (also as @-) standard input."
 )
-@click.option("--content-type", metavar="TYPE", help="What the data is; application/json unless given.")
+@click.option("--content-type", metavar="TYPE", help="Content type of the data; application/json unless given.")
 @click.option("--source", metavar="URI", help=f"Who says so; {_SOURCE} unless given.")
-@click.option("--subject", metavar="TEXT", help="What it is about.")
-@click.option("--id", "id_", metavar="ID", help="Its id; the same source and id again changes nothing.")
+@click.option("--subject", metavar="TEXT", help="Subject of the event.")
+@click.option("--id", "id_", metavar="ID", help="Event id; publishing a source and id again changes nothing.")
 @click.option("--deliver-at", type=MOMENT, metavar="TIME", help="Deliver at TIME, such as 2026-01-31T12:00:00Z.")
 @click.option("--delay", type=DURATION, metavar="DURATION", help="Deliver after DURATION, such as 2s or 1h30m.")
 @click.option(
@@ -334,7 +334,7 @@ async def _publish_lines(
         finally:
             _print_count(transfer, as_json)
             if not ended and expected is not None:
-                tell("publish the file again to go on; what is there already is left as it is")
+                tell("publish the file again to go on; events that are recorded already stay unchanged")
     if transfer.conflicts:
         raise EventConflict("what is in conflict was not published; give a changed event a new id")
 

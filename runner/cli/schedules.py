@@ -134,10 +134,14 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 @click.option("--anchor", type=MOMENT, metavar="TIME", help="A time that --every is counted from.")
 @click.option("--start-at", type=MOMENT, metavar="TIME", help="No event has an earlier time.")
 @click.option("--end-at", type=MOMENT, metavar="TIME", help="No event has a later time.")
-@click.option("--jitter", type=DURATION, metavar="DURATION", help="Put each event off by up to so much.")
-@click.option("--catch-up", metavar="none|one|all", help="What to publish of times that were missed; one unless given.")
+@click.option("--jitter", type=DURATION, metavar="DURATION", help="Delay each event by its own share of DURATION.")
+@click.option("--catch-up", metavar="none|one|all", help="Which missed events to publish; one unless given.")
 @click.option("--window", type=DURATION, metavar="DURATION", help="How late an event may be; 1d unless given.")
-@click.option("--overlap", metavar="allow|skip|queue", help="While the last one's deliveries run; allow unless given.")
+@click.option(
+    "--overlap",
+    metavar="allow|skip|queue",
+    help="What to do while deliveries of the last event run; allow unless given.",
+)
 @click.option("--type", "type_", metavar="TYPE", required=True, help="Event type.")
 @click.option("--source", metavar="SOURCE", help="Event source; /schedules/NAME unless given.")
 @click.option("--subject", metavar="SUBJECT", help="Event subject.")

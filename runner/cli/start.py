@@ -32,7 +32,7 @@ _PATIENCE = 1.0  # seconds that the exit waits for the last lines to be read
 
 @click.command()
 @config_option
-@click.option("--watch", is_flag=True, help="Read the file again whenever it changes, or one that it names.")
+@click.option("--watch", is_flag=True, help="Reload whenever the file changes, or one that it names.")
 def start(path: Path, watch: bool) -> None:
     """Build the bus the file describes and run it until SIGTERM or SIGINT.
 

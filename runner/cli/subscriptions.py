@@ -98,7 +98,7 @@ def resume(path: Path, name: str, as_json: bool) -> None:
 @subscriptions.command("remove")
 @config_option
 @click.argument("name", shell_complete=names_of("subscriptions"))
-@click.option("--force", is_flag=True, help="Also one that is served, or that the file has.")
+@click.option("--force", is_flag=True, help="Also remove one that is served, or is in the file.")
 @dry_run_option
 @json_option
 def remove(path: Path, name: str, force: bool, dry_run: bool, as_json: bool) -> None:

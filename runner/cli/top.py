@@ -61,7 +61,7 @@ _KEY = re.compile(r"\x1b[\[O](?P<escaped>[0-9;]*[A-Za-z~])|(?P<plain>.)", re.DOT
     metavar="DURATION",
     help="Time between two looks at the database, each of eight short statements.",
 )
-@click.option("--once", is_flag=True, help="Print one screen and end; also where there is no terminal.")
+@click.option("--once", is_flag=True, help="Print one screen and exit; needs no terminal.")
 def top(path: Path, every: timedelta, once: bool) -> None:
     """Watch the deployment: verdict, throughput, latency, backlog, and a line for each subscription.
 

@@ -24,7 +24,11 @@ __all__ = ["trace_event"]
 @config_option
 @click.argument("event")
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Events, and deliveries, at most."
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=500,
+    show_default=True,
+    help="The most events, and the most deliveries.",
 )
 @json_option
 def trace_event(path: Path, event: str, limit: int, as_json: bool) -> None:

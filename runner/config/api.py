@@ -142,7 +142,7 @@ class TokenEntry(Model):
         if (self.secret is None) == (self.sha256 is None):
             raise ValueError("expected either secret or sha256")
         if "admin" in self.scopes and (self.types or self.attributes):
-            raise ValueError("types and attributes bind what is published and read; they do not go with scope admin")
+            raise ValueError("types and attributes limit the events of a token; they do not go with scope admin")
         return self
 
 

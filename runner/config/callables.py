@@ -79,7 +79,7 @@ def _module(name: str) -> Any:
         # Foreign code may raise anything, and the text of its exception may hold data.
         reason = f"it raised {type(error).__name__}; python -c 'import {name}' shows where"
         raise ValueError(f"cannot import {quoted(name)}: {reason}") from error
-    raise ValueError(f"{quoted(name)} was not imported, after so many faults")
+    raise ValueError(f"{quoted(name)} was not imported, because there were too many faults")
 
 
 def _article(name: str) -> str:

@@ -165,7 +165,7 @@ class SubscriptionEntry(Model):
             )
         own = None if retry is None else retry.max_attempts or (retry.schedule and len(retry.schedule) + 1)
         if (own or context.attempts) == 1:
-            raise ValueError("what fails in a batch is tried again alone; give retry.max_attempts of 2 or more")
+            raise ValueError("a failed delivery of a batch is tried again alone; give retry.max_attempts of 2 or more")
         return batch
 
     def to_subscription(self, retry: Retry, breaker: Breaker | None) -> Subscription:

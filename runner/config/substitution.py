@@ -80,7 +80,7 @@ class Substitution:
         value = self._replace(token)
         self._room[0] -= len(value)
         if self._room[0] < 0:
-            raise ValueError(f"what comes from outside is more than {_MAX_CHARACTERS // 1024 // 1024} MiB in all")
+            raise ValueError(f"the substituted values exceed {_MAX_CHARACTERS // 1024 // 1024} MiB in total")
         return value
 
     def _replace(self, token: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -24,7 +25,7 @@ from ..errors import StrategyError, readable
 from ..policies.retry import RetryPolicy
 from ..service.background import Background
 from .errors import BrokerError, MessageRefused, NoResponders
-from .link import ANSWER_TIMEOUT, LOST, Counts, Link, Subscription
+from .link import ANSWER_TIMEOUT, LOST, Link, Subscription
 from .options import BrokerOptions, Server
 
 __all__ = ["Broker", "BrokerError", "BrokerOptions", "Counts", "MessageRefused", "Subscription"]
@@ -38,6 +39,14 @@ LOG_EVERY = 60.0  # seconds between two reports of one outage
 
 _BACKOFF = RetryPolicy(delay=timedelta(milliseconds=100), max_delay=timedelta(seconds=2), jitter=1.0)
 _PUBLISHABLE = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Connections made, and attempts that failed."""
+
+    connects: int = 0
+    failures: int = 0
 
 
 class Broker:
@@ -85,7 +94,9 @@ class Broker:
     async def start(self) -> None:
         """Begin to connect, and return at once. Idempotent."""
         if self._options.tls_insecure:
-            log.warning("nats tls insecure", detail="nobody checks who the server is; remove tls.insecure")
+            log.warning(
+                "nats tls insecure", detail="the certificate of the server is not verified; remove tls.insecure"
+            )
         self._loop.start()
 
     async def stop(self) -> None:
@@ -133,7 +144,6 @@ class Broker:
                 await link.client.prove(subject, payload, headers, timeout=2 * ANSWER_TIMEOUT)
             else:
                 await link.client.send(subject, payload, headers)
-        self.counts.published += 1
 
     async def request(
         self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None, *, timeout: float
@@ -157,7 +167,6 @@ class Broker:
                 raise NoResponders(f"{link.server.address}: nobody takes {subject!r}") from error
             except errors.TimeoutError as error:
                 raise BrokerError(f"{link.server.address}: no answer within {timeout:g} s") from error
-        self.counts.published += 1
         return answer.data
 
     async def try_publish(self, subject: str) -> None:
@@ -211,7 +220,7 @@ class Broker:
         """Return a connection that has all subscriptions, however long it takes to get one."""
         for attempt in itertools.count(1):
             for server in self._candidates():
-                link = Link(server, self.counts)
+                link = Link(server)
                 try:
                     async with asyncio.timeout(OPEN_TIMEOUT):
                         await link.open(self._options, self._name)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from nats import errors
 from nats.aio.client import RawCredentials
@@ -16,7 +15,7 @@ from nats.aio.subscription import Subscription as Interest
 from .client import GuardedClient, honest_cancellation
 from .options import BrokerOptions, Material, Server
 
-__all__ = ["ANSWER_TIMEOUT", "LOST", "Counts", "Link", "Subscription"]
+__all__ = ["ANSWER_TIMEOUT", "LOST", "Link", "Subscription"]
 
 CONNECT_TIMEOUT = 2  # seconds for each step: the connection, the greeting, the answer to our credentials
 ANSWER_TIMEOUT = 1  # seconds to answer a ping
@@ -26,16 +25,6 @@ PENDING_MESSAGES = 64  # received and not yet handled; further ones are dropped,
 
 LOST = (errors.Error, OSError, TimeoutError)
 """The errors that nats-py raises when the other side, or the way to it, is the cause."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Counters of the connection since the process began."""
-
-    connects: int = 0
-    failures: int = 0
-    published: int = 0
-    dropped: int = 0
 
 
 class Subscription:
@@ -65,13 +54,12 @@ class Subscription:
 class Link:
     """One client, connected once."""
 
-    def __init__(self, server: Server, counts: Counts) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
         self.client = GuardedClient()
         self.attention = asyncio.Event()
         self.leaving = False
         self.last_error: Exception | None = None
-        self._counts = counts
         self._interests: dict[Subscription, tuple[int, Interest]] = {}
         self._unannounced: set[Subscription] = set()
 
@@ -175,14 +163,12 @@ class Link:
             with contextlib.suppress(*LOST):
                 await self.client.close()
 
-    # nats-py awaits these inside its read loop, and an exception would end that: they only set and count.
+    # nats-py awaits these inside its read loop, and an exception would end that: they only set flags.
 
     async def _on_error(self, error: Exception) -> None:
-        if isinstance(error, errors.SlowConsumerError):
-            self._counts.dropped += 1
-            return
-        self.last_error = error
-        self.attention.set()
+        if not isinstance(error, errors.SlowConsumerError):  # it dropped signals, which all mean the same
+            self.last_error = error
+            self.attention.set()
 
     async def _on_closed(self) -> None:
         self.attention.set()

@@ -259,7 +259,7 @@ class SubscriptionOperations:
         precondition.check_subscription(registered)
         subscription = registered.subscription
         if (whole := subscription.dead_letter_of) is not None:
-            raise StateConflict(f"{name} delivers what is dead of {whole}, and goes with it: remove {whole}")
+            raise StateConflict(f"{name} delivers the dead letters of {whole}, and is removed with it: remove {whole}")
         if force or registered.origin == f"{MADE}{name}":
             return
         if name in file:

@@ -144,6 +144,6 @@ def test_after_an_interrupt_the_count_is_true_and_the_way_on_is_said(deployment:
         said = "\n".join(process.stderr)
     new = int(said.split(" new, ")[0].split()[-1])
     assert 0 < new < 20_000
-    assert "publish the file again to go on; what is there already is left as it is" in said
+    assert "publish the file again to go on; events that are recorded already stay unchanged" in said
     again, _ = deployment.cli("publish", "--file", "events.jsonl")
     assert again == f"{20_000 - new} new, {new} already there\n"

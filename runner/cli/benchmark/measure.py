@@ -257,7 +257,7 @@ async def _hears(runner: Runner) -> bool:
             return True
         await asyncio.sleep(0.02)
     deaf = {state.name: state.detail for state in runner.strategies() if state.hears is False}
-    log.warning("no strategy hears, what it would bring is not measured", **deaf)
+    log.warning("no strategy hears, signals are not measured", **deaf)
     return False
 
 

@@ -64,15 +64,12 @@ class Seats:
     Attributes:
         most: for all roles without privileges.
         role_most, database_most: the limits of the role and the database; None without one.
-        role_used, database_used: how many of these are in use.
     """
 
     most: int
     used: int
     role_most: int | None = None
-    role_used: int = 0
     database_most: int | None = None
-    database_used: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +81,6 @@ class TableFacts:
     dead: int
     size: int
     autovacuum: bool
-    cleaned_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,7 @@ def test_a_socket_is_relative_to_the_file(load: Load, tmp_path: Path) -> None:
         ),
         (
             "{tokens: [{name: a, secret: '${TOKEN}', scopes: [admin], types: [a]}]}",
-            "3:16: api.tokens[0]: types and attributes bind what is published and read; they do not go with scope adm",
+            "3:16: api.tokens[0]: types and attributes limit the events of a token; they do not go with scope admin",
         ),
         ("{listen: 'unix:/x', reuse_port: true}", "3:26: api.reuse_port: a socket cannot be shared"),
         ("{tls: {cert: c.pem}}", "3:7: api.tls.key: this key is required"),

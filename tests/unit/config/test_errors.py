@@ -73,7 +73,7 @@ TABLE = [
     (
         HEAD + "sinks: {f: {webhook: 'http://h/'}}\nretry: {max_attempts: 1}\n"
         "subscriptions: [{name: a, sink: f, batch: 10}]",
-        "5:36: subscriptions[0].batch: what fails in a batch is tried again alone; "
+        "5:36: subscriptions[0].batch: a failed delivery of a batch is tried again alone; "
         "give retry.max_attempts of 2 or more",
     ),
     (

@@ -231,5 +231,7 @@ class TestRemove:
         assert letters is not None
         row = {"id": 2, "name": letters.name, "spec": letters.to_json(), "origin": "file", "active": True}
         await bus.put(subscriptions, **row, paused=False, created_at=START, updated_at=START)
-        with pytest.raises(StateConflict, match=r"crm\.dead-letter delivers what is dead of crm, and goes with it"):
+        with pytest.raises(
+            StateConflict, match=r"crm\.dead-letter delivers the dead letters of crm, and is removed with it"
+        ):
             await bus.operations.subscriptions.remove("crm.dead-letter")

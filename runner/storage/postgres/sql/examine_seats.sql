@@ -3,7 +3,5 @@ SELECT current_setting('max_connections')::int - current_setting('superuser_rese
        - coalesce(current_setting('reserved_connections', true)::int, 0) AS most,
        count(*) AS used,
        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user) AS role_most,
-       count(*) FILTER (WHERE usename = current_user) AS role_used,
-       (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS database_most,
-       count(*) FILTER (WHERE datname = current_database()) AS database_used
+       (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS database_most
 FROM pg_stat_activity WHERE backend_type = 'client backend'
