@@ -14,11 +14,19 @@ import orjson
 import pytest
 
 from runner import Event, Runner, load
+from runner.api.access import Anybody
 from runner.dashboard.glances import Glances
+from runner.dashboard.guard import Visitor
+from runner.dashboard.live import Topic
+from runner.dashboard.pages import Urls
+from runner.dashboard.site import PAGES
+from runner.dashboard.view import View
 from tests.support.eventually import PATIENCE
 
 from .buses import Bus
 from .test_dashboard import ADMIN, GUARDED, HOSTILE, OPEN, READ, Browser
+
+NOBODY = Visitor(Anybody(), frozenset(("read",)), "", False)
 
 
 class Stream:
@@ -104,6 +112,24 @@ async def test_the_overview_is_looked_at_once_for_all(runner: Runner) -> None:
             first = await asyncio.gather(*[each.parts("verdict") for each in streams])
             assert len(set(first)) == 1
             assert looks <= 2
+
+
+async def test_a_change_is_written_down_once_for_all_who_are_shown_it(runner: Runner) -> None:
+    assert runner._door is not None
+    surface = runner._door._surface
+    assert surface is not None
+    view = View(surface=surface, glances=Glances(surface.storage), visitor=NOBODY, url=Urls(""), path={}, streamed=True)
+    [page] = [each for each in PAGES if each.path == "/"]
+    topic = Topic(page, view, asyncio.Event(), lambda: 1)
+    await topic._look()
+    assert orjson.loads(topic.since(0).removeprefix(b"data: ")).keys() >= {"verdict", "figures"}
+    assert topic.since(0) is topic.since(0)
+    assert topic.since(topic.version) == b""
+    before = topic.since(0)
+    await runner.publish(Event.new("a", source="/s"))
+    topic._parts.clear()
+    await topic._look()
+    assert topic.since(0) is not before
 
 
 async def test_it_ends_with_the_session(lite: Bus) -> None:
