@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -53,19 +54,36 @@ def postgres_dsn(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres(postgres: PostgresServer) -> str:
-    """The name of a database with our tables, to be copied: making them takes several times as long."""
-    dsn = postgres.create_database()
-    migrate_now(dsn)
-    return dsn.rsplit("/", 1)[1]
+def migrated_postgres(postgres: PostgresServer) -> Callable[[str | None], str]:
+    """The name of a database with our tables in a schema, to be copied: making them takes several times as long."""
+
+    @functools.cache
+    def migrated(schema: str | None) -> str:
+        dsn = postgres.create_database()
+        migrate_now(dsn, schema)
+        return dsn.rsplit("/", 1)[1]
+
+    return migrated
 
 
 @pytest.fixture
-def tables_dsn(postgres: PostgresServer, migrated_postgres: str) -> Iterator[str]:
+def tables_in(postgres: PostgresServer, migrated_postgres: Callable[[str | None], str]) -> Iterator[Callable[..., str]]:
+    """Make fresh databases with our tables in a schema (default: the usual one), nothing in them; return the DSN."""
+    made: list[str] = []
+
+    def make(schema: str | None = None) -> str:
+        made.append(postgres.create_database(migrated_postgres(schema)))
+        return made[-1]
+
+    yield make
+    for dsn in made:
+        postgres.drop_database(dsn)
+
+
+@pytest.fixture
+def tables_dsn(tables_in: Callable[..., str]) -> str:
     """The DSN of a fresh database with our tables, and nothing in them."""
-    dsn = postgres.create_database(migrated_postgres)
-    yield dsn
-    postgres.drop_database(dsn)
+    return tables_in()
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_a_second_signal_ends_it_at_once(deployment: Deployment, number: signal.
         runner.signal(number)
         runner.wait_for_line("drain|stopping")
         runner.signal(number)
-        assert runner.wait(timeout=20) == 130
+        assert runner.wait() == 130
 
 
 def test_a_reload_takes_a_good_file_and_leaves_a_bad_one(deployment: Deployment) -> None:
@@ -175,7 +175,7 @@ def test_a_signal_while_it_waits_for_the_database_ends_it_gracefully(tmp_path: P
     deployment.path.write_text(deployment.path.read_text().replace("start_timeout: 1s", "start_timeout: 1h"))
     with deployment.process("start") as runner:
         runner.wait_for_line("shop")
-        assert runner.stop(timeout=20) == 0
+        assert runner.stop() == 0
         assert "stopped before it had started" in runner.stderr
 
 

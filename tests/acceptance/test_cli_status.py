@@ -104,11 +104,11 @@ class Shop:
 
 
 @pytest.fixture
-def shop(postgres_dsn: str, nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(tables_dsn: str, nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "status_handlers", raising=False)
-    return Shop(tmp_path, postgres_dsn, nats.url)
+    return Shop(tmp_path, tables_dsn, nats.url)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ async def stop(trial: Trial) -> None:
         runner.signal(signal.SIGTERM)
     runners = trial.runners
     with contextlib.suppress(AssertionError):
-        await eventually(lambda: all(runner.returncode is not None for runner in runners), timeout=15)
+        await eventually(lambda: all(runner.returncode is not None for runner in runners))
     for runner in runners:
         trial.require(runner.returncode == 0, f"runner {runner.pid} was to drain and end: {runner.returncode}")
 
@@ -157,7 +157,7 @@ async def disk_full(trial: Trial) -> None:
     _limit(runner, limit)
     trial.note("no more room for the log")
     trial.publish(200, rate=50.0)
-    await eventually(lambda: path.stat().st_size == limit, timeout=15)
+    await eventually(lambda: path.stat().st_size == limit)
     await trial.drain(30)
     trial.bite("logs without room", int(path.stat().st_size == limit))
     trial.require(psutil.pid_exists(runner.pid), "the runner goes on")

@@ -20,7 +20,6 @@ from runner.storage import Storage, open_storage
 from runner.storage.contract.claims import Claim, DeliveryClaim, Work
 from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
-from runner.storage.migrate import migrate
 from runner.storage.tables import deliveries, delivery_states
 from tests.support.engines import open_engine
 from tests.support.eventually import eventually
@@ -108,11 +107,10 @@ class Database:
 
 
 @contextlib.asynccontextmanager
-async def migrated(dsn: str) -> AsyncIterator[Database]:
-    """Make the tables, and close everything afterwards."""
+async def opened(dsn: str) -> AsyncIterator[Database]:
+    """Open a database that has our tables, and close everything afterwards."""
     database = Database(dsn)
     try:
-        await migrate(database.engine)
         yield database
     finally:
         await database.close()
@@ -127,7 +125,7 @@ class StoreTests:
 
     @pytest.fixture
     async def database(self, dsn: str) -> AsyncIterator[Database]:
-        async with migrated(dsn) as database:
+        async with opened(dsn) as database:
             yield database
 
     @pytest.fixture

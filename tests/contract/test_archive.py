@@ -19,7 +19,7 @@ from runner.storage.contract.records import DeliveryQuery
 from runner.storage.corrections import SqlCorrections
 from runner.storage.tables import attempts, deliveries, events, scheduled, turns
 
-from .storage_contract import LEASE, Database, Store, StoreTests, migrated, publication, publish, settled
+from .storage_contract import LEASE, Database, Store, StoreTests, opened, publication, publish, settled
 
 WEEK = Retention(delivered=timedelta(days=7), dead=timedelta(days=90))
 EVER = 10_000
@@ -161,8 +161,8 @@ class TestPrune(StoreTests):
         assert {row["state"] for row in await database.rows(deliveries)} == {"delivered", "pending"}
 
 
-async def test_what_somebody_holds_is_passed_over_and_not_waited_for(postgres_dsn: str) -> None:
-    async with migrated(postgres_dsn) as database:
+async def test_what_somebody_holds_is_passed_over_and_not_waited_for(tables_dsn: str) -> None:
+    async with opened(tables_dsn) as database:
         store, archive = database.open(), SqlArchive(database.new_engine())
         first, second, third = await publish(store, 3)
         await store.queue.settle(settled(await store.queue.claim(3, LEASE), (1,)))  # too few for a run

@@ -22,7 +22,6 @@ from runner.storage.contract.records import DeliveryQuery, EventQuery, EventView
 from runner.storage.contract.registry import Configuration, Health, Instance
 from runner.storage.corrections import SqlCorrections
 from runner.storage.expressions import Now
-from runner.storage.migrate import migrate
 from runner.storage.records import SqlRecords
 from runner.storage.registry import SqlRegistry
 from runner.storage.tables import attempts, deliveries, dispatch, events, instances, scheduled, subscriptions
@@ -35,13 +34,17 @@ START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncEngine]:
-    """An engine on migrated, empty tables; on PostgreSQL in a schema of their own."""
-    sqlite = request.param == "sqlite"
-    dsn = f"sqlite:///{tmp_path}/runner.db" if sqlite else request.getfixturevalue("postgres_dsn")
-    schema = None if sqlite else "bus"
+def place(request: pytest.FixtureRequest) -> tuple[str, str | None]:
+    """The DSN of migrated, empty tables, and their schema."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("tables_file"), None
+    return request.getfixturevalue("tables_in")("bus"), "bus"
+
+
+@pytest.fixture
+async def engine(place: tuple[str, str | None], tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    dsn, schema = place
     engine = open_engine(Dsn.parse(dsn, base=tmp_path), schema=schema, pool=5)
-    await migrate(engine)
     yield engine
     await engine.dispose()
 

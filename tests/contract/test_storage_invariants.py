@@ -37,7 +37,7 @@ from .storage_contract import (
     claim_delivery_soon,
     claim_soon,
     leased,
-    migrated,
+    opened,
     publish,
     record,
     settled,
@@ -261,10 +261,10 @@ class TestInvariant5UnderAnyPlan:
     """PostgreSQL only: SQLite has one plan for its claim, and one writer."""
 
     @pytest.fixture
-    async def database(self, request: pytest.FixtureRequest, postgres: PostgresServer, postgres_dsn: str) -> Any:
+    async def database(self, request: pytest.FixtureRequest, postgres: PostgresServer, tables_dsn: str) -> Any:
         for method in request.param:
-            postgres.psql(f"ALTER DATABASE {postgres_dsn.rsplit('/', 1)[1]} SET enable_{method} = off")
-        async with migrated(postgres_dsn) as database:
+            postgres.psql(f"ALTER DATABASE {tables_dsn.rsplit('/', 1)[1]} SET enable_{method} = off")
+        async with opened(tables_dsn) as database:
             yield database
 
     @pytest.mark.parametrize("database", PLANS, indirect=True, ids="-".join)

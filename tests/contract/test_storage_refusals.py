@@ -308,9 +308,9 @@ class TestHeld:
 
     @pytest.fixture
     async def database(self, tables_dsn: str) -> AsyncIterator[Database]:
-        from .storage_contract import migrated
+        from .storage_contract import opened
 
-        async with migrated(tables_dsn) as database:
+        async with opened(tables_dsn) as database:
             yield database
 
     async def test_what_another_session_holds_waits_alone(
@@ -328,7 +328,7 @@ class TestHeld:
             await other.execute(text(f"SELECT 1 FROM public.deliveries WHERE event_seq = {seqs[3]} FOR UPDATE"))
             for each in TestOfDeliveries.ended(seqs, token):
                 writer.submit(each, None)
-            await eventually(lambda: len(written) == COUNT - 1, timeout=15)
+            await eventually(lambda: len(written) == COUNT - 1)
             with pytest.raises(StorageHeld):
                 await store.queue.renew([leased(seq, 1, token) for seq in seqs], LEASE)
             await other.rollback()
@@ -352,7 +352,7 @@ class TestHeld:
             async def settled() -> bool:
                 return await Bench.states(database) == rest
 
-            await eventually(settled, timeout=15)
+            await eventually(settled)
             await settling
             assert writer.delayed == 1
             await other.rollback()

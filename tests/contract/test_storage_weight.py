@@ -15,7 +15,7 @@ from runner.storage.contract.settlements import DeliveryRecord
 from runner.storage.tables import deliveries, dispatch, events, turns
 from tests.support.postgres import PostgresServer
 
-from .storage_contract import LEASE, NOTHING, Database, Store, StoreTests, claim_soon, migrated, settled
+from .storage_contract import LEASE, NOTHING, Database, Store, StoreTests, claim_soon, opened, settled
 
 MIB = 1024 * 1024
 
@@ -186,10 +186,10 @@ class TestDeliveries(StoreTests):
 
 
 class TestAnyPlan:
-    async def test_the_bound_holds_under_every_plan(self, postgres: PostgresServer, postgres_dsn: str) -> None:
-        async with migrated(postgres_dsn) as database:
+    async def test_the_bound_holds_under_every_plan(self, postgres: PostgresServer, tables_dsn: str) -> None:
+        async with opened(tables_dsn) as database:
             for method in ("hashjoin", "mergejoin", "material", "sort", "hashagg", "memoize"):
-                postgres.psql(f"ALTER DATABASE {postgres_dsn.rsplit('/', 1)[1]} SET enable_{method} = off")
+                postgres.psql(f"ALTER DATABASE {tables_dsn.rsplit('/', 1)[1]} SET enable_{method} = off")
             store = database.open()
             seqs = await pending(store, *[MIB // 4] * 12)
             assert seqs_of(await store.queue.claim_deliveries({1: 100}, LEASE, MIB)) == seqs[:4]

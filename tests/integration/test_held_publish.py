@@ -17,7 +17,7 @@ from runner.storage.contract.claims import Claim
 from runner.storage.contract.events import Publication, Receipt
 from runner.storage.postgres.connector import _SERVER_SETTINGS
 from runner.storage.tables import dispatch, events
-from tests.contract.storage_contract import Database, migrated
+from tests.contract.storage_contract import Database, opened
 from tests.contract.test_storage_refusals import refuse
 from tests.support.eventually import eventually
 
@@ -47,7 +47,7 @@ class LocalWorker:
 
 @pytest.fixture
 async def database(tables_dsn: str) -> AsyncIterator[Database]:
-    async with migrated(tables_dsn) as database:
+    async with opened(tables_dsn) as database:
         yield database
 
 
@@ -97,25 +97,28 @@ class TestHeld:
         else:
             first, second = await held, await late[3]
             assert first.seq == second.seq
-            assert [first.duplicate, second.duplicate] == [ends == "commit", True]
+            # After a rollback either may be the one that is recorded.
+            assert sorted([first.duplicate, second.duplicate]) == [ends == "commit", True]
         assert await database.count(events, dispatch) == [count + 1, count + 1]
 
     async def test_who_waits_too_long_fails_alone_and_learns_what_for(
         self, database: Database, bus: EventBus, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
+        monkeypatch.setattr("runner.bus.held.PATIENCE", 120.0)
         async with AsyncSession(database.engine) as session:
             await database.open().events.append_in(session, [Publication(order(3)), Publication(order(4))])
             tasks = await published(bus, *range(20))
-            held = [tasks.pop(3), tasks.pop(4)]
-            for task in held:
+            patient = [tasks.pop(3), tasks.pop(4)]
+            await eventually(lambda: done(list(tasks.values())))
+            monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
+            for task in (await published(bus, 3, 4)).values():
                 with pytest.raises(StorageHeld, match=r"event 'order-[34]' of source '/shop' is being recorded by"):
                     await task
-            assert done(list(tasks.values()))
             with pytest.raises(StorageHeld, match="one of 20 events, the first of them event 'order-3'"):
                 await bus.publish_many([order(number) for number in range(3, 23)])
+            assert not any(task.done() for task in patient)
             await session.rollback()
-        assert not (await bus.publish(order(3))).duplicate
+        assert not any([(await task).duplicate for task in patient])
 
     async def test_a_stop_waits_for_what_waits(self, database: Database, bus: EventBus) -> None:
         async with AsyncSession(database.engine) as session:

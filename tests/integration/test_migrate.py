@@ -179,12 +179,18 @@ _MIGRATE = """
 import asyncio, sys
 from pathlib import Path
 from runner.config.dsn import Dsn
+from runner.errors import StorageUnavailable
 from tests.support.engines import open_engine
 from runner.storage.migrate import migrate
 
 async def main():
     engine = open_engine(Dsn.parse(sys.argv[1], base=Path.cwd()), schema=sys.argv[2] or None, pool=1)
-    print(await migrate(engine))
+    while True:
+        try:
+            print(await migrate(engine))
+            break
+        except StorageUnavailable:  # one statement waits for seconds only; as a start does, try again
+            pass
     await engine.dispose()
 
 sys.stdin.readline()

@@ -13,17 +13,15 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from runner.storage import overview, throughput
 from runner.storage.postgres.statements import statement, statement_for
-from tests.contract.storage_contract import migrated
 
 
 @pytest.fixture
-async def connection(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    async with migrated(postgres_dsn):
-        connection = await asyncpg.connect(postgres_dsn)
-        for setting in ("enable_seqscan = off", "enable_sort = off", "plan_cache_mode = force_generic_plan"):
-            await connection.execute(f"SET {setting}")
-        yield connection
-        await connection.close()
+async def connection(tables_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(tables_dsn)
+    for setting in ("enable_seqscan = off", "enable_sort = off", "plan_cache_mode = force_generic_plan"):
+        await connection.execute(f"SET {setting}")
+    yield connection
+    await connection.close()
 
 
 async def plan_of(connection: asyncpg.Connection, name: str) -> list[str]:

@@ -292,10 +292,10 @@ class TestOutage:
                 with capture_logs() as lines:
                     server.stop()
                     runner.worker.wake()
-                    await eventually(lambda: said("database lost"), timeout=15)
+                    await eventually(lambda: said("database lost"))
                     await eventually(lambda: runner.worker.stalled > timedelta(seconds=2))
                     server.start()
-                    await eventually(lambda: said("database back"), timeout=15)
+                    await eventually(lambda: said("database back"))
                     await runner.publish(events(1)[0])
                     await eventually(lambda: bus.settled(delivered=1))
             assert len(said("database lost")) == len(said("database back")) == 1

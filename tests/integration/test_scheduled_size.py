@@ -19,7 +19,7 @@ import pytest
 
 from runner.storage.postgres.statements import statement
 from runner.storage.sqlite.rows import sql
-from tests.contract.storage_contract import LEASE, Store, StoreTests, migrated, publish
+from tests.contract.storage_contract import LEASE, Store, StoreTests, publish
 
 MANY = 50_000
 SLACK = 12  # pages, or steps: what a deeper index, and a page that is split, may cost a statement
@@ -62,19 +62,18 @@ STATEMENTS = {
 
 
 @pytest.fixture
-async def postgres_now(postgres_dsn: str) -> AsyncIterator[Postgres]:
-    async with migrated(postgres_dsn):
-        connection = await asyncpg.connect(postgres_dsn)
-        for setting in ("enable_seqscan = off", "enable_sort = off", "plan_cache_mode = force_generic_plan"):
-            await connection.execute(f"SET {setting}")
-        await connection.execute(
-            "INSERT INTO events (id, source, type, created_at)"
-            " SELECT i, '/s', 't', now() FROM generate_series(1, 30) i;"
-            "INSERT INTO dispatch (event_seq) SELECT i FROM generate_series(1, 10) i;"
-            "INSERT INTO scheduled SELECT i, now() - interval '1 s' FROM generate_series(11, 30) i"
-        )
-        yield Postgres(connection)
-        await connection.close()
+async def postgres_now(tables_dsn: str) -> AsyncIterator[Postgres]:
+    connection = await asyncpg.connect(tables_dsn)
+    for setting in ("enable_seqscan = off", "enable_sort = off", "plan_cache_mode = force_generic_plan"):
+        await connection.execute(f"SET {setting}")
+    await connection.execute(
+        "INSERT INTO events (id, source, type, created_at)"
+        " SELECT i, '/s', 't', now() FROM generate_series(1, 30) i;"
+        "INSERT INTO dispatch (event_seq) SELECT i FROM generate_series(1, 10) i;"
+        "INSERT INTO scheduled SELECT i, now() - interval '1 s' FROM generate_series(11, 30) i"
+    )
+    yield Postgres(connection)
+    await connection.close()
 
 
 async def test_statements_of_postgresql_read_no_more(postgres_now: Postgres) -> None:

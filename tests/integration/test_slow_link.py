@@ -9,7 +9,6 @@ from runner import Delivery, Event, load
 from runner.builder import open_bus
 from runner.config import load_config
 from runner.storage.postgres.connector import COMMAND_TIMEOUT
-from tests.contract.storage_contract import migrated
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -23,12 +22,12 @@ storage: {{dsn: "{dsn}", start_timeout: 20s}}
 """
 
 
-async def test_large_events_are_delivered_with_the_default_file(postgres_dsn: str, tmp_path: Path) -> None:
+async def test_large_events_are_delivered_with_the_default_file(tables_dsn: str, tmp_path: Path) -> None:
     """As one answer they would take longer than a statement may, again and again."""
     assert EVENTS * MIB / BANDWIDTH > COMMAND_TIMEOUT
     near = tmp_path / "near.yaml"
-    near.write_text(CONFIG.format(dsn=postgres_dsn))
-    async with migrated(postgres_dsn), open_bus(load_config(near)) as bus:
+    near.write_text(CONFIG.format(dsn=tables_dsn))
+    async with open_bus(load_config(near)) as bus:
         for number in range(EVENTS):
             await bus.publish(Event.new("t", os.urandom(MIB), source="/s", id=str(number), datacontenttype="a/b"))
     taken: list[str] = []
@@ -38,7 +37,7 @@ async def test_large_events_are_delivered_with_the_default_file(postgres_dsn: st
         assert len(event.data) == MIB
         taken.append(event.id)
 
-    async with Proxy(postgres_dsn, bandwidth=BANDWIDTH) as proxy:
+    async with Proxy(tables_dsn, bandwidth=BANDWIDTH) as proxy:
         far = tmp_path / "far.yaml"
         far.write_text(CONFIG.format(dsn=proxy.url))
         runner = load(far)

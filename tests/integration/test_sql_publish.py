@@ -30,14 +30,16 @@ PUBLISH = f'"{SCHEMA}".publish_event'
 
 
 @pytest.fixture
-async def psql(postgres: PostgresServer, postgres_dsn: str) -> Psql:
+def schema_dsn(tables_in: Callable[[str], str]) -> str:
+    return tables_in(SCHEMA)
+
+
+@pytest.fixture
+def psql(postgres: PostgresServer, schema_dsn: str) -> Psql:
     """Run statements in one psql session on migrated tables, its search path as a stranger has it."""
-    engine = open_engine(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=1)
-    await migrate(engine)
-    await engine.dispose()
 
     def run(sql: str) -> str:
-        return postgres.psql(sql, postgres_dsn)
+        return postgres.psql(sql, schema_dsn)
 
     run(f"""UPDATE "{SCHEMA}".bus SET deployment_id = 'shop'""")
     return run
@@ -229,8 +231,8 @@ def test_what_python_takes_is_taken(psql: Psql, attributes: dict[str, Any]) -> N
     assert psql(call(attributes))
 
 
-async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: str) -> None:
-    store = open_storage(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
+async def test_the_same_event_from_either_side_is_one(psql: Psql, schema_dsn: str) -> None:
+    store = open_storage(Dsn.parse(schema_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
     for id, extensions, written in (
         ("one", {"b": 1, "a": "x"}, '{ "a":"x",  "b":1 }'),
         ("two", {}, "{ }"),
@@ -246,11 +248,11 @@ async def test_the_same_event_from_either_side_is_one(psql: Psql, postgres_dsn: 
     await store.close()
 
 
-async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, postgres_dsn: str) -> None:
+async def test_a_session_that_publishes_keeps_its_own_tables(psql: Psql, schema_dsn: str) -> None:
     """The caller's own table of the name of one of ours: what it writes there lands there."""
     psql("CREATE TABLE public.events (seq bigint PRIMARY KEY)")
-    store = open_storage(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
-    callers = create_async_engine(postgres_dsn.replace("postgresql:", "postgresql+asyncpg:"))
+    store = open_storage(Dsn.parse(schema_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
+    callers = create_async_engine(schema_dsn.replace("postgresql:", "postgresql+asyncpg:"))
     theirs = Table("events", MetaData(), Column("seq", BigInteger, primary_key=True))
     async with AsyncSession(callers) as session, session.begin():
         await session.execute(insert(theirs).values(seq=1))
@@ -297,9 +299,9 @@ def test_objects_of_the_caller_do_not_get_in_the_way(psql: Psql) -> None:
     assert len(rows(psql, "dispatch")) == 1
 
 
-async def test_listeners_hear_of_it_when_it_commits(psql: Psql, postgres_dsn: str) -> None:
+async def test_listeners_hear_of_it_when_it_commits(psql: Psql, schema_dsn: str) -> None:
     heard: list[object] = []
-    connection = await asyncpg.connect(postgres_dsn)
+    connection = await asyncpg.connect(schema_dsn)
     await connection.add_listener("evb_channel", lambda *signal: heard.append(signal[-1]))
     publish = f"SELECT {PUBLISH}('t');"
 
@@ -318,9 +320,9 @@ async def test_listeners_hear_of_it_when_it_commits(psql: Psql, postgres_dsn: st
     ("source", "id"), [("urn:s", "é" * 3000), ("é" * 1400, "1"), ("s" * 1301, "i" * 1300), ("s", "i")]
 )
 async def test_what_is_too_long_for_the_index_is_one_from_either_side(
-    psql: Psql, postgres_dsn: str, source: str, id: str
+    psql: Psql, schema_dsn: str, source: str, id: str
 ) -> None:
-    store = open_storage(Dsn.parse(postgres_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
+    store = open_storage(Dsn.parse(schema_dsn, base=Path.cwd()), schema=SCHEMA, pool=2)
     for extensions in ({}, {"b": 1}):
         name = f"{id}{len(extensions)}"
         event = Event.new("t", b"", source=source, id=name, extensions=extensions, datacontenttype="application/json")

@@ -72,7 +72,7 @@ async def test_delayed_events_wait_for_advance() -> None:
 async def test_a_deferred_delivery_waits_for_its_acknowledgement() -> None:
     async with testing.bus(later=lambda _event: Deferred(timedelta(hours=1))) as bus:
         receipt = await bus.publish(order(1))
-        await bus.drain(timeout=5)
+        await bus.drain(timeout=30)
         assert [each.state for each in await bus.deliveries("later")] == ["leased"]
         assert await bus.runner.ack(receipt.id, "later")
         assert [each.state for each in await bus.deliveries("later")] == ["delivered"]

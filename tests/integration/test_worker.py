@@ -648,19 +648,19 @@ class TestHeld:
             runner.subscribe("slow", slow)
             await bus.publish(events(10))
             async with runner:
-                await eventually(lambda: leased(9), timeout=15)
+                await eventually(lambda: leased(9))
                 first = max(await leased(9))
                 ended.set()  # its event is not on record yet
 
                 async def renewed() -> bool:
                     return bool(min(await leased(9)) > first)
 
-                await eventually(renewed, timeout=15)
+                await eventually(renewed)
                 await bus.publish(events(30, "order.paid"))  # of which two batches take all the room there is
-                await eventually(lambda: len(quick.seen) == len(slow.seen) == 40, timeout=15)
+                await eventually(lambda: len(quick.seen) == len(slow.seen) == 40)
                 await session.rollback()
                 slow.opened.set()
-                await eventually(lambda: bus.settled(delivered=80), timeout=15)
+                await eventually(lambda: bus.settled(delivered=80))
             for handler in (quick, slow):
                 assert handler.ids == ids([*events(10), *events(30, "order.paid")])
                 assert {attempt for _, attempt in handler.seen} == {1}

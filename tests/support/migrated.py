@@ -12,13 +12,13 @@ from tests.support.engines import open_engine
 __all__ = ["migrate_now"]
 
 
-def migrate_now(dsn: str) -> None:
+def migrate_now(dsn: str, schema: str | None = None) -> None:
     """Make our tables in the database at `dsn`, and leave no connection to it."""
-    asyncio.run(_migrate(dsn))
+    asyncio.run(_migrate(dsn, schema))
 
 
-async def _migrate(dsn: str) -> None:
-    engine = open_engine(Dsn.parse(dsn, base=Path()), schema=None, pool=1)
+async def _migrate(dsn: str, schema: str | None) -> None:
+    engine = open_engine(Dsn.parse(dsn, base=Path()), schema=schema, pool=1)
     try:
         await migrate(engine)
     finally:

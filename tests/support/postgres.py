@@ -116,7 +116,7 @@ class PostgresServer(Server):
     def psql(self, sql: str, dsn: str | None = None) -> str:
         """Run statements with the psql of the package and return what it prints, unaligned and without headers."""
         command = [str(self._bin / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", dsn or self.dsn()]
-        done = subprocess.run(command, input=sql, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, input=sql, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"psql failed ({done.returncode}): {done.stderr.strip()}")
         return done.stdout.strip()
@@ -135,7 +135,7 @@ class PostgresServer(Server):
         else:
             command = [str(self._bin / "pg_basebackup"), "-D", str(self.data), "-d", self._primary, "-R", "-X"]
             command += ["stream", "-c", "fast", "--no-sync"]
-        subprocess.run(command, check=True, capture_output=True, timeout=60, user=self._user)
+        subprocess.run(command, check=True, capture_output=True, timeout=300, user=self._user)
 
     def _hand_over(self, user: str) -> None:
         """Let `user` read the package's binaries and own the data directory."""

@@ -70,7 +70,7 @@ class Server:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _launch(
-        self, command: Sequence[str | Path], ready: Callable[[], bool], timeout: float = 20.0, user: str | None = None
+        self, command: Sequence[str | Path], ready: Callable[[], bool], timeout: float = 120.0, user: str | None = None
     ) -> None:
         if self.running:
             raise RuntimeError(f"{self.name} is already running")
@@ -96,7 +96,7 @@ class Server:
                 raise RuntimeError(f"{self.name} did not get ready on port {self.port}; its log ends with:\n{tail}")
             time.sleep(0.02)
 
-    def _end(self, number: Signals, timeout: float = 20.0) -> None:
+    def _end(self, number: Signals, timeout: float = 60.0) -> None:
         """Send the signal and wait; a server that ignores it is killed. Nothing to do when none runs."""
         if self._process is None:
             return

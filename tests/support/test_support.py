@@ -15,13 +15,14 @@ from pathlib import Path
 
 import asyncpg
 import nats
+import psutil
 import pytest
 
 from .eventually import eventually
 from .load import slowness
 from .nats import NatsServer
 from .postgres import PostgresServer
-from .process import RunnerProcess, run_cli
+from .process import RunnerProcess, environment, run_cli, run_python
 from .proxy import Proxy
 
 
@@ -186,8 +187,7 @@ async def test_a_killed_test_run_leaves_no_server() -> None:
         "print(server.port, server.directory, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=30)
+    done = run_python(script)
     assert done.returncode == -signal.SIGKILL, done.stderr
     port, directory = done.stdout.split()
     await eventually(lambda: _refuses(int(port)), timeout=10)
@@ -229,3 +229,40 @@ async def test_two_that_share_a_processor_are_slow() -> None:
             rival.kill()
             rival.wait()
     assert slowness(rival.pid for rival in rivals) == 1.0
+
+
+def test_a_command_runs_beside_busy_processes_until_it_fails(tmp_path: Path) -> None:
+    # The second run fails; each notes the processes whose parent is its own.
+    script = (
+        "import os, pathlib, sys, psutil\n"
+        "beside = [each.pid for each in psutil.Process(os.getppid()).children() if each.pid != os.getpid()]\n"
+        "with open('beside', 'a') as file: print(*beside, file=file)\n"
+        "sys.exit(7 if len(pathlib.Path('beside').read_text().splitlines()) == 2 else 0)\n"
+    )
+    command = ["-m", "tests.support.busy", "--loops", "2", "--runs", "3", sys.executable, "-c", script]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment(None), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 7, done.stderr
+    passed, failed = done.stdout.splitlines()
+    assert passed.startswith("run 1 of 3 beside 2 busy processes")
+    assert " passed: " in passed
+    assert " failed (exit code 7): " in failed
+    first, second = [line.split() for line in (tmp_path / "beside").read_text().splitlines()]
+    assert (len(first), second) == (2, first)
+    assert [pid for pid in map(int, first) if psutil.pid_exists(pid)] == []
+
+
+async def test_busy_processes_end_with_what_started_them() -> None:
+    script = (
+        "import os, signal\n"
+        "from tests.support.busy import busy\n"
+        "with busy(2) as loops:\n"
+        "    print(*loops, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = run_python(script)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    loops = [int(pid) for pid in done.stdout.split()]
+    assert len(loops) == 2
+    await eventually(lambda: not any(psutil.pid_exists(pid) for pid in loops))
