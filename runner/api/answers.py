@@ -228,7 +228,7 @@ ANSWERS: dict[str, Schema] = {
         ready=_BOOL,
         phase=_TEXT,
         store=_BOOL,
-        tables=_BOOL,
+        tables=_or_null(_BOOL),
         strategies=_list(_object(name=_TEXT, hears=_or_null(_BOOL))),
     ),
     "Finding": _object(

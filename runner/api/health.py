@@ -32,7 +32,7 @@ def routes(surface: Surface) -> list[BaseRoute]:
         """Report whether this process can take work; a strategy that does not hear does not count."""
         readiness, phase = surface.readiness, surface.vitals.phase
         await readiness.refresh()
-        ready = phase is Phase.RUNNING and readiness.store and readiness.tables
+        ready = phase is Phase.RUNNING and readiness.store and readiness.tables is True
         return JSONResponse(
             {
                 "ready": ready,

@@ -32,7 +32,7 @@ class Readiness:
         self._asked = 0.0
         self._asking: asyncio.Task[None] | None = None
         self.store = False  # whether it answered the last look
-        self.tables = False  # whether its tables were at head then
+        self.tables: bool | None = None  # whether its tables are at head; None while it has never answered
 
     async def refresh(self) -> None:
         """Ask the store, unless it was asked a moment ago; return without an answer after two seconds."""

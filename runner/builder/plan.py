@@ -20,6 +20,7 @@ __all__ = ["keeper_of", "plan_of", "retention_of", "tracing_of", "type_schemas"]
 
 def plan_of(config: Config) -> Plan:
     """Return the plan of a runner."""
+    from ..config.written import Defaults
     from ..runtime.plan import Plan
 
     worker = config.worker
@@ -40,6 +41,7 @@ def plan_of(config: Config) -> Plan:
         schemas=type_schemas(config),
         api=config.api,
         lifecycle=config.lifecycle,
+        defaults=Defaults(config.retry, config.breaker),
     )
 
 
@@ -67,11 +69,14 @@ def tracing_of(config: Config) -> Tracing | None:
 
 def keeper_of(config: Config) -> Keeper:
     """Return what checks and keeps the destinations that subscriptions bring with them."""
+    from ..config.written import Defaults
     from ..operations.destinations import Keeper, guard_within
 
     keyring = None if config.sealing is None else config.sealing.keyring
     limits = config.destinations
-    return Keeper(keyring, guard_within(limits), handshake=limits.handshake, origin=limits.origin)
+    defaults = Defaults(config.retry, config.breaker)
+    guard = guard_within(limits)
+    return Keeper(keyring, guard, handshake=limits.handshake, origin=limits.origin, defaults=defaults)
 
 
 def retention_of(config: Config) -> Retention:

@@ -126,4 +126,5 @@ class RereadableFile(ConfigurationFile):
             config.log.change()
         if (used.sealing, used.destinations) != (config.sealing, config.destinations):
             self._destinations.follow(keeper_of(config))
+        self._destinations.keeper.defaults = revision.plan.defaults
         self._used = self._read

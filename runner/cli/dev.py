@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .loop import loop_factory
+from .loop import TOGETHER, StopRequests, loop_factory
 from .options import DURATION
 from .output import print_line, tell
 
@@ -195,10 +195,10 @@ def _loaded(path: Path, port: int) -> Config:
 async def _serve(path: Path, config: Config, every: timedelta | None) -> None:
     from ..builder import build
 
-    stop = asyncio.Event()
+    stop, requests = asyncio.Event(), StopRequests()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _interrupt, stop)
+        loop.add_signal_handler(number, _interrupt, stop, requests)
     runner = build(config)
     starting = asyncio.ensure_future(runner.start())
     waiting = asyncio.ensure_future(stop.wait())
@@ -226,10 +226,10 @@ async def _serve(path: Path, config: Config, every: timedelta | None) -> None:
     tell(f"stopped; start it again: {_command(shlex.join(sys.argv[1:]) or 'dev')}")
 
 
-def _interrupt(stop: asyncio.Event) -> None:
-    if stop.is_set():
+def _interrupt(stop: asyncio.Event, requests: StopRequests) -> None:
+    if requests.is_another():
         os._exit(130)
-    stop.set()
+    asyncio.get_running_loop().call_later(TOGETHER, stop.set)
 
 
 def _introduction(path: Path, runner: Runner, every: timedelta | None) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""The event loop and the garbage collector of verbs that do the work of a runner."""
+"""The event loop, the signals and the garbage collector of verbs that do the work of a runner."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 from collections.abc import Callable
+from time import monotonic
 
-__all__ = ["loop_factory", "tune_gc"]
+__all__ = ["TOGETHER", "StopRequests", "loop_factory", "tune_gc"]
 
+TOGETHER = 0.05  # seconds within which stop signals are one request
 _THRESHOLDS = (50_000, 20, 50)  # objects, and collections of the next younger generation
 
 
@@ -30,3 +32,24 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+class StopRequests:
+    """
+    Tell the copies of one stop signal from a second request.
+
+    `timeout` signals its child and then the group that the child is in; wrappers forward what a terminal has sent to
+    both. So a stop begins, and is announced, no sooner than `TOGETHER` after its first signal.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        """Args: clock returns seconds."""
+        self._clock = clock
+        self._first: float | None = None
+
+    def is_another(self) -> bool:
+        """Return whether a signal that has just come is a further request, and no copy of the first."""
+        now = self._clock()
+        if self._first is None:
+            self._first = now
+        return now - self._first >= TOGETHER

@@ -16,7 +16,7 @@ import click
 
 from ..errors import ConfigError, RunnerError, readable
 from ..log.redaction import redacted
-from .loop import loop_factory, tune_gc
+from .loop import TOGETHER, StopRequests, loop_factory, tune_gc
 from .options import config_option, settings
 from .output import tell
 
@@ -118,7 +118,7 @@ class _Signals:
         self.stop = asyncio.Event()
         self._reload = False  # whether a reload was asked for before the process could act on it
         self._on_reloads: Callable[[], object] | None = None
-        self._stopping = False
+        self._requests = StopRequests()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
@@ -142,13 +142,15 @@ class _Signals:
             self._on_reloads()
 
     def _on_stop(self, *_: object) -> None:
-        if self._stopping:
+        if self._requests.is_another():
             try:
                 _say_at_last(self.last_words)
             finally:
                 os._exit(130)
-        self._stopping = True
-        self._soon(self.stop.set)
+        if self._loop is None:
+            self.stop.set()
+        else:
+            self._loop.call_soon_threadsafe(self._loop.call_later, TOGETHER, self.stop.set)
 
     def _on_reload(self, *_: object) -> None:
         self._reload = True

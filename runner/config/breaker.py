@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..policies.breaker import BreakerPolicy
 from .duration import PositiveDuration
 from .errors import got
-from .fields import Model, Number, optional
+from .fields import Model, Number, check_longest, merged, optional
 
 __all__ = ["Breaker", "BreakerField", "BreakerOverride", "BreakerOverrideField"]
 
@@ -26,7 +26,18 @@ class Breaker(Model):
     pause: PositiveDuration = Field(
         default=_DEFAULTS.pause, description="For how long; doubles while the next try fails, too."
     )
-    max_pause: PositiveDuration = Field(default=_DEFAULTS.max_pause, description="Longest pause.")
+    max_pause: PositiveDuration = Field(
+        default=_DEFAULTS.max_pause, description="Longest pause; left out, no shorter than `pause`."
+    )
+
+    @model_validator(mode="after")
+    def _longest(self) -> Self:
+        check_longest(self, "pause", "max_pause")
+        return self
+
+    def complete(self) -> Self:
+        """Return the section with every key, as it acts."""
+        return self.model_construct(**merged(self, {}, "pause", "max_pause"))
 
 
 class BreakerOverride(optional(Breaker)):  # type: ignore[misc]  # its fields are those of `Breaker`
@@ -37,7 +48,7 @@ class BreakerOverride(optional(Breaker)):  # type: ignore[misc]  # its fields ar
         own = {name: value for name, value in self if value is not None}
         if defaults is None and not own:
             return None
-        return BreakerPolicy(**(dict(defaults or Breaker()) | own))
+        return BreakerPolicy(**merged(defaults or Breaker(), own, "pause", "max_pause"))
 
 
 def _off(value: object) -> object:

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from .dsn import Dsn
+from .duration import format_duration
 from .errors import complaint, got, quoted
 from .source import PlacedText
 
@@ -68,6 +69,29 @@ def optional(model: type[Model]) -> Any:
         annotation: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
         fields[name] = (annotation | None, Field(default=None, description=info.description))
     return create_model(f"Optional{model.__name__}", __base__=model, **fields)
+
+
+def check_longest(section: Model, first: str, longest: str) -> None:
+    """Raise `ValueError` if the section gives a first wait that is longer than the longest one it gives."""
+    wait, most = getattr(section, first), getattr(section, longest)
+    if {first, longest} <= section.model_fields_set and wait is not None and most is not None and wait > most:
+        raise ValueError(f"{longest}: expected at least {first}, {format_duration(wait)}, got {format_duration(most)}")
+
+
+def merged(defaults: Model, own: Mapping[str, Any], first: str, longest: str) -> dict[str, Any]:
+    """
+    Return the fields of a section with those of its override in their place.
+
+    Of a first wait that is longer than the longest one, the one that is not written gives way; of two that are, that
+    of the section.
+    """
+    fields = dict(defaults)
+    for written in ({key: fields[key] for key in defaults.model_fields_set}, own):
+        fields |= written
+        if fields[first] > fields[longest]:
+            kept, moved = (first, longest) if first in written else (longest, first)
+            fields[moved] = fields[kept]
+    return fields
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from .errors import MOST_FAULTS, Fault, KeyPath, config_error, limited_effort, q
 from .fields import Context
 from .inclusion import read_source
 from .keys import known_keys
-from .messages import describe
+from .messages import describe, narrowed
 from .retry import Retry, RetryOverride
 from .schema import Config
 from .setting import apply_settings
@@ -120,6 +120,8 @@ def dump(config: Config) -> dict[str, Any]:
     if document["api"] is None:
         del document["api"]  # null in its place would look like a section with the defaults
     document["retry"] = _shown(RetryOverride().over(config.retry))
+    if config.breaker is not None:
+        document["breaker"] = config.breaker.complete().model_dump(mode="json")
     for entry, subscription in zip(document["subscriptions"], config.to_subscriptions(), strict=True):
         entry["retry"] = _shown(subscription.retry)
     return document
@@ -135,7 +137,7 @@ def _shown(policy: RetryPolicy) -> dict[str, Any]:
 def _faults(error: ValidationError, source: Source) -> tuple[list[Fault], int]:
     """Return the first faults, in the order of the file, and how many others there are: wording all takes minutes."""
     items = []
-    for item in error.errors(include_url=False):
+    for item in map(narrowed, error.errors(include_url=False)):
         path: KeyPath = tuple(step for step in item["loc"] if step != "[key]")
         if item["type"] not in _ABOUT_ABSENCE:
             while path and path not in source.positions and path not in source.origins:

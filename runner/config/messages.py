@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from pydantic_core import ErrorDetails
+
 from .duration import format_duration
 from .errors import got, shape, suggestion
 
-__all__ = ["describe"]
+__all__ = ["describe", "narrowed"]
 
 
 def describe(error: Mapping[str, Any], known: Iterable[str]) -> str:
@@ -67,6 +69,17 @@ _EXPECTED = {
     "list_": "a list",
 }
 _CONTAINERS = frozenset({"model_", "dict_", "mapping_", "tuple_", "list_"})
+
+
+def narrowed(error: ErrorDetails) -> ErrorDetails:
+    """Return the error of a mapping as that of the key which its text begins with, if that key is in the mapping."""
+    given = error["input"]
+    if error["type"] != "value_error" or not isinstance(given, Mapping):
+        return error
+    key, colon, text = str(error["ctx"]["error"]).partition(": ")
+    if not colon or key not in given:
+        return error
+    return {**error, "loc": (*error["loc"], key), "input": given[key], "ctx": {"error": text}}
 
 
 def _unknown_key(key: object, known: Iterable[str]) -> str:

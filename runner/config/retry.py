@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ..policies.retry import RetryPolicy
 from .duration import Duration, PositiveDuration
-from .fields import Model, Number, optional
+from .fields import Model, Number, check_longest, merged, optional
 
 __all__ = ["Retry", "RetryOverride"]
 
@@ -22,7 +22,9 @@ class Retry(Model):
         default=_DEFAULTS.max_attempts, ge=1, le=1000, description="Attempts before a delivery is dead."
     )
     delay: Duration = Field(default=_DEFAULTS.delay, description="Wait after the first failure; doubles.")
-    max_delay: Duration = Field(default=_DEFAULTS.max_delay, description="Longest wait.")
+    max_delay: Duration = Field(
+        default=_DEFAULTS.max_delay, description="Longest wait; left out, no shorter than `delay`."
+    )
     jitter: float = Field(
         default=_DEFAULTS.jitter, ge=0, le=1, description="Share of the wait that is random, from 0 to 1."
     )
@@ -40,6 +42,7 @@ class Retry(Model):
         doubling = sorted(self.model_fields_set & {"delay", "max_delay"})
         if self.schedule is not None and doubling:
             raise ValueError(f"schedule: it lists every wait; leave out {' and '.join(doubling)}, or the schedule")
+        check_longest(self, "delay", "max_delay")
         return self
 
 
@@ -49,7 +52,7 @@ class RetryOverride(optional(Retry)):  # type: ignore[misc]  # its fields are th
     def over(self, defaults: Retry) -> RetryPolicy:
         """Return the policy, each field from here or else from `defaults`."""
         own = {name: value for name, value in self if value is not None}
-        fields = dict(defaults) | own
+        fields = merged(defaults, own, "delay", "max_delay")
         if "delay" in own or "max_delay" in own:
             fields["schedule"] = None  # doubling waits replace the listed ones of the defaults
         waits = fields["schedule"] = fields["schedule"] or ()

@@ -17,13 +17,13 @@ from .errors import Fault, limited_effort
 from .fields import Context, Model
 from .keys import known_keys
 from .kinds import SINKS
-from .messages import describe
+from .messages import describe, narrowed
 from .plugin import Plugin, PluginField
 from .retry import Retry
 from .schedules import Moment, ScheduleEntry
 from .schema import SubscriptionEntry
 
-__all__ = ["Own", "Written", "read_options", "read_schedule", "read_subscription"]
+__all__ = ["Defaults", "Own", "Written", "read_options", "read_schedule", "read_subscription"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,6 +34,13 @@ _DESTINATIONS = SINKS.only("webhook")
 def read_schedule(name: str, content: Mapping[str, Any]) -> Schedule:
     """Return the schedule in `content`, with the keys of the file. Raise `ConfigError`, one fault per line."""
     return _read(ScheduleEntry, _named(content, name), Context(base=Path())).to_schedule()
+
+
+class Defaults(NamedTuple):
+    """The sections of the file that have the defaults of subscriptions; those of a file without them, unless given."""
+
+    retry: Retry = Retry()
+    breaker: Breaker | None = Breaker()
 
 
 class Own(Model):
@@ -60,12 +67,15 @@ class Written(NamedTuple):
     given: Any
 
 
-def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str]) -> Written:
+def read_subscription(
+    name: str, content: Mapping[str, Any], sinks: Iterable[str], defaults: Defaults | None = None
+) -> Written:
     """
-    Return the subscription that `content` describes, with the keys of the file and the defaults of a file without any.
+    Return the subscription that `content` describes, with the keys of the file.
 
     Args:
         sinks: names of those there are.
+        defaults: those of the file; None: those of a file without any.
 
     Raises:
         ConfigError: with a fault in each line.
@@ -83,20 +93,23 @@ def read_subscription(name: str, content: Mapping[str, Any], sinks: Iterable[str
     entry = _gathering(SubscriptionEntry, content, Context(base=Path(), sinks=known), faults)
     if faults or read is None or entry is None:
         raise ConfigError(*[f"{each}, or a destination" if each == _NO_SINK else each for each in faults])
-    subscription = replace(entry.to_subscription(Retry(), Breaker()), expires_at=read.expires_at)
+    subscription = replace(entry.to_subscription(*(defaults or Defaults())), expires_at=read.expires_at)
     given = None if read.destination is None else next(iter(_options(own["destination"])))
     return Written(subscription, read.destination, given)
 
 
-def read_options(name: str, sink: str, options: Mapping[str, Any]) -> Subscription:
+def read_options(name: str, sink: str, options: Mapping[str, Any], defaults: Defaults | None = None) -> Subscription:
     """
-    Return the subscription that a program describes by `options`, with the keys of the file and its defaults.
+    Return the subscription that a program describes by `options`, with the keys of the file.
+
+    Args:
+        defaults: those of the file; None: those of a file without any.
 
     Raises:
         ConfigError: with a fault in each line.
     """
     content = {**options, "name": name, "sink": sink}
-    return _read(SubscriptionEntry, content, Context(base=Path())).to_subscription(Retry(), Breaker())
+    return _read(SubscriptionEntry, content, Context(base=Path())).to_subscription(*(defaults or Defaults()))
 
 
 def _options(destination: object) -> Iterator[Any]:
@@ -128,7 +141,7 @@ def _gathering(model: type[M], content: dict[str, Any], context: Context, faults
         with limited_effort():
             return model.model_validate(content, context=context)
     except ValidationError as error:
-        for item in error.errors(include_url=False):
+        for item in map(narrowed, error.errors(include_url=False)):
             place = tuple(step for step in item["loc"] if step != "[key]")
             fault = Fault(describe(item, known_keys(model, item["loc"][:-1])), place)
             faults.append(fault.line("").lstrip(": "))

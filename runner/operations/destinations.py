@@ -24,6 +24,7 @@ from ..subscription import Destination
 if TYPE_CHECKING:
     from ..config.destinations import Destinations as Limits
     from ..config.plugin import Plugin
+    from ..config.written import Defaults
     from ..sinks.webhook import WebhookOptions
     from ..subscription import Subscription
 
@@ -59,6 +60,7 @@ class Keeper:
         guard: where destinations may lead.
         handshake: what is asked of their receivers at least.
         origin: the name of this system in it; None for that of the deployment.
+        defaults: those of the file, for subscriptions that are put; None: those of no file.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class Keeper:
         *,
         handshake: Handshake | None = None,
         origin: str | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
         self.keyring = keyring or Keyring()
         self.guard = guard
         self.handshake = handshake
         self.origin = origin
+        self.defaults = defaults
 
     @staticmethod
     def check_size(definition: Mapping[str, Any]) -> None:

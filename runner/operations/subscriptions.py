@@ -142,7 +142,7 @@ class SubscriptionOperations:
         from ..config.written import read_subscription  # pydantic, not needed to publish
 
         self._keeper.check_size(definition)
-        written = read_subscription(name, definition, sinks)
+        written = read_subscription(name, definition, sinks, self._keeper.defaults)
         if written.destination is None:
             return written.subscription
         kept = self._keeper.keep(name, written.destination, written.given)

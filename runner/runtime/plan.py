@@ -19,6 +19,7 @@ from ..subscription import Subscription
 if TYPE_CHECKING:
     from ..bus.type_schemas import TypeSchemas
     from ..config.api import Api
+    from ..config.written import Defaults
 
 __all__ = ["Plan", "function_subscription"]
 
@@ -41,6 +42,7 @@ class Plan:
         schemas: what the data of events has to fit.
         api: the HTTP interface that `start()` serves; None for none.
         lifecycle: whether lifecycle events are published.
+        defaults: the retries and breaker of functions, where their options leave them out; None: those of no file.
     """
 
     deployment_id: str
@@ -57,9 +59,12 @@ class Plan:
     schemas: TypeSchemas | None = None
     api: Api | None = None
     lifecycle: bool = False
+    defaults: Defaults | None = None
 
 
-def function_subscription(name: str, sink: str, options: Mapping[str, Any]) -> Subscription:
+def function_subscription(
+    name: str, sink: str, options: Mapping[str, Any], defaults: Defaults | None = None
+) -> Subscription:
     """
     Return the subscription of a function; its options are written as in the file, or are values of `Subscription`.
 
@@ -77,6 +82,6 @@ def function_subscription(name: str, sink: str, options: Mapping[str, Any]) -> S
     if not written.get("types", "*"):
         del written["types"]  # none are all, as in `Subscription`
     try:
-        return replace(read_options(name, sink, written), **made)
+        return replace(read_options(name, sink, written, defaults), **made)
     except ConfigError as error:
         raise ValueError(f"subscribe({name!r}): {error}") from None

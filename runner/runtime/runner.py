@@ -38,12 +38,13 @@ from ..storage import Storage
 from ..storage.contract.events import Publication, Receipt
 from ..storage.contract.registry import Health, Instance, StrategyHealth
 from ..strategies.stack import StrategyState
-from ..subscription import Subscription, check_dead_letters
+from ..subscription import check_dead_letters
 from ..tracing.base import Tracing
 from ..worker.worker import Worker
+from .functions import Functions
 from .parts import pages, serve
 from .place import old_records, take_place
-from .plan import Plan, function_subscription
+from .plan import Plan
 from .revision import STOP_TIMEOUT, ConfigurationFile, Revision, reloading_of
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class Runner:
         self._sinks = dict(sinks)
         self._brokers = tuple(brokers)
         self._file = file
-        self._function_sink = function_sink
-        self._functions: dict[str, Subscription] = {}
-        self._function_sinks: dict[str, Sink] = {}
+        self._functions = Functions(function_sink)
         self._instance = Instance(new_id(), socket.gethostname(), os.getpid(), __version__)
         self._tally = tally = Tally(each.name for each in plan.schedules)
 
@@ -172,7 +171,8 @@ class Runner:
                 in a thread. What it returns or raises is the outcome, as for a `python` sink. With `batch=100`
                 it is `handler(events)`, a list of at most so many.
             options: the keys of a subscription of the file, such as `types="order.*"`, `rate="20/s"`, `timeout="5s"` or
-                `retry={"max_attempts": 3}`; a timedelta and the like will do as well.
+                `retry={"max_attempts": 3}`; a timedelta and the like will do as well. What `retry` and `breaker` leave
+                out comes from those sections of the file.
 
         Raises:
             FilterError: the filter does not compile.
@@ -183,15 +183,14 @@ class Runner:
             raise ValueError(f"subscribe({name!r}): worker.enabled is false, so nothing would call the handler")
         if any(each.name == name for each in self._plan.subscriptions):
             raise ValueError(f"the file has a subscription {name!r}; a function needs a name of its own")
-        sink = f"function:{name}"
-        self._functions[name] = function_subscription(name, sink, options)
-        self._sinks[sink] = self._function_sinks[sink] = self._function_sink(handler)
+        sink = self._functions.add(name, handler, options, self._plan.defaults)
+        self._sinks[sink] = self._functions.sinks[sink]
         self.worker.serve(sink, self._sinks[sink])
 
     async def unsubscribe(self, name: str) -> None:
         """End the subscription of a function; its open deliveries stay on record, undelivered."""
         self._loop_guard.enter()
-        self._functions.pop(name, None)
+        self._functions.remove(name)
         await self._storage.registry.put_subscriptions([], f"function:{name}")
 
     async def ack(self, reference: str, subscription: str, *, failure: str | None = None) -> bool:
@@ -248,11 +247,11 @@ class Runner:
         from ..diagnosis.look import unserved
 
         self._loop_guard.enter()
-        check_dead_letters(self._functions.values(), self._sinks)
+        check_dead_letters(self._functions.subscriptions.values(), self._sinks)
         self._vitals.starting()
         await self._watchdog.start()
         await self._door.start()
-        await take_place(self._storage, self._plan, self._functions, self._heartbeat.beat)
+        await take_place(self._storage, self._plan, self._functions.subscriptions, self._heartbeat.beat)
         for concern in await self._storage.concerns():
             log.warning("store", concern=concern)
         for broker in self._brokers:
@@ -353,9 +352,13 @@ class Runner:
     async def _apply(self, revision: Revision) -> None:
         """Use another state of the file from now on; raise a `RunnerError` if it cannot be used, and change nothing."""
         assert self._file is not None
-        revision.check(self._functions.values(), self._function_sinks)
+        functions, plan = self._functions, revision.plan
+        revision.check(functions.subscriptions.values(), functions.sinks)
         async with revision.started(), revision.logged_in(self._file):
-            await self._storage.schedules.put_file(revision.plan.subscriptions, revision.plan.schedules)
+            await self._storage.schedules.put_file(plan.subscriptions, plan.schedules)
+            for changed in list(functions.with_defaults(plan.defaults)):
+                await self._storage.registry.put_subscriptions([changed], changed.sink)
+                functions.subscriptions[changed.name] = changed
         self._use(revision)
 
     def _use(self, revision: Revision) -> None:
@@ -363,7 +366,7 @@ class Runner:
         assert self._file is not None
         self._file.use(revision)
         self._plan = plan = revision.plan
-        self._sinks = {**self._function_sinks, **revision.sinks}
+        self._sinks = {**self._functions.sinks, **revision.sinks}
         self._brokers = (*(each for each in self._brokers if each not in revision.idle_brokers), *revision.brokers)
         self.worker.replace_sinks(self._sinks, revision.retired, revision.idle_brokers)
         self._bus.use_schemas(plan.schemas)

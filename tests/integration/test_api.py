@@ -123,6 +123,7 @@ class TestProbes:
         assert (await get(runner, "/healthz")).status == 200
         answer = await get(runner, "/readyz")
         assert (answer.status, answer.json["phase"], answer.json["store"]) == (503, "starting", False)
+        assert answer.json["tables"] is None  # not false: nothing is known of them, so `runner migrate` is no cure
         starting.cancel()
         await asyncio.wait({starting})
         await runner.stop()

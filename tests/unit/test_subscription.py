@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.config.retry import Retry
+from runner.config.written import Defaults
 from runner.errors import EventError
 from runner.event import Event
 from runner.policies.breaker import BreakerPolicy
@@ -225,6 +227,18 @@ def test_options_of_a_function_may_be_values() -> None:
     }
     assert function_subscription("s", "function:s", options) == Subscription(name="s", sink="function:s", **options)
     assert function_subscription("s", "function:s", {}) == Subscription(name="s", sink="function:s")
+
+
+def test_what_options_of_a_function_leave_out_comes_from_the_file() -> None:
+    defaults = Defaults(Retry(max_attempts=7, delay=timedelta(seconds=3)), None)
+    made = function_subscription("s", "function:s", {"retry": {"max_attempts": 2}}, defaults)
+    assert made.retry == RetryPolicy(max_attempts=2, delay=timedelta(seconds=3))
+    assert made.breaker is None
+    assert function_subscription("s", "function:s", {"breaker": {"failures": 3}}, defaults).breaker == BreakerPolicy(
+        failures=3
+    )
+    own = function_subscription("s", "function:s", {"retry": RetryPolicy(), "breaker": BreakerPolicy()}, defaults)
+    assert (own.retry, own.breaker) == (RetryPolicy(), BreakerPolicy())
 
 
 def test_options_of_a_function_that_are_wrong_are_all_named() -> None:

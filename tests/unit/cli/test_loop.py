@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from runner.cli.loop import tune_gc
+from runner.cli.loop import TOGETHER, StopRequests, tune_gc
+from runner.cli.start import _Signals
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +39,31 @@ def test_a_cycle_still_goes() -> None:
     kept = [[number] for number in range(60_000)]  # more than the threshold
     assert gone() is None
     assert len(kept) == 60_000
+
+
+def test_signals_that_come_together_are_one_request() -> None:
+    now = 100.0
+    requests = StopRequests(lambda: now)
+    assert not requests.is_another()
+    now += TOGETHER * 0.9
+    assert not requests.is_another()  # `timeout` signals its child, then the group
+    now += TOGETHER * 0.2
+    assert requests.is_another()
+
+
+async def test_a_stop_begins_once_its_copies_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, exits = 100.0, list[int]()
+    monkeypatch.setattr(os, "_exit", exits.append)
+    signals = _Signals()
+    signals._requests = StopRequests(lambda: now)
+    signals.attach()
+    signals._on_stop()
+    await asyncio.sleep(0)
+    assert not signals.stop.is_set()  # else whoever reads "stopping" and signals again would not be heard
+    signals._on_stop()
+    async with asyncio.timeout(10):
+        await signals.stop.wait()
+    assert exits == []
+    now += 1
+    signals._on_stop()
+    assert exits == [130]

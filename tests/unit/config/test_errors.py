@@ -116,7 +116,7 @@ TABLE = [
     ),
     (
         "deployment_id: d\nstorage: {dsn: 'sqlite:///x', schema: s}",
-        "2:1: storage: schema: SQLite has no schemas; leave it out, and give each deployment its own file",
+        "2:31: storage.schema: SQLite has no schemas; leave it out, and give each deployment its own file",
     ),
     (
         "deployment_id: d\nstorage: {dsn: 'postgresql://h/b', schema_name: s}",
@@ -370,11 +370,19 @@ TABLE = [
     (HEAD + "retry: {jitter: .nan}", "3:9: retry.jitter: expected a finite number, got nan"),
     (
         HEAD + "retry: {schedule: [1s, 10s], delay: 1s, max_delay: 1m}",
-        "3:1: retry: schedule: it lists every wait; leave out delay and max_delay, or the schedule",
+        "3:9: retry.schedule: it lists every wait; leave out delay and max_delay, or the schedule",
     ),
     (
         HEAD + "sinks: {s: stdout}\nsubscriptions: [{name: a, sink: s, retry: {delay: 1s, schedule: [1s]}}]",
-        "4:36: subscriptions[0].retry: schedule: it lists every wait; leave out delay, or the schedule",
+        "4:55: subscriptions[0].retry.schedule: it lists every wait; leave out delay, or the schedule",
+    ),
+    (
+        HEAD + "retry: {delay: 1m, max_delay: 1s}",
+        "3:20: retry.max_delay: expected at least delay, 1m, got 1s",
+    ),
+    (
+        HEAD + "breaker: {pause: 10m, max_pause: 1m}",
+        "3:23: breaker.max_pause: expected at least pause, 10m, got 1m",
     ),
     (HEAD + "retry: {schedule: []}", "3:9: retry.schedule: expected a non-empty list"),
     (

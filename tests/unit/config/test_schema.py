@@ -151,6 +151,10 @@ SECOND = timedelta(seconds=1)
         ("{schedule: [1s], max_attempts: 2}", "{max_delay: 2s}", RetryPolicy(max_delay=2 * SECOND, max_attempts=2)),
         ("{max_age: 1m}", "{jitter: 0}", RetryPolicy(max_age=60 * SECOND, jitter=0)),
         ("{max_age: 1m}", "{max_age: 2s}", RetryPolicy(max_age=2 * SECOND)),
+        ("{delay: 2h}", "{jitter: 0}", RetryPolicy(delay=7200 * SECOND, max_delay=7200 * SECOND, jitter=0)),
+        ("{max_delay: 10s}", "{delay: 20s}", RetryPolicy(delay=20 * SECOND, max_delay=20 * SECOND)),
+        ("{delay: 20s}", "{max_delay: 10s}", RetryPolicy(delay=10 * SECOND, max_delay=10 * SECOND)),
+        ("{}", "{max_delay: 10ms}", RetryPolicy(delay=SECOND / 100, max_delay=SECOND / 100)),
         ("{}", f"{{schedule: [{', '.join(['1s'] * 30)}]}}", RetryPolicy(schedule=(SECOND,) * 30, max_attempts=31)),
     ],
 )
@@ -172,6 +176,9 @@ def test_waits_of_its_own_replace_those_of_the_defaults(
         ("breaker: {failures: 3}", "", BreakerPolicy(failures=3)),
         ("breaker: {failures: 3}", "breaker: {pause: 1s}", BreakerPolicy(failures=3, pause=timedelta(seconds=1))),
         ("breaker: {max_pause: 1h}", "breaker: off", None),
+        ("breaker: {pause: 1h}", "", BreakerPolicy(pause=3600 * SECOND, max_pause=3600 * SECOND)),
+        ("breaker: {pause: 1h}", "breaker: {max_pause: 2s}", BreakerPolicy(pause=2 * SECOND, max_pause=2 * SECOND)),
+        ("breaker: off", "breaker: {pause: 1h}", BreakerPolicy(pause=3600 * SECOND, max_pause=3600 * SECOND)),
         ("breaker: off", "", None),
         ("breaker: null", "breaker: {}", None),
         ("breaker: 'off'", "breaker: {failures: 3}", BreakerPolicy(failures=3)),
@@ -182,6 +189,7 @@ def test_the_breaker_is_merged_field_by_field_or_off(
 ) -> None:
     config = load(f"{MINIMAL}sinks: {{s: stdout}}\nsubscriptions:\n  - {{name: a, sink: s, {own}}}\n{top}\n")
     assert [each.breaker for each in config.to_subscriptions()] == [expected]
+    assert load(json.dumps(dump(config))).to_subscriptions() == config.to_subscriptions()
 
 
 def test_the_defaults_of_the_schema_are_those_of_the_values(load: Load) -> None:
