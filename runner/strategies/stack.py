@@ -92,9 +92,10 @@ class StrategyStack:
                 group.create_task(self._guard(strategy, "start", partial(strategy.start, counting), START_TIMEOUT))
 
     async def notify(self, event_id: str) -> None:
-        """Signal through all."""
-        for strategy in self._strategies:
-            await self._guard(strategy, "notify", partial(strategy.notify, event_id), NOTIFY_TIMEOUT)
+        """Signal through all at once: one that hangs holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            for strategy in self._strategies:
+                group.create_task(self._guard(strategy, "notify", partial(strategy.notify, event_id), NOTIFY_TIMEOUT))
 
     async def stop(self) -> None:
         """Stop all at once."""

@@ -166,7 +166,7 @@ TABLE = [
     ),
     (
         HEAD + "strategies:\n  - nats: {servers: 'nats://a:b@h', token: t}",
-        "4:5: strategies[0].nats: servers: a user is given in several ways; give user and password, or token, once",
+        "4:12: strategies[0].nats.servers: a user is given in several ways; give user and password, or token, once",
     ),
     (
         HEAD + "strategies:\n  - nats: {servers: 'nats://h', user: u, token: t}",
@@ -236,7 +236,7 @@ TABLE = [
     ),
     (
         HEAD + "sinks: {a: {webhook: {url: 'https://h', headers: {CE-Id: x}}}}",
-        "3:13: sinks.a.webhook: headers: 'CE-Id' is set by the sink itself; leave it out",
+        "3:41: sinks.a.webhook.headers: 'CE-Id' is set by the sink itself; leave it out",
     ),
     (
         HEAD + 'sinks: {a: {webhook: {url: "https://h", headers: {X: "hunter2\\r\\n"}}}}',

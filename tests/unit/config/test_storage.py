@@ -57,10 +57,10 @@ class TestPassword:
         [
             (
                 "storage: {dsn: 'postgresql://u:p@h/b', password: q}",
-                "storage: password: the DSN has one, too; give it once",
+                "storage.password: the DSN has one, too; give it once",
             ),
-            ("storage: {dsn: 'sqlite:///b', password: q}", "storage: password: SQLite has none"),
-            ("storage: {dsn: 'sqlite:///b', tls: required}", "storage: tls: SQLite has none"),
+            ("storage: {dsn: 'sqlite:///b', password: q}", "storage.password: SQLite has none"),
+            ("storage: {dsn: 'sqlite:///b', tls: required}", "storage.tls: SQLite has none"),
             (
                 "storage: {dsn: 'postgresql:///b'}\nstrategies: [{postgres: {password: q}}]",
                 "into storage.password",
@@ -105,7 +105,7 @@ class TestTls:
         ],
     )
     def test_less_is_refused(self, load: Load, parameters: str, tls: str, environ: dict[str, str]) -> None:
-        with pytest.raises(ConfigError, match=f"storage: tls: {tls} is more than sslmode="):
+        with pytest.raises(ConfigError, match=f"storage.tls: {tls} is more than sslmode="):
             load(f"deployment_id: d\nstorage: {{dsn: 'postgresql://h/b{parameters}', tls: {tls}}}", **environ)
         direct = f"strategies: [{{postgres: 'postgresql://h/b{parameters}'}}]"
         with pytest.raises(ConfigError, match=f"strategies.0..postgres: tls: {tls} is more than sslmode="):

@@ -171,3 +171,13 @@ class Mute(Push):
 )
 def test_that_no_signal_went_out_is_known(parts: list[Fake], unsent: list[str]) -> None:
     assert compose(*parts).unsent() == unsent
+
+
+async def test_a_strategy_that_hangs_holds_up_no_signal_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "NOTIFY_TIMEOUT", 60.0)
+    hanging, other = Fake(notify="hang"), Fake()
+    signalling = asyncio.create_task(compose(hanging, other).notify("e"))
+    await eventually(lambda: other.calls == ["notify"])
+    assert not signalling.done()
+    signalling.cancel()
+    await asyncio.wait({signalling})
