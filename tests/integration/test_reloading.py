@@ -83,7 +83,10 @@ async def test_subscriptions_of_a_program_have_the_retries_and_the_breaker_of_th
 
     async def policies() -> dict[str, tuple[int, int | None]]:
         known = [each.subscription for each, _, _ in await runner._storage.records.registered()]
-        return {each.name: (each.retry.max_attempts, each.breaker and each.breaker.failures) for each in known}
+        return {
+            each.name: (each.retry.max_attempts, None if each.breaker is None else each.breaker.failures)
+            for each in known
+        }
 
     async with runner:
         await runner.subscriptions.put("put", {"sink": "out"})
