@@ -6,7 +6,7 @@ from typing import Any
 
 from ..operations.shapes import action_json
 from ..storage.contract.audit import ActionQuery
-from .endpoints import CURSOR, Call, Endpoint, limit, page, past, text
+from .endpoints import Call, Endpoint, cursor, limit, page, past, text
 
 __all__ = ["ENDPOINTS"]
 
@@ -22,7 +22,7 @@ async def _list(call: Call) -> dict[str, Any]:
         **query,
     )
     views = await call.surface.storage.audit.actions(asked)
-    return page([action_json(each) for each in views], [views[-1].seq] if len(views) == size else None)
+    return page("audit", [action_json(each) for each in views], [views[-1].seq] if len(views) == size else None)
 
 
 ENDPOINTS = (
@@ -39,7 +39,7 @@ ENDPOINTS = (
             "since": past("Begun at or after this time."),
             "until": past("Begun before this time."),
             "limit": limit(),
-            "cursor": CURSOR,
+            "cursor": cursor("audit"),
         },
     ),
 )

@@ -10,9 +10,9 @@ from .problems import Problem, problem_response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.types import Receive, Send
+    from starlette.types import Receive, Scope, Send
 
-__all__ = ["Bodies", "ClientGone", "discard", "refuse"]
+__all__ = ["Bodies", "ClientGone", "check_encoding", "discard", "refuse"]
 
 _TOGETHER = 64  # bodies of the largest size that may be in progress at once
 _SILENCE = 10.0  # seconds without a byte
@@ -107,6 +107,14 @@ class Bodies:
             raise Problem(503, "busy", "too many requests at once; try again", headers={**_CLOSE, "retry-after": "1"})
         self._room -= size
         return size
+
+
+def check_encoding(scope: Scope) -> None:
+    """Raise a `Problem` of status 415 if the body of a request is encoded, in whichever of several lines it says so."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            detail = "content-encoding: the body is taken as it is, without any compression"
+            raise Problem(415, "unsupported-media-type", detail, headers={"accept-encoding": "identity"})
 
 
 async def refuse(problem: Problem, receive: Receive, send: Send) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 
+import orjson
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .problems import MEDIA_TYPE, TYPE_PREFIX
+from .problems import MEDIA_TYPE, Problem
 
 __all__ = ["Connection"]
 
@@ -15,25 +17,33 @@ _HEAD_TIME = 10.0  # seconds from the connection, or the first byte of a request
 _HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete
 _HEADERS = 200
 _BLOCKED = 30.0  # seconds for which a client may read nothing of its answers
+_TOO_LARGE = Problem(431, "headers-too-large")
 
 
 class Connection(HttpToolsProtocol):
     """
     Limit how long a request head may take, how large it may be, and how long a client may read nothing of an answer.
 
-    A head that is not complete after ten seconds ends the connection with 408, one of more than 64 KiB or 200 headers
-    with 431. Between two requests uvicorn's keep-alive applies, and only another request ends its wait. During a body
-    the limits of its reader apply.
+    A head that is incomplete after ten seconds closes the connection with 408; one of more than 64 KiB or 200 headers
+    closes it with 431, and bytes that are no HTTP with 400. A connection above `api.limits.connections` takes the place
+    of the one that has rested the longest between two requests; if none rests, it gets a 503. Between two requests
+    uvicorn's keep-alive applies, and only another request ends its wait. During a body its reader sets its own limits.
     """
 
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _head: int = 0  # bytes that have come of one that is not complete
+    _size: int = 0  # bytes of its request line and headers
     _in_head = True
+    _refused = False  # whether its head was too large, so that what follows is not read
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        if not self._has_room():
+            self.connections.discard(self)
+            self._refuse(Problem(503, "too-many-connections", headers={"retry-after": "1"}))
+            return
         self._timer = self.loop.call_later(_HEAD_TIME, self._late)
 
     @override
@@ -73,20 +83,67 @@ class Connection(HttpToolsProtocol):
         if self._in_head and not self.transport.is_closing():
             self._head += len(data)
             if self._head > _HEAD_SIZE or len(self.headers or ()) > _HEADERS:
-                self._refuse(b"431 Request Header Fields Too Large", "headers-too-large", 431)
+                self._refuse(_TOO_LARGE)
             elif self._timer is None:
                 self._timer = self.loop.call_later(_HEAD_TIME, self._late)
 
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._size = True, 0, 0
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self._size += len(url)
+        super().on_url(url)
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._size += len(name) + len(value)
+        super().on_header(name, value)
 
     @override
     def on_headers_complete(self) -> None:
         self._rest()
         self._in_head = False
-        super().on_headers_complete()
+        if self._size > _HEAD_SIZE or len(self.headers) > _HEADERS:  # it came in one piece
+            self._refused = True
+            self._refuse(_TOO_LARGE)
+        if not self._refused:
+            super().on_headers_complete()
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    @override
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Problem(400, "bad-request", "this is no HTTP request"))
+
+    def _has_room(self) -> bool:
+        """Return whether there are no more connections than are taken, now that one that rests has made room."""
+        most = self.limit_concurrency
+        if most is None or len(self.connections) < most:
+            return True
+        resting = [each for each in self.connections if isinstance(each, Connection) and each.resting_until]
+        if not resting:
+            return False
+        longest = min(resting, key=lambda each: each.resting_until)
+        self.connections.discard(longest)
+        longest.transport.close()
+        return True
+
+    @property
+    def resting_until(self) -> float:
+        """The time of the loop at which it closes unless another request comes; 0 during one."""
+        task = self.timeout_keep_alive_task
+        return 0.0 if task is None else task.when()
 
     def _rests_still(self) -> bool:
         """Return whether no request is in progress or has begun to arrive, and no timer runs for the next one."""
@@ -103,15 +160,21 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._head:
-            self._refuse(b"408 Request Timeout", "request-timeout", 408)
+            self._refuse(Problem(408, "request-timeout"))
         else:
             self.transport.close()
 
-    def _refuse(self, status: bytes, name: str, code: int) -> None:
-        title = name.replace("-", " ")
-        body = f'{{"type":"{TYPE_PREFIX}{name}","title":"{title}","status":{code}}}'.encode()
-        head = b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+    def _refuse(self, problem: Problem) -> None:
+        """Answer, unless the answer before this one is on its way, and close the connection."""
         before = getattr(self, "cycle", None)
-        if before is None or before.response_complete:  # else the answer before this one is on its way
-            self.transport.write(head % (status, MEDIA_TYPE.encode(), len(body)) + body)
+        if before is None or before.response_complete:
+            self.transport.write(_written(problem))
         self.transport.close()
+
+
+def _written(problem: Problem) -> bytes:
+    """Return the answer to a request that is no further than its head."""
+    body = orjson.dumps(problem.content())
+    lines = {"content-type": MEDIA_TYPE, "content-length": len(body), "connection": "close", **problem.headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n{head}\r\n".encode() + body

@@ -8,7 +8,7 @@ from ..delivery import DeliveryState
 from ..operations import DeliveryRef
 from ..operations.shapes import attempt_json, delivery_json
 from ..storage.contract.records import DeliveryQuery
-from .endpoints import CURSOR, Call, Endpoint, Parameter, choice, flag, limit, page, past, rate, text
+from .endpoints import Call, Endpoint, Parameter, choice, cursor, flag, limit, page, past, rate, text
 from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
@@ -41,7 +41,7 @@ async def _list(call: Call) -> dict[str, Any]:
     views = [view async for view in call.surface.storage.records.deliveries(asked)]
     more = len(views) == size and sort == "event"
     items = [delivery_json(view, holds.get(view.subscription)) for view in views]
-    return page(items, [views[-1].seq, views[-1].subscription] if more else None)
+    return page("deliveries", items, [views[-1].seq, views[-1].subscription] if more else None)
 
 
 async def _show(call: Call) -> dict[str, Any]:
@@ -95,7 +95,7 @@ ENDPOINTS = (
             **_FILTERS,
             "sort": choice(("event", "due"), "The newest event first, or what is due soonest: then there is one page."),
             "limit": limit(),
-            "cursor": CURSOR,
+            "cursor": cursor("deliveries"),
         },
         errors=(404,),
     ),

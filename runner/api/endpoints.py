@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,12 +19,13 @@ from starlette.routing import Route
 from ..config.duration import DURATION, parse_duration
 from ..config.rate import RATE
 from ..policies.rate import Rate
-from .bodies import Bodies
+from .bodies import Bodies, check_encoding
 from .parameters import EARLIEST, LATEST, bad_parameter, boolean, parameters, rfc3339
 from .parameters import moment as moment_or_ago
 from .problems import Problem
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
     from starlette.requests import Request
 
     from ..operations import Operations
@@ -30,11 +33,11 @@ if TYPE_CHECKING:
     from .surface import Surface
 
 __all__ = [
-    "CURSOR",
     "Call",
     "Endpoint",
     "Parameter",
     "choice",
+    "cursor",
     "cursor_of",
     "duration",
     "flag",
@@ -70,7 +73,7 @@ class Call:
     query: Mapping[str, Any]
     body: Mapping[str, Any]
     content: bytes  # the body as it came
-    headers: Mapping[str, str]
+    headers: Headers
 
     @property
     def operations(self) -> Operations:
@@ -113,7 +116,10 @@ class Endpoint:
         async def answer(request: Request) -> Response:
             caller = surface.access.admit(request, self.need)
             given = parameters(request.scope["query_string"], tuple(self.query))
-            content = b"" if self.method == "GET" else await bodies.read(request.headers, request.receive)
+            content = b""
+            if self.method != "GET":
+                check_encoding(request.scope)
+                content = await bodies.read(request.headers, request.receive)
             body = _object(content, self.body or {})
             if self.body is None and body:
                 given |= _members(body, self.query, given)
@@ -184,12 +190,18 @@ def limit(most: int = MOST, default: int = 100) -> Parameter:
     return Parameter(read, schema, "Length of the page.")
 
 
-CURSOR = Parameter(lambda name, value: _decoded(name, value), {"type": "string"}, "The `next` of the page before.")
+def cursor(listed: str) -> Parameter:
+    """Return the parameter that is the `next` of a page of this list, and of no other; see `page()`."""
+
+    def read(name: str, value: str) -> list[Any]:
+        return _decoded(name, value, listed)
+
+    return Parameter(read, {"type": "string"}, "The `next` of the page before.")
 
 
-def page(items: Sequence[Any], last: Sequence[Any] | None) -> dict[str, Any]:
-    """Return a page of a list; `last` is the key of its last item, None where no page follows."""
-    return {"items": items, "next": None if last is None else cursor_of(last)}
+def page(listed: str, items: Sequence[Any], last: Sequence[Any] | None) -> dict[str, Any]:
+    """Return a page of the list of this name; `last` is the key of its last item, None if no page follows."""
+    return {"items": items, "next": None if last is None else cursor_of([listed, *last])}
 
 
 def cursor_of(key: Sequence[Any]) -> str:
@@ -197,15 +209,19 @@ def cursor_of(key: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
 
 
-def _decoded(name: str, value: str) -> list[Any]:
+def _decoded(name: str, value: str, listed: str) -> list[Any]:
+    """Return the key in a cursor of this list. Raise a `Problem`."""
     try:
-        key = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+        found = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
     except (ValueError, binascii.Error):
-        key = None
-    if not isinstance(key, list) or not key or type(key[0]) is not int or not 0 <= key[0] < 2**63:
-        raise bad_parameter(name, "expected the `next` of a page")
+        found = None
+    if not isinstance(found, list) or len(found) < 2 or found[0] != listed:
+        raise bad_parameter(name, "expected the `next` of a page of this list")
+    key = found[1:]
+    if type(key[0]) is not int or not 0 <= key[0] < 2**63:
+        raise bad_parameter(name, "expected the `next` of a page of this list")
     if not all(isinstance(each, str) and "\0" not in each for each in key[1:]):
-        raise bad_parameter(name, "expected the `next` of a page")
+        raise bad_parameter(name, "expected the `next` of a page of this list")
     return key
 
 
@@ -246,7 +262,9 @@ def _object(content: bytes, members: Mapping[str, Mapping[str, Any]]) -> Mapping
         return {}
     try:
         found = orjson.loads(content)
-    except ValueError:
+        if isinstance(found, dict):
+            json.loads(content, object_pairs_hook=_refuse_twice)
+    except (ValueError, RecursionError):
         raise Problem(400, "invalid-body", "expected a JSON object") from None
     if not isinstance(found, dict):
         raise Problem(400, "invalid-body", "expected a JSON object")
@@ -254,6 +272,14 @@ def _object(content: bytes, members: Mapping[str, Mapping[str, Any]]) -> Mapping
         if members and name not in members:
             raise Problem(400, "invalid-body", f"{name[:40]!a}: unknown; expected {', '.join(members)}")
     return found
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    """Raise a `Problem` for a member that an object has twice, of which a reader sees one and the runner the other."""
+    names = Counter(name for name, _ in pairs)
+    for name, times in names.items():
+        if times > 1:
+            raise Problem(400, "invalid-body", f"{name[:40]!a}: given twice")
 
 
 def _members(body: Mapping[str, Any], known: Mapping[str, Parameter], given: Collection[str]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import NotFound
 from ..operations.shapes import event_json, rescheduled_json
 from ..storage.contract.records import EventQuery
-from .endpoints import CURSOR, Call, Endpoint, choice, duration, limit, moment, page, past, text
+from .endpoints import Call, Endpoint, choice, cursor, duration, limit, moment, page, past, text
 from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
@@ -35,8 +35,8 @@ async def _list(call: Call) -> dict[str, Any]:
                 seen.append(event_json(view))
                 weight += len(view.event.data or b"")
             if len(seen) == size or count == most or weight >= _HEAVIEST:
-                return page(seen, [view.seq])
-    return page(seen, None)
+                return page("events", seen, [view.seq])
+    return page("events", seen, None)
 
 
 async def _show(call: Call) -> dict[str, Any]:
@@ -83,7 +83,7 @@ ENDPOINTS = (
             "since": past("Recorded at or after this time."),
             "until": past("Recorded before this time."),
             "limit": limit(),
-            "cursor": CURSOR,
+            "cursor": cursor("events"),
         },
     ),
     Endpoint(

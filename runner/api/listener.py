@@ -81,6 +81,7 @@ class Listener:
             unlink(self._options.place.path, self._inode)
 
     def _config(self, app: ASGIApp) -> uvicorn.Config:
+        options = self._options
         # uvicorn's `info` lines add nothing to ours, and a traceback of its may hold a payload.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         tls = self._options.tls
@@ -95,6 +96,7 @@ class Listener:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
+            limit_concurrency=options.limits.connections + 1,  # that of uvicorn is reached by none; see `Connection`
             ssl_certfile=None if tls is None else str(tls.cert),
             ssl_keyfile=None if tls is None else str(tls.key),
         )

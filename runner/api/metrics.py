@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import (
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["routes"]
 
-_RESULTS = ("accepted", "failed", "rejected", "deferred", "lost")
+_RESULTS = ("accepted", "failed", "rejected", "deferred", "lost", "withheld")
+
+_Counts = TypeVar("_Counts")
 
 
 def routes(surface: Surface) -> list[BaseRoute]:
@@ -139,30 +141,30 @@ class _Collector(Collecting):
         yield waits
 
     def _delivering(self) -> Iterator[Metric]:
-        tally, name_of = self._surface.tally, self._name_of
+        tally = self._surface.tally
         ended = [
-            ((name_of(id), outcome), count)
-            for id, each in ({id: Outcomes() for id in tally.names} | tally.outcomes).items()
+            ((name, outcome), count)
+            for name, each in _named(tally.names, tally.outcomes, Outcomes())
             for outcome, count in (("delivered", each.delivered), ("dead", each.dead))
         ]
         yield _counter("deliveries", "Deliveries that have ended.", ("subscription", "outcome"), ended)
         tried = [
-            ((name_of(id), result), count)
-            for id, each in ({id: Tries() for id in tally.names} | tally.tries).items()
+            ((name, result), count)
+            for name, each in _named(tally.names, tally.tries, Tries())
             for result, count in (dict.fromkeys(_RESULTS, 0) | each.results).items()
         ]
         yield _counter("attempts", "Attempts to deliver.", ("subscription", "result"), tried)
         spent = HistogramMetricFamily(
             "runner_delivery_seconds", "How long the sink took for an attempt.", labels=("subscription",)
         )
-        for id, tries in tally.tries.items():
-            _add(spent, (name_of(id),), tries.seconds)
+        for name, tries in _named(tally.names, tally.tries):
+            _add(spent, (name,), tries.seconds)
         yield spent
         latency = HistogramMetricFamily(
             "runner_latency_seconds", "From the publish to the end of a delivery.", labels=("subscription",)
         )
-        for id, outcomes in tally.outcomes.items():
-            _add(latency, (name_of(id),), outcomes.latency)
+        for name, outcomes in _named(tally.names, tally.outcomes):
+            _add(latency, (name,), outcomes.latency)
         yield latency
         opened = [((name,), float(is_open)) for name, is_open in self._surface.process.breakers().items()]
         yield _gauge("breaker_open", "Whether its breaker keeps deliveries back.", ("subscription",), opened)
@@ -192,8 +194,15 @@ class _Collector(Collecting):
         due = [((each.name,), each.oldest_due.total_seconds()) for each in depths.subscriptions]
         yield _gauge("oldest_due_seconds", "For how long the first of them has been due.", ("subscription",), due)
 
-    def _name_of(self, id: int) -> str:
-        return self._surface.tally.names.get(id, str(id))
+
+def _named(
+    names: Mapping[int, str], counts: Mapping[int, _Counts], nothing: _Counts | None = None
+) -> Iterator[tuple[str, _Counts]]:
+    """Yield the counts of each subscription that there is, by its name; those of one without any are `nothing`."""
+    for id, name in names.items():
+        found = counts.get(id, nothing)
+        if found is not None:
+            yield name, found
 
 
 Labelled = Iterable[tuple[tuple[str, ...], float]]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["document", "routes"]
 
 _ALWAYS = (400, 401, 403, 421, 429, 500, 503)
-_WITH_BODY = (408, 413)
+_WITH_BODY = (408, 413, 415)
 _SCOPES = {"events": "`read`", "subscribe": "`subscribe` or `admin`"}
 _PROBES = {
     "/healthz": ("Whether the process goes round.", "Health"),
@@ -50,7 +50,7 @@ def routes(surface: Surface, endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
 
     @functools.cache  # made on demand: the schemas of definitions take 50 ms
     def content() -> bytes:
-        return orjson.dumps(document(endpoints))
+        return orjson.dumps(document(endpoints, surface.options.root_path))
 
     async def openapi(request: Request) -> Response:
         return Response(content(), media_type="application/json")
@@ -58,8 +58,8 @@ def routes(surface: Surface, endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     return [Route("/openapi.json", openapi)]
 
 
-def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """Return the OpenAPI document."""
+def document(endpoints: Sequence[Endpoint], root_path: str = "") -> dict[str, Any]:
+    """Return the OpenAPI document; `root_path` is the path under which a proxy shows the bus."""
     paths: dict[str, dict[str, Any]] = {}
     for each in endpoints:
         paths.setdefault(each.path.replace(":path", ""), {})[each.method.lower()] = _operation(each)
@@ -72,6 +72,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "runner", "version": __version__, "description": "A durable event bus."},
+        **({"servers": [{"url": root_path}]} if root_path else {}),
         "security": [{"token": []}],
         "paths": paths,
         "components": {

@@ -19,7 +19,7 @@ from ..errors import EventError
 from ..operations.shapes import receipt_json
 from ..service.uri import check_references, is_uri, is_uri_reference
 from ..storage.contract.events import Publication
-from .bodies import Bodies
+from .bodies import Bodies, check_encoding
 from .dry_run import dry_run
 from .parameters import bad_parameter, boolean, parameters, rfc3339
 from .problems import Problem
@@ -85,7 +85,7 @@ class Publishing:
         await self._check_room()
         lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         headers = dict(lines)
-        _check_encoding(headers)
+        check_encoding(scope)
         body = await self._bodies.read(headers, receive)
         mode, events = message_from_http(lines, body, limit=self._limits.batch)
         batched = mode == "batched"
@@ -169,13 +169,6 @@ def _delay(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise bad_parameter("delay", str(error)) from None
-
-
-def _check_encoding(headers: Mapping[str, str]) -> None:
-    encoding = headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity"):
-        detail = "content-encoding: the body is taken as it is, without any compression"
-        raise Problem(415, "unsupported-media-type", detail, headers={"accept-encoding": "identity"})
 
 
 def _handshake(headers: Headers) -> dict[str, str]:

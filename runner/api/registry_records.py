@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -17,11 +17,13 @@ from ..diagnosis.status import judge, unreachable
 from ..errors import StorageUnavailable
 from ..operations.preconditions import Precondition, schedule_tag, subscription_tag
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
+from ..operations.subscriptions import MADE
 from ..service.uri import check_references
 from ..storage.contract.corrections import ReplayQuery
 from ..storage.contract.registry import Registered
 from . import definitions
 from .endpoints import Call, Endpoint, flag, limit, past, rate, text
+from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
 
@@ -41,10 +43,21 @@ async def _put_subscription(call: Call) -> Response:
     name, body = call.path["name"], call.body
     subscriptions = call.operations.subscriptions
     definitions.check("SubscriptionBody", body, lambda: subscriptions.read(name, body, _named(body)))
+    _, known = await call.surface.storage.registry.subscriptions()
+    made = {each.subscription.name for each in known if each.origin.startswith(MADE)}
+    _check_room(call, name, made, "subscriptions")
     put = await subscriptions.put(name, body, precondition=_precondition(call))
     _, active, waiting = await call.surface.storage.records.subscription(name)
     content = subscription_json(put.registered, active, waiting) | {"changed": put.changed}
     return _answer(content, subscription_tag(put.registered), 201 if put.created else 200)
+
+
+def _check_room(call: Call, name: str, made: Collection[str], what: str) -> None:
+    """Raise a `Problem` of status 409 if no more definitions are taken; one that is there may be replaced."""
+    most = call.surface.options.limits.definitions
+    if name not in made and len(made) >= most:
+        detail = f"there are {len(made)} {what} made by the API, and api.limits.definitions allows {most}; remove some"
+        raise Problem(409, "too-many-definitions", detail, limit=most)
 
 
 async def _remove_subscription(call: Call) -> dict[str, Any]:
@@ -77,8 +90,8 @@ def _precondition(call: Call) -> Precondition:
 
 
 def _tags(call: Call, header: str) -> frozenset[str] | None:
-    value = call.headers.get(header)
-    return None if value is None else frozenset(each.strip() for each in value.split(","))
+    lines = call.headers.getlist(header)  # several are one list (RFC 9110 §5.3)
+    return frozenset(each.strip() for line in lines for each in line.split(",")) if lines else None
 
 
 def _pausing(paused: bool) -> Any:
@@ -122,6 +135,8 @@ async def _put_schedule(call: Call) -> Response:
     name, schedules = call.path["name"], call.operations.schedules
     schedule = read_schedule(name, call.body)
     definitions.check("ScheduleBody", call.body, lambda: schedule)
+    made = {each.schedule.name for each in await schedules.all() if each.origin == "api"}
+    _check_room(call, name, made, "schedules")
     put = await schedules.replace(schedule, _precondition(call))
     content = schedule_json(put.view) | {"changed": put.changed}
     return _answer(content, schedule_tag(put.view), 201 if put.created else 200)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+
+import orjson
+
+from .problems import MEDIA_TYPE, Problem
 
 __all__ = ["StandIn"]
 
 _MOST = 64  # connections answered at one look
 _PATIENCE = 0.2  # seconds that one of them may take
-_BODY = b'{"status":"failing"}'
-_ANSWER = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
-    b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
-)
+_PROBES = re.compile(rb"[A-Z]+ \S*/(?:healthz|readyz)(?:\?\S*)? ")
+_FAILING = "application/json", b'{"status":"failing"}'
+_BLOCKED = Problem(503, "blocked", "code of the program keeps this process from answering; try again")
 
 
 class StandIn:
@@ -41,9 +44,19 @@ class StandIn:
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(_PATIENCE)
                 if not self._tls:
-                    request = connection.recv(65536)
-                    connection.sendall(_ANSWER.removesuffix(_BODY) if request.startswith(b"HEAD ") else _ANSWER)
+                    connection.sendall(_answer(connection.recv(65536)))
 
     def close(self) -> None:
         """Take no more connections. Idempotent."""
         self._listening.close()
+
+
+def _answer(request: bytes) -> bytes:
+    """Return the answer to a request that begins so: that of a probe, or a problem."""
+    problem = MEDIA_TYPE, orjson.dumps(_BLOCKED.content())
+    media_type, body = _FAILING if _PROBES.match(request) else problem
+    head = (
+        f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: {media_type}\r\ncache-control: no-store\r\n"
+        f"retry-after: 1\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    return head if request.startswith(b"HEAD ") else head + body

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import orjson
@@ -109,6 +110,7 @@ class _Stream:
         self._types = types
         self._send = send
         self._mark = feed.mark
+        self._spoke = monotonic()  # when the client was last sent anything
 
     async def begin(self, after: Mark | None, truncated: dict[str, int | None] | None) -> None:
         """Send the head, and the events recorded after a mark."""
@@ -130,10 +132,12 @@ class _Stream:
             await self._give(entries)
         else:
             self._reader.woken.clear()
-            await wait_for(self._reader.woken, heartbeat)
+            await wait_for(self._reader.woken, heartbeat - timedelta(seconds=monotonic() - self._spoke))
             if not self._reader.woken.is_set():
                 self._mark = self._feed.mark
-                await self._put(b":\n" + _id(self._mark) + b"\n")
+        # Events that are not for this client are no sign of life to it, however many there are.
+        if monotonic() - self._spoke >= heartbeat.total_seconds():
+            await self._put(b":\n" + _id(self._mark) + b"\n")
 
     async def end(self) -> None:
         """End the answer; a client reconnects, and continues after the last event it has."""
@@ -173,6 +177,7 @@ class _Stream:
     async def _put(self, piece: bytes) -> None:
         async with asyncio.timeout(_BLOCKED):
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._spoke = monotonic()
 
 
 async def _gone(receive: Receive) -> None:

@@ -41,7 +41,10 @@ _ALIASES = {
 _PYTHON = {"windows-31j": "cp932", "windows-874": "cp874", "macintosh": "mac-roman"}
 _CODECS = {name: _PYTHON.get(name, name) for name in _CHARSETS}
 _CODECS |= {alias: _CODECS[name] for alias, name in _ALIASES.items()}
-_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
+# The parameters before it are passed over as a whole: the value of another one may be quoted, with anything in it.
+_CHARSET = re.compile(
+    r'[^;"]*+(?:;(?!\s*charset\s*=)(?:[^;"]|"(?:[^"\\]|\\.)*+")*+)*+;\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE
+)
 
 
 @lru_cache(maxsize=256)
@@ -60,7 +63,7 @@ def is_json(content_type: str) -> bool:
 @lru_cache(maxsize=256)
 def charset(content_type: str) -> str:
     """Return the `charset` parameter in lower case; `utf-8` without one."""
-    found = _CHARSET.search(content_type)
+    found = _CHARSET.match(content_type)
     return found[1].lower() if found else "utf-8"
 
 

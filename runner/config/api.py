@@ -147,12 +147,21 @@ class TokenEntry(Model):
 
 
 class ApiLimits(Model):
-    """Limits of one request."""
+    """Limits of one request, and of all together."""
 
     body: Size = Field(default=1024 * 1024, description="Largest body of a request; above it the answer is 413.")
     batch: Number = Field(default=1000, ge=1, le=10_000, description="Most events in one batch.")
     pending: Number | None = Field(
         default=None, ge=1, description="Waiting events above which a publish is answered with 503; null: no limit."
+    )
+    connections: Number = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="Most connections at once; one more closes one that rests, or is a 503.",
+    )
+    definitions: Number = Field(
+        default=1000, ge=0, description="Most subscriptions, and most schedules, made by the API; one more is a 409."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .histogram import Histogram
@@ -102,6 +102,17 @@ class Tally:
     def add_missed(self, schedule: str, count: int) -> None:
         """Count ticks of a schedule for which nothing was published."""
         self.schedules_missed[schedule] = self.schedules_missed.get(schedule, 0) + count
+
+    def learn_subscriptions(self, names: Mapping[int, str]) -> None:
+        """
+        Count by these names from now on, and forget the counts of subscriptions that are no more.
+
+        One that is removed and made again has another id and the same name, of which two series would spoil a scrape.
+        """
+        self.names = dict(names)
+        for counts in (self.tries, self.outcomes):
+            for id in counts.keys() - names.keys():
+                del counts[id]
 
     def tries_of(self, id: int) -> Tries:
         """Return the attempts of a subscription, to be added to."""

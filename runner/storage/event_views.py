@@ -19,9 +19,13 @@ __all__ = ["event_views", "find_event"]
 
 
 async def find_event(connection: AsyncConnection, reference: str) -> EventView:
-    """Return one event by its seq (digits) or its id. Raise `NotFound`; name the sources if an id has several."""
+    """
+    Return one event by its seq or its id.
+
+    Digits are a seq as it is written; `0017` is an id. Raise `NotFound`; name the sources if an id has several.
+    """
     rows: Sequence[Row[Any]] = ()
-    if reference.isascii() and reference.isdigit() and len(reference) < 19:
+    if reference.isascii() and reference.isdigit() and len(reference) < 19 and not reference.startswith("0"):
         rows = await fetch(connection, select(events).where(events.c.seq == int(reference)))
     if not rows:
         by_id = select(events).where(has_id(reference), in_any_source())

@@ -9,7 +9,7 @@ from ..errors import ForeignDeployment
 
 __all__ = ["HEAD", "MigrationStatus", "Standing", "check_owner"]
 
-HEAD = "0015"
+HEAD = "0018"
 """The newest revision, written here so that a runner that is up to date need not load Alembic."""
 
 

@@ -197,7 +197,7 @@ class Worker:
     def _on_load(self, registered: Sequence[Registered]) -> None:
         """Pass the loaded subscriptions to the parts that serve them."""
         outlets = self.roster.outlets
-        self._tally.names |= {each.id: each.subscription.name for each in registered}
+        self._tally.learn_subscriptions({each.id: each.subscription.name for each in registered})
         self._dead_letters.learn(registered)
         self._writer.ordered |= {id for id, outlet in outlets.items() if outlet.subscription.order_by is not None}
         self._backlog.serve(outlets)

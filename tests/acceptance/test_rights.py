@@ -248,7 +248,7 @@ def test_who_could_publish_by_function_before_still_can(
         f"GRANT INSERT, SELECT, UPDATE ON events TO {role}",
         postgres_dsn,
     )
-    assert deployment.cli("migrate")[0] == "applied 0003, 0004, 0005, 0006, 0007, 0008, 0010, 0012, 0013, 0015\n"
+    assert deployment.cli("migrate")[0] == "applied 0003, 0004, 0005, 0006, 0007, 0008, 0010, 0012, 0013, 0015, 0018\n"
     publish = "SELECT publish_event('a.b', source => '/s')"
     assert postgres.psql(publish, as_role(postgres_dsn, role)) == "1"
     postgres.psql(f"REVOKE EXECUTE ON FUNCTION publish_event FROM {role}", postgres_dsn)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from runner import ConfigError, Event, Runner, load
@@ -239,6 +240,52 @@ class TestAnswers:
                 await loop.sock_sendall(client, b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 200)
                 await eventually(lambda: len(connections) == 1)
                 await eventually(lambda: not connections)
+
+    @pytest.mark.parametrize(
+        ("request_", "status", "name"),
+        [
+            (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: %b\r\n\r\n" % (b"y" * 70_000), 431, "headers-too-large"),
+            (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n%b\r\n" % (b"x: y\r\n" * 201), 431, "headers-too-large"),
+            (b"GET /%b HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"x" * 66_000), 431, "headers-too-large"),
+            (b"GET /healthz HTTP/1.1\r\nhost : localhost\r\n\r\n", 400, "bad-request"),
+            (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, "bad-request"),
+        ],
+        ids=["long", "many", "long-path", "blank", "tls"],
+    )
+    async def test_a_head_that_is_refused_is_told_why(self, lite: Bus, request_: bytes, status: int, name: str) -> None:
+        async with serving(lite) as runner:
+            answer, body = await self._sent(runner, request_)
+            assert answer.startswith(b"HTTP/1.1 %d " % status)
+            assert b"content-type: application/problem+json" in answer
+            assert orjson.loads(body)["type"] == f"urn:runner:problem:{name}"
+
+    @staticmethod
+    async def _sent(runner: Runner, request: bytes) -> tuple[bytes, bytes]:
+        """Return the head and the body of the answer, after which the connection ends."""
+        port = int(runner.addresses[0].rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        try:
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        return head, body
+
+    async def test_a_connection_above_the_limit_takes_the_place_of_one_that_rests(self, lite: Bus) -> None:
+        async with serving(lite, "api: {listen: '127.0.0.1:0', limits: {connections: 10}}\n") as runner:
+            port = int(runner.addresses[0].rpartition(":")[2])
+            resting, *others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+            resting[1].write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert (await resting[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            assert (await get(runner, "/healthz")).status == 200
+            assert await resting[0].read() == b""
+            others.append(await asyncio.open_connection("127.0.0.1", port))
+            answer, body = await self._sent(runner, b"")
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in answer
+            assert orjson.loads(body)["type"] == "urn:runner:problem:too-many-connections"
+            for _, writer in (resting, *others):
+                writer.close()
 
     async def test_a_head_without_end_is_refused(self, lite: Bus) -> None:
         async with serving(lite) as runner:

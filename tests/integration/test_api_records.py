@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jsonschema_rs
 import orjson
@@ -79,6 +79,16 @@ async def client(dsn: str, tmp_path: Path) -> AsyncIterator[Client]:
         client = Client(runner)
         client.document = (await client.raw("GET", "/openapi.json")).json
         yield client
+
+
+async def exchanged(client: Client, head: str, body: str = "") -> bytes:
+    """Return the answer to a request as it is written here, for what a client library would not send."""
+    host, port = urlsplit(client.runner.addresses[0]).netloc.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"{head}connection: close\r\n\r\n{body}".encode())
+    answer = await reader.read()
+    writer.close()
+    return answer
 
 
 def _with_refusals(bus: Bus) -> Path:
@@ -160,6 +170,19 @@ class TestEvents:
         assert by_id["event"]["data"] == {"n": 3}
         problem = await shop("GET", "/events/nowhere", 404)
         assert problem["type"] == "urn:runner:problem:not-found"
+
+    async def test_digits_that_are_no_seq_are_an_id(self, shop: Client) -> None:
+        await shop.runner.publish(Event.new("odd", source="/s", id="0001"))
+        assert (await shop("GET", "/events/0001"))["event"]["id"] == "0001"
+        assert (await shop("GET", "/events/1"))["seq"] == 1
+
+    async def test_a_cursor_is_of_one_list(self, shop: Client) -> None:
+        cursors = {path: (await shop("GET", f"/{path}?limit=1"))["next"] for path in ("events", "deliveries")}
+        for path, cursor in cursors.items():
+            assert (await shop("GET", f"/{path}?cursor={cursor}"))["items"]
+        for path in ("audit", "deliveries"):
+            await shop("GET", f"/{path}?cursor={cursors['events']}", 400)
+        await shop("GET", f"/events?cursor={cursors['deliveries']}", 400)
 
     async def test_cancel_and_reschedule(self, shop: Client) -> None:
         await shop("POST", "/events/1/cancel", 409)
@@ -265,6 +288,48 @@ class TestSubscriptions:
         await client("PUT", "/subscriptions/mine", 412, body=entry, if_match=tag)
         assert (await client("DELETE", "/subscriptions/mine"))["removed"] is True
         await client("GET", "/subscriptions/mine", 404)
+
+    async def test_several_lines_of_a_precondition_are_one_list(self, client: Client) -> None:
+        put = await client.raw("PUT", "/subscriptions/one", {"types": ["a"], "sink": "log"})
+        for lines, status in ((('"x"', put.headers["etag"]), b"200"), (('"x"', '"y"'), b"412")):
+            head = "".join(f"if-match: {each}\r\n" for each in lines)
+            answer = await exchanged(client, f"DELETE /subscriptions/one HTTP/1.1\r\nhost: localhost\r\n{head}")
+            assert answer.split()[1] == status, lines
+            await client.raw("PUT", "/subscriptions/one", {"types": ["a"], "sink": "log"})
+
+    async def test_a_body_is_taken_as_it_is(self, client: Client) -> None:
+        body = {"types": ["a"], "sink": "log"}
+        await client("PUT", "/subscriptions/one", 415, body, content_encoding="gzip")
+        for lines in ("content-encoding: gzip\r\ncontent-encoding: identity\r\n", "content-encoding: br\r\n"):
+            answer = await exchanged(
+                client, f"POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n{lines}"
+            )
+            assert answer.split()[1] == b"415"
+
+    async def test_a_member_that_is_given_twice_is_refused(self, client: Client) -> None:
+        for path, body in (
+            ("POST /deliveries/retry", '{"state": "dead", "dry_run": true, "dry_run": false}'),
+            ("PUT /subscriptions/one", '{"types": ["a"], "sink": "log", "retry": {"delay": "1s", "delay": "2s"}}'),
+        ):
+            head = f"{path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
+            answer = await exchanged(client, head, body)
+            assert answer.split()[1] == b"400"
+            assert b"given twice" in answer
+
+    async def test_so_many_are_made_and_no_more(self, tables_file: str, tmp_path: Path) -> None:
+        limited = FILE.replace("'127.0.0.1:0'", "'127.0.0.1:0', limits: {definitions: 1}")
+        async with running(tmp_path, tables_file) as bus, load(bus.write(limited)) as runner:
+            client = Client(runner)
+            client.document = (await client.raw("GET", "/openapi.json")).json
+            for kind, body in (
+                ("subscriptions", {"types": ["a"], "sink": "log"}),
+                ("schedules", {"cron": "@daily", "event": {"type": "day"}}),
+            ):
+                await client("PUT", f"/{kind}/one", 201, body)
+                await client("PUT", f"/{kind}/two", 409, body)
+                await client("PUT", f"/{kind}/one", 200, body)
+                await client("DELETE", f"/{kind}/one")
+                await client("PUT", f"/{kind}/two", 201, body)
 
     async def test_those_of_the_file_are_read_only(self, client: Client) -> None:
         await client("PUT", "/subscriptions/of-the-file", 409, body={"sink": "log"})

@@ -152,6 +152,22 @@ class TestEvents:
             await eventually(lambda: client.comments > 1 and client.last_id != first)
             assert client.events == []
 
+    async def test_events_that_are_not_for_a_client_are_no_sign_of_life(
+        self, lite: Bus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream, "_HEARTBEAT", timedelta(milliseconds=500))
+        async with load(lite.write(API)) as runner, streaming(runner, "?types=b") as client:
+            busy = asyncio.create_task(self._publish_for_ever(runner))  # never a pause as long as that
+            await eventually(lambda: client.comments > 1)
+            busy.cancel()
+            assert client.events == []
+
+    @staticmethod
+    async def _publish_for_ever(runner: Runner) -> None:
+        while True:
+            await runner.publish(Event.new("a", source="/"))
+            await asyncio.sleep(0.02)
+
     @pytest.mark.parametrize("query", ["?type=a", "?types=" + "a," * 101, "?types=a&x=1", "?token=canary"])
     async def test_parameters_that_nobody_knows(self, lite: Bus, query: str) -> None:
         async with load(lite.write(API)) as runner, streaming(runner, query) as client:

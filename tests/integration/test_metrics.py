@@ -241,3 +241,36 @@ async def test_it_can_be_switched_off(tables_file: str, tmp_path: Path, more: st
     path = Bus(tmp_path, tables_file).write(f"api: {{listen: '127.0.0.1:0', {more}}}\n")
     async with load(path) as runner:
         assert (await asyncio.to_thread(ask, runner.addresses[0], "/metrics")).status == status
+
+
+async def test_a_subscription_that_is_made_again_is_one_series(bus: Bus) -> None:
+    runner = load(bus.write(API + "sinks: {log: stdout}\n"))
+    async with runner:
+        for count in range(2):
+            await runner.subscriptions.put("again", {"types": ["again"], "sink": "log"})
+
+            async def settled(count: int = count) -> bool:
+                await runner.publish(Event.new("again", source="/s"))
+                series = 'runner_deliveries_total{outcome="delivered",subscription="again"}'
+                return max((await _lines(runner)).get(series, ["0.0"])) > "0.0"
+
+            await eventually(settled)
+            lines = await _lines(runner)
+            assert [each for each, values in lines.items() if len(values) > 1] == []
+            await runner.subscriptions.remove("again")
+
+            async def gone() -> bool:
+                return not any('subscription="again"' in each for each in await _lines(runner))
+
+            await eventually(gone)
+
+
+async def _lines(runner: Runner) -> dict[str, list[str]]:
+    """Return the values of each series as they stand in the answer."""
+    answer = await asyncio.to_thread(ask, runner.addresses[0], "/metrics")
+    found: dict[str, list[str]] = {}
+    for line in answer.body.decode().splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            found.setdefault(name, []).append(value)
+    return found

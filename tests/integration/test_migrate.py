@@ -26,7 +26,7 @@ from tests.support.engines import open_engine
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010", "0012", "0013", "0015")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010", "0012", "0013", "0015", "0018")
 
 
 def engine_of(dsn: str, schema: str | None = None) -> AsyncEngine:

@@ -390,3 +390,28 @@ def test_how_an_event_came_about_is_no_content(psql: Psql) -> None:
         publish('{"tenant": "other"}')
     with pytest.raises(Exception, match="other content"):
         publish('{"causationid": "x"}')
+
+
+@pytest.mark.parametrize("caller", ["SET SESSION AUTHORIZATION {role}", "SET ROLE {role}"])
+def test_who_may_only_publish_does_not_speak_for_the_bus(psql: Psql, postgres: PostgresServer, caller: str) -> None:
+    role = f"only_publishes_{'role' if 'ROLE' in caller else 'session'}"
+    tick = f"SELECT {PUBLISH}('report.due', source => '/schedules/nightly', id => 'nightly/2037-01-01T01:00:00Z')"
+    try:
+        psql(f'CREATE ROLE {role}; GRANT USAGE ON SCHEMA "{SCHEMA}" TO {role}')
+        psql(f"GRANT EXECUTE ON FUNCTION {PUBLISH} TO {role}")
+        become = caller.format(role=role)
+        for refused in (tick, f"SELECT {PUBLISH}('runner.delivery.dead', source => '/runner/shop')"):
+            with pytest.raises(RuntimeError, match=r"is one of the bus itself"):
+                psql(f"{become}; {refused}")
+        for taken in ("/schedules", "/schedulesx/a", "/s", "/runner"):
+            assert psql(f"{become}; SELECT {PUBLISH}('a', source => '{taken}')")
+        assert psql(tick), "whoever owns the tables may"
+        assert psql(f'GRANT UPDATE ON "{SCHEMA}".bus TO {role}; {become}; {tick}'), "and a role that writes them"
+    finally:
+        psql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_time_too_far_ahead_is_refused(psql: Psql) -> None:
+    with pytest.raises(RuntimeError, match="deliver_at is more than 366 days from now"):
+        psql(f"SELECT {PUBLISH}('a', deliver_at => clock_timestamp() + interval '367 days')")
+    assert psql(f"SELECT {PUBLISH}('a', deliver_at => clock_timestamp() + interval '365 days')")

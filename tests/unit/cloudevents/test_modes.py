@@ -89,6 +89,7 @@ def test_json_data_keeps_its_line_breaks_where_no_line_is_asked_for() -> None:
         ("application/cloudevents+json", "structured"),
         ("Application/CloudEvents+JSON;charset=UTF-8", "structured"),
         ('application/cloudevents+json ; x=y; charset="utf-8"', "structured"),
+        ('application/cloudevents+json; x="; charset=utf-16"', "structured"),
         ("application/cloudevents+json; charset=us-ascii", "structured"),
         ("application/cloudevents-batch+json", "batched"),
         ("APPLICATION/CLOUDEVENTS-BATCH+JSON; charset=utf-8", "batched"),
