@@ -27,7 +27,7 @@ from tests.support.postgres import PostgresServer
 
 _FILE = 'deployment_id: bench\nstorage: {{dsn: "{dsn}"}}\nlog: {{level: error}}\n'
 _RETENTION = Retention(delivered=timedelta(days=7), dead=timedelta(days=7))
-_PAGE = 1000  # events, as the pruner takes them
+_PAGE = 4000  # events, as the pruner takes them
 _STEP = 100_000  # events recorded in one transaction
 _SETTINGS = {"max_wal_size": "8GB", "checkpoint_timeout": "30min", "shared_buffers": "512MB"}
 

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 PrunePage = Callable[[int], Awaitable[int]]
 """Delete about this many of the oldest expired records; return how many were deleted."""
 
-_PAGE = 1000  # events looked at in one transaction
+_PAGE = 4000  # events looked at in one transaction
 _EVERY = timedelta(minutes=10)  # between two passes
 _FIRST = timedelta(seconds=10)  # before the first one
 _WHOLE = timedelta(days=1)  # after it, at the latest, a pass begins with the oldest event again

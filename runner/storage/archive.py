@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -26,6 +26,8 @@ __all__ = ["SqlArchive"]
 log = structlog.get_logger(__name__)
 
 _RUNS = 1000  # runs without events that one statement removes
+_AT_ONCE = 10_000  # rows that go in one transaction, about
+_EVENT = 5  # rows that an event counts for, besides those of its deliveries
 
 _DEAD = (DeliveryState.DEAD, DeliveryState.CANCELLED)
 
@@ -50,17 +52,21 @@ class SqlArchive(Archive):
         async with self._transactions.read() as connection:
             rows = (await connection.execute(page)).all()
             seqs = [row.seq for row in rows if row.old]
-            over = list(await _over(connection, seqs, retention))
+            over = await _over(connection, seqs, retention)
             empty = await _empty_runs(connection, after, rows[-1].seq if len(rows) == limit else None)
         if empty and not dry_run:
             await self._remove_runs(empty)
-        if over and not dry_run:
-            over, refused = await in_halves(over, partial(self._remove, retention))
-            if not over and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
-                raise error  # the following pages would probably fail alike
-            if refused:  # events that a foreign key or a trigger keeps must not keep the others
-                log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
-        return Pruned(len(over), max(seqs, default=after), not rows or not rows[-1].old)
+        count = len(over) if dry_run else sum([await self._prune(retention, some) for some in _portions(over)])
+        return Pruned(count, max(seqs, default=after), not rows or not rows[-1].old)
+
+    async def _prune(self, retention: Retention, seqs: Sequence[int]) -> int:
+        """Remove events that are over; return how many were removed."""
+        gone, refused = await in_halves(seqs, partial(self._remove, retention))
+        if not gone and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
+            raise error  # the following ones would probably fail alike
+        if refused:  # events that a foreign key or a trigger keeps must not keep the others
+            log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
+        return len(gone)
 
     async def _remove_runs(self, ids: Sequence[int]) -> None:
         async with self._transactions.write() as connection:
@@ -69,6 +75,20 @@ class SqlArchive(Archive):
     async def _remove(self, retention: Retention, seqs: Sequence[int]) -> list[int]:
         async with self._transactions.write() as connection:
             return await _remove(connection, seqs, retention)
+
+
+def _portions(over: Mapping[int, int]) -> Iterator[Sequence[int]]:
+    """Yield events, given with the numbers of their deliveries' rows, in portions for one transaction each."""
+    portion: list[int] = []
+    rows = 0
+    for seq, number in over.items():
+        if portion and rows + number + _EVENT > _AT_ONCE:
+            yield portion
+            portion, rows = [], 0
+        portion.append(seq)
+        rows += number + _EVENT
+    if portion:
+        yield portion
 
 
 async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Retention) -> dict[int, int]:
@@ -83,8 +103,14 @@ async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Ret
     busy = set(await connection.scalars(queued.union_all(later)))
     recorded = await _recorded(connection, first, last, retention)
     waiting = [seq for seq in seqs if seq not in busy and recorded.get(seq, True)]
-    ended = await connection.execute(_ended(waiting, retention))
-    return {row.seq: row.number for row in ended if row.number or row.old or row.seq in recorded}
+    rows = {row.event_seq: row for row in await connection.execute(_rows(first, last, retention))}
+    over = {seq: rows[seq].number if seq in rows else 0 for seq in waiting if seq not in rows or rows[seq].ended}
+    unwanted = [seq for seq in over if seq not in rows and seq not in recorded]
+    if unwanted:
+        old = _older(events.c.created_at, retention.delivered)
+        aged = set(await connection.scalars(select(events.c.seq).where(_among(events.c.seq, unwanted), old)))
+        over = {seq: number for seq, number in over.items() if seq in rows or seq in recorded or seq in aged}
+    return over
 
 
 async def _recorded(connection: AsyncConnection, first: int, last: int, retention: Retention) -> dict[int, bool]:
@@ -95,20 +121,12 @@ async def _recorded(connection: AsyncConnection, first: int, last: int, retentio
     return {seq: bool(row.old) for row in found for start, end in row.seqs for seq in range(start, end + 1)}
 
 
-def _ended(seqs: Sequence[int], retention: Retention) -> Select[int, int, bool]:
-    """
-    Return the query for those of `seqs` of which all rows of deliveries are older than their retention.
-
-    Each has the number of these rows, and `old`: whether it would go without any delivery.
-    """
-    number = func.count(deliveries.c.event_seq)
-    return (
-        select(events.c.seq, number.label("number"), _older(events.c.created_at, retention.delivered).label("old"))
-        .outerjoin(deliveries, deliveries.c.event_seq == events.c.seq)
-        .where(_among(events.c.seq, seqs))
-        .group_by(events.c.seq, events.c.created_at)
-        .having(number == func.count(case((_final(retention), 1))))
-    )
+def _rows(first: int, last: int, retention: Retention) -> Select[int, int, bool]:
+    """Return the query for how many rows of deliveries events have, and whether all are past their retention."""
+    number = func.count()
+    ended = (number == func.count(case((_final(retention), 1)))).label("ended")
+    within = deliveries.c.event_seq.between(first, last)
+    return select(deliveries.c.event_seq, number.label("number"), ended).where(within).group_by(deliveries.c.event_seq)
 
 
 def _final(retention: Retention) -> ColumnElement[bool]:
@@ -143,12 +161,15 @@ async def _remove(connection: AsyncConnection, seqs: Sequence[int], retention: R
     ours = select(events.c.seq).where(_among(events.c.seq, seqs)).with_for_update(skip_locked=True)
     over = await _over(connection, list(await connection.scalars(ours)), retention)
     gone = [seq for seq, number in over.items() if held[seq] == number]
-    theirs = [table.c.event_seq for table in (attempts, turns, deliveries, expiries)]
-    for column in (*theirs, events.c.seq):
+    if not gone:
+        return gone
+    if rowed := [seq for seq in gone if over[seq]]:  # what only runs record has neither attempts nor a turn
+        for table in (attempts, turns, deliveries):
+            await connection.execute(delete(table).where(_among(table.c.event_seq, rowed)))
+    for column in (expiries.c.event_seq, events.c.seq):
         await connection.execute(delete(column.table).where(_among(column, gone)))
-    if gone:
-        near = (runs.c.first.between(block_of(min(gone)), max(gone)), runs.c.last >= min(gone))
-        await connection.execute(delete(runs).where(*near, _without_events()))
+    near = (runs.c.first.between(block_of(min(gone)), max(gone)), runs.c.last >= min(gone))
+    await connection.execute(delete(runs).where(*near, _without_events()))
     return gone
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -60,6 +60,25 @@ class TestPrune(StoreTests):
         assert (pruned.events, await self.seqs(database)) == (3, [seqs[1], seqs[4]])
         assert await database.count(deliveries) == [2]
         assert [(line["event"], line["events"], line["first"]) for line in lines] == [("cannot prune", 2, seqs[1])]
+
+    async def test_a_page_with_many_deliveries_goes_in_several_transactions(
+        self, archive: SqlArchive, database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = ("delivered", timedelta(days=8))
+        seqs = [await self.put(database, store, dict.fromkeys(ids, old)) for ids in ((1, 2, 3), (1,), (1, 2), ())]
+        portions: list[Sequence[int]] = []
+        remove = SqlArchive._remove
+
+        async def noted(self: SqlArchive, retention: Retention, some: Sequence[int]) -> list[int]:
+            portions.append(some)
+            return await remove(self, retention, some)
+
+        monkeypatch.setattr(SqlArchive, "_remove", noted)
+        monkeypatch.setattr("runner.storage.archive._AT_ONCE", 14)
+        assert (await archive.prune(WEEK, 0, EVER, dry_run=True)).events == 4
+        assert (await archive.prune(WEEK, 0, EVER)).events == 4
+        assert portions == [seqs[:2], seqs[2:]]
+        assert (await self.seqs(database), await database.rows(deliveries)) == ([], [])
 
     @pytest.mark.parametrize(
         ("record", "goes"),
