@@ -67,7 +67,7 @@ class Action:
         do: does it. Raise any error of the package, which is shown as a page.
         ask: returns the question; None to act at once.
         fields: of the form, which the question passes on.
-        scope: that the token needs.
+        scopes: of which the token needs one.
         again: the template of the form, to be shown with what is in it where something of that is wrong.
     """
 
@@ -75,5 +75,5 @@ class Action:
     do: Callable[[Act], Awaitable[Outcome]]
     ask: Callable[[Act], Awaitable[Question]] | None = None
     fields: tuple[str, ...] = ()
-    scope: str = "admin"
+    scopes: frozenset[str] = frozenset({"admin"})
     again: str = ""

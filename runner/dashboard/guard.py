@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from ..api.surface import Surface
     from ..config.api import TokenEntry
 
-__all__ = ["CSRF", "Guard", "LoginNeeded", "Visitor"]
+__all__ = ["CSRF", "PUBLISHING", "Guard", "LoginNeeded", "Visitor"]
 
 CSRF = "csrf"
 """The field of a form that says which session it was made for."""
+
+PUBLISHING = frozenset(("publish", "admin"))
+"""The scopes of which a token needs one to publish a test event."""
 
 _ALL = frozenset(("read", "admin", "publish"))
 
@@ -65,8 +68,8 @@ class Visitor:
 
     @property
     def publishes(self) -> bool:
-        """Whether the visitor may publish."""
-        return "publish" in self.scopes
+        """Whether the visitor may publish a test event, which is one of the acts of `admin`."""
+        return not self.scopes.isdisjoint(PUBLISHING)
 
     @property
     def rights(self) -> str:

@@ -14,6 +14,7 @@ from ..errors import EventError
 from ..event import Event
 from ..storage.contract.events import Publication
 from .actions import Act, Action, Outcome, Question
+from .guard import PUBLISHING
 from .view import Page, View
 
 __all__ = ["ACTIONS", "PAGES"]
@@ -78,4 +79,4 @@ async def _publish(act: Act) -> Outcome:
 
 
 PAGES = (Page(path="/publish", template="publish.html", look=_form, query=("type", "source")),)
-ACTIONS = (Action(path="/publish", do=_publish, ask=_ask, fields=_FIELDS, scope="publish", again="publish.html"),)
+ACTIONS = (Action(path="/publish", do=_publish, ask=_ask, fields=_FIELDS, scopes=PUBLISHING, again="publish.html"),)

@@ -148,8 +148,9 @@ class Site:
             visitor = self._guard.visitor(request)
             form = await self._form(request)
             self._guard.check_form(request, visitor, form)
-            if action.scope not in visitor.scopes:
-                raise Problem(403, "forbidden", f"the token {visitor.name!r} has not the scope {action.scope}")
+            if action.scopes.isdisjoint(visitor.scopes):
+                needed = " or ".join(sorted(action.scopes))
+                raise Problem(403, "forbidden", f"the token {visitor.name!r} does not have the scope {needed}")
             view = View.of(request, self._surface, self._glances, visitor, (), "")
             asked = Act(view=view, form=form)
             kept = {name: form[name] for name in action.fields if name in form}
