@@ -334,4 +334,6 @@ def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
         hint = "; indent with spaces, not tabs"
     elif first := re.search(r"[*&!@`%|>]", line[max(0, mark.column - 2) : mark.column + 1]):
         hint = f"; a text that starts with {first[0]!r} has to be quoted"
-    return Fault(f"not YAML: {problem}{hint}", (), (mark.line + 1, mark.column + 1))
+    begun = getattr(error, "context_mark", None)
+    where = f" for what begins in line {begun.line + 1}" if begun is not None and begun.line < mark.line else ""
+    return Fault(f"not YAML: {problem}{where}{hint}", (), (mark.line + 1, mark.column + 1))

@@ -74,6 +74,8 @@ def function_subscription(
     """
     from ..config.written import read_options  # pydantic, not needed to publish
 
+    if "sink" in options:
+        raise ValueError(f"subscribe({name!r}): sink: the function is the sink; leave it out")
     if options.get("filter"):
         compile_filter(options["filter"])
     policies = (RetryPolicy, BreakerPolicy, datetime)

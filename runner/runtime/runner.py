@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -138,6 +139,7 @@ class Runner:
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, *kept)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=pages)
         self._started, self._loop_guard = False, LoopGuard("runner")
+        self._ending = asyncio.Lock()  # a second stop waits for the first one
 
     async def publish(
         self,
@@ -177,8 +179,10 @@ class Runner:
         Raises:
             FilterError: the filter does not compile.
             ValueError: the file has a subscription of that name, or `worker.enabled: false`; options are invalid,
-                a fault in each line.
+                a fault in each line; it has started.
         """
+        if self._started:
+            raise ValueError(f"subscribe({name!r}): it has started; subscribe before start(), or stop() it first")
         if not self._plan.works:
             raise ValueError(f"subscribe({name!r}): worker.enabled is false, so nothing would call the handler")
         if any(each.name == name for each in self._plan.subscriptions):
@@ -234,7 +238,7 @@ class Runner:
         """
         Join the deployment and begin to work.
 
-        Waits for the store, at most `start_timeout`; for nothing else. Until it ends `/readyz` says no.
+        Waits for the store, at most `start_timeout`; for nothing else. Until it ends `/readyz` says no. Idempotent.
 
         Raises:
             ListenError: the address of the HTTP interface is taken, or not to be had.
@@ -247,6 +251,8 @@ class Runner:
         from ..diagnosis.look import unserved
 
         self._loop_guard.enter()
+        if self._started:
+            return
         check_dead_letters(self._functions.subscriptions.values(), self._sinks)
         self._vitals.starting()
         await self._watchdog.start()
@@ -282,37 +288,38 @@ class Runner:
         """
         Drain and stop: no new claims, running deliveries get their grace, leases are released.
 
-        Never raises because of a part: its error is logged, and the other parts are stopped.
+        Never raises because of a part: its error is logged, and the other parts are stopped. Idempotent.
         """
-        ends = monotonic() + self._plan.shutdown_grace.total_seconds()
-        if self._started:
-            self._loop_guard.enter()
-            self._vitals.stopping()
-            log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
-            await end("reloading", self.reloading.stop)
-            self.worker.stop_accepting()
-            await end("scheduler", self._scheduler.stop)
-            await end("lifecycle", self._lifecycle.stop)
-            await end("pruner", self._pruner.stop)
-            # the worker still accepts the events of the commit in flight
-            await end("publishing", self._bus.commits_done)
-            await end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
-        await end("http", lambda: self._door.stop(timedelta(seconds=max(1.0, ends - monotonic()))))
-        if self._started:
-            await end("publishing", self._bus.stop)  # not before: handlers and requests that finish may publish
-            await end("heartbeat", self._heartbeat.stop)
-            await end("place among the instances", partial(self._storage.registry.leave, self._instance.id))
-        await end("strategies", self._strategies.stop)
-        for name, sink in self._sinks.items():
-            await end(f"sink {name}", sink.stop, STOP_TIMEOUT)
-        for broker in self._brokers:
-            await end("broker", broker.stop)
-        await end("watchdog", self._watchdog.stop)
-        await end("storage", self._storage.close)
-        self._vitals.stopped()
-        if self._started:
-            self._started = False
-            log.info("stopped", instance=self._instance.id)
+        async with self._ending:
+            ends = monotonic() + self._plan.shutdown_grace.total_seconds()
+            if self._started:
+                self._loop_guard.enter()
+                self._vitals.stopping()
+                log.info("stopping", running=self.worker.busy, grace=self._plan.shutdown_grace.total_seconds())
+                await end("reloading", self.reloading.stop)
+                self.worker.stop_accepting()
+                await end("scheduler", self._scheduler.stop)
+                await end("lifecycle", self._lifecycle.stop)
+                await end("pruner", self._pruner.stop)
+                # the worker still accepts the events of the commit in flight
+                await end("publishing", self._bus.commits_done)
+                await end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
+            await end("http", lambda: self._door.stop(timedelta(seconds=max(1.0, ends - monotonic()))))
+            if self._started:
+                await end("publishing", self._bus.stop)  # not before: handlers and requests that finish may publish
+                await end("heartbeat", self._heartbeat.stop)
+                await end("place among the instances", partial(self._storage.registry.leave, self._instance.id))
+            await end("strategies", self._strategies.stop)
+            for name, sink in self._sinks.items():
+                await end(f"sink {name}", sink.stop, STOP_TIMEOUT)
+            for broker in self._brokers:
+                await end("broker", broker.stop)
+            await end("watchdog", self._watchdog.stop)
+            await end("storage", self._storage.close)
+            self._vitals.stopped()
+            if self._started:
+                self._started = False
+                log.info("stopped", instance=self._instance.id)
 
     async def __aenter__(self) -> Self:
         self._loop_guard.enter()

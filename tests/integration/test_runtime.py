@@ -45,6 +45,21 @@ class TestLife(BusTests):
             pass
         await runner.stop()
 
+    async def test_a_second_start_does_nothing_and_a_second_stop_waits_for_the_first(self, bus: Bus) -> None:
+        runner, handler = bus.runner(), Handler()
+        runner.subscribe("s", handler)
+        async with runner:
+            await runner.start()
+            with pytest.raises(ValueError, match=r"subscribe\('late'\): it has started"):
+                runner.subscribe("late", handler)
+            await runner.publish_many(events(20))
+            await eventually(lambda: bus.settled(delivered=20))
+            with capture_logs() as lines:
+                await asyncio.gather(runner.stop(), runner.stop())
+        told = [line["event"] for line in lines]
+        assert (told.count("stopping"), told.count("did not stop as it should")) == (1, 0)
+        assert len(handler.seen) == 20
+
     async def test_an_instance_reports_and_signs_off(self, bus: Bus) -> None:
         async with bus.runner():
             assert len(await bus.database.rows(tables.instances)) == 1

@@ -19,6 +19,7 @@ from runner import ACCEPTED, Delivery, Event, Failed, Outcome, Rejected
 from runner.builder import open_storage
 from runner.config import load_config
 from runner.policies.retry import RetryPolicy
+from runner.sinks.python import PythonSink
 from runner.storage.contract.claims import ClaimedDelivery, DeliveryClaim, Work
 from runner.storage.contract.records import DeliveryQuery
 from runner.storage.expressions import Now
@@ -440,7 +441,7 @@ class TestSubscriptions(BusTests):
             )
             await runner.publish(events(1, "late")[0])
             await eventually(lambda: bus.settled(pending=1))
-            runner.subscribe("late", late, types=["late"])
+            runner.worker.serve("function:late", PythonSink(late))
             await runner.worker.roster.load()
             runner.worker.wake()
             await eventually(lambda: bus.settled(delivered=1))

@@ -241,6 +241,11 @@ def test_what_options_of_a_function_leave_out_comes_from_the_file() -> None:
     assert (own.retry, own.breaker) == (RetryPolicy(), BreakerPolicy())
 
 
+def test_a_function_takes_no_other_sink() -> None:
+    with pytest.raises(ValueError, match="sink: the function is the sink"):
+        function_subscription("s", "function:s", {"sink": "crm"})
+
+
 def test_options_of_a_function_that_are_wrong_are_all_named() -> None:
     with pytest.raises(ValueError, match="subscribe\\('s'\\)") as caught:
         function_subscription("s", "function:s", {"retry": {"max_atempts": 3}, "timeout": 5, "order": "subject"})

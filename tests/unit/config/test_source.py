@@ -95,6 +95,8 @@ UNQUOTED = [
         ("a: 010", "f:1:4: a: YAML reads this number as another one than you do; write a decimal number, or quote it"),
         ("a: 1:30", "f:1:4: a: YAML reads this number as another one than you do; write a decimal number, or quote it"),
         ("a: b: c", "f:1:5: not YAML: mapping values are not allowed in this context"),
+        ("a: {b: 1\nc: {}", "f:2:2: not YAML: did not find expected ',' or '}' for what begins in line 1"),
+        ("a: 'b\nc: d\n", "f:3:1: not YAML: found unexpected end of stream for what begins in line 1"),
         ("a:\n\t- x", "f:2:1: not YAML: found character that cannot start any token; indent with spaces, not tabs"),
         ("a: [${X}]", "f:1:6: not YAML: did not find expected ',' or ']'; quote \"${…}\" inside [ ] and { }"),
         ("a: 1\nb: \x00", "f:2:4: the character U+0000 is not allowed in YAML"),
