@@ -27,6 +27,7 @@ from runner.storage import tables
 from runner.storage.contract.claims import Claim
 from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import Settled
+from runner.storage.errors import mapped_errors
 from runner.storage.expressions import Now
 from runner.storage.tables import deliveries, dispatch
 from runner.strategies.stack import compose
@@ -446,8 +447,10 @@ class EventFirst(Faulty):
             for event in (each.event for each in publications):
                 values = {"id": event.id, "source": event.source, "type": event.type, "created_at": Now()}
                 await connection.execute(insert(tables.events).values(values))
-        receipts: Sequence[Receipt] = await self.store.events.append(publications)
-        return receipts
+        with mapped_errors():
+            async with self.store.engine.begin() as connection:
+                await connection.execute(insert(dispatch).from_select(["event_seq"], select(tables.events.c.seq)))
+        return []
 
 
 class TestInvariant1(BusTests):
