@@ -19,6 +19,7 @@ Need = Literal["publish", "read", "events", "subscribe", "admin"]
 """The need of a route; `events` is to read events, of which a caller may see only some."""
 
 _SAFE = ("GET", "HEAD")
+_SENT_BY_BROWSERS = frozenset({b"sec-fetch-site", b"origin"})
 
 
 class Caller(Protocol):
@@ -94,6 +95,8 @@ class Anybody(Access, Caller):
 
 def is_foreign(request: HTTPConnection) -> bool:
     """Return whether a browser says that a page of another origin sends this (Fetch Metadata; RFC 6454 §7)."""
+    if _SENT_BY_BROWSERS.isdisjoint([name for name, _ in request.scope["headers"]]):
+        return False
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site not in ("same-origin", "none")

@@ -38,6 +38,7 @@ __all__ = ["Publishing", "routes"]
 _PARAMETERS = ("delay", "deliver_at", "dry_run")
 _ORIGIN = re.compile(r"[A-Za-z0-9*._:-]{1,255}\Z", re.ASCII)
 _RETRY = {"retry-after": "1"}
+_JSON = ((b"content-type", b"application/json"),)
 _URIS = {"source": is_uri_reference, "dataschema": is_uri}
 
 
@@ -72,11 +73,12 @@ class Publishing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["method"] == "OPTIONS":
-            await _answer(send, 200, b"", _handshake(Headers(scope=scope)))
+            handshake = _handshake(Headers(scope=scope))
+            await _answer(send, 200, b"", [(name.encode(), value.encode()) for name, value in handshake.items()])
             return
         status, content = await self._publish(scope, receive)
         content = orjson.dumps(content, option=orjson.OPT_UTC_Z)
-        await _answer(send, status, content, {"content-type": "application/json"})
+        await _answer(send, status, content, _JSON)
 
     async def _publish(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
         request = HTTPConnection(scope)
@@ -185,8 +187,7 @@ def _handshake(headers: Headers) -> dict[str, str]:
     return allowed
 
 
-async def _answer(send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:
-    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
-    lines.append((b"content-length", str(len(content)).encode()))
+async def _answer(send: Send, status: int, content: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    lines = [*headers, (b"content-length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": content})

@@ -92,7 +92,7 @@ class TestPragmas:
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
                 found[name] = (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
         safe = sqlite_connection.wal_is_safe(sqlite3.sqlite_version_info)
-        journal = "wal" if safe else "truncate"
+        journal = "wal" if safe else "persist"
         assert found == {"journal_mode": journal, "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
 
@@ -220,7 +220,7 @@ class TestFullDisk:
 
 
 class TestTwoJournals:
-    @pytest.mark.parametrize(("safe", "mode"), [(True, "wal"), (False, "truncate")])
+    @pytest.mark.parametrize(("safe", "mode"), [(True, "wal"), (False, "persist")])
     async def test_the_store_works_with_both(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, safe: bool, mode: str
     ) -> None:
@@ -232,7 +232,7 @@ class TestTwoJournals:
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("SELECT count(*) FROM delivery_states").fetchall() == [(40,)]
                 [(found,)] = connection.execute("PRAGMA journal_mode").fetchall()
-                # TRUNCATE belongs to a connection, WAL to the file.
+                # PERSIST belongs to a connection, WAL to the file.
                 assert (found == "wal") == (mode == "wal")
 
 
@@ -321,7 +321,7 @@ class TestForeignJournal:
             await store.events.append(publications(1))
             async with store.engine.connect() as connection:
                 mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar()
-        assert mode == ("wal" if sqlite_connection.wal_is_safe(sqlite3.sqlite_version_info) else "truncate")
+        assert mode == ("wal" if sqlite_connection.wal_is_safe(sqlite3.sqlite_version_info) else "persist")
 
     async def test_a_large_wal_is_copied_back_though_nobody_else_does_it(
         self, path: Path, store: Storage, holder: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch

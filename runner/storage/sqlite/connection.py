@@ -33,13 +33,14 @@ def pragmas(version: tuple[int, ...]) -> Sequence[str]:
     """
     Return the statements that every new connection executes, by the version of SQLite.
 
-    FULL makes a commit survive a power cut in both journal modes: the WAL, or the truncation of the
-    journal, is synced before COMMIT returns. (EXTRA only adds a sync for journals that are deleted.)
+    FULL makes a commit survive a power cut in both journal modes: the WAL, or the journal whose header is no more
+    valid, is synced before COMMIT returns. (EXTRA only adds a sync for journals that are deleted.) A journal that
+    persists keeps its blocks, so that its syncs write no metadata of the file system.
     """
     safe = wal_is_safe(version)
     return (
         "PRAGMA busy_timeout = 5000",  # milliseconds; first, because the change of mode needs a lock
-        f"PRAGMA journal_mode = {'WAL' if safe else 'TRUNCATE'}",
+        f"PRAGMA journal_mode = {'WAL' if safe else 'PERSIST'}",
         "PRAGMA synchronous = FULL",
         "PRAGMA foreign_keys = ON",
         f"PRAGMA journal_size_limit = {_LARGE}",
@@ -51,7 +52,7 @@ def prepare(cursor: sqlite3.Cursor) -> None:
     """
     Execute `pragmas()` on a new connection; keep the journal mode if another program decides it.
 
-    Programs that have it open keep it in WAL mode, or out of it. Out of it our own journal is truncated all the same.
+    Programs that have it open keep it in WAL mode, or out of it. Out of it our own journal persists all the same.
     """
     statements = pragmas(sqlite3.sqlite_version_info)
     for statement in statements:
@@ -70,7 +71,7 @@ def prepare(cursor: sqlite3.Cursor) -> None:
                 if mode != "wal" and wanted != "wal":
                     raise
                 if mode != "wal":
-                    cursor.execute("PRAGMA journal_mode = TRUNCATE")
+                    cursor.execute("PRAGMA journal_mode = PERSIST")
             cursor.execute(statements[0])
 
 

@@ -41,7 +41,7 @@ class TestPragmas:
     )
     def test_a_rollback_journal_is_used_where_it_is_not(self, version: tuple[int, ...]) -> None:
         assert not wal_is_safe(version)
-        assert "PRAGMA journal_mode = TRUNCATE" in pragmas(version)
+        assert "PRAGMA journal_mode = PERSIST" in pragmas(version)
 
     @pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)], ids=str)
     def test_a_commit_is_synced_and_a_lock_waited_for_in_both(self, version: tuple[int, ...]) -> None:
