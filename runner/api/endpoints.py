@@ -120,7 +120,7 @@ class Endpoint:
             if self.method != "GET":
                 check_encoding(request.scope)
                 content = await bodies.read(request.headers, request.receive)
-            body = _object(content, self.body or {})
+            body = _object(content, self.body or {}, event=self.definition == "CloudEvent")
             if self.body is None and body:
                 given |= _members(body, self.query, given)
             query = {name: self.query[name].read(name, values[0]) for name, values in given.items()}
@@ -256,13 +256,20 @@ def _every(name: str, value: str) -> timedelta:
         raise bad_parameter(name, str(error)) from None
 
 
-def _object(content: bytes, members: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the object in the body of a request; an empty body is an empty one. Raise a `Problem`."""
+def _object(content: bytes, members: Mapping[str, Mapping[str, Any]], *, event: bool = False) -> Mapping[str, Any]:
+    """
+    Return the object in the body of a request; an empty body is an empty one.
+
+    Members that are given twice are refused; in an `event` by its reader, which knows attributes from data.
+
+    Raises:
+        Problem: 400, it is no object, or has a member that is unknown or given twice.
+    """
     if not content:
         return {}
     try:
         found = orjson.loads(content)
-        if isinstance(found, dict):
+        if isinstance(found, dict) and not event:
             json.loads(content, object_pairs_hook=_refuse_twice)
     except (ValueError, RecursionError):
         raise Problem(400, "invalid-body", "expected a JSON object") from None
