@@ -17,8 +17,6 @@ from .report import publish
 from .sabotage import MUTANTS
 from .trial import Outcome, Trial
 
-_outcomes: list[Outcome] = []
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a case be chosen by its number (`-k FI-05`), and give it time on a busy machine."""
@@ -27,13 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark is not None:
             item.extra_keyword_matches.update(str(each) for each in mark.args[:1])
             item.add_marker(pytest.mark.timeout(600))  # it waits for conditions; this ends one that never comes
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write what was seen into the page, if that was asked for."""
-    path = session.config.getoption("--chaos-report")
-    if path and _outcomes:
-        publish(_outcomes, Path(path))
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +69,10 @@ def make_trial(
     for trial, drop in made:
         trial.close()
         drop()
-        if trial.verified or (trial.outcome.mutant and trial.outcome.found):
-            _outcomes.append(trial.outcome)
+    seen = [trial.outcome for trial, _ in made if trial.verified or (trial.outcome.mutant and trial.outcome.found)]
+    page = request.config.getoption("--chaos-report")
+    if page and seen:  # case by case: a run that is broken off keeps what it saw
+        publish(seen, Path(page))
 
 
 @pytest.fixture
