@@ -616,8 +616,10 @@ def _change(name: str, text: str, replacement: str) -> None:
 
 
 def _replace(owner: Any, name: str, replacement: object) -> None:
-    """Put `replacement` in the place of something that must be there."""
-    getattr(owner, name)
+    """Put `replacement` in the place of something that must be there, and that returns what it returns."""
+    there, here = (getattr(each, "__annotations__", {}).get("return") for each in (getattr(owner, name), replacement))
+    if None not in (there, here) and here not in (there, "Any"):
+        raise TypeError(f"{name} returns {there}, and what breaks it {here}")
     setattr(owner, name, replacement)
 
 
