@@ -128,7 +128,8 @@ class Trial:
     @property
     def processes(self) -> Sequence[RunnerProcess]:
         """The runners and publishers that are there now."""
-        return [each for each in (*self.deployment.runners, *self._publishers) if each.returncode is None]
+        runners = [] if self._deployment is None else self._deployment.runners
+        return [each for each in (*runners, *self._publishers) if each.returncode is None]
 
     def bound(self, seconds: float) -> float:
         """Return how long what takes `seconds` at most may take here: on a busy machine everything takes longer."""
