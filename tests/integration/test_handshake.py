@@ -19,6 +19,7 @@ import uvloop
 
 from runner.config.dsn import Dsn
 from runner.errors import StorageUnavailable
+from runner.storage.postgres import handshake
 from runner.storage.postgres.connector import CONNECT_TIMEOUT, PostgresConnector
 from runner.storage.postgres.handshake import MAX_ITERATIONS
 from tests.support.postgres import PostgresServer
@@ -153,6 +154,12 @@ async def test_garbage_is_an_unavailable_server_soon_and_cheap(talk: Talk) -> No
     assert "s3cret-w0rd" not in str(caught.value)
     assert str(caught.value).isprintable()
     assert not [each for each in unheard if "data_received" in each["message"]]
+
+
+@pytest.mark.parametrize("encoding", [b"UTF8", b"utf-8", b"'utf-8'"])
+def test_utf_8_is_believed_as_a_pooler_spells_it(encoding: bytes) -> None:
+    """Pgbouncer repeats what the client has asked for, with its quotes."""
+    assert handshake._UTF_8.fullmatch(b"client_encoding\0" + encoding + b"\0")
 
 
 async def test_the_loop_goes_on_while_iterations_are_refused() -> None:

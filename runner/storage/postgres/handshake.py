@@ -36,7 +36,7 @@ _BODIES = {
     }.items()
 }
 _VERSION = re.compile(rb"server_version\0\D{0,20}\d{1,4}(?:\D[^\0]*)?\0")
-_UTF_8 = re.compile(rb"client_encoding\0UTF-?8\0", re.IGNORECASE)
+_UTF_8 = re.compile(rb"client_encoding\0('?)UTF-?8\1\0", re.IGNORECASE)  # pgbouncer repeats the quotes of the client
 _OK, _SASL, _CONTINUE, _FINAL = 0, 10, 11, 12
 _LOGINS = {
     code: re.compile(form, re.DOTALL)
