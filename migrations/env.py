@@ -24,9 +24,15 @@ def prepare(schema: str | None) -> list[str]:
         "SET LOCAL search_path = pg_catalog, pg_temp"
         if schema is not None
         else "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)",
-        # Runners that start together migrate one after the other; who comes second finds nothing to do.
+        # An index on a large table takes its time, and so does the migration that another runner makes.
+        "SET LOCAL statement_timeout = 0",
+        "SET LOCAL idle_in_transaction_session_timeout = 0",
+        "SET LOCAL lock_timeout = 0",
+        # Runners that start together migrate one after the other; the second one finds nothing to do.
         # The lock ends with the transaction: one held by the session would outlive it in a pool.
         lock,
+        # All who publish queue behind a migration that waits for a table.
+        "SET LOCAL lock_timeout = '5s'",
     ]
     if schema is not None:
         identifier = '"' + schema.replace('"', '""') + '"'

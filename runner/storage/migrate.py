@@ -6,12 +6,14 @@ import asyncio
 import io
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, column, inspect, select, table
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..errors import SchemaMismatch, StorageError
 from .errors import mapped_errors
@@ -69,8 +71,27 @@ async def migrate(engine: AsyncEngine) -> list[str]:
         return []
     turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
     with mapped_errors():
-        async with turn, engine.begin() as connection:
+        async with turn, engine.begin() as connection, _unbounded(connection):
             return await connection.run_sync(_upgrade, home_of(engine).schema)
+
+
+@asynccontextmanager
+async def _unbounded(connection: AsyncConnection) -> AsyncIterator[None]:
+    """
+    Let the driver wait for as long as a statement takes.
+
+    Keep-alive still detects a dead server, and `migrations/env.py` lifts the server's own timeouts.
+    """
+    raw = (await connection.get_raw_connection()).driver_connection
+    if connection.dialect.name != "postgresql" or raw is None:
+        yield
+        return
+    config = raw._config  # asyncpg has no public way to change the timeout of a connection
+    raw._config = config._replace(command_timeout=None)
+    try:
+        yield
+    finally:
+        raw._config = config
 
 
 def offline_sql(dialect: Literal["postgresql", "sqlite"], schema: str | None) -> str:

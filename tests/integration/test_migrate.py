@@ -21,6 +21,7 @@ from runner.config.dsn import Dsn
 from runner.errors import SchemaMismatch, StorageError, StorageUnavailable
 from runner.storage.home import home_of
 from runner.storage.migrate import HEAD, MigrationStatus, migrate, offline_sql, scripts, status
+from runner.storage.postgres import connector
 from runner.storage.tables import deliveries, events, metadata
 from tests.support.engines import open_engine
 from tests.support.eventually import eventually
@@ -233,6 +234,35 @@ async def test_who_comes_second_waits_for_the_first(postgres_dsn: str, schema: s
         waiters: int = await eventually(waiting)
         assert waiters == 1
     assert await task == []
+    await first.dispose()
+    await second.dispose()
+
+
+async def test_no_timeout_ends_a_migration(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = engine_of(postgres_dsn)
+    async with first.begin() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('runner.migrate.public', 0))"))
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            monkeypatch.setitem(connector._SERVER_SETTINGS, name, "2s")
+        monkeypatch.setattr(connector, "COMMAND_TIMEOUT", 2.0)
+        second = engine_of(postgres_dsn)
+        task = asyncio.create_task(migrate(second))
+
+        async def waits() -> bool:
+            query = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database() "
+                "AND clock_timestamp() - query_start > '2500 ms'"
+            )
+            async with first.connect() as other:
+                return task.done() or bool(await other.scalar(query))
+
+        assert await eventually(waits)
+    assert await task == list(REVISIONS)
+    async with second.connect() as connection:
+        assert await connection.scalar(text("SHOW statement_timeout")) == "2s"
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        assert raw._config.command_timeout == 2.0
     await first.dispose()
     await second.dispose()
 
