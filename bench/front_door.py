@@ -109,7 +109,7 @@ def _served(directory: Path, dsn: str, *, empty: bool = False) -> Iterator[tuple
     path = directory / "bench.yaml"
     path.write_text(
         f"deployment_id: bench\nstorage: {{dsn: '{dsn}'}}\nlog: {{level: error}}\n"
-        f"api: {{listen: '127.0.0.1:{port}', limits: {{body: 8MiB}}}}\n"
+        f"api: {{listen: '127.0.0.1:{port}', limits: {{body: 8MiB, connections: 15000}}}}\n"
     )
     program = ["-c", _EMPTY, str(path)] if empty else ["-m", "runner", "start", "-c", str(path)]
     process = subprocess.Popen([sys.executable, "-W", "ignore", *program], cwd=_ROOT)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from operator import itemgetter
+from typing import Any
 
 import orjson
 from typing_extensions import override
@@ -15,19 +17,23 @@ __all__ = ["Connection"]
 
 _HEAD_TIME = 10.0  # seconds from the connection, or the first byte of a request, to the end of its headers
 _HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete
-_HEADERS = 200
+_HEADERS = 1100  # an event may have 1,000 extensions
 _BLOCKED = 30.0  # seconds for which a client may read nothing of its answers
 _TOO_LARGE = Problem(431, "headers-too-large")
+_TOO_MANY = Problem(503, "too-many-connections", headers={"retry-after": "1"})
+_RESERVE = 32  # connections above the limit, for probes
+_PROBES = (b"/healthz", b"/readyz")
 
 
 class Connection(HttpToolsProtocol):
     """
     Limit how long a request head may take, how large it may be, and how long a client may read nothing of an answer.
 
-    A head that is incomplete after ten seconds closes the connection with 408; one of more than 64 KiB or 200 headers
-    closes it with 431, and bytes that are no HTTP with 400. A connection above `api.limits.connections` takes the place
-    of the one that has rested the longest between two requests; if none rests, it gets a 503. Between two requests
-    uvicorn's keep-alive applies, and only another request ends its wait. During a body its reader sets its own limits.
+    A head that is incomplete after ten seconds closes the connection with 408; one of more than 64 KiB or 1,100 headers
+    closes it with 431, and bytes that are no HTTP with 400. A connection above the limit takes the place of the one
+    whose client has sent nothing for the longest time while a request may begin; if there is none, it is answered with
+    503, unless it asks for the health of the process. Between two requests uvicorn's keep-alive applies, and only
+    another request ends its wait. During a body its reader sets its own limits.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -35,15 +41,25 @@ class Connection(HttpToolsProtocol):
     _head: int = 0  # bytes that have come of one that is not complete
     _size: int = 0  # bytes of its request line and headers
     _in_head = True
-    _refused = False  # whether its head was too large, so that what follows is not read
+    _refused = False  # whether its head was refused, so that what follows is not read
+    _in_reserve = False  # whether it is above the limit
+    _opened = 0.0  # of the event loop's clock
+
+    def __init__(self, *args: Any, most: int, **kwargs: Any) -> None:
+        """Args: most connections are taken at once; the others are uvicorn's."""
+        super().__init__(*args, **kwargs)
+        self._most = most
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        if not self._has_room():
-            self.connections.discard(self)
-            self._refuse(Problem(503, "too-many-connections", headers={"retry-after": "1"}))
-            return
+        self._opened = self.loop.time()
+        if len(self.connections) > self._most:
+            self._in_reserve = not self._make_room()
+            if self._in_reserve and len(self.connections) > self._most + _RESERVE:
+                self.connections.discard(self)
+                self._refuse(_TOO_MANY)
+                return
         self._timer = self.loop.call_later(_HEAD_TIME, self._late)
 
     @override
@@ -109,6 +125,9 @@ class Connection(HttpToolsProtocol):
         if self._size > _HEAD_SIZE or len(self.headers) > _HEADERS:  # it came in one piece
             self._refused = True
             self._refuse(_TOO_LARGE)
+        elif self._in_reserve and self.url.partition(b"?")[0] not in _PROBES:
+            self._refused = True
+            self._refuse(_TOO_MANY)
         if not self._refused:
             super().on_headers_complete()
 
@@ -126,24 +145,24 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(Problem(400, "bad-request", "this is no HTTP request"))
 
-    def _has_room(self) -> bool:
-        """Return whether there are no more connections than are taken, now that one that rests has made room."""
-        most = self.limit_concurrency
-        if most is None or len(self.connections) < most:
-            return True
-        resting = [each for each in self.connections if isinstance(each, Connection) and each.resting_until]
-        if not resting:
+    def _make_room(self) -> bool:
+        """Close the connection that waits for the longest time; return whether there was one."""
+        others = (each for each in self.connections if isinstance(each, Connection) and each is not self)
+        waiting = [(since, each) for each in others if (since := each.waits_since) is not None]
+        if not waiting:
             return False
-        longest = min(resting, key=lambda each: each.resting_until)
+        _, longest = min(waiting, key=itemgetter(0))
         self.connections.discard(longest)
-        longest.transport.close()
+        longest.timeout_keep_alive_handler()
         return True
 
     @property
-    def resting_until(self) -> float:
-        """The time of the loop at which it closes unless another request comes; 0 during one."""
+    def waits_since(self) -> float | None:
+        """The time of the loop since which a request may begin and none of its bytes has come; None during one."""
         task = self.timeout_keep_alive_task
-        return 0.0 if task is None else task.when()
+        if task is not None:
+            return task.when() - self.timeout_keep_alive
+        return self._opened if getattr(self, "cycle", None) is None and not self._head else None
 
     def _rests_still(self) -> bool:
         """Return whether no request is in progress or has begun to arrive, and no timer runs for the next one."""
@@ -165,9 +184,13 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer, unless the answer before this one is on its way, and close the connection."""
-        before = getattr(self, "cycle", None)
-        if before is None or before.response_complete:
+        """Answer, unless another answer is on its way, and close the connection."""
+        cycle = getattr(self, "cycle", None)  # None before the first request
+        if cycle is not None and cycle.more_body and not cycle.response_started and not self.pipeline:
+            cycle.disconnected = True  # the body of its request is refused: the application answers no more
+            cycle.message_event.set()
+            self.transport.write(_written(problem))
+        elif cycle is None or cycle.response_complete:
             self.transport.write(_written(problem))
         self.transport.close()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import ssl
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvicorn
@@ -31,6 +33,7 @@ __all__ = ["Listener"]
 log = structlog.get_logger(__name__)
 
 _KEEP_ALIVE = 75  # seconds between two requests of a connection
+_MOST = 20_000  # connections, unless the file says otherwise
 
 
 class Listener:
@@ -87,7 +90,7 @@ class Listener:
         tls = self._options.tls
         config = uvicorn.Config(
             app,
-            http=Connection,
+            http=cast(Any, partial(Connection, most=_most(options.limits.connections))),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -96,7 +99,6 @@ class Listener:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
-            limit_concurrency=options.limits.connections + 1,  # that of uvicorn is reached by none; see `Connection`
             ssl_certfile=None if tls is None else str(tls.cert),
             ssl_keyfile=None if tls is None else str(tls.key),
         )
@@ -109,3 +111,11 @@ class Listener:
     def _answer(self) -> None:
         for each in self._stand_ins:
             each.answer()
+
+
+def _most(limit: int | None) -> int:
+    """Return how many connections are taken: by default half of the files that may be open, and 20,000 at most."""
+    if limit is not None:
+        return limit
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 2)

@@ -44,7 +44,8 @@ async def _put_subscription(call: Call) -> Response:
     subscriptions = call.operations.subscriptions
     definitions.check("SubscriptionBody", body, lambda: subscriptions.read(name, body, _named(body)))
     _, known = await call.surface.storage.registry.subscriptions()
-    made = {each.subscription.name for each in known if each.origin.startswith(MADE)}
+    own = [each.subscription for each in known if each.origin.startswith(MADE)]
+    made = {each.name for each in own if each.dead_letter_of is None}
     _check_room(call, name, made, "subscriptions")
     put = await subscriptions.put(name, body, precondition=_precondition(call))
     _, active, waiting = await call.surface.storage.records.subscription(name)

@@ -154,11 +154,12 @@ class ApiLimits(Model):
     pending: Number | None = Field(
         default=None, ge=1, description="Waiting events above which a publish is answered with 503; null: no limit."
     )
-    connections: Number = Field(
-        default=1000,
+    connections: Number | None = Field(
+        default=None,
         ge=10,
         le=100_000,
-        description="Most connections at once; one more closes one that rests, or is a 503.",
+        description="Most connections at once; one more closes one that waits, or is a 503. null: half of the files "
+        "that the process may have open, at most 20,000.",
     )
     definitions: Number = Field(
         default=1000, ge=0, description="Most subscriptions, and most schedules, made by the API; one more is a 409."

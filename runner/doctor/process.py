@@ -120,9 +120,12 @@ def _unwritable(descriptor: int) -> str:
 def judge_open_files(config: Config) -> Iterator[Finding]:
     """Yield whether the limit of open files suffices at full load."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = config.worker.concurrency + config.storage.pool + _SPARE
+    connections = (config.api.limits.connections if config.api is not None else None) or 0
+    need = config.worker.concurrency + config.storage.pool + connections + _SPARE
     if soft != resource.RLIM_INFINITY and soft < need:
-        measured = f"{soft} may be open, and {need} can be needed (worker.concurrency, storage.pool)"
+        measured = (
+            f"{soft} may be open, and {need} can be needed (worker.concurrency, storage.pool, api.limits.connections)"
+        )
         cure = "raise the limit (LimitNOFILE=, ulimit -n), or lower worker.concurrency"
         yield warning("open files", "open_files", measured, cure)
     else:

@@ -139,7 +139,7 @@ class Runner:
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, *kept)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=pages)
         self._started, self._loop_guard = False, LoopGuard("runner")
-        self._ending = asyncio.Lock()  # a second stop waits for the first one
+        self._turn = asyncio.Lock()  # one start or stop at a time
 
     async def publish(
         self,
@@ -164,17 +164,15 @@ class Runner:
         """
         Have `handler` called with every event that matches; call this before `start()`.
 
-        The subscription outlives the process: what is published while no process serves it waits for
-        the next one that does. `unsubscribe()` ends it.
+        The subscription outlives the process: events wait for the next one that serves it. `unsubscribe()` ends it.
 
         Args:
             name: of the subscription, unique in the deployment.
             handler: `handler(event)` or `handler(event, delivery)`; async functions run on the loop, others
                 in a thread. What it returns or raises is the outcome, as for a `python` sink. With `batch=100`
                 it is `handler(events)`, a list of at most so many.
-            options: the keys of a subscription of the file, such as `types="order.*"`, `rate="20/s"`, `timeout="5s"` or
-                `retry={"max_attempts": 3}`; a timedelta and the like will do as well. What `retry` and `breaker` leave
-                out comes from those sections of the file.
+            options: the keys of a subscription of the file, such as `types="order.*"`, `rate="20/s"` or
+                `timeout=timedelta(seconds=5)`. What `retry` and `breaker` leave out comes from those of the file.
 
         Raises:
             FilterError: the filter does not compile.
@@ -251,38 +249,39 @@ class Runner:
         from ..diagnosis.look import unserved
 
         self._loop_guard.enter()
-        if self._started:
-            return
-        check_dead_letters(self._functions.subscriptions.values(), self._sinks)
-        self._vitals.starting()
-        await self._watchdog.start()
-        await self._door.start()
-        await take_place(self._storage, self._plan, self._functions.subscriptions, self._heartbeat.beat)
-        for concern in await self._storage.concerns():
-            log.warning("store", concern=concern)
-        for broker in self._brokers:
-            await broker.start()
-        for name, sink in self._sinks.items():
-            await start_sink(name, sink)
-        self._bus.start()
-        await self._strategies.start(self.worker.wake)
-        loops = [self._heartbeat.loop]
-        if self._plan.works:
-            await self.worker.start()
-            await self._scheduler.start()
-            await self._pruner.start()
-            loops += [*self.worker.loops, self._scheduler.loop, self._pruner.loop]
-        self._heartbeat.start()
-        if self._plan.lifecycle:
-            self._lifecycle.start()
-            loops.append(self._lifecycle.loop)
-        self._started = True
-        self._vitals.running(loops)
-        self.reloading.start()
-        log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
-        with contextlib.suppress(StorageUnavailable):  # the worker waits for it
-            for each in await unserved(self._storage):
-                log.warning("nobody serves it", subscription=each.name, sink=each.sink)
+        async with self._turn:
+            if self._started:
+                return
+            check_dead_letters(self._functions.subscriptions.values(), self._sinks)
+            self._vitals.starting()
+            await self._watchdog.start()
+            await self._door.start()
+            await take_place(self._storage, self._plan, self._functions.subscriptions, self._heartbeat.beat)
+            for concern in await self._storage.concerns():
+                log.warning("store", concern=concern)
+            for broker in self._brokers:
+                await broker.start()
+            for name, sink in self._sinks.items():
+                await start_sink(name, sink)
+            self._bus.start()
+            await self._strategies.start(self.worker.wake)
+            loops = [self._heartbeat.loop]
+            if self._plan.works:
+                await self.worker.start()
+                await self._scheduler.start()
+                await self._pruner.start()
+                loops += [*self.worker.loops, self._scheduler.loop, self._pruner.loop]
+            self._heartbeat.start()
+            if self._plan.lifecycle:
+                self._lifecycle.start()
+                loops.append(self._lifecycle.loop)
+            self._started = True
+            self._vitals.running(loops)
+            self.reloading.start()
+            log.info("started", deployment=self._plan.deployment_id, instance=self._instance.id)
+            with contextlib.suppress(StorageUnavailable):  # the worker waits for it
+                for each in await unserved(self._storage):
+                    log.warning("nobody serves it", subscription=each.name, sink=each.sink)
 
     async def stop(self) -> None:
         """
@@ -290,7 +289,7 @@ class Runner:
 
         Never raises because of a part: its error is logged, and the other parts are stopped. Idempotent.
         """
-        async with self._ending:
+        async with self._turn:
             ends = monotonic() + self._plan.shutdown_grace.total_seconds()
             if self._started:
                 self._loop_guard.enter()

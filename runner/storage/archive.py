@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
 from ..delivery import DeliveryState
-from ..errors import StorageHeld
+from ..errors import StorageError, StorageHeld
 from .contract.archive import Archive, Pruned, Retention
 from .expressions import Among, HasSeq, Instant, Keys, Later
 from .halves import IN_A_ROW, in_halves
@@ -56,17 +56,21 @@ class SqlArchive(Archive):
             empty = await _empty_runs(connection, after, rows[-1].seq if len(rows) == limit else None)
         if empty and not dry_run:
             await self._remove_runs(empty)
-        count = len(over) if dry_run else sum([await self._prune(retention, some) for some in _portions(over)])
+        count = len(over) if dry_run else await self._prune(retention, _portions(over))
         return Pruned(count, max(seqs, default=after), not rows or not rows[-1].old)
 
-    async def _prune(self, retention: Retention, seqs: Sequence[int]) -> int:
+    async def _prune(self, retention: Retention, portions: Iterable[Sequence[int]]) -> int:
         """Remove events that are over; return how many were removed."""
-        gone, refused = await in_halves(seqs, partial(self._remove, retention))
-        if not gone and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
-            raise error  # the following ones would probably fail alike
+        gone, refused = 0, list[tuple[int, StorageError]]()
+        for seqs in portions:
+            removed, kept = await in_halves(seqs, partial(self._remove, retention))
+            gone += len(removed)
+            refused += kept
+            if not gone and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
+                raise error  # the following ones would probably fail alike
         if refused:  # events that a foreign key or a trigger keeps must not keep the others
             log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))
-        return len(gone)
+        return gone
 
     async def _remove_runs(self, ids: Sequence[int]) -> None:
         async with self._transactions.write() as connection:
@@ -103,7 +107,7 @@ async def _over(connection: AsyncConnection, seqs: Sequence[int], retention: Ret
     busy = set(await connection.scalars(queued.union_all(later)))
     recorded = await _recorded(connection, first, last, retention)
     waiting = [seq for seq in seqs if seq not in busy and recorded.get(seq, True)]
-    rows = {row.event_seq: row for row in await connection.execute(_rows(first, last, retention))}
+    rows = {row.event_seq: row for row in await connection.execute(_rows(seqs, retention))}
     over = {seq: rows[seq].number if seq in rows else 0 for seq in waiting if seq not in rows or rows[seq].ended}
     unwanted = [seq for seq in over if seq not in rows and seq not in recorded]
     if unwanted:
@@ -121,11 +125,13 @@ async def _recorded(connection: AsyncConnection, first: int, last: int, retentio
     return {seq: bool(row.old) for row in found for start, end in row.seqs for seq in range(start, end + 1)}
 
 
-def _rows(first: int, last: int, retention: Retention) -> Select[int, int, bool]:
+def _rows(seqs: Sequence[int], retention: Retention) -> Select[int, int, bool]:
     """Return the query for how many rows of deliveries events have, and whether all are past their retention."""
     number = func.count()
     ended = (number == func.count(case((_final(retention), 1)))).label("ended")
-    within = deliveries.c.event_seq.between(first, last)
+    first, last = min(seqs), max(seqs)
+    dense = last - first < 2 * len(seqs)  # else most of what lies between may be kept, and costs a look each
+    within = deliveries.c.event_seq.between(first, last) if dense else _among(deliveries.c.event_seq, seqs)
     return select(deliveries.c.event_seq, number.label("number"), ended).where(within).group_by(deliveries.c.event_seq)
 
 

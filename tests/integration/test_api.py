@@ -245,7 +245,7 @@ class TestAnswers:
         ("request_", "status", "name"),
         [
             (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: %b\r\n\r\n" % (b"y" * 70_000), 431, "headers-too-large"),
-            (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n%b\r\n" % (b"x: y\r\n" * 201), 431, "headers-too-large"),
+            (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n%b\r\n" % (b"x: y\r\n" * 1101), 431, "headers-too-large"),
             (b"GET /%b HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"x" * 66_000), 431, "headers-too-large"),
             (b"GET /healthz HTTP/1.1\r\nhost : localhost\r\n\r\n", 400, "bad-request"),
             (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, "bad-request"),
@@ -271,21 +271,36 @@ class TestAnswers:
             writer.close()
         return head, body
 
-    async def test_a_connection_above_the_limit_takes_the_place_of_one_that_rests(self, lite: Bus) -> None:
+    async def test_a_connection_above_the_limit_takes_the_place_of_one_that_waits(self, lite: Bus) -> None:
         async with serving(lite, "api: {listen: '127.0.0.1:0', limits: {connections: 10}}\n") as runner:
             port = int(runner.addresses[0].rpartition(":")[2])
-            resting, *others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+            silent, resting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             resting[1].write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert (await resting[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
-            assert (await get(runner, "/healthz")).status == 200
+            busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+            for _, writer in busy:
+                writer.write(b"GET / HTTP/1.1\r\n")
+            assert await silent[0].read() == b""
             assert await resting[0].read() == b""
-            others.append(await asyncio.open_connection("127.0.0.1", port))
-            answer, body = await self._sent(runner, b"")
+            listener = runner._door._listener
+            assert listener is not None
+            assert listener._server is not None
+            connections = listener._server.server_state.connections
+            await eventually(lambda: all(getattr(each, "_head", 0) for each in connections))
+            assert (await get(runner, "/healthz")).status == 200
+            answer, body = await self._sent(runner, b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"retry-after: 1" in answer
             assert orjson.loads(body)["type"] == "urn:runner:problem:too-many-connections"
-            for _, writer in (resting, *others):
+            for _, writer in (silent, resting, *busy):
                 writer.close()
+
+    async def test_a_body_that_is_no_http_is_told_why(self, lite: Bus) -> None:
+        async with serving(lite) as runner:
+            request = b"POST /events HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+            answer, body = await self._sent(runner, request)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert orjson.loads(body)["type"] == "urn:runner:problem:bad-request"
 
     async def test_a_head_without_end_is_refused(self, lite: Bus) -> None:
         async with serving(lite) as runner:

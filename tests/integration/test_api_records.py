@@ -322,7 +322,7 @@ class TestSubscriptions:
             client = Client(runner)
             client.document = (await client.raw("GET", "/openapi.json")).json
             for kind, body in (
-                ("subscriptions", {"types": ["a"], "sink": "log"}),
+                ("subscriptions", {"types": ["a"], "sink": "log", "dead_letter": "log"}),
                 ("schedules", {"cron": "@daily", "event": {"type": "day"}}),
             ):
                 await client("PUT", f"/{kind}/one", 201, body)

@@ -81,7 +81,7 @@ async def test_every_figure_is_what_the_tables_say(bus: Bus) -> None:
 
     runner = load(bus.write(API))
     runner.subscribe("good", good)
-    runner.subscribe("flaky", flaky, types=["odd"])
+    runner.subscribe("flaky", flaky, types=["odd"], retry={"delay": "1s", "jitter": 0})
     async with runner:
         made = [Event.new("odd" if n % 2 else "even", {"n": n}, source=f"/s/{n % 2}", id=str(n)) for n in range(60)]
         await runner.publish_many(made)

@@ -49,8 +49,8 @@ class TestLife(BusTests):
     async def test_a_second_start_does_nothing_and_a_second_stop_waits_for_the_first(self, bus: Bus) -> None:
         runner, handler = bus.runner(), Handler()
         runner.subscribe("s", handler)
+        await asyncio.gather(runner.start(), runner.start())
         async with runner:
-            await runner.start()
             with pytest.raises(ValueError, match=r"subscribe\('late'\): it has started"):
                 runner.subscribe("late", handler)
             await runner.publish_many(events(20))
