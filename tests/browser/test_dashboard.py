@@ -56,7 +56,7 @@ schedules:
 api:
   listen: "127.0.0.1:0"
   tokens:
-    - {{name: ops, secret: {TOKEN}, scopes: [read, admin]}}
+    - {{name: ops, secret: {TOKEN}, scopes: [read, admin, publish]}}
     - {{name: eve, secret: {READER}, scopes: [read]}}
 log: {{format: json}}
 """
