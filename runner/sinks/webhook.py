@@ -336,7 +336,7 @@ class WebhookSink:
                 token = await self._tokens.token()
                 headers["authorization"] = f"Bearer {token}"
             if self._signer is not None:
-                id = message_id((each.event.source, each.event.id) for each in deliveries)
+                id = message_id([(each.event.source, each.event.id) for each in deliveries])
                 headers |= self._signer.headers(id, body)
             answer = await self._client.post(headers, body, limit)
         except NoToken as error:

@@ -18,6 +18,7 @@ EXPECTED = "expected whsec_ and the base64 of 24 to 64 random bytes, or whsk_ an
 """The form of a secret, for messages: Standard Webhooks, section "Signature scheme"."""
 
 _SECRET = re.compile(r"(whsec|whsk)_([A-Za-z0-9+/_-]+={0,2})")
+_EMPTY = sha256()  # to copy it takes less than to begin anew
 
 
 class Key(Protocol):
@@ -29,10 +30,12 @@ class Key(Protocol):
 
 class _HmacKey:
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._begun = hmac.new(key, digestmod="sha256")  # `hmac.digest` looks the algorithm up each time
 
     def sign(self, content: bytes) -> str:
-        return f"v1,{b64encode(hmac.digest(self._key, content, 'sha256')).decode()}"
+        mac = self._begun.copy()
+        mac.update(content)
+        return f"v1,{b64encode(mac.digest()).decode()}"
 
 
 class _Ed25519Key:
@@ -95,11 +98,12 @@ class Signer:
             id: of the message, the same for each attempt; without a dot.
         """
         now = self._now()
-        content = b"%b.%d.%b" % (id.encode(), now, body)
+        timestamp = str(int(now))
+        content = f"{id}.{timestamp}.".encode() + body
         keys = self._both if now < self._until else self._keys
         return {
             "webhook-id": id,
-            "webhook-timestamp": str(int(now)),
+            "webhook-timestamp": timestamp,
             "webhook-signature": " ".join([key.sign(content) for key in keys]),
         }
 
@@ -111,7 +115,7 @@ def message_id(identities: Iterable[tuple[str, str]]) -> str:
     It is a digest, because the attributes are the publisher's: the id of a message must not be chosen by others and has
     no dot, which separates it from the rest of what is signed (Standard Webhooks, "Signature scheme").
     """
-    digest = sha256()
+    digest = _EMPTY.copy()
     for source, id in identities:
-        digest.update(b"%b\0%b\0" % (source.encode(), id.encode()))
+        digest.update(f"{source}\0{id}\0".encode())
     return f"evt_{digest.hexdigest()[:40]}"
