@@ -104,7 +104,7 @@ async def test_burst_is_coalesced_and_the_last_signal_arrives(bench: Bench, list
         await asyncio.sleep(0)
     at_last = ear.wakes
     await eventually(lambda: ear.wakes > at_last)
-    assert ear.wakes - before <= 100
+    assert ear.wakes - before <= 100 * bench.pushes
 
 
 @pushing
@@ -189,9 +189,10 @@ async def test_signals_of_an_outage_become_one(bench: Bench, listen: Listen) -> 
         await other.strategy.notify(f"e{number}")
     await bench.cut("pass")
     await eventually(lambda: ear.hears and other.hears, timeout=RECOVERY)
-    # One for being connected again, and the one signal, unless it came before we listened.
-    assert before + bench.pushes <= ear.wakes <= before + 2 * bench.pushes
+    # One for each time it is connected again, and the one signal, unless it came before we listened. One whose way is
+    # not certain is sent again.
+    assert before + bench.pushes <= ear.wakes <= before + 5 * bench.pushes
     settled = ear.wakes
     await bench.signal(other.strategy)
     await eventually(lambda: ear.wakes > settled)
-    assert ear.wakes <= before + 3 * bench.pushes
+    assert ear.wakes <= before + 10 * bench.pushes
