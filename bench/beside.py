@@ -50,7 +50,7 @@ WITH e AS (
 INSERT INTO dispatch (event_seq) SELECT seq FROM e ORDER BY seq
 """
 _STOCK = 250_000  # events that are added at once
-_LEAST = 120_000  # that have to wait at the beginning of a window
+_LEAST = 500_000  # that have to wait at the beginning of a window
 _SETTLE = 2.0  # seconds between opening or closing and a window
 
 _OPEN = ["/"] * 4 + ["/?range=7d", "/dashboard/subscriptions", "/dashboard/events", "/dashboard/dead-letters"]
