@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tests.support.postgres import PostgresServer
 from tests.support.server import free_port
 
 _ROOT = Path(__file__).parents[1]
-_STORES = ("sqlite", "sqlite-wal", "postgres")
 _SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 _DATA = {"order": 17, "items": [{"sku": "a", "quantity": 2}], "customer": "c-1042"}
 
@@ -65,19 +63,15 @@ uvloop.run(main())
 @click.option("--seconds", default=10.0, help="Length of each measurement.")
 @click.option("--connections", default=64, help="Requests at once.")
 @click.option("--streams", default=10_000, help="Idle streams of the last measurement; 0 leaves it out.")
-@click.option("--store", type=click.Choice(_STORES), multiple=True, default=_STORES)
+@click.option("--store", type=click.Choice(["sqlite", "postgres"]), multiple=True, default=["sqlite", "postgres"])
 def main(seconds: float, connections: int, streams: int, store: tuple[str, ...]) -> None:
-    """
-    Print one line of JSON for each measurement.
-
-    `sqlite-wal` is a file in WAL mode: the mode that an SQLite with the fix of the WAL-reset bug is used in anyway.
-    """
+    """Print one line of JSON for each measurement."""
     with tempfile.TemporaryDirectory(prefix="runner-bench-") as directory:
         with _served(Path(directory), "sqlite:///empty.db", empty=True) as (address, process):
             for batch in (0, 100):
                 _measure("empty", batch, process, _publish(address, seconds, connections, batch))
         for kind in store:
-            with _database(kind, Path(directory)) as dsn, _served(Path(directory), dsn) as (address, process):
+            with _database(kind) as dsn, _served(Path(directory), dsn) as (address, process):
                 for batch in (0, 100):
                     _measure(kind, batch, process, _publish(address, seconds, connections, batch))
                 if streams and kind == store[-1]:
@@ -96,12 +90,9 @@ def _measure(store: str, batch: int, process: psutil.Process, publishing: Corout
 
 
 @contextmanager
-def _database(kind: str, directory: Path) -> Iterator[str]:
-    if kind != "postgres":
-        if kind == "sqlite-wal":
-            with closing(sqlite3.connect(directory / f"{kind}.db")) as made:
-                made.execute("PRAGMA journal_mode = WAL")
-        yield f"sqlite:///{kind}.db"
+def _database(kind: str) -> Iterator[str]:
+    if kind == "sqlite":
+        yield "sqlite:///bench.db"
         return
     server = PostgresServer(18, fsync=True, settings=_SETTINGS)
     try:
