@@ -49,6 +49,12 @@ def test_ls_reads_as_the_architecture() -> None:
     assert len(entries()) <= 30
 
 
+def test_sql_is_with_the_stores_and_the_migrations() -> None:
+    places = (PACKAGE / "storage", ROOT / "migrations")
+    found = [*ROOT.glob("*.sql"), *PACKAGE.rglob("*.sql")]
+    assert [path for path in found if not any(path.is_relative_to(place) for place in places)] == []
+
+
 def test_every_room_is_on_the_page_in_the_order_of_the_layers() -> None:
     named = [room.strip("/").removesuffix(".py") for room in rooms()]
     assert sorted(named) == sorted(Path(entry).stem for entry in entries() if not re.match(r"__|py\.typed", entry))
