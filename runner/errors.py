@@ -1,18 +1,24 @@
 """Every error this package raises on purpose.
 
-    RunnerError ├── ConfigError          the file, or what it names, is wrong (exit code 78) ├── EventError           an
-    event breaks CloudEvents 1.0 or a limit of the bus │   ├── EventConflict        same source and id, other content │
-    ├── EventTooLarge        it is larger than the bus accepts, or a batch has too many │   ├── FormatUnsupported    a
-    message is in an unsupported event format or mode │   └── SchemaViolation      its data does not fit the schema of
-    its type ├── StorageError         the store refused, or holds something unexpected │   ├── StorageRefused       it
-    refuses the content of one row; trying again does not help │   ├── StorageUnavailable it cannot be reached; trying
-    again is safe (exit code 69 at start) │   │   └── StorageHeld          another session holds the rows; nothing was
-    written │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78) │   └── SchemaMismatch
-    the tables are missing, older or newer than this version ├── ListenError the address of the HTTP interface is in
-    use, or cannot be bound ├── StrategyError        a wake-up path failed; costs latency, never an event ├── SinkError
-    a sink cannot be built or started ├── NotFound             no object has the given name or number └── StateConflict
-    the state of the object does not allow the operation └── ChangedMeanwhile     the object is not in the state the
-    change requires
+    RunnerError
+    ├── ConfigError          the file, or what it names, is wrong (exit code 78)
+    ├── EventError           an event breaks CloudEvents 1.0 or a limit of the bus
+    │   ├── EventConflict        same source and id, other content
+    │   ├── EventTooLarge        it is larger than the bus accepts, or a batch has too many
+    │   ├── FormatUnsupported    a message is in an unsupported event format or mode
+    │   └── SchemaViolation      its data does not fit the schema of its type
+    ├── StorageError         the store refused, or holds something unexpected
+    │   ├── StorageRefused       it refuses the content of one row; trying again does not help
+    │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
+    │   │   └── StorageHeld          another session holds the rows; nothing was written
+    │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78)
+    │   └── SchemaMismatch       the tables are missing, older or newer than this version
+    ├── ListenError          the address of the HTTP interface is in use, or cannot be bound
+    ├── StrategyError        a wake-up path failed; costs latency, never an event
+    ├── SinkError            a sink cannot be built or started
+    ├── NotFound             no object has the given name or number
+    └── StateConflict        the state of the object does not allow the operation
+        └── ChangedMeanwhile     the object is not in the state the change requires
 
 A foreign exception is mapped where it enters (`raise ... from error`), and its text
 is never shown where it could carry a DSN or a payload.

@@ -211,7 +211,8 @@ class Matcher(Generic[T]):
         """
         Return the targets of `event`, each once, in the order of the subscriptions.
 
-        Raises: Exception: an attribute used by a source pattern or a filter is invalid.
+        Raises:
+            Exception: an attribute used by a source pattern or a filter is invalid.
         """
         kept = self._kept.get(event.type)
         if kept is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import runner
+from runner import errors
 
 
 def test_public_names_are_sorted_and_exist() -> None:
@@ -25,6 +27,17 @@ def test_type_checkers_see_the_same_names_as_the_interpreter() -> None:
         for alias in node.names
     }
     assert imported == set(runner.__all__)
+
+
+def test_the_tree_of_errors_is_that_of_the_classes() -> None:
+    path: list[str] = []
+    parents = {}
+    for branches, name in re.findall(r"^    ([│├└─ ]*)([A-Z]\w+)", errors.__doc__ or "", re.MULTILINE):
+        del path[len(branches) // 4 :]
+        parents[name] = path[-1] if path else "Exception"
+        path.append(name)
+    classes = [each for name in errors.__all__ if isinstance(each := getattr(errors, name), type)]
+    assert parents == {each.__name__: each.__base__.__name__ for each in classes if each.__base__ is not None}
 
 
 def test_importing_the_package_loads_no_driver() -> None:

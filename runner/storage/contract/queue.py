@@ -36,7 +36,8 @@ class EventQueue(Protocol):
 
         A delivery that is on record already, acknowledged before this, stays as it is.
 
-        Returns: how many were still held; the others are not recorded.
+        Returns:
+            how many were still held; the others are not recorded.
         """
 
     async def promote(self, limit: int) -> int:
