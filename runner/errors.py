@@ -97,6 +97,10 @@ class EventError(RunnerError, ValueError):
         error.index = index
         return error
 
+    def among(self, index: int, count: int) -> Self:
+        """Return the same error, as that of one event of several if there are several."""
+        return self.in_batch(index, count) if count > 1 else self
+
 
 class EventConflict(EventError):
     """An event with the same source and id, but other content, is already recorded."""

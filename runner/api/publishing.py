@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from ..event import Event
+    from ..storage.contract.events import Receipt
     from .access import Caller
     from .surface import Surface
 
@@ -102,10 +103,18 @@ class Publishing:
         self._room.admitted(len(publications))
         with self._bus.continuing(headers):
             if batched:
-                return 202, [receipt_json(each) for each in await self._bus.publish_many(publications)]
+                return 202, [receipt_json(each) for each in await self._publish_batch(publications)]
             only = publications[0]
             receipt = await self._bus.publish(only.event, delay=only.delay, deliver_at=only.deliver_at)
         return 202, receipt_json(receipt)
+
+    async def _publish_batch(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
+        try:
+            return await self._bus.publish_many(publications)
+        except EventError as error:
+            if len(publications) > 1:
+                raise  # with its place
+            raise error.in_batch(0, 1) from error
 
     async def _check_room(self) -> None:
         """Raise a `Problem` of status 503 while no more events are accepted."""

@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunnerError
+from ..errors import EventError, RunnerError
 from ..event import Event, new_id
 from ..service.loop_guard import LoopGuard
 from ..service.tally import Tally
@@ -191,8 +191,11 @@ class EventBus:
 
     def check(self, publications: Sequence[Publication]) -> None:
         """Raise the `EventError` that `publish_many()` would raise without asking the store."""
-        for publication in publications:
-            check(publication)
+        for index, publication in enumerate(publications):
+            try:
+                check(publication)
+            except EventError as error:
+                raise error.among(index, len(publications)) from error
         if self._schemas is not None:
             self._schemas.check(publications)
 

@@ -30,18 +30,33 @@ class Batch(NamedTuple):
             seen.add(key)
         return receipts
 
+    def conflict(self, event: Event, seq: int | None = None) -> EventConflict:
+        """
+        Return the error of an event whose source and id are recorded with other content.
+
+        Args:
+            seq: of what is recorded, if it is known.
+        """
+        recorded = "" if seq is None else f" (seq {seq})"
+        error = EventConflict(
+            f"event {event.id!r} of source {event.source!r} is already recorded{recorded} with other content; "
+            "give a changed event a new id"
+        )
+        keys = [(each.event.source, each.event.id) for each in self.publications]
+        return error.among(keys.index((event.source, event.id)), len(keys))
+
 
 def distinct(publications: Sequence[Publication]) -> Batch:
     """Return the batch of `publications`. Raise `EventConflict` when two share source and id but not their content."""
     if len(publications) == 1:
         return Batch(publications, publications)
     first: dict[tuple[str, str], Publication] = {}
-    for each in publications:
+    for index, each in enumerate(publications):
         known = first.setdefault((each.event.source, each.event.id), each)
         if known is not each and _content(known.event) != _content(each.event):
             raise EventConflict(
                 f"event {each.event.id!r} of source {each.event.source!r} comes twice, with different content"
-            )
+            ).among(index, len(publications))
     return Batch(publications, list(first.values()))
 
 

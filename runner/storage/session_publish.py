@@ -11,9 +11,9 @@ from sqlalchemy import BigInteger, CursorResult, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..errors import EventConflict, EventError
+from ..errors import EventError
 from ..event import Event, lasting
-from .batch import distinct
+from .batch import Batch, distinct
 from .contract.events import Publication, Receipt
 from .expressions import Later, Now
 from .identity import shortened
@@ -39,17 +39,17 @@ async def append_in(
     execute = partial(connection.execute, execution_options=options)
     batch = distinct(publications)
     # Check all events before any is recorded: the caller's transaction may go on after the error.
-    known = [await _known(execute, publication.event) for publication in batch.unique]
+    known = [await _known(execute, publication.event, batch) for publication in batch.unique]
     receipts = [
         Receipt(publication.event.source, publication.event.id, seq, True)
         if seq is not None
-        else await _append_one(execute, connection.dialect.name, publication)
+        else await _append_one(execute, connection.dialect.name, publication, batch)
         for publication, seq in zip(batch.unique, known, strict=True)
     ]
     return batch.receipts(receipts)
 
 
-async def _append_one(execute: Execute, dialect: str, publication: Publication) -> Receipt:
+async def _append_one(execute: Execute, dialect: str, publication: Publication, batch: Batch) -> Receipt:
     event = publication.event
     match dialect:
         case "postgresql":
@@ -61,7 +61,7 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
     statement = put.values(**_values(event), created_at=Now()).on_conflict_do_nothing(index_elements=["source", "id"])
     seq = (await execute(statement.returning(events.c.seq))).scalar()
     if seq is None:  # another session has recorded it since we looked
-        return Receipt(event.source, event.id, await _known(execute, event) or 0, True)
+        return Receipt(event.source, event.id, await _known(execute, event, batch) or 0, True)
     if (expires_at := event.expires_at) is not None:
         await execute(insert(expiries).values(event_seq=seq, expires_at=expires_at, look_at=expires_at))
     if publication.deliver_at is not None:
@@ -74,15 +74,15 @@ async def _append_one(execute: Execute, dialect: str, publication: Publication) 
     return Receipt(event.source, event.id, seq, False)
 
 
-async def _known(execute: Execute, event: Event) -> int | None:
-    """Return the seq of the event if it is recorded. Raise `EventConflict` when its content differs."""
+async def _known(execute: Execute, event: Event, batch: Batch) -> int | None:
+    """Return the seq of an event of the batch if it is recorded. Raise `EventConflict` when its content differs."""
     values = _values(event)
     query = select(events).where(events.c.source == values["source"], events.c.id == values["id"])
     row = (await execute(query)).one_or_none()
     if row is None:
         return None
     if any(_lasting(getattr(row, name)) != _lasting(value) for name, value in values.items()):
-        raise EventConflict(f"event {event.id!r} of source {event.source!r} is already recorded with other content")
+        raise batch.conflict(event, row.seq)
     return int(row.seq)
 
 

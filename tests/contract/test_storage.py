@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -194,6 +196,43 @@ class TestConflict(StoreTests):
         with pytest.raises(EventConflict):
             await store.events.append([first, second])
         assert await database.count(events, dispatch) == [0, 0]
+
+    @pytest.mark.parametrize("size", [1, 3, 40])
+    async def test_the_error_says_which_event_of_several_it_is(
+        self, store: Store, database: Database, size: int
+    ) -> None:
+        attributes: dict[str, Any] = {"type": "t", "data": b"1"}
+        recorded = [
+            Event(**attributes, source="/s", id="1"),
+            Event(**attributes, source="/s", id="2"),
+            Event(**attributes, source="/s" * 2000, id="i" * 2000),  # is stored in another form
+        ]
+        await store.events.append([Publication(each) for each in recorded])
+        for place, known in zip((0, size - 1, size // 2), recorded, strict=True):
+            several = [publication(number) for number in range(size)]
+            several[place] = Publication(known.replace(data=b"changed"))
+            for call in (
+                store.events.append(several),
+                store.events.append_leased(several, LEASE),
+                self.append_in(store, database, several),
+            ):
+                with pytest.raises(EventConflict, match=re.escape(f"event '{known.id}' of source")) as caught:
+                    await call
+                assert caught.value.index == (place if size > 1 else None)
+                assert str(caught.value).startswith(f"event {place + 1} of {size}: " if size > 1 else "event '")
+
+    async def test_of_two_contents_in_one_call_the_second_is_at_fault(self, store: Store, database: Database) -> None:
+        one = publication(1, id="1")
+        several = [publication(2), one, one, Publication(one.event.replace(data=b"changed"))]
+        for call in (store.events.append(several), self.append_in(store, database, several)):
+            with pytest.raises(EventConflict, match=r"^event 4 of 4: event '1' .* comes twice") as caught:
+                await call
+            assert caught.value.index == 3
+
+    @staticmethod
+    async def append_in(store: Store, database: Database, publications: Sequence[Publication]) -> None:
+        async with AsyncSession(database.client) as session, session.begin():
+            await store.events.append_in(session, publications)
 
     async def test_the_error_does_not_show_the_data(self, store: Store) -> None:
         await store.events.append([Publication(Event(type="t", source="/s", id="1", data=b"hunter2"))])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typing_extensions import override
 
-from ...errors import EventConflict, StorageError
+from ...errors import EventConflict, EventError, StorageError
 from ...event import Event, weigh
 from ..batch import Batch, distinct
 from ..contract.claims import Claim, Work
@@ -142,23 +142,20 @@ class PostgresEvents(EventStore):
                 raise
             rows = []
         if len(rows) < len(events):
-            raise await self._conflict(events)
+            raise await self._conflict(batch)
         found = {(row["source"], row["id"]): (row["seq"], not row["fresh"]) for row in rows}
         keys = [(each.source, each.id) for each in map(shortened, events)]
         return batch.receipts(
             [Receipt(each.source, each.id, *found[key]) for each, key in zip(events, keys, strict=True)]
         )
 
-    async def _conflict(self, events: Sequence[Event]) -> EventConflict:
+    async def _conflict(self, batch: Batch) -> EventConflict:
         """Return the error that names the first event whose recorded content differs."""
-        for event in events:
-            id, source, *content = event_values(event)
+        for publication in batch.unique:
+            id, source, *content = event_values(publication.event)
             rows = await self._connections.fetch(self._sql("content"), source, id, *content)
             if rows and not rows[0]["same"]:
-                return EventConflict(
-                    f"event {event.id!r} of source {event.source!r} is already recorded (seq {rows[0]['seq']}) "
-                    "with other content; give a changed event a new id"
-                )
+                return batch.conflict(publication.event, rows[0]["seq"])
         return EventConflict("an event with the same source and id, but other content, is being recorded; try again")
 
     async def _check(self, publications: Sequence[Publication]) -> None:
@@ -166,8 +163,11 @@ class PostgresEvents(EventStore):
         if not self._home.encoding:
             await self._database.find()
         if not holds_everything(self._home.encoding):
-            for publication in publications:
-                check_storable(publication.event, self._home.encoding)
+            for index, publication in enumerate(publications):
+                try:
+                    check_storable(publication.event, self._home.encoding)
+                except EventError as error:
+                    raise error.among(index, len(publications)) from error
 
 
 class _Added(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import EventConflict, EventError, StorageError
-from ..batch import distinct
+from ..batch import Batch, distinct
 from ..contract.events import Publication, Receipt
 from ..errors import storage_error
 from ..event_rows import write_extensions
@@ -51,7 +51,7 @@ def record_on(connection: Any, publications: Sequence[Publication], schema: str 
                 cursor.execute(_MAY_READ, (f"{prefix}events",))
                 known = _KNOWN.format(schema=prefix) if _row(cursor)[0] else "false"
                 sql = _RECORD.format(schema=prefix, known=known).replace(prefix, prefix.replace("%", "%%"))
-                receipts = [_record(cursor, sql, each) for each in batch.unique]
+                receipts = [_record(cursor, sql, each, batch) for each in batch.unique]
         except EventConflict:
             raise
         except Exception as error:
@@ -59,7 +59,7 @@ def record_on(connection: Any, publications: Sequence[Publication], schema: str 
     return batch.receipts(receipts)
 
 
-def _record(cursor: Any, sql: str, publication: Publication) -> Receipt:
+def _record(cursor: Any, sql: str, publication: Publication, batch: Batch) -> Receipt:
     event = publication.event
     values = (
         event.type,
@@ -79,10 +79,7 @@ def _record(cursor: Any, sql: str, publication: Publication) -> Receipt:
     except Exception as error:
         if _sqlstate(error) != _CONFLICT:
             raise
-        raise EventConflict(
-            f"event {event.id!r} of source {event.source!r} is already recorded with other content; "
-            "give a changed event a new id"
-        ) from error
+        raise batch.conflict(event) from error
     seq, duplicate = _row(cursor)
     return Receipt(event.source, event.id, int(seq), bool(duplicate))
 

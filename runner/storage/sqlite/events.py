@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from ...errors import EventConflict
 from ...event import Event, lasting, weigh
+from ..batch import Batch, distinct
 from ..contract.claims import UNREADABLE, Claim, Work
 from ..contract.events import EventStore, Publication, Receipt, due_at_once
 from ..errors import mapped_errors
@@ -124,15 +124,16 @@ def _record_events(db: sqlite3.Connection, publications: Sequence[Publication], 
     With each step of a statement the driver lets go of the interpreter's lock, and waits for it while the event loop is
     busy; and a row costs less than a statement.
     """
+    batch = Batch(publications, publications)
     events = [publication.event for publication in publications]
     receipts: list[Receipt] = []
     for rows in _ROWS:
         while len(events) - len(receipts) >= rows:
-            receipts += _record_together(db, events[len(receipts) : len(receipts) + rows], now)
+            receipts += _record_together(db, events[len(receipts) : len(receipts) + rows], now, batch)
     return receipts
 
 
-def _record_together(db: sqlite3.Connection, events: Sequence[Event], now: int) -> list[Receipt]:
+def _record_together(db: sqlite3.Connection, events: Sequence[Event], now: int, batch: Batch) -> list[Receipt]:
     if len(events) > 1:
         values = [value for event in events for value in (*_row(event), now)]
         try:
@@ -141,7 +142,7 @@ def _record_together(db: sqlite3.Connection, events: Sequence[Event], now: int) 
             pass  # one of them is known; nothing was inserted
         else:
             return [Receipt(event.source, event.id, seq, False) for seq, event in enumerate(events, first)]
-    return [_record_event(db, event, now) for event in events]
+    return [_record_event(db, event, now, batch) for event in events]
 
 
 @cache
@@ -151,16 +152,16 @@ def _insert(rows: int) -> str:
     return f"{head}VALUES{','.join([row] * rows)}"
 
 
-def _record_event(db: sqlite3.Connection, event: Event, now: int) -> Receipt:
-    source, id, *content = row = _row(event)
-    inserted = db.execute(sql("insert_event"), (*row, now))
+def _record_event(db: sqlite3.Connection, event: Event, now: int, batch: Batch) -> Receipt:
+    inserted = db.execute(sql("insert_event"), (*_row(event), now))
     if inserted.rowcount == 0:
-        content[-1] = write_extensions(lasting(shortened(event).extensions))
-        return Receipt(event.source, event.id, _known_seq(db, source, id, content), True)
+        return Receipt(event.source, event.id, _known_seq(db, event, batch), True)
     return Receipt(event.source, event.id, inserted.lastrowid or 0, False)  # an INSERT that took a row has its rowid
 
 
-def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[Any]) -> int:
+def _known_seq(db: sqlite3.Connection, event: Event, batch: Batch) -> int:
+    source, id, *content = _row(event)
+    content[-1] = write_extensions(lasting(shortened(event).extensions))
     [(seq, *known, extensions)] = db.execute(sql("known_event"), (source, id)).fetchall()
     try:
         stored = None if extensions is None else write_extensions(lasting(read_extensions(extensions)))
@@ -168,10 +169,8 @@ def _known_seq(db: sqlite3.Connection, source: str, id: str, content: Sequence[A
     except UNREADABLE:
         same = False
     if not same:
-        raise EventConflict(
-            f"event {id!r} of source {source!r} is already recorded (seq {seq}) with other content; "
-            "give a changed event a new id"
-        )
+        distinct(batch.publications)  # raises where the other content is in the batch itself
+        raise batch.conflict(event, seq)
     return int(seq)
 
 

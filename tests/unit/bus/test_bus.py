@@ -357,8 +357,9 @@ class TestFailures:
         assert store.began == 0
 
     async def test_an_invalid_event_is_refused_and_takes_its_batch_with_it(self, bus: EventBus, store: Store) -> None:
-        with pytest.raises(EventError, match="type"):
+        with pytest.raises(EventError, match=r"^event 2 of 2: type") as caught:
             await bus.publish_many([event("a"), event("b", type="")])
+        assert caught.value.index == 1
         assert store.began == 0
 
 
