@@ -33,7 +33,7 @@ async def performed(
         cure = "see why it takes so long, or give it more time: --timeout 30s"
         return [fault(check, "no_answer", f"no answer within {budget:g} s", cure)], False
     except RunnerError as error:
-        cure = "see docs/operations.md; `runner check --online` tries the same connections"
+        cure = "see docs/troubleshooting.md; `runner check --online` tries the same connections"
         return [fault(check, "failed", readable(str(error)), cure)], False
     except Exception as error:
         if os.environ.get("RUNNER_DEBUG", "") not in ("", "0"):

@@ -1,4 +1,4 @@
-"""The screen of each verdict, as docs/operations.md shows it, on real servers."""
+"""The screen of each verdict, as docs/status.md shows it, on real servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.eventually import eventually
 from tests.support.nats import NatsServer
 from tests.support.process import run_cli
 
-OPERATIONS = ROOT / "docs" / "operations.md"
+STATUS = ROOT / "docs" / "status.md"
 
 CONFIG = """\
 deployment_id: shop
@@ -53,7 +53,7 @@ def fail(event):
 
 def shown(title: str) -> str:
     """Return the screen under a title of the manual."""
-    [block] = [each for each in read(OPERATIONS) if each.above == f"{title}:" and "run by" in each.notes]
+    [block] = [each for each in read(STATUS) if each.above == f"{title}:" and "run by" in each.notes]
     [command] = commands(block)
     assert command.line == "runner status"
     return command.shown

@@ -1,4 +1,4 @@
-"""`runner top` (docs/operations.md) on a real terminal: keys, sizes, and one left as it was, however it ends."""
+"""`runner top` (docs/status.md) on a real terminal: keys, sizes, and one left as it was, however it ends."""
 
 from __future__ import annotations
 

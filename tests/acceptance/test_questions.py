@@ -1,4 +1,4 @@
-"""The questions of an operator in an incident, each answered by the command that docs/operations.md names."""
+"""The questions of an operator in an incident, each answered by the command that docs/status.md names."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ AFTERWARDS = {
 
 def questions() -> dict[str, list[str]]:
     """Return the commands of the manual, by the questions that they answer."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    _, _, section = text.partition("### Which command answers which question\n")
+    text = (ROOT / "docs" / "status.md").read_text()
+    _, _, section = text.partition("## Which command answers which question\n")
     rows = re.findall(r"^\| ([A-Z][^|]*\?) \| ([^|]*) \|$", section.partition("\n#")[0], re.M)
     return {question: re.findall(r"`(runner [^`]+)`", answer) for question, answer in rows}
 
