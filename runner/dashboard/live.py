@@ -113,11 +113,6 @@ class Live:
         self._topics: dict[object, Topic] = {}
         self._streams = 0
 
-    @property
-    def topics(self) -> int:
-        """How many there are."""
-        return len(self._topics)
-
     async def stream(self, key: object, page: Page, view: View, admitted: Callable[[], bool]) -> AsyncIterator[bytes]:
         """
         Yield what changes on a page, until the process stops or the visitor is not admitted any more.
