@@ -62,9 +62,11 @@ class Door:
         return Lifespan(self._application(), runner)
 
     def change(self, options: Api | None) -> None:
-        """Apply what a running process can change of another section `api`: its tokens."""
+        """Apply what a running process can change of another section `api`: tokens and certificates."""
         if options is not None and self._options is not None:
             self._options = options
+            if self._listener is not None:
+                self._listener.change(options)
             if self._surface is not None:
                 self._surface.change(options)
 

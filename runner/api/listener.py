@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from ..config.api import Api
+    from ..config.api import Api, ApiTls
     from ..service.watchdog import Watchdog
 
 __all__ = ["Listener"]
@@ -51,6 +51,7 @@ class Listener:
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._stand_ins: list[StandIn] = []
+        self._tls: ssl.SSLContext | None = None
         self._inode = options.place.path.stat().st_ino if options.place.path is not None else 0
         self.addresses: list[str] = []
 
@@ -66,6 +67,15 @@ class Listener:
         self._watchdog.on_blocked = self._answer
         self.addresses = [address_of(each, tls=options.tls is not None) for each in self._sockets]
         log.info("listening", addresses=self.addresses)
+
+    def change(self, options: Api) -> None:
+        """Present the certificate of `options` from the next handshake on."""
+        if options.tls is not None and options.tls != self._options.tls:
+            try:
+                self._tls = options.tls.context()
+            except ConfigError as error:  # replaced again since it was checked
+                log.error("certificate not replaced", fault=str(error))
+        self._options = options
 
     async def stop(self, grace: timedelta = timedelta(seconds=5)) -> None:
         """Take no more connections, and give the requests that run up to `grace` to finish. Idempotent."""
@@ -87,7 +97,7 @@ class Listener:
         options = self._options
         # uvicorn's `info` lines add nothing to ours, and a traceback of its may hold a payload.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        tls = self._options.tls
+        tls = options.tls
         config = uvicorn.Config(
             app,
             http=cast(Any, partial(Connection, most=_most(options.limits.connections))),
@@ -99,14 +109,22 @@ class Listener:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
-            ssl_certfile=None if tls is None else str(tls.cert),
-            ssl_keyfile=None if tls is None else str(tls.key),
+            ssl_context_factory=None if tls is None else lambda _config, _default: self._renewable(tls),
         )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"api.tls: the certificate or its key cannot be used: {error}") from error
+        config.load()
         return config
+
+    def _renewable(self, tls: ApiTls) -> ssl.SSLContext:
+        """Return the context of the listener, whose handshakes present the certificate that `change()` gave last."""
+
+        def present(handshake: ssl.SSLObject, _host: str | None, _context: ssl.SSLContext) -> None:
+            assert self._tls is not None
+            handshake.context = self._tls
+
+        self._tls = tls.context()
+        context = tls.context()
+        context.sni_callback = present
+        return context
 
     def _answer(self) -> None:
         for each in self._stand_ins:

@@ -24,7 +24,7 @@ from ..strategies.base import NotifyStrategy, StrategyContext
 from ..strategies.stack import StrategyStack, compose
 from .brokers import Brokers, nats_sinks, nats_subjects
 from .faults import Faults
-from .files import unusable_file
+from .files import check_listener, unusable_file
 from .logins import Logins
 from .plan import keeper_of, plan_of, retention_of, tracing_of, type_schemas
 
@@ -113,6 +113,7 @@ def build(config: Config, environ: Mapping[str, str] | None = None) -> Runner:
             strategies = _stack(config, brokers, logins)
         with faults.at("tracing"):
             tracing = tracing_of(config)
+        check_listener(config, faults)
         sinks = sinks_of(config, context, tracing, faults)
     destinations = Destinations(
         keeper_of(config),

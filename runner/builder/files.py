@@ -1,12 +1,21 @@
-"""Checks of the files that a DSN names."""
+"""Checks of the files that a DSN and the listener name."""
 
 from __future__ import annotations
 
 import os
 
+from ..config import Config
 from ..config.dsn import Dsn
+from .faults import Faults
 
-__all__ = ["unusable_file"]
+__all__ = ["check_listener", "unusable_file"]
+
+
+def check_listener(config: Config, faults: Faults) -> None:
+    """Collect the fault of a certificate that the listener cannot present."""
+    if config.api is not None and config.api.tls is not None:
+        with faults.at("api", "tls"):
+            config.api.tls.context()
 
 
 def unusable_file(dsn: Dsn, writes: bool) -> str | None:

@@ -15,6 +15,7 @@ from ..runtime.revision import ConfigurationFile, Revision
 from ..sinks.base import Sink, SinkContext
 from .brokers import Brokers
 from .faults import Faults
+from .files import check_listener
 from .logins import Logins
 from .plan import keeper_of, plan_of
 from .sinks import sinks_of
@@ -95,6 +96,7 @@ class RereadableFile(ConfigurationFile):
         brokers = used.brokers.following(config)
         kept = {name: sink for name, sink in used.sinks.items() if used.config.sinks[name] == config.sinks.get(name)}
         with Faults(config) as faults:
+            check_listener(config, faults)
             sinks = sinks_of(config, replace(self._context, broker=brokers), self._tracing, faults, kept)
         known, idle = set(used.brokers.made.values()), [brokers.made[each] for each in brokers.unwanted()]
         fresh = [each for each in brokers.made.values() if each not in known]

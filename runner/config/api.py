@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from ..errors import ConfigError
+from .certificates import Certificates, identify
 from .errors import got, quoted
 from .fields import FilePath, Model, Name, Number, OneOrList, context_of, is_near
 from .secret import Secret
@@ -166,11 +169,20 @@ class ApiLimits(Model):
     )
 
 
-class ApiTls(Model):
+class ApiTls(Certificates):
     """TLS of the listener."""
 
     cert: FilePath = Field(description="File of the certificate, with those between it and the root.")
-    key: FilePath = Field(description="File of its key.")
+    key: FilePath = Field(description="File of its key, without a password.")
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context. Raise `ConfigError`, which names the file that cannot be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            identify(context, self.cert, self.key)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return context
 
 
 def _placed(value: object) -> object:

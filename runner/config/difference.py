@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from .certificates import Certificates
 from .dsn import Dsn
 from .errors import KeyPath, path_text, quoted
 from .fields import Model
@@ -17,6 +18,7 @@ from .schema import Config
 __all__ = ["Change", "Difference", "difference", "is_live"]
 
 _LIVE: tuple[tuple[str, ...], ...] = (
+    ("api", "tls"),
     ("api", "tokens"),
     ("breaker",),
     ("destinations",),
@@ -100,9 +102,12 @@ def difference(old: Config, new: Config) -> Difference:
     """
     pairs = _Pair(old, new, old.model_dump(mode="json", by_alias=True), new.model_dump(mode="json", by_alias=True))
     changes = tuple(_changes((), pairs))
-    if old.api is not None and new.api is not None and bool(old.api.tokens) != bool(new.api.tokens):
-        # Whether tokens are configured decides how pages and metrics are served, and whom the listener admits.
-        changes = tuple(replace(each, live=each.live and each.place[:2] != ("api", "tokens")) for each in changes)
+    if old.api is not None and new.api is not None:
+        # Whether tokens are configured decides how pages and metrics are served, and whom the listener admits; whether
+        # TLS is, what it speaks.
+        keys = [key for key in ("tokens", "tls") if bool(getattr(old.api, key)) != bool(getattr(new.api, key))]
+        fixed = [("api", key) for key in keys]
+        changes = tuple(replace(each, live=each.live and each.place[:2] not in fixed) for each in changes)
     return Difference(changes)
 
 
@@ -131,6 +136,8 @@ def _parts(pair: _Pair) -> Mapping[tuple[str | int, ...], _Pair] | None:
     """Return the parts of a place, by the steps that lead there; None for one that changes as a whole."""
     old, new, was, now = pair.old, pair.new, pair.was, pair.now
     match old, new:
+        case Certificates(), Certificates() if dict(old) == dict(new):
+            return None  # the content of a file differs
         case Model(), Model() if type(old) is type(new):
             shown = [(name, info.alias or name) for name, info in type(old).model_fields.items()]
             return {

@@ -109,6 +109,7 @@ class Context:
     nats: bool = True
     imports: bool = True  # whether modules that the file names are imported
     names: set[tuple[str, str]] = field(default_factory=set)  # (kind, name) that are reserved so far
+    certificates: set[Path] = field(default_factory=set)  # files of TLS that are named so far
 
     @classmethod
     def of(cls, document: object, base: Path, environ: Mapping[str, str], imports: bool = True) -> Context:

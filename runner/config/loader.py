@@ -78,13 +78,15 @@ def _checked(
     imports = imports and not _serves_only(source.value)
     try:
         with limited_effort():
-            config = Config.model_validate(source.value, context=Context.of(source.value, base, environ, imports))
+            context = Context.of(source.value, base, environ, imports)
+            config = Config.model_validate(source.value, context=context)
     except ValidationError as error:
         faults, more = _faults(error, source)
         raise config_error(file, [*source.faults, *faults], more) from None
     if source.faults:
         raise config_error(file, source.faults)
     source.files |= _schema_files(config)
+    source.certificates |= context.certificates
     return config.attach(file, source, tuple(settings))
 
 

@@ -344,8 +344,8 @@ class Config(Model):
 
     @property
     def watched(self) -> tuple[Path, ...]:
-        """The files, and the directories that patterns of `include` look into."""
-        return (*self.files, *sorted(self._source.directories))
+        """The files, those of certificates, and the directories that patterns of `include` look into."""
+        return (*self.files, *sorted(self._source.certificates | self._source.directories))
 
     @property
     def digest(self) -> str:

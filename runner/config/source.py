@@ -74,7 +74,7 @@ class Source:
     of the file, for messages. The values at the `broken` paths are faults already. Those `left_out` are in the file but
     not in `value`, because their variables are empty; it holds the reasons. `files` holds the SHA-256 of the content of
     every file that was read. `origins` leads to the file and the path in it of a value from another file than the
-    first. `directories` are those searched for patterns.
+    first. `directories` are those searched for patterns, `certificates` the files of certificates and keys.
     """
 
     value: Any = None
@@ -85,6 +85,7 @@ class Source:
     left_out: dict[KeyPath, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
     directories: set[Path] = field(default_factory=set)
+    certificates: set[Path] = field(default_factory=set)
     origins: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
     values: int = 0
 

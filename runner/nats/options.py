@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
+from ..config.certificates import identify, trust
 from ..config.errors import quoted
 from ..config.fields import FilePath, Model, is_near
 from ..config.plugin import Options
@@ -159,6 +160,12 @@ class NatsConnection(Options):
 
     @override
     def advice(self) -> Iterator[tuple[str, str]]:
+        if self.servers is not None:
+            try:
+                BrokerOptions.of(self).check()
+            except StrategyError as error:
+                # No fault of the file: the files are read again at each connection, and nothing waits for NATS.
+                yield "tls", f"{str(error).removeprefix('tls.')}; until it can be used, there is no connection to NATS"
         if self.tls is not None or (self.user is None and self.token is None):
             return  # credentials are a signature, which is of no use to others
         servers = map(Server.parse, self.servers or ())
@@ -230,18 +237,33 @@ class BrokerOptions:
         Read the files a connection to `server` needs. Blocks.
 
         Raises:
-            StrategyError: the credentials file is not complete.
-            OSError: a file cannot be read, or holds no certificate.
+            StrategyError: a file of TLS cannot be used, or the credentials file is not complete.
+            OSError: the credentials file cannot be read.
         """
         context = None
         if self.needs_tls(server):
-            context = ssl.create_default_context(cafile=self.tls_ca)
+            context = self._context()
+        return Material(context, _read_credentials(self.credentials) if self.credentials else None)
+
+    def check(self) -> None:
+        """Raise `StrategyError` if a file of TLS cannot be used. Blocks."""
+        if any(map(self.needs_tls, self.parsed())):
+            self._context()
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context()
+            if self.tls_ca:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                trust(context, "ca", self.tls_ca)
             if self.tls_insecure:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-            if self.tls_cert:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        return Material(context, _read_credentials(self.credentials) if self.credentials else None)
+            if self.tls_cert and self.tls_key:
+                identify(context, self.tls_cert, self.tls_key)
+        except ValueError as error:
+            raise StrategyError(f"tls.{error}") from error
+        return context
 
 
 def _read_credentials(path: Path) -> str:

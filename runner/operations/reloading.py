@@ -264,7 +264,7 @@ class Reloading(Generic[P]):
         """Return whether a reload has the same result as the last one."""
         state = self.state
         if done.outcome == "reloaded":
-            return done.digest == state.digest and not state.kept
+            return done.digest == state.digest and not done.difference and not state.kept
         return state.last is not None and (done.faults, done.files) == (state.last.faults, state.last.files)
 
     def _check_running(self) -> None:

@@ -1,17 +1,26 @@
-"""Reloads at bad moments: while the process drains, and while the database is away."""
+"""Reloads at bad moments, and of files that the configuration only names."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import web
 
 from runner import Event, load
+from runner.errors import ConfigError
 from runner.service.vitals import Phase
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
+from tests.support.receivers import receiver
 
 from .buses import Bus, Gate
 
+TLS = Path(__file__).parent / "tls"
 OPEN = "api: {listen: '127.0.0.1:0'}\nsinks: {out: stdout}\n"
 ANOTHER = OPEN + "subscriptions: [{name: another, types: [b], sink: out}]\n"
 
@@ -97,4 +106,69 @@ async def test_subscriptions_of_a_program_have_the_retries_and_the_breaker_of_th
         assert await policies() == {"function": (9, 20), "own": (2, 3), "put": (7, None)}
         await runner.subscriptions.put("put", {"sink": "out"})
         assert (await policies())["put"] == (9, 20)
+    await bus.close()
+
+
+def certificate(name: str) -> bytes:
+    return ssl.PEM_cert_to_DER_cert((TLS / f"{name}.crt").read_text())
+
+
+def place(directory: Path, certificate: str, key: str) -> None:
+    shutil.copy(TLS / f"{certificate}.crt", directory / "own.crt")
+    shutil.copy(TLS / f"{key}.key", directory / "own.key")
+
+
+async def presented(url: str) -> bytes | None:
+    """Return the certificate that a listener presents."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port, ssl=context)
+    session: ssl.SSLObject = writer.get_extra_info("ssl_object")
+    writer.close()
+    return session.getpeercert(binary_form=True)
+
+
+async def test_certificates_that_are_replaced_are_presented_from_the_reload_on(
+    tables_file: str, tmp_path: Path
+) -> None:
+    seen: list[bytes | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        seen.append(request.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        return web.Response()
+
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trusting.load_cert_chain(TLS / "server.crt", TLS / "server.key")
+    for name in ("server", "other"):
+        trusting.load_verify_locations(TLS / f"{name}.crt")
+    trusting.verify_mode = ssl.CERT_REQUIRED
+    place(tmp_path, "server", "server")
+    shutil.copy(TLS / "server.crt", tmp_path / "ca.crt")
+    bus = Bus(tmp_path, tables_file)
+    async with receiver(answer, ssl_context=trusting) as url:
+        more = "api: {listen: '127.0.0.1:0', tls: {cert: own.crt, key: own.key}}\n"
+        more += f"sinks: {{hook: {{webhook: {{url: '{url}', tls: {{ca: ca.crt, cert: own.crt, key: own.key}}}}}}}}\n"
+        async with load(bus.write(more + "subscriptions: [{name: hook, sink: hook}]\n")) as runner:
+            [door] = runner.addresses
+            expected = []
+            for certificates, key, now in (
+                ("server", "server", "server"),
+                ("other", "other", "other"),
+                ("server", "other", "other"),  # a key of another certificate changes nothing
+                ("server", "locked", "other"),
+                ("server", "server", "server"),
+            ):
+                place(tmp_path, certificates, key)
+                done = await runner.reloading.reload("signal")
+                assert (done.outcome == "reloaded") == (certificates == key), done
+                assert await presented(door) == certificate(now)
+                await runner.publish(Event.new("a", source="/s"))
+                expected.append(certificate(now))
+                await eventually(lambda: seen == expected)
+    place(tmp_path, "server", "other")
+    with pytest.raises(
+        ConfigError, match=r"runner\.yaml:5:\d+: api\.tls: key: .*own\.key cannot be used: it is not the"
+    ):
+        load(tmp_path / "runner.yaml")
     await bus.close()

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from ...config.certificates import Certificates, identify, trust
 from ...config.destinations import Allow
 from ...config.errors import got
 from ...config.fields import FilePath, Model
@@ -94,7 +95,7 @@ SigningSecret = Annotated[Secret, AfterValidator(_signing_secret)]
 """A secret of Standard Webhooks: `whsec_…`, or `whsk_…` for ed25519."""
 
 
-class Tls(Model):
+class Tls(Certificates):
     """TLS towards a receiver."""
 
     ca: FilePath | None = Field(default=None, description="File of the authorities to trust; the system's by default.")
@@ -111,23 +112,15 @@ class Tls(Model):
         """Return the context. Raise `SinkError`, which names the file that cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.set_alpn_protocols(["http/1.1"])
-        name, path = "ca", self.ca
         try:
             if self.ca is None:
                 context.load_default_certs()
             else:
-                context.load_verify_locations(self.ca)
+                trust(context, "ca", self.ca)
             if self.cert is not None and self.key is not None:
-                name, path = "cert", self.cert
-                self.cert.read_bytes()
-                name, path = "key", self.key
-                self.key.read_bytes()
-                context.load_cert_chain(self.cert, self.key, password=lambda: "")  # never a question on the terminal
-        except ssl.SSLError as error:
-            reason = (error.reason or "it is no PEM file of that kind").lower().replace("_", " ")
-            raise SinkError(f"tls.{name}: {path} cannot be used: {reason}") from error
-        except OSError as error:
-            raise SinkError(f"tls.{name}: {path} cannot be read; correct the path or its rights") from error
+                identify(context, self.cert, self.key)
+        except ValueError as error:
+            raise SinkError(f"tls.{error}") from error
         return context
 
 

@@ -117,3 +117,13 @@ class TestAdvice:
     def test_logins_that_go_in_clear(self, load: Load, plugins: str, path: str | None) -> None:
         found = [line for line in advice(load(f"{MINIMAL}{plugins}\n")) if "in clear" in line]
         assert [f": {path}: " in line for line in found] == ([True] if path else [])
+
+    def test_files_of_nats_that_cannot_be_used(self, load: Load, tmp_path: Path) -> None:
+        """They are no faults: they are read again at each connection, and nothing waits for NATS."""
+        tls = "tls: {ca: no.crt}"
+        for plugins, path in (
+            (f"strategies: [{{nats: {{servers: n1, {tls}}}}}]", "strategies[0].nats.tls"),
+            (f"sinks: {{s: {{nats: {{subject: a, servers: n1, {tls}}}}}}}", "sinks.s.nats.tls"),
+        ):
+            [found] = [line for line in advice(load(f"{MINIMAL}{plugins}\n")) if "no.crt" in line]
+            assert f": {path}: ca: {tmp_path}/no.crt cannot be read" in found
