@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import orjson
@@ -15,6 +15,8 @@ from ..diagnosis.matching import mismatch
 from ..diagnosis.shapes import clause_json, report_json
 from ..diagnosis.status import judge, unreachable
 from ..errors import StorageUnavailable
+from ..operations import Operations
+from ..operations.holds import Pausing
 from ..operations.preconditions import Precondition, schedule_tag, subscription_tag
 from ..operations.shapes import instance_json, receipt_json, schedule_json, subscription_json
 from ..operations.subscriptions import MADE
@@ -95,10 +97,10 @@ def _tags(call: Call, header: str) -> frozenset[str] | None:
     return frozenset(each.strip() for line in lines for each in line.split(",")) if lines else None
 
 
-def _pausing(paused: bool) -> Any:
+def _pausing(paused: bool, operations_of: Callable[[Operations], Pausing]) -> Callable[[Call], Any]:
     async def change(call: Call) -> dict[str, Any]:
         name = call.path["name"]
-        changed = await call.operations.set_paused(name, paused, call.caller.name)
+        changed = await operations_of(call.operations).set_paused(name, paused, call.caller.name)
         return {"name": name, "paused": paused, "changed": changed}
 
     return change
@@ -147,15 +149,6 @@ async def _remove_schedule(call: Call) -> dict[str, Any]:
     name = call.path["name"]
     await call.operations.schedules.remove(name, precondition=_precondition(call))
     return {"name": name, "removed": True}
-
-
-def _pausing_schedule(paused: bool) -> Any:
-    async def change(call: Call) -> dict[str, Any]:
-        name = call.path["name"]
-        changed = await call.operations.schedules.set_paused(name, paused, call.caller.name)
-        return {"name": name, "paused": paused, "changed": changed}
-
-    return change
 
 
 async def _run_schedule(call: Call) -> dict[str, Any]:
@@ -227,7 +220,7 @@ ENDPOINTS = (
         need="admin",
         summary="Deliver nothing more to it until it is resumed.",
         answer="Paused",
-        handle=_pausing(True),
+        handle=_pausing(True, lambda operations: operations.subscriptions),
         errors=(404,),
     ),
     Endpoint(
@@ -236,7 +229,7 @@ ENDPOINTS = (
         need="admin",
         summary="Deliver to it again, and close its breaker.",
         answer="Paused",
-        handle=_pausing(False),
+        handle=_pausing(False, lambda operations: operations.subscriptions),
         errors=(404,),
     ),
     Endpoint(
@@ -325,7 +318,7 @@ ENDPOINTS = (
         need="admin",
         summary="Publish nothing for it until it is resumed.",
         answer="Paused",
-        handle=_pausing_schedule(True),
+        handle=_pausing(True, lambda operations: operations.schedules),
         errors=(404,),
     ),
     Endpoint(
@@ -334,7 +327,7 @@ ENDPOINTS = (
         need="admin",
         summary="Publish for it again.",
         answer="Paused",
-        handle=_pausing_schedule(False),
+        handle=_pausing(False, lambda operations: operations.schedules),
         errors=(404,),
     ),
     Endpoint(

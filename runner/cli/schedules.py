@@ -11,12 +11,15 @@ import click
 
 from .completion import names_of
 from .options import DURATION, MOMENT, config_option, content_of, count_option, json_option, load
+from .pausing import set_paused
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..policies.schedule import Schedule
 
 __all__ = ["schedules", "times_of"]
+
+_NAME = click.argument("name", shell_complete=names_of("schedules"))
 
 
 @click.group()
@@ -54,7 +57,7 @@ def list_schedules(path: Path, as_json: bool) -> None:
 
 @schedules.command("show")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @json_option
 def show_schedule(path: Path, name: str, as_json: bool) -> None:
     """Print the schedule NAME in full.
@@ -69,7 +72,7 @@ def show_schedule(path: Path, name: str, as_json: bool) -> None:
 
 @schedules.command("next")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @count_option
 @json_option
 def next_ticks(path: Path, name: str, count: int, as_json: bool) -> None:
@@ -85,7 +88,7 @@ def next_ticks(path: Path, name: str, count: int, as_json: bool) -> None:
 
 @schedules.command("run")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @json_option
 def run(path: Path, name: str, as_json: bool) -> None:
     """Publish the event of NAME now, beside its times.
@@ -99,7 +102,7 @@ def run(path: Path, name: str, as_json: bool) -> None:
 
 @schedules.command("pause")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @json_option
 def pause(path: Path, name: str, as_json: bool) -> None:
     """Publish nothing of NAME any more; what its times are meanwhile is not caught up.
@@ -108,12 +111,12 @@ def pause(path: Path, name: str, as_json: bool) -> None:
     Examples:
       runner schedules pause nightly
     """
-    asyncio.run(_set_paused(load(path), name, True, as_json))
+    set_paused(path, "schedules", name, True, as_json)
 
 
 @schedules.command("resume")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @json_option
 def resume(path: Path, name: str, as_json: bool) -> None:
     """Publish NAME again, from its next time on.
@@ -122,12 +125,12 @@ def resume(path: Path, name: str, as_json: bool) -> None:
     Examples:
       runner schedules resume nightly
     """
-    asyncio.run(_set_paused(load(path), name, False, as_json))
+    set_paused(path, "schedules", name, False, as_json)
 
 
 @schedules.command("put")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @click.option("--cron", metavar="EXPRESSION", help="Cron expression of five or six fields, or @daily and the like.")
 @click.option("--tz", "--timezone", "timezone", metavar="ZONE", help="IANA time zone of --cron; UTC unless given.")
 @click.option("--every", type=DURATION, metavar="DURATION", help="In place of --cron: time from one event to the next.")
@@ -161,7 +164,7 @@ def put(path: Path, name: str, as_json: bool, type_: str, **options: Any) -> Non
 
 @schedules.command("remove")
 @config_option
-@click.argument("name", shell_complete=names_of("schedules"))
+@_NAME
 @json_option
 def remove(path: Path, name: str, as_json: bool) -> None:
     """Forget the schedule NAME, which is in no file; its events stay until their retention is over.
@@ -232,19 +235,6 @@ async def _run(config: Config, name: str, as_json: bool) -> None:
         print_json(receipt_json(receipt))
     else:
         print_line(f"published {receipt.id} (seq {receipt.seq})")
-
-
-async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
-    from ..builder import open_operations
-    from ..operations.audit import who
-    from .output import print_json, print_line, tell_unheard
-
-    async with open_operations(config, unheard=tell_unheard) as operations:
-        changed = await operations.schedules.set_paused(name, paused, who())
-    if as_json:
-        print_json({"name": name, "paused": paused, "changed": changed})
-    else:
-        print_line(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
 
 
 async def _put(config: Config, schedule: Schedule, as_json: bool) -> None:

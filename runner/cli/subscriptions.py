@@ -13,6 +13,7 @@ import click
 
 from .completion import names_of
 from .options import config_option, dry_run_option, json_option, load
+from .pausing import set_paused
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["subscriptions"]
 
 _LARGEST = 8 << 20  # bytes of an event as JSON, each of its bytes as `\u0000`, and room
+
+_NAME = click.argument("name", shell_complete=names_of("subscriptions"))
 
 
 @click.group()
@@ -54,7 +57,7 @@ def list_subscriptions(path: Path, as_json: bool) -> None:
 
 @subscriptions.command("show")
 @config_option
-@click.argument("name", shell_complete=names_of("subscriptions"))
+@_NAME
 @json_option
 def show_subscription(path: Path, name: str, as_json: bool) -> None:
     """Print the subscription NAME in full.
@@ -69,7 +72,7 @@ def show_subscription(path: Path, name: str, as_json: bool) -> None:
 
 @subscriptions.command("pause")
 @config_option
-@click.argument("name", shell_complete=names_of("subscriptions"))
+@_NAME
 @json_option
 def pause(path: Path, name: str, as_json: bool) -> None:
     """Stop delivering to NAME; its events are kept for it.
@@ -78,12 +81,12 @@ def pause(path: Path, name: str, as_json: bool) -> None:
     Examples:
       runner subscriptions pause crm
     """
-    asyncio.run(_set_paused(load(path), name, True, as_json))
+    set_paused(path, "subscriptions", name, True, as_json)
 
 
 @subscriptions.command("resume")
 @config_option
-@click.argument("name", shell_complete=names_of("subscriptions"))
+@_NAME
 @json_option
 def resume(path: Path, name: str, as_json: bool) -> None:
     """Deliver to NAME again, what was kept first; also where its breaker is open.
@@ -92,12 +95,12 @@ def resume(path: Path, name: str, as_json: bool) -> None:
     Examples:
       runner subscriptions resume crm
     """
-    asyncio.run(_set_paused(load(path), name, False, as_json))
+    set_paused(path, "subscriptions", name, False, as_json)
 
 
 @subscriptions.command("remove")
 @config_option
-@click.argument("name", shell_complete=names_of("subscriptions"))
+@_NAME
 @click.option("--force", is_flag=True, help="Also remove one that is served, or is in the file.")
 @dry_run_option
 @json_option
@@ -144,7 +147,7 @@ def put(path: Path, file: BinaryIO, as_json: bool) -> None:
 
 @subscriptions.command("explain")
 @config_option
-@click.argument("name", shell_complete=names_of("subscriptions"))
+@_NAME
 @click.option("--event", "file", type=click.File("rb"), required=True, help="One CloudEvent in JSON; - is stdin.")
 @json_option
 def explain(path: Path, name: str, file: BinaryIO, as_json: bool) -> None:
@@ -300,19 +303,6 @@ def _flat(name: str, policy: object, fields: dict[str, Any]) -> dict[str, Any]:
     """Remove a policy from `fields`, and return its own fields under prefixed names."""
     keys = fields.pop(name)
     return {name: "off"} if keys is None else {f"{name}.{key}": getattr(policy, key) for key in keys}
-
-
-async def _set_paused(config: Config, name: str, paused: bool, as_json: bool) -> None:
-    from ..builder import open_operations
-    from ..operations.audit import who
-    from .output import print_json, print_line, tell_unheard
-
-    async with open_operations(config, unheard=tell_unheard) as operations:
-        changed = await operations.set_paused(name, paused, who())
-    if as_json:
-        print_json({"name": name, "paused": paused, "changed": changed})
-    else:
-        print_line(f"{name} {'is' if changed else 'was already'} {'paused' if paused else 'active'}")
 
 
 async def _remove(config: Config, name: str, force: bool, dry_run: bool, as_json: bool) -> None:

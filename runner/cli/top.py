@@ -246,7 +246,7 @@ class _Watch:
         self._view.message = f"{'pausing' if paused else 'resuming'} {name} …"
         self._changed.set()
         async with open_operations(self._config) as operations:
-            changed = await operations.set_paused(name, paused, who())
+            changed = await operations.subscriptions.set_paused(name, paused, who())
         state = "paused" if paused else "resumed"
         self._view.message = f"{name} is {state}" if changed else f"{name} was {state} already"
         self._look_now.set()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..api.parameters import moment
+from ..operations.holds import Pausing
 from ..storage.contract.corrections import ReplayQuery
 from .actions import Act, Action, Outcome, Question
 from .delivery_actions import deliveries, every, of
@@ -42,11 +43,14 @@ def _pausing(paused: bool) -> tuple[Callable[[Act], Awaitable[Question]], Callab
         return Question(title=f"{verb} {_name(act)}?", text=text, yes=f"{verb} it", back=_subscription(act))
 
     async def do(act: Act) -> Outcome:
-        changed = await act.operations.set_paused(_name(act), paused, act.view.visitor.name)
-        state = "paused" if paused else "active"
-        return Outcome(f"{_name(act)} {'is' if changed else 'was already'} {state}.", _subscription(act))
+        return await _set_paused(act, act.operations.subscriptions, paused, _subscription(act))
 
     return ask, do
+
+
+async def _set_paused(act: Act, operations: Pausing, paused: bool, back: str) -> Outcome:
+    changed = await operations.set_paused(_name(act), paused, act.view.visitor.name)
+    return Outcome(f"{_name(act)} {'is' if changed else 'was already'} {'paused' if paused else 'active'}.", back)
 
 
 def _replayed(act: Act) -> ReplayQuery:
@@ -89,9 +93,7 @@ def _pausing_schedule(
         return Question(title=f"{verb} {_name(act)}?", text=text, yes=f"{verb} it", back=_schedule(act))
 
     async def do(act: Act) -> Outcome:
-        changed = await act.operations.schedules.set_paused(_name(act), paused, act.view.visitor.name)
-        state = "paused" if paused else "active"
-        return Outcome(f"{_name(act)} {'is' if changed else 'was already'} {state}.", _schedule(act))
+        return await _set_paused(act, act.operations.schedules, paused, _schedule(act))
 
     return ask, do
 

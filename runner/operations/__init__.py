@@ -52,7 +52,7 @@ class Operations:
     Attributes:
         audit: records the actions.
         schedules: the operations on schedules.
-        subscriptions: those that make and remove subscriptions.
+        subscriptions: those that make, pause and remove subscriptions.
     """
 
     def __init__(
@@ -234,17 +234,6 @@ class Operations:
         async with self.audit.action("subscriptions.replay", name, given, recorded=not dry_run) as entry:
             advance = _telling(advance, entry, self._announce, dry_run=dry_run)
             return await self._storage.corrections.replay(query, every=every, dry_run=dry_run, advance=advance)
-
-    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
-        """Pause or resume a subscription; return whether it changed. Raise `NotFound`."""
-        async with self.audit.action(
-            f"subscriptions.{'pause' if paused else 'resume'}", name, self.audit.by(by)
-        ) as entry:
-            changed = await self._storage.registry.set_paused(name, paused, by)
-            entry.touched = int(changed)
-            if changed:
-                self._announce()
-            return changed
 
     async def prune(
         self, retention: Retention, *, dry_run: bool = False, report: Callable[[int], object] = nobody

@@ -1,4 +1,4 @@
-"""Operations on the subscriptions that are data: made, removed and resealed while the deployment runs."""
+"""Operations on subscriptions while the deployment runs: make, pause, remove and reseal them."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def _told(value: object) -> str | list[str] | None:
 
 class SubscriptionOperations:
     """
-    Make, remove and reseal subscriptions that are in no file.
+    Pause any subscription; make, remove and reseal those that are in no file.
 
-    Workers, here and elsewhere, hear of every change.
+    Workers, here and elsewhere, hear of every change. Every change is in the audit log.
     """
 
     def __init__(
@@ -147,6 +147,17 @@ class SubscriptionOperations:
             return written.subscription
         kept = self._keeper.keep(name, written.destination, written.given)
         return replace(written.subscription, destination=kept)
+
+    async def set_paused(self, name: str, paused: bool, by: str | None = None) -> bool:
+        """Pause or resume a subscription; return whether that changed anything. Raise `NotFound`."""
+        async with self._audit.action(
+            f"subscriptions.{'pause' if paused else 'resume'}", name, self._audit.by(by)
+        ) as entry:
+            changed = await self._storage.registry.set_paused(name, paused, by)
+            entry.touched = int(changed)
+            if changed:
+                self._announce()
+            return changed
 
     async def remove(
         self,

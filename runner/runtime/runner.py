@@ -70,7 +70,7 @@ class Runner:
     Attributes:
         schedules: look at, put, pause and run schedules, once it has started (`ScheduleOperations`).
         reloading: takes the file as it is now, while it runs: `await runner.reloading.reload("program")`.
-        subscriptions: put and remove subscriptions that are in no file, as well (`SubscriptionOperations`).
+        subscriptions: pause subscriptions; put and remove those that are in no file (`SubscriptionOperations`).
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class Runner:
         """Pause a subscription soon, because its sink asks for it; `runner subscriptions resume` ends that."""
 
         async def pausing() -> None:
-            if await self._operations.by("runner").set_paused(name, True, reason):
+            if await self._operations.by("runner").subscriptions.set_paused(name, True, reason):
                 log.warning("subscription paused", subscription=name, reason=reason)
 
         spawn(pausing(), "pause")

@@ -93,10 +93,10 @@ async def test_a_breaker_that_opens_and_closes(bus: Bus) -> None:
 
 async def test_a_subscription_that_is_paused_and_resumed(bus: Bus) -> None:
     async with watched(bus, other=(lambda event: None, {"types": ["a"]})) as (runner, alerts):
-        await runner._operations.set_paused("other", True, "ops")
+        await runner._operations.subscriptions.set_paused("other", True, "ops")
         event = await alerts.of("runner.subscription.paused")
         assert (event.subject, event.json()) == ("other", {"by": "ops"})
-        await runner._operations.set_paused("other", False, "ops")
+        await runner._operations.subscriptions.set_paused("other", False, "ops")
         assert (await alerts.of("runner.subscription.resumed")).subject == "other"
 
 
@@ -142,14 +142,14 @@ async def test_none_is_about_itself(bus: Bus) -> None:
         await runner.publish(Event.new("a", source="/s"))
         await alerts.of("runner.delivery.dead")
         await eventually(lambda: len(refused) == 2)
-        await runner._operations.set_paused("sink", True, "ops")
-        await runner._operations.set_paused("picky", True, "ops")
+        await runner._operations.subscriptions.set_paused("sink", True, "ops")
+        await runner._operations.subscriptions.set_paused("picky", True, "ops")
         await alerts.of("runner.subscription.paused")
         assert [each.subject for each in alerts.seen] == ["picky", "picky"]
 
 
 async def test_nothing_is_published_unless_the_file_says_so(bus: Bus) -> None:
     async with watched(bus, "", other=(lambda event: None, {"types": ["a"]})) as (runner, alerts):
-        await runner._operations.set_paused("other", True, "ops")
+        await runner._operations.subscriptions.set_paused("other", True, "ops")
         assert not runner._lifecycle._waiting
         assert alerts.seen == []

@@ -69,10 +69,12 @@ CASES = {
         {"since": "2026-01-31T12:00:00Z"},
         1,
     ),
-    "set_paused": Case(
-        DEAD, lambda o: o.set_paused("crm", True, "ann"), "subscriptions.pause", "crm", {"by": "ann"}, 1
+    "subscriptions.set_paused": Case(
+        DEAD, lambda o: o.subscriptions.set_paused("crm", True, "ann"), "subscriptions.pause", "crm", {"by": "ann"}, 1
     ),
-    "resume": Case(DEAD, lambda o: o.set_paused("crm", False, "ops"), "subscriptions.resume", "crm", {}, 0),
+    "resume": Case(
+        DEAD, lambda o: o.subscriptions.set_paused("crm", False, "ops"), "subscriptions.resume", "crm", {}, 0
+    ),
     "subscriptions.put": Case(
         DEAD,
         lambda o: o.subscriptions.put("erp", {"sink": "log", "types": ["a.*"]}, sinks=["log"]),
@@ -244,7 +246,7 @@ async def test_an_outcome_that_cannot_be_recorded_changes_no_answer(bus: Bus, mo
         raise StorageUnavailable("away")
 
     monkeypatch.setattr(bus.storage.audit, "end", away)
-    assert await bus.operations.set_paused("crm", True)
+    assert await bus.operations.subscriptions.set_paused("crm", True)
     assert [each.outcome for each in await entries(bus)] == [ActionOutcome.BEGUN]
 
 
@@ -254,7 +256,7 @@ async def test_an_unexpected_error_is_named_and_not_quoted(bus: Bus, monkeypatch
 
     monkeypatch.setattr(bus.storage.registry, "set_paused", fail)
     with pytest.raises(ValueError):
-        await bus.operations.set_paused("crm", True)
+        await bus.operations.subscriptions.set_paused("crm", True)
     [entry] = await entries(bus)
     assert (entry.outcome, entry.detail) == (FAILED, "ValueError")
 

@@ -66,7 +66,7 @@ CHANGES: dict[str, tuple[DeliveryState, Change, Any]] = {
     "cancel one": (LEASED, lambda o: o.cancel(CRM), 1),
     "ack": (PENDING, lambda o: o.ack("o1", "crm"), True),
     "replay": (DELIVERED, lambda o: o.replay(ReplayQuery(subscription="crm")), 1),
-    "pause": (DELIVERED, lambda o: o.set_paused("crm", True), True),
+    "pause": (DELIVERED, lambda o: o.subscriptions.set_paused("crm", True), True),
 }
 NOTHING: dict[str, tuple[DeliveryState, Change, Any]] = {
     "retry": (DELIVERED, lambda o: o.retry(DeliveryQuery()), 0),
@@ -77,7 +77,7 @@ NOTHING: dict[str, tuple[DeliveryState, Change, Any]] = {
     "ack": (DELIVERED, lambda o: o.ack("o1", "crm"), False),
     "replay": (PENDING, lambda o: o.replay(ReplayQuery(subscription="crm")), 0),
     "rehearsed replay": (DEAD, lambda o: o.replay(ReplayQuery(subscription="crm"), dry_run=True), 1),
-    "resume": (DELIVERED, lambda o: o.set_paused("crm", False), False),
+    "resume": (DELIVERED, lambda o: o.subscriptions.set_paused("crm", False), False),
     "prune": (DELIVERED, lambda o: o.prune(Retention(delivered=timedelta(0))), 1),
 }
 
@@ -146,7 +146,7 @@ class TestRefusals:
             lambda o: o.retry(DeliveryRef("o1", "cmr")),
             lambda o: o.cancel(DeliveryQuery(subscription="cmr")),
             lambda o: o.ack("o1", "cmr"),
-            lambda o: o.set_paused("cmr", True),
+            lambda o: o.subscriptions.set_paused("cmr", True),
             lambda o: o.query(DeliveryQuery(subscription="cmr")),
             lambda o: o.records.subscription("cmr"),
         ],
