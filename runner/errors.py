@@ -10,7 +10,7 @@
     ├── StorageError         the store refused, or holds something unexpected
     │   ├── StorageRefused       it refuses the content of one row; trying again does not help
     │   ├── StorageUnavailable   it cannot be reached; trying again is safe (exit code 69 at start)
-    │   │   └── StorageHeld          another session holds the rows; nothing was written
+    │   │   └── StorageLocked        another session has locked the rows; nothing was written
     │   ├── ForeignDeployment    the tables belong to another deployment (exit code 78)
     │   └── SchemaMismatch       the tables are missing, older or newer than this version
     ├── ListenError          the address of the HTTP interface is in use, or cannot be bound
@@ -48,7 +48,7 @@ __all__ = [
     "SinkError",
     "StateConflict",
     "StorageError",
-    "StorageHeld",
+    "StorageLocked",
     "StorageRefused",
     "StorageUnavailable",
     "StrategyError",
@@ -148,7 +148,7 @@ class StorageUnavailable(StorageError):
     exit_code = 69
 
 
-class StorageHeld(StorageUnavailable):
+class StorageLocked(StorageUnavailable):
     """Another session has locked the rows for too long, or in another order. Nothing took effect."""
 
 

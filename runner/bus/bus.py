@@ -101,8 +101,8 @@ class EventBus:
             SchemaViolation: its data does not fit the schema of its type.
             EventConflict: the same (source, id) is recorded with other content.
             StorageUnavailable: whether it was recorded is unknown; the same call again is safe.
-            StorageHeld: the same, but it certainly was not recorded, because for 5 s another session had the same event
-                in its transaction.
+            StorageLocked: the same, but it certainly was not recorded, because for 5 s another session had the same
+                event in its transaction.
         """
         publication = Publication(event, delay, deliver_at, expires_in)
         if session is not None:

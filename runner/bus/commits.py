@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from ..errors import StorageHeld, StorageUnavailable
+from ..errors import StorageLocked, StorageUnavailable
 from ..service.background import spawn
 from ..storage.contract.events import Publication, Receipt
 from ..storage.halves import IN_A_ROW
 from .callers import Answer, Caller, fail
-from .held import Held
+from .locked import Locked
 
 __all__ = ["Commits"]
 
@@ -61,13 +61,13 @@ class Commits:
         self._gathered = 0  # events of the callers that wait
         self._flushing: set[_Flush] = set()
         self._starting = 0  # of those, how many have not taken any callers yet
-        self._held = Held(record)
+        self._locked = Locked(record)
 
     async def add(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
         """Record events with the next commit; return their receipts once it has ended."""
         answer: Answer = asyncio.get_running_loop().create_future()
-        if self._held and self._held.has_any(publications):
-            self._held.add([(publications, answer)])
+        if self._locked and self._locked.has_any(publications):
+            self._locked.add([(publications, answer)])
             return await answer
         self._waiting.append((publications, answer))
         self._gathered += len(publications)
@@ -95,7 +95,7 @@ class Commits:
         self._stopped = True
         while under_way := [each.task for each in self._flushing if not each.task.done()]:
             await asyncio.wait(under_way)
-        await self._held.stop()
+        await self._locked.stop()
 
     async def _flush(self, flush: _Flush) -> None:
         """Commit waiting callers, batch by batch, until none is left."""
@@ -141,29 +141,29 @@ class Commits:
         Record the events of callers and answer them; separately if one of them makes the commit fail.
 
         Returns:
-            whether another session held it.
+            whether another session had locked it.
         """
-        held = False
+        locked = False
         try:
             await self._record(callers)
         except Exception as error:
-            held = isinstance(error, StorageHeld)
-            if len(callers) > 1 and (held or not isinstance(error, StorageUnavailable)):
+            locked = isinstance(error, StorageLocked)
+            if len(callers) > 1 and (locked or not isinstance(error, StorageUnavailable)):
                 await self._commit_apart(callers)  # an error of one caller must not reach the others
-            elif held and not self._stopped:
-                self._held.add(callers)
+            elif locked and not self._stopped:
+                self._locked.add(callers)
             else:
                 fail(callers, error)
         except BaseException:
             fail(callers, StorageUnavailable("the publish was cut off; whether it was recorded is unknown"))
             raise
-        return held
+        return locked
 
     async def _commit_apart(self, callers: list[Caller]) -> None:
-        """Record the events of each caller separately; set the rest aside after two that are held in a row."""
-        held = 0
+        """Record the events of each caller separately; set the rest aside after two that are locked in a row."""
+        locked = 0
         for index, caller in enumerate(callers):
-            if held == IN_A_ROW and not self._stopped:
-                self._held.add(callers[index:])
+            if locked == IN_A_ROW and not self._stopped:
+                self._locked.add(callers[index:])
                 return
-            held = held + 1 if await self._commit([caller]) else 0
+            locked = locked + 1 if await self._commit([caller]) else 0

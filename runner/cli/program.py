@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import ConfigError, RunnerError, StorageHeld, StorageUnavailable, readable
+from ..errors import ConfigError, RunnerError, StorageLocked, StorageUnavailable, readable
 from ..service.version import __version__
 from .output import OutputClosed, drop_output, tell
 
@@ -200,7 +200,7 @@ def _print_error(error: RunnerError) -> None:
     if _debugging():
         tell("".join(traceback.format_exception(error)).rstrip("\n"))
     tell(str(error) if isinstance(error, ConfigError) else f"Error: {readable(str(error))}")
-    if isinstance(error, StorageUnavailable) and not isinstance(error, StorageHeld):
+    if isinstance(error, StorageUnavailable) and not isinstance(error, StorageLocked):
         tell("  cure: see that the database runs, and that storage.dsn leads to it: runner doctor")
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import override
 
 from ..delivery import DeliveryState
-from ..errors import StorageError, StorageHeld
+from ..errors import StorageError, StorageLocked
 from .contract.archive import Archive, Pruned, Retention
 from .expressions import Among, HasSeq, Instant, Keys, Later
 from .halves import IN_A_ROW, in_halves
@@ -66,7 +66,7 @@ class SqlArchive(Archive):
             removed, kept = await in_halves(seqs, partial(self._remove, retention))
             gone += len(removed)
             refused += kept
-            if not gone and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageHeld):
+            if not gone and len(refused) > IN_A_ROW and isinstance(error := refused[-1][1], StorageLocked):
                 raise error  # the following ones would probably fail alike
         if refused:  # events that a foreign key or a trigger keeps must not keep the others
             log.warning("cannot prune", events=len(refused), first=refused[0][0], detail=str(refused[0][1]))

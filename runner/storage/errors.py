@@ -7,7 +7,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable, readable
+from ..errors import StorageError, StorageLocked, StorageRefused, StorageUnavailable, readable
 
 __all__ = ["is_pooled", "is_unavailable", "mapped_errors", "reason_of", "storage_error"]
 
@@ -112,7 +112,7 @@ def is_unavailable(error: BaseException | None) -> bool:
 def storage_error(error: BaseException) -> StorageError:
     """Return the `StorageError` that the error of a driver stands for, without statements or values."""
     if _sqlstate(error) in _HELD:
-        return StorageHeld(f"another session holds what is to be written: {reason_of(error)}")
+        return StorageLocked(f"another session holds what is to be written: {reason_of(error)}")
     if is_unavailable(error):
         return StorageUnavailable(f"the store is unavailable: {reason_of(error)}")
     kind = StorageRefused if _is_about_rows(error) else StorageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from ..errors import StorageError, StorageHeld, StorageRefused
+from ..errors import StorageError, StorageLocked, StorageRefused
 
 __all__ = ["IN_A_ROW", "in_halves"]
 
@@ -13,16 +13,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IN_A_ROW = 2
-"""After this many held items in a row all may be held, for example by a lock on the whole table."""
+"""After this many locked items in a row all may be locked, for example by a lock on the whole table."""
 
 
 async def in_halves(
     items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Iterable[R]]]
 ) -> tuple[list[R], list[tuple[T, StorageError]]]:
     """
-    Write `items` together; if refused, in halves down to single ones; if held, one by one.
+    Write `items` together; if refused, in halves down to single ones; if locked, one by one.
 
-    Each that is held is waited for as long as the store does; after `IN_A_ROW` of them the rest is given up untried.
+    Each that is locked is waited for as long as the store does; after `IN_A_ROW` of them the rest is given up untried.
 
     Returns:
         what the writes returned, one after the other; and what was refused alone or given up, with the reason. Any
@@ -30,9 +30,9 @@ async def in_halves(
     """
     try:
         return list(await write(items)), []
-    except StorageHeld as error:
+    except StorageLocked as error:
         refusal: StorageError = error
-        size = 1  # otherwise each half with the held item would wait for its lock
+        size = 1  # otherwise each half with the locked item would wait for its lock
     except StorageRefused as error:
         refusal = error
         size = -(-len(items) // 2)
@@ -40,13 +40,14 @@ async def in_halves(
         return [], [(items[0], refusal)]
     written: list[R] = []
     refused: list[tuple[T, StorageError]] = []
-    held = 0
+    locked = 0
     for start in range(0, len(items), size):
-        if held == IN_A_ROW:
+        if locked == IN_A_ROW:
             refused += [(item, refusal) for item in items[start:]]
             break
         some, others = await in_halves(items[start : start + size], write)
         written += some
         refused += others
-        held = held + 1 if isinstance(refusal, StorageHeld) and others and isinstance(others[0][1], StorageHeld) else 0
+        waited = isinstance(refusal, StorageLocked) and others and isinstance(others[0][1], StorageLocked)
+        locked = locked + 1 if waited else 0
     return written, refused

@@ -153,11 +153,11 @@ def apart(settled: Settled) -> tuple[Settled, Sequence[DeliveryRecord]]:
     for record in settled.records:
         open_ = record.state in (DeliveryState.LEASED, DeliveryState.PENDING) and record.error is None
         (plain if open_ and not record.deferred else ended).append(record)
-    held = [
+    leased = [
         DeliveryRecord(each.seq, each.subscription_id, DeliveryState.LEASED, each.attempts, settled.token, _MEANWHILE)
         for each in ended
     ]
-    return Settled(settled.token, settled.works, [Run((), 1)], [*plain, *held], (), settled.turns), ended
+    return Settled(settled.token, settled.works, [Run((), 1)], [*plain, *leased], (), settled.turns), ended
 
 
 def milder(

@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from ..delivery import DeliveryState, Lease
-from ..errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from ..errors import StorageError, StorageLocked, StorageRefused, StorageUnavailable
 from ..service.background import spawn
 from ..service.backoff import Backoff
 from ..service.tally import Tally
@@ -60,7 +60,7 @@ class SettlementWriter:
 
         Args:
             written: called with the records of single deliveries once they are written.
-            dispatched: called with those of claims that another session held; `written` by default.
+            dispatched: called with those of claims that another session had locked; `written` by default.
             tally: counts what is written.
         """
         self._queue = queue
@@ -104,15 +104,15 @@ class SettlementWriter:
         complete = replace(settled, records=self._dead_letters.addressed(settled.records))
         try:
             count = await self.patiently(lambda: self._queue.settle(complete), wait=False)
-        except StorageHeld as error:
+        except StorageLocked as error:
             if not self._patient:
                 raise
             log.warning("cannot settle", events=len(complete.works), detail=str(error))
             self._delay(complete)
             return ()
         except StorageRefused:
-            records, held = await self._settle_in_parts(complete)
-            for each in held:
+            records, locked = await self._settle_in_parts(complete)
+            for each in locked:
                 self._delay(each)
             return records
         self._accounts.ended(complete, count)
@@ -134,20 +134,20 @@ class SettlementWriter:
             self._parked.setdefault((work.seq, settled.token), [])
         self._delayed.append(replace(settled, works=works))
         if self._insisting is None:
-            self._insisting = spawn(self._insist(), "settle what is held")
+            self._insisting = spawn(self._insist(), "settle what is locked")
 
     async def _insist(self) -> None:
-        """Retry held settlements one after the other, so that together they use one connection at most."""
+        """Retry locked settlements one after the other, so that together they use one connection at most."""
         try:
             while self._delayed and self._patient:
                 settled = self._delayed.popleft()
                 try:
-                    records, held = await self._settle_in_parts(settled)
+                    records, locked = await self._settle_in_parts(settled)
                 except Exception as error:  # their leases end, and they are dispatched again
                     log.error("settling failed", error=type(error).__name__, detail=str(error))
-                    records, held = (), ()
-                self._delayed.extend(held)
-                self._resume(settled, {work.seq for each in held for work in each.works})
+                    records, locked = (), ()
+                self._delayed.extend(locked)
+                self._resume(settled, {work.seq for each in locked for work in each.works})
                 self._dispatched(records)
                 await asyncio.sleep(_PAUSE)
         finally:
@@ -165,10 +165,10 @@ class SettlementWriter:
 
     async def _settle_in_parts(self, settled: Settled) -> tuple[Sequence[DeliveryRecord], Sequence[Settled]]:
         """
-        Settle the events that are neither refused nor held by another session.
+        Settle the events that are neither refused nor locked by another session.
 
         Returns:
-            what was written, but for what is about to be; and the parts that are held.
+            what was written, but for what is about to be; and the parts that are locked.
         """
 
         async def write(indexes: Sequence[int]) -> Sequence[int]:
@@ -181,14 +181,14 @@ class SettlementWriter:
         _, refused = await in_halves(range(len(settled.works)), write)
         seqs = {settled.works[index].seq for index, _ in refused}
         records = [each for each in settled.records if each.seq not in seqs]
-        held = []
+        locked = []
         for index, error in refused:
-            if isinstance(error, StorageHeld):
-                held.append(index)
+            if isinstance(error, StorageLocked):
+                locked.append(index)
             else:
                 records += await self._settle_apart(part(settled, [index]))
         # The first ones were tried alone; the ones behind them may be free.
-        groups = [*([index] for index in held[:IN_A_ROW]), held[IN_A_ROW:]]
+        groups = [*([index] for index in locked[:IN_A_ROW]), locked[IN_A_ROW:]]
         return records, [part(settled, group) for group in groups if group]
 
     async def _settle_apart(self, settled: Settled) -> Sequence[DeliveryRecord]:
@@ -197,18 +197,18 @@ class SettlementWriter:
 
         Returns what was written, but for what is about to be.
         """
-        held, ended = apart(settled)
+        leased, ended = apart(settled)
         try:
-            await self.patiently(lambda: self._queue.settle(held))
+            await self.patiently(lambda: self._queue.settle(leased))
         except StorageRefused as error:  # its lease ends, and the event is dispatched again, a few times
             log.error("settlement refused", seq=settled.works[0].seq, detail=str(error))
             return ()
-        self._accounts.settled(held)
+        self._accounts.settled(leased)
         self._resume(settled)
         for record in ended:
             key = (record.seq, record.subscription_id)
             self._submit(record, [each for each in settled.attempts if (each.seq, each.subscription_id) == key])
-        return [each for each in held.records if each.state is DeliveryState.PENDING]
+        return [each for each in leased.records if each.state is DeliveryState.PENDING]
 
     async def written(self) -> None:
         """Return once everything submitted so far is written."""
@@ -239,7 +239,7 @@ class SettlementWriter:
             try:
                 return await write()
             except StorageUnavailable as error:
-                if not self._patient or (isinstance(error, StorageHeld) and not wait):
+                if not self._patient or (isinstance(error, StorageLocked) and not wait):
                     raise
                 pause = backoff.failed("cannot settle", error)
             await asyncio.sleep(pause)
@@ -260,7 +260,7 @@ class SettlementWriter:
             self._flushing = None
 
     async def _write(self, records: Sequence[DeliveryRecord], attempts: Mapping[Key, Sequence[AttemptRecord]]) -> None:
-        """Write records; separately those that are refused or held by another session."""
+        """Write records; separately those that are refused or locked by another session."""
 
         async def write(some: Sequence[DeliveryRecord]) -> Sequence[Key]:
             theirs = [each for record in some for each in attempts.get((record.seq, record.subscription_id), ())]
@@ -272,7 +272,7 @@ class SettlementWriter:
         late = len(records) - len(refused) - len(written)
         for record, error in refused:
             theirs = attempts.get((record.seq, record.subscription_id), ())
-            if isinstance(error, StorageHeld):
+            if isinstance(error, StorageLocked):
                 log.warning("cannot settle", seq=record.seq, detail=str(error), retry_in=_HELD)
                 asyncio.get_running_loop().call_later(_HELD, self._again, record, theirs)
             else:

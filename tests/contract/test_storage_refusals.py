@@ -15,7 +15,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from runner.delivery import Accepted, Deferred, DeliveryState, Failed, Lease, Outcome, Rejected
-from runner.errors import StorageHeld, StorageRefused
+from runner.errors import StorageLocked, StorageRefused
 from runner.policies.retry import RetryPolicy
 from runner.storage.contract.claims import Work
 from runner.storage.contract.registry import Registered
@@ -329,7 +329,7 @@ class TestHeld:
             for each in TestOfDeliveries.ended(seqs, token):
                 writer.submit(each, None)
             await eventually(lambda: len(written) == COUNT - 1)
-            with pytest.raises(StorageHeld):
+            with pytest.raises(StorageLocked):
                 await store.queue.renew([leased(seq, 1, token) for seq in seqs], LEASE)
             await other.rollback()
         await eventually(lambda: len(written) == COUNT)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ...errors import StorageError, StorageHeld, StorageUnavailable
+from ...errors import StorageError, StorageLocked, StorageUnavailable
 from ..errors import mapped_errors
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class DriverConnections:
         try:
             with mapped_errors():
                 raise error
-        except StorageHeld:
+        except StorageLocked:
             self._idle.append(held)
             raise
         except StorageUnavailable:

@@ -9,7 +9,7 @@ import pytest
 
 from runner.bus import commits
 from runner.bus.bus import EventBus
-from runner.errors import EventConflict, EventError, RunnerError, StorageHeld, StorageUnavailable
+from runner.errors import EventConflict, EventError, RunnerError, StorageLocked, StorageUnavailable
 from runner.event import Event
 from runner.storage.contract.claims import Claim, Work
 from runner.storage.contract.events import EventStore, Publication, Receipt
@@ -27,7 +27,7 @@ class Store:
         self.open = asyncio.Event()
         self.open.set()
         self.away = False
-        self.held = False
+        self.locked = False
         self.began = 0
         self._known: dict[tuple[str, str], Event] = {}
 
@@ -36,8 +36,8 @@ class Store:
         await self.open.wait()
         if self.away:
             raise StorageUnavailable("away")
-        if self.held:
-            raise StorageHeld("another session")
+        if self.locked:
+            raise StorageLocked("another session")
         for event in (each.event for each in publications):
             if event.type == "odd":
                 raise TypeError("a driver's own error")
@@ -279,10 +279,10 @@ class TestFailures:
         self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each turn takes as long as a lock is waited for: with a lock on the table, all of them together."""
-        monkeypatch.setattr("runner.bus.held.PATIENCE", 0.0)
-        store.held, count = True, 20
+        monkeypatch.setattr("runner.bus.locked.PATIENCE", 0.0)
+        store.locked, count = True, 20
         results = await asyncio.gather(*[bus.publish(event(str(n))) for n in range(count)], return_exceptions=True)
-        assert {type(result) for result in results} == {StorageHeld}
+        assert {type(result) for result in results} == {StorageLocked}
         assert len({str(result) for result in results}) == count  # each names its own event
         assert store.began <= 1 + count + 2  # together, each alone, and one or two once more
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from runner.delivery import ACCEPTED, Delivery, DeliveryState, Failed, Lease, Outcome
-from runner.errors import StorageHeld, StorageRefused
+from runner.errors import StorageLocked, StorageRefused
 from runner.storage.contract.queue import WorkQueue
 from runner.storage.contract.settlements import AttemptRecord, DeliveryRecord
 from runner.worker.budget import Budget
@@ -41,7 +41,7 @@ class Queue:
         if self.refused.intersection(seqs):
             raise StorageRefused("not this one")
         if self.locked.intersection(seqs):
-            raise StorageHeld("another session")
+            raise StorageLocked("another session")
         self.renewed.append(seqs)
         return [each.key for each in leases if each.seq not in self.lost]
 

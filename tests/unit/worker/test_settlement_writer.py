@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from runner.delivery import DeliveryState, Lease
-from runner.errors import StorageError, StorageHeld, StorageRefused, StorageUnavailable
+from runner.errors import StorageError, StorageLocked, StorageRefused, StorageUnavailable
 from runner.event import Event
 from runner.storage.contract.claims import Work
 from runner.storage.contract.queue import WorkQueue
@@ -34,7 +34,7 @@ class Queue:
         self.calls = 0
         self.errors: list[Exception] = []  # raised by the next calls, one each
         self.lost: set[int] = set()
-        self.held = False  # whether another session holds the events
+        self.locked = False  # whether another session holds the events
 
     async def settle_deliveries(
         self, records: Sequence[DeliveryRecord], attempts: Sequence[AttemptRecord], ordered: Set[int]
@@ -48,8 +48,8 @@ class Queue:
         return [(each.seq, each.subscription_id) for each in records if each.seq not in self.lost]
 
     async def settle(self, settled: Settled) -> int:
-        if self.held:
-            raise StorageHeld("locked")
+        if self.locked:
+            raise StorageLocked("locked")
         if self.errors:
             raise self.errors.pop(0)
         return len([work for work in settled.works if work.seq not in self.lost])
@@ -132,8 +132,8 @@ async def test_a_claim_whose_lease_was_lost_is_told_in_the_log(writer: Settlemen
 
 @pytest.mark.parametrize(
     "errors",
-    [[StorageHeld("locked")], [StorageRefused("odd")], [StorageHeld("locked"), StorageRefused("odd")]],
-    ids=["held", "refused", "held and then refused"],
+    [[StorageLocked("locked")], [StorageRefused("odd")], [StorageLocked("locked"), StorageRefused("odd")]],
+    ids=["locked", "refused", "locked and then refused"],
 )
 async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_other(
     writer: SettlementWriter, queue: Queue, written: list[int], errors: list[Exception]
@@ -143,7 +143,7 @@ async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_ot
     waits = DeliveryRecord(1, 2, DeliveryState.PENDING, 0, 99)
     settled = Settled(99, [Work(1, 1, 1, Event.new("order.created", source="/test"))], [Run((), 1)], [waits])
     told = [*await writer.settle(settled)]
-    if isinstance(errors[0], StorageHeld):  # then it is told later
+    if isinstance(errors[0], StorageLocked):  # then it is told later
         assert told == []
         await eventually(lambda: written == [1])
     else:
@@ -153,7 +153,7 @@ async def test_what_waits_of_an_event_that_was_settled_apart_is_told_like_any_ot
 async def test_what_becomes_of_the_deliveries_of_a_held_event_is_written_after_it(
     writer: SettlementWriter, queue: Queue, written: list[int]
 ) -> None:
-    queue.held = True
+    queue.locked = True
     event = Event.new("order.created", source="/test")
     runs = DeliveryRecord(1, 1, DeliveryState.LEASED, 1, 99, timedelta(seconds=30))
     assert await writer.settle(Settled(99, [Work(1, 1, 1, event)], [Run((), 1)], [runs])) == ()
@@ -164,14 +164,14 @@ async def test_what_becomes_of_the_deliveries_of_a_held_event_is_written_after_i
     writer.submit(record(2), None)
     await eventually(lambda: written == [2])
     assert writer.delayed == 1
-    queue.held = False
+    queue.locked = False
     await eventually(lambda: queue.writes == [[2], [1]])
     assert not writer.awaits(lease)
     await eventually(lambda: written == [2, 1, 1])  # at last the delivery, after the end of its dispatch
 
 
 async def test_what_is_held_when_it_stops_is_left_to_its_lease(writer: SettlementWriter, queue: Queue) -> None:
-    queue.held = True
+    queue.locked = True
     event = Event.new("order.created", source="/test")
     await writer.settle(Settled(99, [Work(1, 1, 1, event)], [Run((1,), 1)]))
     writer.submit(record(1), None)

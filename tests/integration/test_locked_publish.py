@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runner.bus.bus import EventBus
-from runner.errors import EventConflict, RunnerError, StorageHeld, StorageRefused
+from runner.errors import EventConflict, RunnerError, StorageLocked, StorageRefused
 from runner.event import Event
 from runner.storage.contract.claims import Claim
 from runner.storage.contract.events import Publication, Receipt
@@ -73,7 +73,7 @@ def done(tasks: Sequence[asyncio.Task[Receipt]]) -> bool:
     return all(task.done() and task.exception() is None for task in tasks)
 
 
-class TestHeld:
+class TestLocked:
     @pytest.mark.parametrize("count", [5, 50])
     @pytest.mark.parametrize("ends", ["commit", "rollback", "other content"])
     async def test_the_others_are_recorded_while_the_one_waits(
@@ -83,19 +83,19 @@ class TestHeld:
         async with AsyncSession(database.engine) as session:
             await database.open().events.append_in(session, [Publication(order(3, data))])
             tasks = await published(bus, *range(count))
-            held = tasks.pop(3)
+            locked = tasks.pop(3)
             await eventually(lambda: done(list(tasks.values())))
-            assert not held.done()
+            assert not locked.done()
             late = await published(bus, 100, 3)
             await eventually(late[100].done)
             assert not late[3].done()
             await (session.rollback() if ends == "rollback" else session.commit())
         if ends == "other content":
-            for each in (held, late[3]):
+            for each in (locked, late[3]):
                 with pytest.raises(EventConflict):
                     await each
         else:
-            first, second = await held, await late[3]
+            first, second = await locked, await late[3]
             assert first.seq == second.seq
             # After a rollback either may be the one that is recorded.
             assert sorted([first.duplicate, second.duplicate]) == [ends == "commit", True]
@@ -104,17 +104,17 @@ class TestHeld:
     async def test_who_waits_too_long_fails_alone_and_learns_what_for(
         self, database: Database, bus: EventBus, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runner.bus.held.PATIENCE", 120.0)
+        monkeypatch.setattr("runner.bus.locked.PATIENCE", 120.0)
         async with AsyncSession(database.engine) as session:
             await database.open().events.append_in(session, [Publication(order(3)), Publication(order(4))])
             tasks = await published(bus, *range(20))
             patient = [tasks.pop(3), tasks.pop(4)]
             await eventually(lambda: done(list(tasks.values())))
-            monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
+            monkeypatch.setattr("runner.bus.locked.PATIENCE", 0.3)
             for task in (await published(bus, 3, 4)).values():
-                with pytest.raises(StorageHeld, match=r"event 'order-[34]' of source '/shop' is being recorded by"):
+                with pytest.raises(StorageLocked, match=r"event 'order-[34]' of source '/shop' is being recorded by"):
                     await task
-            with pytest.raises(StorageHeld, match="one of 20 events, the first of them event 'order-3'"):
+            with pytest.raises(StorageLocked, match="one of 20 events, the first of them event 'order-3'"):
                 await bus.publish_many([order(number) for number in range(3, 23)])
             assert not any(task.done() for task in patient)
             await session.rollback()
@@ -162,15 +162,15 @@ async def test_a_conflict_is_its_own_publisher_s(database: Database, bus: EventB
 async def test_a_lock_on_the_whole_table_is_not_waited_for_once_for_each(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.bus.held.PATIENCE", 0.3)
+    monkeypatch.setattr("runner.bus.locked.PATIENCE", 0.3)
     monkeypatch.setitem(_SERVER_SETTINGS, "lock_timeout", "200ms")
     bus = EventBus(database.open().events, Silent())
     async with database.client.connect() as session:
         await session.execute(text("LOCK TABLE public.events IN SHARE MODE"))
         tasks = list((await published(bus, *range(300))).values())
         await eventually(lambda: all(task.done() for task in tasks), timeout=30)  # alone each takes 0.2 s
-        assert all(isinstance(task.exception(), StorageHeld) for task in tasks)
-        monkeypatch.setattr("runner.bus.held.PATIENCE", 60.0)
+        assert all(isinstance(task.exception(), StorageLocked) for task in tasks)
+        monkeypatch.setattr("runner.bus.locked.PATIENCE", 60.0)
         tasks = list((await published(bus, *range(300))).values())
         await eventually(database.waits_for_lock)
         await session.rollback()

@@ -7,21 +7,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
-from ..errors import StorageHeld, StorageUnavailable
+from ..errors import StorageLocked, StorageUnavailable
 from ..storage.contract.events import Publication
 from .callers import Caller, fail, halves, keys
 
-__all__ = ["Held"]
+__all__ = ["Locked"]
 
 PATIENCE = 5.0  # seconds for which an event that another session is recording is retried
 _PAUSE = 0.02  # seconds between two tries
 
 
-class Held:
+class Locked:
     """
-    Retry held events one after the other, so that together they use one connection at most.
+    Retry locked events one after the other, so that together they use one connection at most.
 
-    A caller is answered once its events are recorded, or with `StorageHeld` after `PATIENCE`.
+    A caller is answered once its events are recorded, or with `StorageLocked` after `PATIENCE`.
     """
 
     def __init__(self, record: Callable[[list[Caller]], Awaitable[None]]) -> None:
@@ -42,7 +42,7 @@ class Held:
         """Add callers whose events another session is recording, or may be."""
         self._waiting.append((callers, monotonic() + PATIENCE))
         if self._task is None:
-            self._task = asyncio.create_task(self._insist(), name="publish what is held")
+            self._task = asyncio.create_task(self._insist(), name="publish what is locked")
 
     async def stop(self) -> None:
         """Return once every caller has its answer."""
@@ -58,7 +58,7 @@ class Held:
                     if callers:
                         await self._record(callers)
                 except Exception as error:
-                    if isinstance(error, StorageHeld):
+                    if isinstance(error, StorageLocked):
                         self._waiting.extend((half, until) for half in halves(callers))
                         self._lose_patience(error)
                     elif len(callers) > 1 and not isinstance(error, StorageUnavailable):
@@ -75,19 +75,19 @@ class Held:
             )
             self._waiting.clear()
 
-    def _lose_patience(self, error: StorageHeld) -> None:
+    def _lose_patience(self, error: StorageLocked) -> None:
         """Answer every caller past its patience; a single try may take as long as the lock timeout."""
         for callers, ends in self._waiting:
             if ends <= monotonic():
                 for caller in callers:
-                    fail([caller], _still_held(caller[0], error))
+                    fail([caller], _still_locked(caller[0], error))
 
 
-def _still_held(publications: Sequence[Publication], error: StorageHeld) -> StorageHeld:
+def _still_locked(publications: Sequence[Publication], error: StorageLocked) -> StorageLocked:
     event = publications[0].event
     which = f"event {event.id!r} of source {event.source!r}"
     if len(publications) > 1:
         which = f"one of {len(publications)} events, the first of them {which},"
-    held = StorageHeld(f"{which} is being recorded by another session, which has not ended; publish it again")
-    held.__cause__ = error
-    return held
+    locked = StorageLocked(f"{which} is being recorded by another session, which has not ended; publish it again")
+    locked.__cause__ = error
+    return locked
