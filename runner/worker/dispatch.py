@@ -17,7 +17,7 @@ from ..storage.contract.claims import Claim, UnreadableWork, Work
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..subscription import Matcher
 from .endings import endings, set_deadlines, telling
-from .flight import SUCCEEDED, Flight
+from .flight import SUCCEEDED, Flight, to_end
 from .outlet import Outlet
 from .settlement import dead_untried, given_back, settle, unreadable
 
@@ -32,7 +32,10 @@ class Dispatch:
     """
     One claim: start its deliveries, wait a short grace, return the settlement.
 
-    What has finished by then is settled. What is still running is written as leased, and settles later under its own
+    While subscriptions keep up, the grace goes on, and events whose deliveries have all ended are settled meanwhile: a
+    row for each of the others would cost more than their deliveries.
+
+    What has finished by the end is settled. What is still running is written as leased, and settles later under its own
     lease. What could not start, because its subscription is at its limit, paused, or not served here, is written as
     pending, free for any instance. An unreadable event is dead for every subscription that may match it, and an event
     with too many hops for every subscription that matches.
@@ -66,13 +69,22 @@ class Dispatch:
         self._attempts: list[AttemptRecord] = []
         self._turns: list[Turn] = []
         self._until = until
-        self._landed = asyncio.get_running_loop().create_future()
+        self._front = 0  # how many of the first events are settled
+        self._left: Mapping[Outlet, int] = {}  # deliveries that were to end when it was last asked
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+        self._over = False
         self._flying = 0
         told = telling(claim.works)
         self._expiring = bool(told) and set_deadlines(told, claim.now, sent)
         self._assign(matcher, closed, crash_limit, endings(told, max_hops))
         for each in claim.unreadable:
             self._bury(each, matcher)
+
+    @property
+    def held(self) -> int:
+        """How many of its events are not settled."""
+        return len(self.claim.works) - self._front
 
     def start(self) -> None:
         """Give every delivery to its outlet."""
@@ -82,42 +94,78 @@ class Dispatch:
                 outlet.start(flight)
             else:  # since it was assigned
                 flight.end()
+        self._left = self._to_end()
         if not self._flying:
             self.hurry()
 
-    async def wait(self, grace: float) -> None:
-        """Return when everything has finished, after `grace` seconds, or at `hurry()`."""
-        timer = asyncio.get_running_loop().call_later(grace, self.hurry)
-        try:
-            await self._landed
-        finally:
-            timer.cancel()
+    async def wait(self, grace: float) -> bool:
+        """Return when everything has finished, or at `hurry()`; False if neither came within `grace` seconds."""
+        if not self._over:
+            self._waiting = self._loop.create_future()
+            timer = self._loop.call_later(grace, _wake, self._waiting)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+        return self._over
 
     def hurry(self) -> None:
         """End the grace now."""
-        if not self._landed.done():
-            self._landed.set_result(None)
+        self._over = True
+        if self._waiting is not None:
+            _wake(self._waiting)
+
+    def keeps_up(self, times: int) -> bool:
+        """
+        Return whether a subscription will be through within `times` times what has passed since the last call.
+
+        False if deliveries that others could make, or that are to run later, wait to be recorded.
+        """
+        before, self._left = self._left, self._to_end()
+        if self._records or self.claim.unreadable:
+            return False
+        return any((before.get(outlet, 0) - left) * times >= left for outlet, left in self._left.items())
+
+    def front(self, lease: timedelta) -> Settled | None:
+        """Return the settlement of the first events whose deliveries have all ended; None if there are none."""
+        if len(self._runs) != 1:
+            return None  # an event has another place in the flight of each subscription
+        start, stop = self._front, min(flight.ended_before for flight in self.flights.values())
+        if start == stop:
+            return None
+        self._front = stop
+        [(matched, _)] = self._runs
+        rows = {outlet for outlet, flight in self.flights.items() if not flight.clean(start, stop)}
+        for outlet in rows:
+            self._write(outlet, self.flights[outlet], lease, range(start, stop))
+        ids = tuple(outlet.id for outlet in matched if outlet not in rows)
+        return self._settlement(self.claim.works[start:stop], [Run(ids, stop - start)], start)
 
     def settled(self, lease: timedelta) -> Settled:
-        """Cut unfinished flights, and return the settlement to write."""
-        rows = set()
+        """Cut unfinished flights, and return the settlement of what is not settled."""
+        start, rows = self._front, set()
         for outlet, flight in self.flights.items():
-            if not flight.clean:
+            if not flight.clean(start):
                 rows.add(outlet)
-                self._write(outlet, flight, lease)
+                outlet.withdraw(flight)
+                self._write(outlet, flight, lease, range(start, len(flight.works)))
         runs: list[Run] = []
         kept: dict[int, tuple[int, ...]] = {}
         for matched, count in self._runs:
             ids = kept.get(id(matched))
             if ids is None:
                 ids = kept[id(matched)] = tuple(outlet.id for outlet in matched if outlet not in rows)
-            runs.append(Run(ids, count))
-        works: Sequence[Work | UnreadableWork] = self.claim.works
+            runs.append(Run(ids, count - start))  # of a front there is one run
+        works: Sequence[Work | UnreadableWork] = self.claim.works[start:] if start else self.claim.works
         if self.claim.unreadable:
             works = [*works, *self.claim.unreadable]
             runs.append(Run((), len(self.claim.unreadable)))
-        claim = self.claim
-        return Settled(claim.token, works, runs, self._records, self._attempts, self._turns, claim.recorded)
+        return self._settlement(works, runs, start)
+
+    def withdraw(self) -> None:
+        """Start nothing more."""
+        for outlet, flight in self.flights.items():
+            outlet.withdraw(flight)
 
     def unfinished(self) -> list[tuple[Outlet, Flight[Work]]]:
         """Return the flights that were running when they were cut."""
@@ -201,13 +249,29 @@ class Dispatch:
                 startable.append(outlet)
         return tuple(startable)
 
-    def _write(self, outlet: Outlet, flight: Flight[Work], lease: timedelta) -> None:
+    def _to_end(self) -> Mapping[Outlet, int]:
+        """Return how many deliveries are to end in each outlet before it is through with this claim, if it is not."""
+        left = {outlet: to_end(flight, outlet.flights) for outlet, flight in self.flights.items()}
+        return {outlet: count for outlet, count in left.items() if count}
+
+    def _settlement(self, works: Sequence[Work | UnreadableWork], runs: Sequence[Run], start: int) -> Settled:
+        """Return the settlement of events from `start` on, with the rows that are written."""
+        recorded = self.claim.recorded
+        if recorded is not None and works is not self.claim.works:
+            first, last = recorded
+            step = (last - first) / max(len(self.claim.works) - 1, 1)
+            recorded = first + step * start, first + step * (start + len(works) - 1)
+        settled = Settled(self.claim.token, works, runs, self._records, self._attempts, self._turns, recorded)
+        self._records, self._attempts, self._turns = [], [], []
+        return settled
+
+    def _write(self, outlet: Outlet, flight: Flight[Work], lease: timedelta, indexes: range) -> None:
         """Record the deliveries of an outlet that did not all succeed."""
-        outlet.withdraw(flight)
         running = set(outlet.in_flight(flight))
         troubles = {index: (outcome, seconds) for index, outcome, seconds in flight.troubles}
         token, policy = self.claim.token, outlet.subscription.retry
-        for index, work in enumerate(flight.works):
+        for index in indexes:
+            work = flight.works[index]
             if index >= flight.next:
                 self._records.append(self._pending(work, outlet))
             elif index in running:
@@ -236,3 +300,8 @@ class Dispatch:
         self._flying -= 1
         if self._flying == 0:
             self.hurry()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

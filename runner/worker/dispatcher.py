@@ -243,14 +243,15 @@ class Dispatcher:
     async def _dispatch(self, dispatch: Dispatch) -> None:
         """Wait for a dispatch, settle it, and keep what still runs under leases of its own."""
         try:
-            await dispatch.wait(self._limits.grace.total_seconds())
+            await self._wait(dispatch)
             records = await self._writer.settle(dispatch.settled(self._limits.lease))
         except Exception as error:
-            events = len(dispatch.claim.works)
+            dispatch.withdraw()
+            events = dispatch.held
             log.error("dispatch failed", error=type(error).__name__, detail=text_of(error), events=events)
             return  # its lease ends, and the events are dispatched again
         finally:
-            self._held -= len(dispatch.claim.works)
+            self._held -= dispatch.held
             self._budget.claimed -= dispatch.claim.weight
             del self._dispatches[dispatch]
             self._room_freed.set()
@@ -264,6 +265,23 @@ class Dispatcher:
         for outlet, flight, running in unfinished:
             self._leases.hold(outlet, flight, running, dispatch.claim.token)
         await self._on_written(records)
+
+    async def _wait(self, dispatch: Dispatch) -> None:
+        """Wait for the grace, and for as long as a dispatch keeps up that delays nobody; settle what ends meanwhile."""
+        grace, lease = self._limits.grace.total_seconds(), self._limits.lease
+        for left in reversed(range(self._limits.stretch)):
+            # what has an order waits until no earlier event is left to dispatch
+            if await dispatch.wait(grace) or self._writer.ordered or not dispatch.keeps_up(left):
+                return
+            front = dispatch.front(lease)
+            if front is not None:
+                try:
+                    records = await self._writer.settle(front)
+                finally:
+                    self._held -= len(front.works)
+                    self._room_freed.set()
+                    self.claim_ahead()
+                await self._on_written(records)
 
     def _nudge(self) -> None:
         """Make the loop see that it must end."""

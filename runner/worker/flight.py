@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..delivery import Outcome
 from ..event import Event
 
-__all__ = ["REPORTED", "SUCCEEDED", "Flight", "Startable"]
+__all__ = ["REPORTED", "SUCCEEDED", "Flight", "Startable", "to_end"]
 
 SUCCEEDED, REPORTED = 1, 2  # marks of a delivery that is accepted, and of one whose outcome was handed on
 
@@ -98,9 +98,15 @@ class Flight(Generic[W]):
         return self.marks.count(SUCCEEDED)
 
     @property
-    def clean(self) -> bool:
-        """Whether every one of its deliveries has succeeded."""
-        return self.succeeded == len(self.works)
+    def ended_before(self) -> int:
+        """The index of the first delivery without an outcome."""
+        first = self.marks.find(0)
+        return len(self.works) if first < 0 else first
+
+    def clean(self, start: int = 0, stop: int | None = None) -> bool:
+        """Return whether each of its deliveries has succeeded, or each of those between two indexes."""
+        stop = len(self.works) if stop is None else stop
+        return self.marks.count(SUCCEEDED, start, stop) == stop - start
 
     def unanswered(self) -> list[int]:
         """Return the indexes of deliveries without an outcome."""
@@ -153,3 +159,14 @@ class Flight(Generic[W]):
         ended, self._ended, self._report = self._ended, None, None
         if ended is not None:
             ended()
+
+
+def to_end(flight: Flight[Any], queue: Iterable[Flight[Any]]) -> int:
+    """Return how many deliveries are to end before those of `flight` have, which begin in the order of `queue`."""
+    left = flight.running
+    if flight.next < flight.stop:
+        for each in queue:
+            left += each.stop - each.next
+            if each is flight:
+                break
+    return left

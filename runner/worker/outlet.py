@@ -65,6 +65,9 @@ class Outlet:
     With a subscription that takes batches each lane runs one batch at a time, of the deliveries at hand: it never waits
     for a batch to fill. A retry goes alone, so that an event that cannot be delivered does not fail the retries of
     others.
+
+    Attributes:
+        flights: what is left to start, first in, first out.
     """
 
     def __init__(
@@ -97,9 +100,9 @@ class Outlet:
         self.breaker = Breaker(subscription.breaker)
         self._slots = slots
         self._on_lane_end = on_lane_end
-        self._flights: deque[Flight[Any]] = deque()
+        self.flights: deque[Flight[Any]] = deque()
         self._lanes: set[Lane] = set()
-        self._feedback = Feedback(self.breaker, self._flights, lambda: on_breaker_change(self))
+        self._feedback = Feedback(self.breaker, self.flights, lambda: on_breaker_change(self))
         self._most = 1  # deliveries that a lane takes at once
         self._calls: Calls | None = None
         if sink is not None:
@@ -138,7 +141,7 @@ class Outlet:
             return 0
         if shared is None:
             shared = self._slots.left
-        waiting = sum(flight.stop - flight.next for flight in self._flights)
+        waiting = sum(flight.stop - flight.next for flight in self.flights)
         if not self.breaker.closed:
             return 0 if self._lanes or waiting else 1
         lanes = max(min(self.subscription.concurrency - len(self._lanes), shared), 0 if self._lanes else 1)
@@ -154,7 +157,7 @@ class Outlet:
 
     def start(self, flight: Flight[Any]) -> None:
         """Run the deliveries of `flight` as lanes become free."""
-        self._flights.append(flight)
+        self.flights.append(flight)
         if not self._lanes:
             self._add_lane()
         self._widen_soon()
@@ -163,7 +166,7 @@ class Outlet:
         """Cut `flight`, so that nothing more of it starts."""
         flight.cut()
         with contextlib.suppress(ValueError):
-            self._flights.remove(flight)
+            self.flights.remove(flight)
 
     def overdue(self, now: float) -> None:
         """Cancel the deliveries that have run for longer than the subscription allows."""
@@ -184,7 +187,7 @@ class Outlet:
 
     async def stop(self) -> None:
         """Start nothing more, cancel running deliveries, and wait at most a second for them."""
-        for flight in self._flights:
+        for flight in self.flights:
             flight.halt()
         for lane in self._lanes:
             if lane.flight is not None:  # an idle lane ends by itself; a task cancelled before it began never would
@@ -205,7 +208,7 @@ class Outlet:
 
     def _widen(self) -> None:
         """Double the lanes while they leave something to start."""
-        waiting = sum(flight.stop - flight.next for flight in self._flights)
+        waiting = sum(flight.stop - flight.next for flight in self.flights)
         more = min(
             waiting,
             len(self._lanes) or 1,
@@ -221,12 +224,12 @@ class Outlet:
         """Take deliveries until none is left to start, or until the task is cancelled: then another lane goes on."""
         assert self._calls is not None
         try:
-            while self._flights and not lane.tainted:
-                flight = self._flights[0]
+            while self.flights and not lane.tainted:
+                flight = self.flights[0]
                 if flight.next < flight.stop:
                     await self._take(lane, flight, self._calls)
-                elif self._flights and self._flights[0] is flight:
-                    self._flights.popleft()
+                elif self.flights and self.flights[0] is flight:
+                    self.flights.popleft()
         finally:
             self._leave(lane)
 
@@ -264,7 +267,7 @@ class Outlet:
         self._lanes.remove(lane)
         del lane.task  # which holds the lane
         self._slots.used -= 1
-        if self._flights and not lane.ending:
+        if self.flights and not lane.ending:
             if not self._lanes:
                 self._add_lane()
             self._widen_soon()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -47,16 +48,21 @@ async def settled_at_once(dispatch: Dispatch) -> Settled:
     return dispatch.settled(LEASE)
 
 
-def states(settled: Settled) -> dict[tuple[int, int], DeliveryState]:
+def states(*parts: Settled) -> dict[tuple[int, int], DeliveryState]:
     """Return the state in which every delivery is written, checking that none is written twice."""
     found: dict[tuple[int, int], DeliveryState] = {}
-    for work, ids in settled.each():
-        for id in ids:
-            assert (work.seq, id) not in found
-            found[work.seq, id] = DeliveryState.DELIVERED
-    for record in settled.records:
-        assert (record.seq, record.subscription_id) not in found
-        found[record.seq, record.subscription_id] = record.state
+    seqs = [work.seq for settled in parts for work in settled.works]
+    assert len(seqs) == len(set(seqs))
+    for settled in parts:
+        here = {work.seq for work in settled.works}
+        for work, ids in settled.each():
+            for id in ids:
+                assert (work.seq, id) not in found
+                found[work.seq, id] = DeliveryState.DELIVERED
+        for record in settled.records:
+            assert record.seq in here
+            assert (record.seq, record.subscription_id) not in found
+            found[record.seq, record.subscription_id] = record.state
     return found
 
 
@@ -267,7 +273,7 @@ class TestWait:
         dispatch = dispatch_of(works(1), one)
         dispatch.start()
         began = monotonic()
-        await dispatch.wait(0.05)
+        assert not await dispatch.wait(0.05)
         assert 0.04 < monotonic() - began < 20
         await one.stop()
 
@@ -277,8 +283,127 @@ class TestWait:
         dispatch.start()
         asyncio.get_running_loop().call_soon(dispatch.hurry)
         async with asyncio.timeout(20):
-            await dispatch.wait(60)
+            assert await dispatch.wait(60)
+        assert await dispatch.wait(60)
         await one.stop()
+
+
+class Doors:
+    """A sink whose deliveries each end when they are told to, in the order of their start."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[Outcome]] = []
+        self.sink = FunctionSink(self._deliver)
+
+    def _deliver(self, _: Delivery) -> asyncio.Future[Outcome]:
+        self._waiting.append(asyncio.get_running_loop().create_future())
+        return self._waiting[-1]
+
+    async def end(self, count: int, outcome: Outcome = ACCEPTED) -> None:
+        """End so many, one after the other."""
+        for _ in range(count):
+            self._waiting.pop(0).set_result(outcome)
+            await tick(3)
+
+
+class TestKeepsUp:
+    async def test_while_the_rest_will_have_ended_in_time(self) -> None:
+        doors = Doors()
+        one = outlet(doors.sink, concurrency=2)
+        dispatch = dispatch_of(works(10), one)
+        dispatch.start()
+        await tick(5)
+        await doors.end(2)
+        assert dispatch.keeps_up(4)  # 2 of 10 have ended, so that the other 8 take four times as long
+        await doors.end(2)
+        assert not dispatch.keeps_up(2)
+        assert not dispatch.keeps_up(9)  # nothing has ended since
+        await one.stop()
+
+    async def test_what_waits_before_it_in_the_outlet_counts(self) -> None:
+        doors = Doors()
+        one = outlet(doors.sink, concurrency=1)
+        first, second = dispatch_of(works(4), one), dispatch_of(works(2), one)
+        first.start()
+        second.start()
+        await tick(5)
+        await doors.end(2)
+        assert second.keeps_up(2)
+        await doors.end(1)
+        assert not second.keeps_up(1)
+        assert first.keeps_up(1)
+        await doors.end(3)
+        assert not first.keeps_up(9)  # it is over
+
+    async def test_one_that_does_is_waited_for_beside_one_that_does_not(self) -> None:
+        doors = Doors()
+        quick, stuck = outlet(doors.sink, concurrency=1), outlet(hanging(0), id=2, concurrency=1)
+        dispatch = dispatch_of(works(3), quick, stuck)
+        dispatch.start()
+        await tick(5)
+        await doors.end(2)
+        assert dispatch.keeps_up(1)
+        await doors.end(1)
+        assert not dispatch.keeps_up(9)  # what is left is that of the other
+        await stuck.stop()
+
+    @pytest.mark.parametrize("options", [{"paused": True}, {"order_by": "subject"}, {"rate": Rate.parse("1/s")}])
+    async def test_never_while_others_wait_for_its_records(self, options: dict[str, Any]) -> None:
+        doors = Doors()
+        one = outlet(doors.sink, concurrency=1)
+        dispatch = dispatch_of(works(3), one, outlet(FunctionSink(accept), id=2, **options))
+        dispatch.start()
+        await tick(5)
+        await doors.end(2)
+        assert not dispatch.keeps_up(9)
+        await one.stop()
+
+
+class TestFront:
+    async def test_it_is_what_has_ended_without_a_gap(self) -> None:
+        one = outlet(hanging(3), concurrency=2)
+        matched, claim = (one,), Claim(TOKEN, works(6), 1, recorded=(10.0, 15.0))
+        dispatch = Dispatch(claim, Fixed(lambda _: matched), set(), crash_limit=3)
+        dispatch.start()
+        await tick(9)
+        front = dispatch.front(LEASE)
+        assert front is not None
+        assert [work.seq for work in front.works] == [0, 1, 2]
+        assert (list(front.runs), front.records, front.recorded) == ([Run((1,), 3)], [], (10.0, 12.0))
+        assert (dispatch.held, dispatch.front(LEASE)) == (3, None)
+        rest = dispatch.settled(LEASE)
+        assert rest.recorded == (13.0, 15.0)
+        assert states(front, rest) == {(n, 1): DeliveryState.DELIVERED for n in range(6)} | {
+            (3, 1): DeliveryState.LEASED
+        }
+        await one.stop()
+
+    async def test_failures_in_it_are_written_with_it_and_once(self) -> None:
+        doors = Doors()
+        one, two = outlet(doors.sink, concurrency=1), outlet(FunctionSink(accept), id=2)
+        dispatch = dispatch_of(works(3), one, two)
+        dispatch.start()
+        await tick(5)
+        await doors.end(1, Failed("down"))
+        front = dispatch.front(LEASE)
+        assert front is not None
+        assert states(front) == {(0, 1): DeliveryState.PENDING, (0, 2): DeliveryState.DELIVERED}
+        assert [each.seq for each in front.attempts] == [0]
+        await doors.end(2)
+        rest = dispatch.settled(LEASE)
+        assert list(rest.runs) == [Run((1, 2), 2)]
+        assert not rest.records
+        assert not rest.attempts
+
+    async def test_there_is_none_where_events_match_differently(self) -> None:
+        one, two = outlet(FunctionSink(accept)), outlet(hanging(2), id=2)
+        match = Fixed(lambda event: (one, two) if number(event) else (one,))
+        dispatch = Dispatch(Claim(TOKEN, works(3), 1), match, set(), crash_limit=3)
+        dispatch.start()
+        await tick(9)
+        assert dispatch.front(LEASE) is None
+        assert dispatch.held == 3
+        await two.stop()
 
 
 OUTCOMES: list[Outcome] = [ACCEPTED, Accepted(), Failed("no"), Rejected("never")]
@@ -299,6 +424,9 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
     closed = data.draw(st.sets(st.integers(0, width - 1)))
     ordered = data.draw(st.sets(st.integers(0, width - 1)))
     concurrency, ticks = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 15))
+    alike, fronts = data.draw(st.booleans()), data.draw(st.lists(st.integers(0, 5), max_size=3))
+    if alike:
+        matching = [matching[0]] * count
     finished: dict[tuple[int, int], Outcome] = {}
     started: set[tuple[int, int]] = set()
 
@@ -342,22 +470,30 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
         ]
         claimed = [Work(n, attempts[n], n, Event(type="t", source="/s", id=str(n))) for n in range(count)]
 
+        found: dict[frozenset[int], tuple[Outlet, ...]] = {}
+
         def match(event: Event) -> tuple[Outlet, ...]:
-            return tuple(outlets[id] for id in sorted(matching[number(event)]))
+            ids = matching[number(event)]
+            return found.setdefault(frozenset(ids), tuple(outlets[id] for id in sorted(ids)))
 
         shut = frozenset(each for each in outlets if not each.immediate)
         dispatch = Dispatch(Claim(TOKEN, claimed, 1), Fixed(match), shut, crash_limit=3)
         dispatch.start()
+        parts = []
+        for pause in fronts:
+            await tick(pause)
+            if dispatch.keeps_up(10**6) and (front := dispatch.front(LEASE)) is not None:
+                parts.append(front)
         await tick(ticks)
         settled = dispatch.settled(LEASE)
         keys = {(seq, id) for seq in range(count) for id in matching[seq]}
-        assert states(settled) == {key: expected(key) for key in keys}
+        assert states(*parts, settled) == {key: expected(key) for key in keys}
         assert not {key for key in started if key[1] in closed | ordered or attempts[key[0]] > 3}
         assert {(each.seq, each.subscription_id) for each in settled.turns} == {
             key for key in keys if key[1] in ordered
         }
         assert len(settled.turns) == len({(each.key, each.position, each.subscription_id) for each in settled.turns})
-        tried = {(each.seq, each.subscription_id) for each in settled.attempts}
+        tried = {(each.seq, each.subscription_id) for part in (*parts, settled) for each in part.attempts}
         failures = {key for key in finished if not isinstance(finished[key], Accepted)}
         again = {key for key in finished if isinstance(finished[key], Accepted) and attempts[key[0]] > 1}
         assert failures <= tried <= failures | again

@@ -255,7 +255,7 @@ class TestWhatEndsItsOwnTask:
         assert sorted(handlers.started) == list(range(len(plan)))
         assert told.delivered == handlers.returned
         assert set(told.failed) == set(range(len(plan))) - handlers.returned
-        assert told.flight.clean == (behaviour in SUCCEEDING and not watched and not told.failed)
+        assert told.flight.clean() == (behaviour in SUCCEEDING and not watched and not told.failed)
         if behaviour is not leaves_a_child_that_cancels_later:  # which may hit the one after it
             assert {4, 5, 6} <= told.delivered
             assert told.delivered >= {2, 3} if behaviour in SUCCEEDING else told.delivered.isdisjoint({2, 3})
@@ -359,7 +359,7 @@ class TestWhatEndsItsOwnTask:
         await tick(5)
         await one.stop()
         assert (told.delivered, told.failed, told.flight.unanswered(), told.ends) == ({0}, {}, [1, 2], 1)
-        assert not told.flight.clean
+        assert not told.flight.clean()
 
     async def test_a_fault_of_our_own_fails_what_it_met_and_the_rest_goes_on(
         self, monkeypatch: pytest.MonkeyPatch

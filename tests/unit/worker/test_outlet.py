@@ -727,8 +727,8 @@ class TestBreaker:
         assert seen == [False]
         assert 3 <= len(sink.taken) <= 3 + concurrency - 1  # and what was running
         assert (first.ends, second.ends) == (1, 1)
-        assert not first.flight.clean
-        assert not second.flight.clean  # although nothing of it has failed
+        assert not first.flight.clean()
+        assert not second.flight.clean()  # although nothing of it has failed
         assert (one.open, one.serving, one.free()) == (False, False, 0)
 
     @pytest.mark.parametrize("every", [1, 2, 3, 4])

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from runner.delivery import ACCEPTED, Delivery, Outcome
+from runner.delivery import ACCEPTED, Delivery, DeliveryState, Outcome
 from runner.errors import StorageUnavailable
 from runner.policies.filter import FilterError
 from runner.policies.limits import WorkerLimits
@@ -188,6 +188,63 @@ class TestHandOver:
         await eventually(lambda: worker.stalled > timedelta(milliseconds=20))
         store.answers.set()
         await eventually(lambda: worker.stalled == timedelta(0))
+
+
+class TestGrace:
+    """Each delivery takes half of the grace, and one runs at a time."""
+
+    @pytest.fixture
+    async def worker(self, store: Store) -> AsyncIterator[Worker]:
+        async def deliver(_: Delivery) -> Outcome:
+            await asyncio.sleep(0.05)
+            return ACCEPTED
+
+        store.open.set()
+        steady = Subscription(name="steady", sink="sink", types=("t",), concurrency=1)
+        store.registered.append(Registered(1, steady, False, "file"))
+        worker = make(store, batch=BATCH, grace=timedelta(milliseconds=100), stretch=100)
+        worker.serve("sink", FunctionSink(deliver))
+        yield worker
+        await worker.stop(timedelta(0))
+
+    async def test_what_keeps_up_is_settled_while_it_goes_on_and_none_becomes_a_row(
+        self, worker: Worker, store: Store
+    ) -> None:
+        store.works = works(BATCH)
+        await worker.start()
+        await eventually(lambda: sum(len(each.works) for each in store.settled) == BATCH)
+        assert len(store.settled) > 1
+        assert [each.records for each in store.settled if each.records] == []
+        assert [work.seq for each in store.settled for work in each.works] == list(range(BATCH))
+        await eventually(lambda: worker.dispatcher.lease_for(2 * BATCH, 0))  # it has no event in hand
+
+    async def test_it_ends_in_time_for_what_has_an_order(self, worker: Worker, store: Store) -> None:
+        ordered = Subscription(name="ordered", sink="elsewhere", types=("other",), order_by="subject")
+        store.registered.append(Registered(2, ordered, False, "file"))
+        store.works = works(BATCH)
+        with capture_logs():  # the store of this test has no single deliveries
+            await worker.start()
+            await eventually(lambda: store.settled)
+            assert len(store.settled[0].works) == BATCH
+            assert DeliveryState.PENDING in {record.state for record in store.settled[0].records}
+            await worker.stop(timedelta(0))
+
+    async def test_events_that_cannot_be_settled_are_let_go_of(
+        self, worker: Worker, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Their lease ends, and they are dispatched again."""
+
+        async def settle(_: Settled) -> int:
+            raise ValueError("no such column")
+
+        monkeypatch.setattr(store, "settle", settle)
+        store.works = works(BATCH)
+        with capture_logs() as lines:
+            await worker.start()
+            await eventually(lambda: [line for line in lines if line["event"] == "dispatch failed"])
+            await eventually(lambda: worker.dispatcher.lease_for(2 * BATCH, 0))
+            assert not worker.roster.outlets[1].flights
+            await worker.stop(timedelta(0))
 
 
 class TestClaimsAhead:
