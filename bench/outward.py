@@ -53,7 +53,9 @@ async def main():
 
     async def deliver():
         while events:
-            assert await sink.deliver(Delivery(events.pop(), "out", 1)) == ACCEPTED
+            delivery = Delivery(events.pop(), "out", 1)
+            while await sink.deliver(delivery) != ACCEPTED:  # the connection is not made yet
+                await asyncio.sleep(0.01)
 
     async with runner:
         await asyncio.gather(*[deliver() for _ in range(256)])

@@ -260,7 +260,8 @@ def _after_leap_second(last: datetime) -> datetime:
 
 def write_timestamp(time: datetime) -> str:
     """Return the canonical text of a time: RFC 3339, in UTC (CloudEvents 1.0 §3.1)."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return f"{utc.isoformat()[: -len('+00:00')]}Z"
 
 
 def shown(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -21,7 +22,7 @@ _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%
 _ENCODED = re.compile(r'[^\x21-\x7e]|["%]')
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\Z')  # RFC 7230 §3.2.6
 _ESCAPE = re.compile(r"\\(.)")
-_TEXTS = ("type", "source", "id", "subject", "dataschema")
+_MOST = 256  # characters of a repeated attribute whose header value is kept
 
 
 def headers_of(event: Event) -> dict[str, str]:
@@ -32,11 +33,16 @@ def headers_of(event: Event) -> dict[str, str]:
         EventError: the event breaks CloudEvents 1.0, so that a header could be forged with it.
     """
     event.validate()
-    headers = {"ce-specversion": SPECVERSION}
-    for name in _TEXTS:
-        value = getattr(event, name)
-        if value is not None:
-            headers[f"ce-{name}"] = quoted(value)
+    headers = {
+        "ce-specversion": SPECVERSION,
+        "ce-type": _repeated(event.type),
+        "ce-source": _repeated(event.source),
+        "ce-id": quoted(event.id),
+    }
+    if event.subject is not None:
+        headers["ce-subject"] = quoted(event.subject)
+    if event.dataschema is not None:
+        headers["ce-dataschema"] = _repeated(event.dataschema)
     if event.time is not None:
         headers["ce-time"] = timestamp(event.time)
     for name, extension in event.extensions.items():
@@ -73,6 +79,14 @@ def pairs(headers: Headers) -> Iterable[tuple[str, str]]:
 def quoted(text: str) -> str:
     """Return the text as a header value, percent-encoded (HTTP binding §3.1.3.2)."""
     return text if _ENCODED.search(text) is None else quote(text, safe=_PLAIN)
+
+
+def _repeated(text: str) -> str:
+    """Return the header value of an attribute that many events share."""
+    return _kept(text) if len(text) <= _MOST else quoted(text)
+
+
+_kept = lru_cache(maxsize=1024)(quoted)
 
 
 def _canonical(value: ExtensionValue) -> str:

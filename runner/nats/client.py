@@ -9,20 +9,24 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any
 
 from nats import errors
 from nats.aio.client import PING_PROTO, Client
-from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from typing_extensions import override
 
-__all__ = ["GuardedClient", "honest_cancellation"]
+__all__ = ["GuardedClient", "header_block", "honest_cancellation"]
 
 # nats-py passes errors of the server on in lower case. A subject is quoted as by Go's %q.
 _NOT_PERMITTED = re.compile(r"permissions violation for publish to (\".*\")")
 _REPLY_NOT_PERMITTED = "permissions violation for publish with reply of "
 _SUBSCRIPTION_NOT_PERMITTED = "permissions violation for subscription"
+_NO_RESPONDERS = b"NATS/1.0 503"  # the status of a message that answers for nobody
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
+_LINE_BREAK = re.compile(r"[\r\n]")
 _RESERVED_REPLY = "_R_.runner"  # a reply subject that the server allows no client to use
 _LONGEST = 200  # characters of a server's error that are kept
 
@@ -32,7 +36,7 @@ _MOST_PINGS = 100  # a second; a server sends one in two minutes
 
 # Told of a message that the server has taken (None), or why it has not.
 _Told = Callable[["errors.Error | None"], None]
-# A message: its subject as the server would name it, and the callback for its result.
+# A message: its subject, and the callback for its result.
 _Sent = tuple[str, "_Told | None"]
 
 
@@ -55,9 +59,8 @@ class GuardedClient(Client):
         self._inbox: str | None = None  # known to be heard
         self._wanted_inbox: str | None = None
         self._opening_inbox = asyncio.Lock()
-        self._answers: dict[
-            str, asyncio.Future[Msg | errors.Error]
-        ] = {}  # waited for, by the last token of their inbox
+        self._answers: dict[str, asyncio.Future[bytes | errors.Error]] = {}  # by the last token of their inbox
+        self._hears: int | None = None  # the subscription to the inbox
         self._tokens = map(str, itertools.count())
         self._pinged = 0  # times since
         self._pinged_since = 0.0
@@ -74,87 +77,92 @@ class GuardedClient(Client):
         if isinstance(transport, TcpTransport) and transport._io_writer is not None:
             transport._io_writer.transport.abort()
 
-    async def send(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> None:
-        """Send a message without waiting for its fate."""
-        self._window.append((_named(subject), None))
-        with honest_cancellation():
-            await self.publish(subject, payload, headers=dict(headers) if headers else None)
+    async def send(self, subject: str, payload: bytes, headers: bytes) -> None:
+        """Send a message without waiting for its fate; `headers` is the block of `header_block()`, or nothing."""
+        await self._hand_over(subject, payload, headers, "", None)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
-    async def prove(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, reply: str = "", timeout: float
-    ) -> None:
+    async def prove(self, subject: str, payload: bytes, headers: bytes, *, reply: str = "", timeout: float) -> None:
         """Send a message and return when the server has taken it. Raise `errors.Error` if it has not."""
-        proof: asyncio.Future[errors.Error | None] = asyncio.get_running_loop().create_future()
-
-        def told(refusal: errors.Error | None) -> None:
-            if not proof.done():
-                proof.set_result(refusal)
-
-        self._window.append((_named(subject), told))
+        loop = asyncio.get_running_loop()
+        proof: asyncio.Future[errors.Error | None] = loop.create_future()
+        timer = loop.call_later(timeout, _resolve, proof, errors.TimeoutError())
         try:
-            async with asyncio.timeout(timeout):
-                with honest_cancellation():
-                    await self.publish(subject, payload, reply, dict(headers) if headers else None)
-                self._prove_soon()
-                refusal = await proof
-        except TimeoutError:
-            raise errors.TimeoutError from None
+            await self._hand_over(subject, payload, headers, reply, partial(_resolve, proof))
+            self._prove_soon()
+            refusal = await proof
         finally:
+            timer.cancel()
             proof.cancel()
         if refusal is not None:
             raise refusal
 
-    async def exchange(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, timeout: float) -> Msg:
+    async def exchange(self, subject: str, payload: bytes, headers: bytes, *, timeout: float) -> bytes:
         """
-        Hand a message over, and return the answer to it.
+        Hand a message over, and return the payload of the answer to it.
 
         Raises:
             errors.NoRespondersError: there is no subscriber of the subject.
             errors.Error: the server refused it, the connection was lost, or no answer came in time.
         """
-        token = next(self._tokens)
-        answer: asyncio.Future[Msg | errors.Error] = asyncio.get_running_loop().create_future()
-
-        def told(refusal: errors.Error | None) -> None:
-            if refusal is not None and not answer.done():
-                answer.set_result(refusal)
-
+        loop, token = asyncio.get_running_loop(), next(self._tokens)
+        answer: asyncio.Future[bytes | errors.Error] = loop.create_future()
+        timer = loop.call_later(timeout, _resolve, answer, errors.TimeoutError())
         self._answers[token] = answer
         try:
-            async with asyncio.timeout(timeout):
-                inbox = self._inbox or await self._open_inbox()
-                self._window.append((_named(subject), told))
-                with honest_cancellation():
-                    await self.publish(subject, payload, f"{inbox}.{token}", dict(headers) if headers else None)
-                self._prove_soon()
-                said = await answer
-        except TimeoutError:
-            raise errors.TimeoutError from None
+            inbox = self._inbox or await self._open_inbox(timeout)
+            await self._hand_over(subject, payload, headers, f"{inbox}.{token}", partial(_refuse, answer))
+            self._prove_soon()
+            said = await answer
         finally:
+            timer.cancel()
             del self._answers[token]
         if isinstance(said, errors.Error):
             raise said
-        if said.headers and said.headers.get("Status") == "503":
-            raise errors.NoRespondersError
         return said
 
-    async def _open_inbox(self) -> str:
-        """Return where answers go, once the server has agreed that we hear them: nothing is sent before."""
-        async with self._opening_inbox:
-            if self._inbox is None:
-                wanted = self._wanted_inbox = self.new_inbox()
-                with honest_cancellation():
-                    await self.subscribe(f"{wanted}.*", cb=self._answered)
-                    await self.rtt(1)
-                if self._wanted_inbox is None:
-                    raise errors.Error('no permission to subscribe to "_INBOX.>", where answers go')
-                self._inbox = wanted
-            return self._inbox
+    async def _hand_over(self, subject: str, payload: bytes, headers: bytes, reply: str, told: _Told | None) -> None:
+        """Put a message where the next flush takes it from; wait for one where too much waits already."""
+        if not self.is_connected:
+            raise errors.ConnectionClosedError
+        self._window.append((subject, told))
+        size = len(headers) + len(payload)
+        verb, sizes = ("HPUB", f"{len(headers)} {size}") if headers else ("PUB", size)
+        line = f"{verb} {subject} {reply} {sizes}\r\n"
+        frame = b"".join((line.encode(), headers, payload, b"\r\n"))
+        if self._pending_data_size + len(frame) <= self._max_pending_size:
+            self._pending.append(frame)
+            self._pending_data_size += len(frame)
+        else:
+            with honest_cancellation():
+                await self._send_command(frame)
 
-    async def _answered(self, message: Msg) -> None:
-        answer = self._answers.get(message.subject.rpartition(".")[2])
-        if answer is not None and not answer.done():
-            answer.set_result(message)
+    async def _open_inbox(self, timeout: float) -> str:
+        """Return where answers go, once the server has agreed that we hear them: nothing is sent before."""
+        try:
+            async with asyncio.timeout(timeout), self._opening_inbox:
+                if self._inbox is None:
+                    wanted = self._wanted_inbox = self.new_inbox()
+                    with honest_cancellation():
+                        self._hears = (await self.subscribe(f"{wanted}.*"))._id
+                        await self.rtt(1)
+                    if self._wanted_inbox is None:
+                        raise errors.Error('no permission to subscribe to "_INBOX.>", where answers go')
+                    self._inbox = wanted
+                return self._inbox
+        except TimeoutError:
+            raise errors.TimeoutError from None
+
+    @override
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if sid != self._hears:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        answer = self._answers.get(subject.rpartition(b".")[2].decode())
+        if answer is not None:
+            nobody = (headers or b"").startswith(_NO_RESPONDERS)  # there may be none
+            _resolve(answer, errors.NoRespondersError() if nobody else data)
 
     def _prove_soon(self) -> None:
         """Let one PING prove all that is handed over in this turn of the loop."""
@@ -166,7 +174,7 @@ class GuardedClient(Client):
 
         The server checks the right to publish first and refuses the reserved reply next, so the message goes nowhere.
         """
-        await self.prove(subject, b"", None, reply=_RESERVED_REPLY, timeout=timeout)
+        await self.prove(subject, b"", b"", reply=_RESERVED_REPLY, timeout=timeout)
 
     async def _ask(self) -> None:
         self._asking = None
@@ -208,7 +216,7 @@ class GuardedClient(Client):
             return  # the answer that `try_publish()` hopes for; no other reply of ours is reserved
         window = self._windows[0] if self._windows else self._window
         if refused := _NOT_PERMITTED.search(err_msg):
-            named = [sent for sent in window if sent[0] == refused[1]]
+            named = [sent for sent in window if _named(sent[0]) == refused[1]]
             _tell(named or window, errors.Error(f"no permission to publish to {refused[1][:_LONGEST]}"))
             return
         if _SUBSCRIPTION_NOT_PERMITTED in err_msg and self._wanted_inbox and self._wanted_inbox.lower() in err_msg:
@@ -227,8 +235,7 @@ class GuardedClient(Client):
         for window in lost:
             _tell(window, reason)
         for answer in self._answers.values():
-            if not answer.done():
-                answer.set_result(reason)
+            _resolve(answer, reason)
 
     @override
     def _connect_command(self) -> bytes:
@@ -270,6 +277,38 @@ def honest_cancellation() -> Iterator[None]:
     yield
     if task and task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+def header_block(headers: Mapping[str, str]) -> bytes:
+    """
+    Return headers as they stand in a message (NATS ADR-4); nothing for none.
+
+    Raises:
+        errors.BadHeaderError: a name is no token.
+    """
+    if not headers:
+        return b""
+    lines = [f"{_checked_name(name)}: {_LINE_BREAK.sub(' ', value.strip())}\r\n" for name, value in headers.items()]
+    return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+
+
+@lru_cache(maxsize=256)
+def _checked_name(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise errors.BadHeaderError(name)
+    return name
+
+
+def _resolve(future: asyncio.Future[Any], result: object) -> None:
+    """Set the result, unless there is one."""
+    if not future.done():
+        future.set_result(result)
+
+
+def _refuse(answer: asyncio.Future[Any], refusal: errors.Error | None) -> None:
+    """Take a refusal for the answer; that the server has the message is none."""
+    if refusal is not None:
+        _resolve(answer, refusal)
 
 
 def _named(subject: str) -> str:

@@ -24,6 +24,7 @@ from nats import errors
 from ..errors import StrategyError, readable
 from ..policies.retry import RetryPolicy
 from ..service.background import Background
+from .client import header_block
 from .errors import BrokerError, MessageRefused, NoResponders
 from .link import ANSWER_TIMEOUT, LOST, Link, Subscription
 from .options import BrokerOptions, Server
@@ -139,11 +140,11 @@ class Broker:
                 permission for instance, which may be given.
         """
         with self._carrier() as link:
-            _check_message(subject, payload, headers, link.client.max_payload)
+            block = _checked(subject, payload, headers, link.client.max_payload)
             if confirm:
-                await link.client.prove(subject, payload, headers, timeout=2 * ANSWER_TIMEOUT)
+                await link.client.prove(subject, payload, block, timeout=2 * ANSWER_TIMEOUT)
             else:
-                await link.client.send(subject, payload, headers)
+                await link.client.send(subject, payload, block)
 
     async def request(
         self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None, *, timeout: float
@@ -159,15 +160,16 @@ class Broker:
             MessageRefused: it can never be sent.
             BrokerError: as `publish()`, or no answer came in time; the message may have arrived all the same.
         """
-        with self._carrier() as link:
-            _check_message(subject, payload, headers, link.client.max_payload)
-            try:
-                answer = await link.client.exchange(subject, payload, headers, timeout=timeout)
-            except errors.NoRespondersError as error:
-                raise NoResponders(f"{link.server.address}: nobody takes {subject!r}") from error
-            except errors.TimeoutError as error:
-                raise BrokerError(f"{link.server.address}: no answer within {timeout:g} s") from error
-        return answer.data
+        link = self._connected()  # without `_carrier()`, which would cost as much as the rest
+        try:
+            block = _checked(subject, payload, headers, link.client.max_payload)
+            return await link.client.exchange(subject, payload, block, timeout=timeout)
+        except errors.NoRespondersError as error:
+            raise NoResponders(f"{link.server.address}: nobody takes {subject!r}") from error
+        except errors.TimeoutError as error:
+            raise BrokerError(f"{link.server.address}: no answer within {timeout:g} s") from error
+        except LOST as error:
+            raise _mapped(error, link) from error
 
     async def try_publish(self, subject: str) -> None:
         """Raise `BrokerError` unless publishing to `subject` is permitted now. No message is sent."""
@@ -177,15 +179,17 @@ class Broker:
     @contextlib.contextmanager
     def _carrier(self) -> Iterator[Link]:
         """Lend the connection for a message, and map the errors of nats-py."""
+        link = self._connected()
+        try:
+            yield link
+        except LOST as error:
+            raise _mapped(error, link) from error
+
+    def _connected(self) -> Link:
         link = self._link
         if link is None or not link.alive:
             raise BrokerError(f"not connected to NATS: {self.last_error}")
-        try:
-            yield link
-        except (errors.BadHeaderError, errors.BadSubjectError) as error:
-            raise MessageRefused(f"NATS does not take this message: {type(error).__name__}") from error
-        except LOST as error:
-            raise BrokerError(f"{link.server.address}: {_reason(error)}") from error
+        return link
 
     def _check(self) -> None:
         """Have the supervisor check the connection and the subscriptions now."""
@@ -276,17 +280,29 @@ class Broker:
             log.warning("nats unreachable", server=server.address, reason=_reason(error))
 
 
-def _check_message(subject: str, payload: bytes, headers: Mapping[str, str] | None, max_payload: int) -> None:
-    """Refuse a message that the server would drop silently, or that would close the shared connection."""
+def _mapped(error: BaseException, link: Link) -> BrokerError | MessageRefused:
+    """Return the error of the bus for one of nats-py."""
+    if isinstance(error, errors.BadHeaderError | errors.BadSubjectError):
+        return MessageRefused(f"NATS does not take this message: {type(error).__name__}")
+    return BrokerError(f"{link.server.address}: {_reason(error)}")
+
+
+def _checked(subject: str, payload: bytes, headers: Mapping[str, str] | None, max_payload: int) -> bytes:
+    """
+    Return the block of headers of a message.
+
+    Raises:
+        MessageRefused: the server would drop the message silently, or would close the shared connection over it.
+    """
     if not _PUBLISHABLE.fullmatch(subject):
         raise MessageRefused(
             f"subject {subject!r}: expected tokens separated by dots, none of them empty, without spaces, '*' or '>'"
         )
-    size = len(payload)
-    if headers:
-        size += 14 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    block = header_block(headers) if headers else b""
+    size = len(block) + len(payload)
     if size > max_payload:
         raise MessageRefused(f"subject {subject!r}: {size} bytes with headers, the server takes at most {max_payload}")
+    return block
 
 
 def _reason(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -41,7 +42,9 @@ _PLACES = frozenset({"deployment_id", "id", "source", "subject", "type"})
 _RESERVED = ("mesh.", "_INBOX", "$")
 _LONGEST = 2048  # characters; a server closes the connection, which all share, over a line beyond 4,096 bytes
 _MADE_UP = "runner-check"
+_SAFE = re.compile(r"[A-Za-z0-9_-]+")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_PLAIN = re.compile(r"[A-Za-z0-9._~:-]+")  # what is not percent-encoded in a message id
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _STREAM_SUBJECT = re.compile(r"(?:(?:[A-Za-z0-9_-]+|\*)\.)*(?:[A-Za-z0-9_-]+|\*|>)")
 _TIMEOUT = timedelta(seconds=5)
@@ -239,7 +242,8 @@ class NatsSink:
             if self._streams is None:
                 await self._broker.publish(subject, payload, headers, confirm=True)
             else:
-                await self._streams.publish(subject, payload, {**headers, "Nats-Msg-Id": message_id(delivery)})
+                headers["Nats-Msg-Id"] = message_id(delivery)
+                await self._streams.publish(subject, payload, headers)
         except MessageRefused as error:
             return Rejected(str(error))
         except BrokerError as error:
@@ -267,7 +271,7 @@ class Subject:
 
     def of(self, event: Event) -> str:
         """Return the subject of `event`. Raise `EventError` when it is too long, or reserved."""
-        subject = "".join(self._fill(part, event) if index % 2 else part for index, part in enumerate(self._parts))
+        subject = "".join([self._fill(part, event) if index % 2 else part for index, part in enumerate(self._parts)])
         if len(subject) > _LONGEST:
             raise EventError(f"subject: {len(subject)} characters, at most {_LONGEST} are sent")
         if subject.startswith(_RESERVED):
@@ -279,7 +283,7 @@ class Subject:
             case "deployment_id":
                 return self._deployment_id
             case "type":
-                return ".".join(_token(part) for part in event.type.split("."))
+                return _tokens(event.type)
             case _:
                 return _token(getattr(event, place) or "")
 
@@ -291,7 +295,8 @@ def message_id(delivery: Delivery) -> str:
     A stream compares ids whatever the subject, and may keep an event for several subscriptions.
     """
     event = delivery.event
-    text = "/".join(quote(part, safe="-._~:") for part in (event.id, event.source, delivery.subscription))
+    parts = (event.id, event.source, delivery.subscription)
+    text = "/".join([part if _PLAIN.fullmatch(part) else quote(part, safe="-._~:") for part in parts])
     return text if len(text) <= _LONGEST_ID else hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -306,5 +311,12 @@ def examples(template: str, deployment_id: str, types: Iterable[str]) -> list[st
     return list(dict.fromkeys(made))
 
 
+@lru_cache(maxsize=1024)
+def _tokens(type: str) -> str:
+    return ".".join(map(_token, type.split(".")))
+
+
 def _token(text: str) -> str:
+    if _SAFE.fullmatch(text):
+        return text
     return _UNSAFE.sub(lambda found: b"_%02x" % found[0][0], text.encode()).decode() or "_"
