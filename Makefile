@@ -28,7 +28,7 @@ help:
 	@echo 'make manifests  check deploy/kubernetes against the schema of Kubernetes, which it installs, and against its runner.yaml'
 	@echo 'make openapi    every operation of /openapi.json, asked by schemathesis with all its checks (minutes)'
 	@echo 'make test-wheel every code block of the documents, run from the wheel in an empty environment'
-	@echo 'make test-all   both, the former on both PostgreSQL versions, 18 and 16'
+	@echo 'make test-all   make test on PostgreSQL 18 and on 16, and make test-wheel'
 	@echo 'make chaos      every fault of docs/reliability.md, which it rewrites (options: CHAOS="-k FI-05 --seed 7")'
 	@echo 'make bench      this bus against its peers and the floor (two minutes: QUICK=1; options: BENCH="--only drain")'
 	@echo 'make bench-growth  how its figures grow, as curves'

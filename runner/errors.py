@@ -132,10 +132,10 @@ class StorageError(RunnerError):
     The store refused, or holds something unexpected.
 
     Attributes:
-        told: whether the log already reports it as "database lost".
+        logged: whether the log already reports it as "database lost".
     """
 
-    told = False
+    logged = False
 
 
 class StorageRefused(StorageError):

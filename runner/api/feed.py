@@ -162,7 +162,7 @@ class Feed:
         assert self._follower is not None
         self._woken.clear()
         if self.ended:
-            self._tell()
+            self._wake_readers()
             await asyncio.sleep(0.1)
             return
         async for view in self._follower.look():
@@ -188,9 +188,9 @@ class Feed:
         while (self._size > _BYTES and len(self._entries) > 1) or len(self._entries) > _ENTRIES:
             self._size -= len(self._entries.popleft().text)
         self.mark = entry.mark
-        self._tell()
+        self._wake_readers()
 
-    def _tell(self) -> None:
+    def _wake_readers(self) -> None:
         for reader in self._readers:
             reader.woken.set()
 

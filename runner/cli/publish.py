@@ -174,10 +174,8 @@ async def _publish_one(config: Config, event: Event, when: _When, dry_run: bool,
             if as_json:
                 print_json(receipt_json(receipt) | ({} if due is None else {"due_at": due}))
             else:
-                duplicate, at = (
-                    "  duplicate" if receipt.duplicate else "",
-                    "" if due is None else f"  due {moment(due)}",
-                )
+                duplicate = "  duplicate" if receipt.duplicate else ""
+                at = "" if due is None else f"  due {moment(due)}"
                 print_line(f"{receipt.id}  seq {receipt.seq}{duplicate}{at}")
         matcher = await _matcher(config, operations)
     _warn(when)

@@ -61,7 +61,7 @@ class Topic:
         self.version = 0
         self.news = asyncio.Event()
         self.readers = 0
-        self.loop = Background("live page", self._step, nudge=self._tell)
+        self.loop = Background("live page", self._step, nudge=self._wake_readers)
 
     def since(self, version: int) -> bytes:
         """Return the parts that changed after a version as a message, made once for all; empty where none did."""
@@ -75,7 +75,7 @@ class Topic:
     async def _step(self) -> None:
         await wait_for(self._draining, timedelta(seconds=self._pause))
         if self._draining.is_set():
-            self._tell()
+            self._wake_readers()
             await asyncio.sleep(0.1)
             return
         began = monotonic()
@@ -97,9 +97,9 @@ class Topic:
         if changed:
             self.version += 1
             self._messages.clear()
-            self._tell()
+            self._wake_readers()
 
-    def _tell(self) -> None:
+    def _wake_readers(self) -> None:
         self.news.set()
         self.news = asyncio.Event()
 

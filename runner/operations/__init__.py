@@ -107,7 +107,7 @@ class Operations:
             StateConflict: the one that was asked for is neither dead nor cancelled.
         """
         async with self.audit.selection("deliveries.retry", which, every, recorded=not dry_run) as entry:
-            advance = _telling(advance, entry, self._announce, dry_run=dry_run)
+            advance = _counting(advance, entry, self._announce, dry_run=dry_run)
             change = partial(self._storage.corrections.retry, every=every, dry_run=dry_run, advance=advance)
             return await self._change(which, change, RETRYABLE, "retried")
 
@@ -126,7 +126,7 @@ class Operations:
             StateConflict: the one that was asked for has ended.
         """
         async with self.audit.selection("deliveries.cancel", which, recorded=not dry_run) as entry:
-            advance = _telling(advance, entry, self._announce, dry_run=dry_run)
+            advance = _counting(advance, entry, self._announce, dry_run=dry_run)
             change = partial(self._storage.corrections.cancel, dry_run=dry_run, advance=advance)
             return await self._change(which, change, CANCELLABLE, "cancelled")
 
@@ -232,7 +232,7 @@ class Operations:
         given = conditions_of(query, every)
         name = given.pop("subscription")
         async with self.audit.action("subscriptions.replay", name, given, recorded=not dry_run) as entry:
-            advance = _telling(advance, entry, self._announce, dry_run=dry_run)
+            advance = _counting(advance, entry, self._announce, dry_run=dry_run)
             return await self._storage.corrections.replay(query, every=every, dry_run=dry_run, advance=advance)
 
     async def prune(
@@ -300,15 +300,15 @@ class Operations:
         return number
 
 
-def _telling(
+def _counting(
     advance: Callable[[int], object], entry: Entry, announce: Callable[[], object], *, dry_run: bool
 ) -> Callable[[int], object]:
     """Return an `advance` that counts each batch, and signals the workers after it."""
 
-    def tell(number: int) -> None:
+    def count(number: int) -> None:
         entry.touched += number
         if number and not dry_run:
             announce()
         advance(number)
 
-    return tell
+    return count

@@ -148,7 +148,7 @@ class Reloading(Generic[P]):
         files: Sequence[Path],
         digest: str,
         ready: Callable[[], bool],
-        told: Callable[[], object],
+        on_reload: Callable[[], object],
     ) -> None:
         """
         Begin with a file that was loaded just now.
@@ -157,12 +157,12 @@ class Reloading(Generic[P]):
             read: reads the file; called in a thread. Raises `ConfigError` for its faults.
             apply: uses it from now on; raises a `RunnerError` if it cannot, and then has changed nothing.
             ready: whether the process runs, so that it can reload.
-            told: called after each reload with something to report.
+            on_reload: called after each reload with something to report.
         """
         self._read = read
         self._apply = apply
         self._ready = ready
-        self._told = [told]
+        self._on_reload = [on_reload]
         self.state = ReloadState(file=file, files=files, digest=digest, loaded_at=utcnow())
         self._counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self._cause: Cause | None = None  # of the request that waits for the loop
@@ -178,9 +178,9 @@ class Reloading(Generic[P]):
         """How many reloads had each outcome."""
         return self._counts
 
-    def when_done(self, told: Callable[[], object]) -> None:
-        """Call `told` after each reload, too; `state` says what became of it."""
-        self._told.append(told)
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Call `call` after each reload, too; `state` says what became of it."""
+        self._on_reload.append(call)
 
     def start(self) -> None:
         """Begin to act on `ask()`; what was asked for before counts."""
@@ -226,8 +226,8 @@ class Reloading(Generic[P]):
             also = tuple(each for each in done.files if each not in self.state.files)
             self.state = replace(self.state, files=(*self.state.files, *also), last=done)
             _log(done)
-            for told in self._told:
-                told()
+            for call in self._on_reload:
+                call()
             return done
 
     async def _attempt(self, cause: Cause, *, dry_run: bool = False) -> tuple[Reload, P | None]:

@@ -1,4 +1,4 @@
-"""The heartbeat: tells the store that this instance is alive, how it is, and what it has counted."""
+"""The heartbeat: reports to the store that this instance is alive, how it is, and what it has counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Heartbeat:
         minutes: Minutes,
         depths: DepthReader,
         set_back: Callable[[], object],
-        tell: Callable[..., object] = lambda *_, **__: None,
+        notice: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
         """
         Prepare to beat.
@@ -44,7 +44,7 @@ class Heartbeat:
             vitals: are told whether the store answers.
             minutes: what this instance counts, which is written with the beat.
             depths: say how much waits.
-            tell: has a lifecycle event published.
+            notice: has a lifecycle event published.
             set_back: called when the clock of the store has been set back, and work may be due that was not.
         """
         self._registry = registry
@@ -54,7 +54,7 @@ class Heartbeat:
         self._minutes = minutes
         self._depths = depths
         self._set_back = set_back
-        self._tell = tell
+        self._notice = notice
         self._lost = False
         self._beaten = False  # ever
         self._saying: asyncio.Task[None] | None = None
@@ -94,14 +94,14 @@ class Heartbeat:
             self._vitals.unanswered()
             if self._beaten and not self._lost:
                 self._lost = True
-                self._tell("store.lost", "", {"instance": self._instance.id})
+                self._notice("store.lost", "", {"instance": self._instance.id})
             raise
         self._minutes.written(counted, now)
         self._vitals.answered()
         self._beaten = True
         if self._lost:
             self._lost = False
-            self._tell("store.back", "", {"instance": self._instance.id})
+            self._notice("store.back", "", {"instance": self._instance.id})
         if back:
             log.warning("clock of the store set back", by=back.total_seconds())
             self._set_back()

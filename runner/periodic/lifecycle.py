@@ -75,7 +75,7 @@ class Lifecycle:
         """Publish no more. Idempotent."""
         await self.loop.stop()
 
-    def tell(
+    def notice(
         self,
         type: str,
         subject: str,
@@ -100,10 +100,10 @@ class Lifecycle:
             self._added.set()
 
     def on_missed(self, missed: Missed) -> None:
-        """Count ticks that were missed, and tell of them."""
+        """Count ticks that were missed, and publish that."""
         self._tally.add_missed(missed.schedule, missed.count)
         data = {"count": missed.count, "first": tick_text(missed.first), "last": tick_text(missed.last)}
-        self.tell("schedule.missed", missed.schedule, data)
+        self.notice("schedule.missed", missed.schedule, data)
 
     async def _step(self) -> None:
         if not self._waiting:

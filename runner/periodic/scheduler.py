@@ -122,10 +122,10 @@ class Scheduler:
             held = (firing for firing, _ in firings if firing.seen.id in fired.ids)
             sources = (each.event.source for firing in held for each in firing.occurrences)
             self._tally.add_ticks(islice(sources, fired.events))  # others were on record before
-        _tell_taken([firing for firing, _ in firings], fired)
+        _report_taken([firing for firing, _ in firings], fired)
         for firing, decision in firings:
             if firing.seen.id in fired.ids:
-                self._tell(firing.seen.name, decision)
+                self._report(firing.seen.name, decision)
         self._first = len(fired.ids) == len(firings)
         if not self._first:
             self._look_at = monotonic() + random.uniform(*_CROWDED)
@@ -173,7 +173,7 @@ class Scheduler:
             self._known[key] = known
         return known
 
-    def _tell(self, name: str, decision: Decision) -> None:
+    def _report(self, name: str, decision: Decision) -> None:
         """Report missed ticks."""
         if decision.skipped:
             log.info("ticks skipped, the last occurrence has not ended", schedule=name, ticks=decision.skipped)
@@ -189,7 +189,7 @@ class Scheduler:
         self._woken.set()
 
 
-def _tell_taken(firings: Sequence[Firing], fired: Fired) -> None:
+def _report_taken(firings: Sequence[Firing], fired: Fired) -> None:
     """Report ticks that published nothing, because events of their source and id had been recorded before."""
     ours = [each for each in firings if each.seen.id in fired.ids]
     taken = sum(len(each.occurrences) for each in ours) - fired.events

@@ -152,7 +152,7 @@ def reloading_of(
     file: ConfigurationFile | None,
     apply: Callable[[Revision], Awaitable[None]],
     vitals: Vitals,
-    told: Callable[[], object],
+    on_reload: Callable[[], object],
 ) -> Reloading[Revision]:
     """Return what reloads a process with these vitals; see `Reloading`."""
 
@@ -168,5 +168,5 @@ def reloading_of(
         files=() if file is None else file.files,
         digest="" if file is None else file.digest,
         ready=lambda: vitals.phase is Phase.RUNNING,
-        told=told,
+        on_reload=on_reload,
     )

@@ -120,7 +120,7 @@ class Runner:
             notify=self._notify,
             on_load=self._scheduler.wake,
             tally=tally,
-            tell=self._lifecycle.tell,
+            notice=self._lifecycle.notice,
         )
         keeper = serve(file, self.worker, lambda: self._heartbeat.say_soon())
         woken, local = self.worker.wake, self.worker.dispatcher if plan.works else None
@@ -131,7 +131,7 @@ class Runner:
         self._watchdog, self._vitals = Watchdog(), Vitals()
         old = old_records(storage, plan.retention, self.subscriptions.remove_expired)
         self._pruner = Pruner(storage.archive, plan.retention, old)
-        beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, tell=self._lifecycle.tell)
+        beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, notice=self._lifecycle.notice)
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally), depths=storage.depths)
         breakers, wakes = self.worker.breakers, strategies.wakes
         self.reloading = reloading_of(file, self._apply, self._vitals, lambda: spawn(self._heartbeat.beat(), "beat"))

@@ -166,11 +166,11 @@ class Background:
 def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     """Run `work` in the background; its error is logged, and kept in the task."""
     task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_tell)
+    task.add_done_callback(_log_failure)
     return task
 
 
-def _tell(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         log.error("task failed", task=task.get_name(), error=type(error).__name__, detail=text_of(error))

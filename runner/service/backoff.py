@@ -48,8 +48,8 @@ class Backoff:
         self._failures += 1
         number = self._failures
         wait = next(self._waits)
-        told = isinstance(error, StorageError) and error.told
-        minor = told or (isinstance(error, StorageUnavailable) and number <= _FEW)
+        logged = isinstance(error, StorageError) and error.logged
+        minor = logged or (isinstance(error, StorageUnavailable) and number <= _FEW)
         if number <= _FEW or number & (number - 1) == 0:
             tell = log.debug if minor else log.warning
             kind, detail = type(error).__name__, text_of(error)

@@ -106,7 +106,7 @@ class _Sink:
         fields = {**_attributes(event), **_subscription(delivery.subscription), "runner.attempt": delivery.attempt}
         with self._span(delivery.subscription, self._parent(event), fields) as span:
             outcome: Outcome = await self._sink.deliver(delivery)
-            _tell(span, outcome)
+            _set_status(span, outcome)
         return outcome
 
     @contextmanager
@@ -138,7 +138,7 @@ class _BatchSink(_Sink):
         with self._span(name, parents[0] if alone else None, fields, links) as span:
             answer: Sequence[Outcome] = await self._sink.deliver_batch(deliveries)
             if isinstance(answer, list | tuple):
-                _tell(span, next((each for each in answer if not isinstance(each, Accepted | Deferred)), None))
+                _set_status(span, next((each for each in answer if not isinstance(each, Accepted | Deferred)), None))
         return answer
 
 
@@ -161,7 +161,7 @@ def _current(tracer: Tracer, name: str, parent: contexts.Context | None, **optio
             raise
 
 
-def _tell(span: Span, outcome: object) -> None:
+def _set_status(span: Span, outcome: object) -> None:
     """Set the status of a span after the outcome of its delivery."""
     match outcome:
         case Failed(reason, _, status, _) | Rejected(reason, status, _):

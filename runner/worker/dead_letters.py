@@ -46,7 +46,7 @@ class DeadLetters:
             for each in records
         ]
 
-    async def tell(self, claimed: Sequence[ClaimedDelivery]) -> None:
+    async def add_reasons(self, claimed: Sequence[ClaimedDelivery]) -> None:
         """Add the reasons of death to the events of dead letters, by one query if there are any."""
         letters = [(each, *self._of[each.subscription_id]) for each in claimed if each.subscription_id in self._of]
         if not letters:
@@ -60,20 +60,20 @@ def dead_letter(event: Event, subscription: str, death: Death | None) -> Event:
     """
     Return `event` as the dead letter of its delivery to `subscription`.
 
-    An event at the limits of attributes is told only what there is room for: it is delivered before it is explained.
+    An event at the limits of attributes gets only those there is room for: it is delivered before it is explained.
 
     Args:
         death: how it died; None if it is not dead any more, because it was retried since.
     """
-    told: dict[str, ExtensionValue] = {"deadlettersub": subscription}
+    reasons: dict[str, ExtensionValue] = {"deadlettersub": subscription}
     if death is not None:
-        told["deadletterreason"] = allowed_text(death.reason)[:_MAX_REASON]
-        told["deadletterattempts"] = death.attempts
-        told["deadletterat"] = death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    letter = _with(event, told)
+        reasons["deadletterreason"] = allowed_text(death.reason)[:_MAX_REASON]
+        reasons["deadletterattempts"] = death.attempts
+        reasons["deadletterat"] = death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    letter = _with(event, reasons)
     if _valid(letter) or not _valid(event):  # an event that was recorded under other limits gets all attributes
         return letter
-    for name, value in told.items():
+    for name, value in reasons.items():
         more = _with(event, {name: value})
         event = more if _valid(more) else event
     return event

@@ -14,7 +14,7 @@ import structlog
 from ..delivery import Lease
 from ..storage.contract.claims import ClaimedDelivery, DeliveryClaim
 from .dead_letters import DeadLetters
-from .endings import expired, set_deadlines, telling
+from .endings import expired, set_deadlines, with_extensions
 from .flight import Flight
 from .intake import Intake
 from .leases import Leases
@@ -78,7 +78,7 @@ class DeliveryStarter:
         for each in claim.unreadable:
             self._writer.submit(unreadable(Lease.of(each, claim.token), each.reason), None)
         try:
-            await self._writer.patiently(lambda: self._dead_letters.tell(left))
+            await self._writer.patiently(lambda: self._dead_letters.add_reasons(left))
         except BaseException:
             self._return(left, claim.token)
             raise
@@ -92,11 +92,11 @@ class DeliveryStarter:
 
     def _set_deadlines(self, claim: DeliveryClaim, sent: float) -> None:
         """Set when deliveries are not to begin any more, but for dead letters: those tell of what has expired, too."""
-        told = telling(claim.deliveries)
-        if not told:
+        extended = with_extensions(claim.deliveries)
+        if not extended:
             return
         letters = {id for id, outlet in self.outlets.items() if outlet.subscription.dead_letter_of is not None}
-        set_deadlines([each for each in told if each.subscription_id not in letters], claim.now, sent)
+        set_deadlines([each for each in extended if each.subscription_id not in letters], claim.now, sent)
 
     async def _fetched(self, claimed: Sequence[ClaimedDelivery], token: int) -> Sequence[ClaimedDelivery]:
         """Return the deliveries whose data has arrived; give the others back without an attempt."""

@@ -16,7 +16,7 @@ from ..policies.order import order_key
 from ..storage.contract.claims import Claim, UnreadableWork, Work
 from ..storage.contract.settlements import AttemptRecord, DeliveryRecord, Run, Settled, Turn
 from ..subscription import Matcher
-from .endings import endings, set_deadlines, telling
+from .endings import endings, set_deadlines, with_extensions
 from .flight import SUCCEEDED, Flight, to_end
 from .outlet import Outlet
 from .settlement import dead_untried, given_back, settle, unreadable
@@ -75,9 +75,9 @@ class Dispatch:
         self._waiting: asyncio.Future[None] | None = None
         self._over = False
         self._flying = 0
-        told = telling(claim.works)
-        self._expiring = bool(told) and set_deadlines(told, claim.now, sent)
-        self._assign(matcher, closed, crash_limit, endings(told, max_hops))
+        extended = with_extensions(claim.works)
+        self._expiring = bool(extended) and set_deadlines(extended, claim.now, sent)
+        self._assign(matcher, closed, crash_limit, endings(extended, max_hops))
         for each in claim.unreadable:
             self._bury(each, matcher)
 

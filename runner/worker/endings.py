@@ -11,7 +11,7 @@ from ..delivery import Rejected
 from ..event import EXPIRY, NO_EXTENSIONS, Event
 from ..tracing.causation import hops_of
 
-__all__ = ["Expired", "Perishable", "endings", "expired", "set_deadlines", "telling"]
+__all__ = ["Expired", "Perishable", "endings", "expired", "set_deadlines", "with_extensions"]
 
 
 class Perishable(Protocol):
@@ -40,7 +40,7 @@ def expired(expires_at: datetime | None) -> str:
     return f"expired{when}, undelivered"
 
 
-def telling(works: Sequence[W]) -> Sequence[W]:
+def with_extensions(works: Sequence[W]) -> Sequence[W]:
     """Return the works whose events carry extensions: only those may expire, or have hops."""
     return [work for work in works if work.event.extensions is not NO_EXTENSIONS]
 

@@ -62,7 +62,7 @@ class Worker:
         notify: Callable[[], Coroutine[Any, Any, None]],
         on_load: Callable[[], object] = lambda: None,
         tally: Tally | None = None,
-        tell: Callable[..., object] = lambda *_, **__: None,
+        notice: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
         """
         Work off `queue`.
@@ -71,9 +71,9 @@ class Worker:
             notify: notifies other instances that deliveries wait.
             on_load: called whenever the subscriptions have been read.
             tally: counts what is done.
-            tell: has a lifecycle event published (see `Lifecycle.tell()`).
+            notice: has a lifecycle event published (see `Lifecycle.notice()`).
         """
-        self._tell = tell
+        self._notice = notice
         self._paused: dict[str, bool] = {}  # of each subscription, as it was last read
         self._tally = tally = tally or Tally()
         self._notify = notify
@@ -205,7 +205,7 @@ class Worker:
             name = each.subscription.name
             if self._paused.get(name, each.paused) != each.paused:
                 change = "paused" if each.paused else "resumed"
-                self._tell(f"subscription.{change}", name, {"by": each.paused_by}, about=each.subscription)
+                self._notice(f"subscription.{change}", name, {"by": each.paused_by}, about=each.subscription)
         self._paused = {each.subscription.name: each.paused for each in registered}
         self._loaded()
 
@@ -220,7 +220,7 @@ class Worker:
             self._failure_log.note(name, record)
             if record.state is DeliveryState.DEAD:
                 data = {"seq": record.seq, "reason": record.error, "attempts": record.attempts}
-                self._tell("delivery.dead", name, data, seq=record.seq)
+                self._notice("delivery.dead", name, data, seq=record.seq)
         return self._backlog.written(records)
 
     def _written_late(self, records: Sequence[DeliveryRecord]) -> None:
@@ -239,7 +239,7 @@ class Worker:
             trip = outlet.breaker.trip(monotonic())
             data = {} if trip is None else {"trip": trip.number, "tries_in": round(trip.left.total_seconds(), 3)}
             about = outlet.subscription
-            self._tell(f"breaker.{'closed' if trip is None else 'opened'}", about.name, data, about=about)
+            self._notice(f"breaker.{'closed' if trip is None else 'opened'}", about.name, data, about=about)
             self._backlog.wake()
 
     async def _agreed(self) -> None:

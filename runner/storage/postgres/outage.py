@@ -38,7 +38,7 @@ class Outage:
             self._lost(error)
 
     def _lost(self, error: StorageError) -> None:
-        error.told = True
+        error.logged = True
         if self._since is None:
             self._since = monotonic()
             log.error("database lost", detail=str(error))

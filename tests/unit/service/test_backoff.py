@@ -28,12 +28,12 @@ class TestBackoff:
         backoff.reset()
         assert backoff.failed("loop failed", ValueError()) == 0.1
 
-    @pytest.mark.parametrize("told", [True, False])
-    def test_of_a_store_that_is_away_it_hears_what_it_does_not_know(self, told: bool) -> None:
+    @pytest.mark.parametrize("logged", [True, False])
+    def test_of_a_store_that_is_away_it_hears_what_it_does_not_know(self, logged: bool) -> None:
         backoff, error = Backoff(0.1, 2.0), StorageUnavailable("away")
-        error.told = told
+        error.logged = logged
         with structlog.testing.capture_logs() as logs:
             for _ in range(20):
                 backoff.failed("loop failed", error)
         warned = [entry["failures"] for entry in logs if entry["log_level"] == "warning"]
-        assert warned == ([] if told else [4, 8, 16])
+        assert warned == ([] if logged else [4, 8, 16])

@@ -101,7 +101,7 @@ class TestTell:
     async def test_of_a_claim_the_store_is_asked_once(self) -> None:
         queue = Queue()
         claimed = [ClaimedDelivery(seq, id, 1, False, event()) for seq in (1, 2, 3) for id in (1, 2, 3)]
-        await known(queue).tell(claimed)
+        await known(queue).add_reasons(claimed)
         assert queue.asked == [[(1, 1), (2, 1), (3, 1)]]
         for each in claimed:
             if each.subscription_id != 2:
@@ -111,7 +111,7 @@ class TestTell:
 
     async def test_without_a_dead_letter_it_is_not_asked(self) -> None:
         queue = Queue()
-        await known(queue).tell([ClaimedDelivery(1, 3, 1, False, event())])
+        await known(queue).add_reasons([ClaimedDelivery(1, 3, 1, False, event())])
         assert queue.asked == []
 
 
