@@ -57,18 +57,11 @@ class SqlSchedules(Schedules):
         return await self._ticks.fire_schedules(firings)
 
     @override
-    async def put_all(self, wanted: Sequence[Schedule], origin: str) -> None:
-        async with self._transactions.write() as connection:
-            await lock_bus(connection)  # so that instances that start together do not race
-            if await _put_all(connection, wanted, origin):
-                await bump_version(connection)
-
-    @override
     async def put_file(self, subscriptions: Sequence[Subscription], wanted: Sequence[Schedule]) -> None:
         async with self._transactions.write() as connection:
-            await lock_bus(connection)
+            await lock_bus(connection)  # so that instances that start together do not race
             changed = await put_subscriptions(connection, subscriptions, "file")
-            if await _put_all(connection, wanted, "file") or changed:
+            if await _put_file(connection, wanted) or changed:
                 await bump_version(connection)
 
     @override
@@ -129,13 +122,13 @@ class SqlSchedules(Schedules):
             return await _clock(connection)
 
 
-async def _put_all(connection: AsyncConnection, wanted: Sequence[Schedule], origin: str) -> bool:
-    """Make the active schedules of `origin` be these, under the lock of the bus; return whether that changed any."""
+async def _put_file(connection: AsyncConnection, wanted: Sequence[Schedule]) -> bool:
+    """Make the active schedules of the file be these, under the lock of the bus; return whether that changed any."""
     known = {row.name: row for row in await connection.execute(_all().with_for_update(of=schedules))}
     now = await _clock(connection)
-    changed = [await _put(connection, known.get(each.name), each, origin, now) for each in wanted]
+    changed = [await _put(connection, known.get(each.name), each, "file", now) for each in wanted]
     names = {each.name for each in wanted}
-    ours = [row for row in known.values() if row.origin == origin and row.active]
+    ours = [row for row in known.values() if row.origin == "file" and row.active]
     gone = [row.id for row in ours if row.name not in names]
     for id in gone:
         await _change(connection, id, active=False, **_STOPPED)

@@ -102,7 +102,7 @@ class TestDue(SchedulesTests):
         assert (list(due.schedules), due.next_in, due.more) == ([], None, False)
 
     async def test_the_next_one_is_known(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly(), hourly("daily", every=24 * HOUR)], "file")
+        await book.put_file((), [hourly(), hourly("daily", every=24 * HOUR)])
         due = await book.due(10)
         assert not due.schedules
         assert due.next_in is not None
@@ -111,7 +111,7 @@ class TestDue(SchedulesTests):
         assert abs(due.next_in - (next_tick - due.now)) < timedelta(milliseconds=2)
 
     async def test_what_is_due_comes_earliest_first(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly(f"s{number}", anchor=_past(number)) for number in range(5)], "file")
+        await book.put_file((), [hourly(f"s{number}", anchor=_past(number)) for number in range(5)])
         await let_pass(database, 2 * HOUR)
         due = await book.due(10)
         assert [each.standing.tick for each in due.schedules] == sorted(each.standing.tick for each in due.schedules)
@@ -123,14 +123,14 @@ class TestDue(SchedulesTests):
         assert limited.more
 
     async def test_to_look_writes_nothing(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, 2 * HOUR)
         before = await database.rows(schedules)
         await book.due(10)
         assert await database.rows(schedules) == before
 
     async def test_what_cannot_be_read_is_given_as_it_is(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, 2 * HOUR)
         await database.execute(update(schedules).values(spec=["nonsense"]))
         [each] = (await book.due(10)).schedules
@@ -141,7 +141,7 @@ class TestFire(SchedulesTests):
     async def test_occurrence_event_work_and_next_tick_are_one_write(
         self, book: Schedules, database: Database, store: Store
     ) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
         tick = each.standing.tick
@@ -157,7 +157,7 @@ class TestFire(SchedulesTests):
 
     @pytest.mark.parametrize("table", ["occurrences", "dispatch"])
     async def test_it_takes_effect_whole_or_not_at_all(self, book: Schedules, database: Database, table: str) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
         await database.rename(table, "away")
@@ -171,7 +171,7 @@ class TestFire(SchedulesTests):
     async def test_who_comes_second_finds_it_done(
         self, book: Schedules, other_book: Schedules, database: Database
     ) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         one, other = await seen(book), await seen(other_book)
         assert (await book.fire([firing(one)])).events == 1
@@ -179,7 +179,7 @@ class TestFire(SchedulesTests):
         assert await database.count(events, occurrences, dispatch) == [1, 1, 1]
 
     async def test_of_many_at_once_one_succeeds(self, database: Database, book: Schedules) -> None:
-        await book.put_all([hourly(f"s{number}") for number in range(40)], "file")
+        await book.put_file((), [hourly(f"s{number}") for number in range(40)])
         await let_pass(database, HOUR)
         books = [database.open().schedules for _ in range(4)]
 
@@ -196,7 +196,7 @@ class TestFire(SchedulesTests):
         self, book: Schedules, database: Database
     ) -> None:
         """Whatever the row of the schedule says: as after a clock that was set back, or a schedule put anew."""
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
         tick = each.standing.tick
@@ -209,7 +209,7 @@ class TestFire(SchedulesTests):
     async def test_nor_does_one_whose_event_is_recorded(
         self, book: Schedules, database: Database, store: Store
     ) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
         await store.events.append(
@@ -221,7 +221,7 @@ class TestFire(SchedulesTests):
     async def test_what_is_not_due_by_the_clock_of_the_store_is_not_published(
         self, book: Schedules, database: Database
     ) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
         await let_pass(database, -2 * HOUR)  # the clock is set back after it was read
@@ -230,26 +230,26 @@ class TestFire(SchedulesTests):
         assert await database.count(events) == [0]
 
     async def test_a_schedule_that_has_changed_since_is_not_fired(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
-        await book.put_all([hourly(event=EventTemplate(type="other"))], "file")
+        await book.put_file((), [hourly(event=EventTemplate(type="other"))])
         assert (await book.fire([firing(each)])).events == 0
         assert (await fire_due(book)).events == 1
         assert [row["type"] for row in await database.rows(events)] == ["other"]
 
     async def test_nor_one_that_was_paused_or_removed(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly("paused"), hourly("gone"), hourly("inactive")], "file")
+        await book.put_file((), [hourly("paused"), hourly("gone"), hourly("inactive")])
         await let_pass(database, HOUR)
         due = await book.due(10)
         await book.set_paused("paused", True)
         await book.remove("gone")
-        await book.put_all([hourly("paused")], "file")
+        await book.put_file((), [hourly("paused")])
         assert await book.fire([firing(each) for each in due.schedules]) == Fired(frozenset(), 0)
         assert not (await book.due(10)).schedules
 
     async def test_several_ticks_go_in_order(self, book: Schedules, database: Database, store: Store) -> None:
-        await book.put_all([hourly(catch_up="all")], "file")
+        await book.put_file((), [hourly(catch_up="all")])
         await let_pass(database, 5 * HOUR)
         fired = await fire_due(book)
         assert fired.events == 5
@@ -259,7 +259,7 @@ class TestFire(SchedulesTests):
         assert (await book.one("hourly")).last_tick == times[-1]
 
     async def test_a_thousand_cost_a_few_statements(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly(f"s{number}") for number in range(1000)], "file")
+        await book.put_file((), [hourly(f"s{number}") for number in range(1000)])
         await let_pass(database, HOUR)
         statements = 0
         while (due := await book.due(500)).schedules:
@@ -270,12 +270,12 @@ class TestFire(SchedulesTests):
 
     async def test_of_ten_thousand_only_those_that_are_due_are_read(self, book: Schedules, database: Database) -> None:
         far = [hourly(f"far{number}", every=9000 * HOUR) for number in range(2000)]
-        await book.put_all([*far, hourly()], "file")
+        await book.put_file((), [*far, hourly()])
         await let_pass(database, HOUR)
         assert [each.name for each in (await book.due(500)).schedules] == ["hourly"]
 
     async def test_occurrences_are_forgotten_behind_the_window(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         for _ in range(6):
             await let_pass(database, HOUR)
             each = await seen(book)
@@ -284,7 +284,7 @@ class TestFire(SchedulesTests):
         assert len(rows) == 3
 
     async def test_an_end(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, HOUR)
         each = await seen(book)
         await book.fire([firing(each, tick=None, look_at=None)])
@@ -296,7 +296,7 @@ class TestFire(SchedulesTests):
 class TestConnections(SchedulesTests):
     async def test_ticks_wait_for_no_connection_of_others(self, store: Store) -> None:
         """The reads of people and the heartbeat have the engine's; ticks have those of the claims."""
-        await store.schedules.put_all([hourly()], "file")
+        await store.schedules.put_file((), [hourly()])
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(store.engine.pool.size()):  # type: ignore[attr-defined]  # of this kind of pool
                 await stack.enter_async_context(store.engine.connect())
@@ -308,7 +308,7 @@ class TestBusy(SchedulesTests):
     """Whether the last occurrence has ended, where that matters."""
 
     async def fired(self, book: Schedules, database: Database, overlap: Any) -> None:
-        await book.put_all([hourly(overlap=overlap)], "file")
+        await book.put_file((), [hourly(overlap=overlap)])
         await let_pass(database, HOUR)
         assert (await fire_due(book)).events == 1
         await let_pass(database, HOUR)
@@ -356,7 +356,7 @@ class TestBusy(SchedulesTests):
 class TestPutAll(SchedulesTests):
     async def test_a_new_one_begins_at_its_next_tick(self, book: Schedules) -> None:
         now = await book.now()
-        await book.put_all([hourly(jitter=10 * MINUTE)], "file")
+        await book.put_file((), [hourly(jitter=10 * MINUTE)])
         view = await book.one("hourly")
         assert view.schedule == hourly(jitter=10 * MINUTE)
         assert view.tick in (hourly().after(now), hourly().after(await book.now()))
@@ -365,24 +365,24 @@ class TestPutAll(SchedulesTests):
         assert (view.origin, view.state, view.last_tick, view.missed) == ("file", "active", None, 0)
 
     async def test_what_has_not_changed_is_not_written(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly(), hourly("other")], "file")
+        await book.put_file((), [hourly(), hourly("other")])
         before = await database.rows(schedules), await database.rows(bus)
-        await book.put_all([hourly("other"), hourly()], "file")
+        await book.put_file((), [hourly("other"), hourly()])
         assert (await database.rows(schedules), await database.rows(bus)) == before
 
     async def test_what_is_late_stays_late(self, book: Schedules, database: Database) -> None:
         """A runner that starts again catches up with what it missed."""
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await let_pass(database, 3 * HOUR)
         late = (await book.one("hourly")).tick
-        await book.put_all([hourly()], "file")
-        await book.put_all([hourly(event=EventTemplate(type="other"), catch_up="all")], "file")
+        await book.put_file((), [hourly()])
+        await book.put_file((), [hourly(event=EventTemplate(type="other"), catch_up="all")])
         assert (await book.one("hourly")).tick == late
 
     async def test_one_with_other_times_replaces_the_old_one(self, book: Schedules) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         id = (await book.one("hourly")).id
-        await book.put_all([hourly(every=24 * HOUR)], "file")
+        await book.put_file((), [hourly(every=24 * HOUR)])
         view = await book.one("hourly")
         assert view.id == id
         assert view.tick == hourly(every=24 * HOUR).after(await book.now())
@@ -390,10 +390,10 @@ class TestPutAll(SchedulesTests):
     async def test_and_publishes_no_tick_twice(self, book: Schedules, database: Database) -> None:
         """The old and the new file side by side, each put again and again: every instance starts a few times."""
         old, new = hourly(catch_up="all"), hourly(every=HOUR / 2, catch_up="all")
-        await book.put_all([old], "file")
+        await book.put_file((), [old])
         for each in (old, new, old, old, new, new, old):
             await let_pass(database, HOUR)
-            await book.put_all([each], "file")
+            await book.put_file((), [each])
             while (await book.due(1)).schedules:
                 await fire_due(book)
         assert len(set(await published(database))) == len(await database.rows(events))
@@ -401,26 +401,26 @@ class TestPutAll(SchedulesTests):
         assert len({row["tick"] for row in rows}) == len(rows)
 
     async def test_one_that_is_no_longer_given_stops(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly(), hourly("gone")], "file")
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly(), hourly("gone")])
+        await book.put_file((), [hourly()])
         view = await book.one("gone")
         assert (view.state, view.tick, view.due_at) == ("inactive", None, None)
         await let_pass(database, 2 * HOUR)
         assert [each.name for each in (await book.due(10)).schedules] == ["hourly"]
 
     async def test_one_that_comes_back_begins_anew(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly()], "file")
-        await book.put_all([], "file")
+        await book.put_file((), [hourly()])
+        await book.put_file((), [])
         await let_pass(database, 5 * HOUR)
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         view = await book.one("hourly")
         assert view.state == "active"
         assert view.tick == hourly().after(await book.now())
 
     async def test_each_origin_has_its_own(self, book: Schedules) -> None:
         await book.put(hourly("mine"), "api")
-        await book.put_all([hourly()], "file")
-        await book.put_all([], "file")
+        await book.put_file((), [hourly()])
+        await book.put_file((), [])
         assert [(view.schedule.name, view.state) for view in await book.all()] == [
             ("hourly", "inactive"),
             ("mine", "active"),
@@ -428,13 +428,13 @@ class TestPutAll(SchedulesTests):
 
     async def test_a_file_takes_over_the_one_of_the_api(self, book: Schedules) -> None:
         await book.put(hourly(), "api")
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         assert (await book.one("hourly")).origin == "file"
 
     async def test_a_pause_survives_a_change(self, book: Schedules) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         await book.set_paused("hourly", True, "me@here")
-        await book.put_all([hourly(every=2 * HOUR)], "file")
+        await book.put_file((), [hourly(every=2 * HOUR)])
         view = await book.one("hourly")
         assert (view.state, view.paused_by, view.tick, view.due_at) == ("paused", "me@here", None, None)
         await book.set_paused("hourly", False)
@@ -442,7 +442,7 @@ class TestPutAll(SchedulesTests):
 
     async def test_instances_that_start_together_do_not_race(self, database: Database) -> None:
         books = [database.open().schedules for _ in range(4)]
-        await asyncio.gather(*[book.put_all([hourly(), hourly("other")], "file") for book in books])
+        await asyncio.gather(*[book.put_file((), [hourly(), hourly("other")]) for book in books])
         assert len(await database.rows(schedules)) == 2
 
     async def test_every_change_is_seen_in_the_version(self, book: Schedules, store: Store) -> None:
@@ -455,9 +455,9 @@ class TestPutAll(SchedulesTests):
             versions.append(await version())
             return versions[-1] > versions[-2]
 
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         assert await changed()
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         assert not await changed()
         await book.set_paused("hourly", True)
         assert await changed()
@@ -471,19 +471,19 @@ class TestPutAll(SchedulesTests):
         assert not await changed()
         await book.remove("mine")
         assert await changed()
-        await book.put_all([], "file")
+        await book.put_file((), [])
         assert await changed()
 
 
 class TestOne(SchedulesTests):
     async def test_one_of_the_file_is_not_replaced_by_hand(self, book: Schedules) -> None:
-        await book.put_all([hourly()], "file")
+        await book.put_file((), [hourly()])
         with pytest.raises(StateConflict, match="schedule hourly is in the file; change it there"):
             await book.put(hourly(every=2 * HOUR), "api")
 
     async def test_one_that_is_in_no_file_any_more_may_be(self, book: Schedules) -> None:
-        await book.put_all([hourly()], "file")
-        await book.put_all([], "file")
+        await book.put_file((), [hourly()])
+        await book.put_file((), [])
         assert (await book.put(hourly(), "api")).changed
         assert (await book.one("hourly")).origin == "api"
 
@@ -521,12 +521,12 @@ class TestOne(SchedulesTests):
             await getattr(book, call)(*arguments)
 
     async def test_one_that_cannot_be_read_does_not_hide_the_others(self, book: Schedules, database: Database) -> None:
-        await book.put_all([hourly(), hourly("broken")], "file")
+        await book.put_file((), [hourly(), hourly("broken")])
         await database.execute(update(schedules).where(schedules.c.name == "broken").values(spec={"every": "x"}))
         assert [view.schedule.name for view in await book.all()] == ["hourly"]
         with pytest.raises(StateConflict, match="'broken' cannot be read"):
             await book.one("broken")
-        await book.put_all([hourly(), hourly("broken")], "file")
+        await book.put_file((), [hourly(), hourly("broken")])
         assert (await book.one("broken")).state == "active"
 
 

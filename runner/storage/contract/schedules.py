@@ -179,20 +179,14 @@ class Schedules(Protocol):
         event that is recorded already is not recorded again.
         """
 
-    async def put_all(self, schedules: Sequence[Schedule], origin: str) -> None:
-        """
-        Make the active schedules of `origin` be exactly these.
-
-        A name keeps its id, its history and its pause over any change. One that has not changed goes on where it was;
-        one with other times begins at the first tick after now, or after what the old one was late for. One that is no
-        longer given stops. Nothing is written when nothing changed.
-        """
-
     async def put_file(self, subscriptions: Sequence[Subscription], schedules: Sequence[Schedule]) -> None:
         """
         Make the active subscriptions and schedules of the origin `file` be exactly these, both or neither.
 
-        As `Registry.put_subscriptions()` and `put_all()` do it.
+        Subscriptions are put as by `Registry.put_subscriptions()`. A schedule keeps its id, its history and its pause
+        over any change. One that has not changed goes on where it was; one with other times begins at the first tick
+        after now, or after what the old one was late for. One that is no longer given stops. Nothing is written when
+        nothing changed.
         """
 
     async def put(self, schedule: Schedule, origin: str, check: Check = unchecked) -> PutSchedule:
