@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import orjson
@@ -97,7 +97,9 @@ def _tags(call: Call, header: str) -> frozenset[str] | None:
     return frozenset(each.strip() for line in lines for each in line.split(",")) if lines else None
 
 
-def _pausing(paused: bool, operations_of: Callable[[Operations], Pausing]) -> Callable[[Call], Any]:
+def _pausing(
+    paused: bool, operations_of: Callable[[Operations], Pausing]
+) -> Callable[[Call], Awaitable[dict[str, Any]]]:
     async def change(call: Call) -> dict[str, Any]:
         name = call.path["name"]
         changed = await operations_of(call.operations).set_paused(name, paused, call.caller.name)

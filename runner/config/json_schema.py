@@ -14,7 +14,8 @@ from typing_extensions import override
 from .duration import format_duration
 from .kinds import SINKS
 from .schedules import ScheduleEntry
-from .schema import Config, SubscriptionEntry
+from .schema import Config
+from .subscriptions import SubscriptionEntry
 from .written import Own
 
 __all__ = ["json_schema", "written_schemas"]

@@ -21,7 +21,7 @@ from .messages import describe, narrowed
 from .plugin import Plugin, PluginField
 from .retry import Retry
 from .schedules import Moment, ScheduleEntry
-from .schema import SubscriptionEntry
+from .subscriptions import SubscriptionEntry
 
 __all__ = ["Defaults", "Own", "Written", "read_options", "read_schedule", "read_subscription"]
 

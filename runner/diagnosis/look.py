@@ -25,14 +25,14 @@ async def look(storage: Storage) -> Snapshot:
     overview, records = storage.overview, storage.records
     queue = await overview.queue()
     return snapshot(
-        queue,
-        await overview.undispatched(_MATCHED) if queue.queued else (),
-        await records.instances(),
-        await overview.subscribed(),
-        await overview.loads(),
-        await overview.recent(),
-        await storage.throughput.read(MINUTES),
-        await overview.recorded(_MATCHED),
+        queue=queue,
+        undispatched=await overview.undispatched(_MATCHED) if queue.queued else (),
+        instances=await records.instances(),
+        known=await overview.subscribed(),
+        loads=await overview.loads(),
+        recent=await overview.recent(),
+        throughput=await storage.throughput.read(MINUTES),
+        recorded=await overview.recorded(_MATCHED),
     )
 
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from runner.builder import nats_subjects
 from runner.config import Config, Secret, advice, dump, load_config
+from runner.config.api import Api
 from runner.config.dsn import Dsn
 from runner.config.json_schema import json_schema
 from runner.config.plugin import Plugin
-from runner.config.schema import Api
 from runner.errors import ConfigError
 from runner.policies.breaker import BreakerPolicy
 from runner.policies.retry import RetryPolicy
