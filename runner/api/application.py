@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Route, Router
 
+from ..service.vitals import Phase
 from . import (
     audit_records,
     delivery_records,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from ..service.vitals import Vitals
     from .surface import Surface
 
 __all__ = ["create"]
@@ -57,16 +59,17 @@ def create(surface: Surface, pages: Sequence[BaseRoute] = ()) -> ASGIApp:
         *openapi.routes(surface, ENDPOINTS),
         *pages,
     ]
-    inner = ProblemAnswers(Router(routes, redirect_slashes=False), routes)
+    inner = ProblemAnswers(Router(routes, redirect_slashes=False), routes, surface.vitals)
     return RootPath(HostGuard(inner, surface.options), surface.options.root_path)
 
 
 class ProblemAnswers:
     """Answer every error as a problem; the text of an unexpected one may carry a payload, and is not shown."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], vitals: Vitals) -> None:
         self._app = app
         self._routes = routes
+        self._vitals = vitals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -89,7 +92,7 @@ class ProblemAnswers:
         except ClientGone:
             return  # the client is gone
         except Exception as error:
-            problem = problem_of(error)
+            problem = problem_of(error, starting=self._vitals.phase is Phase.STARTING)
             if isinstance(error, HTTPException) and error.status_code == 405:
                 # of all routes of the path, not of the first alone
                 problem.headers = {"allow": ", ".join(self._methods(scope))}

@@ -93,10 +93,18 @@ class Problem(Exception):
         }
 
 
-def problem_of(error: Exception) -> Problem:
-    """Return the problem of an error; the text of an error that is not this package's is not shown."""
+def problem_of(error: Exception, *, starting: bool = False) -> Problem:
+    """
+    Return the problem of an error; the text of an error that is not this package's is not shown.
+
+    Args:
+        starting: whether the process still starts, and so may not have made its tables yet.
+    """
     if isinstance(error, Problem):
         return error
+    if starting and isinstance(error, StorageError):
+        detail = "the process still starts, and its tables may not be there yet; the same again is safe"
+        return Problem(503, "store-unavailable", detail, headers={"retry-after": _RETRY_AFTER})
     if isinstance(error, HTTPException):
         name = _NAMES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         return Problem(error.status_code, name, headers=error.headers)

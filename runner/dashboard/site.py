@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from ..api.bodies import Bodies, ClientGone
 from ..api.problems import Problem, problem_of
+from ..service.vitals import Phase
 from . import (
     audit,
     deliveries,
@@ -234,7 +235,7 @@ class Site:
         return RedirectResponse(urls("login", next=after), 303, headers=HEADERS)
 
     def _fault(self, request: Request, error: Exception) -> Response:
-        problem = problem_of(error)
+        problem = problem_of(error, starting=self._surface.vitals.phase is Phase.STARTING)
         if problem.status == 500:
             log.error("request failed", path=request.url.path, error=type(error).__name__)
         urls = Urls(_root(request))

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from runner import ConfigError, Event, Runner, load
 from runner.errors import ListenError
+from runner.runtime.place import take_place
 from tests.support.eventually import eventually
 from tests.support.http import Answer, ask
 
@@ -172,6 +174,35 @@ class TestAddress:
 
 
 class TestAnswers:
+    @pytest.mark.parametrize("store", ["sqlite", "postgres"])
+    async def test_what_comes_before_the_tables_are_made_may_come_again(
+        self, store: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dsn = f"sqlite:///{tmp_path}/new.db" if store == "sqlite" else request.getfixturevalue("postgres_dsn")
+        go_on = asyncio.Event()
+
+        async def late(*given: Any) -> None:
+            await go_on.wait()
+            await take_place(*given)
+
+        monkeypatch.setattr("runner.runtime.runner.take_place", late)
+        runner = load(Bus(tmp_path, dsn).write(API))
+        starting = asyncio.create_task(runner.start())
+        await eventually(lambda: runner.addresses)
+        for path in ("/events", "/deliveries", "/subscriptions", "/status", "/dashboard/events"):
+            answer = await get(runner, path)
+            assert (path, answer.status) == (path, 503)
+        head = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "a"}
+        publish = partial(ask, runner.addresses[0], "/events", method="POST", headers=head)
+        answer = await asyncio.to_thread(publish)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json["type"] == "urn:runner:problem:store-unavailable"
+        go_on.set()
+        await starting
+        assert (await asyncio.to_thread(publish)).status == 202
+        assert (await get(runner, "/events")).status == 200
+        await runner.stop()
+
     async def test_what_is_not_there_is_a_problem(self, lite: Bus) -> None:
         async with serving(lite) as runner:
             answer = await get(runner, "/nowhere")
