@@ -50,10 +50,11 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# First what may run side by side, then what measures time. Exit code 5: the half has none of the tests asked for.
+# First what may run side by side, then what measures time. Four processes on any machine: most tests wait for a server.
+# Exit code 5: the half has none of the tests asked for.
 # A debugger needs one process: PYTEST='-n0 --pdb'.
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest -m 'not chaos and not alone and not wheel and not openapi' --numprocesses logical --maxprocesses 4 --dist worksteal $(PYTEST); \
+	@$(BIN)/python -m pytest -m 'not chaos and not alone and not wheel and not openapi' --numprocesses 4 --dist worksteal $(PYTEST); \
 		first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
 		$(BIN)/python -m pytest -m 'alone or chaos_short' $(PYTEST); \
 		second=$$?; [ $$second -ne 5 ] || exit $$first; exit $$second

@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-report", default="", metavar="PAGE", help="write what the cases saw into this page")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the documents, which take longest: at the end, the other processes would wait for them."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/acceptance/test_documents.py"))
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_comes() -> None:
     """Undo what a test before this one configured: a runner it started, say."""

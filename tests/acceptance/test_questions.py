@@ -29,7 +29,7 @@ sinks:
 subscriptions:
   - {{name: crm, types: ["order.*"], filter: {{prefix: {{subject: eu/}}}}, sink: crm,
      retry: {{schedule: [10ms, 10ms, 1h]}}, breaker: {{failures: 3, pause: 1h, max_pause: 1h}}}}
-  - {{name: search, types: ["order.*"], filter: {{exact: {{subject: eu/1}}}}, sink: search}}
+  - {{name: search, types: ["order.*"], filter: {{exact: {{subject: eu/1}}}}, sink: search, timeout: 1h}}
   - {{name: mail, types: ["order.*"], sink: mail, rate: 30/m}}
   - {{name: audit, types: ["order.*"], sink: mail}}
 """

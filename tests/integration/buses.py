@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -167,6 +169,10 @@ async def crash(before: set[asyncio.Task[Any]]) -> None:
     finally:
         asyncio._set_running_loop(loop)
     await asyncio.wait(tasks, timeout=5)
+    tasks.clear()
+    with warnings.catch_warnings():  # a connection that was just being made is closed by the kernel, if a process dies
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class BusTests:
