@@ -27,7 +27,7 @@ async def dry_run(surface: Surface, publications: Sequence[Publication], *, whol
         EventError: a publish would be refused.
     """
     surface.bus.check(publications)
-    known = [(each, active) for each, active, _ in await surface.storage.records.registered()]
+    known = await surface.storage.records.registered()
     return [_verdict(each, prospects(each.event, known), whole=whole) for each in publications]
 
 

@@ -22,7 +22,7 @@ from ..operations.shapes import instance_json, receipt_json, schedule_json, subs
 from ..operations.subscriptions import MADE
 from ..service.uri import check_references
 from ..storage.contract.corrections import ReplayQuery
-from ..storage.contract.registry import Registered
+from ..storage.contract.records import SubscriptionView
 from . import definitions
 from .endpoints import Call, Endpoint, flag, limit, past, rate, text
 from .problems import Problem
@@ -34,7 +34,7 @@ _SUBSCRIPTION, _SCHEDULE = "/subscriptions/{name}", "/schedules/{name}"
 
 async def _subscriptions(call: Call) -> dict[str, Any]:
     known = await call.surface.storage.records.registered()
-    return {"items": [subscription_json(*each) for each in known], "next": None}
+    return {"items": [subscription_json(each) for each in known], "next": None}
 
 
 async def _subscription(call: Call) -> Response:
@@ -50,8 +50,8 @@ async def _put_subscription(call: Call) -> Response:
     made = {each.name for each in own if each.dead_letter_of is None}
     _check_room(call, name, made, "subscriptions")
     put = await subscriptions.put(name, body, precondition=_precondition(call))
-    _, active, waiting = await call.surface.storage.records.subscription(name)
-    content = subscription_json(put.registered, active, waiting) | {"changed": put.changed}
+    view = await call.surface.storage.records.subscription(name)
+    content = subscription_json(view._replace(registered=put.registered)) | {"changed": put.changed}
     return _answer(content, subscription_tag(put.registered), 201 if put.created else 200)
 
 
@@ -65,8 +65,8 @@ def _check_room(call: Call, name: str, made: Collection[str], what: str) -> None
 
 async def _remove_subscription(call: Call) -> dict[str, Any]:
     name = call.path["name"]
-    registered, active, _ = await call.surface.storage.records.subscription(name)
-    file = {name} if registered.origin == "file" and active else set[str]()
+    view = await call.surface.storage.records.subscription(name)
+    file = {name} if view.registered.origin == "file" and view.active else set[str]()
     remove = call.operations.subscriptions.remove
     return {"name": name, "removed": True, "cancelled": await remove(name, file=file, precondition=_precondition(call))}
 
@@ -76,8 +76,8 @@ def _named(body: Mapping[str, Any]) -> list[str]:
     return [each for each in (body.get("sink"), body.get("dead_letter")) if isinstance(each, str)]
 
 
-def _tagged(view: tuple[Registered, bool, Mapping[str, int]]) -> Response:
-    return _answer(subscription_json(*view), subscription_tag(view[0]))
+def _tagged(view: SubscriptionView) -> Response:
+    return _answer(subscription_json(view), subscription_tag(view.registered))
 
 
 def _answer(content: dict[str, Any], tag: str, status: int = 200) -> Response:

@@ -15,13 +15,13 @@ from .options import DURATION, MOMENT, config_option, content_of, dry_run_option
 from .output import OutputClosed, drop_output, moment, print_json, print_line, progress, tell, tell_unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ..config import Config
     from ..event import Event
     from ..operations import Operations
     from ..operations.transfer import Transfer
-    from ..storage.contract.registry import Registered
+    from ..storage.contract.records import SubscriptionView
     from ..subscription import Matcher
 
 __all__ = ["publish", "publish_file"]
@@ -248,14 +248,14 @@ async def _try_one(config: Config, event: Event, when: _When, as_json: bool) -> 
         print_line(f"{each.subscription}: {each}")
 
 
-async def _registered(config: Config) -> list[tuple[Registered, bool]]:
+async def _registered(config: Config) -> Sequence[SubscriptionView]:
     """Return the subscriptions in the store; none if it cannot be reached, because a dry run needs no store."""
     from ..builder import open_storage
     from ..errors import SchemaMismatch, StorageUnavailable
 
     try:
         async with open_storage(config, writes=False) as storage:
-            return [(each, active) for each, active, _ in await storage.records.registered()]
+            return await storage.records.registered()
     except SchemaMismatch:
         return []
     except StorageUnavailable as error:

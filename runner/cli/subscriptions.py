@@ -176,23 +176,23 @@ async def _list(config: Config, as_json: bool) -> None:
         seen = await look(storage)
     judged = {each.name: each for each in seen.subscriptions}
     rows = []
-    for registered, active, open_deliveries in known:
-        name = registered.subscription.name
+    for view in known:
+        registered, name = view.registered, view.registered.subscription.name
         each = judged.get(name)  # None if it was made just now
         queued = each.undispatched if each else 0
         if as_json:
             more = {"queued": queued, "served": each.served if each else None}
-            print_json(subscription_json(registered, active, open_deliveries) | more)
+            print_json(subscription_json(view) | more)
             continue
-        unserved = "nobody serves it" if each and active and each.served is False else "active"
+        unserved = "nobody serves it" if each and view.active and each.served is False else "active"
         rows.append(
             (
                 name,
-                hold_of(registered, active) or unserved,
+                hold_of(registered, view.active) or unserved,
                 _wanted(registered.subscription),
                 registered.subscription.sink,
                 registered.origin,
-                counts({**open_deliveries, "queued": queued}),
+                counts({**view.deliveries, "queued": queued}),
             )
         )
     if as_json:
@@ -208,12 +208,12 @@ async def _show(config: Config, name: str, as_json: bool) -> None:
     from .output import duration, print_fields, print_json
 
     async with open_storage(config, writes=False) as storage:
-        found = await storage.records.subscription(name)
-    fields = subscription_json(*found)
+        view = await storage.records.subscription(name)
+    fields = subscription_json(view)
     if as_json:
         print_json(fields)
         return
-    subscription = found[0].subscription
+    subscription = view.registered.subscription
     if fields["breaker_left"] is not None:
         fields["breaker_left"] = timedelta(seconds=ceil(fields["breaker_left"]))
     policies = _flat("retry", subscription.retry, fields) | _flat("breaker", subscription.breaker, fields)

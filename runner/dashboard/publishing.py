@@ -53,7 +53,7 @@ async def _ask(act: Act) -> Question:
         raise bad_parameter("type", "expected the type of the event, such as order.created")
     publication, surface = _publication(act), act.view.surface
     surface.bus.check([publication])
-    known = [(each, active) for each, active, _ in await surface.storage.records.registered()]
+    known = await surface.storage.records.registered()
     names = [each.subscription for each in prospects(publication.event, known) if each.failing is None]
     who = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     get = f"{len(names)} {'subscription gets' if len(names) == 1 else 'subscriptions get'} it: {who}"

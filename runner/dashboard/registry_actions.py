@@ -32,8 +32,8 @@ def _schedule(act: Act) -> str:
 
 def _pausing(paused: bool) -> tuple[Callable[[Act], Awaitable[Question]], Callable[[Act], Awaitable[Outcome]]]:
     async def ask(act: Act) -> Question:
-        _, _, counts = await act.view.surface.operations.records.subscription(_name(act))
-        waiting = deliveries(counts.get("pending", 0))
+        view = await act.view.surface.operations.records.subscription(_name(act))
+        waiting = deliveries(view.deliveries.get("pending", 0))
         text = (
             f"Nothing more is delivered to {_name(act)} until it is resumed. {waiting} of it wait now."
             if paused

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..event import Event
+from ..storage.contract.records import SubscriptionView
 from ..storage.contract.registry import Registered
 from ..subscription import Subscription
 from .matching import Clause, mismatch
@@ -36,18 +37,17 @@ class Prospect:
         return "yes" if self.held is None else f"yes, later: {self.held}"
 
 
-def prospects(
-    event: Event, known: Sequence[tuple[Registered, bool]], file: Sequence[Subscription] = ()
-) -> list[Prospect]:
+def prospects(event: Event, known: Sequence[SubscriptionView], file: Sequence[Subscription] = ()) -> list[Prospect]:
     """
     Return a prospect for each subscription that takes events, in the order of their names.
 
     Args:
-        known: those in the store, and whether each is active.
+        known: those in the store.
         file: those of a file, which may be newer than the store.
     """
-    held = {each.subscription.name: _held(each) for each, _ in known}
-    current = {each.subscription.name: each.subscription for each, active in known if active}
+    held = {each.registered.subscription.name: _held(each.registered) for each in known}
+    active = [each.registered.subscription for each in known if each.active]
+    current = {each.name: each for each in active}
     current |= {each.name: each for each in file}
     return [
         Prospect(name, failing := mismatch(subscription, event), held.get(name) if failing is None else None)

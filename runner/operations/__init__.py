@@ -268,7 +268,9 @@ class Operations:
     async def holds(self) -> Mapping[str, str]:
         """Return, by name, the reason why each held subscription is not delivered to."""
         known = await self.records.registered()
-        return {each.subscription.name: hold for each, active, _ in known if (hold := hold_of(each, active))}
+        return {
+            each.registered.subscription.name: hold for each in known if (hold := hold_of(each.registered, each.active))
+        }
 
     async def query(self, query: DeliveryQuery, *, event: str | None = None) -> DeliveryQuery:
         """

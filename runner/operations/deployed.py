@@ -22,7 +22,8 @@ async def deployed_difference(config: Config, storage: Storage) -> list[Change]:
     """
     wanted = config.to_subscriptions()
     companions = [each for subscription in wanted if (each := subscription.for_dead_letters()) is not None]
-    known = [each for each, active, _ in await storage.records.registered() if active and each.origin == "file"]
+    registered = [each.registered for each in await storage.records.registered() if each.active]
+    known = [each for each in registered if each.origin == "file"]
     views = [each for each in await storage.schedules.all() if each.active and each.origin == "file"]
     return [
         *_changes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from orjson import Fragment
@@ -13,8 +12,7 @@ from ..policies.schedule import Schedule
 from ..storage.contract.audit import ActionView
 from ..storage.contract.corrections import Rescheduled
 from ..storage.contract.events import Receipt
-from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView
-from ..storage.contract.registry import Registered
+from ..storage.contract.records import AttemptView, DeliveryView, EventView, InstanceView, SubscriptionView
 from ..storage.contract.schedules import ScheduleView
 from ..subscription import Destination
 
@@ -73,11 +71,12 @@ def attempt_json(view: AttemptView) -> dict[str, Any]:
     }
 
 
-def subscription_json(registered: Registered, active: bool, open_deliveries: Mapping[str, int]) -> dict[str, Any]:
+def subscription_json(view: SubscriptionView) -> dict[str, Any]:
     """Return a subscription; `deliveries` counts those that are not delivered, by state."""
+    registered = view.registered
     return {
         "name": registered.subscription.name,
-        "active": active,
+        "active": view.active,
         "paused": registered.paused,
         "paused_at": registered.paused_at,
         "paused_by": registered.paused_by,
@@ -87,7 +86,7 @@ def subscription_json(registered: Registered, active: bool, open_deliveries: Map
         "destination": _destination(registered.subscription.destination),
         "expires_at": registered.subscription.expires_at,
         **_breaker(registered.breaker),
-        "deliveries": dict(open_deliveries),
+        "deliveries": dict(view.deliveries),
     }
 
 

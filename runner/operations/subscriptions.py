@@ -201,12 +201,12 @@ class SubscriptionOperations:
         """Remove the subscriptions that expired so long ago, with what waits for them; return how many."""
         by_itself = SubscriptionOperations(self._storage, self._announce, AuditLog(self._storage, "runner"), None)
         number = 0
-        for registered, _, _ in await self._storage.records.registered():
-            name, left = registered.subscription.name, registered.expires_in
+        for view in await self._storage.records.registered():
+            name, left = view.registered.subscription.name, view.registered.expires_in
             if left is None or left > -after:
                 continue
             # Only in the state that was read: one that was put again has a later end. Another instance may be first.
-            seen = Precondition(frozenset({subscription_tag(registered)}))
+            seen = Precondition(frozenset({subscription_tag(view.registered)}))
             with contextlib.suppress(NotFound, ChangedMeanwhile):
                 await by_itself.remove(name, force=True, precondition=seen)
                 log.info("expired subscription removed", subscription=name)
@@ -237,8 +237,8 @@ class SubscriptionOperations:
 
     async def _reseal(self, *, dry_run: bool, advance: Callable[[int], object]) -> Resealed:
         resealed, current, failed = 0, 0, dict[str, str]()
-        for registered, _, _ in await self._storage.records.registered():
-            known = registered.subscription
+        for view in await self._storage.records.registered():
+            known = view.registered.subscription
             if known.destination is None or known.destination.sealed is None:
                 continue
             if self._keeper.keyring.is_current(known.destination.sealed):
@@ -266,16 +266,16 @@ class SubscriptionOperations:
         self, name: str, file: Collection[str], precondition: Precondition, *, force: bool
     ) -> None:
         """Raise the error that forbids the removal of a subscription."""
-        registered, active, _ = await self._storage.records.subscription(name)
-        precondition.check_subscription(registered)
-        subscription = registered.subscription
+        view = await self._storage.records.subscription(name)
+        precondition.check_subscription(view.registered)
+        subscription = view.registered.subscription
         if (whole := subscription.dead_letter_of) is not None:
             raise StateConflict(f"{name} delivers the dead letters of {whole}, and is removed with it: remove {whole}")
-        if force or registered.origin == f"{MADE}{name}":
+        if force or view.registered.origin == f"{MADE}{name}":
             return
         if name in file:
             raise StateConflict(f"{name} is in the file, and would come back with it; take it out there first")
-        for each in await self._storage.records.instances() if active else ():
+        for each in await self._storage.records.instances() if view.active else ():
             if each.alive and subscription.sink in (each.sinks or ()):
                 raise StateConflict(
                     f"{name} is served by process {each.instance.pid} on {each.instance.host}; "

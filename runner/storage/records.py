@@ -33,9 +33,10 @@ from .contract.records import (
     FoundDeliveries,
     InstanceView,
     Records,
+    SubscriptionView,
     TraceView,
 )
-from .contract.registry import Configuration, Instance, Registered, StrategyHealth
+from .contract.registry import Configuration, Instance, StrategyHealth
 from .delivery_views import delivery_pages, delivery_view, delivery_views, list_deliveries
 from .event_search import event_pages, with_data
 from .event_views import event_views, find_event
@@ -177,19 +178,22 @@ class SqlRecords(Records):
         return made
 
     @override
-    async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
+    async def registered(self) -> Sequence[SubscriptionView]:
         async with self._transactions.read() as connection:
             counts = await _unfinished(connection)
             rows = await fetch(connection, select(subscriptions, Now().label("now")).order_by(subscriptions.c.id))
-        return [(each, row.active and not each.expired, counts.get(row.id, {})) for row, each in readable(rows)]
+        return [
+            SubscriptionView(each, row.active and not each.expired, counts.get(row.id, {}))
+            for row, each in readable(rows)
+        ]
 
     @override
-    async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
+    async def subscription(self, name: str) -> SubscriptionView:
         async with self._transactions.read() as connection:
             row = await named(connection, name)
             counts = await _unfinished(connection, deliveries.c.subscription_id == row.id)
         found = compilable(row)
-        return found, row.active and not found.expired, counts.get(row.id, {})
+        return SubscriptionView(found, row.active and not found.expired, counts.get(row.id, {}))
 
     @override
     async def instances(self) -> Sequence[InstanceView]:

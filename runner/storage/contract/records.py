@@ -21,6 +21,7 @@ __all__ = [
     "FoundDeliveries",
     "InstanceView",
     "Records",
+    "SubscriptionView",
     "TraceView",
 ]
 
@@ -65,6 +66,14 @@ class AttemptView:
     status: int | None
     error: str | None
     excerpt: str | None
+
+
+class SubscriptionView(NamedTuple):
+    """One subscription, whether it is active, and its open and dead deliveries by state."""
+
+    registered: Registered
+    active: bool
+    deliveries: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +252,15 @@ class Records(Protocol):
     async def attempts(self, seq: int, names: Sequence[str]) -> Mapping[str, Sequence[AttemptView]]:
         """Return the attempts to deliver an event to each of these subscriptions, in order."""
 
-    async def registered(self) -> Sequence[tuple[Registered, bool, Mapping[str, int]]]:
+    async def registered(self) -> Sequence[SubscriptionView]:
         """
-        Return every subscription ever known, whether it is active, and its open and dead deliveries, by state.
+        Return every subscription ever known.
 
-        Cancelled ones are not counted: no index finds them, and this is asked every few seconds.
+        Cancelled deliveries are not counted: no index finds them, and this is asked every few seconds.
         """
 
-    async def subscription(self, name: str) -> tuple[Registered, bool, Mapping[str, int]]:
-        """Return one subscription in the same way. Raise `NotFound`, with the existing names."""
+    async def subscription(self, name: str) -> SubscriptionView:
+        """Return one subscription. Raise `NotFound`, with the existing names."""
 
     async def instances(self) -> Sequence[InstanceView]:
         """Return the processes that reported, the latest first."""
