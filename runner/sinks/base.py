@@ -49,13 +49,19 @@ class EventSink(Sink, Protocol):
     """
     A sink that can deliver an event without its delivery.
 
-    If `deliver_event` is not None, it is called in place of `deliver()`, with the same meaning. That saves an object
+    If `deliver_event` is not None, it is called in place of `deliver()`. That saves two calls and an object
     for each delivery, of which there may be hundreds of thousands a second.
     """
 
     @property
-    def deliver_event(self) -> Callable[[Event], Awaitable[Outcome]] | None:
-        """The function that delivers a bare event; None where the delivery is needed."""
+    def deliver_event(self) -> Callable[[Event], Awaitable[object]] | None:
+        """The function that delivers a bare event, and returns None for a success; None if the delivery is needed."""
+
+    def outcome_of(self, answer: object) -> Outcome:
+        """Return the outcome that an answer of `deliver_event` stands for: `ACCEPTED` for None."""
+
+    def failure_of(self, error: BaseException) -> Outcome | None:
+        """Return the outcome of a call of `deliver_event` that raised; None for a failure like any other."""
 
 
 class BatchSink(Sink, Protocol):

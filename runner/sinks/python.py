@@ -90,16 +90,31 @@ class PythonSink:
         self._handler: Callable[..., Awaitable[object]] = (
             handler if _is_async(handler) else functools.partial(self._threads.submit, handler)
         )
-        self.deliver_event = None if self._wants_delivery else self._call
+        self.deliver_event = None if self._wants_delivery else self._handler
 
     async def start(self) -> None:
         """Do nothing: threads start as they are needed."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Call the handler; its exceptions propagate, unless they are permanent."""
-        if self._wants_delivery:
-            return await self._call(delivery.event, delivery)
-        return await self._call(delivery.event)
+        try:
+            answer = await self._handler(*((delivery.event, delivery) if self._wants_delivery else (delivery.event,)))
+        except BaseException as error:
+            outcome = self.failure_of(error)
+            if outcome is None:
+                raise
+            return outcome
+        return self.outcome_of(answer)
+
+    def outcome_of(self, answer: object) -> Outcome:
+        """Return the outcome that an answer of the handler stands for."""
+        return _outcome(answer)
+
+    def failure_of(self, error: BaseException) -> Outcome | None:
+        """Return the outcome of a handler that would end the process, or that no retry can help."""
+        if isinstance(error, SystemExit):  # asyncio would end the whole process with it
+            return Failed("handler called sys.exit()")
+        return Rejected(described(error)) if isinstance(error, self._permanent) else None
 
     async def deliver_batch(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
         """Call the handler with lists. It answers with a list of outcomes, or with one for all of them."""
@@ -115,16 +130,6 @@ class PythonSink:
         if isinstance(answer, list | tuple):
             return [_outcome(each) for each in answer]
         return [_outcome(answer)] * len(events)
-
-    async def _call(self, *arguments: object) -> Outcome:
-        try:
-            answer = await self._handler(*arguments)
-        except SystemExit:
-            # asyncio would end the whole process with it
-            return Failed("handler called sys.exit()")
-        except self._permanent as error:
-            return Rejected(described(error))
-        return ACCEPTED if answer is None else _outcome(answer)
 
     async def stop(self) -> None:
         """Let the threads end as their calls return; do not wait for them."""

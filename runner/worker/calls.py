@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from ..delivery import ACCEPTED, Accepted, Deferred, Delivery, Failed, Outcome, Rejected
 from ..event import Event
 from ..service.histogram import FIRST
 from ..service.tally import Tries
-from ..sinks.base import Sink
+from ..sinks.base import EventSink, Sink
 from ..tracing.causation import HANDLED
 from .endings import Expired, expired
 from .feedback import Feedback
@@ -25,7 +25,12 @@ Calls = Callable[[Lane, Flight[Any]], Awaitable[None]]
 
 
 class SingleCalls:
-    """Call `deliver()`, or the sink's faster `deliver_event()`, once for each delivery."""
+    """
+    Call `deliver()`, or the sink's faster `deliver_event()`, once for each delivery.
+
+    Deliveries that are accepted at once follow each other in a stretch. Whatever happens to the flight meanwhile, for
+    which a handler has to wait, takes its turn away and so ends the stretch.
+    """
 
     __slots__ = ("_feedback", "_name", "_sink", "_tries")
 
@@ -39,53 +44,77 @@ class SingleCalls:
     async def __call__(self, lane: Lane, flight: Flight[Any]) -> None:
         """Deliver the unstarted part of `flight`, until none is left or the lane must end."""
         deliver, name, works, marks = self._sink.deliver, self._name, flight.works, flight.marks
-        deliver_event: Callable[[Event], Awaitable[Outcome]] | None = getattr(self._sink, "deliver_event", None)
-        cancelling, handle, expiring = lane.task.cancelling, HANDLED.set, flight.expiring
-        tries = self._tries
-        quick, total = 0, 0.0  # of the attempts that were accepted at once: counted when all are over
-        ended = monotonic()
+        deliver_event: Callable[[Event], Awaitable[object]] | None = getattr(self._sink, "deliver_event", None)
+        sink = cast("EventSink", self._sink) if hasattr(self._sink, "outcome_of") and deliver_event else None
+        plain = ACCEPTED if sink is None else None  # the answer that says no more than that it is accepted
+        handle, cancelling, quick, slow = HANDLED.set, lane.task.cancelling, 0, 0.0
+        answer: object
+        outcome: object
+        began = ended = monotonic()
         try:
-            while (index := flight.next) < flight.stop:
-                lane.since = started = ended
-                if started >= flight.until:
+            while (first := flight.next) < flight.stop:
+                if ended >= flight.until:
                     flight.halt()
                     return
-                flight.next = index + 1
-                work = works[index]
-                lane.index = index
-                if expiring and started >= work.deadline:
-                    flight.landed(index, Expired(expired(work.event.expires_at)), 0.0)
+                if flight.expiring and ended >= works[first].deadline:
+                    self._expire(lane, flight, ended)
                     continue
-                handle(work.event)
-                try:
-                    if deliver_event is not None:
-                        outcome = await deliver_event(work.event)
-                    else:
-                        outcome = await deliver(Delivery(work.event, name, work.attempt))
-                except BaseException as error:
-                    # SystemExit from a handler, too: it must not take the process with it.
-                    outcome = lane.outcome_of(error)
-                    if isinstance(error, KeyboardInterrupt):
-                        raise
-                ended = monotonic()
-                if outcome is ACCEPTED and not flight.watched:
+                flight.turn = None if flight.watched or flight.expiring else lane
+                for index in range(first, flight.stop):
+                    lane.since = started = ended
+                    lane.index = index
+                    flight.next = index + 1
+                    work = works[index]
+                    event = work.event
+                    handle(event)
+                    try:
+                        if deliver_event is None:
+                            answer = await deliver(Delivery(event, name, work.attempt))
+                        else:
+                            answer = await deliver_event(event)
+                    except BaseException as error:
+                        outcome = _failure(error, lane, sink)
+                        seconds = (ended := monotonic()) - started
+                        break
+                    ended = monotonic()
+                    seconds = ended - started
+                    if answer is not plain or flight.turn is not lane or seconds > FIRST or ended >= flight.until:
+                        outcome = answer if sink is None else sink.outcome_of(answer)
+                        break
                     marks[index] = SUCCEEDED
-                    if ended - started <= FIRST:
-                        quick += 1
-                        total += ended - started
-                    else:
-                        tries.add("accepted", ended - started)
+                    quick += 1
                 else:
-                    handle(None)  # what follows is not done for this event alone
-                    outcome = _checked(outcome)
-                    tries.add(_result(outcome), ended - started)
-                    flight.landed(index, outcome, ended - started)
-                    self._feedback.successes(flight, ended)
-                    self._feedback.outcome(outcome, ended)
+                    return
+                if outcome is ACCEPTED and not flight.watched and seconds <= FIRST:
+                    marks[index] = SUCCEEDED
+                    quick += 1
+                else:
+                    slow += seconds
+                    self._land(flight, index, outcome, seconds, ended)
                 if cancelling() or lane.verdict is not None:
                     return
         finally:
-            tries.add_quick(quick, total)
+            self._tries.add_quick(quick, ended - began - slow)
+
+    @staticmethod
+    def _expire(lane: Lane, flight: Flight[Any], now: float) -> None:
+        """Take the next delivery for one whose event has expired."""
+        lane.since, lane.index = now, flight.next
+        flight.next += 1
+        flight.landed(lane.index, Expired(expired(flight.works[lane.index].event.expires_at)), 0.0)
+
+    def _land(self, flight: Flight[Any], index: int, answer: object, seconds: float, now: float) -> None:
+        """Take an outcome that is not a success within `FIRST`, or one that is to be reported."""
+        if answer is ACCEPTED and not flight.watched:
+            flight.marks[index] = SUCCEEDED
+            self._tries.add("accepted", seconds)
+            return
+        HANDLED.set(None)  # what follows is not done for this event alone
+        outcome = _checked(answer)
+        self._tries.add(_result(outcome), seconds)
+        flight.landed(index, outcome, seconds)
+        self._feedback.successes(flight, now)
+        self._feedback.outcome(outcome, now)
 
 
 class BatchCalls:
@@ -153,6 +182,17 @@ class BatchCalls:
         works = flight.works
         single = (index for index in range(first, stop) if works[index].attempt > 1 or works[index].deadline <= now)
         return max(next(single, stop) - first, 1)
+
+
+def _failure(error: BaseException, lane: Lane, sink: EventSink | None) -> Outcome:
+    """Return the outcome of a delivery that raised; re-raise what ends the lane, or the process."""
+    outcome = sink.failure_of(error) if sink is not None else None
+    if outcome is None:
+        # SystemExit from a handler, too: it must not take the process with it.
+        outcome = lane.outcome_of(error)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+    return outcome
 
 
 def _result(outcome: Outcome) -> str:

@@ -47,6 +47,7 @@ class Flight(Generic[W]):
         "running",
         "stop",
         "troubles",
+        "turn",
         "until",
         "watched",
         "works",
@@ -77,6 +78,7 @@ class Flight(Generic[W]):
         self.next = 0  # index of the first one that has not started
         self.stop = len(works)
         self.running = 0
+        self.turn: object = None  # who started the last one, if nothing has happened to the flight since
         self.marks = bytearray(
             len(works)
         )  # of each, what is known: nothing, that it SUCCEEDED, or that it was REPORTED
@@ -121,7 +123,7 @@ class Flight(Generic[W]):
 
     def halt(self) -> None:
         """Start nothing more."""
-        self.stop = self.next
+        self.stop, self.turn = self.next, None
 
     def cut(self) -> None:
         """Start nothing more, and hold back further outcomes until `report_to()`."""
@@ -133,7 +135,7 @@ class Flight(Generic[W]):
         """Pass each outcome to `report`, beginning with those held back; call `ended` at the end."""
         self._report = report
         self._ended = ended or self._ended
-        self.watched = True
+        self.watched, self.turn = True, None
         held, self._held = self._held or [], None
         for each in held:
             report(*each)

@@ -26,6 +26,8 @@ class _Task(asyncio.Task[None]):
     def cancel(self, msg: Any = None) -> bool:
         if asyncio._get_running_loop() is None:  # `asyncio.run()` is about to end, and cancels what is left
             self.lane.ending = self.lane.abandoned = True
+        if self.lane.flight is not None:
+            self.lane.flight.turn = None
         return super().cancel(msg)
 
 
