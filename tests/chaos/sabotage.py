@@ -24,7 +24,8 @@ SLOW = 2.0  # seconds
 
 # As it stands in settle_deliveries.sql.
 _FENCE = "AND d.lease_token = r.token AND d.state NOT IN ('pending', 'delivered', 'dead', 'cancelled')"
-# As it stands in settle.sql; and the view `delivery_states` the other way round.
+# As it stands in these; and the view `delivery_states` the other way round.
+_WITH_RUNS = ("settle_runs", "settle")
 _CUT = "run.seqs * held.seqs AS seqs"
 _RUN_WINS = """
 CREATE OR REPLACE VIEW public.delivery_states AS
@@ -107,7 +108,7 @@ def claim_by_subquery() -> None:
     """Let a claim take its rows from a subquery with a limit, which a plan may compute for every row."""
     _change(
         "claim",
-        "d.ctid = ANY (ARRAY(SELECT ctid FROM sized WHERE upto <= $4::bigint OR upto = weight))",
+        "d.ctid = ANY (ARRAY(SELECT ctid FROM sized WHERE position <= (SELECT last FROM facts)))",
         "$4::bigint > 0 AND d.position IN (SELECT w.position FROM public.dispatch w"
         " WHERE w.lease_until IS NULL OR w.lease_until <= now() ORDER BY w.position LIMIT 16 FOR UPDATE SKIP LOCKED)",
     )
@@ -147,19 +148,21 @@ def little_memory() -> None:
 
 def unfenced() -> None:
     """Settle whatever the token says."""
-    for name in ("settle_few", "settle"):
+    for name in ("settle_few", "settle_runs", "settle"):
         _change(name, " AND d.lease_token = $1", " AND $1::bigint IS NOT NULL")
     _change("settle_deliveries", _FENCE, "")
 
 
 def run_unfenced() -> None:
     """Record in runs what is no longer held, too."""
-    _change("settle", _CUT, "run.seqs AS seqs")
+    for name in _WITH_RUNS:
+        _change(name, _CUT, "run.seqs AS seqs")
 
 
 def run_of_all_between() -> None:
     """Record in a run every event that stands between its first and its last one, whoever it was delivered to."""
-    _change("settle", _CUT, "multirange(range_merge(run.seqs)) * held.seqs AS seqs")
+    for name in _WITH_RUNS:
+        _change(name, _CUT, "multirange(range_merge(run.seqs)) * held.seqs AS seqs")
 
 
 def run_wins() -> None:

@@ -435,7 +435,7 @@ class TestBite(RunTests):
             monkeypatch.setattr(settlements, "in_runs", lambda settled, held: in_runs(settled))
         else:
             exact = "run.seqs * held.seqs AS seqs"
-            assert exact in statement("settle", None)
+            assert all(exact in statement(name, None) for name in ("settle", "settle_runs"))
 
             def mutant(name: str, schema: str | None, limit: int = 0) -> str:
                 return statement(name, schema, limit).replace(exact, instead)

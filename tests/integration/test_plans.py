@@ -53,6 +53,7 @@ async def test_single_deliveries_are_found_by_their_key(connection: asyncpg.Conn
         "claim",
         "settle",
         "settle_few",
+        "settle_runs",
         "record",
         "recorded",
         "deaths",

@@ -121,15 +121,16 @@ def settling(settled: Settled) -> tuple[str, tuple[Any, ...]]:
     if len(settled.runs) == len(positions) == 1 and few(settled):
         return "settle_few", (settled.token, *positions[0], settled.runs[0].subscription_ids)
     runs, rows = in_runs(settled)
-    return "settle", (
+    arguments = (
         settled.token,
         [first for first, _ in positions],
         [last for _, last in positions],
         [_multirange(run) for run in runs],
         [f"{{{','.join(map(str, run.subscription_ids))}}}" for run in runs],
-        [seq for seq, _ in rows],
-        [id for _, id in rows],
     )
+    if not rows and not any([work.attempt != 1 for work in settled.works]):
+        return "settle_runs", (*arguments, len(settled.works))
+    return "settle", (*arguments, [seq for seq, _ in rows], [id for _, id in rows])
 
 
 def _multirange(run: RunRow) -> str:

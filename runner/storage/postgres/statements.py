@@ -35,13 +35,23 @@ _SAME_CONTENT = " AND ".join(
 # What an event takes of memory, about: each extension becomes an object of its own. Bounded, so that no sum overflows.
 _WEIGHT = "(coalesce(octet_length(e.data), 0) + 16 * least(coalesce(octet_length(e.extensions::text), 0), 16777216))"
 
-# Of an event in `e`, with its weight and what it and those before it weigh: the data of the first few is in the answer,
-# that of others is asked for once their claim is recorded, and what is too large for an event stays where it is.
-_CONTENT = (
-    f"CASE WHEN e.weight <= {LARGEST} THEN e.extensions::text END AS extensions, "
-    f"CASE WHEN e.upto <= {AT_ONCE} OR e.weight = 0 THEN e.data END AS data, "  # empty data is not missing
-    f"CASE WHEN e.upto > {AT_ONCE} THEN e.weight END AS size"
-)
+_ENDLESS = "9223372036854775807"  # a position beyond all others
+
+
+def _content(present: str) -> str:
+    """Return the columns of what an event in `e` carries: its data where it is `present`, its weight where not."""
+    return (
+        f"CASE WHEN e.weight <= {LARGEST} THEN e.extensions::text END AS extensions, "
+        f"CASE WHEN {present} OR e.weight = 0 THEN e.data END AS data, "  # empty data is not missing
+        f"CASE WHEN NOT {present} THEN e.weight END AS size"
+    )
+
+
+# Of an event in `e`, with its weight, and what it and those before it weigh or where that is too much: the data of the
+# first few is in the answer, that of others is asked for once their claim is recorded, and what is too large for an
+# event stays where it is.
+_CONTENT = _content(f"(e.upto <= {AT_ONCE})")
+_CONTENT_AT_ONCE = _content("(e.position <= facts.at_once)")
 
 # How long a statement that records events waits for another session: all who share its commit wait with it. Set by the
 # statement for itself alone, which costs no round trip and holds behind a pooler, too.
@@ -63,7 +73,8 @@ def statement(name: str, schema: str | None, limit: int = 0) -> str:
     texts = _read("texts").format(separators=_SEPARATORS, patience=_PATIENCE)
     words = {"same_content": _SAME_CONTENT, "texts": texts, "patience": _PATIENCE}
     words |= {"recorded_extensions": _RECORDED, "given_extensions": _GIVEN}
-    words |= {"weight": _WEIGHT, "content": _CONTENT, "largest": str(LARGEST)}
+    words |= {"weight": _WEIGHT, "content": _CONTENT, "content_at_once": _CONTENT_AT_ONCE}
+    words |= {"largest": str(LARGEST), "at_once": str(AT_ONCE), "endless": _ENDLESS}
     return _read(name).format(limit=int(limit), **words, **_tables(schema))
 
 
