@@ -43,16 +43,17 @@ def claim(db: sqlite3.Connection, token: int, limit: int, lease: timedelta, weig
 
 def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelta, weight: int) -> Claim:
     now = clock(db)
-    leased = db.execute(sql("claim"), (now + microseconds(lease), token, now, limit)).fetchall()
-    positions = sorted(position for (position,) in leased)
+    # What stands between two positions is leased without being fetched: each row that is waits for the interpreter.
+    [(first, last, count)] = db.execute(sql("due_works"), (now, limit)).fetchall()
     read = _Read(token, weight)
-    if positions:
+    if count:
+        db.execute(sql("claim"), (now + microseconds(lease), token, first, last, now))
         try:
-            read.works(db, positions[0], positions[-1])
+            read.works(db, first, last)
         except (*UNREADABLE, sqlite3.OperationalError) as error:
             check_text(error)
             read = _Read(token, weight)
-            read.one_by_one(db, positions)
+            read.one_by_one(db, [at for (at,) in db.execute(sql("leased_positions"), (first, last, token)).fetchall()])
         if read.cut:
             db.execute(sql("unclaim"), (read.last, token))
     recorded = None
@@ -60,7 +61,7 @@ def _lease_works(db: sqlite3.Connection, token: int, limit: int, lease: timedelt
         ends = db.execute(sql("recorded"), (read.readable[0].seq, read.readable[-1].seq)).fetchall()
         recorded = ago(ends[0][0], now), ago(ends[0][1], now)
     claim = Claim(token, read.readable, 0, unreadable=read.unreadable, weight=read.weight, recorded=recorded)
-    return _outlook(db, replace(claim, more=read.cut or len(positions) >= limit), limit, now)
+    return _outlook(db, replace(claim, more=read.cut or count >= limit), limit, now)
 
 
 class _Read:
@@ -77,17 +78,18 @@ class _Read:
 
     def works(self, db: sqlite3.Connection, first: int, last: int) -> None:
         """Read those in these positions. Raise one of `UNREADABLE` at the first that is no event."""
-        for position, attempt, seq, weight, missing, type, source, id, subject, time, *rest in db.execute(
-            sql("works"), (first, last, self._token)
-        ):
-            if self.last and self.weight + weight > self._most:
+        works, most, total, last_taken = self.readable, self._most, self.weight, self.last
+        rows = db.execute(sql("works"), (first, last, self._token))
+        for position, attempt, seq, weight, missing, type, source, id, subject, time, *rest in rows:
+            if last_taken and total + weight > most:
                 self.cut = True
-                return
+                break
             check_size(weight)
             event = read_event(type, source, id, subject, time_of(time), *rest)
-            self.readable.append(Work(position, attempt, seq, event, weight if missing else 0))
-            self.weight += weight
-            self.last = position
+            works.append(Work(position, attempt, seq, event, weight if missing else 0))
+            total += weight
+            last_taken = position
+        self.weight, self.last = total, last_taken
 
     def one_by_one(self, db: sqlite3.Connection, positions: Sequence[int]) -> None:
         """Read event by event, because one of them cannot be read."""

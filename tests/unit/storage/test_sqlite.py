@@ -130,7 +130,7 @@ ONE_ROW = {
     "SCAN alembic_version USING COVERING INDEX sqlite_autoindex_alembic_version_1",
 }
 # Read in the order of the key up to a limit, or only where what is left is leased: in both cases no backlog.
-IN_ORDER = {"any_due", "claim", "next_expiry", "oldest_event"}
+IN_ORDER = {"any_due", "due_works", "next_expiry", "oldest_event"}
 SORTS_A_FEW = {"claimed_delivery"}  # the attempts of one delivery
 
 
@@ -141,7 +141,7 @@ class TestPlans:
         plan = db.execute(f"EXPLAIN QUERY PLAN {text}", ["[]"] * text.count("?")).fetchall()
         steps = [step for *_, step in plan if "VIRTUAL TABLE" not in step and step not in ONE_ROW]
         if name in IN_ORDER:
-            steps = [step for step in steps if step not in ("SCAN dispatch", "SCAN events")]
+            steps = [step for step in steps if step not in ("SCAN dispatch", "SCAN events", "SCAN (subquery-1)")]
         assert not [step for step in steps if step.startswith("SCAN") and "USING" not in step], steps
         if name not in SORTS_A_FEW:
             assert not [step for step in steps if "USE TEMP B-TREE FOR ORDER BY" in step], steps

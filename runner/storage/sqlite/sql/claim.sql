@@ -1,5 +1,3 @@
--- Lease the oldest events that are due: at most the limit.
+-- Lease the events that are due in these positions.
 UPDATE dispatch SET lease_until = ?, lease_token = ?, attempts = attempts + 1
-WHERE position IN (
-    SELECT position FROM dispatch WHERE lease_until IS NULL OR lease_until <= ? ORDER BY position LIMIT ?
-) RETURNING position
+WHERE position BETWEEN ? AND ? AND (lease_until IS NULL OR lease_until <= ?)
