@@ -96,7 +96,8 @@ def believe_duplicates() -> None:
         async with self._connections.take() as connection:
             for each in publications:
                 identity = each.event.source, each.event.id
-                seq = await connection.fetchval("SELECT seq FROM events WHERE source = $1 AND id = $2", *identity)
+                recorded = "SELECT seq FROM public.events WHERE source = $1 AND id = $2"
+                seq = await connection.fetchval(recorded, *identity)
                 if seq is not None:
                     known.append(Receipt(*identity, seq, True))
         return known if len(known) == len(publications) else await append(self, publications)
