@@ -8,7 +8,7 @@ import sys
 if not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))
 
-from .cli.program import main  # only now
+from .cli import main  # only now
 
 if __name__ == "__main__":
     main()

@@ -22,6 +22,7 @@ __all__ = [
     "drop_output",
     "duration",
     "echo",
+    "echo_raw",
     "moment",
     "print_fields",
     "print_json",
@@ -47,6 +48,19 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
     """
     try:
         click.echo(text, nl=nl)
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+
+
+def echo_raw(line: bytes) -> None:
+    """
+    Write one line on standard output, byte for byte and buffered: it is flushed when the verb has ended.
+
+    Raises:
+        OutputClosed: as `echo()` does.
+    """
+    try:
+        sys.stdout.buffer.write(line + b"\n")
     except BrokenPipeError as error:
         raise OutputClosed from error
 

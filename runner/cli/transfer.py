@@ -71,17 +71,12 @@ def import_events(path: Path, file: str, as_json: bool) -> None:
 async def _export(config: Config, query: EventQuery) -> None:
     from ..builder import open_storage
     from ..cloudevents import encode_exactly
-    from .output import print_json, progress
+    from .output import echo_raw, print_json, progress
 
     # On a terminal control characters are escaped; a file gets every byte unchanged.
-    write = print_json if sys.stdout.isatty() else _write
+    write = print_json if sys.stdout.isatty() else echo_raw
     async with open_storage(config) as storage:
         with progress("exporting", None) as advance:
             async for view in storage.records.events(query):
                 write(encode_exactly(view.event))
                 advance(1)
-    sys.stdout.flush()
-
-
-def _write(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")

@@ -75,6 +75,13 @@ class TestClosedStreams:
             done = shell(deployment, "set -o pipefail; runner events list --json --limit 1000 | true")
             assert (done.returncode, done.stderr) == (0, "")
 
+    def test_an_export_that_is_cut_off_is_no_error_either(self, deployment: Deployment) -> None:
+        lines = "".join(LINE.format(number) for number in range(1200))
+        (deployment.directory / "events.jsonl").write_text(lines)
+        deployment.cli("publish", "--file", "events.jsonl")
+        done = shell(deployment, "set -o pipefail; runner events export | head -1 | wc -l")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
     def test_a_full_disk_is_an_error_where_the_output_is_what_was_asked_for(self, deployment: Deployment) -> None:
         deployment.cli("publish", "a.b")
         done = shell(deployment, "runner events list >/dev/full")

@@ -6,10 +6,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import click
 import pytest
 
+from runner import cli
 from runner.cli import program
 from runner.cli.program import PROGRAM, run
 from runner.errors import ConfigError, ForeignDeployment, RunnerError, StorageUnavailable
@@ -102,6 +105,17 @@ def test_help_lists_every_verb_with_a_sentence(capsys: pytest.CaptureFixture[str
     listed = capsys.readouterr().out.split("Commands:")[1].splitlines()
     verbs = dict(line.split(maxsplit=1) for line in listed if line.strip())
     assert list(verbs) == list(program.VERBS)
+
+
+def test_an_interrupt_while_the_program_is_loaded_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "runner.cli.program", Loading("runner.cli.program"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
