@@ -27,6 +27,10 @@ _CURES = {
         " DSN, postgres: {{dsn: postgresql://…}}; until then events wait for a poll"
     ),
 }
+_UNCONNECTED = (
+    "see that the server runs and can be reached, and that login and TLS are what it wants: runner check -c FILE"
+    " --online; until then events wait for a poll"
+)
 
 
 async def signals(config: Config, budget: float, *, pooled: bool = False) -> Sequence[Finding]:
@@ -66,6 +70,8 @@ def _deaf(config: Config, state: StrategyState, pooled: bool) -> Finding:
     subject = config.signal_subject
     cure = _CURES.get(state.name, "see the documentation of the strategy; until then events wait for a poll")
     detail = state.detail or "a probe did not come back"
+    if state.name == "nats" and detail.startswith("not connected"):
+        cure = _UNCONNECTED
     if state.name == "postgres" and (pooled or "pooler" in detail):
         why = "a pooler runs each transaction on another connection, and LISTEN is of one"
         return fault("signals", "pooled_listen", f"postgres: {detail}: {why}", cure.format(subject=subject), state.name)

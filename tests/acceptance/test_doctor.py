@@ -473,6 +473,14 @@ def test_no_right_to_publish_signals(patient: Patient, strict_nats: NatsServer) 
     assert f'publish: ["{SUBJECT}"]' in bad["may_not_publish"].cure
 
 
+def test_no_server_to_signal_by(patient: Patient) -> None:
+    patient.limits = replace(LIMITS, budget=1.5)
+    bad = patient.bad(patient.write(strategies=f"polling: 30s, nats: 'nats://{HOST}:{free_port()}'"))
+    assert "connection refused" in bad["deaf"].measured
+    assert "--online" in bad["deaf"].cure
+    assert "permissions" not in bad["deaf"].cure  # of somebody who is let in
+
+
 def test_no_right_to_hear_signals(patient: Patient, strict_nats: NatsServer) -> None:
     patient.limits = replace(LIMITS, budget=1.5)
     found = only(patient.bad(patient.write(strategies=as_user(strict_nats, "deaf"))), "deaf", "subscribe:")
