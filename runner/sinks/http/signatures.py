@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import hmac
 import re
 import time
 from base64 import b64decode, b64encode
@@ -19,6 +18,7 @@ EXPECTED = "expected whsec_ and the base64 of 24 to 64 random bytes, or whsk_ an
 
 _SECRET = re.compile(r"(whsec|whsk)_([A-Za-z0-9+/_-]+={0,2})")
 _EMPTY = sha256()  # to copy it takes less than to begin anew
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))  # RFC 2104 §2
 
 
 class Key(Protocol):
@@ -29,13 +29,18 @@ class Key(Protocol):
 
 
 class _HmacKey:
+    """HMAC-SHA256 (RFC 2104), whose two digests have begun with the key: the module `hmac` takes twice as long."""
+
     def __init__(self, key: bytes) -> None:
-        self._begun = hmac.new(key, digestmod="sha256")  # `hmac.digest` looks the algorithm up each time
+        block = key.ljust(_EMPTY.block_size, b"\0")  # keys are no longer than that
+        self._inner = sha256(block.translate(_INNER))
+        self._outer = sha256(block.translate(_OUTER))
 
     def sign(self, content: bytes) -> str:
-        mac = self._begun.copy()
-        mac.update(content)
-        return f"v1,{b64encode(mac.digest()).decode()}"
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(content)
+        outer.update(inner.digest())
+        return f"v1,{b64encode(outer.digest()).decode()}"
 
 
 class _Ed25519Key:
@@ -101,11 +106,8 @@ class Signer:
         timestamp = str(int(now))
         content = f"{id}.{timestamp}.".encode() + body
         keys = self._both if now < self._until else self._keys
-        return {
-            "webhook-id": id,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": " ".join([key.sign(content) for key in keys]),
-        }
+        signature = keys[0].sign(content) if len(keys) == 1 else " ".join([key.sign(content) for key in keys])
+        return {"webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signature}
 
 
 def message_id(identities: Iterable[tuple[str, str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import re
 from datetime import UTC, datetime
 
@@ -124,3 +125,10 @@ def test_an_id_is_opaque_and_depends_on_the_events_alone(identities: list[tuple[
 
 def test_ids_differ_where_the_boundary_does() -> None:
     assert message_id([("a", "bc")]) != message_id([("ab", "c")])
+
+
+@given(st.binary(min_size=24, max_size=64), st.binary(max_size=300))
+def test_it_is_the_hmac_of_the_standard_library(key: bytes, body: bytes) -> None:
+    signer = Signer(parse_key(f"whsec_{base64.b64encode(key).decode()}"), now=lambda: 1700000000.0)
+    expected = hmac.digest(key, b"evt_1.1700000000." + body, "sha256")
+    assert headers(signer, body)["webhook-signature"] == f"v1,{base64.b64encode(expected).decode()}"
