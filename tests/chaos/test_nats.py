@@ -297,7 +297,7 @@ async def flooded(trial: Trial, sabotage: str = "") -> None:
 
 async def about_to_leave(trial: Trial) -> None:
     """A server that announces its end (lame duck) is left before it cuts."""
-    nodes = cluster(trial, 2, beside='lame_duck_duration: "30s", lame_duck_grace_period: "10s"')
+    nodes = cluster(trial, 2, beside='lame_duck_duration: "300s", lame_duck_grace_period: "120s"')
     await trial.start(_NOTE, **signals(*[node.url for node in nodes]))
     await connected(trial, BACK)
     publisher = trial.publish(2000, rate=50.0, wave=1)
