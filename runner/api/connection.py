@@ -11,6 +11,7 @@ import orjson
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .exchange import offer
 from .problems import MEDIA_TYPE, Problem
 
 __all__ = ["Connection"]
@@ -130,6 +131,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(_TOO_MANY)
         if not self._refused:
             super().on_headers_complete()
+            offer(self.cycle)
 
     @override
     def on_body(self, body: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from ..config.fields import is_near
@@ -34,15 +34,14 @@ class HostGuard:
         self._allowed = _rule(options)
         self._known: set[bytes] = set()  # values of the header that were accepted
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
         if scope["type"] == "http":
             values = [value for name, value in scope["headers"] if name == b"host"]
             if (len(values) != 1 or values[0] not in self._known) and not self._learn(scope, values):
                 problem = Problem(421, "host-not-allowed", "this host is not served here; add it to api.hosts")
-                await problem_response(problem)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return problem_response(problem)(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _learn(self, scope: Scope, values: list[bytes]) -> bool:
         host = host_of(values[0]) if len(values) == 1 else None

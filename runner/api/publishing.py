@@ -21,31 +21,36 @@ from ..service.uri import check_references, is_uri, is_uri_reference
 from ..storage.contract.events import Publication
 from .bodies import Bodies, check_encoding
 from .dry_run import dry_run
+from .exchange import exchange_of
 from .parameters import bad_parameter, boolean, parameters, rfc3339
 from .problems import Problem
 from .room import Room
 
 if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
     from ..event import Event
     from ..storage.contract.events import Receipt
     from .access import Caller
+    from .exchange import Exchange
     from .surface import Surface
 
-__all__ = ["Publishing", "routes"]
+__all__ = ["METHODS", "PATH", "Publishing", "route"]
+
+PATH = "/events"
+METHODS = ("POST", "OPTIONS")
 
 _PARAMETERS = ("delay", "deliver_at", "dry_run")
 _ORIGIN = re.compile(r"[A-Za-z0-9*._:-]{1,255}\Z", re.ASCII)
 _RETRY = {"retry-after": "1"}
 _JSON = ((b"content-type", b"application/json"),)
+_ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
 _URIS = {"source": is_uri_reference, "dataschema": is_uri}
 
 
-def routes(surface: Surface) -> list[BaseRoute]:
-    """Return the routes."""
-    return [Route("/events", Publishing(surface), methods=["POST", "OPTIONS"])]
+def route(surface: Surface) -> Route:
+    """Return the route."""
+    return Route(PATH, Publishing(surface), methods=METHODS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +82,22 @@ class Publishing:
             handshake = _handshake(Headers(scope=scope))
             await _answer(send, 200, b"", [(name.encode(), value.encode()) for name, value in handshake.items()])
             return
-        status, content = await self._publish(scope, receive)
+        exchange = exchange_of(scope)
+        status, content = await self._publish(scope, receive, exchange)
         content = orjson.dumps(content, option=orjson.OPT_UTC_Z)
-        await _answer(send, status, content, _JSON)
+        if exchange is None or status != 202 or not exchange.answer(_ACCEPTED % len(content), content):
+            await _answer(send, status, content, _JSON)
 
-    async def _publish(self, scope: Scope, receive: Receive) -> tuple[int, Any]:
+    async def _publish(self, scope: Scope, receive: Receive, exchange: Exchange | None) -> tuple[int, Any]:
         request = HTTPConnection(scope)
         caller = self._surface.access.admit(request, "publish")
         asked = _asked(scope["query_string"])
         await self._check_room()
         lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         headers = dict(lines)
-        check_encoding(scope)
-        body = await self._bodies.read(headers, receive)
+        if "content-encoding" in headers:
+            check_encoding(scope)
+        body = await self._bodies.read(headers, receive, exchange)
         mode, events = message_from_http(lines, body, limit=self._limits.batch)
         batched = mode == "batched"
         if mode == "binary":

@@ -23,6 +23,7 @@ _ENCODED = re.compile(r'[^\x21-\x7e]|["%]')
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\Z')  # RFC 7230 §3.2.6
 _ESCAPE = re.compile(r"\\(.)")
 _MOST = 256  # characters of a repeated attribute whose header value is kept
+_PREFIXES = frozenset({"ce-", "Ce-", "cE-", "CE-"})
 
 
 def headers_of(event: Event) -> dict[str, str]:
@@ -61,18 +62,20 @@ def attributes_of(headers: Headers) -> dict[str, Any]:
     """
     given: dict[str, Any] = {}
     for raw_name, value in pairs(headers):
-        name = raw_name.lower()
-        if not name.startswith("ce-"):
+        if raw_name[:3] not in _PREFIXES:
             continue
-        if name[3:] in given:
-            raise EventError(f"{name}: given twice", attribute=name[3:])
-        given[name[3:]] = value_of(name, value)
+        name = raw_name[3:].lower()
+        if name in given:
+            raise EventError(f"ce-{name}: given twice", attribute=name)
+        given[name] = value_of(f"ce-{name}", value)
     check_version(given.pop("specversion", None), "ce-specversion")
     return given
 
 
 def pairs(headers: Headers) -> Iterable[tuple[str, str]]:
     """Return names and values, one pair for each line of the message."""
+    if type(headers) is list:  # as servers give them: the check of an abstract class costs as much as a header
+        return headers
     return headers.items() if isinstance(headers, Mapping) else headers
 
 

@@ -133,7 +133,7 @@ def to_http_batched(events: Iterable[Event]) -> tuple[dict[str, str], bytes]:
 
 def _content_type(headers: Headers) -> str | None:
     """Return the value of the `Content-Type`, without blanks around it; None where there is none."""
-    found = [value.strip(" \t") for name, value in pairs(headers) if name.lower() == "content-type"]
+    found = [value.strip(" \t") for name, value in pairs(headers) if len(name) == 12 and name.lower() == "content-type"]
     if len(found) > 1:
         raise EventError("content-type: given twice", attribute="datacontenttype")
     return found[0] if found else None

@@ -415,6 +415,37 @@ class TestBodies:
             assert answer.startswith(b"HTTP/1.1 202 ")
             assert [each.data for each in await door.recorded()] == [b"abcde"]
 
+    async def test_requests_sent_at_once_are_answered_in_their_order(self, lite: Bus) -> None:
+        """In one piece each is whole when its turn comes, and the second waits for the answer to the first."""
+        ids = [str(number) for number in range(5)]
+        async with serving(lite) as door:
+            head = b"".join([self.head("content-length: 1", id=each) + b"x" for each in ids])
+            answer = await door.raw(head + self.head("content-length: 1", "connection: close", id="last") + b"x")
+            assert re.findall(rb"HTTP/1.1 (...) ", answer) == [b"202"] * 6
+            assert re.findall(rb'"id":"(\w+)"', answer) == [each.encode() for each in [*ids, "last"]]
+            assert answer.lower().count(b"\r\ncontent-type: application/json\r\n") == 6
+            assert answer.lower().count(b"\r\ndate: ") == 6
+            assert answer.count(b"\r\nconnection: close\r\n") == 1
+            assert [each.id for each in await door.recorded()] == [*ids, "last"]
+
+    @pytest.mark.parametrize("together", [False, True])
+    async def test_a_client_that_asks_before_it_sends_a_body(self, lite: Bus, together: bool) -> None:
+        async with serving(lite) as door:
+            reader, writer = await door.connect()
+            head = self.head("content-length: 2", "expect: 100-continue")
+            writer.write(head + b"ab" if together else head)
+            answered = b""
+            if not together:
+                assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+                writer.write(b"a")
+                await asyncio.sleep(0)
+                writer.write(b"b")
+            while b"}" not in answered:
+                answered += await reader.read(4096)
+            writer.close()
+            assert answered.startswith(b"HTTP/1.1 202 ")
+            assert [each.data for each in await door.recorded()] == [b"ab"]
+
     async def test_a_client_that_leaves_has_published_nothing(self, lite: Bus) -> None:
         async with serving(lite) as door:
             for length in ("content-length: 100", "transfer-encoding: chunked"):
@@ -427,8 +458,9 @@ class TestBodies:
             assert [each.id for each in await door.recorded()] == ["2"]
 
     @staticmethod
-    def head(*more: str) -> bytes:
-        lines = ["POST /events HTTP/1.1", "host: localhost", *(f"{name}: {value}" for name, value in BINARY.items())]
+    def head(*more: str, id: str = "1") -> bytes:
+        attributes = BINARY | {"ce-id": id}
+        lines = ["POST /events HTTP/1.1", "host: localhost", *(f"{name}: {each}" for name, each in attributes.items())]
         return "\r\n".join([*lines, *more, "", ""]).encode()
 
 
