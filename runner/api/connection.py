@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from typing_extensions import override
@@ -26,6 +26,22 @@ _RESERVE = 32  # connections above the limit, for probes
 _PROBES = (b"/healthz", b"/readyz")
 
 
+class _Rest:
+    """The time between two requests, in the place of a timer, of which one serves all rests of a connection."""
+
+    __slots__ = ("_when",)
+
+    def __init__(self, when: float) -> None:
+        self._when = when
+
+    def when(self) -> float:
+        """Return when it ends, on the clock of the loop."""
+        return self._when
+
+    def cancel(self) -> None:
+        """Do nothing: whoever cancels it drops it, and the timer of the connection sees that."""
+
+
 class Connection(HttpToolsProtocol):
     """
     Limit how long a request head may take, how large it may be, and how long a client may read nothing of an answer.
@@ -39,8 +55,9 @@ class Connection(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _alarm: asyncio.TimerHandle | None = None  # ends a rest between two requests
     _head: int = 0  # bytes that have come of one that is not complete
-    _size: int = 0  # bytes of its request line and headers
+    _piece: int = 0  # bytes that came last
     _in_head = True
     _refused = False  # whether its head was refused, so that what follows is not read
     _in_reserve = False  # whether it is above the limit
@@ -65,9 +82,10 @@ class Connection(HttpToolsProtocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._rest()
-        if self._stalled is not None:
-            self._stalled.cancel()
+        self._end_head()
+        for timer in (self._stalled, self._alarm):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     @override
@@ -84,6 +102,19 @@ class Connection(HttpToolsProtocol):
             self._stalled = None
 
     @override
+    def on_response_complete(self) -> None:
+        """Begin the next request, or rest; as in uvicorn, but without a timer for each answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._rest_until(self.loop.time() + self.timeout_keep_alive)
+
+    @override
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         # otherwise it closes once the buffer is sent
@@ -93,10 +124,11 @@ class Connection(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         resting = self.timeout_keep_alive_task
+        self._piece = len(data)
         super().data_received(data)
         if resting is not None and self._rests_still():
             # An empty line, or what is left of the body of a request that was refused: no reason to wait longer.
-            self.timeout_keep_alive_task = self.loop.call_at(resting.when(), self.timeout_keep_alive_handler)
+            self._rest_until(resting.when())
         if self._in_head and not self.transport.is_closing():
             self._head += len(data)
             if self._head > _HEAD_SIZE or len(self.headers or ()) > _HEADERS:
@@ -107,23 +139,13 @@ class Connection(HttpToolsProtocol):
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head, self._size = True, 0, 0
-
-    @override
-    def on_url(self, url: bytes) -> None:
-        self._size += len(url)
-        super().on_url(url)
-
-    @override
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._size += len(name) + len(value)
-        super().on_header(name, value)
+        self._in_head, self._head = True, 0
 
     @override
     def on_headers_complete(self) -> None:
-        self._rest()
+        self._end_head()
         self._in_head = False
-        if self._size > _HEAD_SIZE or len(self.headers) > _HEADERS:  # it came in one piece
+        if self._is_too_large():  # it came in one piece
             self._refused = True
             self._refuse(_TOO_LARGE)
         elif self._in_reserve and self.url.partition(b"?")[0] not in _PROBES:
@@ -146,6 +168,14 @@ class Connection(HttpToolsProtocol):
     @override
     def send_400_response(self, msg: str) -> None:
         self._refuse(Problem(400, "bad-request", "this is no HTTP request"))
+
+    def _is_too_large(self) -> bool:
+        """Return whether the request line and the headers that have come are too large, or too many."""
+        if len(self.headers) > _HEADERS:
+            return True
+        if self._head + self._piece <= _HEAD_SIZE:  # as nearly always
+            return False
+        return len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > _HEAD_SIZE
 
     def _make_room(self) -> bool:
         """Close the connection that waits for the longest time; return whether there was one."""
@@ -171,7 +201,24 @@ class Connection(HttpToolsProtocol):
         idle = self.timeout_keep_alive_task is None and not self._in_head and not self.pipeline
         return idle and not self.transport.is_closing() and self.cycle.response_complete
 
-    def _rest(self) -> None:
+    def _rest_until(self, when: float) -> None:
+        """Close the connection at this time of the loop, unless a request begins before it."""
+        self.timeout_keep_alive_task = cast(asyncio.TimerHandle, _Rest(when))
+        if self._alarm is None:
+            self._alarm = self.loop.call_at(when, self._end_rest)
+
+    def _end_rest(self) -> None:
+        """Close the connection if its rest is over; look again when another one would be."""
+        self._alarm = None
+        rest = self.timeout_keep_alive_task
+        if rest is None:  # a request is in progress
+            return
+        if self.loop.time() < rest.when():
+            self._alarm = self.loop.call_at(rest.when(), self._end_rest)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _end_head(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,0 +1,164 @@
+"""The rest of a connection between two requests, on a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from runner.api.connection import Connection
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from starlette.types import Receive, Scope, Send
+
+REST = 75  # seconds
+REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+class Timer:
+    def __init__(self, when: float, callback: Callable[[], object]) -> None:
+        self._when, self.callback = when, callback
+        self.over = False
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        self.over = True
+
+
+class Task:
+    def add_done_callback(self, callback: Callable[[Task], object]) -> None:
+        callback(self)
+
+
+class Loop:
+    """A loop whose time passes when it is told to, and whose tasks end where they begin."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[Timer] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        self.timers.append(Timer(when, callback))
+        return self.timers[-1]
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        return self.call_at(self.now + delay, callback)
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+        return Task()
+
+    def advance(self, to: float) -> None:
+        while due := [each for each in self.timers if not each.over and each.when() <= to]:
+            first = min(due, key=Timer.when)
+            self.now, first.over = first.when(), True
+            first.callback()
+        self.now = to
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = False
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def resume_reading(self) -> None:
+        """Do nothing."""
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def transport() -> Transport:
+    return Transport()
+
+
+@pytest.fixture
+def connection(loop: Loop, transport: Transport) -> Connection:
+    config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, timeout_keep_alive=REST)
+    config.load()
+    connection = Connection(config, ServerState(), {}, cast("asyncio.AbstractEventLoop", loop), most=10)
+    connection.connection_made(cast("asyncio.Transport", transport))
+    return connection
+
+
+def test_a_rest_begins_with_each_answer(loop: Loop, connection: Connection, transport: Transport) -> None:
+    for at in (0, 70, 140, 210):
+        loop.advance(at)
+        connection.data_received(REQUEST)
+    assert transport.written.count(b"HTTP/1.1 200 OK") == 4
+    assert connection.waits_since == 210
+    loop.advance(210 + REST - 1)
+    assert not transport.closed
+    loop.advance(210 + REST)
+    assert transport.closed
+
+
+def test_many_requests_need_one_timer(loop: Loop, connection: Connection) -> None:
+    for _ in range(1000):
+        connection.data_received(REQUEST)
+    assert len([each for each in loop.timers if not each.over]) == 1
+    assert len(loop.timers) == 2  # and that of the first head
+
+
+def test_nothing_is_closed_during_a_request(loop: Loop, connection: Connection, transport: Transport) -> None:
+    connection.data_received(REQUEST)
+    loop.advance(REST - 1)
+    connection.data_received(REQUEST[:-2])
+    loop.advance(REST)
+    assert not transport.closed
+    connection.data_received(REQUEST[-2:])
+    assert transport.written.count(b"HTTP/1.1 200 OK") == 2
+    loop.advance(2 * REST - 1)
+    assert not transport.closed
+    loop.advance(2 * REST)
+    assert transport.closed
+
+
+def test_what_is_no_request_prolongs_no_rest(loop: Loop, connection: Connection, transport: Transport) -> None:
+    connection.data_received(REQUEST)
+    for at in range(1, REST):
+        loop.advance(at)
+        connection.data_received(b"\r\n")
+    assert not transport.closed
+    loop.advance(REST)
+    assert transport.closed
+
+
+def test_a_connection_that_is_lost_leaves_no_timer(loop: Loop, connection: Connection) -> None:
+    connection.data_received(REQUEST)
+    connection.connection_lost(None)
+    assert [each for each in loop.timers if not each.over] == []
