@@ -8,6 +8,7 @@ an extension of the scope; where another server runs the application, there is n
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
+from weakref import ref
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -19,17 +20,21 @@ _NAME = "runner.exchange"
 
 
 class Exchange:
-    """One request of a connection of ours, and the answer to it."""
+    """
+    One request of a connection of ours, and the answer to it.
+
+    It is a part of the scope, which the request holds, and so keeps no hold of the request itself.
+    """
 
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._cycle = ref(cycle)
 
     def body(self) -> bytes | None:
         """Return the body if all of it has come; None where it must be received."""
-        cycle = self._cycle
-        if cycle.more_body or cycle.disconnected:
+        cycle = self._cycle()
+        if cycle is None or cycle.more_body or cycle.disconnected:
             return None
         body, cycle.body = bytes(cycle.body), bytearray()
         return body
@@ -41,8 +46,10 @@ class Exchange:
         Args:
             head: the status line, and the lines of all headers but those of the server, each with its end.
         """
-        cycle = self._cycle
-        if cycle.response_started or cycle.disconnected or cycle.flow.write_paused or not cycle.keep_alive:
+        cycle = self._cycle()
+        if cycle is None or cycle.response_started or cycle.disconnected:
+            return False
+        if cycle.flow.write_paused or not cycle.keep_alive:
             return False
         own = b"".join([b"%s: %s\r\n" % line for line in cycle.default_headers])
         cycle.response_started = cycle.response_complete = True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from runner.api.connection import Connection
@@ -132,6 +134,17 @@ def test_many_requests_need_one_timer(loop: Loop, connection: Connection) -> Non
         connection.data_received(REQUEST)
     assert len([each for each in loop.timers if not each.over]) == 1
     assert len(loop.timers) == 2  # and that of the first head
+
+
+def test_a_request_leaves_nothing_for_the_collector(connection: Connection) -> None:
+    """It runs once in many thousand objects, and what it finds only then are megabytes of bodies."""
+    gc.disable()
+    try:
+        for _ in range(100):
+            connection.data_received(REQUEST)
+        assert len([each for each in gc.get_objects() if type(each) is RequestResponseCycle]) == 1
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_closed_during_a_request(loop: Loop, connection: Connection, transport: Transport) -> None:
