@@ -16,6 +16,9 @@ __all__ = ["Commits"]
 
 MAX_BATCH = 500  # events in one commit
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of their data
+MANY = 16  # callers that were answered together, and are worth waiting for where there is one commit at a time
+PAUSE = 0.001  # seconds that these are waited for, again and again while more of them come back
+PAUSES = 5
 SHARE = 4  # events for which a second commit beside the first pays off; fewer are faster in a shared one
 
 
@@ -107,6 +110,8 @@ class Commits:
                 await self._commit(callers)
                 flush.committed()
                 await asyncio.sleep(0)  # a caller that was answered may publish more, in the same commit
+                if self._at_once == 1 and len(callers) >= MANY:
+                    await self._gather_again(len(callers))
                 callers = self._take(self._share(self._starting + 1))
         except BaseException:
             fail(callers, StorageUnavailable("the publish was interrupted; the same call again is safe"))
@@ -114,6 +119,21 @@ class Commits:
         finally:
             self._flushing.remove(flush)
             flush.committed()
+
+    async def _gather_again(self, answered: int) -> None:
+        """
+        Return once as many callers wait as were answered, no more of them come back, or the last pause is over.
+
+        Clients come back one after the other: the first few would have a commit of their own, for which all the others
+        would wait.
+        """
+        for _ in range(PAUSES):
+            before = len(self._waiting)
+            if before >= answered:
+                return
+            await asyncio.sleep(PAUSE)
+            if len(self._waiting) == before:
+                return
 
     def _share(self, takers: int) -> int:
         """Return how many of the waiting callers one commit takes, so that concurrent commits share them."""

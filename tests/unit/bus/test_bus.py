@@ -171,6 +171,44 @@ class TestGroupCommit:
         await asyncio.gather(one, other)
         assert store.commits == [["a0"], *[[f"b{n}", f"a{n + 1}"] for n in range(9)], ["b9"]]
 
+    async def test_many_callers_that_come_back_one_by_one_share_a_commit(
+        self, bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(commits, "PAUSE", 0.05)  # seconds, in which a busy machine lets some of them come
+
+        async def caller(number: int) -> None:
+            await bus.publish(event(f"{number}"))
+            for _ in range(number):
+                await asyncio.sleep(0)
+            await bus.publish(event(f"{number} again"))
+
+        await asyncio.gather(*[caller(number) for number in range(commits.MANY)])
+        assert [len(each) for each in store.commits] == [commits.MANY] * 2
+
+    async def test_only_many_callers_of_the_one_commit_at_a_time_are_waited_for(
+        self, bus: EventBus, store: Store, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(commits, "PAUSE", 3600.0)
+
+        async def caller(bus: EventBus, name: str, turns: int) -> None:
+            for number in range(3):
+                await bus.publish(event(f"{name} {number}"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(*[caller(bus, f"few {number}", number) for number in range(commits.MANY - 1)])
+            await bus.stop()
+            two = two_at_once(store, strategy)
+            await asyncio.gather(*[caller(two, f"two {number}", number) for number in range(40)])
+            await two.stop()
+
+    async def test_callers_that_do_not_come_back_hold_up_nobody(self, bus: EventBus, store: Store) -> None:
+        await asyncio.gather(*[bus.publish(event(f"{number}")) for number in range(40)])
+        await bus.publish(event("more"))
+        await bus.stop()
+        assert [len(each) for each in store.commits] == [40, 1]
+
     async def test_a_caller_gets_the_receipts_of_its_own_batch_in_order(self, bus: EventBus) -> None:
         batches = [[event(f"{caller}-{n}") for n in range(caller + 1)] for caller in range(5)]
         answers = await asyncio.gather(*[bus.publish_many(batch) for batch in batches])
