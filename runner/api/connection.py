@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from typing_extensions import override
@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .exchange import offer
 from .problems import MEDIA_TYPE, Problem
+from .rest import Rest
 
 __all__ = ["Connection"]
 
@@ -24,22 +25,6 @@ _TOO_LARGE = Problem(431, "headers-too-large")
 _TOO_MANY = Problem(503, "too-many-connections", headers={"retry-after": "1"})
 _RESERVE = 32  # connections above the limit, for probes
 _PROBES = (b"/healthz", b"/readyz")
-
-
-class _Rest:
-    """The time between two requests, in the place of a timer, of which one serves all rests of a connection."""
-
-    __slots__ = ("_when",)
-
-    def __init__(self, when: float) -> None:
-        self._when = when
-
-    def when(self) -> float:
-        """Return when it ends, on the clock of the loop."""
-        return self._when
-
-    def cancel(self) -> None:
-        """Do nothing: whoever cancels it drops it, and the timer of the connection sees that."""
 
 
 class Connection(HttpToolsProtocol):
@@ -55,7 +40,6 @@ class Connection(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
-    _alarm: asyncio.TimerHandle | None = None  # ends a rest between two requests
     _head: int = 0  # bytes that have come of one that is not complete
     _piece: int = 0  # bytes that came last
     _in_head = True
@@ -67,6 +51,7 @@ class Connection(HttpToolsProtocol):
         """Args: most connections are taken at once; the others are uvicorn's."""
         super().__init__(*args, **kwargs)
         self._most = most
+        self._resting = Rest(self.loop, self.timeout_keep_alive_handler)
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -83,9 +68,9 @@ class Connection(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
-        for timer in (self._stalled, self._alarm):
-            if timer is not None:
-                timer.cancel()
+        self._resting.close()
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
 
     @override
@@ -112,7 +97,7 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
-            self._rest_until(self.loop.time() + self.timeout_keep_alive)
+            self.timeout_keep_alive_task = self._resting.begin(self.loop.time() + self.timeout_keep_alive)
 
     @override
     def timeout_keep_alive_handler(self) -> None:
@@ -128,7 +113,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if resting is not None and self._rests_still():
             # An empty line, or what is left of the body of a request that was refused: no reason to wait longer.
-            self._rest_until(resting.when())
+            self.timeout_keep_alive_task = self._resting.begin(resting.when())
         if self._in_head and not self.transport.is_closing():
             self._head += len(data)
             if self._head > _HEAD_SIZE or len(self.headers or ()) > _HEADERS:
@@ -200,23 +185,6 @@ class Connection(HttpToolsProtocol):
         """Return whether no request is in progress or has begun to arrive, and no timer runs for the next one."""
         idle = self.timeout_keep_alive_task is None and not self._in_head and not self.pipeline
         return idle and not self.transport.is_closing() and self.cycle.response_complete
-
-    def _rest_until(self, when: float) -> None:
-        """Close the connection at this time of the loop, unless a request begins before it."""
-        self.timeout_keep_alive_task = cast(asyncio.TimerHandle, _Rest(when))
-        if self._alarm is None:
-            self._alarm = self.loop.call_at(when, self._end_rest)
-
-    def _end_rest(self) -> None:
-        """Close the connection if its rest is over; look again when another one would be."""
-        self._alarm = None
-        rest = self.timeout_keep_alive_task
-        if rest is None:  # a request is in progress
-            return
-        if self.loop.time() < rest.when():
-            self._alarm = self.loop.call_at(rest.when(), self._end_rest)
-        else:
-            self.timeout_keep_alive_handler()
 
     def _end_head(self) -> None:
         if self._timer is not None:

@@ -31,7 +31,7 @@ class Timer:
         return self._when
 
     def cancel(self) -> None:
-        self.over = True
+        self.over, self.callback = True, lambda: None
 
 
 class Task:
@@ -110,6 +110,10 @@ def transport() -> Transport:
 
 @pytest.fixture
 def connection(loop: Loop, transport: Transport) -> Connection:
+    return connected(loop, transport)
+
+
+def connected(loop: Loop, transport: Transport) -> Connection:
     config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, timeout_keep_alive=REST)
     config.load()
     connection = Connection(config, ServerState(), {}, cast("asyncio.AbstractEventLoop", loop), most=10)
@@ -145,6 +149,19 @@ def test_a_request_leaves_nothing_for_the_collector(connection: Connection) -> N
             connection.data_received(REQUEST)
             cycles.add(connection.cycle)
         assert list(cycles) == [connection.cycle]
+    finally:
+        gc.enable()
+
+
+def test_a_connection_leaves_nothing_for_the_collector(loop: Loop) -> None:
+    gc.disable()
+    try:
+        connection = connected(loop, Transport())
+        connection.data_received(REQUEST)
+        connection.connection_lost(None)
+        gone = weakref.ref(connection)
+        del connection
+        assert gone() is None
     finally:
         gc.enable()
 
