@@ -125,7 +125,8 @@ class Shortcut:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle one request."""
-        if scope["path"] == self._path and scope["method"] in self._methods and not scope.get("root_path"):
+        ours = scope["type"] == "http" and scope["path"] == self._path and scope["method"] in self._methods
+        if ours and not scope.get("root_path"):
             return self._app(scope, receive, send)
         return self._router(scope, receive, send)
 
