@@ -21,7 +21,7 @@ from .checks import check, expiring, linked
 from .commits import Commits
 from .recording import LocalWorker, Recording
 from .signals import Signals
-from .transactions import TransactionSignals, driver_connection, resolved
+from .transactions import TransactionSignals, driver_connection, is_committed, resolved
 
 if TYPE_CHECKING:
     from .transactions import AnySession
@@ -147,9 +147,11 @@ class EventBus:
 
         def record_in(session: Any) -> Sequence[Receipt]:
             session = resolved(session)
-            receipts = record(driver_connection(session))
+            connection = driver_connection(session)
+            receipts = record(connection)
             if publications:
-                self._transaction_signals.add(session, publications[-1].event.id, loop)
+                ended = is_committed(connection)
+                self._transaction_signals.add(session, publications[-1].event.id, loop, ended=ended)
             return receipts
 
         return record_in

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import RootTransaction
     from sqlalchemy.orm import Session, SessionTransaction
 
-__all__ = ["AnySession", "TransactionSignals", "driver_connection", "resolved"]
+__all__ = ["AnySession", "TransactionSignals", "driver_connection", "is_committed", "resolved"]
 
 AnySession = Any
 """A SQLAlchemy session or connection, a connection of Django, or one of a driver (DB-API 2.0, PEP 249)."""
@@ -25,6 +25,7 @@ _EXPECTED = (
     "session: expected a SQLAlchemy AsyncSession, Session or Connection, a connection of Django, "
     "or one of psycopg, psycopg2 or sqlite3"
 )
+_IDLE = 0  # PQTRANS_IDLE of libpq, as psycopg and psycopg2 tell it
 _PATIENCE = 10.0  # seconds after the beginning of a commit in which the signal is sent even without its end
 
 
@@ -59,6 +60,14 @@ def driver_connection(session: Any) -> Any:
     raise EventError(f"{_EXPECTED}, got {type(session).__name__}")
 
 
+def is_committed(connection: Any) -> bool:
+    """Return whether a connection of a driver has nothing to commit, as in autocommit mode; False if it is unknown."""
+    in_transaction = getattr(connection, "in_transaction", None)  # of sqlite3
+    if in_transaction is not None:
+        return not in_transaction
+    return getattr(getattr(connection, "info", None), "transaction_status", None) == _IDLE
+
+
 def _is_django(session: Any) -> bool:
     return callable(getattr(session, "ensure_connection", None)) and callable(getattr(session, "on_commit", None))
 
@@ -76,14 +85,18 @@ class TransactionSignals:
         self._unsignalled: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, session: Any, event_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, session: Any, event_id: str, loop: asyncio.AbstractEventLoop, *, ended: bool = False) -> None:
         """
         Signal once the transaction of `session` has ended.
 
         Args:
             loop: of the bus; the end may come in any thread.
+            ended: whether it has, because the session commits each statement.
         """
         self._loop = loop
+        if ended:
+            self._soon(self._announce, event_id)
+            return
         if _is_django(session):
             session.on_commit(partial(self._soon, self._announce, event_id))
             return

@@ -256,14 +256,30 @@ class TestAutocommit(StoreTests):
         yield connection
         connection.close()
 
-    async def test_it_is_recorded_at_once(self, store: Storage, database: Database, connection: Any) -> None:
-        bus = EventBus(store.events, Signals(database))
+    async def test_it_is_recorded_and_signalled_at_once(
+        self, store: Storage, database: Database, connection: Any
+    ) -> None:
+        signals = Signals(database)
+        bus = EventBus(store.events, signals)
         receipts = await bus.publish_many(events(2), session=connection)
         assert [receipt.duplicate for receipt in receipts] == [False, False]
+        await eventually(lambda: signals.recorded == [2])
         assert await database.count(tables.events, tables.dispatch) == [2, 2]
         with pytest.raises(EventConflict):
             await bus.publish(Event(type="other", source=events(1)[0].source, id=ids(events(1))[0]), session=connection)
         await bus.stop()
+
+    async def test_so_it_is_by_sqlalchemy(self, store: Storage, database: Database, driver: str, dsn: str) -> None:
+        signals = Signals(database)
+        bus = EventBus(store.events, signals)
+        url = make_url(dsn).set(drivername="sqlite" if driver == "sqlite" else f"postgresql+{driver}")
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            await bus.publish(events(1)[0], session=connection)
+            await eventually(lambda: signals.recorded == [1])
+        engine.dispose()
+        await bus.stop()
+        assert signals.recorded == [1]
 
     async def test_within_a_block_it_ends_with_that(
         self, store: Storage, database: Database, connection: Any, driver: str
