@@ -79,7 +79,9 @@ class SingleCalls:
                     ended = monotonic()
                     seconds = ended - started
                     if answer is not plain or flight.turn is not lane or seconds > FIRST or ended >= flight.until:
-                        outcome = answer if sink is None else sink.outcome_of(answer)
+                        outcome = ACCEPTED if answer is plain else answer
+                        if answer is not plain and sink is not None:
+                            outcome = sink.outcome_of(answer)
                         break
                     marks[index] = SUCCEEDED
                     quick += 1

@@ -19,11 +19,11 @@ _METHODS = ("hashjoin", "mergejoin", "material", "sort", "hashagg", "bitmapscan"
 _FATAL = ("hashjoin", "mergejoin", "material", "sort", "hashagg")  # without these, a subquery is computed for each row
 
 _COUNT_CLAIMS = """
-CREATE TABLE chaos_claims (size int);
-CREATE FUNCTION chaos_count() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO chaos_claims SELECT count(*) FROM claimed WHERE lease_token IS NOT NULL; RETURN NULL; END $$;
-CREATE TRIGGER chaos_count AFTER UPDATE ON dispatch REFERENCING NEW TABLE AS claimed
-    FOR EACH STATEMENT EXECUTE FUNCTION chaos_count();
+CREATE TABLE public.chaos_claims (size int);
+CREATE FUNCTION public.chaos_count() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO public.chaos_claims SELECT count(*) FROM claimed WHERE lease_token IS NOT NULL; RETURN NULL; END $$;
+CREATE TRIGGER chaos_count AFTER UPDATE ON public.dispatch REFERENCING NEW TABLE AS claimed
+    FOR EACH STATEMENT EXECUTE FUNCTION public.chaos_count();
 """
 
 # Rows of work that come and go unseen, as those of a busy day do; one statement leaves so many dead.
