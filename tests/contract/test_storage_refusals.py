@@ -187,11 +187,11 @@ class TestOfAClaim(Bench):
         self, store: Store, database: Database, writer: SettlementWriter
     ) -> None:
         _, token, works = await self.claimed(store)
-        await database.rename("deliveries", "gone")
+        await database.rename("runs", "gone")
         with pytest.raises(Exception, match="refused") as raised:
             await writer.settle(Settled(token, works, [Run((1,), COUNT)]))
         assert not isinstance(raised.value, StorageRefused)
-        await database.rename("gone", "deliveries")
+        await database.rename("gone", "runs")
         assert await writer.settle(Settled(token, works, [Run((1,), COUNT)])) == ()
         assert await database.count(deliveries, dispatch) == [COUNT, 0]
 
