@@ -18,13 +18,24 @@ from .rest import Rest
 __all__ = ["Connection"]
 
 _HEAD_TIME = 10.0  # seconds from the connection, or the first byte of a request, to the end of its headers
-_HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete
+_HEAD_SIZE = 64 * 1024  # bytes of a request line and headers that are not complete, and of trailers
 _HEADERS = 1100  # an event may have 1,000 extensions
 _BLOCKED = 30.0  # seconds for which a client may read nothing of its answers
 _TOO_LARGE = Problem(431, "headers-too-large")
 _TOO_MANY = Problem(503, "too-many-connections", headers={"retry-after": "1"})
 _RESERVE = 32  # connections above the limit, for probes
 _PROBES = (b"/healthz", b"/readyz")
+
+
+class _Ignored(list[tuple[bytes, bytes]]):
+    """Headers that are kept nowhere."""
+
+    @override
+    def append(self, header: tuple[bytes, bytes], /) -> None:
+        """Do nothing."""
+
+
+_TRAILERS = _Ignored()
 
 
 class Connection(HttpToolsProtocol):
@@ -36,6 +47,9 @@ class Connection(HttpToolsProtocol):
     whose client has sent nothing for the longest time while a request may begin; if there is none, it is answered with
     503, unless it asks for the health of the process. Between two requests uvicorn's keep-alive applies, and only
     another request ends its wait. During a body its reader sets its own limits.
+
+    Trailers are read and ignored: they may be sent by whoever was let send a body alone, so none counts as a header
+    (RFC 9110 §6.5.1). More than 64 KiB of them, or of anything else in a body that is not of its data, is a 431, too.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -43,6 +57,8 @@ class Connection(HttpToolsProtocol):
     _head: int = 0  # bytes that have come of one that is not complete
     _piece: int = 0  # bytes that came last
     _in_head = True
+    _in_body = False
+    _apart: int = 0  # bytes since the head, or the last data of the body, in pieces without either
     _refused = False  # whether its head was refused, so that what follows is not read
     _in_reserve = False  # whether it is above the limit
     _opened = 0.0  # of the event loop's clock
@@ -120,6 +136,10 @@ class Connection(HttpToolsProtocol):
                 self._refuse(_TOO_LARGE)
             elif self._timer is None:
                 self._timer = self.loop.call_later(_HEAD_TIME, self._late)
+        elif self._in_body and not self.transport.is_closing():
+            self._apart += len(data)
+            if self._apart > _HEAD_SIZE:
+                self._refuse(_TOO_LARGE)
 
     @override
     def on_message_begin(self) -> None:
@@ -139,14 +159,18 @@ class Connection(HttpToolsProtocol):
         if not self._refused:
             super().on_headers_complete()
             offer(self.cycle)
+            self.headers = _TRAILERS  # the scope has those of the head
+            self._in_body, self._apart = True, -self._piece
 
     @override
     def on_body(self, body: bytes) -> None:
+        self._apart = -self._piece
         if not self._refused:
             super().on_body(body)
 
     @override
     def on_message_complete(self) -> None:
+        self._in_body = False
         if not self._refused:
             super().on_message_complete()
 
@@ -207,7 +231,7 @@ class Connection(HttpToolsProtocol):
             cycle.disconnected = True  # the body of its request is refused: the application answers no more
             cycle.message_event.set()
             self.transport.write(_written(problem))
-        elif cycle is None or cycle.response_complete:
+        elif cycle is None or (cycle.response_complete and not self._in_body):  # one answer for each request
             self.transport.write(_written(problem))
         self.transport.close()
 

@@ -415,6 +415,32 @@ class TestBodies:
             assert answer.startswith(b"HTTP/1.1 202 ")
             assert [each.data for each in await door.recorded()] == [b"abcde"]
 
+    @pytest.mark.parametrize("together", [False, True])
+    async def test_trailers_are_no_headers(self, lite: Bus, together: bool) -> None:
+        """RFC 9110 §6.5.1; a token or an attribute there counted where the request came in one piece."""
+        token = "evb_" + "a" * 43
+        async with serving(lite, f"tokens: [{{name: a, secret: {token}, scopes: [publish]}}]") as door:
+            for told, late, status in (
+                ("connection: close", f"authorization: Bearer {token}", b"401"),
+                (f"authorization: Bearer {token}\r\nconnection: close", "ce-subject: eu/1", b"202"),
+            ):
+                pieces = [self.head("transfer-encoding: chunked", told), b"0\r\n", f"{late}\r\n\r\n".encode()]
+                answer = await door.raw(*([b"".join(pieces)] if together else pieces))
+                assert answer.startswith(b"HTTP/1.1 %b " % status)
+            assert [each.subject for each in await door.recorded()] == [None]
+
+    async def test_trailers_without_end_are_refused(self, lite: Bus) -> None:
+        async with serving(lite) as door:
+            reader, writer = await door.connect()
+            writer.write(self.head("transfer-encoding: chunked", "expect: 100-continue"))
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write((b"0\r\n" + b"t: x\r\n" * 20_000)[: 64 * 1024 + 1])
+            answer = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert answer.count(b"HTTP/1.1 ") == 1
+            assert await door.recorded() == []
+
     async def test_requests_sent_at_once_are_answered_in_their_order(self, lite: Bus) -> None:
         """In one piece each is whole when its turn comes, and the second waits for the answer to the first."""
         ids = [str(number) for number in range(5)]

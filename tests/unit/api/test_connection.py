@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 REST = 75  # seconds
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+TRAILER = b"authorization: Bearer good\r\n\r\n"
 
 
 class Timer:
@@ -194,3 +196,55 @@ def test_a_connection_that_is_lost_leaves_no_timer(loop: Loop, connection: Conne
     connection.data_received(REQUEST)
     connection.connection_lost(None)
     assert [each for each in loop.timers if not each.over] == []
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"t: x\r\n" * 1000, b"x" * 6000, b"t: x" + b"y" * 6000 + b"\r\n"],
+    ids=["many", "a-name", "long"],
+)
+def test_trailers_have_an_end(connection: Connection, transport: Transport, piece: bytes) -> None:
+    """They came without limit after an answer that needs no token."""
+    connection.data_received(CHUNKED)
+    connection.data_received(b"0\r\n")
+    sent = 0
+    while not transport.closed and sent < 200_000:
+        connection.data_received(piece)
+        sent += len(piece)
+    assert transport.closed
+    assert sent < 80_000
+    assert transport.written.count(b"HTTP/1.1 ") == 1  # the answer that it had
+
+
+def test_extensions_of_a_chunk_have_an_end(connection: Connection, transport: Transport) -> None:
+    connection.data_received(CHUNKED + b"1;")
+    for _ in range(20):
+        if not transport.closed:
+            connection.data_received(b"x" * 6000)
+    assert transport.closed
+
+
+def test_a_body_may_be_larger_than_a_head(connection: Connection, transport: Transport) -> None:
+    connection.data_received(CHUNKED)
+    for _ in range(100):
+        connection.data_received(b"1000;a=b\r\n" + b"x" * 4096 + b"\r\n")
+    connection.data_received(b"0\r\nt: x\r\n\r\n")
+    connection.data_received(REQUEST)
+    assert not transport.closed
+    assert transport.written.count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize("pieces", [[CHUNKED + b"0\r\n" + TRAILER], [CHUNKED, b"0\r\n", TRAILER]], ids=["one", "more"])
+def test_trailers_are_no_headers(connection: Connection, pieces: list[bytes]) -> None:
+    """RFC 9110 §6.5.1; they counted where the request came in one piece."""
+    for piece in pieces:
+        connection.data_received(piece)
+    assert connection.cycle.scope["headers"] == [(b"host", b"localhost"), (b"transfer-encoding", b"chunked")]
+    assert connection.headers == []
+
+
+def test_what_is_wrong_in_a_body_is_no_other_answer(connection: Connection, transport: Transport) -> None:
+    connection.data_received(CHUNKED)
+    connection.data_received(b"zz\r\n")
+    assert transport.closed
+    assert transport.written.count(b"HTTP/1.1 ") == 1
