@@ -40,6 +40,33 @@ _Told = Callable[["errors.Error | None"], None]
 _Sent = tuple[str, "_Told | None"]
 
 
+class _Window(list[_Sent]):
+    """Messages between two PINGs, each of which a refusal looks at once, however many refusals there are."""
+
+    __slots__ = ("_named", "_refused", "_seen")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._named: dict[str, list[_Sent]] = {}  # by the subject as the server spells it
+        self._seen = 0  # that are in `_named`
+        self._refused = 0  # that a refusal without a name has concerned
+
+    def refused(self, name: str) -> list[_Sent]:
+        """Return those to the subject that were not refused before; all such if there are none to the subject."""
+        for sent in self[self._seen :]:
+            self._named.setdefault(_named(sent[0]), []).append(sent)
+        self._seen = len(self)
+        if name not in self._named:
+            return self.all_refused()
+        found, self._named[name] = self._named[name], []
+        return found
+
+    def all_refused(self) -> list[_Sent]:
+        """Return all that were not refused before without a name."""
+        found, self._refused = self[self._refused :], len(self)
+        return found
+
+
 class GuardedClient(Client):
     """
     A client that reports for each message whether the server has taken it.
@@ -53,8 +80,8 @@ class GuardedClient(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self._window: list[_Sent] = []  # after the last PING
-        self._windows: deque[list[_Sent]] = deque()  # one for each of nats-py's `_pongs`
+        self._window = _Window()  # after the last PING
+        self._windows: deque[_Window] = deque()  # one for each of nats-py's `_pongs`
         self._asking: asyncio.Task[None] | None = None
         self._inbox: str | None = None  # known to be heard
         self._wanted_inbox: str | None = None
@@ -79,7 +106,7 @@ class GuardedClient(Client):
 
     async def send(self, subject: str, payload: bytes, headers: bytes) -> None:
         """Send a message without waiting for its fate; `headers` is the block of `header_block()`, or nothing."""
-        await self._hand_over(subject, payload, headers, "", None)
+        await self._hand_over(subject, payload, headers, "", None, None)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
@@ -89,7 +116,7 @@ class GuardedClient(Client):
         proof: asyncio.Future[errors.Error | None] = loop.create_future()
         timer = loop.call_later(timeout, _resolve, proof, errors.TimeoutError())
         try:
-            await self._hand_over(subject, payload, headers, reply, partial(_resolve, proof))
+            await self._hand_over(subject, payload, headers, reply, partial(_resolve, proof), timer.when())
             self._prove_soon()
             refusal = await proof
         finally:
@@ -112,7 +139,7 @@ class GuardedClient(Client):
         self._answers[token] = answer
         try:
             inbox = self._inbox or await self._open_inbox(timeout)
-            await self._hand_over(subject, payload, headers, f"{inbox}.{token}", partial(_refuse, answer))
+            await self._hand_over(subject, payload, headers, f"{inbox}.{token}", partial(_refuse, answer), timer.when())
             self._prove_soon()
             said = await answer
         finally:
@@ -122,8 +149,10 @@ class GuardedClient(Client):
             raise said
         return said
 
-    async def _hand_over(self, subject: str, payload: bytes, headers: bytes, reply: str, told: _Told | None) -> None:
-        """Put a message where the next flush takes it from; wait for one where too much waits already."""
+    async def _hand_over(
+        self, subject: str, payload: bytes, headers: bytes, reply: str, told: _Told | None, deadline: float | None
+    ) -> None:
+        """Put a message where the next flush takes it from; where too much waits already, wait for one until then."""
         if not self.is_connected:
             raise errors.ConnectionClosedError
         self._window.append((subject, told))
@@ -135,8 +164,15 @@ class GuardedClient(Client):
             self._pending.append(frame)
             self._pending_data_size += len(frame)
         else:
-            with honest_cancellation():
-                await self._send_command(frame)
+            await self._squeeze_in(frame, deadline)
+
+    async def _squeeze_in(self, frame: bytes, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                with honest_cancellation():
+                    await self._send_command(frame)
+        except TimeoutError:
+            raise errors.TimeoutError from None
 
     async def _open_inbox(self, timeout: float) -> str:
         """Return where answers go, once the server has agreed that we hear them: nothing is sent before."""
@@ -190,7 +226,7 @@ class GuardedClient(Client):
             pong.add_done_callback(lambda _: None if future.done() else future.set_result(True))
         self._pongs.append(pong)
         self._windows.append(self._window)
-        self._window = []
+        self._window = _Window()
         await self._send_command(PING_PROTO)
         await self._flush_pending()
 
@@ -216,20 +252,19 @@ class GuardedClient(Client):
             return  # the answer that `try_publish()` hopes for; no other reply of ours is reserved
         window = self._windows[0] if self._windows else self._window
         if refused := _NOT_PERMITTED.search(err_msg):
-            named = [sent for sent in window if _named(sent[0]) == refused[1]]
-            _tell(named or window, errors.Error(f"no permission to publish to {refused[1][:_LONGEST]}"))
+            _tell(window.refused(refused[1]), errors.Error(f"no permission to publish to {refused[1][:_LONGEST]}"))
             return
         if _SUBSCRIPTION_NOT_PERMITTED in err_msg and self._wanted_inbox and self._wanted_inbox.lower() in err_msg:
             self._inbox = self._wanted_inbox = None
             return
         if _SUBSCRIPTION_NOT_PERMITTED not in err_msg:
-            _tell(window, errors.Error(f"the server refused: {err_msg.strip(chr(39))[:_LONGEST]}"))
+            _tell(window.all_refused(), errors.Error(f"the server refused: {err_msg.strip(chr(39))[:_LONGEST]}"))
         await super()._process_err(err_msg)
 
     @override
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         await super()._close(status, do_cbs)
-        lost, self._window = [*self._windows, self._window], []
+        lost, self._window = [*self._windows, self._window], _Window()
         self._windows.clear()
         reason = self._err if isinstance(self._err, errors.Error) else errors.ConnectionClosedError()
         for window in lost:
