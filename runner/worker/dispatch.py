@@ -68,7 +68,7 @@ class Dispatch:
         self._records: list[DeliveryRecord] = []
         self._attempts: list[AttemptRecord] = []
         self._turns: list[Turn] = []
-        self._until = until
+        self.until = until
         self._front = 0  # how many of the first events are settled
         self._left: Mapping[Outlet, int] = {}  # deliveries that were to end when it was last asked
         self._loop = asyncio.get_running_loop()
@@ -115,16 +115,19 @@ class Dispatch:
         if self._waiting is not None:
             _wake(self._waiting)
 
-    def keeps_up(self, times: int) -> bool:
+    def keeps_up(self, left: float, passed: float) -> bool:
         """
-        Return whether a subscription will be through within `times` times what has passed since the last call.
+        Return whether a subscription will be through within `left` seconds at its pace since the last call.
 
         False if deliveries that others could make, or that are to run later, wait to be recorded.
+
+        Args:
+            passed: seconds since the last call, or since the start.
         """
         before, self._left = self._left, self._to_end()
         if self._records or self.claim.unreadable:
             return False
-        return any((before.get(outlet, 0) - left) * times >= left for outlet, left in self._left.items())
+        return any((before.get(outlet, 0) - count) * left >= count * passed for outlet, count in self._left.items())
 
     def front(self, lease: timedelta) -> Settled | None:
         """Return the settlement of the first events whose deliveries have all ended; None if there are none."""
@@ -208,7 +211,7 @@ class Dispatch:
             self._runs.append((last, count))
         for outlet, works in self._shares().items():
             self.flights[outlet] = Flight(
-                works, self._until, expiring=self._expiring, ended=self._ended, recorded=self.claim.recorded
+                works, self.until, expiring=self._expiring, ended=self._ended, recorded=self.claim.recorded
             )
 
     def _shares(self) -> Mapping[Outlet, Sequence[Work]]:

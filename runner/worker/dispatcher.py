@@ -267,12 +267,20 @@ class Dispatcher:
         await self._on_written(records)
 
     async def _wait(self, dispatch: Dispatch) -> None:
-        """Wait for the grace, and for as long as a dispatch keeps up that delays nobody; settle what ends meanwhile."""
+        """
+        Wait for the grace, and for as long as a dispatch keeps up that delays nobody; settle what ends meanwhile.
+
+        However long settlements take, half of the lease is left for the last one, unless it is shorter than the grace.
+        """
         grace, lease = self._limits.grace.total_seconds(), self._limits.lease
-        for left in reversed(range(self._limits.stretch)):
-            # what has an order waits until no earlier event is left to dispatch
-            if await dispatch.wait(grace) or self._writer.ordered or not dispatch.keeps_up(left):
+        looked, pause = monotonic(), grace
+        ends = looked + min(self._limits.stretch * grace, (dispatch.until - looked) / 2)
+        # what has an order waits until no earlier event is left to dispatch
+        while not await dispatch.wait(pause) and not self._writer.ordered:
+            now = monotonic()
+            if now >= ends or not dispatch.keeps_up(ends - now, now - looked):
                 return
+            looked = now
             front = dispatch.front(lease)
             if front is not None:
                 try:
@@ -282,6 +290,9 @@ class Dispatcher:
                     self._room_freed.set()
                     self.claim_ahead()
                 await self._on_written(records)
+            pause = min(grace, ends - monotonic())
+            if pause <= 0:
+                return
 
     def _nudge(self) -> None:
         """Make the loop see that it must end."""

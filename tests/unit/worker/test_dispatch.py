@@ -314,10 +314,10 @@ class TestKeepsUp:
         dispatch.start()
         await tick(5)
         await doors.end(2)
-        assert dispatch.keeps_up(4)  # 2 of 10 have ended, so that the other 8 take four times as long
+        assert dispatch.keeps_up(4, 1)  # 2 of 10 have ended, so that the other 8 take four times as long
         await doors.end(2)
-        assert not dispatch.keeps_up(2)
-        assert not dispatch.keeps_up(9)  # nothing has ended since
+        assert not dispatch.keeps_up(2, 1)
+        assert not dispatch.keeps_up(9, 1)  # nothing has ended since
         await one.stop()
 
     async def test_what_waits_before_it_in_the_outlet_counts(self) -> None:
@@ -328,12 +328,12 @@ class TestKeepsUp:
         second.start()
         await tick(5)
         await doors.end(2)
-        assert second.keeps_up(2)
+        assert second.keeps_up(2, 1)
         await doors.end(1)
-        assert not second.keeps_up(1)
-        assert first.keeps_up(1)
+        assert not second.keeps_up(1, 1)
+        assert first.keeps_up(1, 1)
         await doors.end(3)
-        assert not first.keeps_up(9)  # it is over
+        assert not first.keeps_up(9, 1)  # it is over
 
     async def test_one_that_does_is_waited_for_beside_one_that_does_not(self) -> None:
         doors = Doors()
@@ -342,9 +342,9 @@ class TestKeepsUp:
         dispatch.start()
         await tick(5)
         await doors.end(2)
-        assert dispatch.keeps_up(1)
+        assert dispatch.keeps_up(1, 1)
         await doors.end(1)
-        assert not dispatch.keeps_up(9)  # what is left is that of the other
+        assert not dispatch.keeps_up(9, 1)  # what is left is that of the other
         await stuck.stop()
 
     @pytest.mark.parametrize("options", [{"paused": True}, {"order_by": "subject"}, {"rate": Rate.parse("1/s")}])
@@ -355,7 +355,7 @@ class TestKeepsUp:
         dispatch.start()
         await tick(5)
         await doors.end(2)
-        assert not dispatch.keeps_up(9)
+        assert not dispatch.keeps_up(9, 1)
         await one.stop()
 
 
@@ -482,7 +482,7 @@ def test_every_delivery_is_written_exactly_once_as_what_it_was(data: st.DataObje
         parts = []
         for pause in fronts:
             await tick(pause)
-            if dispatch.keeps_up(10**6) and (front := dispatch.front(LEASE)) is not None:
+            if dispatch.keeps_up(10**6, 1) and (front := dispatch.front(LEASE)) is not None:
                 parts.append(front)
         await tick(ticks)
         settled = dispatch.settled(LEASE)
