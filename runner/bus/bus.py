@@ -197,7 +197,9 @@ class EventBus:
             try:
                 check(publication)
             except EventError as error:
-                raise error.among(index, len(publications)) from error
+                if len(publications) == 1:
+                    raise
+                raise error.in_batch(index, len(publications)) from error
         if self._schemas is not None:
             self._schemas.check(publications)
 

@@ -33,7 +33,9 @@ class TypeSchemas:
                 try:
                     schema.check(publication.event)
                 except SchemaViolation as error:
-                    raise error.among(index, len(publications)) from error
+                    if len(publications) == 1:
+                        raise
+                    raise error.in_batch(index, len(publications)) from error
 
     def _matching(self, event_type: str) -> tuple[DataSchema, ...]:
         return tuple(schema for pattern, schema in self._schemas.items() if matches_pattern(pattern, event_type))

@@ -97,6 +97,7 @@ class TestNarrow:
         else:
             assert isinstance(refusal, EventError)
             assert "subject: the encoding of the database" in str(refusal)
+            assert refusal.__cause__ is not refusal
 
     def test_publish_event_sees_characters_and_not_bytes(
         self, postgres: PostgresServer, narrow_dsn: str, tmp_path: Path, run_migrate: Callable[[str], None]

@@ -167,7 +167,9 @@ class PostgresEvents(EventStore):
                 try:
                     check_storable(publication.event, self._home.encoding)
                 except EventError as error:
-                    raise error.among(index, len(publications)) from error
+                    if len(publications) == 1:
+                        raise
+                    raise error.in_batch(index, len(publications)) from error
 
 
 class _Added(NamedTuple):

@@ -400,6 +400,13 @@ class TestFailures:
         assert caught.value.index == 1
         assert store.began == 0
 
+    async def test_the_error_of_a_single_event_is_not_its_own_cause(self, bus: EventBus) -> None:
+        """Its traceback would say everything twice, and a circle would wait for the collector."""
+        for refused in (bus.publish(event("a", type="")), bus.publish_many([event("a", type="")])):
+            with pytest.raises(EventError, match=r"^type") as caught:
+                await refused
+            assert caught.value.__cause__ is not caught.value
+
 
 class TestSignals:
     async def test_they_come_after_the_commit_and_name_the_newest_event(

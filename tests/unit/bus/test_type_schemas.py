@@ -69,8 +69,9 @@ def test_patterns_and_several_that_match(tmp_path: Path) -> None:
     check(known, order({"id": 1}), order({"id": 1, "more": 2}, "order.deleted"))
     with pytest.raises(SchemaViolation):
         check(known, order({"id": 1, "more": 2}))
-    with pytest.raises(SchemaViolation):
+    with pytest.raises(SchemaViolation) as caught:
         check(known, order({}, "order.deleted"))
+    assert caught.value.__cause__ is not caught.value
 
 
 @pytest.mark.parametrize(
