@@ -70,7 +70,8 @@ class Dispatch:
         self._turns: list[Turn] = []
         self.until = until
         self._front = 0  # how many of the first events are settled
-        self._left: Mapping[Outlet, int] = {}  # deliveries that were to end when it was last asked
+        # of each outlet, when it was last asked: the marks of what was to end, and how many of them were missing
+        self._left: Mapping[Outlet, tuple[Sequence[bytearray], int]] = {}
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
         self._over = False
@@ -119,7 +120,8 @@ class Dispatch:
         """
         Return whether a subscription will be through within `left` seconds at its pace since the last call.
 
-        False if deliveries that others could make, or that are to run later, wait to be recorded.
+        False if deliveries that others could make, or that are to run later, wait to be recorded: since the events were
+        assigned, or because an outlet has closed.
 
         Args:
             passed: seconds since the last call, or since the start.
@@ -127,7 +129,14 @@ class Dispatch:
         before, self._left = self._left, self._to_end()
         if self._records or self.claim.unreadable:
             return False
-        return any((before.get(outlet, 0) - count) * left >= count * passed for outlet, count in self._left.items())
+        for outlet, flight in self.flights.items():
+            if flight.stop < len(flight.works) or (flight.next < flight.stop and not outlet.open):
+                return False
+        return any(
+            (count - _missing(marks)) * left >= self._left[outlet][1] * passed
+            for outlet, (marks, count) in before.items()
+            if outlet in self._left
+        )
 
     def front(self, lease: timedelta) -> Settled | None:
         """Return the settlement of the first events whose deliveries have all ended; None if there are none."""
@@ -252,10 +261,10 @@ class Dispatch:
                 startable.append(outlet)
         return tuple(startable)
 
-    def _to_end(self) -> Mapping[Outlet, int]:
-        """Return how many deliveries are to end in each outlet before it is through with this claim, if it is not."""
+    def _to_end(self) -> Mapping[Outlet, tuple[Sequence[bytearray], int]]:
+        """Return what is to end in each outlet before it is through with this claim, if it is not."""
         left = {outlet: to_end(flight, outlet.flights) for outlet, flight in self.flights.items()}
-        return {outlet: count for outlet, count in left.items() if count}
+        return {outlet: (marks, _missing(marks)) for outlet, marks in left.items() if marks}
 
     def _settlement(self, works: Sequence[Work | UnreadableWork], runs: Sequence[Run], start: int) -> Settled:
         """Return the settlement of events from `start` on, with the rows that are written."""
@@ -303,6 +312,11 @@ class Dispatch:
         self._flying -= 1
         if self._flying == 0:
             self.hurry()
+
+
+def _missing(marks: Sequence[bytearray]) -> int:
+    """Return how many deliveries have not ended."""
+    return sum(each.count(0) for each in marks)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

@@ -278,7 +278,11 @@ class Dispatcher:
         # what has an order waits until no earlier event is left to dispatch
         while not await dispatch.wait(pause) and not self._writer.ordered:
             now = monotonic()
-            if now >= ends or not dispatch.keeps_up(ends - now, now - looked):
+            if (
+                now >= ends
+                or not self._roster.serves(dispatch.flights)
+                or not dispatch.keeps_up(ends - now, now - looked)
+            ):
                 return
             looked = now
             front = dispatch.front(lease)
@@ -289,7 +293,10 @@ class Dispatcher:
                     self._held -= len(front.works)
                     self._room_freed.set()
                     self.claim_ahead()
-                await self._on_written(records)
+                try:
+                    await self._on_written(records)
+                except Exception as error:  # the rest is settled all the same
+                    log.error("task failed", task="dispatch", error=type(error).__name__, detail=text_of(error))
             pause = min(grace, ends - monotonic())
             if pause <= 0:
                 return

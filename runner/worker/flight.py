@@ -163,12 +163,15 @@ class Flight(Generic[W]):
             ended()
 
 
-def to_end(flight: Flight[Any], queue: Iterable[Flight[Any]]) -> int:
-    """Return how many deliveries are to end before those of `flight` have, which begin in the order of `queue`."""
-    left = flight.running
-    if flight.next < flight.stop:
-        for each in queue:
-            left += each.stop - each.next
-            if each is flight:
-                break
-    return left
+def to_end(flight: Flight[Any], queue: Iterable[Flight[Any]]) -> Sequence[bytearray]:
+    """Return the marks of what is to end before `flight` has, itself and those before it in `queue`; none if it has."""
+    if not flight.marks.count(0):
+        return ()
+    if flight.next >= flight.stop:
+        return (flight.marks,)
+    marks = []
+    for each in queue:
+        marks.append(each.marks)
+        if each is flight:
+            break
+    return marks

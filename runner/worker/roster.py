@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import structlog
@@ -111,6 +111,10 @@ class Roster:
             return False
         self._note_closed()
         return True
+
+    def serves(self, outlets: Iterable[Outlet]) -> bool:
+        """Whether none of `outlets` has been replaced or removed."""
+        return all(self.outlets.get(outlet.id) is outlet for outlet in outlets)
 
     def name_of(self, id: int) -> str:
         """Return the name of a subscription, or its id if it is not active any more."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runner.delivery import ACCEPTED, Accepted, Deferred, Delivery, DeliveryState, Failed, Outcome, Rejected
 from runner.event import Event
+from runner.policies.breaker import BreakerPolicy
 from runner.policies.rate import Rate
 from runner.storage.contract.claims import Claim, UnreadableWork, Work
 from runner.storage.contract.settlements import DeliveryRecord, Run, Settled, Turn
@@ -357,6 +358,63 @@ class TestKeepsUp:
         await doors.end(2)
         assert not dispatch.keeps_up(9, 1)
         await one.stop()
+
+    async def test_what_starts_or_is_cut_before_it_is_no_progress(self) -> None:
+        one = outlet(hanging(*range(9)), concurrency=2)
+        first, second = dispatch_of(works(9), one), dispatch_of(works(9), one)
+        first.start()
+        second.start()
+        await tick(9)
+        assert not first.keeps_up(9, 1)
+        first.settled(LEASE)
+        assert not second.keeps_up(9, 1)
+        await one.stop()
+
+    async def test_what_starts_before_it_is_no_progress_either_once_all_has(self) -> None:
+        one = outlet(hanging(*range(9)), concurrency=30)
+        first, second = dispatch_of(works(9), one), dispatch_of(works(2), one)
+        first.start()
+        second.start()
+        await tick(99)
+        assert one.running == 11
+        assert not second.keeps_up(9, 1)
+        await one.stop()
+
+    @pytest.mark.parametrize("closes", ["paused", "tripped"])
+    async def test_never_once_an_outlet_has_closed_that_has_something_left(self, closes: str) -> None:
+        doors, theirs = Doors(), Doors()
+        one = outlet(doors.sink, concurrency=1, breaker=BreakerPolicy(failures=2, pause=timedelta(hours=1)))
+        two = outlet(theirs.sink, id=2, concurrency=1)
+        dispatch = dispatch_of(works(9), one, two)
+        dispatch.start()
+        await tick(5)
+        await theirs.end(7)
+        assert dispatch.keeps_up(9, 1)
+        if closes == "paused":
+            one.paused = True
+        else:
+            await doors.end(2, Failed("down"))
+            assert not one.breaker.closed
+        await theirs.end(1)
+        assert not dispatch.keeps_up(9, 1)
+        found = states(dispatch.settled(LEASE))
+        assert found[8, 1] is DeliveryState.PENDING
+        started = len(doors.sink.taken)
+        await doors.end(1 if closes == "paused" else 0)
+        assert len(doors.sink.taken) == started
+        await one.stop()
+        await two.stop()
+
+    async def test_what_closes_with_nothing_left_to_start_delays_nobody(self) -> None:
+        doors = Doors()
+        one, two = outlet(FunctionSink(accept)), outlet(doors.sink, id=2, concurrency=1)
+        dispatch = dispatch_of(works(3), one, two)
+        dispatch.start()
+        await tick(9)
+        await doors.end(2)
+        one.paused = True
+        assert dispatch.keeps_up(1, 1)
+        await two.stop()
 
 
 class TestFront:

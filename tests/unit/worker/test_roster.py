@@ -57,6 +57,7 @@ async def test_an_outlet_stays_while_its_subscription_does(roster: Roster, store
     store.registered = (registered(paused=True), registered(2))
     await roster.load()
     assert roster.outlets[1] is one
+    assert roster.serves([one])
     assert roster.closed == {one}
     store.registered = (registered(concurrency=7),)
     await roster.load()
