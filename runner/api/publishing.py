@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from ..event import Event
-    from ..storage.contract.events import Receipt
     from .access import Caller
     from .exchange import Exchange
     from .surface import Surface
@@ -106,29 +106,35 @@ class Publishing:
         events = _admitted(caller, events, batched=batched)
         publications = [Publication(each, asked.delay, asked.deliver_at) for each in events]
         if asked.dry_run:
-            verdicts = await dry_run(self._surface, publications, whole=caller.reads_all)
+            with _placed(len(publications), batched=batched):
+                verdicts = await dry_run(self._surface, publications, whole=caller.reads_all)
             return 200, verdicts if batched else verdicts[0]
         self._room.admitted(len(publications))
         with self._bus.continuing(headers):
             if batched:
-                return 202, [receipt_json(each) for each in await self._publish_batch(publications)]
+                with _placed(len(publications), batched=True):
+                    receipts = await self._bus.publish_many(publications)
+                return 202, [receipt_json(each) for each in receipts]
             only = publications[0]
             receipt = await self._bus.publish(only.event, delay=only.delay, deliver_at=only.deliver_at)
         return 202, receipt_json(receipt)
-
-    async def _publish_batch(self, publications: Sequence[Publication]) -> Sequence[Receipt]:
-        try:
-            return await self._bus.publish_many(publications)
-        except EventError as error:
-            if len(publications) > 1:
-                raise  # with its place
-            raise error.in_batch(0, 1) from error
 
     async def _check_room(self) -> None:
         """Raise a `Problem` of status 503 while no more events are accepted."""
         if self._surface.vitals.draining.is_set():
             raise Problem(503, "stopping", "this process is stopping; try again", headers=_RETRY)
         await self._room.check()
+
+
+@contextlib.contextmanager
+def _placed(count: int, *, batched: bool) -> Iterator[None]:
+    """Give the error of a batch of one event its place, as those of larger batches have."""
+    try:
+        yield
+    except EventError as error:
+        if not batched or count > 1:
+            raise
+        raise error.in_batch(0, 1) from error
 
 
 def _as_sent(event: Event, headers: Mapping[str, str]) -> Event:

@@ -585,8 +585,11 @@ class TestSchemas:
                 assert (answer.status, answer.json["pointer"]) == (422, "/items/1")
                 assert answer.json["type"] == "urn:runner:problem:schema-violated"
             batch = [Event.new("a", 1, source="/"), Event.new("order.created", {"items": [0]}, source="/")]
-            answer = await door.post(*to_http_batched(batch))
-            assert (answer.status, answer.json["index"], answer.json["pointer"]) == (422, 1, "/items/0")
+            for query in ("", "?dry_run=true"):
+                for place, events in ((1, batch), (0, batch[1:])):
+                    answer = await door.post(*to_http_batched(events), query=query)
+                    assert (answer.status, answer.json["index"], answer.json["pointer"]) == (422, place, "/items/0")
+                    assert answer.json["detail"].startswith(f"event {place + 1} of {len(events)}: ")
             assert (await door.post(headers, b'{"items": [1]}')).status == 202
 
 
