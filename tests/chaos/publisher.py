@@ -158,6 +158,8 @@ def live_again_and_again(plan: Plan) -> None:
             asyncio.run(main(plan))
             os._exit(0)
         while len(journal.read()) == before:  # it has not begun to publish
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                return  # nothing was left to publish
             time.sleep(0.001)
         time.sleep(chance.uniform(0.0, 0.06))
         os.kill(child, signal.SIGKILL)
