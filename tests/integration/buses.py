@@ -21,6 +21,7 @@ from runner.config import load_config
 from runner.errors import StorageError
 from runner.event import new_id
 from runner.policies.schedule import Schedule
+from runner.service.background import Background
 from runner.sinks.python import PythonSink
 from runner.storage.tables import deliveries, dispatch
 from tests.contract.storage_contract import Database
@@ -165,6 +166,10 @@ async def crash(before: set[asyncio.Task[Any]]) -> None:
     asyncio._set_running_loop(None)  # as `asyncio.run()` cancels what is left: nobody asks for it any more
     try:
         for task in tasks:
+            frame = getattr(task.get_coro(), "cr_frame", None)
+            loop_of = frame and frame.f_locals.get("self")
+            if isinstance(loop_of, Background):
+                task.remove_done_callback(loop_of._ended)  # a process that is dead begins none again
             task.cancel()
     finally:
         asyncio._set_running_loop(loop)
