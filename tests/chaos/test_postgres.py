@@ -37,9 +37,9 @@ async def restarted(trial: Trial, server: PostgresServer, restarts: int = 5) -> 
     for moment in trial.moments(restarts, of=2000):
         await trial.reach(moment)
         mode = trial.random.choice(["fast", "immediate"])
+        trial.bite("deliveries running at a restart", await eventually(lambda: _running(trial)))
         began = monotonic()
         await asyncio.to_thread(server.stop, mode)
-        trial.bite("deliveries running at a restart", _running(trial))
         await asyncio.to_thread(server.start)
         trial.fault()
         away = monotonic() - began
