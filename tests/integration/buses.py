@@ -167,9 +167,9 @@ async def crash(before: set[asyncio.Task[Any]]) -> None:
     try:
         for task in tasks:
             frame = getattr(task.get_coro(), "cr_frame", None)
-            loop_of = frame and frame.f_locals.get("self")
-            if isinstance(loop_of, Background):
-                task.remove_done_callback(loop_of._ended)  # a process that is dead begins none again
+            owner = frame and frame.f_locals.get("self")
+            if isinstance(owner, Background):
+                task.remove_done_callback(owner._ended)  # a process that is dead begins none again
             task.cancel()
     finally:
         asyncio._set_running_loop(loop)
