@@ -79,7 +79,7 @@ manifests: .venv/installed-dev
 
 # In an environment of its own, for it wants another jsonschema-rs. Options: PYTEST='-k sqlite'.
 openapi: .venv/installed-dev .venv-openapi/installed
-	@$(BIN)/python -m pytest -m openapi tests/openapi $(PYTEST)
+	@$(BIN)/python -m pytest -m openapi -o faulthandler_timeout=0 tests/openapi $(PYTEST)
 
 .venv-openapi/installed: tests/openapi/requirements.txt
 	@$(PYTHON) -m venv --clear .venv-openapi

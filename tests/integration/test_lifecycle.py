@@ -59,6 +59,7 @@ async def watched(bus: Bus, more: str = ON, **handlers: Any) -> AsyncIterator[tu
     for name, (handler, options) in handlers.items():
         runner.subscribe(name, handler, **options)
     async with runner:
+        await eventually(lambda: runner.worker.roster.version >= 0)  # a change before the first load is no news
         yield runner, alerts
 
 
