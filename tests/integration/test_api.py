@@ -307,16 +307,13 @@ class TestAnswers:
             silent, resting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             resting[1].write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert (await resting[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
-            busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
-            for _, writer in busy:
-                writer.write(b"GET / HTTP/1.1\r\n")
+            busy = []
+            for _ in range(10):
+                busy.append(await asyncio.open_connection("127.0.0.1", port))
+                busy[-1][1].write(b"GET /events/stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                assert (await busy[-1][0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             assert await silent[0].read() == b""
             assert await resting[0].read() == b""
-            listener = runner._door._listener
-            assert listener is not None
-            assert listener._server is not None
-            connections = listener._server.server_state.connections
-            await eventually(lambda: all(getattr(each, "_head", 0) for each in connections))
             assert (await get(runner, "/healthz")).status == 200
             answer, body = await self._sent(runner, b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 503 ")
