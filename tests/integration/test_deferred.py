@@ -6,10 +6,12 @@ from datetime import timedelta
 from time import monotonic
 
 import pytest
+from sqlalchemy import update
 
 from runner import ACCEPTED, Deferred, Delivery, Event, Failed, Outcome, Rejected, StateConflict
 from runner.policies.retry import RetryPolicy
-from runner.storage.tables import attempts
+from runner.storage.expressions import Now
+from runner.storage.tables import attempts, deliveries
 from tests.support.eventually import eventually
 
 from .buses import Bus, BusTests, events
@@ -65,7 +67,7 @@ class TestDeferred(BusTests):
 
     async def test_who_deferred_it_may_be_gone_by_then(self, bus: Bus) -> None:
         first, second = bus.runner(), bus.runner()
-        patient, heir = Answers(Deferred(timedelta(seconds=1))), Answers(ACCEPTED)
+        patient, heir = Answers(Deferred(HOUR)), Answers(ACCEPTED)
         first.subscribe("later", patient)
         second.subscribe("later", heir)
         async with first:
@@ -73,6 +75,7 @@ class TestDeferred(BusTests):
             await eventually(lambda: bus.settled(leased=1))
             await eventually(lambda: first.worker.busy == 0)
         assert await bus.settled(leased=1)  # a stop gives it back to nobody
+        await bus.database.execute(update(deliveries).values(due_at=Now()))
         async with second:
             await eventually(lambda: bus.settled(delivered=1))
         assert (patient.attempts, heir.attempts) == ([1], [2])

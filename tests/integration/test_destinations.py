@@ -142,11 +142,13 @@ async def test_another_destination_takes_over_and_the_old_one_ends_what_it_has(b
 async def test_an_expired_one_gets_nothing_new_is_listed_and_goes_in_the_end(bus: Bus) -> None:
     requests = Requests()
     async with receiver(requests) as url, load(written(bus)) as runner:
-        soon = utcnow() + timedelta(seconds=1.5)
-        definition = {"destination": {"webhook": url}, "expires_at": soon.isoformat()}
+        later = utcnow() + timedelta(hours=1)
+        definition = {"destination": {"webhook": url}, "expires_at": later.isoformat()}
         await runner.subscriptions.put("crm", definition)
         await runner.publish(Event.new("a", source="/s", id="in-time"))
         await eventually(requests.got(1))
+        soon = utcnow() + timedelta(seconds=1.5)
+        await runner.subscriptions.put("crm", {**definition, "expires_at": soon.isoformat()})
 
         async def expired() -> bool:
             return bool((await call(runner, "GET", "/subscriptions/crm")).json["expired"])

@@ -136,7 +136,7 @@ async def test_a_delivery_is_stored_once_and_another_is_never_taken_for_it(far: 
 
 
 async def test_many_are_on_their_way_at_once(far: Far) -> None:
-    sink = far.sink(stream={"name": "ORDERS", "storage": "memory"})
+    sink = far.sink(stream={"name": "ORDERS", "storage": "memory"}, timeout="60s")
     outcomes = await asyncio.gather(*(sink.deliver(delivery(str(number))) for number in range(2000)))
     assert outcomes == [ACCEPTED] * 2000
     assert (await far.js.stream_info("ORDERS")).state.messages == 2000

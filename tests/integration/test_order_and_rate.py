@@ -21,7 +21,7 @@ from runner.policies.rate import Rate
 from runner.policies.retry import RetryPolicy
 from runner.storage.contract.records import DeliveryQuery
 from runner.storage.tables import turns
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.faulty import Faulty
 from tests.support.load import slowness
 from tests.support.process import RunnerProcess
@@ -85,7 +85,7 @@ class TestOrder(BusTests):
         async with first, second, third:
             for n in range(0, len(published), 10):
                 await runners[n // 10 % 3].publish_many(published[n : n + 10])
-            await eventually(lambda: over(bus, len(published)), timeout=30)
+            await eventually(lambda: over(bus, len(published)), timeout=3 * PATIENCE)
         assert book.faults == []
         assert {key: len(ended) for key, ended in book.ended.items()} == dict.fromkeys(keys, count)
         assert book.failures > 20
@@ -107,7 +107,7 @@ class TestOrder(BusTests):
         assert len(seen) == 21
 
     async def test_what_is_cancelled_lets_the_next_one_go(self, bus: Bus) -> None:
-        runner, gate = bus.runner(lease="1s"), Gate()
+        runner, gate = bus.runner(lease="3s"), Gate()
         runner.subscribe("s", gate, order_by="subject")
         async with runner, open_storage(load_config(bus.write())) as storage:
             await runner.publish_many(line(2, "a"))
@@ -312,7 +312,7 @@ class TestProcesses(BusTests):
 
     async def test_one_that_is_killed_leaves_the_order_as_it_is(self, bus: Bus, tmp_path: Path) -> None:
         keys, count = "abcdefghij", 40
-        path = bus.write(MORE.format(option="order_by: subject"), lease="1s")
+        path = bus.write(MORE.format(option="order_by: subject"), lease="3s")
         (tmp_path / "handlers.py").write_text(ORDERED)
         journal, published = tmp_path / "journal", line(count, *keys)
         journal.touch()
@@ -325,7 +325,7 @@ class TestProcesses(BusTests):
             last = [entry for entry in journal.read_text().splitlines() if entry.startswith("began")][-1]
             [killed] = [process for process in processes if last.endswith(f" {process.pid}")]
             killed.kill()
-            await eventually(lambda: over(bus, len(published)), timeout=30)
+            await eventually(lambda: over(bus, len(published)), timeout=3 * PATIENCE)
         assert {row["state"] for row in await bus.deliveries()} == {"delivered"}
         check_order(journal.read_text().splitlines(), published)
         assert await bus.database.count(turns) == [0]
