@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import statistics
@@ -20,6 +21,7 @@ from runner import Event
 from runner.builder import open_bus
 from runner.config import load_config
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.http import ask
 from tests.support.journal import Entry, Journal
 from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
@@ -211,17 +213,15 @@ async def test_deployments_keep_apart(
     strategies = f"[{{polling: 10m}}, {{nats: '{nats_server.url}'}}]"
     other_dsn = postgres.create_database()
     shop = make_bus(config(postgres_dsn, strategies, deployment="shop"), "shop")
-    bank = make_bus(config(other_dsn, strategies, deployment="bank"), "bank")
+    bank = make_bus(config(other_dsn, strategies, deployment="bank", more="api: {listen: '127.0.0.1:0'}"), "bank")
     [shop_runner], [bank_runner] = shop.start(), bank.start()
 
-    transactions = f"SELECT xact_commit FROM pg_stat_database WHERE datname = '{other_dsn.rsplit('/', 1)[1]}'"
-    before = await _settled_count(postgres, transactions)
+    before = _claims(bank_runner)
     async with open_bus(load_config(shop.publisher)) as publisher:
-        for _ in range(50):
+        for _ in range(200):
             last = await publisher.publish(Event.new("order.created", source="/shop"))
     await shop.delivered(last.id, timeout=PATIENCE)
-    asked = await _settled_count(postgres, transactions) - before
-    assert asked < 10, "the bank's runner asked its database because of the shop's events"
+    assert _claims(bank_runner) - before < 10, "the bank's runner asked its database because of the shop's events"
     assert bank.journal.entries() == []
 
     intruder = make_bus(config(postgres_dsn, strategies, deployment="intruder"), "intruder")
@@ -234,19 +234,16 @@ async def test_deployments_keep_apart(
     assert bank_runner.returncode is None
 
 
-async def _settled_count(postgres: PostgresServer, query: str) -> int:
-    """Return a counter of the server's statistics once its own reports have come in."""
-    counts = [-1]
-
-    def steady() -> bool:
-        counts.append(int(postgres.psql(query)))
-        return counts[-1] == counts[-2]
-
-    await eventually(steady, timeout=60, every=1.1)  # the server reports at most once a second
-    return counts[-1]
+def _claims(runner: RunnerProcess) -> int:
+    """Return how often a runner has asked its database for events; PostgreSQL's own count comes up to 10 s late."""
+    url = re.search(r"http://127\.0\.0\.1:\d+", runner.wait_for_line("listening"))
+    assert url
+    found = re.search(r"^runner_claims_total (\d+)", ask(url[0], "/metrics").body.decode(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_killed_runner_loses_nothing(
     make_bus: Callable[..., Bus], postgres_dsn: str, nats_server: NatsServer
 ) -> None:
@@ -290,7 +287,7 @@ async def _kill(runners: list[RunnerProcess], dsn: str) -> set[str]:
     return {row[0] for row in rows}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_slow_subscription_does_not_delay_another(
     make_bus: Callable[..., Bus], postgres: PostgresServer, nats_server: NatsServer
 ) -> None:
@@ -306,8 +303,8 @@ async def test_a_slow_subscription_does_not_delay_another(
         bus.stop()
     alone, beside = (statistics.quantiles(latencies[name], n=100)[98] for name in ("alone", "beside"))
     print(f"p99 alone {alone * 1000:.1f} ms, beside a slow one {beside * 1000:.1f} ms, ratio {beside / alone:.2f}")
-    # Below half a second a ratio of two p99s says more about the machine than about us; a delay would be of seconds.
-    assert beside <= 3 * max(alone, 0.5)
+    # Below a second a ratio of two p99s says more about the machine than about us; a delay would be of five seconds.
+    assert beside <= 3 * max(alone, 1.0)
 
 
 async def _latencies(bus: Bus, dsn: str, count: int = 400) -> list[float]:
@@ -344,7 +341,6 @@ async def test_a_scheduled_event_is_on_time(
 
 
 async def _lateness(bus: Bus, type: str) -> float:
-    id = bus.publish(type, "--delay", "6s")
-    view = json.loads(run_cli("events", "show", "-c", bus.path, id, "--json", cwd=bus.path.parent).stdout)
-    entry = await bus.delivered(id, timeout=PATIENCE)
-    return entry.at - datetime.fromisoformat(view["due_at"]).timestamp()
+    receipt = json.loads(bus.cli("publish", type, "--delay", "6s", "--json"))
+    entry = await bus.delivered(receipt["id"], timeout=PATIENCE)
+    return entry.at - datetime.fromisoformat(receipt["due_at"]).timestamp()
