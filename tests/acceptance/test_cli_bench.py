@@ -118,7 +118,7 @@ async def test_an_interruption_leaves_nothing_behind(
     with deployment.process("bench", "--events", "50000", "--json") as process:
         await eventually(left)
         if after is not None:
-            process.wait_for_line(f'"{after}"')
+            process.wait_for_line(f'"{after}"', timeout=120)
         process.signal(number)
         process.signal(number)  # the impatient get no less
         assert process.wait() == 130

@@ -194,6 +194,7 @@ class TestTerminals:
             assert "\x1b" not in self.on_terminal(deployment, *args, TERM="dumb")
         assert "\x1b" in self.on_terminal(deployment, "events", "list", TERM="xterm")
 
+    @pytest.mark.timeout(600)  # sixteen commands, one after the other
     def test_no_strangers_text_steers_it(self, deployment: Deployment) -> None:
         escape = "\x1b]0;owned\x07\x9b2J\u202e"
         deployment.cli("publish", "a.b", "--id", "7")

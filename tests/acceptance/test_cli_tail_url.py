@@ -69,6 +69,7 @@ def test_it_goes_on_where_it_was_when_the_server_comes_back(bus: Bus) -> None:
             assert [lines.count(id) for id in ("before", "first", "meanwhile", "unwanted")] == [1, 1, 1, 0]
 
 
+@pytest.mark.timeout(600)  # nine processes
 def test_what_cannot_work_is_said(bus: Bus) -> None:
     with bus.serving() as server:
         server.wait_for_line("started")

@@ -145,6 +145,7 @@ def test_reloads_under_load_lose_and_repeat_nothing_and_faulty_files_change_noth
             reloads += 1
             time.sleep(dice.random() / 10)  # at another moment of a dispatch each time
         publisher.join()
+        until(lambda: count(process, "configuration reloaded") >= reloads, "each reload is logged")
         good, used = place.path.read_text(), count(process, "configuration reloaded")
         for number, text in enumerate(faulty(good), 1):
             place.replace(text)
@@ -171,7 +172,8 @@ def test_storms_writes_renames_and_a_file_that_vanishes(local: Place) -> None:
         until(lambda: count(process, "cause=signal") >= 1, "a storm is a reload")
         for _ in range(20):  # a burst of writes
             local.path.write_text(local.another())
-        process.wait_for_line(rf"configuration reloaded +cause=watch .*extra-{local.number}\] added")
+        # The last of the signals may be acted upon after the writes; then there is nothing left for the watch to tell.
+        process.wait_for_line(rf"configuration reloaded +cause=(watch|signal) .*extra-{local.number}\] added")
         local.replace(local.another())
         process.wait_for_line(rf"configuration reloaded +cause=watch .*extra-{local.number}\] added")
         hidden = local.path.rename(local.path.with_suffix(".hidden"))

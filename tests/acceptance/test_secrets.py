@@ -63,6 +63,7 @@ def echo() -> Iterator[str]:
     thread.join()
 
 
+@pytest.mark.timeout(600)  # seven processes
 def test_what_a_receiver_repeats_is_neither_kept_nor_shown(tmp_path: Path, echo: str) -> None:
     (tmp_path / "runner.yaml").write_text(CONFIG.replace("$URL", echo))
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
@@ -74,9 +75,9 @@ def test_what_a_receiver_repeats_is_neither_kept_nor_shown(tmp_path: Path, echo:
     }
     outputs = []
     with RunnerProcess("start", cwd=tmp_path, env=env) as runner:
-        runner.wait_for_line("publish one", 20.0)
+        runner.wait_for_line("publish one")
         run_cli("publish", "order.created", "--id", "1", cwd=tmp_path, env=env)
-        runner.wait_for_line("delivery dead", 20.0)
+        runner.wait_for_line("delivery dead")
         runner.stop()
         outputs += [*runner.stdout, *runner.stderr]
     verbs = ("check", "config show", "config show --json", "deliveries list --json", "deliveries show 1 crm")

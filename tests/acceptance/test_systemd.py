@@ -24,7 +24,7 @@ def test_systemd_is_told_of_readiness_life_reloads_and_stop(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(tmp_path / "notify"))
         told.settimeout(60)
-        env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
         process = subprocess.Popen(
             [sys.executable, "-m", "runner", "start"], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL
         )

@@ -153,5 +153,5 @@ def open_tab(browser: Browser, address: str, size: str = "desktop", theme: str =
         reduced_motion="reduce",
         **options,
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(120_000)
     return Tab(context.new_page(), address)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import shutil
 import socket
@@ -16,13 +18,20 @@ from . import reaper
 
 HOST = "127.0.0.1"
 
+# Four processes of pytest-xdist share the ports out among them: what one of them has found, and binds only
+# seconds later, is not found by another one.
+_ALL = range(15_000, 31_000)
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+_OURS = _ALL[int(_WORKER.removeprefix("gw")) % 4 :: 4] if _WORKER else _ALL
+_NEXT = itertools.cycle(random.sample(_OURS, len(_OURS)))  # each again only after all others
+
 
 def free_port() -> int:
     """Find a free TCP port below the range that outgoing connections take theirs from.
 
     A server can then be restarted on it: nothing else takes it in between.
     """
-    for port in random.sample(range(15_000, 32_000), 50):
+    for port in itertools.islice(_NEXT, 50):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -30,7 +39,7 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise RuntimeError(f"no free port on {HOST} after 50 tries between 15000 and 32000")
+    raise RuntimeError(f"no free port on {HOST} after 50 tries between {_ALL.start} and {_ALL.stop}")
 
 
 class Server:

@@ -24,6 +24,7 @@ from .nats import NatsServer
 from .postgres import PostgresServer
 from .process import RunnerProcess, environment, run_cli, run_python
 from .proxy import Proxy
+from .server import free_port
 
 
 async def _select_one(dsn: str) -> int:
@@ -212,6 +213,10 @@ def test_servers_get_ports_that_outgoing_connections_never_take(nats_server: Nat
     assert nats_server.port < 32_000
     with socket.socket() as probe, pytest.raises(OSError):
         probe.bind(("127.0.0.1", nats_server.port))
+
+
+def test_a_port_is_found_once() -> None:
+    assert len({free_port() for _ in range(500)}) == 500
 
 
 # --- load ------------------------------------------------------------------------------------------
