@@ -588,8 +588,13 @@ class TestNats(NatsContract):
         async with forbidding(server, "me") as far:
             await far.sink.start()
             server.reload(allowing(">", me="somebody"))
-            outcomes = [await attempt(far.sink, delivery(str(number))) for number in range(50)]
-            assert isinstance(outcomes[-1], Failed)
+            outcomes: list[Outcome] = []
+
+            async def thrown_out() -> bool:
+                outcomes.append(await attempt(far.sink, delivery(str(len(outcomes)))))
+                return isinstance(outcomes[-1], Failed) and len(outcomes) >= 50
+
+            await eventually(thrown_out, every=0)
             accepted = {str(number) for number, outcome in enumerate(outcomes) if outcome is ACCEPTED}
             await eventually(lambda: accepted <= {event.id for event in far.received()})
 

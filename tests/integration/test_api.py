@@ -94,7 +94,7 @@ class TestProbes:
             await blocked.wait()
             await probing
             assert seen[-1] == 503
-            assert (await get(runner, "/healthz")).status == 200
+            await eventually(lambda: self._well(runner))
 
     async def test_it_is_not_ready_while_it_drains_and_well_all_the_time(self, lite: Bus) -> None:
         begun, go_on = asyncio.Event(), asyncio.Event()

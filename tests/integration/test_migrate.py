@@ -241,6 +241,7 @@ async def test_who_comes_second_waits_for_the_first(postgres_dsn: str, schema: s
 async def test_no_timeout_ends_a_migration(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = engine_of(postgres_dsn)
     async with first.begin() as connection:
+        await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('runner.migrate.public', 0))"))
         for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
             monkeypatch.setitem(connector._SERVER_SETTINGS, name, "2s")

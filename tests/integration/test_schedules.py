@@ -71,9 +71,9 @@ class TestTicks(BusTests):
         runner = bus.runner(schedules=[every(SECOND, catch_up="all")])
         runner.subscribe("clock", clock, types=["tick"])
         async with runner:
-            await eventually(lambda: len(clock.late) >= 4)
+            # A busy machine may hold up some, and the first poll is still to come.
+            await eventually(lambda: len(clock.late) >= 4 and sorted(clock.late)[1] < SECOND, timeout=25)
         assert min(clock.late) >= timedelta(0)
-        assert sorted(clock.late)[1] < SECOND
 
     async def test_a_schedule_runs_whether_or_not_anybody_subscribes(self, bus: Bus) -> None:
         async with bus.runner(schedules=[every(SECOND)]):
@@ -134,7 +134,7 @@ class TestAbsence(BusTests):
             await eventually(over)
             await eventually(lambda: len(clock.times) == published)
             view = await book.one("pulse")
-            assert runner._tally.schedules_missed.get("pulse", 0) == missed
+            await eventually(lambda: runner._tally.schedules_missed.get("pulse", 0) == missed)
         assert view.missed == missed
         assert len(await bus.database.rows(occurrences)) == published
         if published:
@@ -158,7 +158,7 @@ class TestOverlap(BusTests):
 
     async def test_skip_leaves_out_what_comes_meanwhile(self, bus: Bus) -> None:
         gate = Gate()
-        runner = bus.runner(schedules=[every(SECOND, overlap="skip")])
+        runner = bus.runner(schedules=[every(SECOND, overlap="skip", catch_up="all")])
         runner.subscribe("slow", gate, types=["tick"])
         async with runner:
             await eventually(lambda: len(gate.seen) == 1)

@@ -301,7 +301,7 @@ async def test_a_receiver_that_never_answers() -> None:
         await asyncio.Event().wait()
 
     async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.2)) as webhook:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             answer = await webhook.deliver(DELIVERY)
     assert answer == Failed(f"{url.removeprefix('http://')}: no answer within 0.2 s")
 
@@ -314,8 +314,8 @@ async def test_a_receiver_that_sends_headers_slowly() -> None:
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3)) as webhook:
-        async with asyncio.timeout(10):
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=2)) as webhook:
+        async with asyncio.timeout(20):
             assert await webhook.deliver(DELIVERY) is ACCEPTED  # its status line has come in time
 
 
@@ -339,7 +339,7 @@ async def test_a_receiver_that_does_not_read() -> None:
 
     large = Delivery(Event(type="a", source="/", data=b"x" * 1024 * 1024), "crm", 1)
     async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.3)) as webhook:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             deliveries = await asyncio.gather(*(webhook.deliver(large) for _ in range(8)))
     assert all(isinstance(each, Failed) for each in deliveries)
 
@@ -352,8 +352,8 @@ async def test_a_receiver_that_refuses_a_large_event_before_it_has_read_it() -> 
         await asyncio.Event().wait()
 
     large = Delivery(Event(type="a", source="/", data=b"x" * 1024 * 1024), "crm", 1)
-    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=5)) as webhook:
-        async with asyncio.timeout(2):
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(minutes=5)) as webhook:
+        async with asyncio.timeout(20):
             assert await webhook.deliver(large) == Rejected("HTTP 413", 413, "big")
 
 
@@ -393,7 +393,7 @@ async def test_the_status_decides_whatever_follows_it(status: int, rest: bytes, 
             if then == "it closes":
                 break
 
-    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.5)) as webhook:
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=1.5)) as webhook:
         assert await webhook.deliver(DELIVERY) is ACCEPTED
         assert await webhook.deliver(DELIVERY) is ACCEPTED
     assert requests == 2
@@ -416,7 +416,7 @@ async def test_the_status_counts_although_the_body_hangs() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
         await asyncio.Event().wait()
 
-    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=0.2)) as webhook:
+    async with raw_receiver(talk) as url, sink(url, timeout=timedelta(seconds=2)) as webhook:
         assert await webhook.deliver(DELIVERY) is ACCEPTED
 
 

@@ -450,10 +450,10 @@ class TestSubscriptions(BusTests):
 
 class TestStop(BusTests):
     async def test_under_load_it_leaves_no_lease_and_nothing_is_delivered_twice(self, bus: Bus) -> None:
-        seen: list[str] = []
+        seen, takes = list[str](), 0.05
 
         async def handle(event: Event) -> None:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(takes)
             seen.append(event.id)
 
         first, second = bus.runner(batch=50), bus.runner()
@@ -462,7 +462,7 @@ class TestStop(BusTests):
         async with first:
             await first.publish_many(events(300))
             await eventually(lambda: len(seen) >= 30)
-        handled = len(seen)
+        handled, takes = len(seen), 0.005
         assert handled < 300
         assert not [row for row in await bus.deliveries() if row["state"] == "leased"]
         assert not [row for row in await bus.database.rows(dispatch) if row["lease_token"] is not None]
@@ -711,6 +711,7 @@ class TestBatches(BusTests):
         runner, sizes = bus.runner(), list[int]()
         runner.subscribe("index", lambda events: sizes.append(len(events)), batch=50, concurrency=1)
         async with runner:
+            await eventually(lambda: runner.worker.roster.outlets)
             await bus.pause("index", True)
             await eventually(lambda: not next(iter(runner.worker.roster.outlets.values())).open)
             await runner.publish_many(events(100))

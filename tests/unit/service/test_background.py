@@ -191,7 +191,7 @@ async def test_a_step_that_ignores_its_nudge_is_cancelled_after_the_timeout() ->
     assert sleeper.cancelled
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(60)
 async def test_a_step_that_waits_for_nothing_leaves_room_for_others() -> None:
     calls: list[None] = []
 
@@ -272,13 +272,13 @@ async def test_a_task_that_was_cancelled_is_stalled_until_it_is_replaced() -> No
             task.cancel()
         await asyncio.sleep(0.001)
 
-    loop = Background("test", step, longest=0.2)
+    loop = Background("test", step, longest=1.0)
     with structlog.testing.capture_logs() as logs:
         loop.start()
         await eventually(lambda: loop.stalled > 0.05)
         assert calls == 1
         await eventually(lambda: calls > 2)
-        assert loop.stalled < 0.05
+        await eventually(lambda: loop.stalled < 0.05)
         await loop.stop()
     assert [entry["event"] for entry in logs] == ["loop ended, starting it again"]
 
