@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
 
-from ..service.background import Background, spawn
+from ..service.background import Background, Errands
 from ..service.vitals import INTERVAL, Vitals
 from ..storage.contract.depths import DepthReader
 from ..storage.contract.registry import Health, Instance, Registry
@@ -57,7 +56,7 @@ class Heartbeat:
         self._notice = notice
         self._lost = False
         self._beaten = False  # ever
-        self._saying: asyncio.Task[None] | None = None
+        self._errands = Errands()
         self.loop = Background("heartbeat", self.beat, every=INTERVAL)
         self._sampling = Background("backlog", self._sample, every=_SAMPLED)
 
@@ -70,15 +69,14 @@ class Heartbeat:
         """Beat no more, but for what is counted and not written. Idempotent."""
         await self._sampling.stop()
         await self.loop.stop()
-        if self._saying is not None:
-            await asyncio.wait({self._saying})
+        await self._errands.stop()
         if self._beaten and self._minutes.unwritten():
             await self.beat()
 
     def say_soon(self) -> None:
         """Tell the store how we are between two beats, because that has changed; what is counted can wait."""
         if self._beaten:
-            self._saying = spawn(self._say(), "heartbeat")
+            self._errands.spawn(self._say(), "heartbeat")
 
     async def _say(self) -> None:
         back, _ = await self._registry.beat(self._instance, self._health())

@@ -27,7 +27,7 @@ from ..periodic.lifecycle import Lifecycle
 from ..periodic.minutes import Minutes
 from ..periodic.pruner import Pruner
 from ..periodic.scheduler import Scheduler
-from ..service.background import spawn
+from ..service.background import Errands
 from ..service.ending import end
 from ..service.loop_guard import LoopGuard
 from ..service.tally import Tally
@@ -134,11 +134,11 @@ class Runner:
         beating = partial(Heartbeat, vitals=self._vitals, set_back=woken, notice=self._lifecycle.notice)
         self._heartbeat = beating(registry, self._instance, self._health, minutes=Minutes(tally), depths=storage.depths)
         breakers, wakes = self.worker.breakers, strategies.wakes
-        self.reloading = reloading_of(file, self._apply, self._vitals, lambda: spawn(self._heartbeat.beat(), "beat"))
+        self.reloading = reloading_of(file, self._apply, self._vitals, lambda: self._heartbeat.say_soon())
         kept = (self._watchdog, lambda: self._plan.retention, self.reloading)
         process = Process(self._vitals, tally, self.strategies, breakers, wakes, *kept)
         self._door = Door(plan.api, plan.deployment_id, self._bus, self._operations, storage, process, pages=pages)
-        self._started, self._loop_guard = False, LoopGuard("runner")
+        self._started, self._loop_guard, self._errands = False, LoopGuard("runner"), Errands()
         self._turn = asyncio.Lock()  # one start or stop at a time
 
     async def publish(
@@ -230,7 +230,7 @@ class Runner:
             if await self._operations.by("runner").subscriptions.set_paused(name, True, reason):
                 log.warning("subscription paused", subscription=name, reason=reason)
 
-        spawn(pausing(), "pause")
+        self._errands.spawn(pausing(), "pause")
 
     async def start(self) -> None:
         """
@@ -305,6 +305,7 @@ class Runner:
                 await end("worker", partial(self.worker.stop, self._plan.shutdown_grace))
             await end("http", lambda: self._door.stop(timedelta(seconds=max(1.0, ends - monotonic()))))
             if self._started:
+                await end("errands", self._errands.stop)  # nothing that asks for one runs any more
                 await end("publishing", self._bus.stop)  # not before: handlers and requests that finish may publish
                 await end("heartbeat", self._heartbeat.stop)
                 await end("place among the instances", partial(self._storage.registry.leave, self._instance.id))

@@ -13,7 +13,7 @@ import structlog
 from ..errors import text_of
 from .backoff import Backoff
 
-__all__ = ["Background", "Service", "meant_for_task", "spawn"]
+__all__ = ["Background", "Errands", "Service", "meant_for_task", "spawn"]
 
 log = structlog.get_logger(__name__)
 
@@ -168,6 +168,28 @@ def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_log_failure)
     return task
+
+
+class Errands:
+    """Work in the background for which a stop waits, because it needs what is closed then."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run `work` in the background; its error is logged."""
+        task = spawn(work, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Wait at most `timeout` seconds for what runs, then as long again for what is cancelled. Idempotent."""
+        if self._tasks:
+            _, late = await asyncio.wait(set(self._tasks), timeout=timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=timeout)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

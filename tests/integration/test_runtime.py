@@ -236,6 +236,30 @@ class TestStop(BusTests):
         assert [row["state"] for row in await bus.deliveries()] == ["delivered"]
         assert [(row["attempts"], row["lease_token"]) for row in await bus.database.rows(dispatch)] == [(0, None)]
 
+    async def test_a_pause_that_a_sink_asked_for_is_written_before_the_store_closes(
+        self, bus: Bus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runner, order = bus.runner(), list[str]()
+        registry, close = runner._storage.registry, runner._storage.close
+        set_paused = registry.set_paused
+
+        async def slow(*arguments: Any) -> bool:
+            await asyncio.sleep(0.3)  # the fault itself: longer than the rest of the stop takes
+            changed = await set_paused(*arguments)
+            order.append("paused")
+            return changed
+
+        async def closing() -> None:
+            order.append("closed")
+            await close()
+
+        monkeypatch.setattr(registry, "set_paused", slow)
+        monkeypatch.setattr(runner._storage, "close", closing)
+        runner.subscribe("s", Handler(), types=["order.*"])
+        async with runner:
+            runner.pause("s", "HTTP 410")
+        assert order == ["paused", "closed"]
+
 
 REFUSALS = [
     StorageError("the store refused: password authentication failed"),

@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 import structlog
 
-from runner.service.background import Background, spawn
+from runner.service.background import Background, Errands, spawn
 from tests.support.eventually import eventually
 
 
@@ -320,3 +320,25 @@ async def test_what_a_task_raises_is_in_the_log() -> None:
     assert [(entry["event"], entry["task"], entry["error"], entry["detail"]) for entry in logs] == [
         ("task failed", "test", "ValueError", "odd")
     ]
+
+
+async def test_a_stop_waits_for_errands_and_cancels_one_that_takes_too_long() -> None:
+    errands, opened = Errands(), asyncio.Event()
+    ended: list[str] = []
+
+    async def wait(name: str, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await opened.wait()
+        finally:
+            ended.append(name)
+
+    errands.spawn(wait("short", 60), "short")
+    asyncio.get_running_loop().call_later(0.01, opened.set)
+    await errands.stop()
+    assert ended == ["short"]
+    opened.clear()
+    errands.spawn(wait("long", 60), "long")
+    await errands.stop(timeout=0.01)
+    assert ended == ["short", "long"]
+    await errands.stop()
