@@ -197,7 +197,8 @@ class Reloading(Generic[P]):
 
     def ask(self, cause: Cause) -> None:
         """Reload soon. Cheap, and safe to call at any time from the event loop."""
-        self._cause = cause
+        if cause != "watch" or self._cause is None:  # only a watch has no caller that waits for a result
+            self._cause = cause
         self._asked.set()
 
     async def reload(self, cause: Cause, *, dry_run: bool = False) -> Reload:
@@ -283,7 +284,8 @@ class Reloading(Generic[P]):
         done = await self.reload(cause)
         if done.reason == "store" and not self._stopping:
             await self.loop.rest(wait_for(self._ending, timedelta(seconds=next(self._waits))))
-            self._cause = cause  # no other caller would repeat the request
+            if self._cause in (None, "watch"):
+                self._cause = cause  # no other caller would repeat the request
             self._asked.set()
             return
         self._waits = doubling(0.5, 10.0)

@@ -47,6 +47,20 @@ async def test_a_process_that_drains_takes_no_other_file_and_ends_as_it_would(ta
     await bus.close()
 
 
+async def test_a_signal_that_comes_with_a_write_is_reported_although_nothing_changed(
+    tables_file: str, tmp_path: Path
+) -> None:
+    """A supervisor waits for the result of its signal; a watch that finds the same file reports none."""
+    bus = Bus(tmp_path, tables_file)
+    async with load(bus.write(OPEN)) as runner:
+        runner.reloading.ask("signal")
+        runner.reloading.ask("watch")
+        await eventually(lambda: runner.reloading.state.last)
+        assert runner.reloading.state.last is not None
+        assert (runner.reloading.state.last.cause, runner.reloading.counts["reloaded"]) == ("signal", 1)
+    await bus.close()
+
+
 async def test_a_database_that_is_away_is_waited_for_and_the_old_file_stays_in_use(
     tables_dsn: str, tmp_path: Path
 ) -> None:
