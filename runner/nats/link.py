@@ -154,9 +154,13 @@ class Link:
         if broken:
             self.client.abort()
         closing = asyncio.create_task(self._close(), name="nats close")
-        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
-        self.client.abort()  # whatever it still waits for ends with the socket
-        await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+        try:
+            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+            self.client.abort()  # whatever it still waits for ends with the socket
+            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+        finally:
+            closing.cancel()  # after a TLS handshake that failed, nats-py waits for a stream that nothing ends
+            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
 
     async def _close(self) -> None:
         if self.client.started:

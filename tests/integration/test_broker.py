@@ -16,7 +16,7 @@ import pytest
 
 from runner.nats import connection
 from runner.nats.connection import Broker, BrokerError, BrokerOptions, MessageRefused
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.nats import NatsServer
 from tests.support.proxy import Proxy
 from tests.support.server import free_port
@@ -38,8 +38,9 @@ async def make_broker() -> AsyncIterator[MakeBroker]:
         return brokers[-1]
 
     yield make
-    for broker in brokers:
-        await broker.stop()
+    async with asyncio.timeout(PATIENCE):  # together, so that one that fails leaves none of the others dialling
+        ended = await asyncio.gather(*[broker.stop() for broker in brokers], return_exceptions=True)
+    assert [error for error in ended if error is not None] == []
 
 
 async def connected(broker: Broker, timeout: float = RECOVERY) -> None:
@@ -332,6 +333,8 @@ async def test_tls_connects_to_who_it_trusts_and_to_nobody_else(
     assert not careful.connected
     careless = make_broker(url, tls_insecure=True)
     await connected(careless)
+    await careful.stop()
+    assert not [each for each in asyncio.all_tasks() if each.get_name() == "nats close"]
 
 
 async def test_the_credentials_serve_every_node(make_broker: MakeBroker, make_nats_server: MakeServer) -> None:
