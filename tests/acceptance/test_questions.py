@@ -30,7 +30,7 @@ subscriptions:
   - {{name: crm, types: ["order.*"], filter: {{prefix: {{subject: eu/}}}}, sink: crm,
      retry: {{schedule: [10ms, 10ms, 1h]}}, breaker: {{failures: 3, pause: 1h, max_pause: 1h}}}}
   - {{name: search, types: ["order.*"], filter: {{exact: {{subject: eu/1}}}}, sink: search, timeout: 1h}}
-  - {{name: mail, types: ["order.*"], sink: mail, rate: 30/m}}
+  - {{name: mail, types: ["order.*"], sink: mail, rate: 3/m}}
   - {{name: audit, types: ["order.*"], sink: mail}}
 """
 
