@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,7 +23,7 @@ from runner.storage.contract.events import Publication, Receipt
 from runner.storage.contract.settlements import DeliveryRecord, Run, Settled
 from runner.storage.tables import deliveries, delivery_states
 from tests.support.engines import open_engine
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 
 T = TypeVar("T")
 
@@ -48,7 +49,9 @@ class Database:
     """One database with our tables, and everything the tests open on it."""
 
     def __init__(self, dsn: str, base: Path = Path()) -> None:
-        self.dsn = Dsn.parse(dsn, base=base)
+        self.dsn = replace(
+            Dsn.parse(dsn, base=base), connect_timeout=PATIENCE
+        )  # a busy machine lets a server wait, too
         self._stores: list[Store] = []
         self._engines: list[AsyncEngine] = []
         self._before = _driver_threads()
