@@ -14,6 +14,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from typing import Any, Self, TypeVar
 from .builder import open_bus, read
 from .bus.bus import EventBus
 from .config import Config
-from .errors import RunnerError
+from .errors import RunnerError, StorageUnavailable
 from .event import Event
 from .storage.contract.events import Publication, Receipt
 
@@ -31,6 +32,7 @@ __all__ = ["Bus", "load"]
 T = TypeVar("T")
 
 _CLOSING = 10.0  # seconds for the last signals
+_CLOSED = "the bus is closed, nothing was recorded; load() another one"
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Bus:
@@ -123,7 +125,7 @@ class Bus:
     def _running(self) -> _Loop:
         with self._lock:
             if self._closed:
-                raise RunnerError("the bus is closed, nothing was recorded; load() another one")
+                raise RunnerError(_CLOSED)
             if self._loop is None:
                 self._loop = _Loop(self._config)
             return self._loop
@@ -146,6 +148,9 @@ class _Loop:
         self._ending = asyncio.Event()
         self._opened = threading.Event()
         self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
+        self._ended = False  # from then on the loop begins nothing
         self._thread = threading.Thread(target=self._run, name="runner bus", daemon=True)
         self._thread.start()
         self._opened.wait()
@@ -157,16 +162,35 @@ class _Loop:
             raise self._failure
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop, and return what it returns."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """
+        Run a coroutine in the loop, and return what it returns.
+
+        Raises:
+            RunnerError: the loop has ended, and the coroutine was not begun.
+            StorageUnavailable: the loop ended meanwhile.
+        """
+        with self._lock:
+            if self._ended:
+                work.close()
+                raise RunnerError(_CLOSED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._calls.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            raise StorageUnavailable("the bus was closed meanwhile; the same call again is safe") from None
+        finally:
+            self._calls.discard(future)
 
     def soon(self, function: Callable[[], object]) -> None:
-        """Call a function in the loop."""
-        self._loop.call_soon_threadsafe(function)
+        """Call a function in the loop, unless that has ended."""
+        with self._lock:
+            if not self._ended:
+                self._loop.call_soon_threadsafe(function)
 
     def stop(self) -> None:
         """Close the bus and end the thread."""
-        self._loop.call_soon_threadsafe(self._ending.set)
+        self.soon(self._ending.set)
         self._thread.join(_CLOSING)
 
     def _run(self) -> None:
@@ -176,7 +200,11 @@ class _Loop:
             except BaseException as error:
                 self._failure = error
             finally:
+                with self._lock:
+                    self._ended = True
                 self._opened.set()
+        for call in list(self._calls):  # the loop may have ended before it began one
+            call.cancel()
 
     async def _serve(self) -> None:
         async with open_bus(self._config) as self.bus:

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -394,6 +394,31 @@ class TestBus(BusTests):
         with pytest.raises(RunnerError, match="closed"):
             door.publish(events(1)[0])
         assert not [each for each in threading.enumerate() if each.name == "runner bus"]
+
+    def test_a_call_that_the_end_overtakes_is_answered(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However far it has come: in its transaction, in the loop but not begun, or not in the loop."""
+        door = sync.load(bus.write())
+        door.publish(events(1)[0])
+        loop, begun = door._loop, threading.Event()
+        assert loop is not None
+
+        async def endless(_: object) -> Any:
+            begun.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(loop.bus, "publish_many", endless)
+        with ThreadPoolExecutor(2) as threads:
+            under_way = threads.submit(door.publish, events(1)[0])
+            assert begun.wait(30)
+            unbegun = Future[Any]()
+            loop._calls.add(unbegun)
+            door.close()
+            with pytest.raises(StorageUnavailable, match="the same call again is safe"):
+                under_way.result(30)
+        assert unbegun.cancelled()
+        with pytest.raises(RunnerError, match="closed"):
+            loop.call(endless(None))
+        loop.soon(begun.clear)
 
     def test_in_a_forked_process_it_begins_anew(self, bus: Bus, door: sync.Bus) -> None:
         """As under gunicorn with --preload."""
