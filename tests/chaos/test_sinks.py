@@ -246,7 +246,8 @@ async def receiver_down(trial: Trial) -> None:
     most = _most_in_a_second(trial, "sick")
     trial.note(f"at most {most} in a second after it")
     trial.bite("accepted at the rate", most)
-    trial.require(most <= 1.1 * RATE + 1, f"{most} in a second, the rate is {RATE}")
+    # A rate has a burst of a tenth, and what waits for a processor comes closer together.
+    trial.require(most <= 1.2 * RATE, f"{most} in a second, the rate is {RATE}")
     await trial.verify(recovery=10.0)
 
 

@@ -118,12 +118,12 @@ async def altered(trial: Trial) -> None:
     for statements in alterations:
         for statement in statements:
             before = trial.answered()
-            await admin.execute(statement, timeout=30)
+            await _altered(admin, statement)
             trial.fault()
             await trial.reach(before + 10)
             trial.bite("changes under load")
         trial.note(statements[0])
-    await admin.execute(_LOCK)
+    await _altered(admin, _LOCK)
     held = now()
     await trial.require_soon(lambda: other.fetchval(_WAITING), "a runner waits for the lock", 5.0)
     trial.bite("sessions that wait for a lock", await other.fetchval(_WAITING))
@@ -135,6 +135,17 @@ async def altered(trial: Trial) -> None:
     await asyncio.gather(admin.close(), other.close())
     # What is held longer than a lease is delivered again.
     await trial.verify(duplicates=trial.held() if seconds >= LEASE / 2 else 0, recovery=5.0)
+
+
+async def _altered(admin: asyncpg.Connection, statement: str) -> None:
+    """Do as an administrator does of whose statement and a runner's PostgreSQL has ended this one: repeat it."""
+    while True:
+        try:
+            await admin.execute(statement, timeout=30)
+        except asyncpg.DeadlockDetectedError:
+            await admin.execute("ROLLBACK")
+        else:
+            return
 
 
 _DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'dispatch'"
