@@ -160,7 +160,6 @@ class Link:
             await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
         finally:
             closing.cancel()  # after a TLS handshake that failed, nats-py waits for a stream that nothing ends
-            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
 
     async def _close(self) -> None:
         if self.client.started:
